@@ -1,0 +1,69 @@
+"""The command line: one file per command; parse, call, print.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+import typer
+
+from bench_apts import __version__
+from bench_apts.cli import info, list_, report, run
+from bench_apts.errors import UserError
+
+app = typer.Typer(
+    name="bench-apts",
+    help="Which optimizer reaches the accuracy you need, on N GPUs, for the least time, bytes "
+         "and total bill, tuning included?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.command)
+app.command("list")(list_.command)
+app.command("info")(info.command)
+app.command("report")(report.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"bench-apts {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line; mistakes that a user can mend end in one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}; finished trials are kept, make "
+              "room or choose another folder with --out", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bench-apts: {message}", file=sys.stderr)
+    sys.exit(code)

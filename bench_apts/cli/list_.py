@@ -1,0 +1,50 @@
+"""``bench-apts list``: what there is to run, where it comes from and whether it can run here."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from typer import Argument
+
+
+class What(str, Enum):
+    """What to list."""
+
+    suites = "suites"
+    optimizers = "optimizers"
+
+
+def command(
+    what: Annotated[What | None, Argument(help="Only the suites or only the optimizers.")] = None,
+) -> None:
+    """List suites and optimizers with origin, summary and what is unavailable here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for kind, rows in (("suites", _suites), ("optimizers", _optimizers)):
+        if what is None or what.value == kind:
+            table = Table("name", "origin", "summary", title=kind, title_justify="left", box=None)
+            for row in rows():
+                table.add_row(*row)
+            console.print(table, markup=False)
+
+
+def _suites() -> list[tuple[str, str, str]]:
+    from bench_apts import registry
+
+    return [(name, registry.suite_origin(name), registry.suite(name).summary)
+            for name in registry.suite_names()]
+
+
+def _optimizers() -> list[tuple[str, str, str]]:
+    from bench_apts import registry
+
+    rows = []
+    for name in registry.optimizer_names():
+        plugin = registry.optimizer(name)
+        reason = plugin.backend.unavailable()
+        summary = plugin.backend.summary + (", tuning-free" if plugin.backend.tuning_free else "")
+        rows.append((name, plugin.origin, f"unavailable ({reason})" if reason else summary))
+    return rows

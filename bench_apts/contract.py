@@ -1,0 +1,200 @@
+"""What an optimizer backend offers to the harness, and what it is given.
+
+Importing this module does not import torch, and a backend's module should not either before
+its ``build`` is called: ``bench-apts list`` reads all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from bench_apts.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench_apts.spec import Scalar
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Search distribution: uniform in the logarithm between two positive bounds."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Search distribution: uniform between two bounds."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Search distribution: each option as likely as the others."""
+
+    options: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A knob: its default, what it means and, if tuning may turn it, its distribution."""
+
+    default: Scalar
+    meaning: str
+    search: LogUniform | Uniform | Choice | None = None
+    options: tuple[Scalar, ...] = ()
+
+
+class Batch(NamedTuple):
+    """One rank's share of a minibatch: inputs ``(b, …)`` in floats, targets ``(b,)`` int64."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a stepper lives and how long it will run.
+
+    Attributes:
+        rank: This process's number, 0 … size − 1.
+        size: Number of ranks N. The default process group is initialised with as many.
+        device: Where model and batches lie.
+        batch_size: Samples in one global minibatch; each rank gets ``batch_size / size``.
+        budget_samples: Samples that all ranks together may process: a schedule's horizon.
+        precision: ``"fp32"`` or ``"bf16"`` (automatic mixed precision of forward passes).
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    batch_size: int
+    budget_samples: int
+    precision: str = "fp32"
+
+
+@dataclass
+class StepReport:
+    """What one step did on this rank.
+
+    Attributes:
+        loss: This rank's training loss, a float or a detached scalar tensor (not synchronised).
+        samples: Samples this rank processed: each forward pass over a sample counts one.
+        forwards: Forward passes of this rank.
+        backwards: Backward passes of this rank.
+        total_samples: Samples of all ranks, the same number on every rank; None where every
+            rank processed as many as this one. Where ranks may differ, the stepper agrees on
+            the number inside a collective that it needs anyway.
+        diagnostics: Free-form numbers. In the record a bool becomes the share of steps since
+            the previous evaluation, any other number its latest value.
+    """
+
+    loss: float | torch.Tensor
+    samples: int
+    forwards: int
+    backwards: int
+    total_samples: int | None = None
+    diagnostics: dict[str, float | bool | torch.Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """A model being trained. It owns how replicas are kept together."""
+
+    def step(self, batch: Batch) -> StepReport:
+        """Does one optimizer iteration on this rank's share of a minibatch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that decides the future: weights, buffers, optimizer state.
+
+        The tensors are copies. May use collectives; all ranks call it together.
+        """
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` returned; all ranks call it together."""
+
+    def evaluation_model(self) -> torch.nn.Module:
+        """Returns the module whose forward pass is evaluated; all ranks use it in lockstep."""
+
+
+Loss = Callable[..., Any]
+"""``loss(output, target, reduction="mean" | "sum" | "none")``."""
+
+Build = Callable[["torch.nn.Module", Loss, Mapping[str, Any], World], Stepper]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An optimizer as the harness sees it: metadata, knobs and a way to build a stepper.
+
+    Attributes:
+        name: As written in ``--optimizers``.
+        summary: One line for ``bench-apts list``.
+        hyperparameters: By name. The search space belongs to the optimizer, not to a suite.
+        build: Makes a stepper from the model (already on the device, the same weights on every
+            rank), the loss, the hyperparameters and the world.
+        tuning_free: Claims that its defaults serve everywhere; it is then never tuned.
+        requires: Importable packages it needs.
+        min_ranks: The smallest world it makes sense in.
+        batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
+            this optimizer wants; None for the suite's.
+        space_version: Raised whenever the search space changes.
+        sources: Further modules or packages whose source decides what it does; with the file
+            that defines ``build`` they make the plug-in's hash.
+    """
+
+    name: str
+    summary: str
+    hyperparameters: Mapping[str, Hyperparameter]
+    build: Build
+    tuning_free: bool = False
+    requires: tuple[str, ...] = ()
+    min_ranks: int = 1
+    batch_size: Callable[[int, Mapping[str, Any], int], int] | None = None
+    space_version: int = 1
+    sources: tuple[str, ...] = ()
+
+    def unavailable(self) -> str | None:
+        """Returns why the backend cannot run here, or None if it can."""
+        missing = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        return f"package {', '.join(missing)} is not installed" if missing else None
+
+    def searched(self, pinned: Mapping[str, Scalar] = {}) -> dict[str, Hyperparameter]:
+        """Returns the hyperparameters that tuning draws: those with a distribution, not pinned."""
+        if self.tuning_free:
+            return {}
+        return {key: knob for key, knob in self.hyperparameters.items()
+                if knob.search is not None and key not in pinned}
+
+    def configure(self, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Completes ``values`` with the defaults.
+
+        Raises:
+            UserError: A name is unknown, or a value is of another kind than the default or not
+                among the options.
+        """
+        full = {key: knob.default for key, knob in self.hyperparameters.items()}
+        for key, value in values.items():
+            if key not in full:
+                raise unknown(f"hyperparameter of {self.name}", key, full)
+            full[key] = _coerce(f"{self.name}[{key}={value}]", value, self.hyperparameters[key])
+        return full
+
+
+def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
+    kind = type(knob.default)
+    options = knob.options or (knob.search.options if isinstance(knob.search, Choice) else ())
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if options and value not in options:
+        raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
+    return value

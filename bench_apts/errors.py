@@ -1,0 +1,26 @@
+"""The one exception for mistakes that a user can make and mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line, without a traceback, exit code 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
+    """Answers an unknown name with what was asked, the near misses and what there is.
+
+    Args:
+        kind: What was looked for, for instance ``"suite"``.
+        name: What the user wrote.
+        known: The names that exist.
+        hint: How to go on, appended as a sentence of its own.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(close)}?" if close else "."
+    there_is = ", ".join(names[:20]) or "none"
+    return UserError(f"unknown {kind} '{name}'{guess} Known: {there_is}. {hint}".rstrip())

@@ -1,0 +1,26 @@
+"""Imported once by the fork server, so that each trial's processes start with it done.
+
+Single-threaded and without touching CUDA: the processes are forked from here.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+
+from bench_apts.launch.elastic import PRELOAD
+
+for _name in (
+    "torch._dynamo",  # torch.optim imports it at its first step
+    "torch.distributed.elastic.multiprocessing",
+    "torch.nn.parallel",
+    "bench_apts.trial",
+    "bench_apts.launch.worker",
+    *filter(None, os.environ.get(PRELOAD, "").split(",")),
+):
+    importlib.import_module(_name)
+
+# What is shared stays shared: the collector would otherwise touch, and so copy, every page.
+gc.collect()
+gc.freeze()

@@ -1,0 +1,83 @@
+"""Batches: the data on the device, and the order in which all optimizers meet it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bench_apts.contract import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Resident:
+    """One split of a data set, kept on the device as it was decoded, normalised batch by batch.
+
+    Args:
+        inputs: ``(n, …)``, uint8 images with channels first, or floats.
+        targets: ``(n,)`` int64.
+        mean: Per channel (or one for all) of the scaled inputs.
+        std: Standard deviations likewise.
+        scale: Factor that brings raw inputs to the range of ``mean`` and ``std``.
+        device: Where the split lives.
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        scale: float,
+        device: torch.device,
+    ) -> None:
+        self.inputs = torch.from_numpy(np.ascontiguousarray(inputs)).to(device)
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets)).to(device)
+        shape = (-1, *[1] * (inputs.ndim - 2)) if len(mean) > 1 else (-1,)
+        spread = torch.tensor(std, dtype=torch.float32, device=device).reshape(shape)
+        self._factor = scale / spread
+        self._offset = -torch.tensor(mean, device=device).reshape(shape) / spread
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, indices: torch.Tensor) -> Batch:
+        """Returns the samples ``indices`` (int64 on the device) as normalised float32."""
+        inputs = self.inputs.index_select(0, indices).to(torch.float32)
+        inputs.mul_(self._factor).add_(self._offset)
+        return Batch(inputs, self.targets.index_select(0, indices))
+
+
+class Order:
+    """The order of the training samples: one permutation per epoch, cut into global batches.
+
+    Epochs follow one another without a gap, so every global batch has the same size. It depends
+    on the seed alone: rank r of N takes the r-th of N equal slices of each global batch.
+    """
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples = samples
+        self.seed = seed
+
+    def epoch(self, number: int) -> torch.Tensor:
+        """Returns the permutation of epoch ``number``, ``(samples,)`` int64."""
+        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
+        return torch.randperm(self.samples, generator=generator)
+
+    def sha256(self) -> str:
+        """Fingerprint of the first epoch's order."""
+        return hashlib.sha256(self.epoch(0).numpy().tobytes()).hexdigest()
+
+    def slices(self, batch_size: int, rank: int, ranks: int) -> Iterator[torch.Tensor]:
+        """Yields this rank's indices of each global batch, ``(batch_size / ranks,)``, for ever."""
+        share = batch_size // ranks
+        pending, number = self.epoch(0), 1
+        while True:
+            while len(pending) < batch_size:
+                pending, number = torch.cat([pending, self.epoch(number)]), number + 1
+            yield pending[rank * share : (rank + 1) * share]
+            pending = pending[batch_size:]

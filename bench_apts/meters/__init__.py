@@ -1,0 +1,1 @@
+"""The instruments: one per module, each usable and tested alone."""

@@ -1,0 +1,85 @@
+"""The clock: every second of a trial is billed to exactly one part of a ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PARTS = ("setup", "compile", "warmup", "train", "eval", "log", "checkpoint")
+
+
+class Clock:
+    """Bills wall-clock and CPU seconds to the parts of a ledger.
+
+    The clock synchronises (barrier, then device) only where the part changes, never per step,
+    so that work queued on a device is billed to the part that queued it (MEASUREMENT section 2).
+
+    Args:
+        synchronize: Waits for all ranks and for the device; a no-op by default.
+        now: A monotonic clock in seconds.
+        cpu: The process's CPU time in seconds.
+    """
+
+    def __init__(
+        self,
+        synchronize: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.synchronize = synchronize
+        self._now, self._cpu = now, cpu
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._cpu_seconds = dict.fromkeys(PARTS, 0.0)
+        self._part = "setup"
+        self._start = self._since = now()
+        self._cpu_since = cpu()
+
+    @property
+    def part(self) -> str:
+        """The part that is being billed."""
+        return self._part
+
+    def switch(self, part: str) -> None:
+        """Bills the time up to now to the present part and goes on with ``part``."""
+        if part not in self._seconds:
+            raise ValueError(f"unknown part of the ledger: {part}")
+        self.synchronize()
+        self._bill()
+        self._part = part
+
+    @contextmanager
+    def during(self, part: str) -> Iterator[None]:
+        """Bills a block to ``part``, then returns to the part before."""
+        before = self._part
+        self.switch(part)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def _bill(self) -> None:
+        now, cpu = self._now(), self._cpu()
+        self._seconds[self._part] += now - self._since
+        self._cpu_seconds[self._part] += cpu - self._cpu_since
+        self._since, self._cpu_since = now, cpu
+
+    def seconds(self, part: str) -> float:
+        """Returns the seconds billed to ``part`` so far, the running stretch included."""
+        running = self._now() - self._since if part == self._part else 0.0
+        return self._seconds[part] + running
+
+    def cpu_seconds(self, part: str) -> float:
+        """Returns the CPU seconds of this process billed to ``part`` so far."""
+        running = self._cpu() - self._cpu_since if part == self._part else 0.0
+        return self._cpu_seconds[part] + running
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now() - self._start
+
+    def ledger(self) -> dict[str, float]:
+        """Returns the seconds of each part as ``<part>_s``, up to now."""
+        self._bill()
+        return {f"{part}_s": seconds for part, seconds in self._seconds.items()}

@@ -1,0 +1,126 @@
+"""From a study to its trials: who meets which suite, at which N, with which seeds, in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bench_apts import registry, seeds, tuning
+from bench_apts.errors import UserError
+from bench_apts.spec import Entry, Scalar, Seeds, Study, Suite, Trial
+from bench_apts.stats.selection import select
+
+if TYPE_CHECKING:
+    from bench_apts.records import TrialRecord
+    from bench_apts.suites.data import Prepared
+
+Stage = Literal["tune", "report"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One competitor on one suite at one N: what is tuned, frozen and reported together."""
+
+    suite: Suite
+    entry: Entry
+    ranks: int
+
+
+class Plan:
+    """The trials of a study.
+
+    Args:
+        study: The resolved study.
+        prepared: The data set of each suite, by the data set's name.
+
+    Raises:
+        UserError: An optimizer is unknown or misconfigured, or a batch cannot be shared out.
+    """
+
+    def __init__(self, study: Study, prepared: Mapping[str, Prepared]) -> None:
+        self.study, self.prepared = study, prepared
+        self.plugins = {e.label: registry.optimizer(e.optimizer) for e in study.entries}
+        # Interleaved: neighbours in time differ in the optimizer, not in suite or N.
+        self.cells = [Cell(suite, entry, ranks)
+                      for suite in study.suites for ranks in study.ranks
+                      for entry in study.entries
+                      if ranks >= self.plugins[entry.label].backend.min_ranks]
+        for cell in self.cells:
+            self._trial(cell, "report", 0, self._backend(cell).configure(cell.entry.pinned))
+
+    def _backend(self, cell: Cell) -> registry.Backend:
+        return self.plugins[cell.entry.label].backend
+
+    def tuned(self, cell: Cell) -> bool:
+        """Whether the competitor has anything that tuning may turn."""
+        return bool(self._backend(cell).searched(cell.entry.pinned)) and self.study.trials > 0
+
+    def tuning(self) -> list[Trial]:
+        """Returns the tune-stage trials, interleaved within each repetition."""
+        drawn = [(cell, self._draws(cell)) for cell in self.cells if self.tuned(cell)]
+        return [self._trial(cell, "tune", k, values[k])
+                for k in range(self.study.trials) for cell, values in drawn]
+
+    def _draws(self, cell: Cell) -> list[dict[str, Scalar]]:
+        # Without N: the same configurations are tried at every N, so N is compared in pairs.
+        seed = seeds.derive(self.study.base_seed, f"draw-{cell.entry.label}", cell.suite.name, 0)
+        return tuning.draws(self._backend(cell), cell.entry.pinned, self.study.trials, seed)
+
+    def reporting(self, tuned: Sequence[TrialRecord]) -> list[Trial]:
+        """Returns the report-stage trials of all cells whose configuration can be frozen.
+
+        Args:
+            tuned: Records of tune-stage trials, of this study at least.
+        """
+        frozen = [(cell, self.freeze(cell, tuned)) for cell in self.cells]
+        return [self._trial(cell, "report", r, values)
+                for r in range(self.study.seeds)
+                for cell, values in frozen if values is not None]
+
+    def freeze(self, cell: Cell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
+        """Returns the configuration chosen on validation, or None if no trial got that far."""
+        if not self.tuned(cell):
+            return self._backend(cell).configure(cell.entry.pinned)
+        best = select([record for record in tuned if self.belongs(record, cell)])
+        return best.trial.hyperparameters if best else None
+
+    def belongs(self, record: TrialRecord, cell: Cell) -> bool:
+        """Whether a tune-stage record is one of a cell's trials, of this plug-in and these data."""
+        trial = record.trial
+        return (trial.stage == "tune" and trial.label == cell.entry.label
+                and trial.ranks == cell.ranks and trial.suite == cell.suite
+                and trial.device == self.study.device
+                and trial.plugin_sha256 == self.plugins[cell.entry.label].sha256
+                and trial.data_sha256 == self.prepared[cell.suite.data.name].sha256)
+
+    def _trial(
+        self, cell: Cell, stage: Stage, repetition: int, values: dict[str, Scalar]
+    ) -> Trial:
+        plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
+        batch = suite.global_batch(ranks)
+        if plugin.backend.batch_size:
+            batch = plugin.backend.batch_size(batch, values, ranks)
+        if batch % ranks:
+            raise UserError(
+                f"suite {suite.name}: the global batch of {batch} cannot be shared by {ranks} "
+                f"ranks; choose other --gpus or --set suite.batch_size={ranks * (batch // ranks + 1)}")
+        base, prefix = self.study.base_seed, "tune-" if stage == "tune" else ""
+        return Trial(
+            label=cell.entry.label,
+            optimizer=plugin.backend.name,
+            hyperparameters=values,
+            tuning_free=plugin.backend.tuning_free,
+            batch_size=batch,
+            suite=suite,
+            ranks=ranks,
+            stage=stage,
+            repetition=repetition,
+            seeds=Seeds(
+                data=seeds.derive(base, f"{prefix}data", suite.name, repetition),
+                init=seeds.derive(base, f"{prefix}init", suite.name, repetition)),
+            device=self.study.device,
+            data_sha256=self.prepared[suite.data.name].sha256,
+            plugin=plugin.reference,
+            plugin_sha256=plugin.sha256,
+        )

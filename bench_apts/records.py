@@ -1,0 +1,128 @@
+"""What is written down: the events of one trial, and a trial as read back.
+
+A trial's file holds one JSON object a line: ``header``, then ``eval`` … and ``end``. A trial
+that is run again appends a new ``header``; the last attempt counts. See docs/formats.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from bench_apts.spec import SCHEMA, Trial
+
+Status = Literal[
+    "hit", "miss", "diverged", "oom", "error", "timeout", "interrupted", "pruned"
+]
+
+FINISHED: frozenset[str] = frozenset({"hit", "miss", "diverged", "oom", "timeout", "pruned"})
+"""Statuses that are an answer: the trial is not run again. ``error`` and ``interrupted`` are."""
+
+Phase = Literal["setup", "warmup", "train", "eval"]
+
+
+class Traffic(Struct):
+    """What one kind of collective moved in one phase.
+
+    ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
+    (averaged over the ranks of the group; see bench_apts/meters/comm.py).
+    """
+
+    calls: int = 0
+    payload_bytes: int = 0
+    ideal_bytes: float = 0.0
+
+
+Communication = dict[str, dict[str, Traffic]]
+"""Traffic by phase and collective, for instance ``comm["train"]["all_reduce"]``."""
+
+
+class Header(Struct, tag="header", tag_field="event"):
+    """The first event of an attempt: what runs, where, and on which data and weights."""
+
+    run_id: str
+    time: str
+    trial: Trial
+    environment: dict[str, Any]
+    schema: int = SCHEMA
+
+
+class Start(Struct, tag="start", tag_field="event"):
+    """Written by rank 0 once model and data stand: what was built."""
+
+    parameters: int
+    initial_weights_sha256: str | None
+    data_order_sha256: str
+    train_samples: int
+    validation_samples: int
+    comm_meter: str
+    process_group: str
+
+
+class Eval(Struct, tag="eval", tag_field="event"):
+    """One evaluation. All counters are cumulative since the first training step.
+
+    ``samples`` counts all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
+    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's.
+    """
+
+    step: int
+    samples: int
+    epoch: float
+    train_s: float
+    wall_s: float
+    cpu_s: float
+    forwards: int
+    backwards: int
+    peak_memory_bytes: int
+    train_loss: float | None
+    validation: dict[str, float]
+    comm: Communication
+    diagnostics: dict[str, float] = {}
+
+
+class End(Struct, tag="end", tag_field="event"):
+    """The last event: how it ended, what it spent, and (report stage only) the test metrics."""
+
+    status: Status
+    time: str
+    wall_s: float
+    ledger: dict[str, float] = {}
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    samples: int = 0
+    comm: Communication = {}
+    test: dict[str, float] | None = None
+    final_weights_sha256: str | None = None
+    reason: str | None = None
+    traceback: str | None = None
+
+
+Event = Header | Start | Eval | End
+
+
+class TrialRecord(Struct):
+    """One trial as read back: its last attempt. ``end`` is None while it runs or was killed."""
+
+    header: Header
+    start: Start | None
+    evals: list[Eval]
+    end: End | None
+    path: str
+    attempts: int = 1
+
+    @property
+    def trial(self) -> Trial:
+        """The trial's specification."""
+        return self.header.trial
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial's answer is in, so that it need not run again."""
+        return self.end is not None and self.end.status in FINISHED
+
+
+def train_bytes(comm: Communication) -> float:
+    """Returns the ideal wire bytes that one rank sent in training, over all collectives."""
+    return sum(traffic.ideal_bytes for traffic in comm.get("train", {}).values())

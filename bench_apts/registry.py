@@ -1,0 +1,147 @@
+"""Finds optimizers and suites: installed ones by their entry points, others by a file's path.
+
+The harness imports no backend and no suite by name; what is built in is found like what others
+install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from pathlib import Path
+
+from bench_apts.contract import Backend
+from bench_apts.errors import UserError, unknown
+from bench_apts.spec import Suite, load_suite
+
+OPTIMIZERS = "bench_apts.optimizers"
+SUITES = "bench_apts.suites"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A backend with its origin: the distribution that installed it, or its file."""
+
+    backend: Backend
+    origin: str
+    reference: str
+    sha256: str
+
+
+def optimizer_names() -> list[str]:
+    """Returns the names of the installed backends, sorted."""
+    return sorted(_entries(OPTIMIZERS))
+
+
+def optimizer(name: str) -> Plugin:
+    """Finds a backend by its name, or by the path of a ``.py`` file that defines ``backend``.
+
+    Raises:
+        UserError: There is none, or it cannot be imported.
+    """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    entries = _entries(OPTIMIZERS)
+    if name not in entries:
+        raise unknown("optimizer", name, entries, "See `bench-apts list optimizers`.")
+    entry = entries[name]
+    try:
+        backend = entry.load()
+    except Exception as error:
+        raise UserError(f"optimizer '{name}' ({entry.value}) cannot be imported: "
+                        f"{type(error).__name__}: {error}") from error
+    return _plugin(backend, _origin(entry), entry.value)
+
+
+def _from_file(path: Path) -> Plugin:
+    if not path.is_file():
+        raise UserError(f"no optimizer file {path}")
+    module_name = "bench_apts_plugin_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return _plugin(getattr(module, "backend", None), str(path), str(path.resolve()))
+
+
+def _plugin(backend: object, origin: str, reference: str) -> Plugin:
+    if not isinstance(backend, Backend):
+        raise UserError(f"{reference} is no bench_apts.contract.Backend; a plug-in file defines "
+                        "one under the name `backend`")
+    return Plugin(backend, origin, reference, _source_hash(backend))
+
+
+def _source_hash(backend: Backend) -> str:
+    """Hashes the source that defines a backend: its file, and the modules that it declares."""
+    build = backend.build.func if isinstance(backend.build, functools.partial) else backend.build
+    paths = [Path(inspect.getfile(build))]
+    for package in backend.sources:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            continue
+        origin = Path(found.origin)
+        paths += sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def suite_names() -> list[str]:
+    """Returns the names of the installed suites, sorted."""
+    return sorted(_suite_files())
+
+
+def suite_origin(name: str) -> str:
+    """Returns which distribution installed a suite, or the path of its file."""
+    return _suite_files()[name][1] if name in _suite_files() else name
+
+
+def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
+    """Finds a suite by its name, or by the path of a TOML file.
+
+    Raises:
+        UserError: There is none, or it is not valid.
+    """
+    if name.endswith(".toml"):
+        return load_suite(Path(name), overrides)
+    found = _suite_files()
+    if name not in found:
+        raise unknown("suite", name, found, "A file's path ending in .toml works too.")
+    return load_suite(found[name][0], overrides)
+
+
+@functools.cache
+def _suite_files() -> dict[str, tuple[Path, str]]:
+    found: dict[str, tuple[Path, str]] = {}
+    for entry in _entries(SUITES).values():
+        for resource in files(entry.value).iterdir():
+            if resource.name.endswith(".toml"):
+                found[resource.name.removesuffix(".toml")] = (Path(str(resource)), _origin(entry))
+    return found
+
+
+@functools.cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    """Collects a group's entry points; two distributions must not offer the same name."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise UserError(f"'{entry.name}' is offered twice in {group}, by {_origin(other)} "
+                            f"and {_origin(entry)}: uninstall one")
+    return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    distribution = entry.dist.name if entry.dist else "unknown"
+    return "built in" if distribution == "bench-apts" else distribution

@@ -1,0 +1,92 @@
+"""From what the user wrote on the command line to a study, or one clear line of complaint."""
+
+from __future__ import annotations
+
+from bench_apts import environment, registry
+from bench_apts.errors import UserError
+from bench_apts.spec import Entry, Study, parse_selector, split_selectors
+
+DEFAULT_OPTIMIZERS = "apts,sgd,adam,zero1,zero2,zero3"
+
+
+def study(
+    suites: list[str],
+    overrides: tuple[str, ...],
+    gpus: str | None,
+    optimizers: str | None,
+    trials: int,
+    seeds: int,
+    base_seed: int,
+) -> tuple[Study, list[str]]:
+    """Resolves names, world sizes and selectors.
+
+    Returns:
+        The study, and notes that the user should read before it runs.
+
+    Raises:
+        UserError: Anything is unknown, malformed or unavailable.
+    """
+    notes: list[str] = []
+    device, ranks = world_sizes(gpus, notes)
+    return Study(
+        suites=tuple(registry.suite(name, overrides) for name in dict.fromkeys(suites)),
+        entries=_entries(optimizers, notes),
+        ranks=ranks,
+        trials=trials,
+        seeds=seeds,
+        base_seed=base_seed,
+        device=device,
+    ), notes
+
+
+def world_sizes(gpus: str | None, notes: list[str]) -> tuple[str, tuple[int, ...]]:
+    """Reads ``--gpus`` and decides between GPUs and CPU ranks.
+
+    Raises:
+        UserError: Not a list of positive numbers, or more GPUs asked for than there are.
+    """
+    there, cores = environment.gpu_count(), environment.cores()
+    most = there or cores
+    if gpus is None:
+        ranks = tuple(sorted({1, most}))
+    else:
+        try:
+            ranks = tuple(dict.fromkeys(int(part) for part in gpus.split(",")))
+        except ValueError:
+            ranks = ()
+        if not ranks or min(ranks) < 1:
+            raise UserError(f"--gpus {gpus}: write world sizes from 1 on, for instance 1,2,4")
+    if there:
+        if max(ranks) > there:
+            raise UserError(f"--gpus {gpus}: this machine has {there} GPU{'s' * (there > 1)}; "
+                            "ask for no more, or hide them with CUDA_VISIBLE_DEVICES= to run "
+                            "CPU ranks")
+        return "cuda", ranks
+    notes.append("no GPU here: every rank is a CPU process over gloo, and times are CPU times")
+    if max(ranks) > cores:
+        notes.append(f"{max(ranks)} ranks share {cores} cores: times beyond N={cores} measure "
+                     "this machine, not the method")
+    return "cpu", ranks
+
+
+def _entries(optimizers: str | None, notes: list[str]) -> tuple[Entry, ...]:
+    entries = []
+    for text in split_selectors(DEFAULT_OPTIMIZERS if optimizers is None else optimizers):
+        entry = parse_selector(text)
+        backend = registry.optimizer(entry.optimizer).backend
+        backend.configure(entry.pinned)
+        reason = backend.unavailable()
+        if reason and optimizers is None:
+            notes.append(f"{entry.label} is left out: unavailable ({reason})")
+        elif reason:
+            raise UserError(f"optimizer {entry.label} is unavailable: {reason}; install it or "
+                            "leave the optimizer out of --optimizers")
+        else:
+            entries.append(entry)
+    if not entries:
+        raise UserError("--optimizers names none; see `bench-apts list optimizers`")
+    labels = [entry.label for entry in entries]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise UserError(f"--optimizers names {', '.join(sorted(twice))} twice")
+    return tuple(entries)

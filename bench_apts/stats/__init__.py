@@ -1,0 +1,1 @@
+"""Pure functions of records and numbers: no input or output, no torch."""

@@ -1,0 +1,111 @@
+"""What a trial cost to reach a target, and what it spent, in each currency.
+
+MEASUREMENT, section 5: the atom of every later statistic is one trial's cost to the target
+(infinite for a miss, never imputed) beside the cost that it spent.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from bench_apts.records import TrialRecord, train_bytes
+from bench_apts.stats.hitting import bracket
+
+Currency = Literal[
+    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "samples"
+]
+
+CURRENCIES: tuple[Currency, ...] = (
+    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "samples"
+)
+"""``core_seconds`` are N × ``train_s`` (GPU-seconds on cuda), ``train_s`` and ``wall_s`` seconds,
+``wire_bytes`` the ideal bytes that one rank sent in phase train, ``gradient_evaluations`` the
+backward passes of the busiest rank, ``samples`` those of all ranks together."""
+
+Cost = dict[Currency, float]
+
+
+class Outcome(NamedTuple):
+    """How one trial fared against one level of its target.
+
+    Attributes:
+        hit: Whether the level was hit.
+        cost: Cost at the first hit, infinite in every currency for a miss.
+        last_miss: Cost at the last evaluation before the hit, the open end of the bracket
+            ``(last_miss, cost]``; zero if the first evaluation hit, None for a miss.
+        spent: What drawing this trial costs: up to the hit, else everything it recorded.
+    """
+
+    hit: bool
+    cost: Cost
+    last_miss: Cost | None
+    spent: Cost
+
+
+def metric_values(record: TrialRecord) -> list[float]:
+    """Returns the target's metric at each evaluation; NaN where it was not recorded."""
+    metric = record.trial.suite.target.metric
+    return [event.validation.get(metric, math.nan) for event in record.evals]
+
+
+def hit_bracket(record: TrialRecord, level: float = 1.0) -> tuple[int | None, int] | None:
+    """Returns the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss."""
+    suite = record.trial.suite
+    return bracket(metric_values(record), lambda value: suite.target.reached(value, level),
+                   suite.evaluation.consecutive)
+
+
+def cost_at(record: TrialRecord, index: int) -> Cost:
+    """Returns the cost from the first training step up to evaluation ``index``."""
+    event = record.evals[index]
+    return {
+        "core_seconds": record.trial.ranks * event.train_s,
+        "train_s": event.train_s,
+        "wall_s": event.wall_s,
+        "wire_bytes": train_bytes(event.comm),
+        "gradient_evaluations": float(event.backwards),
+        "samples": float(event.samples),
+    }
+
+
+def cost_recorded(record: TrialRecord) -> Cost:
+    """Returns all that a trial recorded as spent, whatever its end.
+
+    The last evaluation and the end event may each know more than the other: the end has no
+    passes, and a killed trial has no end. The larger number of both is billed. A trial with
+    neither is billed zero.
+    """
+    cost: Cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
+    end = record.end
+    if end is None:
+        return cost
+    train_s = max(cost["train_s"], end.ledger.get("train_s", end.ledger.get("train", 0.0)))
+    return cost | {
+        "core_seconds": record.trial.ranks * train_s,
+        "train_s": train_s,
+        "wall_s": max(cost["wall_s"], end.wall_s),
+        "wire_bytes": max(cost["wire_bytes"], train_bytes(end.comm)),
+        "samples": max(cost["samples"], float(end.samples)),
+    }
+
+
+def outcome(record: TrialRecord, level: float = 1.0) -> Outcome:
+    """Returns cost to ``level`` and cost spent of one trial (MEASUREMENT, sections 1 and 5).
+
+    A trial that hit is billed up to its first hit, since drawing would stop there, even if it
+    trained on or came to grief later.
+    """
+    found = hit_bracket(record, level)
+    if found is None:
+        return Outcome(False, dict.fromkeys(CURRENCIES, math.inf), None, cost_recorded(record))
+    last_miss, first_hit = found
+    cost = cost_at(record, first_hit)
+    before: Cost = (dict.fromkeys(CURRENCIES, 0.0) if last_miss is None
+                    else cost_at(record, last_miss))
+    return Outcome(True, cost, before, cost)
+
+
+def outcomes(record: TrialRecord) -> dict[float, Outcome]:
+    """Returns the outcome at each of the target's levels."""
+    return {level: outcome(record, level) for level in record.trial.suite.target.levels}

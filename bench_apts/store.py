@@ -1,0 +1,137 @@
+"""Files on disk: events in (append, flush, fsync), records out.
+
+``results/<study>/study.json`` holds the resolved study, ``results/<study>/trials/<run_id>.jsonl``
+a trial's events. A torn last line, the mark of a killed writer, is tolerated; any other broken
+line is an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench_apts.errors import UserError
+from bench_apts.records import End, Eval, Event, Header, Start, TrialRecord
+from bench_apts.spec import SCHEMA, Study
+
+_decoder = msgspec.json.Decoder(Event)
+
+
+class StudyFile(msgspec.Struct):
+    """The content of ``study.json``: what was asked, by which command, on what machine."""
+
+    study: Study
+    command: list[str]
+    created: str
+    environment: dict[str, Any]
+    schema: int = SCHEMA
+
+
+def now() -> str:
+    """Returns the present moment, UTC, ISO 8601, in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def append(path: Path, event: Event) -> None:
+    """Appends one event and does not return before it is on the disk.
+
+    A torn last line of a killed writer is closed first, so that it stays a line of its own.
+    """
+    line = msgspec.json.encode(event) + b"\n"
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` beside ``path`` and renames: readers see the old file or the new one."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces ``path`` by ``content`` in one step."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_trial(path: Path) -> TrialRecord | None:
+    """Reads one trial's last attempt; None if not even its header was written whole.
+
+    Raises:
+        UserError: A line other than a torn one is no event, or the schema is newer than ours.
+    """
+    record: TrialRecord | None = None
+    torn: str | None = None
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line:
+            continue
+        where = f"{path}, line {number}"
+        try:
+            event = _decoder.decode(line)
+        except msgspec.ValidationError as error:
+            raise _broken(f"{where}: {error}") from error
+        except msgspec.DecodeError as error:
+            torn = f"{where}: {error}"
+            continue
+        # Only a killed writer tears a line, and after a kill there comes nothing or a new attempt.
+        if torn and not isinstance(event, Header):
+            raise _broken(torn)
+        torn = None
+        if isinstance(event, Header):
+            if event.schema > SCHEMA:
+                raise UserError(f"{path} has schema {event.schema}, this version reads up to "
+                                f"{SCHEMA}: install a newer bench-apts")
+            attempts = record.attempts + 1 if record else 1
+            record = TrialRecord(event, None, [], None, str(path), attempts)
+        elif record is None:
+            raise _broken(f"{where}: an event before any header")
+        elif isinstance(event, Start):
+            record.start = event
+        elif isinstance(event, Eval):
+            record.evals.append(event)
+        else:
+            record.end = event
+    return record
+
+
+def _broken(what: str) -> UserError:
+    return UserError(f"{what}; the file is corrupt, move it away and run the study again")
+
+
+def read_study(folder: Path) -> StudyFile:
+    """Reads ``study.json`` of a results folder.
+
+    Raises:
+        UserError: There is none, or it is broken or newer than this version.
+    """
+    path = folder / "study.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StudyFile)
+    except OSError as error:
+        raise UserError(f"{folder} is no results folder: {path.name}: {error.strerror}; "
+                        "name one that `bench-apts run` wrote") from error
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is broken ({error}); run the study again, its finished "
+                        "trials are kept") from error
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Reads all trials of a results folder, in the order of their files' names."""
+    records = (read_trial(path) for path in sorted((folder / "trials").glob("*.jsonl")))
+    return [record for record in records if record is not None]

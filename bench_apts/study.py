@@ -1,0 +1,151 @@
+"""Runs a study: prepares data, tunes, freezes, reports; finished trials are never run again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from bench_apts import environment, store
+from bench_apts.errors import UserError
+from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
+from bench_apts.launch.job import Job
+from bench_apts.plan import Plan
+from bench_apts.records import End, Header, TrialRecord
+from bench_apts.spec import Study, Trial
+
+if TYPE_CHECKING:
+    from bench_apts.progress import Progress
+    from bench_apts.suites.data import Prepared
+
+_NEEDED_BYTES = 64 * 2**20
+"""Free space below which a study does not start: records are small, figures a few megabytes."""
+
+_GRACE_S = 120.0
+"""Seconds a trial may take beyond twice its budget, for setup and evaluations."""
+
+
+def prepare(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Prepared]:
+    """Finds and decodes the data of all suites.
+
+    Returns:
+        The prepared data sets by name.
+    """
+    from bench_apts.suites import data
+
+    names = dict.fromkeys(suite.data.name for suite in study.suites)
+    return {name: data.prepare(name, data_dir, offline) for name in names}
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """Makes a results folder and holds it against other commands.
+
+    Raises:
+        UserError: It cannot be written, has too little space, or another command holds it.
+    """
+    try:
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another bench-apts is working in {folder}; wait for it, or name "
+                        "another folder with --out or --study") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder "
+                        "with --out") from error
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < _NEEDED_BYTES:
+            raise UserError(f"{folder} has {free / 2**20:.0f} MiB free, at least "
+                            f"{_NEEDED_BYTES / 2**20:.0f} MiB are needed; choose another folder "
+                            "with --out")
+        yield
+    finally:
+        lock.release()
+
+
+def run(
+    study: Study,
+    prepared: Mapping[str, Prepared],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Runs every trial of the study that has no answer yet.
+
+    Args:
+        study: The resolved study.
+        prepared: What ``prepare`` returned.
+        folder: The results folder; see ``opened``.
+        progress: Is told what happens.
+
+    Raises:
+        Interrupted: A signal asked to stop; the running trial is recorded as interrupted.
+    """
+    plan = Plan(study, prepared)
+    card = environment.card()
+    store.write_json(folder / "study.json",
+                     store.StudyFile(study, sys.argv, store.now(), card))
+    packages = {name for plugin in plan.plugins.values() for name in plugin.backend.requires}
+    with Launcher(sorted(packages), study.device) as launcher:
+        runner = _Runner(folder, prepared, card, launcher, progress)
+        tuning = plan.tuning()
+        reports = study.seeds * len(plan.cells)
+        progress.study_started(len(tuning) + reports)
+        for trial in tuning:
+            runner.run(trial)
+        for trial in plan.reporting(store.read_trials(folder)):
+            runner.run(trial)
+
+
+class _Runner:
+    """Runs single trials and sees to it that each leaves a record with an end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        prepared: Mapping[str, Prepared],
+        card: dict[str, object],
+        launcher: Launcher,
+        progress: Progress,
+    ) -> None:
+        self._folder, self._prepared, self._card = folder, prepared, card
+        self._launcher, self._progress = launcher, progress
+
+    def run(self, trial: Trial) -> None:
+        path = self._folder / "trials" / f"{trial.run_id}.jsonl"
+        known = store.read_trial(path) if path.exists() else None
+        if known is not None and known.finished:
+            self._progress.trial_kept(known)
+            return
+        store.append(path, Header(trial.run_id, store.now(), trial, self._card))
+        job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path))
+        with self._progress.trial(trial, path):
+            try:
+                outcome = self._launcher.run(job, 2 * trial.suite.budget.seconds + _GRACE_S)
+            except Interrupted:
+                self._close(path, Outcome("interrupted", "stopped by a signal"))
+                raise
+        self._progress.trial_finished(self._close(path, outcome))
+
+    @staticmethod
+    def _close(path: Path, outcome: Outcome) -> TrialRecord:
+        """Adds the end that the ranks could not write themselves."""
+        record = store.read_trial(path)
+        assert record is not None
+        if record.end is None:
+            last = record.evals[-1] if record.evals else None
+            record.end = End(
+                outcome.status, store.now(), last.wall_s if last else 0.0,
+                cpu_s=last.cpu_s if last else 0.0,
+                peak_memory_bytes=last.peak_memory_bytes if last else 0,
+                samples=last.samples if last else 0,
+                comm=last.comm if last else {},
+                reason=outcome.reason, traceback=outcome.traceback)
+            store.append(path, record.end)
+        return record

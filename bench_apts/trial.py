@@ -1,0 +1,288 @@
+"""One trial inside one rank: build, warm up, train, evaluate, decide to stop, write events."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from bench_apts import registry, store
+from bench_apts.contract import StepReport, World
+from bench_apts.evaluation import Result, evaluate
+from bench_apts.launch.job import Job
+from bench_apts.loader import Order, Resident
+from bench_apts.meters import memory
+from bench_apts.meters.clock import Clock
+from bench_apts.meters.comm import CommMeter
+from bench_apts.records import End, Eval, Start, Status
+from bench_apts.stats.hitting import bracket
+from bench_apts.suites import data as datasets
+from bench_apts.suites import models
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench_apts.contract import Batch, Stepper
+
+WARMUP_STEPS = 3
+"""DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
+
+_DIVERGED = 10.0
+"""A loss above this many times the initial one counts as diverged (MEASUREMENT section 1)."""
+
+
+def main(payload: bytes) -> str:
+    """Runs a trial in this rank of a process group that the launcher describes in ``os.environ``.
+
+    Args:
+        payload: A ``Job`` as JSON.
+
+    Returns:
+        The trial's status.
+    """
+    clock = Clock()
+    meter = CommMeter()
+    meter.install()
+    job = msgspec.json.decode(payload, type=Job)
+    cuda = job.trial.device == "cuda"
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        return Run(job, clock, meter, device).execute()
+    finally:
+        dist.destroy_process_group()
+
+
+class Run:
+    """The course of one trial on this rank."""
+
+    def __init__(self, job: Job, clock: Clock, meter: CommMeter, device: torch.device) -> None:
+        self.trial, self.clock, self.meter = job.trial, clock, meter
+        self.events = Path(job.events)
+        clock.synchronize = self._synchronize
+        trial, suite = job.trial, job.trial.suite
+        self.world = World(dist.get_rank(), dist.get_world_size(), device, trial.batch_size,
+                           suite.budget.samples, suite.precision)
+        self.dataset = datasets.load(Path(job.data))
+        train, validation = datasets.split(
+            self.dataset.train_targets, suite.data.validation, suite.data.name)
+        self.train = self._resident(train)
+        self.validation = self._resident(validation)
+        self.order = Order(len(self.train), trial.seeds.data)
+        torch.manual_seed(trial.seeds.init)
+        model = models.build(suite.model.name, suite.model.options,
+                             self.dataset.train_inputs.shape[1:], self.dataset.classes)
+        self.initial = weights_sha256(model)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        model = _in_precision(model.to(device), device, suite.precision)
+        self.loss = getattr(torch.nn.functional, suite.loss)
+        plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
+                                    else trial.optimizer)
+        self.stepper: Stepper = plugin.backend.build(
+            model, self.loss, trial.hyperparameters, self.world)
+        self.evals: list[Eval] = []
+        self.step = self.samples = self.forwards = self.backwards = 0
+        self.pending = _Pending(device)
+
+    def _resident(self, indices: Any, part: str = "train") -> Resident:
+        data = self.dataset
+        inputs = getattr(data, f"{part}_inputs")
+        targets = getattr(data, f"{part}_targets")
+        if indices is not None:
+            inputs, targets = inputs[indices], targets[indices]
+        return Resident(inputs, targets, data.mean, data.std, data.scale, self.world.device)
+
+    def _synchronize(self) -> None:
+        """Waits for all ranks, then for the device; billed to the phase that ends."""
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        if self.world.size > 1:
+            dist.barrier()
+
+    def _batches(self) -> Iterator[Batch]:
+        for indices in self.order.slices(self.world.batch_size, self.world.rank, self.world.size):
+            yield self.train.take(indices.to(self.world.device))
+
+    def execute(self) -> Status:
+        """Runs to the end and, on rank 0, writes every event."""
+        self._write(Start(
+            self.parameters, self.initial, self.order.sha256(), len(self.train),
+            len(self.validation), self.meter.name, str(dist.get_backend())))
+        self._warm_up()
+        memory.reset_peak(self.world.device.type)
+        status = self._train()
+        test = self._test() if self.trial.stage == "report" else None
+        self.clock.switch("log")
+        final = self.evals[-1]
+        self._write(End(
+            status, store.now(), self.clock.wall, self.clock.ledger(), final.cpu_s,
+            final.peak_memory_bytes, final.samples, self.meter.snapshot(), test,
+            weights_sha256(self.stepper.evaluation_model())))
+        return status
+
+    def _warm_up(self) -> None:
+        """Takes a few real steps and undoes them, so that one-off costs stay out of training."""
+        self.meter.phase = "warmup"
+        with self.clock.during("warmup"):
+            state = self.stepper.state_dict()
+            generators = torch.random.get_rng_state()
+            for _, batch in zip(range(WARMUP_STEPS), self._batches(), strict=False):
+                self.stepper.step(batch)
+            self.stepper.load_state_dict(state)
+            torch.random.set_rng_state(generators)
+
+    def _train(self) -> Status:
+        suite = self.trial.suite
+        self.meter.phase = "eval"
+        self.clock.switch("eval")
+        status = self._evaluate()
+        due = suite.evaluation.every_samples
+        batches = self._batches()
+        while status is None:
+            report = self.stepper.step(next(batches))
+            self._count(report)
+            if self.samples >= due:
+                status = self._evaluate()
+                due = (self.samples // suite.evaluation.every_samples + 1
+                       ) * suite.evaluation.every_samples
+        return status
+
+    def _count(self, report: StepReport) -> None:
+        self.step += 1
+        total = report.total_samples
+        self.samples += report.samples * self.world.size if total is None else total
+        self.forwards += report.forwards
+        self.backwards += report.backwards
+        self.pending.add(report)
+
+    def _evaluate(self) -> Status | None:
+        """Evaluates, writes the event and returns how the trial ends, or None to go on."""
+        self.meter.phase = "eval"
+        self.clock.switch("eval")
+        sums = [float(self.pending.loss), float(self.pending.steps)]
+        peaks = [self.clock.cpu_seconds("train"), memory.peak_bytes(self.world.device.type),
+                 self.forwards, self.backwards]
+        result = evaluate(self.stepper.evaluation_model(), self.validation, self.loss,
+                          self.world, sums, [float(peak) for peak in peaks])
+        loss_sum, loss_steps = result.sums
+        cpu, peak, forwards, backwards = result.peaks
+        self.evals.append(Eval(
+            step=self.step,
+            samples=self.samples,
+            epoch=self.samples / len(self.train),
+            train_s=self.clock.seconds("train"),
+            wall_s=self.clock.wall,
+            cpu_s=cpu,
+            forwards=int(forwards),
+            backwards=int(backwards),
+            peak_memory_bytes=int(peak),
+            train_loss=_finite(loss_sum / loss_steps) if loss_steps else None,
+            validation=result.metrics(),
+            comm=self.meter.snapshot(),
+            diagnostics=self.pending.diagnostics(),
+        ))
+        self.pending = _Pending(self.world.device)
+        status = self._decide(result, loss_sum)
+        self.clock.switch("log")
+        self._write(self.evals[-1])
+        self.clock.switch("train")
+        self.meter.phase = "train"
+        return status
+
+    def _decide(self, result: Result, loss_sum: float) -> Status | None:
+        """Rank 0 decides whether and how the trial ends; all ranks hear it."""
+        budget, evaluation, target = (
+            self.trial.suite.budget, self.trial.suite.evaluation, self.trial.suite.target)
+        status: Status | None = None
+        hit = bracket([e.validation.get(target.metric, math.nan) for e in self.evals],
+                      target.reached, evaluation.consecutive)
+        initial = self.evals[0].validation.get("loss", math.nan)
+        if not math.isfinite(loss_sum) or not result.loss <= _DIVERGED * initial:
+            status = "diverged"
+        elif self.samples >= budget.samples:
+            status = "hit" if hit else "miss"
+        elif self.evals[-1].train_s >= budget.seconds:
+            status = "hit" if hit else "timeout"
+        if self.world.size > 1:
+            box = [status]
+            dist.broadcast_object_list(box, src=0)
+            status = box[0]
+        return status
+
+    def _test(self) -> dict[str, float]:
+        self.meter.phase = "eval"
+        with self.clock.during("eval"):
+            split = self._resident(None, "test")
+            return evaluate(self.stepper.evaluation_model(), split, self.loss, self.world).metrics()
+
+    def _write(self, event: Start | Eval | End) -> None:
+        if self.world.rank == 0:
+            store.append(self.events, event)
+
+
+class _Pending:
+    """What the steps since the last evaluation reported, summed without synchronising."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss: torch.Tensor | float = 0.0
+        self.steps = 0
+        self._shares: dict[str, list[Any]] = {}
+        self._latest: dict[str, Any] = {}
+
+    def add(self, report: StepReport) -> None:
+        self.loss = self.loss + report.loss
+        self.steps += 1
+        for name, value in report.diagnostics.items():
+            if isinstance(value, bool):
+                self._shares.setdefault(name, []).append(value)
+            else:
+                self._latest[name] = value
+
+    def diagnostics(self) -> dict[str, float]:
+        shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
+        latest = {name: float(value) for name, value in self._latest.items()}
+        return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
+
+
+def weights_sha256(model: torch.nn.Module) -> str | None:
+    """Hashes the parameters' names, shapes and bytes in their order; buffers do not count.
+
+    Returns:
+        Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
+    """
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            return None
+        total.update(f"{name.removeprefix('module.')}{tuple(parameter.shape)}".encode())
+        total.update(parameter.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _in_precision(
+    model: torch.nn.Module, device: torch.device, precision: str
+) -> torch.nn.Module:
+    """Makes forward passes run in bf16 where the suite says so; outputs are float32 anyway."""
+    if precision == "fp32":
+        return model
+    forward = model.forward
+
+    def mixed(inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return forward(inputs).float()
+
+    model.forward = mixed  # type: ignore[method-assign]
+    return model

@@ -1,0 +1,1 @@
+"""The optimizer backends: one file (or folder) each."""

@@ -1,0 +1,48 @@
+"""AdamW, data-parallel; its hyperparameters are those of the DeepSpeed backends too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+
+HYPERPARAMETERS = {
+    "lr": Hyperparameter(1e-3, "peak learning rate", LogUniform(1e-4, 1e-1)),
+    "beta1": Hyperparameter(0.9, "decay of the first moment"),
+    "beta2": Hyperparameter(0.999, "decay of the second moment"),
+    "weight_decay": Hyperparameter(0.0, "decoupled weight decay"),
+}
+
+
+def adamw(
+    parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Makes the AdamW that all Adam-like backends share."""
+    import torch
+
+    return torch.optim.AdamW(
+        parameters, lr=values["lr"], betas=(values["beta1"], values["beta2"]),
+        weight_decay=values["weight_decay"])
+
+
+def build(
+    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
+) -> Stepper:
+    """Builds ``torch.optim.AdamW`` under DistributedDataParallel."""
+    from bench_apts.optimizers.data_parallel import DataParallelStepper
+
+    return DataParallelStepper(model, loss, world, lambda parameters: adamw(parameters, values))
+
+
+backend = Backend(
+    name="adam",
+    summary="AdamW with a cosine schedule (DistributedDataParallel)",
+    hyperparameters=HYPERPARAMETERS,
+    build=build,
+    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
+)

@@ -1,0 +1,95 @@
+"""The local phase: a few first-order trust-region iterations on one rank's own objective.
+
+Nothing in here waits for the device: values stay tensors and decisions are masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+Evaluate = Callable[[torch.Tensor, bool], torch.Tensor]
+"""``evaluate(step, backward)``: the objective at the iterate plus ``step``; with ``backward`` its
+gradient lies in the gradient buffer afterwards."""
+
+
+class LocalStep(NamedTuple):
+    """What a local phase found: the displacement ``(n,)`` and the local reduction (scalar)."""
+
+    step: torch.Tensor
+    reduction: torch.Tensor
+
+
+def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
+    """Returns the minimiser of the linear model ⟨gradient, p⟩ over ‖p‖ ≤ radius.
+
+    −radius·g/‖g‖ in the 2-norm, −radius·sign(g) in the ∞-norm; zero where the gradient is zero.
+    """
+    if norm == "linf":
+        return gradient.sign() * -radius
+    length = torch.linalg.vector_norm(gradient)
+    return gradient * (-radius / length.clamp_min(torch.finfo(gradient.dtype).tiny))
+
+
+def within(step: torch.Tensor, radius: float, norm: str) -> torch.Tensor:
+    """Brings ``step`` back into the ball of ``radius`` around the iterate."""
+    if norm == "linf":
+        return step.clamp(-radius, radius)
+    length = torch.linalg.vector_norm(step)
+    return step * (radius / length.clamp_min(radius))
+
+
+def minimise(
+    evaluate: Evaluate,
+    gradient: torch.Tensor,
+    value: torch.Tensor,
+    gradient_buffer: torch.Tensor,
+    correction: torch.Tensor,
+    corrects_gradient: bool,
+    radius: float,
+    iterations: int,
+    norm: str,
+) -> LocalStep:
+    """Runs the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
+
+    The objective is L̃(s) = L_i(θ + s) + ⟨correction, s⟩; with the correction g − ∇L_i(θ) it is
+    first-order consistent: its gradient at s = 0 is the global one. Each iteration tries the
+    first-order step, kept if the objective falls; its own radius starts at the full one, halves
+    where the acceptance ratio is below 1/4 and doubles above 3/4, and the sum of the steps never
+    leaves the ball.
+
+    Args:
+        evaluate: The rank's own loss L_i at a displacement.
+        gradient: ``(n,)``, the gradient at 0 that the phase works with.
+        value: L̃ at 0, a scalar.
+        gradient_buffer: ``(n,)``, where ``evaluate`` leaves ∇L_i.
+        correction: ``(n,)``, g − ∇L_i at 0.
+        corrects_gradient: Whether the correction enters the gradients as well as the values.
+        radius: Bound on the displacement.
+        iterations: H; each costs one forward pass and all but the last a backward pass.
+        norm: ``"l2"`` or ``"linf"``.
+
+    Returns:
+        The displacement and the reduction L̃(0) − L̃(s), which is never negative.
+    """
+    step, start = torch.zeros_like(gradient), value
+    reach = torch.full_like(value, radius)
+    for number in range(iterations):
+        last = number == iterations - 1
+        trial = within(step + descent(gradient, reach, norm), radius, norm)
+        predicted = -torch.dot(gradient, trial - step)
+        trial_value = evaluate(trial, not last) + torch.dot(correction, trial)
+        actual = value - trial_value
+        # A loss that is not finite compares false, so the step that led there is dropped.
+        kept = (actual > 0) & (predicted > 0)
+        rho = torch.where(kept, actual / predicted, -torch.ones_like(actual))
+        reach = torch.where(rho < 0.25, reach / 2, torch.where(rho > 0.75, reach * 2, reach))
+        reach = reach.clamp_max(radius)
+        step = torch.where(kept, trial, step)
+        value = torch.where(kept, trial_value, value)
+        if not last:
+            found = gradient_buffer + correction if corrects_gradient else gradient_buffer
+            gradient = torch.where(kept, found, gradient)
+    return LocalStep(step, start - value)

@@ -1,0 +1,123 @@
+"""DeepSpeed ZeRO stages 1, 2 and 3 around the same AdamW as the ``adam`` backend.
+
+ZeRO partitions optimizer state (1), gradients (2) and parameters (3) over the ranks:
+Rajbhandari et al., arXiv 1910.02054. It changes memory and bytes, not the trajectory.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, World
+from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
+from bench_apts.optimizers.schedule import cosine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+class ZeroStepper:
+    """A DeepSpeed engine, stepped on a cosine schedule."""
+
+    def __init__(
+        self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World,
+        stage: int,
+    ) -> None:
+        import deepspeed
+
+        if world.device.type == "cpu":
+            # Its shared-memory op takes minutes to compile, and ZeRO does not use it.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            os.environ.pop("LOCAL_SIZE", None)
+        deepspeed.init_distributed(verbose=False)
+        self.optimizer = adamw(model.parameters(), values)
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
+            "train_micro_batch_size_per_gpu": world.batch_size // world.size,
+            "zero_optimization": {"stage": stage},
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it
+        })
+        self.loss, self.peak = loss, values["lr"]
+        self.steps = math.ceil(world.budget_samples / world.batch_size)
+        self.taken = 0
+
+    def step(self, batch: Batch) -> StepReport:
+        """One forward and backward pass and one step of the partitioned AdamW."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self.peak * cosine(self.taken, self.steps)
+        loss = self.loss(self.engine(batch.inputs), batch.targets)
+        self.engine.backward(loss)
+        self.engine.step()
+        self.taken += 1
+        return StepReport(loss.detach(), len(batch.targets), 1, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns copies of the full weights, the buffers and this rank's optimizer state."""
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
+            weights = copy.deepcopy(dict(self.engine.module.named_parameters()))
+        return {
+            "weights": {name: weight.data for name, weight in weights.items()},
+            "buffers": {name: b.clone() for name, b in self.engine.module.named_buffers()},
+            "moments": [copy.deepcopy(self.optimizer.state.get(p, {})) for p in self._masters()],
+            "taken": self.taken,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` returned on this rank."""
+        import deepspeed
+        import torch
+
+        parameters = list(self.engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0), torch.no_grad():
+            for name, parameter in self.engine.module.named_parameters():
+                parameter.copy_(state["weights"][name])
+            for name, buffer in self.engine.module.named_buffers():
+                buffer.copy_(state["buffers"][name])
+        self.engine.optimizer.refresh_fp32_params()
+        self.optimizer.state.clear()
+        for master, moments in zip(self._masters(), state["moments"], strict=True):
+            if moments:
+                self.optimizer.state[master] = copy.deepcopy(moments)
+        self.taken = state["taken"]
+
+    def _masters(self) -> list[torch.Tensor]:
+        """This rank's flat float32 partitions, which the wrapped AdamW updates."""
+        zero = self.engine.optimizer
+        stage12 = getattr(zero, "single_partition_of_fp32_groups", None)
+        return list(stage12 if stage12 is not None else zero.fp32_partitioned_groups_flat)
+
+    def evaluation_model(self) -> torch.nn.Module:
+        """Returns the engine, which gathers partitioned parameters in its forward pass."""
+        module: torch.nn.Module = self.engine
+        return module
+
+
+def _build(
+    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, *, stage: int
+) -> Stepper:
+    return ZeroStepper(model, loss, values, world, stage)
+
+
+def _backend(stage: int, partitioned: str) -> Backend:
+    return Backend(
+        name=f"zero{stage}",
+        summary=f"AdamW, {partitioned} partitioned over the ranks (DeepSpeed ZeRO-{stage})",
+        hyperparameters=HYPERPARAMETERS,
+        build=partial(_build, stage=stage),
+        requires=("deepspeed",),
+        sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
+                 "bench_apts.optimizers.schedule"),
+    )
+
+
+zero1 = _backend(1, "optimizer state")
+zero2 = _backend(2, "optimizer state and gradients")
+zero3 = _backend(3, "optimizer state, gradients and parameters")

@@ -1,0 +1,39 @@
+"""SGD with Nesterov momentum, data-parallel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+def build(
+    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
+) -> Stepper:
+    """Builds ``torch.optim.SGD`` under DistributedDataParallel."""
+    import torch
+
+    from bench_apts.optimizers.data_parallel import DataParallelStepper
+
+    momentum = values["momentum"]
+    return DataParallelStepper(model, loss, world, lambda parameters: torch.optim.SGD(
+        parameters, lr=values["lr"], momentum=momentum, nesterov=momentum > 0,
+        weight_decay=values["weight_decay"]))
+
+
+backend = Backend(
+    name="sgd",
+    summary="SGD with Nesterov momentum and a cosine schedule (DistributedDataParallel)",
+    hyperparameters={
+        "lr": Hyperparameter(0.05, "peak learning rate", LogUniform(1e-3, 1.0)),
+        "momentum": Hyperparameter(0.9, "Nesterov momentum; 0 switches it off"),
+        "weight_decay": Hyperparameter(0.0, "L2 penalty"),
+    },
+    build=build,
+    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
+)

@@ -1,0 +1,184 @@
+"""Drawing surface of all figures: theme, scales, and from a drawn figure to its files."""
+
+from __future__ import annotations
+
+import io
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from . import svg
+from .style import GRID, INK, MUTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from matplotlib.axes import Axes
+
+    from .style import Look
+
+_THEME: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linestyle": "-",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    Attributes:
+        slug: Name of its files and prefix of its ids.
+        title: What it shows.
+        caption: What to see in it, with what was left out.
+        inline: The ``<svg>`` element for the page.
+        files: File name to content: the same figure with legend and white ground.
+    """
+
+    slug: str
+    title: str
+    caption: str
+    inline: str
+    files: dict[str, bytes]
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Applies the look of the report's figures, and nothing that a user has configured."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        with sns.axes_style("whitegrid", _THEME), mpl.rc_context(_THEME):
+            yield
+
+
+def panel(width: float = 4.2, height: float = 2.75, *, left: float = 0.52, right: float = 0.14,
+          bottom: float = 0.5, top: float = 0.28) -> tuple[Drawing, Axes]:
+    """Returns an empty drawing with one set of axes; sizes and margins in inches.
+
+    Fixed margins make the panels of a row line up, whatever their labels are.
+    """
+    drawing = Drawing(figsize=(width, height))
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots()
+    drawing.subplots_adjust(left=left / width, right=1 - right / width,
+                            bottom=bottom / height, top=1 - top / height)
+    return drawing, axes
+
+
+def heading(axes: Axes, text: str) -> None:
+    """Names the vertical axis above its upper end, where it reads horizontally."""
+    axes.set_title(text, loc="left", fontsize=8.5, color=MUTED, pad=6)
+
+
+def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
+          limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
+    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    bound = axes.set_xlim if which == "x" else axes.set_ylim
+    if log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    if limits is not None:
+        bound(*limits)
+    if log:
+        low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+        axis.set_major_locator(FixedLocator(_log_ticks(low, high, ticks)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def _log_ticks(low: float, high: float, ticks: int) -> list[float]:
+    """Chooses round values inside the limits, the finest set that is no denser than asked."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for leading in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [lead * 10.0**power for power in exponents for lead in leading
+                 if low <= lead * 10.0**power <= high]
+        if len(found) <= ticks + 1:
+            return found
+    step = math.ceil(len(found) / ticks)
+    return found[::step]
+
+
+def finish(drawing: Drawing, slug: str, title: str, caption: str,
+           legend: Mapping[str, Look]) -> Figure:
+    """Writes a drawing as inline SVG and, with legend and white ground, as SVG and PNG."""
+    bare = _svg(drawing, slug)
+    if legend:
+        handles = [handle(look, label) for label, look in legend.items()]
+        drawing.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.02, -0.02),
+                       ncols=min(len(handles), 4), frameon=False, fontsize=8, handlelength=3.2)
+    drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)
+    picture = io.BytesIO()
+    drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches="tight",
+                    metadata={"Software": None})
+    files = {f"{slug}.svg": _svg(drawing, slug, facecolor="white", bbox_inches="tight").encode(),
+             f"{slug}.png": picture.getvalue()}
+    return Figure(slug, title, caption, svg.inline(bare, slug, title, caption), files)
+
+
+def swatch(look: Look, slug: str, label: str) -> str:
+    """Returns the legend's piece of line with marker as inline SVG."""
+    drawing = Drawing(figsize=(0.5, 0.16))
+    FigureCanvasAgg(drawing)
+    axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.axis("off")
+    axes.add_line(handle(look, label, [0.04, 0.5, 0.96], [0.5, 0.5, 0.5]))
+    axes.lines[0].set_markevery([1])
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    return svg.inline(_svg(drawing, slug), slug, label, "its line and marker in all figures")
+
+
+def handle(look: Look, label: str, xs: list[float] | None = None,
+           ys: list[float] | None = None) -> Line2D:
+    """Returns a line that looks as this optimizer's lines do."""
+    return Line2D(xs or [], ys or [], color=look.color, linestyle=look.dashes,
+                  marker=look.marker, markersize=5, markeredgewidth=0, label=plain(label))
+
+
+def plain(label: str, width: int = 26) -> str:
+    """Shortens a label for a figure and drops what cannot be drawn."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in label)
+    return shown if len(shown) <= width else shown[:width - 1] + "…"
+
+
+def _svg(drawing: Drawing, slug: str, **options: Any) -> str:
+    buffer = io.StringIO()
+    # Salt and no date: the same records give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": slug}):
+        drawing.savefig(buffer, format="svg", metadata={
+            "Date": None, "Creator": None, "Format": None, "Type": None}, **options)
+    return buffer.getvalue()

@@ -1,0 +1,156 @@
+"""What a reader must know before believing a number, derived from the records."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import units
+
+if TYPE_CHECKING:
+    from bench_apts.records import TrialRecord
+
+    from .gather import Gathered
+
+_WORDS = {
+    "miss": "missed the target within the budget",
+    "diverged": "diverged",
+    "oom": "ran out of memory",
+    "error": "failed",
+    "timeout": "ran into the time limit before the target",
+    "interrupted": "were interrupted",
+    "pruned": "were pruned",
+}
+
+
+class Caveat(NamedTuple):
+    """A short name and what it means for the reader."""
+
+    title: str
+    text: str
+
+
+def cores(gathered: Gathered) -> int | None:
+    """Returns the machine's number of cores, if the environment tells."""
+    value = gathered.file.environment.get("cores")
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def crowded(gathered: Gathered, ranks: int) -> bool:
+    """Says whether ``ranks`` CPU ranks shared fewer cores, so that times measure the machine."""
+    have = cores(gathered)
+    return gathered.device == "cpu" and have is not None and ranks > have
+
+
+def caveats(gathered: Gathered) -> list[Caveat]:
+    """Writes all caveats: about the machine, then the results, then the records."""
+    return [*_machine(gathered), *_results(gathered), *_records(gathered)]
+
+
+def _machine(gathered: Gathered) -> list[Caveat]:
+    found = []
+    study = gathered.file.study
+    if gathered.device == "cpu":
+        found.append(Caveat(
+            "CPU ranks instead of GPUs",
+            "Each rank is a process on CPU cores that talks through gloo. Passes, samples, "
+            "ideal bytes and accuracies carry over to GPUs; seconds do not."))
+    too_many = [n for n in sorted(study.ranks) if crowded(gathered, n)]
+    if too_many:
+        have = cores(gathered)
+        found.append(Caveat(
+            "More ranks than cores",
+            f"At N = {units.listing([str(n) for n in too_many])} the ranks shared "
+            f"{units.plural(have or 0, 'core')}. Times there (marked †) measure the machine, not "
+            "the method, and are never drawn as speed-ups; the expected cost in "
+            f"{units.unit_of(gathered.device)}-seconds suffers likewise."))
+    for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
+        names = sorted({str(r.header.environment[key]) for r in gathered.trials
+                        if r.header.environment.get(key)})
+        if len(names) > 1:
+            found.append(Caveat(f"Several {noun}", f"The trials ran on {units.listing(names)}; "
+                                "their times do not compare."))
+    silent = [r for r in gathered.trials if r.start and r.start.comm_meter.startswith("none")]
+    if silent:
+        found.append(Caveat(
+            "Bytes were not measured",
+            f"{units.plural(len(silent), 'trial')} ran without a communication meter "
+            f"({', '.join(sorted({r.start.comm_meter for r in silent if r.start}))}); their "
+            "bytes read zero and mean nothing."))
+    return found
+
+
+def _results(gathered: Gathered) -> list[Caveat]:
+    found = []
+    study = gathered.file.study
+    for suite in study.suites:
+        origin = suite.target.provenance
+        if origin.trials == 0:
+            note = f" It says: {origin.note}." if origin.note else ""
+            found.append(Caveat(
+                f"Target of {suite.name} not calibrated",
+                f"Nobody measured with trials that {units.goal(suite.target)} is a sensible "
+                f"target.{note} Rankings can depend on it; see the lower levels."))
+    seeds = [len(cell.seeds) for group in gathered.groups for cell in group.cells if cell.seeds]
+    if seeds and min(seeds) < 5:
+        found.append(Caveat(
+            "Few seeds",
+            f"Some medians rest on {units.plural(min(seeds), 'seed')}. Differences between seeds "
+            "can be as large as those between optimizers."))
+    draws = [len(cell.draws) for group in gathered.groups for cell in group.cells if cell.draws]
+    if draws and min(draws) < 10:
+        found.append(Caveat(
+            "Few trials behind the expected cost",
+            f"Some expected costs rest on {units.plural(min(draws), 'trial')}. A bootstrap "
+            "interval of so few is too narrow: it covers less than its nominal 95 %."))
+    for group in gathered.groups:
+        for cell in group.cells:
+            where = f"{cell.label} on {cell.suite.name} at N = {cell.ranks}"
+            if not cell.draws:
+                found.append(Caveat("Nothing to show", f"{where} has no trial yet."))
+            elif cell.tune and cell.frozen is None:
+                found.append(Caveat("Nothing to freeze", f"No tuning trial of {where} got as "
+                                    "far as an evaluation, so there is no final training."))
+            elif not cell.seeds:
+                found.append(Caveat("No final training", f"{where} has no report-stage trial of "
+                                    "its frozen configuration yet."))
+    return found
+
+
+def _records(gathered: Gathered) -> list[Caveat]:
+    found = []
+    grouped: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in gathered.trials:
+        if record.end is None:
+            grouped["unfinished"].append(record)
+        elif record.end.status != "hit":
+            grouped[record.end.status].append(record)
+    for status, records in sorted(grouped.items()):
+        if status == "unfinished":
+            found.append(Caveat("Unfinished trials", (
+                f"{_whose(records)} had not ended when this report was made. They are billed what "
+                "they recorded so far and count as misses unless they already hit.")))
+            continue
+        reasons = Counter(r.end.reason for r in records if r.end and r.end.reason)
+        why = "; ".join(f"“{reason}”" + (f" ({number} times)" if number > 1 else "")
+                        for reason, number in sorted(reasons.items()))
+        found.append(Caveat(
+            f"Trials that {_WORDS[status]}" if status != "error" else "Trials that failed",
+            f"{_whose(records)}. Each is billed all that it recorded."
+            + (f" Reason given: {why}." if why else "")))
+    for reason, number in sorted(gathered.left_out.items()):
+        found.append(Caveat("Left out", f"{units.plural(number, 'trial')} of the folder "
+                            f"{'is' if number == 1 else 'are'} not in this report: {reason}."))
+    return found
+
+
+def _whose(records: list[TrialRecord]) -> str:
+    """Names the optimizers and N of some trials: ``2 of sgd at N = 1, 1 of adam at N = 2``."""
+    counts: Counter[Any] = Counter(
+        (r.trial.suite.name, r.trial.label, r.trial.ranks, r.trial.stage) for r in records)
+    one_suite = len({key[0] for key in counts}) == 1
+    parts = [f"{number} {'tuning trial' if stage == 'tune' else 'seed'}"
+             f"{'' if number == 1 else 's'} of {label} at N = {ranks}"
+             + ("" if one_suite else f" on {suite}")
+             for (suite, label, ranks, stage), number in sorted(counts.items())]
+    return units.listing(parts)

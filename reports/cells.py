@@ -1,0 +1,177 @@
+"""One optimizer on one suite at one N, and the numbers that the report shows of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.records import train_bytes
+from bench_apts.stats.bootstrap import ert_interval
+from bench_apts.stats.costs import hit_bracket, outcome
+from bench_apts.stats.tuning import ert
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.records import Communication, TrialRecord
+    from bench_apts.spec import Suite
+    from bench_apts.stats.bootstrap import Interval
+    from bench_apts.stats.costs import Currency, Outcome
+    from bench_apts.stats.tuning import Ert
+
+
+class Middle(NamedTuple):
+    """A cost to the target over seeds.
+
+    Attributes:
+        median: Infinite where half of the seeds or more missed.
+        after: Median cost at the last evaluation before the hit: the bracket's open end.
+        low: Smallest over seeds.
+        high: Largest over seeds, infinite with a miss.
+        hits: Seeds that reached the target.
+        seeds: All seeds.
+    """
+
+    median: float
+    after: float
+    low: float
+    high: float
+    hits: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One optimizer on one suite at one N.
+
+    Attributes:
+        suite: The training problem.
+        label: The optimizer as the user wrote it.
+        optimizer: The backend's name.
+        ranks: World size N.
+        tuning_free: The optimizer claims that its defaults serve everywhere.
+        tune: Tuning trials, by repetition.
+        frozen: The tuning trial whose configuration was frozen, if tuning ran.
+        seeds: Report-stage trials of the frozen (or only) configuration, by repetition.
+    """
+
+    suite: Suite
+    label: str
+    optimizer: str
+    ranks: int
+    tuning_free: bool
+    tune: tuple[TrialRecord, ...]
+    frozen: TrialRecord | None
+    seeds: tuple[TrialRecord, ...]
+
+    @property
+    def draws(self) -> tuple[TrialRecord, ...]:
+        """The trials that the expected cost is made of: tuning trials, else the seeds."""
+        return self.tune or self.seeds
+
+    @cached_property
+    def _outcomes(self) -> dict[float, list[Outcome]]:
+        return {}
+
+    def outcomes(self, level: float = 1.0) -> list[Outcome]:
+        """Outcomes of ``draws`` at a level of the target."""
+        if level not in self._outcomes:
+            self._outcomes[level] = [outcome(record, level) for record in self.draws]
+        return self._outcomes[level]
+
+    def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
+        drawn = self.outcomes(level)
+        return [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
+
+    def ert(self, currency: Currency, level: float = 1.0) -> Ert:
+        """Expected cost to the target including tuning."""
+        return ert(*self._bills(currency, level))
+
+    def interval(self, currency: Currency, level: float = 1.0) -> Interval | None:
+        """Bootstrap interval of ``ert``; None for fewer than two trials."""
+        return ert_interval(*self._bills(currency, level))
+
+    @cached_property
+    def finals(self) -> list[Outcome]:
+        """Outcomes of the report-stage seeds at the full target."""
+        return [outcome(record) for record in self.seeds]
+
+    def to_target(self, currency: Currency) -> Middle:
+        """Cost of one training with the frozen configuration to the full target."""
+        return _middle([o.cost[currency] for o in self.finals],
+                       [o.last_miss[currency] if o.last_miss else math.inf for o in self.finals])
+
+    def forwards_to_target(self) -> Middle:
+        """Forward passes of the busiest rank to the full target."""
+        found = [(record, hit_bracket(record)) for record in self.seeds]
+        values = [float(r.evals[b[1]].forwards) if b else math.inf for r, b in found]
+        return _middle(values, [math.inf] * len(values))
+
+    @property
+    def bytes_per_step(self) -> float | None:
+        """Ideal wire bytes sent per rank and training step, median over seeds."""
+        return _median([train_bytes(r.evals[-1].comm) / r.evals[-1].step
+                        for r in self.seeds if r.evals and r.evals[-1].step])
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Largest peak memory of any rank and any seed, in bytes."""
+        peaks = [max([e.peak_memory_bytes for e in r.evals]
+                     + ([r.end.peak_memory_bytes] if r.end else [])) for r in self.seeds
+                 if r.evals or r.end]
+        return max(peaks, default=0) or None
+
+    @property
+    def test_metric(self) -> str:
+        """Name of the test metric shown: accuracy where it was measured."""
+        names = {name for r in self.seeds if r.end and r.end.test for name in r.end.test}
+        return "accuracy" if "accuracy" in names else self.suite.target.metric
+
+    @property
+    def test(self) -> list[float]:
+        """Test metric after the full budget, one for each seed that got there."""
+        return [r.end.test[self.test_metric] for r in self.seeds
+                if r.end and r.end.test and self.test_metric in r.end.test]
+
+    @property
+    def tuning_bill(self) -> dict[Currency, float]:
+        """Cost spent by all tuning trials, each up to its hit; empty without tuning."""
+        if not self.tune:
+            return {}
+        drawn = self.outcomes()
+        return {currency: math.fsum(o.spent[currency] for o in drawn)
+                for currency in drawn[0].spent}
+
+    @property
+    def communication(self) -> tuple[TrialRecord, Communication] | None:
+        """The traffic of the first seed (else draw) that recorded any, and whose it is."""
+        for record in (*self.seeds, *self.draws):
+            comm = record.end.comm if record.end and record.end.comm else (
+                record.evals[-1].comm if record.evals else {})
+            if comm:
+                return record, comm
+        return None
+
+
+@dataclass(frozen=True)
+class Group:
+    """All optimizers on one suite at one N, in the study's order."""
+
+    suite: Suite
+    ranks: int
+    cells: tuple[Cell, ...]
+
+
+def _middle(costs: Sequence[float], before: Sequence[float]) -> Middle:
+    hits = sum(math.isfinite(value) for value in costs)
+    if not costs:
+        return Middle(math.inf, math.inf, math.inf, math.inf, 0, 0)
+    return Middle(statistics.median(costs), statistics.median(before), min(costs), max(costs),
+                  hits, len(costs))
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

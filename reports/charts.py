@@ -1,0 +1,212 @@
+"""Figures of one number for each optimizer: cost including tuning, its parts, and scaling."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import units
+from .canvas import Figure, finish, heading, panel, plain, scale
+from .findings import HEADLINE, misses, ranking
+from .style import INK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+    from bench_apts.spec import Suite
+    from bench_apts.stats.costs import Currency
+
+    from .cells import Cell, Group
+    from .style import Look
+
+_WIDTH = 5.4
+
+
+def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
+                  device: str) -> Figure | None:
+    """Draws the expected cost including tuning with its interval; misses as open arrows."""
+    cells = [cell for cell in group.cells if cell.draws]
+    totals = [max(cell.ert(HEADLINE).total, 0.0) for cell in cells]
+    if not cells or not any(totals):
+        return None
+    drawing, axes = _rows(cells)
+    points = [value for cell in cells for value in _extent(cell)]
+    low, high = min(points) / 1.5, max(points) * 1.5
+    scale(axes, "x", lambda v: units.cost(HEADLINE, v, device), log=True, limits=(low, high),
+          ticks=4)
+    for row, cell in enumerate(cells):
+        look, expected, interval = looks[cell.label], cell.ert(HEADLINE), cell.interval(HEADLINE)
+        if expected.hits:
+            text = units.cost(HEADLINE, expected.cost, device)
+            if interval is not None:
+                end = min(interval.high, high)
+                axes.plot([max(interval.low, low), end], [row, row], color=look.color,
+                          linewidth=2, solid_capstyle="butt", alpha=0.6)
+                if math.isinf(interval.high):
+                    axes.plot([high], [row], marker=">", color=look.color, clip_on=False,
+                              markersize=6, markeredgewidth=0)
+            axes.plot([expected.cost], [row], marker=look.marker, color=look.color, markersize=8,
+                      markeredgewidth=0, zorder=3)
+        else:
+            text = f"more than {units.cost(HEADLINE, expected.total, device)}"
+            if expected.total > 0:
+                axes.plot([expected.total, high], [row, row], color=look.color, linewidth=1,
+                          linestyle=":")
+                axes.plot([expected.total], [row], marker=">", color="none", markersize=8,
+                          markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
+        _beside(axes, row, text)
+    heading(axes, f"expected cost to the target, tuning included, in {units.unit_of(device)}-"
+                  "seconds")
+    ranked = ranking(cells)
+    caption = "No optimizer reached the target."
+    if ranked:
+        least = units.cost(HEADLINE, ranked[0].ert(HEADLINE).cost, device)
+        caption = f"Lowest: {ranked[0].label}, {least}."
+    missed = [f"{cell.label} ({misses(0, cell.ert(HEADLINE).trials)})" for cell in cells
+              if not cell.ert(HEADLINE).hits]
+    if missed:
+        caption += f" Open arrows: {units.listing(missed)}, so the cost is more than that."
+    return finish(drawing, f"{name}-expected-cost",
+                  f"{group.suite.name}, N = {group.ranks}: expected cost including tuning",
+                  caption + " Bars: 95 % bootstrap interval; an arrow means no upper limit.", {})
+
+
+def bill(group: Group, name: str, looks: Mapping[str, Look], device: str) -> Figure | None:
+    """Draws what was spent: the tuning trials, and one training with the result."""
+    cells = [cell for cell in group.cells if cell.draws]
+    parts = [_parts(cell) for cell in cells]
+    if not any(part.tuning + part.training for part in parts):
+        return None
+    drawing, axes = _rows(cells)
+    for row, (cell, part) in enumerate(zip(cells, parts, strict=True)):
+        color = looks[cell.label].color
+        axes.barh(row, part.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
+        axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
+        total = units.cost(HEADLINE, part.tuning + part.training, device)
+        _beside(axes, row, f"{total}{'' if part.reached else ', missed'}")
+    scale(axes, "x", lambda v: units.cost(HEADLINE, v, device), ticks=4,
+          limits=(0, max(part.tuning + part.training for part in parts) * 1.04))
+    heading(axes, f"bill for tuning (pale) and one final training (solid), in "
+                  f"{units.unit_of(device)}-seconds")
+    missed = [cell.label for cell, part in zip(cells, parts, strict=True) if not part.reached]
+    caption = "Each tuning trial is billed up to its first hit, and whole without one."
+    if missed:
+        caption += f" The final training of {units.listing(missed)} missed, or has not run."
+    return finish(drawing, f"{name}-bill",
+                  f"{group.suite.name}, N = {group.ranks}: tuning bill and one final training",
+                  caption, {})
+
+
+def scaling(suite: Suite, name: str, groups: Sequence[Group], looks: Mapping[str, Look],
+            crowded: Mapping[int, bool]) -> list[Figure]:
+    """Draws time and bytes to the target against N, never as speed-ups.
+
+    Args:
+        suite: The training problem.
+        name: Prefix of the figures' names.
+        groups: Its groups, N ascending.
+        looks: Each optimizer's look.
+        crowded: For each N, whether its times measure the machine.
+    """
+    figures = []
+    for currency, slug, words in (("train_s", "time", "training time"),
+                                  ("wire_bytes", "bytes", "ideal wire bytes per rank")):
+        figure = _against_ranks(suite, f"{name}-{slug}-ranks", currency,  # type: ignore[arg-type]
+                                words, groups, looks, crowded)
+        if figure is not None:
+            figures.append(figure)
+    return figures
+
+
+def _against_ranks(suite: Suite, slug: str, currency: Currency, words: str,
+                   groups: Sequence[Group], looks: Mapping[str, Look],
+                   crowded: Mapping[int, bool]) -> Figure | None:
+    shown = [g for g in groups if currency != "wire_bytes" or g.ranks > 1]
+    positions = {group.ranks: index for index, group in enumerate(shown)}
+    drawing, axes = panel(5.0, 3.0, left=0.62)
+    values: list[float] = []
+    drawn: dict[str, Look] = {}
+    missed = []
+    for offset, (label, look) in enumerate(looks.items()):
+        shift = 0.07 * (offset - (len(looks) - 1) / 2)
+        line: list[tuple[float, float]] = []
+        for group in shown:
+            cell = next(c for c in group.cells if c.label == label)
+            at = positions[group.ranks] + shift
+            seeds = [o.cost[currency] for o in cell.finals if 0 < o.cost[currency] < math.inf]
+            axes.plot([at] * len(seeds), seeds, linestyle="", marker=look.marker, markersize=4,
+                      color=look.color, alpha=0.45, markeredgewidth=0)
+            values += seeds
+            median = cell.to_target(currency).median
+            if cell.seeds and 0 < median < math.inf:
+                line.append((at, median))
+            elif cell.seeds:
+                hits = cell.to_target(currency).hits
+                missed.append(f"{label} at N = {group.ranks} ({misses(hits, len(cell.seeds))})")
+        if line:
+            drawn[label] = look
+            axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.dashes,
+                      marker=look.marker, markersize=7, markeredgewidth=0, zorder=3)
+    if len(shown) < 2 or not values:
+        return None
+    low, high = min(values), max(values)
+    scale(axes, "y", units.seconds if currency == "train_s" else units.size, log=True,
+          limits=(low / 1.3, high * 1.3))
+    axes.set_xticks(list(positions.values()),
+                    [f"{n}{' †' if crowded[n] and currency == 'train_s' else ''}"
+                     for n in positions])
+    axes.set_xlim(-0.5, len(shown) - 0.5)
+    axes.grid(False, axis="x")
+    axes.set_xlabel(f"number of ranks N ({suite.scaling} scaling)")
+    heading(axes, f"{words} to the target")
+    caption = "Large markers: median over seeds; small ones: single seeds."
+    if currency == "train_s" and any(crowded[n] for n in positions):
+        caption += " † More ranks than cores: these times measure the machine."
+    if missed:
+        caption += f" Not drawn, as the median seed missed: {units.listing(missed)}."
+    return finish(drawing, slug, f"{suite.name}: {words} to the target against N", caption, drawn)
+
+
+class _Parts(NamedTuple):
+    tuning: float
+    training: float
+    reached: bool
+
+
+def _parts(cell: Cell) -> _Parts:
+    """Splits a cell's bill; a final training that missed counts what it spent."""
+    middle = cell.to_target(HEADLINE).median
+    reached = bool(cell.seeds) and math.isfinite(middle)
+    spent = sorted(o.spent[HEADLINE] for o in cell.finals)
+    training = middle if reached else (spent[len(spent) // 2] if spent else 0.0)
+    return _Parts(cell.tuning_bill.get(HEADLINE, 0.0), training, reached)
+
+
+def _extent(cell: Cell) -> list[float]:
+    """Returns the finite positive numbers that an expected cost's row must have room for."""
+    expected, interval = cell.ert(HEADLINE), cell.interval(HEADLINE)
+    found = [expected.cost if expected.hits else expected.total]
+    if interval is not None and expected.hits:
+        found += [interval.low, interval.high]
+    return [value for value in found if 0 < value < math.inf]
+
+
+def _rows(cells: Sequence[Cell]) -> tuple[Drawing, Axes]:
+    names = [plain(cell.label, 20) for cell in cells]
+    drawing, axes = panel(_WIDTH, 0.33 * len(cells) + 0.72, bottom=0.34, top=0.34,
+                          left=0.16 + 0.078 * max(len(name) for name in names), right=1.35)
+    axes.set_yticks(range(len(cells)), names)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    return drawing, axes
+
+
+def _beside(axes: Axes, row: int, text: str) -> None:
+    """Writes the number to the right of its row, so that nobody has to read it off."""
+    axes.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(10, 0),
+                  textcoords="offset points", va="center", color=INK,
+                  annotation_clip=False)

@@ -1,0 +1,236 @@
+"""The tables that answer the question: the main one, cost by level, and the tuning trials."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench_apts.stats.costs import outcome
+from bench_apts.stats.selection import best_metric
+
+from . import units
+from .findings import HEADLINE, misses
+from .table import Table, Value, mono, name, number, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bench_apts.records import TrialRecord
+    from bench_apts.stats.costs import Currency
+
+    from .cells import Cell, Group, Middle
+
+STATUS = {"oom": "out of memory", "timeout": "time limit"}
+
+
+def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> Table:
+    """The main table of one suite: a row for each N and optimizer."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        breaks.add(len(rows))
+        block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
+        rows += _mark_best(block, ("ert_core_seconds", "train_s_to_target",
+                                   "wire_bytes_to_target", "peak_memory_bytes",
+                                   "backwards_to_target"))
+    unit = f"{units.unit_of(device)}-seconds"
+    return Table(
+        "main", "Main table",
+        "Expected cost: what it takes on average, starting from nothing, until a training "
+        "reaches the target, every trial billed. Below it the 95 % bootstrap interval. The other "
+        "columns describe a training with the frozen configuration: medians over seeds, with the "
+        "bracket (last evaluation before, first evaluation at the target]. Bold: lowest at its N.",
+        (("Optimizer", ""), ("N", "ranks"), ("Expected cost", f"{unit}, with tuning"),
+         ("Reached it", "of all trials"), ("Time", "to target"), ("Bytes", "sent, to target"),
+         ("Bytes", "sent, per step"), ("Passes", "to target"), ("Peak memory", "of a rank"),
+         (_test_title(groups), "mean, range"), ("Trials", "of tuning"), ("Seeds", "that hit")),
+        tuple(rows), frozenset(breaks))
+
+
+def _test_title(groups: Sequence[Group]) -> str:
+    names = [cell.test_metric for group in groups for cell in group.cells if cell.test]
+    return f"Test {names[0] if names else groups[0].suite.target.metric}"
+
+
+def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
+    metric, tests = cell.test_metric, cell.test
+    forwards = cell.forwards_to_target()
+    passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
+                       lambda value: f"{units.count(value)} backward")
+    if math.isfinite(forwards.median):
+        passes = replace(passes, detail=f"{units.count(forwards.median)} forward", numbers={
+            **passes.numbers, "forwards_to_target": forwards.median})
+    per_step, memory = cell.bytes_per_step, cell.peak_memory
+    hits = sum(o.hit for o in cell.finals)
+    return (
+        name(cell.label, badge="no tuning" if cell.tuning_free else "",
+             suite=cell.suite.name, tuning_free=cell.tuning_free),
+        number(f"{cell.ranks}{' †' if crowded else ''}", ranks=cell.ranks),
+        expected(cell, HEADLINE, device),
+        _success(cell),
+        to_target(cell.to_target("train_s"), "train_s_to_target", units.seconds, bracket=True),
+        to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.size),
+        number(units.NONE if per_step is None else units.size(per_step),
+               wire_bytes_per_step=per_step),
+        passes,
+        number(units.NONE if memory is None else units.size(memory), peak_memory_bytes=memory),
+        number(units.metric(metric, statistics.fmean(tests)) if tests else units.NONE,
+               f"{units.metric(metric, min(tests))} to {units.metric(metric, max(tests))}"
+               if len(tests) > 1 else "",
+               test_metric=metric, test_mean=statistics.fmean(tests) if tests else None,
+               test_low=min(tests, default=None), test_high=max(tests, default=None)),
+        number(str(len(cell.tune)) if cell.tune else "none", tuning_trials=len(cell.tune)),
+        number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
+               seeds=len(cell.seeds), seeds_hit=hits),
+    )
+
+
+def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) -> Value:
+    """Expected cost with interval; without a hit in words, and never as a number."""
+    column = f"ert_{currency}"
+    if not cell.draws:
+        return Value("not run yet", kind="number missed", numbers={column: None})
+    found, interval = cell.ert(currency, level), cell.interval(currency, level)
+    if not found.hits:
+        return Value(f"more than {units.cost(currency, found.total, device)}",
+                     misses(0, found.trials), {column: None, f"{column}_more_than": found.total},
+                     "number missed")
+    if interval is None:
+        detail = "one trial, no interval"
+    elif math.isinf(interval.high):
+        detail = f"{units.cost(currency, interval.low, device)} to no upper limit"
+    else:
+        detail = (f"{units.cost(currency, interval.low, device)} to "
+                  f"{units.cost(currency, interval.high, device)}")
+    return number(units.cost(currency, found.cost, device), detail, **{
+        column: found.cost, f"{column}_low": interval.low if interval else None,
+        f"{column}_high": interval.high if interval else None})
+
+
+def _success(cell: Cell) -> Value:
+    found = cell.ert(HEADLINE)
+    kind = "tuning trials" if cell.tune else "seeds"
+    detail = kind if found.hits or not found.trials else (
+        f"{kind}; P ≤ {units.percent(found.success_limit, 0)}")
+    return number(f"{found.hits} of {found.trials}", detail, hits=found.hits,
+                  trials=found.trials)
+
+
+def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
+              bracket: bool = False) -> Value:
+    """A median cost to the target; where half of the seeds missed, in words."""
+    if not middle.seeds:
+        return Value(units.NONE, numbers={column: None})
+    if not math.isfinite(middle.median):
+        return Value("not reached", misses(middle.hits, middle.seeds), {column: None},
+                     "number missed")
+    detail = f"({form(middle.after)}, {form(middle.median)}]" if bracket else ""
+    return number(form(middle.median), detail, **{column: middle.median} | (
+        {f"{column}_after": middle.after} if bracket else {}))
+
+
+def _mark_best(block: Sequence[tuple[Value, ...]],
+               columns: Sequence[str]) -> list[tuple[Value, ...]]:
+    """Sets the lowest entry of each of these columns in bold, unless all are alike."""
+    rows = [list(row) for row in block]
+    for column in columns:
+        found = [(float(value), index, place) for index, row in enumerate(rows)
+                 for place, entry in enumerate(row)
+                 if isinstance(value := entry.numbers.get(column), int | float)]
+        if len({value for value, _, _ in found}) > 1:
+            least = min(found)[0]
+            for value, index, place in found:
+                if value == least:
+                    rows[index][place] = replace(rows[index][place], kind="number best")
+    return [tuple(row) for row in rows]
+
+
+def levels(groups: Sequence[Group], device: str) -> Table:
+    """Expected cost including tuning, in three currencies at each level of the target."""
+    currencies: tuple[Currency, ...] = (HEADLINE, "wire_bytes", "gradient_evaluations")
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        for level in sorted(group.suite.target.levels, reverse=True):
+            breaks.add(len(rows))
+            for cell in group.cells:
+                found = cell.ert(HEADLINE, level)
+                shown = units.goal(group.suite.target, level).rpartition(" of ")[2]
+                rows.append((
+                    name(cell.label, suite=cell.suite.name),
+                    number(str(cell.ranks), ranks=cell.ranks),
+                    number(units.percent(level, 0), shown, level=level,
+                           threshold=group.suite.target.threshold(level)),
+                    number(f"{found.hits} of {found.trials}", hits=found.hits,
+                           trials=found.trials),
+                    *(expected(cell, currency, device, level) for currency in currencies)))
+    return Table(
+        "expected-cost", "Expected cost by level of the target",
+        "The same expected cost including tuning, in three currencies, at the full target and "
+        "at the lower levels. Where the order changes with the level, do not lean on it.",
+        (("Optimizer", ""), ("N", "ranks"), ("Level", "of the target"), ("Reached it", "trials"),
+         (f"{units.unit_of(device).capitalize()}-seconds".replace("Gpu", "GPU"), "expected"),
+         ("Wire bytes", "expected, per rank"), ("Gradient evaluations", "expected")),
+        tuple(rows), frozenset(breaks))
+
+
+def tuning(groups: Sequence[Group], device: str) -> Table | None:
+    """Every tuning trial: what it tried, how it ended and what it cost; None without any."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        for cell in group.cells:
+            if cell.tune:
+                breaks.add(len(rows))
+            rows += [_tuning_row(cell, record, device) for record in cell.tune]
+    if not rows:
+        return None
+    metric = groups[0].suite.target.metric
+    return Table(
+        "tuning", "Tuning trials",
+        "Only settings that differ between an optimizer's trials are shown; the file has all.",
+        (("Optimizer", ""), ("N", "ranks"), ("Trial", ""), ("Settings", ""), ("Ended", ""),
+         ("Cost", "to target"), ("Cost", "billed"), ("Best", f"validation {metric}")),
+        tuple(rows), frozenset(breaks))
+
+
+def _tuning_row(cell: Cell, record: TrialRecord, device: str) -> tuple[Value, ...]:
+    trial, result = record.trial, outcome(record)
+    settings = trial.hyperparameters
+    varied = {key: value for key, value in settings.items()
+              if any(other.trial.hyperparameters.get(key) != value for other in cell.tune)}
+    status = record.end.status if record.end else "unfinished"
+    target = trial.suite.target
+    best = best_metric(record)
+    best = best if target.direction == "max" else -best
+    frozen = record is cell.frozen
+    return (
+        replace(name(cell.label, suite=cell.suite.name), badge="frozen" if frozen else ""),
+        number(str(cell.ranks), ranks=cell.ranks),
+        number(str(trial.repetition), repetition=trial.repetition, frozen=frozen,
+               run_id=record.header.run_id),
+        mono(", ".join(f"{key}={plain(value)}" for key, value in sorted(varied.items()))
+             or "defaults",
+             hyperparameters=msgspec.json.encode(settings, order="sorted").decode()),
+        words(STATUS.get(status, status), status=status,
+              reason=record.end.reason if record.end else None),
+        number(units.cost(HEADLINE, result.cost[HEADLINE], device),
+               core_seconds_to_target=result.cost[HEADLINE]) if result.hit
+        else Value("not reached", numbers={"core_seconds_to_target": None},
+                   kind="number missed"),
+        number(units.cost(HEADLINE, result.spent[HEADLINE], device),
+               core_seconds_spent=result.spent[HEADLINE],
+               wire_bytes_spent=result.spent["wire_bytes"],
+               gradient_evaluations_spent=result.spent["gradient_evaluations"]),
+        number(units.metric(target.metric, best) if math.isfinite(best) else units.NONE,
+               best_validation=best if math.isfinite(best) else None),
+    )
+
+
+def plain(value: object) -> str:
+    """Formats a hyperparameter: floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

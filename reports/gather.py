@@ -1,0 +1,137 @@
+"""From a results folder to what belongs together; what does not is counted, never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from bench_apts import store
+from bench_apts.errors import UserError
+from bench_apts.spec import canonical
+from bench_apts.stats.selection import select
+
+from .cells import Cell, Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from bench_apts.records import TrialRecord
+    from bench_apts.spec import Entry, Suite
+    from bench_apts.store import StudyFile
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A study with its trials in place.
+
+    Attributes:
+        file: The content of ``study.json``.
+        groups: One for each suite and N, in the study's order.
+        trials: The trials that the report is made of, by run id.
+        left_out: Why trials of the folder were left out, and how many for each reason.
+    """
+
+    file: StudyFile
+    groups: tuple[Group, ...]
+    trials: tuple[TrialRecord, ...]
+    left_out: dict[str, int]
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.file.study.device
+
+
+def gather(folder: Path) -> Gathered:
+    """Reads a results folder.
+
+    Raises:
+        UserError: There is no study, a file is broken, or no trial of the study has ended.
+    """
+    file = store.read_study(folder)
+    study = file.study
+    records = store.read_trials(folder)
+    left_out: dict[str, int] = {}
+
+    def keep(records: Iterable[TrialRecord], reason: str,
+             wanted: Callable[[TrialRecord], bool]) -> list[TrialRecord]:
+        kept, dropped = [], 0
+        for record in records:
+            if wanted(record):
+                kept.append(record)
+            else:
+                dropped += 1
+        if dropped:
+            left_out[reason] = left_out.get(reason, 0) + dropped
+        return kept
+
+    suites = {canonical(suite) for suite in study.suites}
+    labels = {entry.label for entry in study.entries}
+    records = keep(records, "another suite, or another version of it",
+                   lambda r: canonical(r.trial.suite) in suites)
+    records = keep(records, "another device, N or optimizer than the study asks for",
+                   lambda r: (r.trial.device == study.device and r.trial.ranks in study.ranks
+                              and r.trial.label in labels))
+    if not study.trials:
+        records = keep(records, "tuning trials, while the study asks for none",
+                       lambda r: r.trial.stage != "tune")
+    data = _newest(records, lambda r: canonical(r.trial.suite), lambda r: r.trial.data_sha256)
+    records = keep(records, "older data of another fingerprint",
+                   lambda r: r.trial.data_sha256 == data[canonical(r.trial.suite)])
+    code = _newest(records, lambda r: (canonical(r.trial.suite), r.trial.label),
+                   lambda r: r.trial.plugin_sha256)
+    records = keep(records, "older code of the optimizer",
+                   lambda r: (r.trial.plugin_sha256
+                              == code[canonical(r.trial.suite), r.trial.label]))
+
+    used: list[TrialRecord] = []
+    groups: list[Group] = []
+    for suite in study.suites:
+        for ranks in sorted(study.ranks):
+            cells = []
+            for entry in study.entries:
+                mine = [r for r in records if r.trial.suite == suite
+                        and r.trial.ranks == ranks and r.trial.label == entry.label]
+                cell = _cell(suite, ranks, entry, mine)
+                shown = {id(r) for r in (*cell.tune, *cell.seeds)}
+                used += keep(mine, "another configuration than the frozen one",
+                             lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
+                cells.append(cell)
+            groups.append(Group(suite, ranks, tuple(cells)))
+    if not any(record.end for record in used):
+        raise UserError(f"{folder} has no finished trial of its study yet; "
+                        "`bench-apts run` with the same arguments goes on where it stopped")
+    used.sort(key=lambda r: (r.header.run_id, r.path))
+    return Gathered(file, tuple(groups), tuple(used), left_out)
+
+
+def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord]) -> Cell:
+    """Finds the frozen configuration and the seeds that belong to it."""
+    ordered = sorted(mine, key=lambda r: (r.trial.repetition, r.header.run_id))
+    tune = tuple(r for r in ordered if r.trial.stage == "tune" and not r.trial.tuning_free)
+    report = [r for r in ordered if r.trial.stage == "report"]
+    frozen = select(tune)
+    if frozen is not None:
+        report = [r for r in report if r.trial.hyperparameters == frozen.trial.hyperparameters]
+    elif tune:
+        report = []
+    elif report:
+        newest = max(report, key=lambda r: (r.header.time, r.header.run_id))
+        report = [r for r in report if r.trial.hyperparameters == newest.trial.hyperparameters]
+    return Cell(suite, entry.label, entry.optimizer, ranks,
+                any(r.trial.tuning_free for r in ordered), tune, frozen, tuple(report))
+
+
+def _newest(records: Iterable[TrialRecord], key: Callable[[TrialRecord], K],
+                  value: Callable[[TrialRecord], V]) -> dict[K, V]:
+    """Returns for each key the value of its most recent trial."""
+    newest: dict[K, tuple[tuple[str, str], V]] = {}
+    for record in records:
+        name, age = key(record), (record.header.time, record.header.run_id)
+        if name not in newest or age > newest[name][0]:
+            newest[name] = (age, value(record))
+    return {name: entry[1] for name, entry in newest.items()}

@@ -1,0 +1,90 @@
+"""Where the numbers come from: command, machine, versions, data and suites, as short lists."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import units
+
+if TYPE_CHECKING:
+    from .gather import Gathered
+
+_MACHINE = ("hostname", "os", "cpu", "cores", "memory_bytes", "gpus", "device", "threads")
+_CODE = ("commit", "dirty", "version", "bench_apts")
+
+
+class Card(NamedTuple):
+    """A titled list of names and values."""
+
+    title: str
+    items: tuple[tuple[str, str], ...]
+
+
+def cards(gathered: Gathered) -> list[Card]:
+    """Returns the cards of the provenance section; unknown environment keys are shown too."""
+    study, environment = gathered.file.study, dict(gathered.file.environment)
+    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
+    meters = sorted({f"{r.start.comm_meter} on {r.start.process_group}"
+                     for r in gathered.trials if r.start})
+    code = sorted({(r.trial.optimizer, r.trial.plugin, r.trial.plugin_sha256)
+                   for r in gathered.trials})
+    run = [
+        ("Command", shlex.join(gathered.file.command)),
+        ("Created", gathered.file.created),
+        *((key.capitalize(), show(key, environment[key])) for key in _CODE if key in environment),
+        ("Base seed", str(study.base_seed)),
+        ("Trials per tuned optimizer", str(study.trials)),
+        ("Seeds per optimizer", str(study.seeds)),
+        ("Communication meter", "; ".join(meters) or "none"),
+    ]
+    machine = [(_title(key), show(key, environment[key])) for key in _MACHINE
+               if key in environment]
+    rest = [(_title(key), show(key, value)) for key, value in sorted(environment.items())
+            if key not in (*_MACHINE, *_CODE)]
+    found = [Card("Run", tuple(run)), Card("Machine", tuple(machine)),
+             Card("Versions and settings", tuple(rest)),
+             Card("Data and code fingerprints", tuple(
+                 [(f"Data of {name}", sha) for name, sha in data]
+                 + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]))]
+    found += [Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites]
+    return [card for card in found if card.items]
+
+
+def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
+    origin = suite.target.provenance
+    measured = (f"{origin.optimizer}, {units.plural(origin.trials, 'trial')}, "
+                f"{units.plural(origin.seeds, 'seed')}" if origin.trials
+                else "not measured")
+    return (
+        ("What", suite.summary),
+        ("Version", str(suite.version)),
+        ("Model", f"{suite.model.name} {show('', suite.model.options)}".strip()),
+        ("Batch", f"{suite.batch_size} ({suite.scaling} scaling), {suite.precision}"),
+        ("Budget", f"{suite.budget.samples:,} samples, {units.seconds(suite.budget.seconds)}"),
+        ("Evaluated every", f"{suite.evaluation.every_samples:,} samples; "
+                            f"{suite.evaluation.consecutive} in a row make a hit"),
+        ("Validation samples", f"{suite.data.validation:,}"),
+        ("Target", f"{units.goal(suite.target)} (version {suite.target.version})"),
+        ("Target set by", f"{measured}. {origin.note}".strip(". ") + "."),
+    )
+
+
+def _title(key: str) -> str:
+    text = key.removesuffix("_bytes").replace("_", " ")
+    return text if text.isupper() else text[:1].upper() + text[1:]
+
+
+def show(key: str, value: Any) -> str:
+    """Renders one value of an environment, whatever it is, as a line of text."""
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and key.endswith("_bytes"):
+        return units.size(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={show(str(name), entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(show(key, entry) for entry in value)
+    return str(value)

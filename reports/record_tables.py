@@ -1,0 +1,176 @@
+"""Tables of what was recorded: bytes by collective, the ledger, the curves, every trial."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from . import units
+from .cost_tables import STATUS
+from .table import Table, Value, mono, name, number, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from bench_apts.records import TrialRecord
+
+    from .cells import Group
+
+_PHASES = ("setup", "warmup", "train", "eval")
+_PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "eval_s", "log_s", "checkpoint_s")
+_MOST = 240
+
+
+def communication(groups: Sequence[Group]) -> Table | None:
+    """Bytes by phase and collective of one training of each optimizer; None if none moved."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        for cell in group.cells:
+            if cell.communication is None:
+                continue
+            record, comm = cell.communication
+            breaks.add(len(rows))
+            phases = sorted(comm, key=lambda p: (_PHASES.index(p) if p in _PHASES else 9, p))
+            for phase in phases:
+                rows += [(
+                    name(cell.label, suite=cell.suite.name),
+                    number(str(cell.ranks), ranks=cell.ranks),
+                    words(phase, phase=phase),
+                    mono(collective, collective=collective),
+                    number(f"{traffic.calls:,}", calls=traffic.calls),
+                    number(units.size(traffic.payload_bytes), payload_bytes=traffic.payload_bytes),
+                    number(units.size(traffic.ideal_bytes), ideal_bytes=traffic.ideal_bytes),
+                    mono(record.header.run_id, run_id=record.header.run_id),
+                ) for collective, traffic in sorted(comm[phase].items())]
+    if not rows:
+        return None
+    return Table(
+        "communication", "Bytes by phase and collective",
+        "Of one training of each optimizer, from its first to its last step. Payload: the "
+        "logical tensors, as often as they were sent. Ideal: what one rank must send at least, "
+        "averaged over ranks; the number that all comparisons use (phase train only).",
+        (("Optimizer", ""), ("N", "ranks"), ("Phase", ""), ("Collective", ""), ("Calls", ""),
+         ("Payload", "logical tensors"), ("Ideal", "sent per rank"), ("Run", "")),
+        tuple(rows), frozenset(breaks))
+
+
+def ledger(groups: Sequence[Group]) -> Table | None:
+    """Where the wall-clock seconds of a trial went: means, so that the parts add up."""
+    per_cell = [(cell, [r.end for r in (cell.seeds or cell.draws) if r.end and r.end.ledger])
+                for group in groups for cell in group.cells]
+    ends = [end for _, found in per_cell for end in found]
+    named = {part for end in ends for part, value in end.ledger.items() if value > 0}
+    parts = [p for p in _PARTS if p in named] + sorted(named.difference(_PARTS))
+    if not parts:
+        return None
+    rows: list[tuple[Value, ...]] = []
+    breaks, previous = set(), None
+    for cell, found in per_cell:
+        if not found:
+            continue
+        if cell.ranks != previous:
+            breaks.add(len(rows))
+            previous = cell.ranks
+        means = {p: statistics.fmean(end.ledger.get(p, 0.0) for end in found) for p in parts}
+        wall = statistics.fmean(end.wall_s for end in found)
+        total = sum(means.values())
+        rows.append((
+            name(cell.label, suite=cell.suite.name),
+            number(str(cell.ranks), ranks=cell.ranks),
+            *(number(units.seconds(value), **{part: value}) for part, value in means.items()),
+            number(units.seconds(total), parts_s=total),
+            number(units.seconds(wall), wall_s=wall),
+            number(units.percent((total - wall) / wall, 2) if wall else units.NONE,
+                   difference=(total - wall) / wall if wall else None),
+            number(str(len(found)), trials=len(found))))
+    return Table(
+        "ledger", "Where the seconds went",
+        "Means over an optimizer's seeds (over its tuning trials where there is no seed). The "
+        "parts must add up to the wall clock within 1 %.",
+        (("Optimizer", ""), ("N", "ranks"), *((p.removesuffix("_s"), "") for p in parts),
+         ("Sum", "of parts"), ("Wall", "clock"), ("Off by", ""), ("Trials", "averaged")),
+        tuple(rows), frozenset(breaks))
+
+
+def curves(data: pd.DataFrame, metric: str) -> Table | None:
+    """The data behind one group's curves; of long curves every k-th evaluation and each hit."""
+    data = data.dropna(subset=["validation"])
+    if data.empty:
+        return None
+    step = -(-len(data) // _MOST)
+    shown = data[(data["evaluation"] % step == 0) | data["hit"]] if step > 1 else data
+    radius = bool(shown["radius"].notna().any())
+    rows: list[tuple[Value, ...]] = []
+    breaks, previous = set(), None
+    for point in shown.itertuples(index=False):
+        if point.run_id != previous:
+            breaks.add(len(rows))
+            previous = point.run_id
+        row = [name(str(point.optimizer)), number(str(point.seed)),
+               number(f"{point.samples:,}"), number(units.seconds(float(point.train_s))),
+               number(units.size(float(point.wire_bytes))),
+               number(units.metric(metric, float(point.validation)),
+                      "first hit" if point.hit else "")]
+        if radius:
+            row += [number(units.digits(float(point.radius))),
+                    number(units.percent(float(point.accepted), 0))]
+        rows.append(tuple(row))
+    extra = (("Radius", ""), ("Accepted", "share")) if radius else ()
+    return Table(
+        "curves", "Data of the curves",
+        f"Every {step}th evaluation and each first hit; the file has all." if step > 1
+        else "Every evaluation of every seed.",
+        (("Optimizer", ""), ("Seed", ""), ("Samples", ""), ("Training", "time"),
+         ("Bytes", "sent per rank"), ("Validation", metric), *extra),
+        tuple(rows), frozenset(breaks))
+
+
+def trials(records: Sequence[TrialRecord]) -> Table:
+    """Every trial that the report is made of, with its seeds, hashes and file."""
+    ordered = sorted(records, key=lambda r: (
+        r.trial.suite.name, r.trial.ranks, r.trial.label, r.trial.stage != "tune",
+        r.trial.repetition, r.header.run_id))
+    rows = tuple(_trial_row(record) for record in ordered)
+    return Table(
+        "trials", "Trials",
+        "Equal initial weights and data orders mean paired comparisons: for the same repetition "
+        "they agree over optimizers and N.",
+        (("Optimizer", ""), ("Suite", ""), ("N", "ranks"), ("Stage", ""), ("No.", ""),
+         ("Ended", ""), ("Seeds", "data, init"), ("Initial weights", "sha256"),
+         ("Data order", "sha256"), ("Attempts", ""), ("File", "")), rows)
+
+
+def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
+    trial, start = record.trial, record.start
+    status = record.end.status if record.end else "unfinished"
+    weights = start.initial_weights_sha256 if start else ""
+    order = start.data_order_sha256 if start else ""
+    file = "/".join(PurePath(record.path).parts[-2:])
+    return (
+        name(trial.label),
+        words(trial.suite.name, suite=trial.suite.name),
+        number(str(trial.ranks), ranks=trial.ranks),
+        words(trial.stage, stage=trial.stage),
+        number(str(trial.repetition), repetition=trial.repetition),
+        words(STATUS.get(status, status), status=status,
+              reason=record.end.reason if record.end else None),
+        mono(f"{trial.seeds.data}, {trial.seeds.init}", seed_data=trial.seeds.data,
+             seed_init=trial.seeds.init),
+        mono(weights[:10] or units.NONE, initial_weights_sha256=weights),
+        mono(order[:10] or units.NONE, data_order_sha256=order),
+        number(str(record.attempts), attempts=record.attempts),
+        mono(file, run_id=record.header.run_id, file=file, started=record.header.time,
+             data_sha256=trial.data_sha256, plugin_sha256=trial.plugin_sha256,
+             configuration=trial.configuration),
+    )
+
+
+def statuses(records: Sequence[TrialRecord]) -> Mapping[str, int]:
+    """Counts how the trials ended, by status."""
+    counted = Counter(r.end.status if r.end else "unfinished" for r in records)
+    return dict(sorted(counted.items()))

@@ -1,0 +1,105 @@
+"""Numbers as people read them: three significant digits and a unit that fits."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.spec import Target
+    from bench_apts.stats.costs import Currency
+
+THIN = "\u202f"
+"""The narrow no-break space that stands between a number and its unit."""
+
+NONE = "–"
+"""What a table shows where there is no number."""
+
+_TIME = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_COUNT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """Returns ``value`` with that many significant digits, never in exponent form."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else NONE
+    if value == 0:
+        return "0"
+    places = significant - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(places, 0)}f}"
+
+
+def _scaled(value: float, scale: Sequence[tuple[float, str]], prefix: str = "") -> str:
+    if not math.isfinite(value):
+        return "∞"
+    factor, unit = next((step for step in scale if abs(value) >= step[0]), scale[-1])
+    return f"{digits(value / factor)}{THIN}{prefix}{unit}"
+
+
+def seconds(value: float, prefix: str = "") -> str:
+    """Formats seconds as µs, ms, s, min or h, the unit after ``prefix`` (as in ``core-s``)."""
+    return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, _TIME, prefix)
+
+
+def size(value: float) -> str:
+    """Formats bytes in decimal units (1 kB = 1,000 bytes)."""
+    return f"0{THIN}B" if value == 0 else _scaled(value, _BYTES)
+
+
+def count(value: float) -> str:
+    """Formats a count: whole up to 9,999, then as k, M or G."""
+    if not math.isfinite(value):
+        return "∞"
+    if abs(value) < 10_000:
+        return f"{value:,.0f}" if float(value).is_integer() else digits(value)
+    return _scaled(value, _COUNT)
+
+
+def percent(value: float, places: int = 1) -> str:
+    """Formats a share of one in percent."""
+    return f"{100 * value:.{places}f}{THIN}%" if math.isfinite(value) else NONE
+
+
+def metric(name: str, value: float) -> str:
+    """Formats an accuracy in percent, a loss with three digits."""
+    return percent(value, 2) if name == "accuracy" else digits(value)
+
+
+def goal(target: Target, level: float = 1.0) -> str:
+    """Says what a target asks for, for instance ``accuracy of at least 94 %``."""
+    bound = "at least" if target.direction == "max" else "at most"
+    value = target.threshold(level)
+    shown = f"{digits(100 * value)}{THIN}%" if target.metric == "accuracy" else digits(value)
+    return f"{target.split} {target.metric} of {bound} {shown}"
+
+
+def times(ratio: float) -> str:
+    """Formats a ratio for a sentence, for instance ``1.84 times``."""
+    return f"{digits(ratio)} times"
+
+
+def unit_of(device: str) -> str:
+    """Returns what one processor is called: ``core`` on CPUs, ``GPU`` on CUDA."""
+    return "GPU" if device == "cuda" else "core"
+
+
+def cost(currency: Currency, value: float, device: str = "cpu") -> str:
+    """Formats a cost in its currency's unit."""
+    if currency == "core_seconds":
+        return seconds(value, f"{unit_of(device)}-")
+    if currency in ("train_s", "wall_s"):
+        return seconds(value)
+    return size(value) if currency == "wire_bytes" else count(value)
+
+
+def plural(number: int, noun: str) -> str:
+    """Returns ``1 trial``, ``2 trials``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Joins names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,138 @@
+"""Data sets as memory-mapped arrays, prepared once and shared by all ranks and trials.
+
+``prepare`` runs in the parent process: it finds the data (``sources``), decodes it (``decode``)
+and keeps the arrays in a cache folder (``arrays``). Each rank then calls ``load``. Nothing here
+imports torch, a download excepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench_apts.errors import UserError, unknown
+
+from . import arrays, sources
+from .decode import decode
+from .sources import KNOWN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["Dataset", "Prepared", "load", "prepare", "split"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that lies decoded in ``folder``.
+
+    ``sha256`` is the fingerprint over the decoded arrays, ``source`` says in words where they
+    came from.
+    """
+
+    name: str
+    folder: Path
+    sha256: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The arrays of one data set, memory-mapped read-only.
+
+    ``train_inputs`` and ``test_inputs`` have the shape ``(n, C, H, W)`` and dtype uint8, or
+    ``(n, features)`` and float32; the targets are int64 ``(n,)`` in ``0 … classes - 1``. A model
+    is fed ``(inputs * scale - mean) / std``, with one mean and deviation per channel.
+    """
+
+    train_inputs: NDArray[Any]
+    train_targets: NDArray[np.int64]
+    test_inputs: NDArray[Any]
+    test_targets: NDArray[np.int64]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    classes: int
+    sha256: str
+    source: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train_inputs.shape[1:])
+
+
+def prepare(
+    name: str, data_dir: Path | None, offline: bool, cache: Path | None = None
+) -> Prepared:
+    """Makes sure that the data set lies decoded in the cache; safe in several processes at once.
+
+    Args:
+        name: One of ``sources.KNOWN``.
+        data_dir: Where the user keeps data (``--data-dir`` or ``BENCH_APTS_DATA``): searched
+            first, in the layouts of docs/data.md.
+        offline: Whether a download is forbidden.
+        cache: The cache folder; ``BENCH_APTS_CACHE`` or the platform's own without it.
+
+    Raises:
+        UserError: The name is unknown, the data is not there, damaged or cannot be downloaded,
+            or the cache folder is full or not writable.
+    """
+    if name not in KNOWN:
+        raise unknown("data set", name, KNOWN)
+    root = arrays.cache_root(cache)
+    source = sources.find(name, data_dir, offline, root)
+    folder = root / "arrays" / f"{name}-{source.key}"
+    meta = arrays.valid(folder)
+    if meta is None:
+        meta = arrays.store(folder, KNOWN[name], lambda: decode(source), str(source))
+    return Prepared(name, folder, meta["sha256"], meta["source"])
+
+
+def load(folder: Path) -> Dataset:
+    """Maps the arrays of a folder that ``prepare`` returned.
+
+    Raises:
+        UserError: The folder is missing, incomplete or damaged.
+    """
+    meta = arrays.valid(folder)
+    if meta is None:
+        raise UserError(f"{folder} holds no complete data set; run the same command again to "
+                        "build it anew")
+    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays.NAMES}
+    return Dataset(
+        **mapped, mean=tuple(meta["mean"]), std=tuple(meta["std"]), scale=meta["scale"],
+        classes=meta["classes"], sha256=meta["sha256"], source=meta["source"],
+    )
+
+
+def split(
+    targets: NDArray[np.int64], validation: int, name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divides the training samples once and for all into training and validation.
+
+    The division depends on the targets and the name alone: it is the same for every seed,
+    optimizer and number of ranks. Each class gives its share to the validation, to within one
+    sample.
+
+    Args:
+        targets: The classes, int64 ``(n,)``.
+        validation: How many samples validate.
+        name: The data set's name.
+
+    Returns:
+        Sorted indices, int64, of the training and of the validation samples.
+
+    Raises:
+        UserError: ``validation`` leaves nothing to train on.
+    """
+    if not 0 < validation < len(targets):
+        raise UserError(f"data.validation = {validation} of the {len(targets)} training samples "
+                        f"of '{name}' leaves no training or no validation data")
+    seed = int.from_bytes(hashlib.sha256(f"validation of {name}".encode()).digest()[:16])
+    return arrays.stratified(targets, validation, seed)

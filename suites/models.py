@@ -1,0 +1,122 @@
+"""The networks that suites name, each built for an input shape and a number of classes.
+
+They return logits. Weights come from torch's global generator, which the caller has seeded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench_apts.errors import UserError, unknown
+
+Shape = tuple[int, ...]
+
+
+def build(name: str, options: Mapping[str, Any], input_shape: Shape, classes: int) -> nn.Module:
+    """Builds the model ``name``.
+
+    Args:
+        name: One of ``MODELS``.
+        options: Keyword arguments of the model, as written in the suite.
+        input_shape: Shape of one sample: ``(features,)`` or ``(channels, height, width)``.
+        classes: The number of logits.
+
+    Returns:
+        A module from float ``(n, *input_shape)`` to logits ``(n, classes)``, on the CPU.
+
+    Raises:
+        UserError: The name, an option or its value is unknown, or the inputs do not fit.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    builder = MODELS[name]
+    known = list(inspect.signature(builder).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of model '{name}'", option, known)
+    return builder(input_shape, classes, **options)
+
+
+def count(model: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def mlp(input_shape: Shape, classes: int, hidden: Sequence[int] = (64, 32)) -> nn.Module:
+    """Fully connected layers of the widths ``hidden`` with ReLU between them."""
+    if not isinstance(hidden, Sequence) or not all(
+        type(width) is int and width > 0 for width in hidden
+    ):
+        raise UserError(f"model 'mlp': hidden = {hidden!r} is no list of positive integers")
+    widths = [math.prod(input_shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def cnn_small(input_shape: Shape, classes: int) -> nn.Module:
+    """Convolutions 5x5 of 8 and 16 channels, each with 2x2 max-pooling, then 64 units."""
+    # Pooling first gives the same values as ReLU first, on a quarter of the elements.
+    return _classifier("cnn-small", input_shape, classes, [
+        nn.Conv2d(_channels("cnn-small", input_shape), 8, 5), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), nn.ReLU(),
+    ])
+
+
+def cnn(input_shape: Shape, classes: int) -> nn.Module:
+    """Convolutions to 24 (5x5, stride 2), 48 (3x3, stride 2) and 64 channels, then 64 units."""
+    return _classifier("cnn", input_shape, classes, [
+        nn.Conv2d(_channels("cnn", input_shape), 24, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(),
+        nn.AvgPool2d(2),
+    ])
+
+
+def resnet18(input_shape: Shape, classes: int) -> nn.Module:
+    """ResNet-18 of torchvision with a 3x3 stem and no pooling, as usual for 32x32 images."""
+    from torchvision.models import resnet18 as original  # slow to import, and rarely used
+
+    model: nn.Module = original(num_classes=classes)
+    stem = nn.Conv2d(_channels("resnet18", input_shape), 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1 = stem
+    model.maxpool = nn.Identity()
+    return model
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn-small": cnn_small,
+    "cnn": cnn,
+    "resnet18": resnet18,
+}
+
+
+def _channels(name: str, input_shape: Shape) -> int:
+    if len(input_shape) != 3:
+        raise UserError(f"model '{name}' takes images (channels, height, width), and these "
+                        f"inputs have the shape {input_shape}; use the model 'mlp'")
+    return input_shape[0]
+
+
+def _classifier(
+    name: str, input_shape: Shape, classes: int, features: list[nn.Module]
+) -> nn.Module:
+    """Appends the two linear layers, whose width depends on what the features leave over."""
+    body = nn.Sequential(*features, nn.Flatten())
+    try:
+        with torch.no_grad():
+            width = body(torch.zeros(1, *input_shape)).shape[1]
+    except RuntimeError as error:
+        raise UserError(f"model '{name}' cannot take inputs of the shape {input_shape}: they "
+                        "are too small for its convolutions") from error
+    return nn.Sequential(*body, nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, classes))

@@ -1,0 +1,31 @@
+"""The documents name what the code has, so that neither changes alone."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from bench_apts.suites.sources import KNOWN
+
+from bench_apts import environment, records, spec, store
+
+DOCS = Path(__file__).parents[2] / "docs"
+TABLES = [records.Header, records.Start, records.Eval, records.End, records.Traffic, spec.Trial,
+          spec.Study, spec.Entry, spec.Suite, spec.Target, spec.Provenance, store.StudyFile]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_formats_name_every_field(table):
+    text = (DOCS / "formats.md").read_text(encoding="utf-8")
+    for field in msgspec.structs.fields(table):
+        assert f"`{field.name}" in text or f".{field.name}`" in text, field.name
+
+
+def test_formats_name_every_status_and_card_entry():
+    text = (DOCS / "formats.md").read_text(encoding="utf-8")
+    for word in [*records.Status.__args__, *environment.card()]:
+        assert f"`{word}`" in text
+
+
+def test_data_names_every_data_set():
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in KNOWN)

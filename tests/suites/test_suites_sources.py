@@ -1,0 +1,233 @@
+"""What is found where, and the one line for what is missing, damaged or malicious."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+import urllib.error
+
+import numpy as np
+import pytest
+from bench_apts.suites import data, download, sources
+
+from bench_apts.errors import UserError
+
+
+def refusal(name, folder, offline=True):
+    with pytest.raises(UserError) as caught:
+        data.prepare(name, folder, offline)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, own_cache):
+    message = refusal("mnist", tmp_path)
+    for words in ("'mnist'", str(tmp_path), str(own_cache), "--data-dir", "BENCH_APTS_DATA",
+                  "--offline"):
+        assert words in message
+
+
+def test_data_folder_that_is_none(tmp_path):
+    assert "no folder" in refusal("cifar10", tmp_path / "misspelt")
+
+
+def test_incomplete_layouts_are_named(tmp_path, mini, write_idx, write_batches, write_parquet):
+    write_idx(tmp_path / "a", mini.mnist, compressed=True)
+    (tmp_path / "a" / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert "lacks t10k-labels-idx1-ubyte" in refusal("mnist", tmp_path / "a")
+    write_batches(tmp_path / "b", mini.cifar10)
+    (tmp_path / "b" / "data_batch_3").unlink()
+    assert "lacks data_batch_3" in refusal("cifar10", tmp_path / "b")
+    write_parquet(tmp_path / "c", mini.mnist, "image", shards=2)
+    (tmp_path / "c" / "train-00001-of-00002.parquet").unlink()
+    assert "lacks some of its train-*.parquet" in refusal("mnist", tmp_path / "c")
+
+
+def test_folder_of_another_data_set_is_not_taken(tmp_path, mini, write_parquet):
+    write_parquet(tmp_path, mini.cifar10, "img")
+    assert "no data for 'mnist'" in refusal("mnist", tmp_path)
+
+
+def test_images_of_another_size_are_refused(tmp_path, mini, write_parquet):
+    write_parquet(tmp_path, mini.cifar10, "image")
+    assert "expected 1 channel(s) of 28x28" in refusal("mnist", tmp_path)
+
+
+def test_labels_out_of_range_are_refused(tmp_path, mini, write_parquet):
+    (x, y), test = mini.mnist
+    write_parquet(tmp_path, ((x, y + 1), test), "image")
+    assert "labels from 1 to 10" in refusal("mnist", tmp_path)
+
+
+def test_user_folder_comes_before_the_cache(tmp_path, own_cache, mini, write_idx):
+    write_idx(tmp_path / "mine", mini.mnist, compressed=False)
+    write_idx(own_cache / "data" / "MNIST" / "raw", mini.mnist, compressed=True)
+    found = sources.find("mnist", tmp_path / "mine", True, own_cache)
+    assert found.files[0].parent == tmp_path / "mine"
+    assert sources.find("mnist", None, True, own_cache).files[0].suffix == ".gz"
+
+
+def test_broken_parquet_names_the_file(tmp_path, mini, write_parquet):
+    write_parquet(tmp_path, mini.mnist, "image")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert str(path) in refusal("mnist", tmp_path)
+    path.write_bytes(b"")
+    assert str(path) in refusal("mnist", tmp_path)
+
+
+def test_parquet_broken_inside_names_the_file(tmp_path, mini, write_parquet):
+    write_parquet(tmp_path, mini.mnist, "image")
+    path = tmp_path / "train-00000-of-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[100:4_000] = os.urandom(3_900)
+    path.write_bytes(content)
+    assert str(path) in refusal("mnist", tmp_path)
+
+
+def test_broken_image_names_file_and_row(tmp_path, mini, write_parquet, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_parquet(tmp_path, mini.mnist, "image")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    cells = pq.read_table(path).to_pydict()
+    cells["image"][3]["bytes"] = cells["image"][3]["bytes"][:60]
+    pq.write_table(pa.table(cells), path)
+    assert f"{path}, image 3: damaged" in refusal("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(bytes(50))[:-9],
+                                     gzip.compress(bytes(50))])
+def test_broken_gzip_names_the_file(tmp_path, mini, write_idx, content):
+    write_idx(tmp_path, mini.mnist, compressed=True)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(content)
+    assert str(path) in refusal("mnist", tmp_path)
+
+
+def test_unpublished_checksum_is_refused(tmp_path, mini, write_idx, checksums):
+    write_idx(tmp_path, mini.mnist, compressed=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    checksums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
+    data.prepare("mnist", tmp_path, offline=True)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"x", mtime=1))
+    assert f"{path} is not the published file" in refusal("mnist", tmp_path)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_malicious_batch_is_refused_unexecuted(tmp_path, mini, write_batches):
+    write_batches(tmp_path, mini.cifar10)
+    (tmp_path / "data_batch_2").write_bytes(pickle.dumps(
+        {b"data": Malicious(tmp_path / "harm"), b"labels": []}, protocol=2))
+    message = refusal("cifar10", tmp_path)
+    assert "data_batch_2" in message
+    assert "mkdir" in message
+    assert not (tmp_path / "harm").exists()
+
+
+def test_truncated_batch_and_archive_are_refused(tmp_path, mini, write_batches):
+    write_batches(tmp_path / "a", mini.cifar10)
+    path = tmp_path / "a" / "test_batch"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert str(path) in refusal("cifar10", tmp_path / "a")
+    write_batches(tmp_path / "b", mini.cifar10, archive=True)
+    path = tmp_path / "b" / "cifar-10-python.tar.gz"
+    path.write_bytes(path.read_bytes()[:-2_000])
+    assert str(path) in refusal("cifar10", tmp_path / "b")
+
+
+def test_checksums_are_those_of_torchvision():
+    from bench_apts.suites.decode import MD5
+    from torchvision.datasets import CIFAR10, MNIST
+
+    published = [*MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list,
+                 (CIFAR10.filename, CIFAR10.tgz_md5)]
+    assert all(MD5[name] == md5 for name, md5 in published)
+
+
+def test_download_lands_in_the_cache_once(own_cache, mini, write_idx, monkeypatch):
+    calls = []
+
+    def fetch(name, root):
+        calls.append(name)
+        write_idx(root / "MNIST" / "raw", mini.mnist, compressed=True)
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    prepared = data.prepare("mnist", None, offline=False)
+    assert np.array_equal(data.load(prepared.folder).train_inputs, mini.mnist[0][0])
+    assert (own_cache / "data" / "MNIST" / "raw").is_dir()
+    assert not (own_cache / "data" / ".mnist.partial").exists()
+    assert data.prepare("mnist", None, offline=True) == prepared
+    assert calls == ["mnist"]
+
+
+@pytest.mark.parametrize("error", [
+    urllib.error.URLError("Name or service not known"), RuntimeError("two\nlines"),
+    TimeoutError("timed out"), ConnectionResetError(104, "Connection reset by peer"),
+])
+def test_failed_download_gives_reason_and_remedy(own_cache, monkeypatch, error):
+    def fetch(name, root):
+        root.mkdir(parents=True)
+        raise error
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    message = refusal("cifar10", None, offline=False)
+    assert "cannot download 'cifar10'" in message
+    assert "--data-dir" in message
+    assert not (own_cache / "data" / ".cifar10.partial").exists()
+
+
+def test_full_disk_in_download_blames_the_cache(monkeypatch):
+    def fetch(name, root):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    assert "BENCH_APTS_CACHE" in refusal("mnist", None, offline=False)
+
+
+@pytest.fixture
+def mirror(tmp_path, mini, write_idx, monkeypatch):
+    """A web server with the four files of MNIST, which torchvision takes for its own."""
+    from torchvision.datasets import MNIST
+
+    write_idx(tmp_path / "mirror", mini.mnist, compressed=True)
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=tmp_path / "mirror")
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(MNIST, "resources", [
+        (f"{stem}.gz", hashlib.md5((tmp_path / "mirror" / f"{stem}.gz").read_bytes()).hexdigest())
+        for stem in sources.IDX])
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield tmp_path / "mirror"
+    server.shutdown()
+    server.server_close()
+
+
+def test_torchvision_downloads(mirror, own_cache, mini):
+    prepared = data.prepare("mnist", None, offline=False)
+    assert np.array_equal(data.load(prepared.folder).test_inputs, mini.mnist[1][0])
+    assert str(own_cache / "data" / "MNIST" / "raw") in prepared.source
+
+
+def test_torchvision_meets_a_missing_and_a_wrong_file(mirror):
+    path = mirror / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(b"something else")
+    assert "cannot download 'mnist'" in refusal("mnist", None, offline=False)
+    path.unlink()
+    assert "404" in refusal("mnist", None, offline=False)

@@ -1,0 +1,112 @@
+"""The environment card: complete, plain, fast, and without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_apts import environment
+
+GPUS = (("GPU-aaaa-1", "NVIDIA H100"), ("GPU-bbbb-2", "NVIDIA A100"))
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    for cached in (environment._gpus, environment._commit):
+        cached.cache_clear()
+    yield
+    for cached in (environment._gpus, environment._commit):
+        cached.cache_clear()
+
+
+def test_card_is_plain_json_and_complete(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    card = environment.card()
+    assert json.loads(json.dumps(card)) == card
+    assert set(card) >= {"hostname", "os", "cpu", "cores", "memory_bytes", "gpus", "gpu_driver",
+                         "python", "versions", "commit", "dirty", "threads"}
+    assert card["cores"] >= 1
+    assert card["memory_bytes"] > 2**28
+    assert card["versions"]["bench-apts"] != "not installed"
+    assert card["threads"]["OMP_NUM_THREADS"] == "3"
+    assert card["slurm"] == {"SLURM_JOB_ID": "17"}
+
+
+def test_no_torch_is_imported():
+    code = ("import sys; from bench_apts import environment; environment.card(); "
+            "environment.gpu_count(); sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGES", ("no-such-package-here",))
+    assert environment.card()["versions"] == {"no-such-package-here": "not installed"}
+
+
+@pytest.mark.parametrize(("setting", "names"), [
+    (None, ["NVIDIA H100", "NVIDIA A100"]), ("", []), ("-1", []), ("1", ["NVIDIA A100"]),
+    ("1,0", ["NVIDIA A100", "NVIDIA H100"]), ("0,7,1", ["NVIDIA H100"]),
+    ("GPU-bbbb", ["NVIDIA A100"]), ("MIG-x", ["a MIG slice of NVIDIA H100"]),
+])
+def test_visible_gpus(monkeypatch, setting, names):
+    if setting is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    monkeypatch.setattr(environment, "_gpus", lambda: (GPUS, "550.1"))
+    assert environment.gpu_count() == len(names)
+    assert [name for _, name in environment._visible(GPUS)] == names
+
+
+def test_nvidia_smi_is_read(monkeypatch):
+    listed = "GPU-a, NVIDIA H200, 570.86.15\nGPU-b, NVIDIA H200, 570.86.15"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(environment, "_run", lambda *command: listed)
+    assert environment._gpus() == ((("GPU-a", "NVIDIA H200"), ("GPU-b", "NVIDIA H200")),
+                                   "570.86.15")
+
+
+@pytest.mark.parametrize("answer", [None, "", "No devices were found"])
+def test_without_gpus(monkeypatch, answer):
+    monkeypatch.setattr(environment, "_run", lambda *command: answer)
+    monkeypatch.setattr(environment, "_read", lambda path: "")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+    assert environment._gpus() == ((), None)
+
+
+def checkout(folder, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b.c",
+                        *arguments], check=True, capture_output=True)
+
+    module = folder / "bench_apts" / "environment.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr(environment, "__file__", str(module))
+    return git, module
+
+
+def test_commit_and_dirty_flag(tmp_path, monkeypatch):
+    git, module = checkout(tmp_path, monkeypatch)
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside another repository's hook
+    commit, dirty = environment._commit()
+    assert len(commit) == 40
+    assert dirty is False
+    environment._commit.cache_clear()
+    module.write_text("changed")
+    assert environment._commit() == (commit, True)
+
+
+def test_other_repositories_are_not_our_checkout(tmp_path, monkeypatch):
+    git, _ = checkout(tmp_path / "venv" / "site-packages", monkeypatch)
+    assert environment._commit() == (None, None)
+    subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
+    git("add", ".")
+    git("commit", "-m", "x")
+    assert environment._commit() == (None, None)
