@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts import store
 from bench_apts.plan import Plan
-from bench_apts.spec import Study
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bench_apts.spec import Study
     from bench_apts.suites.data import Prepared
 
 
@@ -32,8 +33,9 @@ def lines(study: Study, prepared: Mapping[str, Prepared], folder: Path) -> Itera
         drawn = [t for t in tuning if (t.suite, t.label, t.ranks)
                  == (cell.suite, cell.entry.label, cell.ranks)]
         left = sum(t.run_id not in done for t in drawn) + study.seeds
-        times = [r.end.wall_s for r in known if r.finished and r.end and r.trial.suite == cell.suite
-                 and r.trial.label == cell.entry.label and r.trial.ranks == cell.ranks]
+        times = [r.end.wall_s for r in known if r.finished and r.end
+                 and (r.trial.suite, r.trial.label, r.trial.ranks)
+                 == (cell.suite, cell.entry.label, cell.ranks)]
         if times:
             seconds = statistics.mean(times) * left
             estimated += seconds

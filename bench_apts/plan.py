@@ -1,8 +1,7 @@
-"""From a study to its trials: who meets which suite, at which N, with which seeds, in what order."""
+"""From a study to its trials: who meets which suite, at which N, with which seeds, and when."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +11,9 @@ from bench_apts.spec import Entry, Scalar, Seeds, Study, Suite, Trial
 from bench_apts.stats.selection import select
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench_apts.contract import Backend
     from bench_apts.records import TrialRecord
     from bench_apts.suites.data import Prepared
 
@@ -49,7 +51,7 @@ class Plan:
         for cell in self.cells:
             self._trial(cell, "report", 0, self._backend(cell).configure(cell.entry.pinned))
 
-    def _backend(self, cell: Cell) -> registry.Backend:
+    def _backend(self, cell: Cell) -> Backend:
         return self.plugins[cell.entry.label].backend
 
     def tuned(self, cell: Cell) -> bool:
@@ -86,7 +88,7 @@ class Plan:
         return best.trial.hyperparameters if best else None
 
     def belongs(self, record: TrialRecord, cell: Cell) -> bool:
-        """Whether a tune-stage record is one of a cell's trials, of this plug-in and these data."""
+        """Whether a tune-stage record is a cell's, of this plug-in and these data."""
         trial = record.trial
         return (trial.stage == "tune" and trial.label == cell.entry.label
                 and trial.ranks == cell.ranks and trial.suite == cell.suite
@@ -102,9 +104,10 @@ class Plan:
         if plugin.backend.batch_size:
             batch = plugin.backend.batch_size(batch, values, ranks)
         if batch % ranks:
+            mend = ranks * (suite.batch_size // ranks + 1)
             raise UserError(
                 f"suite {suite.name}: the global batch of {batch} cannot be shared by {ranks} "
-                f"ranks; choose other --gpus or --set suite.batch_size={ranks * (batch // ranks + 1)}")
+                f"ranks; choose other --gpus or --set suite.batch_size={mend}")
         base, prefix = self.study.base_seed, "tune-" if stage == "tune" else ""
         return Trial(
             label=cell.entry.label,

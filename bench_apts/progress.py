@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from bench_apts.records import Eval, Event, TrialRecord
-from bench_apts.spec import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from bench_apts.spec import Trial
 
 _POLL_S = 0.2
 _decoder = msgspec.json.Decoder(Event)

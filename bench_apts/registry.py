@@ -61,8 +61,7 @@ def optimizer(name: str) -> Plugin:
 def _from_file(path: Path) -> Plugin:
     if not path.is_file():
         raise UserError(f"no optimizer file {path}")
-    module_name = "bench_apts_plugin_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

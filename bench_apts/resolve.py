@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from bench_apts import environment, registry
 from bench_apts.errors import UserError
 from bench_apts.spec import Entry, Study, parse_selector, split_selectors
@@ -39,7 +41,9 @@ def study(
     ), notes
 
 
-def world_sizes(gpus: str | None, notes: list[str]) -> tuple[str, tuple[int, ...]]:
+def world_sizes(
+    gpus: str | None, notes: list[str]
+) -> tuple[Literal["cpu", "cuda"], tuple[int, ...]]:
     """Reads ``--gpus`` and decides between GPUs and CPU ranks.
 
     Raises:

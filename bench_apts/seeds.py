@@ -1,4 +1,4 @@
-"""Seeds derived by hashing, so that every optimizer and every N meets the same data and weights."""
+"""Seeds derived by hashing: every optimizer and every N meets the same data and weights."""
 
 from __future__ import annotations
 

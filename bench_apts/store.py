@@ -7,7 +7,7 @@ line is an error that names file and line.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bench_apts.errors import UserError
-from bench_apts.records import End, Eval, Event, Header, Start, TrialRecord
+from bench_apts.records import Eval, Event, Header, Start, TrialRecord
 from bench_apts.spec import SCHEMA, Study
 
 _decoder = msgspec.json.Decoder(Event)
@@ -33,7 +33,7 @@ class StudyFile(msgspec.Struct):
 
 def now() -> str:
     """Returns the present moment, UTC, ISO 8601, in seconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def append(path: Path, event: Event) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,12 @@ from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
 from bench_apts.launch.job import Job
 from bench_apts.plan import Plan
 from bench_apts.records import End, Header, TrialRecord
-from bench_apts.spec import Study, Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from bench_apts.progress import Progress
+    from bench_apts.spec import Study, Trial
     from bench_apts.suites.data import Prepared
 
 _NEEDED_BYTES = 64 * 2**20

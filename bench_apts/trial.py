@@ -222,7 +222,8 @@ class Run:
         self.meter.phase = "eval"
         with self.clock.during("eval"):
             split = self._resident(None, "test")
-            return evaluate(self.stepper.evaluation_model(), split, self.loss, self.world).metrics()
+            model = self.stepper.evaluation_model()
+            return evaluate(model, split, self.loss, self.world).metrics()
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:
@@ -282,7 +283,8 @@ def _in_precision(
 
     def mixed(inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            return forward(inputs).float()
+            output: torch.Tensor = forward(inputs)
+        return output.float()
 
-    model.forward = mixed  # type: ignore[method-assign]
+    model.forward = mixed
     return model

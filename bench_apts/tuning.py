@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform
-from bench_apts.spec import Scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna.distributions import BaseDistribution
+
+    from bench_apts.spec import Scalar
 
 
 def draws(
@@ -37,7 +43,7 @@ def draws(
             for _ in range(count)]
 
 
-def _distribution(knob: Hyperparameter) -> object:
+def _distribution(knob: Hyperparameter) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if isinstance(knob.search, Choice):

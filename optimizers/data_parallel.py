@@ -6,7 +6,6 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bench_apts.contract import Batch, Loss, StepReport, World
@@ -14,6 +13,8 @@ from bench_apts.optimizers.schedule import cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    import torch
 
 
 class DataParallelStepper:

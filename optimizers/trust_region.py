@@ -40,19 +40,20 @@ class TrustRegionStepper:
 
     def step(self, batch: Batch) -> StepReport:
         """One outer iteration; all its passes are over the same share."""
+        import torch
 
         def closure(backward: bool) -> torch.Tensor:
             loss: torch.Tensor = self.loss(self.model(batch.inputs), batch.targets)
             if backward:
-                loss.backward()
+                torch.autograd.backward(loss)
             return loss.detach()
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
         forwards = int(last["forwards"])
-        shown = {key: last[key] for key in ("radius", "rho", "accepted") if key in last}
-        return StepReport(loss, forwards * len(batch.targets), forwards,
-                          int(last["backwards"]), diagnostics={**shown})
+        return StepReport(
+            loss, forwards * len(batch.targets), forwards, int(last["backwards"]),
+            diagnostics={key: last[key] for key in ("radius", "rho", "accepted")})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of weights, buffers and the optimizer's state."""

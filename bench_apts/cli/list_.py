@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 from typer import Argument
 
 
-class What(str, Enum):
+class What(StrEnum):
     """What to list."""
 
     suites = "suites"

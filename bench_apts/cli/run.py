@@ -28,7 +28,8 @@ def command(
     base_seed: Annotated[int, Option(help="What all seeds are derived from.")] = 0,
     data_dir: Annotated[Path | None, Option(
         envvar="BENCH_APTS_DATA", help="Folder with data sets, see docs/data.md.")] = None,
-    out: Annotated[Path, Option(help="Folder that results folders are made in.")] = Path("results"),
+    out: Annotated[Path, Option(
+        help="Folder that results folders are made in.")] = Path("results"),
     study: Annotated[str | None, Option(
         help="Name of the results folder.  [default: the suites' names]",
         show_default=False)] = None,
@@ -42,7 +43,8 @@ def command(
     """Compare optimizers on suites at several world sizes and write a report."""
     from rich.console import Console
 
-    from bench_apts import resolve, study as studies
+    from bench_apts import resolve
+    from bench_apts import study as studies
     from bench_apts.launch.elastic import Interrupted
     from bench_apts.progress import Progress
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench_apts.records import Status
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from bench_apts.launch.job import Job
+    from bench_apts.records import Status
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
@@ -98,7 +97,11 @@ class Launcher:
         Raises:
             Interrupted: A signal asked the command to stop.
         """
-        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+        from torch.distributed.elastic.multiprocessing import (
+            DefaultLogsSpecs,
+            SignalException,
+            Std,
+        )
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

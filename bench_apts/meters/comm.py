@@ -115,7 +115,7 @@ class CommMeter:
             register(group, *args, **kwargs)
             self.watch(group)
 
-        distributed_c10d._register_pg_in_world = register_and_hook
+        setattr(distributed_c10d, register.__name__, register_and_hook)
 
     def watch(self, group: Any) -> None:
         """Counts the collectives of one process group."""

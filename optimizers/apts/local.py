@@ -30,7 +30,8 @@ def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Te
     if norm == "linf":
         return gradient.sign() * -radius
     length = torch.linalg.vector_norm(gradient)
-    return gradient * (-radius / length.clamp_min(torch.finfo(gradient.dtype).tiny))
+    step: torch.Tensor = gradient * (-radius / length.clamp_min(torch.finfo(gradient.dtype).tiny))
+    return step
 
 
 def within(step: torch.Tensor, radius: float, norm: str) -> torch.Tensor:
@@ -38,7 +39,8 @@ def within(step: torch.Tensor, radius: float, norm: str) -> torch.Tensor:
     if norm == "linf":
         return step.clamp(-radius, radius)
     length = torch.linalg.vector_norm(step)
-    return step * (radius / length.clamp_min(radius))
+    held: torch.Tensor = step * (radius / length.clamp_min(radius))
+    return held
 
 
 def minimise(

@@ -243,7 +243,7 @@ class APTS(torch.optim.Optimizer):
         predicted = -torch.dot(gradient, step)
         message = torch.stack([self._evaluate(step, False)])
         self._ranks.mean(message)
-        trial, expected = torch.cat([message, predicted[None]]).tolist()
+        trial, expected = float(message), float(predicted)
         rho = acceptance_ratio(loss - trial, expected)
         accepted = rho >= self._rule.accept
         names = ("global_rho", "global_accepted") if "rho" in self.last else ("rho", "accepted")

@@ -9,11 +9,11 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from bench_apts.suites import arrays, data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_apts.errors import UserError
+from bench_apts.suites import arrays, data
 
 
 def same(dataset, halves):

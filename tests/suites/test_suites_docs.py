@@ -4,9 +4,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench_apts.suites.sources import KNOWN
 
 from bench_apts import environment, records, spec, store
+from bench_apts.suites.sources import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = [records.Header, records.Start, records.Eval, records.End, records.Traffic, spec.Trial,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from bench_apts.suites import models
 
 from bench_apts.errors import UserError
+from bench_apts.suites import models
 
 IMAGES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 

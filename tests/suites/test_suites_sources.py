@@ -11,9 +11,9 @@ import urllib.error
 
 import numpy as np
 import pytest
-from bench_apts.suites import data, download, sources
 
 from bench_apts.errors import UserError
+from bench_apts.suites import data, download, sources
 
 
 def refusal(name, folder, offline=True):
@@ -149,8 +149,9 @@ def test_truncated_batch_and_archive_are_refused(tmp_path, mini, write_batches):
 
 
 def test_checksums_are_those_of_torchvision():
-    from bench_apts.suites.decode import MD5
     from torchvision.datasets import CIFAR10, MNIST
+
+    from bench_apts.suites.decode import MD5
 
     published = [*MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list,
                  (CIFAR10.filename, CIFAR10.tgz_md5)]

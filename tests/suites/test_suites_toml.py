@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bench_apts.suites
 import pytest
+
+import bench_apts.suites
+from bench_apts.spec import load_suite
 from bench_apts.suites import models
 from bench_apts.suites.sources import KNOWN
-
-from bench_apts.spec import load_suite
 
 FILES = sorted(Path(bench_apts.suites.__file__).parent.glob("*.toml"))
 EXPECTED = {  # parameters, batch, budget in samples
