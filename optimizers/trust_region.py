@@ -40,13 +40,13 @@ class TrustRegionStepper:
 
     def step(self, batch: Batch) -> StepReport:
         """One outer iteration; all its passes are over the same share."""
-        import torch
 
         def closure(backward: bool) -> torch.Tensor:
-            loss: torch.Tensor = self.loss(self.model(batch.inputs), batch.targets)
+            loss = self.loss(self.model(batch.inputs), batch.targets)
             if backward:
-                torch.autograd.backward(loss)
-            return loss.detach()
+                loss.backward()
+            value: torch.Tensor = loss.detach()
+            return value
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from . import svg
+from . import svg, units
 from .style import GRID, INK, MUTED
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .style import Look
 
-_THEME: dict[str, Any] = {
+_THEME: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -83,8 +83,8 @@ def theme() -> Iterator[None]:
             yield
 
 
-def panel(width: float = 4.2, height: float = 2.75, *, left: float = 0.52, right: float = 0.14,
-          bottom: float = 0.5, top: float = 0.28) -> tuple[Drawing, Axes]:
+def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: float = 0.16,
+          bottom: float = 0.46, top: float = 0.3) -> tuple[Drawing, Axes]:
     """Returns an empty drawing with one set of axes; sizes and margins in inches.
 
     Fixed margins make the panels of a row line up, whatever their labels are.
@@ -98,8 +98,9 @@ def panel(width: float = 4.2, height: float = 2.75, *, left: float = 0.52, right
 
 
 def heading(axes: Axes, text: str) -> None:
-    """Names the vertical axis above its upper end, where it reads horizontally."""
-    axes.set_title(text, loc="left", fontsize=8.5, color=MUTED, pad=6)
+    """Says what is shown, at the upper left, where it reads horizontally."""
+    axes.annotate(text, (0, 1), xycoords=("figure fraction", "axes fraction"), xytext=(0, 7),
+                  textcoords="offset points", color=MUTED, annotation_clip=False)
 
 
 def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
@@ -109,6 +110,9 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
     bound = axes.set_xlim if which == "x" else axes.set_ylim
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    if which == "y":
+        # seaborn names the axis after the column; the heading does that in words.
+        axes.set_ylabel("")
     if limits is not None:
         bound(*limits)
     if log:
@@ -117,7 +121,7 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
 
 
 def _log_ticks(low: float, high: float, ticks: int) -> list[float]:
@@ -150,7 +154,7 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
 
 
 def swatch(look: Look, slug: str, label: str) -> str:
-    """Returns the legend's piece of line with marker as inline SVG."""
+    """Returns the legend's piece of line with marker as an SVG symbol of this id."""
     drawing = Drawing(figsize=(0.5, 0.16))
     FigureCanvasAgg(drawing)
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -159,7 +163,7 @@ def swatch(look: Look, slug: str, label: str) -> str:
     axes.lines[0].set_markevery([1])
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    return svg.inline(_svg(drawing, slug), slug, label, "its line and marker in all figures")
+    return svg.symbol(_svg(drawing, slug), slug)
 
 
 def handle(look: Look, label: str, xs: list[float] | None = None,

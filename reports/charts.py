@@ -35,8 +35,7 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
     drawing, axes = _rows(cells)
     points = [value for cell in cells for value in _extent(cell)]
     low, high = min(points) / 1.5, max(points) * 1.5
-    scale(axes, "x", lambda v: units.cost(HEADLINE, v, device), log=True, limits=(low, high),
-          ticks=4)
+    scale(axes, "x", _short, log=True, limits=(low, high), ticks=4)
     for row, cell in enumerate(cells):
         look, expected, interval = looks[cell.label], cell.ert(HEADLINE), cell.interval(HEADLINE)
         if expected.hits:
@@ -58,8 +57,7 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
                 axes.plot([expected.total], [row], marker=">", color="none", markersize=8,
                           markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
         _beside(axes, row, text)
-    heading(axes, f"expected cost to the target, tuning included, in {units.unit_of(device)}-"
-                  "seconds")
+    heading(axes, f"expected cost to the target, in {units.unit_of(device)}-seconds")
     ranked = ranking(cells)
     caption = "No optimizer reached the target."
     if ranked:
@@ -87,9 +85,9 @@ def bill(group: Group, name: str, looks: Mapping[str, Look], device: str) -> Fig
         axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
         total = units.cost(HEADLINE, part.tuning + part.training, device)
         _beside(axes, row, f"{total}{'' if part.reached else ', missed'}")
-    scale(axes, "x", lambda v: units.cost(HEADLINE, v, device), ticks=4,
+    scale(axes, "x", _short, ticks=4,
           limits=(0, max(part.tuning + part.training for part in parts) * 1.04))
-    heading(axes, f"bill for tuning (pale) and one final training (solid), in "
+    heading(axes, "tuning (pale) and one final training (solid), in "
                   f"{units.unit_of(device)}-seconds")
     missed = [cell.label for cell, part in zip(cells, parts, strict=True) if not part.reached]
     caption = "Each tuning trial is billed up to its first hit, and whole without one."
@@ -126,7 +124,7 @@ def _against_ranks(suite: Suite, slug: str, currency: Currency, words: str,
                    crowded: Mapping[int, bool]) -> Figure | None:
     shown = [g for g in groups if currency != "wire_bytes" or g.ranks > 1]
     positions = {group.ranks: index for index, group in enumerate(shown)}
-    drawing, axes = panel(5.0, 3.0, left=0.62)
+    drawing, axes = panel(5.0, 2.9, left=0.62)
     values: list[float] = []
     drawn: dict[str, Look] = {}
     missed = []
@@ -197,12 +195,17 @@ def _extent(cell: Cell) -> list[float]:
 def _rows(cells: Sequence[Cell]) -> tuple[Drawing, Axes]:
     names = [plain(cell.label, 20) for cell in cells]
     drawing, axes = panel(_WIDTH, 0.33 * len(cells) + 0.72, bottom=0.34, top=0.34,
-                          left=0.16 + 0.078 * max(len(name) for name in names), right=1.35)
+                          left=0.16 + 0.078 * max(len(name) for name in names), right=1.62)
     axes.set_yticks(range(len(cells)), names)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.grid(False, axis="y")
     return drawing, axes
+
+
+def _short(value: float) -> str:
+    """Formats core- or GPU-seconds for an axis whose heading says what they are."""
+    return units.seconds(value, "core-").replace("core-", "")
 
 
 def _beside(axes: Axes, row: int, text: str) -> None:

@@ -41,13 +41,15 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
-        "reaches the target, every trial billed. Below it the 95 % bootstrap interval. The other "
-        "columns describe a training with the frozen configuration: medians over seeds, with the "
-        "bracket (last evaluation before, first evaluation at the target]. Bold: lowest at its N.",
+        "reaches the target, every trial billed. Below it the 95 % bootstrap interval; “or more”: without "
+        "an upper limit. P: 95 % limit of the chance to reach it. The other "
+        "columns describe a training with the frozen configuration: medians over seeds; a time "
+        "is that of the first evaluation at the target, “after” that of the last one before, so "
+        "the truth lies between the two. Bold: lowest at its N.",
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", f"{unit}, with tuning"),
-         ("Reached it", "of all trials"), ("Time", "to target"), ("Bytes", "sent, to target"),
-         ("Bytes", "sent, per step"), ("Passes", "to target"), ("Peak memory", "of a rank"),
-         (_test_title(groups), "mean, range"), ("Trials", "of tuning"), ("Seeds", "that hit")),
+         ("Trials", "that reached it"), ("Time", "to target"), ("Bytes", "sent, to target"),
+         ("Passes", "to target"), ("Peak memory", "of a rank"),
+         (_test_title(groups), "mean, range"), ("Seeds", "that reached it")),
         tuple(rows), frozenset(breaks))
 
 
@@ -65,6 +67,9 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         passes = replace(passes, detail=f"{units.count(forwards.median)} forward", numbers={
             **passes.numbers, "forwards_to_target": forwards.median})
     per_step, memory = cell.bytes_per_step, cell.peak_memory
+    sent = to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.size)
+    sent = replace(sent, detail=f"{units.size(per_step)} a step" if per_step else "",
+                   numbers={**sent.numbers, "wire_bytes_per_step": per_step})
     hits = sum(o.hit for o in cell.finals)
     return (
         name(cell.label, badge="no tuning" if cell.tuning_free else "",
@@ -73,17 +78,14 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         expected(cell, HEADLINE, device),
         _success(cell),
         to_target(cell.to_target("train_s"), "train_s_to_target", units.seconds, bracket=True),
-        to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.size),
-        number(units.NONE if per_step is None else units.size(per_step),
-               wire_bytes_per_step=per_step),
+        sent,
         passes,
         number(units.NONE if memory is None else units.size(memory), peak_memory_bytes=memory),
         number(units.metric(metric, statistics.fmean(tests)) if tests else units.NONE,
-               f"{units.metric(metric, min(tests))} to {units.metric(metric, max(tests))}"
+               units.between(units.metric(metric, min(tests)), units.metric(metric, max(tests)))
                if len(tests) > 1 else "",
                test_metric=metric, test_mean=statistics.fmean(tests) if tests else None,
                test_low=min(tests, default=None), test_high=max(tests, default=None)),
-        number(str(len(cell.tune)) if cell.tune else "none", tuning_trials=len(cell.tune)),
         number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
                seeds=len(cell.seeds), seeds_hit=hits),
     )
@@ -102,10 +104,10 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
     if interval is None:
         detail = "one trial, no interval"
     elif math.isinf(interval.high):
-        detail = f"{units.cost(currency, interval.low, device)} to no upper limit"
+        detail = f"{units.cost(currency, interval.low, device)} or more"
     else:
-        detail = (f"{units.cost(currency, interval.low, device)} to "
-                  f"{units.cost(currency, interval.high, device)}")
+        detail = units.between(units.cost(currency, interval.low, device),
+                               units.cost(currency, interval.high, device))
     return number(units.cost(currency, found.cost, device), detail, **{
         column: found.cost, f"{column}_low": interval.low if interval else None,
         f"{column}_high": interval.high if interval else None})
@@ -113,11 +115,11 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
 
 def _success(cell: Cell) -> Value:
     found = cell.ert(HEADLINE)
-    kind = "tuning trials" if cell.tune else "seeds"
-    detail = kind if found.hits or not found.trials else (
-        f"{kind}; P ≤ {units.percent(found.success_limit, 0)}")
+    detail = "tuning trials" if cell.tune else "seeds"
+    if found.trials and not found.hits:
+        detail = f"P ≤ {units.percent(found.success_limit, 0)}"
     return number(f"{found.hits} of {found.trials}", detail, hits=found.hits,
-                  trials=found.trials)
+                  trials=found.trials, tuning_trials=len(cell.tune))
 
 
 def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
@@ -128,7 +130,7 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
     if not math.isfinite(middle.median):
         return Value("not reached", misses(middle.hits, middle.seeds), {column: None},
                      "number missed")
-    detail = f"({form(middle.after)}, {form(middle.median)}]" if bracket else ""
+    detail = f"after {form(middle.after)}" if bracket else ""
     return number(form(middle.median), detail, **{column: middle.median} | (
         {f"{column}_after": middle.after} if bracket else {}))
 

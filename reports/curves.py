@@ -90,10 +90,15 @@ def metric_curves(group: Group, name: str, data: pd.DataFrame, looks: Mapping[st
             shown = data[data["wire_bytes"] > 0] if log else data
         drawing, axes = panel()
         axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+        low, high = _limits(group, data)
         for label, look in looks.items():
-            _draw(axes, shown[shown["optimizer"] == label], against.column, "validation", look)
-            _ends(axes, shown[shown["optimizer"] == label], against.column, look)
-        _metric_axis(axes, group, data)
+            mine = shown[shown["optimizer"] == label]
+            _draw(axes, mine, against.column, "validation", look)
+            _ends(axes, mine, against.column, look, (low, high))
+        scale(axes, "y", (lambda value: units.percent(value, 0)) if target.metric == "accuracy"
+              else units.digits, limits=(low, high))
+        hidden = [str(label) for label, values in data.groupby("optimizer", sort=False)["validation"]
+                  if not values.between(low, high).any()]
         low, high = shown[against.column].min(), shown[against.column].max()
         scale(axes, "x", against.form, log=log,
               limits=(low / 1.15, high * 1.15) if log else (0, (high or 1.0) * 1.03))
@@ -103,7 +108,8 @@ def metric_curves(group: Group, name: str, data: pd.DataFrame, looks: Mapping[st
             drawing, f"{name}-{target.metric}-{against.slug}",
             f"{group.suite.name}, N = {group.ranks}: validation {target.metric} against "
             f"{against.words}",
-            _first(group, against), _present(data, looks)))
+            _first(group, against) + (f" Beyond the axis: {units.listing(hidden)}."
+                                      if hidden else ""), _present(data, looks)))
     return figures
 
 
@@ -163,8 +169,12 @@ def _draw(axes: Axes, data: pd.DataFrame, x: str, y: str, look: Look) -> None:
               markevery=max(1, len(middle) // 6), zorder=3)
 
 
-def _ends(axes: Axes, data: pd.DataFrame, x: str, look: Look) -> None:
-    """Rings each seed's first hit, and crosses the last evaluation of a seed without one."""
+def _ends(axes: Axes, data: pd.DataFrame, x: str, look: Look,
+          limits: tuple[float, float]) -> None:
+    """Rings each seed's first hit, and crosses the last evaluation of a seed without one.
+
+    The cross of a seed whose metric lies beyond the axis stands at the axis' end.
+    """
     for _, run in data.groupby("run_id"):
         hit = run[run["hit"]]
         if len(hit):
@@ -172,12 +182,12 @@ def _ends(axes: Axes, data: pd.DataFrame, x: str, look: Look) -> None:
                       markeredgecolor=look.color, markeredgewidth=1.4, zorder=4)
         elif not run["hit"].any():
             last = run.iloc[[-1]]
-            axes.plot(last[x], last["validation"], marker="x", markersize=7, color=look.color,
-                      markeredgewidth=1.8, zorder=4, clip_on=False)
+            axes.plot(last[x], last["validation"].clip(*limits), marker="x", markersize=7,
+                      color=look.color, markeredgewidth=1.8, zorder=4, clip_on=False)
 
 
-def _metric_axis(axes: Axes, group: Group, data: pd.DataFrame) -> None:
-    """Cuts off the start, so that the differences near the target can be seen."""
+def _limits(group: Group, data: pd.DataFrame) -> tuple[float, float]:
+    """Returns limits that cut off the start, so that differences near the target can be seen."""
     target, values = group.suite.target, data["validation"]
     if target.direction == "max":
         top = max(values.max(), target.value)
@@ -186,8 +196,7 @@ def _metric_axis(axes: Axes, group: Group, data: pd.DataFrame) -> None:
         top = min(values.max(), 3 * target.value)
         low = min(values.min(), target.value)
     room = 0.06 * ((top - low) or 1.0)
-    form = (lambda value: units.percent(value, 0)) if target.metric == "accuracy" else units.digits
-    scale(axes, "y", form, limits=(low - room, top + room))
+    return low - room, top + room
 
 
 def _first(group: Group, against: Against) -> str:
@@ -200,7 +209,8 @@ def _first(group: Group, against: Against) -> str:
     if not found:
         return "No optimizer's median seed reaches the target."
     value, cell = min(found, key=lambda pair: pair[0])
-    return f"First to the target (median seed): {cell.label}, after {against.form(value)}."
+    return (f"First to the target (median seed): {cell.label}, after {against.form(value)}"
+            f"{' samples' if against.column == 'samples' else ''}.")
 
 
 def _present(data: pd.DataFrame, looks: Mapping[str, Look]) -> dict[str, Look]:

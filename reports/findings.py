@@ -98,8 +98,9 @@ def _nobody(group: Group, cells: Sequence[Cell]) -> tuple[str, tuple[str, ...]]:
     if not cells:
         return "Nothing has been run yet.", ()
     target = group.suite.target
-    sentences = [f"The cap was {units.count(group.suite.budget.samples)} samples or "
-                 f"{units.seconds(group.suite.budget.seconds)} of training in each trial."]
+    budget = group.suite.budget
+    sentences = [f"The cap was {units.trim(units.count(budget.samples))} samples or "
+                 f"{units.trim(units.seconds(budget.seconds))} of training in each trial."]
     for level in sorted((x for x in target.levels if x < 1), reverse=True):
         reached = [cell.label for cell in cells if cell.ert(HEADLINE, level).hits]
         if reached:

@@ -76,13 +76,14 @@ def compose(gathered: Gathered) -> Output:
         chapters = tuple(
             _chapter(gathered, suite, f"s{index}", data, crowded)
             for index, suite in enumerate(gathered.file.study.suites))
-        marks = {label: Markup(swatch(look[label], f"mark{index}", label))
-                 for index, label in enumerate(labels)}
+        marks = {label: f"mark{index}" for index, label in enumerate(labels)}
+        symbols = Markup("".join(swatch(look[label], mark, label)
+                                 for label, mark in marks.items()))
     trials = record_tables.trials(gathered.trials)
     html = _render(
         gathered=gathered, study=gathered.file.study, chapters=chapters, labels=labels,
-        marks=marks, caveats=caveats.caveats(gathered), cards=cards(gathered), trials=trials,
-        statuses=record_tables.statuses(gathered.trials), device=gathered.device)
+        marks=marks, symbols=symbols, caveats=caveats.caveats(gathered), cards=cards(gathered),
+        trials=trials, statuses=record_tables.statuses(gathered.trials), device=gathered.device)
     return Output(html, _files(chapters, trials, data))
 
 

@@ -61,7 +61,8 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
         ("Version", str(suite.version)),
         ("Model", f"{suite.model.name} {show('', suite.model.options)}".strip()),
         ("Batch", f"{suite.batch_size} ({suite.scaling} scaling), {suite.precision}"),
-        ("Budget", f"{suite.budget.samples:,} samples, {units.seconds(suite.budget.seconds)}"),
+        ("Budget", f"{suite.budget.samples:,} samples, "
+                   f"{units.trim(units.seconds(suite.budget.seconds))}"),
         ("Evaluated every", f"{suite.evaluation.every_samples:,} samples; "
                             f"{suite.evaluation.consecutive} in a row make a hit"),
         ("Validation samples", f"{suite.data.validation:,}"),

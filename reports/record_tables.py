@@ -82,7 +82,7 @@ def ledger(groups: Sequence[Group]) -> Table | None:
         rows.append((
             name(cell.label, suite=cell.suite.name),
             number(str(cell.ranks), ranks=cell.ranks),
-            *(number(units.seconds(value), **{part: value}) for part, value in means.items()),
+            *(Value(units.seconds(value), numbers={part: value}) for part, value in means.items()),
             number(units.seconds(total), parts_s=total),
             number(units.seconds(wall), wall_s=wall),
             number(units.percent((total - wall) / wall, 2) if wall else units.NONE,
@@ -107,18 +107,18 @@ def curves(data: pd.DataFrame, metric: str) -> Table | None:
     radius = bool(shown["radius"].notna().any())
     rows: list[tuple[Value, ...]] = []
     breaks, previous = set(), None
-    for point in shown.itertuples(index=False):
-        if point.run_id != previous:
+    for point in shown.to_dict("records"):
+        if point["run_id"] != previous:
             breaks.add(len(rows))
-            previous = point.run_id
-        row = [name(str(point.optimizer)), number(str(point.seed)),
-               number(f"{point.samples:,}"), number(units.seconds(float(point.train_s))),
-               number(units.size(float(point.wire_bytes))),
-               number(units.metric(metric, float(point.validation)),
-                      "first hit" if point.hit else "")]
+            previous = point["run_id"]
+        row = [name(str(point["optimizer"])), number(str(point["seed"])),
+               number(f"{point['samples']:,}"), number(units.seconds(point["train_s"])),
+               number(units.size(point["wire_bytes"])),
+               number(units.metric(metric, point["validation"]),
+                      "first hit" if point["hit"] else "")]
         if radius:
-            row += [number(units.digits(float(point.radius))),
-                    number(units.percent(float(point.accepted), 0))]
+            row += [number(units.digits(point["radius"])),
+                    number(units.percent(point["accepted"], 0))]
         rows.append(tuple(row))
     extra = (("Radius", ""), ("Accepted", "share")) if radius else ()
     return Table(
@@ -150,7 +150,7 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
     status = record.end.status if record.end else "unfinished"
     weights = start.initial_weights_sha256 if start else ""
     order = start.data_order_sha256 if start else ""
-    file = "/".join(PurePath(record.path).parts[-2:])
+    file: str = "/".join(PurePath(record.path).parts[-2:])
     return (
         name(trial.label),
         words(trial.suite.name, suite=trial.suite.name),

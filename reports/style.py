@@ -6,7 +6,7 @@ The colours keep apart for the common kinds of colour blindness and have a contr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Look(NamedTuple):
     color: str
     dark: str
     marker: str
-    dashes: str | tuple[int, tuple[float, ...]]
+    dashes: Literal["-"] | tuple[int, tuple[float, ...]]
 
 
 INK, MUTED, GRID = "#1d2530", "#5b6675", "#dfe3e9"

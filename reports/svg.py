@@ -27,6 +27,30 @@ def inline(source: str, slug: str, title: str, description: str) -> str:
         title: What the figure is; read aloud by screen readers.
         description: What there is to see in it.
     """
+    root = _clean(source, slug)
+    head = {"viewBox": root.attrib["viewBox"], "role": "img", "class": "figure",
+            "aria-labelledby": f"{slug}-title {slug}-desc", "stroke-linejoin": "round",
+            "preserveAspectRatio": "xMidYMid meet"}
+    root.attrib.clear()
+    root.attrib.update(head)
+    for index, (name, text) in enumerate((("title", title), ("desc", description))):
+        child = ET.Element(name, {"id": f"{slug}-{name}"})
+        child.text = text
+        root.insert(index, child)
+    return ET.tostring(root, encoding="unicode")
+
+
+def symbol(source: str, slug: str) -> str:
+    """Returns ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
+    root = _clean(source, slug)
+    root.tag = "symbol"
+    head = {"id": slug, "viewBox": root.attrib["viewBox"]}
+    root.attrib.clear()
+    root.attrib.update(head)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _clean(source: str, slug: str) -> ET.Element:
     root = ET.fromstring(source)
     used = _references(root)
     for parent in list(root.iter()):
@@ -41,20 +65,10 @@ def inline(source: str, slug: str, title: str, description: str) -> str:
         for name in ("d", "x", "y", "transform", "width", "height", "points"):
             if name in element.attrib:
                 element.set(name, " ".join(_LONG.sub(r"\1", element.attrib[name]).split()))
-    head = {"viewBox": root.attrib["viewBox"], "role": "img", "class": "figure",
-            "aria-labelledby": f"{slug}-title {slug}-desc", "stroke-linejoin": "round",
-            "preserveAspectRatio": "xMidYMid meet"}
-    root.attrib.clear()
-    root.attrib.update(head)
-    for index, (name, text) in enumerate((("title", title), ("desc", description))):
-        child = ET.Element(name, {"id": f"{slug}-{name}"})
-        child.text = text
-        root.insert(index, child)
-    for element in root.iter():
-        if element.tag not in ("text", "tspan", "title", "desc"):
+        if element.tag != "text":
             element.text = None
         element.tail = None
-    return ET.tostring(root, encoding="unicode")
+    return root
 
 
 def _references(root: ET.Element) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ def digits(value: float, significant: int = 3) -> str:
     return f"{round(value, places):,.{max(places, 0)}f}"
 
 
+def trim(text: str) -> str:
+    """Drops trailing zeros, for numbers that are exact: ``2.00 min`` becomes ``2 min``."""
+    return re.sub(r"(\d)(?:\.0+|(\.\d*?[1-9])0+)(?!\d)", r"\1\2", text)
+
+
 def _scaled(value: float, scale: Sequence[tuple[float, str]], prefix: str = "") -> str:
     if not math.isfinite(value):
         return "∞"
@@ -41,7 +47,9 @@ def _scaled(value: float, scale: Sequence[tuple[float, str]], prefix: str = "") 
 
 def seconds(value: float, prefix: str = "") -> str:
     """Formats seconds as µs, ms, s, min or h, the unit after ``prefix`` (as in ``core-s``)."""
-    return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, _TIME, prefix)
+    # A core-millisecond is nothing that anybody thinks in.
+    scale = _TIME[:3] if prefix else _TIME
+    return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, scale, prefix)
 
 
 def size(value: float) -> str:
@@ -73,6 +81,7 @@ def goal(target: Target, level: float = 1.0) -> str:
     bound = "at least" if target.direction == "max" else "at most"
     value = target.threshold(level)
     shown = f"{digits(100 * value)}{THIN}%" if target.metric == "accuracy" else digits(value)
+    shown = trim(shown)
     return f"{target.split} {target.metric} of {bound} {shown}"
 
 
@@ -93,6 +102,12 @@ def cost(currency: Currency, value: float, device: str = "cpu") -> str:
     if currency in ("train_s", "wall_s"):
         return seconds(value)
     return size(value) if currency == "wire_bytes" else count(value)
+
+
+def between(low: str, high: str) -> str:
+    """Joins two formatted numbers as ``1.2 to 3.4 s``, naming a common unit once."""
+    number, _, unit = low.partition(THIN)
+    return f"{number if unit and high.endswith(THIN + unit) else low} to {high}"
 
 
 def plural(number: int, noun: str) -> str:
