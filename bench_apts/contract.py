@@ -7,6 +7,7 @@ its ``build`` is called: ``bench-apts list`` reads all of them.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -92,6 +93,8 @@ class StepReport:
         total_samples: Samples of all ranks, the same number on every rank; None where every
             rank processed as many as this one. Where ranks may differ, the stepper agrees on
             the number inside a collective that it needs anyway.
+        agreed: Whether all ranks hold the same weights now. A method with local steps says False
+            between its all-reduces; the harness evaluates and ends only where it says True.
         diagnostics: Free-form numbers. In the record a bool becomes the share of steps since
             the previous evaluation, any other number its latest value.
     """
@@ -101,6 +104,7 @@ class StepReport:
     forwards: int
     backwards: int
     total_samples: int | None = None
+    agreed: bool = True
     diagnostics: dict[str, float | bool | torch.Tensor] = field(default_factory=dict)
 
 
@@ -163,7 +167,7 @@ class Backend:
 
     def unavailable(self) -> str | None:
         """Returns why the backend cannot run here, or None if it can."""
-        missing = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        missing = [name for name in self.requires if not installed(name)]
         return f"package {', '.join(missing)} is not installed" if missing else None
 
     def searched(self, pinned: Mapping[str, Scalar] = {}) -> dict[str, Hyperparameter]:
@@ -188,13 +192,23 @@ class Backend:
         return full
 
 
+def installed(module: str) -> bool:
+    """Says whether a module, possibly inside a package, can be found."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a package around it is missing
+        return False
+
+
 def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
     kind = type(knob.default)
     options = knob.options or (knob.search.options if isinstance(knob.search, Choice) else ())
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if type(value) is not kind:
         raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number")
     if options and value not in options:
         raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
     return value

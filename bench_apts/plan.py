@@ -103,7 +103,7 @@ class Plan:
         batch = suite.global_batch(ranks)
         if plugin.backend.batch_size:
             batch = plugin.backend.batch_size(batch, values, ranks)
-        if batch % ranks:
+        if batch < 1 or batch % ranks:
             mend = ranks * (suite.batch_size // ranks + 1)
             raise UserError(
                 f"suite {suite.name}: the global batch of {batch} cannot be shared by {ranks} "

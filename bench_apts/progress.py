@@ -44,8 +44,9 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
+            # Without markup, which would take the [lr=0.1] of a selector for a style.
+            TextColumn("{task.description}", markup=False), BarColumn(),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
             console=console, disable=not console.is_terminal, transient=True)
         self._study = self._bars.add_task("study", total=None, note="", left="")
         self._current = self._bars.add_task("", total=None, note="", left="", visible=False)
@@ -128,7 +129,7 @@ class Progress:
         share = event.samples / trial.suite.budget.samples
         self._bars.update(
             self._current, completed=event.samples,
-            note=f"epoch {event.epoch:.1f}, {metric} " + (f"{value:.4f}" if value else "-"),
+            note=f"epoch {event.epoch:.1f}, {metric} " + ("-" if value is None else f"{value:.4f}"),
             left=f"{_duration(elapsed * (1 - share) / share)} left" if share > 0.02 else "")
 
 

@@ -10,12 +10,13 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 
-from bench_apts.contract import Backend
+from bench_apts.contract import Backend, installed
 from bench_apts.errors import UserError, unknown
 from bench_apts.spec import Suite, load_suite
 
@@ -36,6 +37,11 @@ class Plugin:
 def optimizer_names() -> list[str]:
     """Returns the names of the installed backends, sorted."""
     return sorted(_entries(OPTIMIZERS))
+
+
+def optimizer_origin(name: str) -> str:
+    """Returns which distribution installed a backend."""
+    return _origin(_entries(OPTIMIZERS)[name])
 
 
 def optimizer(name: str) -> Plugin:
@@ -61,10 +67,12 @@ def optimizer(name: str) -> Plugin:
 def _from_file(path: Path) -> Plugin:
     if not path.is_file():
         raise UserError(f"no optimizer file {path}")
-    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}", path)
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -84,7 +92,7 @@ def _source_hash(backend: Backend) -> str:
     build = backend.build.func if isinstance(backend.build, functools.partial) else backend.build
     paths = [Path(inspect.getfile(build))]
     for package in backend.sources:
-        found = importlib.util.find_spec(package)
+        found = importlib.util.find_spec(package) if installed(package) else None
         if found is None or found.origin is None:
             continue
         origin = Path(found.origin)

@@ -7,10 +7,11 @@ configuration at one world size with one set of seeds, and its ``run_id`` is a h
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -175,12 +176,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def parse_scalar(text: str) -> Scalar:
+def parse_value(text: str) -> Any:
     """Reads the right-hand side of ``key=value`` as TOML does; a bare word is a string."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # besides TOMLDecodeError: an integer too long to read
         return text
+    return table["value"] if len(table) == 1 else text
+
+
+def parse_scalar(text: str) -> Scalar:
+    """Reads a number, a truth value or a string; anything else that TOML knows is a string."""
+    value = parse_value(text)
     return value if isinstance(value, bool | int | float | str) else text
 
 
@@ -201,6 +208,8 @@ def parse_selector(text: str) -> Entry:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UserError(f"'{pair}' in '{text}' is not key=value")
+        if key.strip() in pinned:
+            raise UserError(f"'{text}' sets {key.strip()} twice")
         pinned[key.strip()] = parse_scalar(value.strip())
     return Entry(text.strip(), match["name"].strip(), pinned)
 
@@ -225,15 +234,18 @@ def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read suite {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
         _override(raw, override)
+    where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
     try:
         suite = msgspec.convert(raw, Suite)
     except msgspec.ValidationError as error:
-        after = f" (after --set {' '.join(overrides)})" if overrides else ""
-        raise UserError(f"{path}{after}: {_explain(error)}") from error
+        raise UserError(f"{where}: {_explain(error)}") from error
+    endless = _not_finite(raw, "")
+    if endless:
+        raise UserError(f"{where}: key '{endless}': expected a finite number")
     return suite
 
 
@@ -249,7 +261,17 @@ def _override(raw: dict[str, Any], assignment: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"--set {assignment}: suite.{name} holds a value, not a table")
         table = child
-    table[names[-1]] = parse_scalar(value.strip())
+    table[names[-1]] = parse_value(value.strip())
+
+
+def _not_finite(value: Any, key: str) -> str | None:
+    """Returns the key of a number that JSON, and so a record, cannot hold."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else key
+    items = (value.items() if isinstance(value, dict)
+             else enumerate(value) if isinstance(value, list) else ())
+    found = (_not_finite(item, f"{key}.{name}" if key else str(name)) for name, item in items)
+    return next(filter(None, found), None)
 
 
 def _explain(error: msgspec.ValidationError) -> str:
@@ -259,13 +281,20 @@ def _explain(error: msgspec.ValidationError) -> str:
     path = where.strip("`").removeprefix("$").lstrip(".")
     misspelt = re.search(r"unknown field `(.+)`", field)
     if misspelt:
-        table: Any = Suite
-        for name in filter(None, path.split(".")):
-            table = msgspec.structs.fields(table)[
-                [f.name for f in msgspec.structs.fields(table)].index(name)].type
-        names = [f.name for f in msgspec.structs.fields(table)]
+        names = [f.name for f in msgspec.structs.fields(_type_at(path))]
         return str(unknown("key" + (f" in [{path}]" if path else ""), misspelt[1], names))
     missing = re.search(r"missing required field `(.+)`", field)
     if missing:
         return f"key '{path + '.' if path else ''}{missing[1]}' is missing"
+    choice = re.search(r"Invalid enum value (.+)", field)
+    if choice:
+        return f"key '{path}': expected {' or '.join(get_args(_type_at(path)))}, got {choice[1]}"
     return f"key '{path}': {field[0].lower()}{field[1:]}"
+
+
+def _type_at(path: str) -> Any:
+    """Returns the type that a suite has at ``path``, for instance at ``target.direction``."""
+    kind: Any = Suite
+    for name in filter(None, path.split(".")):
+        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[name]
+    return kind

@@ -21,6 +21,10 @@ from bench_apts.spec import SCHEMA, Study
 _decoder = msgspec.json.Decoder(Event)
 
 
+class _Versioned(msgspec.Struct):
+    schema: int = SCHEMA
+
+
 class StudyFile(msgspec.Struct):
     """The content of ``study.json``: what was asked, by which command, on what machine."""
 
@@ -85,6 +89,7 @@ def read_trial(path: Path) -> TrialRecord | None:
         try:
             event = _decoder.decode(line)
         except msgspec.ValidationError as error:
+            _refuse_newer(path, line)
             raise _broken(f"{where}: {error}") from error
         except msgspec.DecodeError as error:
             torn = f"{where}: {error}"
@@ -94,9 +99,7 @@ def read_trial(path: Path) -> TrialRecord | None:
             raise _broken(torn)
         torn = None
         if isinstance(event, Header):
-            if event.schema > SCHEMA:
-                raise UserError(f"{path} has schema {event.schema}, this version reads up to "
-                                f"{SCHEMA}: install a newer bench-apts")
+            _refuse_newer(path, line)
             attempts = record.attempts + 1 if record else 1
             record = TrialRecord(event, None, [], None, str(path), attempts)
         elif record is None:
@@ -108,6 +111,17 @@ def read_trial(path: Path) -> TrialRecord | None:
         else:
             record.end = event
     return record
+
+
+def _refuse_newer(path: Path, content: bytes) -> None:
+    """Looks at the schema version alone: a newer file may differ in anything else."""
+    try:
+        schema = msgspec.json.decode(content, type=_Versioned).schema
+    except msgspec.DecodeError:
+        return
+    if schema > SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: "
+                        "install a newer bench-apts")
 
 
 def _broken(what: str) -> UserError:
@@ -122,7 +136,9 @@ def read_study(folder: Path) -> StudyFile:
     """
     path = folder / "study.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=StudyFile)
+        content = path.read_bytes()
+        _refuse_newer(path, content)
+        return msgspec.json.decode(content, type=StudyFile)
     except OSError as error:
         raise UserError(f"{folder} is no results folder: {path.name}: {error.strerror}; "
                         "name one that `bench-apts run` wrote") from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from bench_apts.progress import Progress
-    from bench_apts.spec import Study, Trial
+    from bench_apts.spec import Study, Suite, Trial
     from bench_apts.suites.data import Prepared
 
 _NEEDED_BYTES = 64 * 2**20
@@ -87,13 +87,16 @@ def run(
 
     Raises:
         Interrupted: A signal asked to stop; the running trial is recorded as interrupted.
+        UserError: A suite's data cannot be split, or its model not built, as it says.
     """
     plan = Plan(study, prepared)
     card = environment.card()
-    store.write_json(folder / "study.json",
-                     store.StudyFile(study, sys.argv, store.now(), card))
     packages = {name for plugin in plan.plugins.values() for name in plugin.backend.requires}
     with Launcher(sorted(packages), study.device) as launcher:
+        for suite in study.suites:  # while the server starts
+            _try_out(suite, prepared[suite.data.name])
+        store.write_json(folder / "study.json",
+                         store.StudyFile(study, sys.argv, store.now(), card))
         runner = _Runner(folder, prepared, card, launcher, progress)
         tuning = plan.tuning()
         reports = study.seeds * len(plan.cells)
@@ -102,6 +105,22 @@ def run(
             runner.run(trial)
         for trial in plan.reporting(store.read_trials(folder)):
             runner.run(trial)
+
+
+def _try_out(suite: Suite, prepared: Prepared) -> None:
+    """Does once what every rank will do, so that a mistake shows before the first trial."""
+    import torch
+
+    from bench_apts.suites import data, models
+
+    try:
+        dataset = data.load(prepared.folder)
+        data.split(dataset.train_targets, suite.data.validation, suite.data.name)
+        with torch.device("meta"):
+            models.build(suite.model.name, suite.model.options, dataset.input_shape,
+                         dataset.classes)
+    except UserError as error:
+        raise UserError(f"suite {suite.name}: {error}") from error
 
 
 class _Runner:

@@ -150,7 +150,7 @@ class Run:
         while status is None:
             report = self.stepper.step(next(batches))
             self._count(report)
-            if self.samples >= due:
+            if self.samples >= due and report.agreed:
                 status = self._evaluate()
                 due = (self.samples // suite.evaluation.every_samples + 1
                        ) * suite.evaluation.every_samples
@@ -194,8 +194,9 @@ class Run:
         status = self._decide(result, loss_sum)
         self.clock.switch("log")
         self._write(self.evals[-1])
-        self.clock.switch("train")
-        self.meter.phase = "train"
+        if status is None:
+            self.clock.switch("train")
+            self.meter.phase = "train"
         return status
 
     def _decide(self, result: Result, loss_sum: float) -> Status | None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     import torch
 
-HYPERPARAMETERS = {
+SHOWN = ("radius", "rho", "accepted", "best_length")
+"""Diagnostics of the optimizer that go into the records."""
+
+PAPER = {
     "radius": Hyperparameter(0.01, "initial trust-region radius"),
     "min_radius": Hyperparameter(1e-3, "lower bound of the radius"),
     "max_radius": Hyperparameter(4.0, "upper bound of the radius"),
@@ -22,38 +25,48 @@ HYPERPARAMETERS = {
     "consistency": Hyperparameter(
         "gradient", "what the first-order correction enters", options=("gradient", "value")),
     "global_pass": Hyperparameter(True, "end with an iteration on the global loss"),
-    "batch_factor": Hyperparameter(1, "minibatch as a multiple of the suite's"),
 }
+
+STOCHASTIC = {
+    "minibatch": Hyperparameter(32, "fresh samples of each rank per local step"),
+    "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own"),
+    "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
+    "schedule": Hyperparameter(True, "shrink steps with half a cosine over the budget"),
+    "longest_round": Hyperparameter(16, "most local steps between two all-reduces"),
+    "rounds_per_length": Hyperparameter(16, "rounds before their length doubles"),
+}
+
+BATCH_FACTOR = {"batch_factor": Hyperparameter(1, "minibatch as a multiple of the suite's")}
 
 
 class TrustRegionStepper:
     """Steps an ``APTS`` on this rank's share of each minibatch."""
 
     def __init__(
-        self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
+        self, model: torch.nn.Module, loss: Loss, variant: str, settings: Mapping[str, Any]
     ) -> None:
         from bench_apts.optimizers.apts import APTS
 
-        settings = {key: value for key, value in values.items() if key != "batch_factor"}
         self.model, self.loss = model, loss
-        self.optimizer = APTS(model.parameters(), buffers=model.buffers(), **settings)
+        self.optimizer = APTS(
+            model.parameters(), variant=variant, buffers=model.buffers(), **settings)
 
     def step(self, batch: Batch) -> StepReport:
-        """One outer iteration; all its passes are over the same share."""
+        """One step of the method; all its passes are over the same share."""
 
         def closure(backward: bool) -> torch.Tensor:
-            loss = self.loss(self.model(batch.inputs), batch.targets)
+            losses = self.loss(self.model(batch.inputs), batch.targets, reduction="none")
             if backward:
-                loss.backward()
-            value: torch.Tensor = loss.detach()
-            return value
+                losses.mean().backward()
+            values: torch.Tensor = losses.detach()
+            return values
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
-        forwards = int(last["forwards"])
         return StepReport(
-            loss, forwards * len(batch.targets), forwards, int(last["backwards"]),
-            diagnostics={key: last[key] for key in ("radius", "rho", "accepted")})
+            loss, last["forwards"] * len(batch.targets), last["forwards"], last["backwards"],
+            agreed=last.get("agreed", True),
+            diagnostics={name: last[name] for name in SHOWN if name in last})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of weights, buffers and the optimizer's state."""
@@ -66,37 +79,60 @@ class TrustRegionStepper:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the model, which is the same on every rank."""
+        """Returns the model, the same on every rank wherever a step reports ``agreed``."""
         return self.model
 
 
-def _build(
+def _paper(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, **fixed: Any
 ) -> Stepper:
-    return TrustRegionStepper(model, loss, {**values, **fixed}, world)
+    settings = {key: value for key, value in values.items() if key != "batch_factor"}
+    return TrustRegionStepper(model, loss, "paper", settings | fixed)
 
 
-def _batch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
+def _stochastic(
+    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
+) -> Stepper:
+    settings = {key: value for key, value in values.items() if key != "minibatch"}
+    settings["samples"] = max(1, world.budget_samples // world.size)
+    return TrustRegionStepper(model, loss, "stochastic", settings)
+
+
+def _multiple(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
     return suite_batch * int(values["batch_factor"])
+
+
+def _per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
+    return int(values["minibatch"]) * ranks
 
 
 apts = Backend(
     name="apts",
-    summary="APTS, arXiv 2502.05133: local trust regions, one global judgement",
-    hyperparameters=HYPERPARAMETERS,
-    build=_build,
+    summary="APTS-S: stochastic local phases under a trust region judged on fresh minibatches",
+    hyperparameters=STOCHASTIC,
+    build=_stochastic,
     tuning_free=True,
-    batch_size=_batch,
+    batch_size=_per_rank,
+    sources=("bench_apts.optimizers.apts",),
+)
+
+apts_paper = Backend(
+    name="apts-paper",
+    summary="APTS as published (arXiv 2502.05133), first-order local and global trust regions",
+    hyperparameters=PAPER | BATCH_FACTOR,
+    build=_paper,
+    tuning_free=True,
+    batch_size=_multiple,
     sources=("bench_apts.optimizers.apts",),
 )
 
 tr = Backend(
     name="tr",
-    summary="first-order trust-region method: APTS with one subdomain",
-    hyperparameters={key: knob for key, knob in HYPERPARAMETERS.items()
+    summary="first-order trust-region method: the published APTS with one subdomain",
+    hyperparameters={key: knob for key, knob in (PAPER | BATCH_FACTOR).items()
                      if key not in ("local_iterations", "consistency", "global_pass")},
-    build=partial(_build, local_iterations=0),
+    build=partial(_paper, local_iterations=0),
     tuning_free=True,
-    batch_size=_batch,
+    batch_size=_multiple,
     sources=("bench_apts.optimizers.apts",),
 )

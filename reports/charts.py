@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cells import Cell, Group
     from .style import Look
 
-_WIDTH = 5.4
+_WIDTH = 4.9
 
 
 def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
@@ -195,7 +195,7 @@ def _extent(cell: Cell) -> list[float]:
 def _rows(cells: Sequence[Cell]) -> tuple[Drawing, Axes]:
     names = [plain(cell.label, 20) for cell in cells]
     drawing, axes = panel(_WIDTH, 0.33 * len(cells) + 0.72, bottom=0.34, top=0.34,
-                          left=0.16 + 0.078 * max(len(name) for name in names), right=1.62)
+                          left=0.14 + 0.07 * max(len(name) for name in names), right=1.5)
     axes.set_yticks(range(len(cells)), names)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
     axes.set_ylim(len(cells) - 0.5, -0.5)

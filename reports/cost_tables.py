@@ -41,15 +41,15 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
-        "reaches the target, every trial billed. Below it the 95 % bootstrap interval; “or more”: without "
-        "an upper limit. P: 95 % limit of the chance to reach it. The other "
-        "columns describe a training with the frozen configuration: medians over seeds; a time "
-        "is that of the first evaluation at the target, “after” that of the last one before, so "
-        "the truth lies between the two. Bold: lowest at its N.",
+        "reaches the target, every trial billed. Below it the 95 % bootstrap "
+        "interval; “or more”: without an upper limit. P: 95 % limit of the chance to reach it. "
+        "The other columns describe a training with the frozen configuration: medians over "
+        "seeds; a time is that of the first evaluation at the target, “after” that of the last "
+        "one before, so the truth lies between the two. Bold: lowest at its N.",
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", f"{unit}, with tuning"),
-         ("Trials", "that reached it"), ("Time", "to target"), ("Bytes", "sent, to target"),
+         ("Trials", "that hit"), ("Time", "to target"), ("Bytes", "sent, to target"),
          ("Passes", "to target"), ("Peak memory", "of a rank"),
-         (_test_title(groups), "mean, range"), ("Seeds", "that reached it")),
+         (_test_title(groups), "mean, range"), ("Seeds", "that hit")),
         tuple(rows), frozenset(breaks))
 
 
@@ -98,7 +98,9 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
         return Value("not run yet", kind="number missed", numbers={column: None})
     found, interval = cell.ert(currency, level), cell.interval(currency, level)
     if not found.hits:
-        return Value(f"more than {units.cost(currency, found.total, device)}",
+        # At N = 1 nothing is sent: "more than 0 B" would sound like a measurement.
+        return Value(f"more than {units.cost(currency, found.total, device)}"
+                     if found.total else "not reached",
                      misses(0, found.trials), {column: None, f"{column}_more_than": found.total},
                      "number missed")
     if interval is None:

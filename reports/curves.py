@@ -97,8 +97,8 @@ def metric_curves(group: Group, name: str, data: pd.DataFrame, looks: Mapping[st
             _ends(axes, mine, against.column, look, (low, high))
         scale(axes, "y", (lambda value: units.percent(value, 0)) if target.metric == "accuracy"
               else units.digits, limits=(low, high))
-        hidden = [str(label) for label, values in data.groupby("optimizer", sort=False)["validation"]
-                  if not values.between(low, high).any()]
+        hidden = [label for label in _present(data, looks) if not data.loc[
+            data["optimizer"] == label, "validation"].between(low, high).any()]
         low, high = shown[against.column].min(), shown[against.column].max()
         scale(axes, "x", against.form, log=log,
               limits=(low / 1.15, high * 1.15) if log else (0, (high or 1.0) * 1.03))

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .table import Plain, Table
 
 
+_MOST_ROWS = 300
+"""A table's rows on the page; its CSV file has all, and a large study stays a small page."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One N of one suite: its finding, figures and the data behind them."""
@@ -138,7 +142,7 @@ def _render(**context: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.globals.update(units=units, svg=Markup)
+    environment.globals.update(units=units, svg=Markup, most_rows=_MOST_ROWS)
     template = environment.from_string(
         (folder / "report.html.j2").read_text(encoding="utf-8"))
     policy = (f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "

@@ -148,7 +148,7 @@ def trials(records: Sequence[TrialRecord]) -> Table:
 def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
     trial, start = record.trial, record.start
     status = record.end.status if record.end else "unfinished"
-    weights = start.initial_weights_sha256 if start else ""
+    weights = (start.initial_weights_sha256 if start else "") or ""
     order = start.data_order_sha256 if start else ""
     file: str = "/".join(PurePath(record.path).parts[-2:])
     return (

@@ -18,6 +18,8 @@ THIN = "\u202f"
 NONE = "–"
 """What a table shows where there is no number."""
 
+_HYPHEN = "\u2011"  # does not break, so that core-s stays on one line
+
 _TIME = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _COUNT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -98,7 +100,7 @@ def unit_of(device: str) -> str:
 def cost(currency: Currency, value: float, device: str = "cpu") -> str:
     """Formats a cost in its currency's unit."""
     if currency == "core_seconds":
-        return seconds(value, f"{unit_of(device)}-")
+        return seconds(value, f"{unit_of(device)}{_HYPHEN}")
     if currency in ("train_s", "wall_s"):
         return seconds(value)
     return size(value) if currency == "wire_bytes" else count(value)

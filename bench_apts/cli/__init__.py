@@ -48,6 +48,7 @@ def _root(
 def main() -> None:
     """Runs the command line; mistakes that a user can mend end in one line and exit code 2."""
     try:
+        _readable(sys.argv)
         app()
     except UserError as error:
         _fail(str(error), 2)
@@ -64,6 +65,15 @@ def main() -> None:
               "room or choose another folder with --out", 2)
 
 
+def _readable(arguments: list[str]) -> None:
+    """Refuses what no record could hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"argument {ascii(argument)} is not valid UTF-8") from error
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"bench-apts: {message}", file=sys.stderr)
+    print(f"bench-apts: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)

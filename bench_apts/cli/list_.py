@@ -40,10 +40,15 @@ def _suites() -> list[tuple[str, str, str]]:
 
 def _optimizers() -> list[tuple[str, str, str]]:
     from bench_apts import registry
+    from bench_apts.errors import UserError
 
     rows = []
     for name in registry.optimizer_names():
-        plugin = registry.optimizer(name)
+        try:
+            plugin = registry.optimizer(name)
+        except UserError as error:  # somebody's plug-in is broken; the others are not
+            rows.append((name, registry.optimizer_origin(name), f"unavailable ({error})"))
+            continue
         reason = plugin.backend.unavailable()
         summary = plugin.backend.summary + (", tuning-free" if plugin.backend.tuning_free else "")
         rows.append((name, plugin.origin, f"unavailable ({reason})" if reason else summary))

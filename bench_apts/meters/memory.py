@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def reset_peak(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR_REFS.exists():
         # 5 resets the kernel's high-water mark of the resident set (man 5 proc).
-        _CLEAR_REFS.write_text("5")
+        with contextlib.suppress(OSError):  # /proc may be read-only in a container
+            _CLEAR_REFS.write_text("5")
 
 
 def peak_bytes(device: str) -> int:

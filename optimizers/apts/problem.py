@@ -1,0 +1,56 @@
+"""The training problem as the methods see it: flat parameters, a closure, counted passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from bench_apts.optimizers.apts.flat import Flat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Closure = Callable[..., torch.Tensor]
+"""``closure(backward: bool)``: see ``APTS``."""
+
+
+class Problem:
+    """Evaluates this rank's loss wherever the parameters are, and counts the passes.
+
+    Attributes:
+        flat: Parameters, gradients and buffers.
+        forwards: Forward passes so far.
+        backwards: Backward passes so far.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        buffers: Sequence[torch.Tensor],
+        slots: int,
+    ) -> None:
+        self.flat = Flat(parameters, buffers, slots)
+        self.forwards = self.backwards = 0
+        self._closure: Closure | None = None
+
+    def pose(self, closure: Closure) -> None:
+        """Takes the closure of the next evaluations."""
+        self._closure = closure
+        self.flat.attach()
+
+    def evaluate(self, backward: bool) -> torch.Tensor:
+        """Returns this rank's losses at the parameters, detached, in the parameters' dtype.
+
+        Args:
+            backward: Whether the gradient buffer shall hold the gradient afterwards.
+        """
+        if self._closure is None:
+            raise RuntimeError("no closure yet: call step() first")
+        self.forwards += 1
+        self.backwards += backward
+        if backward:
+            self.flat.message.zero_()
+        with torch.set_grad_enabled(backward):
+            return self._closure(backward=backward).detach().to(self.flat.values.dtype)

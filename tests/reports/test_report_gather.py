@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+import report_fixture as fixture
+
+from bench_apts import store
+from bench_apts.errors import UserError
+from bench_apts.reports.gather import gather
+
+SHAPE = {"pace": 1.1, "step_s": 0.002, "backwards": 1, "every": 1}
+LATER = "2026-02-02T00:00:00+00:00"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fixture.populate(tmp_path / "study", fixture.study(ranks=(1,)))
+
+
+def add(folder, **changes):
+    values = {"label": "sgd", "ranks": 1, "stage": "report", "repetition": 7, **changes}
+    spec = fixture.trial(**values)
+    fixture.write(folder, spec, fixture.evals(spec, **SHAPE), "hit", test=0.9, time=LATER)
+    return spec
+
+
+def cell(gathered, label="sgd"):
+    return next(c for c in gathered.groups[0].cells if c.label == label)
+
+
+def test_the_frozen_configuration_takes_its_seeds(folder):
+    found = cell(gather(folder))
+    assert found.frozen.trial.repetition == 1
+    assert len(found.tune) == 3
+    assert [r.trial.repetition for r in found.seeds] == [0, 1]
+    assert all(r.trial.hyperparameters == found.frozen.trial.hyperparameters
+               for r in found.seeds)
+    assert gather(folder).left_out == {}
+
+
+def test_a_tuning_free_optimizer_has_only_seeds(folder):
+    found = cell(gather(folder), "apts")
+    assert found.tuning_free
+    assert found.frozen is None
+    assert found.draws == found.seeds
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"label": "lion"}, "optimizer"),
+    ({"ranks": 8}, "another device"),
+    ({"device": "cuda"}, "another device"),
+    ({"suite": msgspec.structs.replace(fixture.SUITE, version=2)}, "another suite"),
+    ({"hyperparameters": {"lr": 9.0, "momentum": 0.9}}, "another configuration"),
+])
+def test_what_does_not_belong_is_left_out_and_counted(folder, changes, reason):
+    before = gather(folder)
+    add(folder, **changes)
+    after = gather(folder)
+    assert len(after.trials) == len(before.trials)
+    [(text, number)] = after.left_out.items()
+    assert reason in text
+    assert number == 1
+
+
+def test_newer_data_and_newer_code_win(folder):
+    count = len(gather(folder).trials)
+    add(folder, data_sha256="e" * 64)
+    after = gather(folder)
+    assert [r.trial.data_sha256 for r in after.trials] == ["e" * 64]
+    assert after.left_out == {"older data of another fingerprint": count}
+
+
+def test_other_code_of_one_optimizer_leaves_the_others_alone(folder):
+    add(folder, plugin_sha256="q" * 64)
+    after = gather(folder)
+    assert {r.trial.plugin_sha256 for r in cell(after).draws} == {"q" * 64}
+    assert len(cell(after, "adam").tune) == 3
+
+
+def test_a_study_without_tuning_ignores_older_tuning_trials(folder):
+    file = store.read_study(folder)
+    file.study = msgspec.structs.replace(file.study, trials=0)
+    store.write_json(folder / "study.json", file)
+    after = gather(folder)
+    assert not cell(after).tune
+    assert len(cell(after).seeds) == 2
+    assert "tuning trials, while the study asks for none" in after.left_out
+
+
+def test_nothing_finished_is_one_clear_line(tmp_path):
+    folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(1,), trials=0, seeds=0))
+    with pytest.raises(UserError, match="no finished trial"):
+        gather(folder)
+    spec = fixture.trial("sgd")
+    fixture.write(folder, spec, fixture.evals(spec, until=3, **SHAPE), None)
+    with pytest.raises(UserError, match="no finished trial"):
+        gather(folder)
+
+
+def test_no_study_at_all(tmp_path):
+    with pytest.raises(UserError, match="no results folder"):
+        gather(tmp_path)

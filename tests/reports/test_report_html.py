@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import math
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import msgspec
+import pandas as pd
+import pytest
+import report_fixture as fixture
+
+from bench_apts import reports, store
+from bench_apts.reports import units
+from bench_apts.stats.bootstrap import ert_interval
+from bench_apts.stats.costs import outcome
+from bench_apts.stats.selection import select
+from bench_apts.stats.tuning import ert
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = fixture.populate(tmp_path_factory.mktemp("results") / "study")
+    assert reports.build(folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(page):
+    return html.unescape(re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    return store.read_trials(folder)
+
+
+def mine(records, label, ranks, stage):
+    found = [r for r in records if (r.trial.label, r.trial.ranks, r.trial.stage)
+             == (label, ranks, stage)]
+    return sorted(found, key=lambda r: r.trial.repetition)
+
+
+def table(folder, name):
+    return pd.read_csv(folder / "tables" / f"{name}.csv")
+
+
+def main_row(folder, label, ranks):
+    rows = table(folder, "main")
+    return rows[(rows["optimizer"] == label) & (rows["ranks"] == ranks)].iloc[0]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("label", ["apts", "sgd", "adam"])
+def test_expected_cost_is_that_of_stats_on_the_raw_records(folder, text, records, label, ranks):
+    drawn = [outcome(r) for r in mine(records, label, ranks,
+                                      "report" if label == "apts" else "tune")]
+    row = main_row(folder, label, ranks)
+    for currency in ("core_seconds", "wire_bytes", "gradient_evaluations"):
+        bills = [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
+        found, interval = ert(*bills), ert_interval(*bills)
+        assert units.cost(currency, found.cost) in text
+        if currency == "core_seconds":
+            assert row["ert_core_seconds"] == found.cost
+            assert row["ert_core_seconds_low"] == interval.low
+            assert row["ert_core_seconds_high"] == interval.high
+            assert (row["hits"], row["trials"]) == (found.hits, found.trials)
+            assert f"{found.hits} of {found.trials}" in text
+
+
+@pytest.mark.parametrize("label", ["apts", "sgd", "adam"])
+def test_final_training_is_that_of_the_seeds(folder, text, records, label):
+    seeds = mine(records, label, 1, "report")
+    row = main_row(folder, label, 1)
+    times = statistics.median(outcome(r).cost["train_s"] for r in seeds)
+    assert row["train_s_to_target"] == times
+    assert units.seconds(times) in text
+    tests = [r.end.test["accuracy"] for r in seeds]
+    assert row["test_mean"] == statistics.fmean(tests)
+    assert units.percent(statistics.fmean(tests), 2) in text
+    assert row["peak_memory_bytes"] == 310_000_000
+
+
+def test_bytes_per_step_are_those_of_the_all_reduce(folder, text):
+    assert main_row(folder, "sgd", 2)["wire_bytes_per_step"] == 4 * fixture.PARAMETERS
+    assert f"{units.size(4 * fixture.PARAMETERS)} a step" in text
+    assert main_row(folder, "sgd", 1)["wire_bytes_per_step"] == 0
+
+
+def test_the_frozen_trial_is_the_one_that_stats_selects(folder, records):
+    rows = table(folder, "tuning")
+    for label in ("sgd", "adam", fixture.NASTY):
+        chosen = rows[(rows["optimizer"] == label) & (rows["ranks"] == 2) & rows["frozen"]]
+        assert list(chosen["run_id"]) == [
+            select(mine(records, label, 2, "tune")).header.run_id]
+
+
+def test_misses_are_words_and_never_numbers(folder, text, records):
+    spent = math.fsum(outcome(r).spent["core_seconds"]
+                      for r in mine(records, fixture.NASTY, 1, "tune"))
+    assert f"more than {units.cost('core_seconds', spent)}" in text
+    assert "0 of 3 reached it" in text
+    row = main_row(folder, fixture.NASTY, 1)
+    assert row["ert_core_seconds_more_than"] == spent
+    for column in ("ert_core_seconds", "train_s_to_target", "wire_bytes_to_target"):
+        assert math.isnan(row[column])
+    # Half of adam's seeds at N = 2 were cut off before the target: that median is no number.
+    assert math.isnan(main_row(folder, "adam", 2)["train_s_to_target"])
+    assert "1 of 2 reached it" in text
+    assert "∞" not in text
+    assert not re.search(r"\b(nan|NaN|inf|None)\b", text)
+
+
+def test_the_curves_file_holds_every_evaluation_of_every_seed(folder, records):
+    rows = table(folder, "curves")
+    seeds = [r for r in records if r.trial.stage == "report"]
+    assert len(rows) == sum(len(r.evals) for r in seeds)
+    one = rows[rows["run_id"] == seeds[0].header.run_id]
+    assert list(one["validation"]) == [e.validation["accuracy"] for e in seeds[0].evals]
+
+
+def test_the_ledger_adds_up(folder):
+    rows = table(folder, "ledger")
+    assert (rows["difference"].abs() < 1e-9).all()
+
+
+def test_all_files_are_there_and_named_in_the_page(folder, page):
+    for name in ("main", "expected-cost", "tuning", "communication", "ledger", "trials",
+                 "curves"):
+        assert (folder / "tables" / f"{name}.csv").stat().st_size > 100
+        assert f"tables/{name}.csv" in page
+    drawn = re.findall(r"figures/([\w.-]+)\.svg", page)
+    assert len(drawn) == len(set(drawn)) == 14
+    for name in drawn:
+        assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_strings_from_records_are_escaped(page, folder):
+    assert "<script" not in page
+    assert html.escape(fixture.NASTY, quote=False).split("(")[0] in page
+    assert "<b>boom" not in page
+    assert "<b>digits" not in page
+    assert "&lt;b&gt;boom" in page
+    for path in (folder / "figures").glob("*.svg"):
+        assert "<script" not in path.read_text(encoding="utf-8")
+
+
+class _Loads(HTMLParser):
+    """Collects what a browser would fetch, inline styles, and ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.styled, self.ids, self.targets = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            if key in ("src", "srcset", "data", "action", "poster") or (
+                    key in ("href", "xlink:href") and not value.startswith("#")):
+                self.fetched.append(value)
+            if key == "style" or key.startswith("on"):
+                self.styled.append((tag, key))
+            if key == "id":
+                self.ids.append(value)
+            if key == "href" and value.startswith("#"):
+                self.targets.append(value[1:])
+            self.targets += re.findall(r"url\(#([^)]+)\)", value or "")
+            if key in ("aria-labelledby", "aria-describedby"):
+                self.targets += value.split()
+
+
+def test_the_page_loads_nothing_and_its_policy_allows_nothing(page):
+    parser = _Loads()
+    parser.feed(page)
+    assert parser.fetched == ["data:,"]
+    assert parser.styled == []
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert "@import" not in style
+    assert "url(" not in style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+    assert page.count("<style") == 1
+    assert "http:" not in page
+    assert "https:" not in page
+
+
+def test_ids_are_unique_and_references_resolve(page):
+    parser = _Loads()
+    parser.feed(page)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert set(parser.targets) <= set(parser.ids)
+
+
+def test_figures_are_described_for_those_who_cannot_see_them(page):
+    figures = re.findall(r"<svg[^>]*role=\"img\".*?</svg>", page, re.DOTALL)
+    assert len(figures) == 14
+    for figure in figures:
+        assert re.search(r"<title [^>]*>[^<]+</title><desc [^>]*>[^<]+</desc>", figure)
+        assert "<text" in figure
+
+
+def test_two_builds_are_the_same_to_the_byte(folder):
+    def content():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = content()
+    reports.build(folder)
+    assert content() == before
+
+
+def test_findings_and_caveats_say_it_plainly(text):
+    assert "No clear winner." in text
+    assert "The runner-up" in text
+    for words in ("CPU ranks instead of GPUs", "Target of digits not calibrated", "Few seeds",
+                  "1 tuning trial of sgd at N = 1", "loss 812.5 is above 10 times",
+                  "1 seed of adam at N = 2 had not ended", "missed the target"):
+        assert words in text
+    assert "†" not in text
+
+
+def test_it_is_small(page):
+    assert len(page.encode()) < 3_000_000
+
+
+def test_more_ranks_than_cores_are_marked(tmp_path):
+    folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(1, 4), trials=2, seeds=1))
+    page = reports.build(folder).read_text(encoding="utf-8")
+    assert "More ranks than cores" in page
+    assert re.search(r"<span>4 †</span>", page)
+    assert not re.search(r"<span>1 †</span>", page)
+    assert "these times measure the machine" in page
+
+
+def test_a_loss_target_several_suites_and_a_clear_loser(tmp_path):
+    target = msgspec.structs.replace(fixture.SUITE.target, metric="loss", direction="min",
+                                     value=0.06)
+    other = msgspec.structs.replace(fixture.SUITE, name="other", target=target)
+    plan = fixture.study(ranks=(2,), trials=0, seeds=3, suites=(fixture.SUITE, other))
+    folder = fixture.populate(tmp_path / "study", plan)
+    text = re.sub(r"<[^>]+>", " ", reports.build(folder).read_text(encoding="utf-8"))
+    assert f"validation loss of at most 0.06{units.THIN}" not in text
+    assert "validation loss of at most 0.06" in text
+    assert "apts loses here" in text
+    assert set(table(folder, "main")["suite"]) == {"digits", "other"}
+
+
+def test_a_study_in_which_nothing_hits(tmp_path):
+    hard = msgspec.structs.replace(
+        fixture.SUITE, target=msgspec.structs.replace(fixture.SUITE.target, value=0.999))
+    folder = fixture.populate(tmp_path / "study",
+                              fixture.study(ranks=(2,), trials=1, seeds=1, suites=(hard,)))
+    text = re.sub(r"<[^>]+>", " ", reports.build(folder).read_text(encoding="utf-8"))
+    assert "No optimizer reached the target." in text
+    assert "The lower level" in text
+
+
+def test_importing_the_package_imports_neither_torch_nor_drawing():
+    code = ("import sys, bench_apts.reports; "
+            "print([n for n in ('torch', 'pandas', 'matplotlib') if n in sys.modules])")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_building_does_not_import_torch(folder):
+    code = ("import sys, pathlib, bench_apts.reports as r; "
+            f"r.build(pathlib.Path({str(folder)!r})); print('torch' in sys.modules)")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           check=True)
+    assert found.stdout.strip() == "False"

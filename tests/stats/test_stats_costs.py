@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from stats_records import record, suite
+
+from bench_apts.stats.costs import CURRENCIES, cost_recorded, hit_bracket, outcome, outcomes
+
+
+def test_a_hit_is_billed_up_to_its_first_hit_in_every_currency():
+    result = outcome(record([0.1, 0.5, 0.91, 0.95, 0.97], status="hit", ranks=4))
+    assert result.hit
+    assert result.cost == {"core_seconds": 8.0, "train_s": 2.0, "wall_s": 9.0,
+                           "wire_bytes": 2_000.0, "gradient_evaluations": 20.0,
+                           "samples": 200.0}
+    assert result.spent == result.cost
+    assert result.last_miss is not None
+    assert result.last_miss["train_s"] == 1.0
+
+
+def test_the_first_evaluation_can_hit():
+    result = outcome(record([0.95, 0.95]))
+    assert result.cost["train_s"] == 0.0
+    assert result.last_miss == dict.fromkeys(CURRENCIES, 0.0)
+
+
+def test_a_miss_costs_infinity_and_is_billed_everything():
+    missed = record([0.1, 0.5], end={"wall_s": 30.0, "ledger": {"train_s": 4.0}, "samples": 350})
+    result = outcome(missed)
+    assert not result.hit
+    assert result.last_miss is None
+    assert set(result.cost.values()) == {math.inf}
+    assert result.spent == {"core_seconds": 8.0, "train_s": 4.0, "wall_s": 30.0,
+                            "wire_bytes": 1_000.0, "gradient_evaluations": 10.0,
+                            "samples": 350.0}
+
+
+@pytest.mark.parametrize("status", ["diverged", "error", "timeout", "oom", "interrupted"])
+def test_any_bad_end_is_billed_what_it_recorded(status):
+    assert outcome(record([0.1, 0.5, 0.6], status=status)).spent["core_seconds"] == 4.0
+
+
+def test_a_trial_without_end_or_evaluation():
+    assert cost_recorded(record([], status=None)) == dict.fromkeys(CURRENCIES, 0.0)
+    assert cost_recorded(record([0.1, 0.2], status=None))["samples"] == 100.0
+    crashed = record([], status="error", end={"wall_s": 3.0})
+    assert cost_recorded(crashed)["wall_s"] == 3.0
+    assert cost_recorded(crashed)["core_seconds"] == 0.0
+
+
+def test_a_trial_that_hit_and_diverged_later_has_hit():
+    assert outcome(record([0.1, 0.91, 0.92, 0.1], status="diverged")).spent["train_s"] == 1.0
+
+
+def test_levels_are_shares_of_the_target():
+    found = outcomes(record([0.1, 0.86, 0.86, 0.895, 0.895, 0.9, 0.9]))
+    assert [found[level].cost["train_s"] for level in (0.95, 0.99, 1.0)] == [1.0, 3.0, 5.0]
+
+
+def test_a_minimised_metric_and_a_missing_one():
+    problem = suite("min", 0.5)
+    assert hit_bracket(record([2.0, 0.6, 0.5, 0.4], problem=problem)) == (1, 2)
+    assert hit_bracket(record([2.0, 0.52, 0.52], problem=problem), 0.95) == (0, 1)
+    blind = record([0.95, 0.95])
+    for event in blind.evals:
+        event.validation.clear()
+    assert hit_bracket(blind) is None

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench_apts.stats.tuning import (
+    amortised,
+    best_of,
+    ert,
+    hit_probability,
+    miss_limit,
+    sequential_bill,
+)
+
+INF = math.inf
+costs = st.floats(0.01, 1e6)
+
+
+@st.composite
+def pools(draw, size=7, hits=0):
+    """Bills and costs of up to ``size`` trials with at least so many hits."""
+    pool = draw(st.lists(st.tuples(costs, st.booleans()), min_size=max(1, hits), max_size=size))
+    pool = [(cost, hit or index < hits) for index, (cost, hit) in enumerate(pool)]
+    return [cost for cost, _ in pool], [cost if hit else INF for cost, hit in pool]
+
+
+def test_ert_by_hand():
+    # Bills of 2, 3, 5 and 10 seconds, of which the first two bought a hit: 20 / 2.
+    found = ert([2, 3, 5, 10], [2, 3, INF, INF])
+    assert found == (10.0, 20.0, 2, 4)
+    assert found.success == 0.5
+    assert found.success_limit == 1.0
+
+
+def test_ert_without_a_hit_is_more_than_the_sum():
+    found = ert([4, 6, 8], [INF] * 3)
+    assert found.cost == INF
+    assert found.total == 18.0
+    # Three misses in a row have a probability of 5 % at p = 1 − 0.05^(1/3) = 63.2 %.
+    assert found.success_limit == pytest.approx(0.6316, abs=1e-4)
+    assert (1 - miss_limit(3)) ** 3 == pytest.approx(0.05)
+
+
+def test_ert_of_nothing():
+    found = ert([], [])
+    assert found.cost == INF
+    assert math.isnan(found.success)
+    with pytest.raises(ValueError, match="2 bills but 1"):
+        ert([1, 2], [1])
+
+
+def test_sequential_bill_by_hand():
+    # One hit for 4 among two misses for 6 each: on average one miss comes first.
+    assert sequential_bill([4, 6, 6], [4, INF, INF]) == 10.0
+    assert sequential_bill([6, 6], [INF, INF]) == INF
+
+
+@given(pools(6, hits=1))
+def test_sequential_bill_is_the_mean_over_all_orders(pool):
+    def bill(order):
+        total = 0.0
+        for spent, cost in order:
+            total += spent
+            if cost < INF:
+                return total
+        raise AssertionError
+
+    orders = list(itertools.permutations(zip(*pool, strict=True)))
+    assert sequential_bill(*pool) == pytest.approx(sum(map(bill, orders)) / len(orders))
+
+
+def test_best_of_by_hand():
+    # Pairs of {1, 2, 4}: minima 1, 1 and 2.
+    assert best_of([4, 1, 2], 2) == pytest.approx(4 / 3)
+    assert best_of([1, INF], 1) == INF
+    assert best_of([1, INF], 2) == 1.0
+    with pytest.raises(ValueError, match=r"1 … 2"):
+        best_of([1, 2], 3)
+
+
+@given(pools(), st.data())
+def test_best_of_and_hit_probability_are_means_over_all_subsets(pool, data):
+    cost = pool[1]
+    draws = data.draw(st.integers(1, len(cost)))
+    subsets = list(itertools.combinations(cost, draws))
+    assert best_of(cost, draws) == pytest.approx(sum(map(min, subsets)) / len(subsets))
+    chance = sum(min(subset) < INF for subset in subsets) / len(subsets)
+    hits = sum(value < INF for value in cost)
+    assert hit_probability(len(cost), hits, draws) == pytest.approx(chance)
+
+
+@given(pools(), st.data())
+def test_amortised_is_the_mean_over_all_subsets(pool, data):
+    spent, cost = pool
+    rerun = [2 * bill for bill in spent]
+    draws = data.draw(st.integers(1, len(cost)))
+    trainings = data.draw(st.integers(1, 5))
+    # Sets of K are bought until one holds a hit; the best of that set is then trained again.
+    # Equal costs are told apart by their place, as sorting does.
+    bought, again, successes = 0.0, 0.0, 0
+    subsets = list(itertools.combinations(range(len(cost)), draws))
+    for subset in subsets:
+        bought += sum(spent[i] for i in subset)
+        best = min(subset, key=lambda i: (cost[i], i))
+        if cost[best] < INF:
+            successes += 1
+            again += rerun[best]
+    expected = (bought + (trainings - 1) * again) / successes if successes else INF
+    assert amortised(spent, cost, rerun, draws, trainings) == pytest.approx(expected)
+
+
+@given(pools(hits=1))
+def test_one_draw_for_one_training_is_the_ert(pool):
+    spent, cost = pool
+    expected = pytest.approx(ert(spent, cost).cost)
+    assert amortised(spent, cost, cost, 1, 1) == expected
+    assert amortised(spent, cost, [INF] * len(cost), 1, 1) == expected
+
+
+@given(pools(hits=1), st.floats(0.01, 100), st.randoms(use_true_random=False))
+def test_scale_and_order(pool, factor, random):
+    spent, cost = pool
+    scaled = [factor * value for value in spent], [factor * value for value in cost]
+    order = list(range(len(spent)))
+    random.shuffle(order)
+    mixed = [spent[i] for i in order], [cost[i] for i in order]
+    for statistic in (lambda s, c: ert(s, c).cost, sequential_bill,
+                      lambda s, c: amortised(s, c, [2 * x for x in c], 1, 3)):
+        assert statistic(*scaled) == pytest.approx(factor * statistic(*pool))
+        assert statistic(*mixed) == pytest.approx(statistic(*pool))
+
+
+@given(pools(hits=1), costs)
+def test_another_miss_never_makes_it_cheaper(pool, bill):
+    spent, cost = pool
+    assert ert([*spent, bill], [*cost, INF]).cost > ert(spent, cost).cost
+    before = sequential_bill(spent, cost)
+    assert sequential_bill([*spent, bill], [*cost, INF]) > before * (1 - 1e-9)
+
+
+@given(pools(hits=1))
+def test_best_of_more_is_no_worse(pool):
+    found = [best_of(pool[1], k) for k in range(1, len(pool[1]) + 1)]
+    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(found))
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="at least 1"):
+        amortised([1], [1], [1], 1, 0)
+    with pytest.raises(ValueError, match="differ"):
+        amortised([1], [1], [], 1, 1)
+    with pytest.raises(ValueError, match="3 hits of 2"):
+        hit_probability(2, 3, 1)
