@@ -99,7 +99,9 @@ def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: 
 
 def heading(axes: Axes, text: str) -> None:
     """Says what is shown, at the upper left, where it reads horizontally."""
-    axes.annotate(text, (0, 1), xycoords=("figure fraction", "axes fraction"), xytext=(0, 7),
+    # In points from the axes: fractions of the figure move when a file is cut to its content.
+    margin = axes.get_position().x0 * axes.figure.bbox.width * 72 / axes.figure.dpi
+    axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(-margin, 7),
                   textcoords="offset points", color=MUTED, annotation_clip=False)
 
 
@@ -147,8 +149,9 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
     drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)
     picture = io.BytesIO()
     drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches="tight",
-                    metadata={"Software": None})
-    files = {f"{slug}.svg": _svg(drawing, slug, facecolor="white", bbox_inches="tight").encode(),
+                    pad_inches=0.2, metadata={"Software": None})
+    files = {f"{slug}.svg": _svg(drawing, slug, facecolor="white", bbox_inches="tight",
+                                 pad_inches=0.2).encode(),
              f"{slug}.png": picture.getvalue()}
     return Figure(slug, title, caption, svg.inline(bare, slug, title, caption), files)
 

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 HEADLINE: Currency = "core_seconds"
 
+ENOUGH = 5
+"""Trials that an optimizer needs before its interval may decide: of fewer, all lie on the same
+side of the truth too often (with 5 independent ones, at 1 in 16)."""
+
+
+Verdict = Literal["clear", "tentative", "unclear", "none"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -24,13 +31,14 @@ class Finding:
 
     Attributes:
         group: What it is about.
-        verdict: Whether one optimizer leads beyond its interval, several tie, or none hit.
+        verdict: Whether one optimizer leads beyond its interval, leads so with too few trials
+            to tell, is tied with others, or none hit.
         headline: The answer in one sentence.
         sentences: What else a reader should know.
     """
 
     group: Group
-    verdict: Literal["clear", "unclear", "none"]
+    verdict: Verdict
     headline: str
     sentences: tuple[str, ...]
 
@@ -46,12 +54,18 @@ def find(group: Group, device: str) -> Finding:
     rivals = tied(best, cells)
     sentences: list[str] = []
     if len(cells) == 1:
-        verdict: Literal["clear", "unclear"] = "unclear"
+        verdict: Verdict = "unclear"
         headline = f"{best.label} reaches the target for {cost}; nothing was run to compare it."
     elif rivals:
         verdict = "unclear"
         headline = (f"No clear winner. {best.label} has the lowest expected cost, {cost}, but "
                     f"its interval overlaps with {_possessive(rivals)}.")
+    elif (fewest := min(len(cell.draws) for cell in cells)) < ENOUGH:
+        verdict = "tentative"
+        headline = f"{best.label} has the lowest expected cost, {cost}, tuning included."
+        sentences.append(f"Its interval is clear of the others, but with as few as "
+                         f"{units.plural(fewest, 'trial')} for an optimizer this is a first "
+                         "indication, not a result.")
     else:
         verdict = "clear"
         headline = f"{best.label} reaches the target for the least: {cost}, tuning included."
@@ -117,7 +131,7 @@ def _apts(best: Cell, cells: Sequence[Cell], device: str) -> list[str]:
         return []
     mine = min(family, key=lambda cell: (cell.ert(HEADLINE).cost, cell.ert(HEADLINE).total))
     if mine is best:
-        return [] if tied(best, cells) else [f"{mine.label} wins here."]
+        return []
     expected = mine.ert(HEADLINE)
     if not expected.hits:
         return [f"{mine.label} loses here: more than "

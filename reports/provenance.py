@@ -73,7 +73,9 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
 
 def _title(key: str) -> str:
     text = key.removesuffix("_bytes").replace("_", " ")
-    return text if text.isupper() else text[:1].upper() + text[1:]
+    known = {"os": "OS", "cpu": "CPU", "gpu": "GPU", "gpus": "GPUs"}
+    first, _, rest = text.partition(" ")
+    return f"{known.get(first, first[:1].upper() + first[1:])} {rest}".strip()
 
 
 def show(key: str, value: Any) -> str:

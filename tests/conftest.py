@@ -1,0 +1,229 @@
+"""What the harness's tests share: real commands, a plug-in, trials on the bundled digits."""
+
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from bench_apts import registry, store
+from bench_apts.cli import main
+from bench_apts.plan import Plan
+from bench_apts.spec import Study, parse_selector
+
+SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
+
+PLUGIN = '''
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+import time
+
+from bench_apts.contract import Backend, Hyperparameter, LogUniform, StepReport
+
+
+class Stepper:
+    def __init__(self, model, loss, values, world):
+        import torch
+
+        self.model, self.loss, self.world = model, loss, world
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=values["lr"])
+        self.steps = 0
+
+    def step(self, batch):
+        import torch.distributed as dist
+
+        rank = self.world.rank
+        self.steps += 1
+        {on_step}
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(batch.inputs), batch.targets)
+        loss.backward()
+        for parameter in self.model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.world.size
+        self.optimizer.step()
+        return StepReport(loss.detach(), len(batch.targets), 1, 1)
+
+    def state_dict(self):
+        return copy.deepcopy([self.model.state_dict(), self.optimizer.state_dict(), self.steps])
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state[0])
+        self.optimizer.load_state_dict(state[1])
+        self.steps = state[2]
+
+    def evaluation_model(self):
+        return self.model
+
+
+def build(model, loss, values, world):
+    return Stepper(model, loss, values, world)
+
+
+backend = Backend(
+    name="mine",
+    summary="plain gradient descent",
+    hyperparameters={{"lr": Hyperparameter(0.1, "learning rate", LogUniform(1e-2, 1.0))}},
+    build=build,
+    {options}
+)
+'''
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A cache of decoded data for the whole session, away from the user's."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def environment(cache):
+    """The environment of commands: our cache, no data of the user's, CPU ranks everywhere."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("BENCH_APTS_")}
+    return kept | {"BENCH_APTS_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": "",
+                   "PYTHONWARNINGS": ""}
+
+
+@pytest.fixture(scope="session")
+def command(environment):
+    """Runs ``bench-apts …`` in a process of its own."""
+
+    def run(*arguments, cwd=None):
+        return subprocess.run(
+            [sys.executable, "-m", "bench_apts", *map(str, arguments)], cwd=cwd,
+            env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+    return run
+
+
+@pytest.fixture
+def started(environment):
+    """Starts ``bench-apts …`` in a session of its own, and leaves nothing of it behind."""
+    running = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench_apts", *map(str, arguments)], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        for left in session(process.pid):
+            left.kill()
+        process.communicate()
+
+
+def session(leader):
+    """Returns the living processes of a session, zombies aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (os.getsid(process.pid) == leader
+                    and process.status() != psutil.STATUS_ZOMBIE):
+                found.append(process)
+        except (psutil.Error, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def wait_for(condition, patience_s=60):
+    """Waits until ``condition()`` holds and returns what it returned; fails if it never does."""
+    deadline = time.monotonic() + patience_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture
+def processes():
+    """Ways to look at processes: ``session(leader)`` and ``wait_for(condition)``."""
+    return SimpleNamespace(session=session, wait_for=wait_for)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path, cache):
+    """Runs ``bench-apts …`` in this process, in ``tmp_path``; returns code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("BENCH_APTS_DATA", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench-apts", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Writes a whole backend into a file; ``on_step`` is a line run before each step."""
+
+    def write(name="mine.py", on_step="pass", options=""):
+        path = tmp_path / name
+        path.write_text(PLUGIN.format(on_step=on_step, options=options))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def digits(cache):
+    """The bundled digits, decoded."""
+    from bench_apts.suites import data
+
+    return data.prepare("digits", None, offline=True, cache=cache)
+
+
+@pytest.fixture(scope="session")
+def make_study():
+    """Makes a study on digits from selectors."""
+
+    def make(*selectors, overrides=(), ranks=(1,), trials=2, seeds=1, base_seed=0):
+        suite = registry.suite("digits", (
+            "suite.budget.samples=1280", "suite.evaluation.every_samples=640", *overrides))
+        return Study(suites=(suite,), entries=tuple(parse_selector(str(s)) for s in selectors),
+                     ranks=ranks, trials=trials, seeds=seeds, base_seed=base_seed, device="cpu")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trial(make_study, digits):
+    """Makes the report-stage trial of one selector at one N."""
+
+    def make(selector, ranks=1, overrides=()):
+        study = make_study(selector, overrides=overrides, ranks=(ranks,), trials=0)
+        (trial,) = Plan(study, {"digits": digits}).reporting([])
+        return trial
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(command, tmp_path_factory):
+    """A small study from end to end, by the real command."""
+    folder = tmp_path_factory.mktemp("study")
+    arguments = ("run", "--gpus", "1,2", "--optimizers", "sgd,adam,apts", "--trials", "2",
+                 "--seeds", "1", "--offline", *SMALL, "--out", folder)
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    results = folder / "digits"
+    return SimpleNamespace(done=done, arguments=arguments, folder=results,
+                           records=store.read_trials(results))

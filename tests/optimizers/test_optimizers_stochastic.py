@@ -1,0 +1,223 @@
+"""APTS-S: what it equals in its limits, what it sends, what it restores, where it agrees."""
+
+import copy
+import hashlib
+import io
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from bench_apts.optimizers.apts import APTS
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+FIXED = {"radius": 0.01, "judge": False, "schedule": False, "longest_round": 1}
+SAMPLES = 10**6
+
+
+class Task:
+    """A network on random data; each call of ``step`` sees the next minibatch of this rank."""
+
+    def __init__(self, rank=0, batch_norm=False, samples=SAMPLES, **settings):
+        torch.manual_seed(0)
+        layers = [nn.Linear(5, 8), nn.BatchNorm1d(8)] if batch_norm else [nn.Linear(5, 8)]
+        self.model = nn.Sequential(*layers, nn.Tanh(), nn.Linear(8, 3))
+        self.generator = torch.Generator().manual_seed(100 + rank)
+        self.truth = torch.randn(5, 3, generator=torch.Generator().manual_seed(7))
+        self.spoil = False
+        self.optimizer = APTS(self.model.parameters(), variant="stochastic",
+                              buffers=self.model.buffers(), samples=samples, **settings)
+        self.n = sum(p.numel() for p in self.model.parameters())
+
+    def batch(self):
+        inputs = torch.randn(16, 5, generator=self.generator)
+        return inputs, (inputs @ self.truth).argmax(dim=1)
+
+    def step(self):
+        inputs, targets = self.batch()
+
+        def closure(backward):
+            losses = nn.functional.cross_entropy(self.model(inputs), targets, reduction="none")
+            if self.spoil:
+                losses = losses * math.nan
+            if backward:
+                losses.mean().backward()
+            return losses.detach()
+
+        self.optimizer.step(closure)
+        return self.optimizer.last
+
+    def weights(self):
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone()
+
+    def digest(self):
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        data = b"".join(t.detach().numpy().tobytes() for t in tensors)
+        return hashlib.sha256(data).hexdigest()
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99))
+
+
+def test_one_rank_with_a_fixed_radius_and_no_judgement_is_adam():
+    ours, theirs = Task(**FIXED), Task(**FIXED)
+    model = copy.deepcopy(theirs.model)
+    reference = adam(model.parameters())
+    for _ in range(50):
+        ours.step()
+        inputs, targets = theirs.batch()
+        reference.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        reference.step()
+    expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(ours.weights(), expected, rtol=1e-5, atol=1e-6)
+
+
+def against_ddp(rank):
+    ours, theirs = Task(rank.rank, **FIXED), Task(rank.rank, **FIXED)
+    model = DistributedDataParallel(copy.deepcopy(theirs.model))
+    reference = adam(model.parameters())
+    for _ in range(30):
+        ours.step()
+        inputs, targets = theirs.batch()
+        reference.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        reference.step()
+    expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return float((ours.weights() - expected).abs().max())
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_rounds_of_one_step_are_data_parallel_adam(on_ranks, size):
+    assert max(on_ranks(against_ddp, size)) < 1e-5
+
+
+def walk(rank, steps, batch_norm, settings):
+    task = Task(rank.rank, batch_norm=batch_norm, **settings)
+    rank.meter.phase = "train"
+    rows = []
+    for _ in range(steps):
+        last = task.step()
+        rows.append((last["agreed"], task.digest() if last["agreed"] else None, last["floats"],
+                     last["calls"], "accepted" in last, last["forwards"], last["backwards"]))
+    traffic = rank.meter.snapshot()["train"]
+    return task.n, rows, {name: (t.calls, t.payload_bytes) for name, t in traffic.items()}
+
+
+def test_ranks_are_equal_wherever_they_agree_and_send_what_the_table_says(on_ranks):
+    results = on_ranks(walk, 2, 200, False, {"rounds_per_length": 4, "longest_round": 8})
+    n, first, traffic = results[0]
+    assert [row[:2] for row in first] == [row[:2] for row in results[1][1]]
+    agreed = [row for row in first if row[0]]
+    assert all(row[3] == 1 and row[2] == n + 6 * row[4] for row in agreed)
+    assert all(row[2:4] == (0, 0) for row in first if not row[0])
+    assert any(row[4] for row in agreed)
+    assert all(row[6] == 1 for row in first)
+    assert sum(row[5] for row in first) >= 200 + sum(row[4] for row in first)
+    # Lengths 1, 2, 4, 8: four rounds each of the first three, then rounds of 8 to the end.
+    assert [i + 1 for i, row in enumerate(first) if row[0]][:13] == [
+        1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 36]
+    # The harness's own meter saw the same.
+    assert traffic == {"all_reduce": (len(agreed), 4 * sum(row[2] for row in agreed))}
+
+
+def test_batch_norm_statistics_agree_with_the_weights(on_ranks):
+    results = on_ranks(walk, 2, 100, True, {"rounds_per_length": 4})
+    digests = [[row[1] for row in rows] for _, rows, _ in results]
+    assert digests[0] == digests[1]
+
+
+def test_a_single_process_sends_nothing_and_learns():
+    assert not dist.is_initialized()
+    task = Task(samples=16 * 600)
+    inputs, targets = task.batch()
+
+    def loss():
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(task.model(inputs), targets))
+
+    before = loss()
+    rows = [task.step() for _ in range(600)]
+    assert all(row["floats"] == row["calls"] == 0 for row in rows)
+    assert all(1e-7 <= row["radius"] <= 1 for row in rows)
+    assert loss() < 0.3 * before
+
+
+def spoilt(rank, size):
+    task = Task(rank.rank, batch_norm=True)
+    while "accepted" not in (last := task.step()) or not last["accepted"]:
+        pass
+    # From the second round after an accepted test on, everything is thrown away again.
+    kept = task.optimizer.state_dict()["apts"]
+    anchor, buffers = kept["anchor"], kept["anchor_buffers"]
+    radius = last["radius"]
+    task.spoil = rank.rank == size - 1
+    while "accepted" not in (last := task.step()):
+        pass
+    same = torch.equal(task.weights(), anchor) and all(
+        torch.equal(a, b) for a, b in zip(task.model.buffers(), buffers, strict=True))
+    state = task.optimizer.state_dict()["apts"]
+    moments = state["adam"]["state"][0]
+    task.spoil = False
+    for _ in range(20):
+        task.step()
+    finite = bool(torch.isfinite(task.weights()).all())
+    return (last["accepted"], same, last["radius"] <= radius / 2,
+            bool((moments["exp_avg"] == 0).all()), finite)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_loss_that_is_not_finite_on_one_rank_sends_all_back_bit_for_bit(on_ranks, size):
+    for accepted, same, halved, cleared, finite in on_ranks(spoilt, size, size):
+        assert not accepted
+        assert same
+        assert halved
+        assert cleared
+        assert finite
+
+
+@pytest.mark.parametrize("cut", [1, 17, 40, 77])
+def test_training_goes_on_bit_for_bit_from_a_saved_state(cut):
+    settings = {"rounds_per_length": 4, "batch_norm": True, "samples": 16 * 150}
+    straight = Task(**settings)
+    for _ in range(cut):
+        straight.step()
+    buffer = io.BytesIO()
+    torch.save({"model": straight.model.state_dict(),
+                "optimizer": straight.optimizer.state_dict(),
+                "data": straight.generator.get_state()}, buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    resumed = Task(**settings)
+    resumed.model.load_state_dict(saved["model"])
+    resumed.optimizer.load_state_dict(saved["optimizer"])
+    resumed.generator.set_state(saved["data"])
+    for _ in range(60):
+        assert straight.step() == resumed.step()
+    assert straight.digest() == resumed.digest()
+
+
+def test_the_schedule_brings_steps_to_zero_at_the_end_of_the_budget():
+    task = Task(samples=16 * 40, judge=False, radius=0.01, longest_round=1)
+    for _ in range(40):
+        task.step()
+    before = task.weights()
+    task.step()
+    assert float((task.weights() - before).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"samples": 0}, "samples"),
+    ({"radius": -1.0}, "radius"),
+    ({"longest_round": 3}, "power of 2"),
+    ({"rounds_per_length": 0}, "at least 1"),
+])
+def test_settings_out_of_range_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Task(**settings)
+    with pytest.raises(ValueError, match="variant"):
+        APTS([nn.Parameter(torch.ones(2))], variant="best")
+    with pytest.raises(TypeError):
+        Task(learning_rate=0.1)
