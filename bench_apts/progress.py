@@ -46,7 +46,8 @@ class Progress:
         self._bars = Bars(
             # Without markup, which would take the [lr=0.1] of a selector for a style.
             TextColumn("{task.description}", markup=False), BarColumn(),
-            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console, disable=not console.is_terminal, transient=True)
         self._study = self._bars.add_task("study", total=None, note="", left="")
         self._current = self._bars.add_task("", total=None, note="", left="", visible=False)
@@ -126,10 +127,11 @@ class Progress:
 
     def _show(self, trial: Trial, event: Eval, metric: str, elapsed: float) -> None:
         value = event.validation.get(metric)
+        shown = "-" if value is None else f"{value:.4f}"
         share = event.samples / trial.suite.budget.samples
         self._bars.update(
             self._current, completed=event.samples,
-            note=f"epoch {event.epoch:.1f}, {metric} " + ("-" if value is None else f"{value:.4f}"),
+            note=f"epoch {event.epoch:.1f}, {metric} {shown}",
             left=f"{_duration(elapsed * (1 - share) / share)} left" if share > 0.02 else "")
 
 

@@ -96,7 +96,7 @@ def run(
         for suite in study.suites:  # while the server starts
             _try_out(suite, prepared[suite.data.name])
         store.write_json(folder / "study.json",
-                         store.StudyFile(study, sys.argv, store.now(), card))
+                         store.StudyFile(study, ["bench-apts", *sys.argv[1:]], store.now(), card))
         runner = _Runner(folder, prepared, card, launcher, progress)
         tuning = plan.tuning()
         reports = study.seeds * len(plan.cells)

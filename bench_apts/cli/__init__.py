@@ -71,7 +71,7 @@ def _readable(arguments: list[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"argument {ascii(argument)} is not valid UTF-8") from error
+            raise UserError(f"argument {argument!a} is not valid UTF-8") from error
 
 
 def _fail(message: str, code: int) -> None:

@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-from bench_apts.optimizers.apts import APTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+from bench_apts.optimizers.apts import APTS
 
 NORMS = ("l2", "linf")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+
 from bench_apts.meters.comm import CommMeter
 from bench_apts.optimizers.apts import APTS
-from torch import nn
 
 SIZES = (1, 2, 4)
 SAMPLES = 48

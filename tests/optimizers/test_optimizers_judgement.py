@@ -4,9 +4,10 @@ import math
 import statistics
 
 import pytest
-from bench_apts.optimizers.apts.judgement import Judgement, best_length
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench_apts.optimizers.apts.judgement import Judgement, best_length
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 3))
@@ -25,7 +26,8 @@ def test_a_step_along_a_rising_line_was_too_long_however_short():
     assert best_length(change=1.0, slope=1.0) == 0.0
 
 
-@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=2, max_size=30), st.floats(-9, 9))
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=2, max_size=30),
+       st.floats(-9, 9))
 def test_sums_over_samples_give_means_and_standard_errors(pairs, slope):
     n = len(pairs)
     before, after = zip(*pairs, strict=True)

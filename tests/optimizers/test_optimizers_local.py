@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from bench_apts.optimizers.apts.local import descent, minimise, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bench_apts.optimizers.apts.local import descent, minimise, within
 
 NORMS = ("l2", "linf")
 FINITE = st.floats(-100, 100).map(lambda x: round(x, 6))

@@ -3,9 +3,10 @@
 import math
 
 import pytest
-from bench_apts.optimizers.apts.radius import RadiusRule, acceptance_ratio
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench_apts.optimizers.apts.radius import RadiusRule, acceptance_ratio
 
 RATIOS = st.floats(allow_nan=False)
 POSITIVE = st.floats(1e-6, 1e6)

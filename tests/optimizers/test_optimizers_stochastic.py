@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-from bench_apts.optimizers.apts import APTS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from bench_apts.optimizers.apts import APTS
 
 FIXED = {"radius": 0.01, "judge": False, "schedule": False, "longest_round": 1}
 SAMPLES = 10**6

@@ -1,0 +1,271 @@
+"""Every installed backend against the contract, on the digits at one, two and four ranks."""
+
+import functools
+import importlib.util
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench_apts import registry
+from bench_apts.contract import Batch, Choice, LogUniform, Stepper, Uniform, World
+
+NAMES = registry.optimizer_names()
+BUILT_IN = ["adam", "apts", "sgd", "tr", "zero1", "zero2", "zero3"]
+ZERO = ["zero1", "zero2", "zero3"]
+SIZES = (1, 2)
+STEPS, WARMUP, BATCH = 30, 3, 64
+SHAPES = [(64, 64), (64,), (32, 64), (32,), (10, 32), (10,)]
+N = sum(math.prod(shape) for shape in SHAPES)  # 6,570 parameters
+P = 4 * N
+
+# Each run of the ranks imports it otherwise, for seconds.
+PRELOAD = ["deepspeed"] if importlib.util.find_spec("deepspeed") else []
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    inputs, targets = load_digits(return_X_y=True)
+    return torch.tensor(inputs / 16, dtype=torch.float32), torch.tensor(targets)
+
+
+def batches(rank, size):
+    inputs, targets = digits()
+    share = BATCH // size
+    for step in range(STEPS):
+        # The epoch's rest is left out; what is left of it starts anew.
+        first = step * BATCH % (len(targets) - BATCH) + rank * share
+        yield Batch(inputs[first : first + share], targets[first : first + share])
+
+
+def train(ranks, name, warm, steps):
+    """Trains for a few steps; ``warm``: only after three steps that were taken back."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(),
+                          nn.Linear(32, 10))
+    backend = registry.optimizer(name).backend
+    world = World(ranks.rank, ranks.size, torch.device("cpu"), BATCH, STEPS * BATCH)
+    stepper = backend.build(model, nn.functional.cross_entropy, backend.configure({}), world)
+    if warm:
+        ranks.meter.phase = "warmup"
+        state = stepper.state_dict()
+        for _, batch in zip(range(WARMUP), batches(ranks.rank, ranks.size), strict=False):
+            stepper.step(batch)
+        stepper.load_state_dict(state)
+    reports, traffic = [], []
+    for number, batch in zip(range(steps), batches(ranks.rank, ranks.size), strict=False):
+        ranks.meter.phase = str(number)
+        report = stepper.step(batch)
+        reports.append({
+            "loss": float(report.loss), "samples": report.samples, "total": report.total_samples,
+            "forwards": report.forwards, "backwards": report.backwards,
+            "diagnostics": {key: float(value) for key, value in report.diagnostics.items()}})
+        traffic.append({
+            key: (t.calls, t.payload_bytes, t.ideal_bytes)
+            for key, t in ranks.meter.snapshot().get(ranks.meter.phase, {}).items()})
+    ranks.meter.phase = "eval"
+    inputs, _ = digits()
+    evaluated = stepper.evaluation_model().eval()
+    with torch.no_grad():
+        logits = evaluated(inputs[:50]).numpy()
+    return {"stepper": isinstance(stepper, Stepper), "reports": reports, "traffic": traffic,
+            "module": isinstance(evaluated, nn.Module), "logits": logits,
+            "losses": [report["loss"] for report in reports], "meter": ranks.meter.name}
+
+
+@pytest.fixture(scope="module")
+def trained(on_ranks):
+    """``trained(name, size, warm, steps)``: what each rank tells, one run for all tests."""
+
+    @functools.cache
+    def run(name, size, warm=False, steps=STEPS):
+        reason = registry.optimizer(name).backend.unavailable()
+        if reason:
+            pytest.skip(f"{name}: {reason}")
+        return on_ranks(train, size, name, warm, steps)
+
+    return run
+
+
+def mean_losses(ranks):
+    return np.mean([rank["losses"] for rank in ranks], axis=0)
+
+
+# --- the contract -------------------------------------------------------------------------------
+
+
+def test_the_built_in_backends_are_installed():
+    assert set(BUILT_IN) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata(name):
+    backend = registry.optimizer(name).backend
+    assert backend.name == name
+    assert backend.summary.strip()
+    assert "\n" not in backend.summary
+    assert backend.space_version >= 1
+    defaults = {key: knob.default for key, knob in backend.hyperparameters.items()}
+    assert backend.configure({}) == backend.configure(defaults) == defaults
+    for key, knob in backend.hyperparameters.items():
+        assert knob.meaning, key
+        assert not knob.options or knob.default in knob.options
+        match knob.search:
+            case LogUniform(low, high):
+                assert 0 < low <= knob.default <= high
+            case Uniform(low, high):
+                assert low <= knob.default <= high
+            case Choice(options):
+                assert knob.default in options
+    assert backend.tuning_free == (backend.searched() == {})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_conforms_to_the_contract(trained, name, size):
+    for rank in trained(name, size):
+        assert rank["stepper"]
+        assert rank["module"]
+        assert rank["logits"].shape == (50, 10)
+        assert np.isfinite(rank["logits"]).all()
+        for report in rank["reports"]:
+            assert report["forwards"] >= report["backwards"] >= 1
+            assert report["samples"] == report["forwards"] * BATCH // size
+            assert report["total"] in (None, report["samples"] * size)
+    # Replicas agree on what they would answer.
+    first, *others = trained(name, size)
+    for other in others:
+        np.testing.assert_allclose(other["logits"], first["logits"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls(trained, name, size):
+    losses = mean_losses(trained(name, size))
+    assert np.isfinite(losses).all()
+    assert losses[-5:].mean() < 0.97 * losses[:5].mean()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("name", "passes"), [
+    ("sgd", (1, 1)), ("adam", (1, 1)), ("zero1", (1, 1)), ("zero2", (1, 1)), ("zero3", (1, 1)),
+    ("apts", (8, 6)),  # H + 3 and H + 1 with H = 5
+    ("tr", (2, 1)),
+])
+def test_passes(trained, name, passes, size):
+    for rank in trained(name, size):
+        assert {(r["forwards"], r["backwards"]) for r in rank["reports"]} == {passes}
+
+
+@pytest.mark.parametrize("name", ["apts", "tr"])
+def test_trust_region_methods_tell_how_it_went(trained, name):
+    for report in trained(name, 2)[0]["reports"]:
+        assert report["diagnostics"].keys() == {"radius", "rho", "accepted"}
+        assert 1e-3 <= report["diagnostics"]["radius"] <= 4
+        assert report["diagnostics"]["accepted"] in (0, 1)
+
+
+def test_ordinary_backends_are_short():
+    for name in ("sgd", "adam"):
+        build = registry.optimizer(name).backend.build
+        with open(inspect.getfile(build), encoding="utf-8") as file:
+            assert len(file.readlines()) <= 60, name
+
+
+# --- trajectories -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ZERO)
+def test_zero_takes_the_steps_of_adam(trained, name, size):
+    for zero, adam in zip(trained(name, size), trained("adam", size), strict=True):
+        np.testing.assert_allclose(zero["losses"], adam["losses"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", *ZERO])
+def test_the_number_of_ranks_changes_nothing_but_rounding(trained, name):
+    one, two = trained(name, 1), trained(name, 2)
+    np.testing.assert_allclose(mean_losses(one), mean_losses(two), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_are_taken_back_leave_no_trace(trained, name, size):
+    plain, warm = trained(name, size), trained(name, size, warm=True)
+    for one, other in zip(plain, warm, strict=True):
+        assert one["losses"] == other["losses"]
+        assert one["reports"] == other["reports"]
+        assert np.array_equal(one["logits"], other["logits"])
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+def gradient_sum(size):
+    """One all-reduce of the gradient: 2fP with f = (N − 1)/N."""
+    return {"all_reduce": (1, P, 2 * (size - 1) / size * P)}
+
+
+def zero_1_and_2(size):
+    """All-reduce of the gradient and of one flag (4 bytes); all-gather of the parameters.
+
+    The flat parameters are padded to a multiple of 2N (DeepSpeed's alignment of partitions).
+    """
+    share = (size - 1) / size
+    padded = 4 * 2 * size * math.ceil(N / (2 * size))
+    return {"all_reduce": (2, P + 4, 2 * share * (P + 4)),
+            "all_gather": (1, padded, share * padded)}
+
+
+def zero_3(size):
+    """Reduce-scatter of gradients, all-gather of parameters, each padded to a multiple of N.
+
+    All parameters here are smaller than DeepSpeed's persistence threshold (100,000 elements), so
+    they are gathered once, one by one, after the update, and not again in the backward pass. One
+    all-reduce of 8 bytes.
+    """
+    share = (size - 1) / size
+    padded = 4 * sum(size * math.ceil(math.prod(shape) / size) for shape in SHAPES)
+    return {"all_reduce": (1, 8, 2 * share * 8),
+            "all_gather": (len(SHAPES), padded, share * padded),
+            "reduce_scatter": (1, padded, share * padded)}
+
+
+def published_apts(size):
+    """Four all-reduces of 3n + 4 floats together."""
+    floats = 3 * N + 4
+    return {"all_reduce": (4, 4 * floats, 2 * (size - 1) / size * 4 * floats)}
+
+
+def trust_region(size):
+    """Gradient and loss in one all-reduce, the trial loss in another."""
+    floats = N + 2
+    return {"all_reduce": (2, 4 * floats, 2 * (size - 1) / size * 4 * floats)}
+
+
+@pytest.mark.skipif(not hasattr(
+    torch.distributed.ProcessGroup, "register_pre_hook"), reason="this torch counts nothing")
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("name", "expected"), [
+    ("sgd", gradient_sum), ("adam", gradient_sum), ("zero1", zero_1_and_2),
+    ("zero2", zero_1_and_2), ("zero3", zero_3), ("apts", published_apts), ("tr", trust_region),
+])
+def test_bytes_per_step_are_exactly_these(trained, name, expected, size):
+    # After warm-up: DDP rebuilds its buckets in the second step, ZeRO-3 checks its trace.
+    ranks = trained(name, size, warm=True, steps=STEPS if size in SIZES else 3)
+    for rank in ranks:
+        for step in rank["traffic"]:
+            assert step == expected(size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_rank_sends_nothing(trained, name):
+    (rank,) = trained(name, 1, warm=True)
+    for step in rank["traffic"]:
+        # DeepSpeed reduces over its group of one; nothing leaves the process.
+        assert sum(ideal for _, _, ideal in step.values()) == 0
+        assert step == {} or name not in ("sgd", "adam", "apts", "tr")

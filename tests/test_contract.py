@@ -1,0 +1,98 @@
+"""What a backend says of itself, and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench_apts import registry
+from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
+from bench_apts.errors import UserError
+
+
+def backend(**changes):
+    return Backend(**{
+        "name": "mine", "summary": "", "build": lambda *args: None,
+        "hyperparameters": {
+            "lr": Hyperparameter(0.1, "", LogUniform(1e-3, 1.0)),
+            "share": Hyperparameter(0.5, "", Uniform(0.0, 1.0)),
+            "steps": Hyperparameter(5, ""),
+            "nesterov": Hyperparameter(True, ""),
+            "norm": Hyperparameter("l2", "", options=("l2", "linf")),
+            "width": Hyperparameter(4, "", Choice((2, 4, 8))),
+        }, **changes})
+
+
+def test_configurations_are_completed_with_the_defaults():
+    assert backend().configure({}) == {
+        "lr": 0.1, "share": 0.5, "steps": 5, "nesterov": True, "norm": "l2", "width": 4}
+    assert backend().configure({"steps": 7, "norm": "linf"}) == {
+        "lr": 0.1, "share": 0.5, "steps": 7, "nesterov": True, "norm": "linf", "width": 4}
+
+
+def test_a_whole_number_serves_as_a_float():
+    value = backend().configure({"lr": 1})["lr"]
+    assert value == 1.0
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("lr", "fast", "expected float, got str"),
+    ("lr", True, "expected float, got bool"),
+    ("lr", float("nan"), "expected a finite number"),
+    ("lr", float("inf"), "expected a finite number"),
+    ("lr", 10**400, "expected a finite number"),
+    ("steps", 5.0, "expected int, got float"),
+    ("steps", True, "expected int, got bool"),
+    ("nesterov", 1, "expected bool, got int"),
+    ("norm", "l3", "expected one of l2, linf"),
+    ("norm", 2, "expected str, got int"),
+    ("width", 3, "expected one of 2, 4, 8"),
+])
+def test_values_of_another_kind_are_refused(key, value, expected):
+    with pytest.raises(UserError) as caught:
+        backend().configure({key: value})
+    assert str(caught.value).startswith(f"mine[{key}=")
+    assert expected in str(caught.value)
+
+
+def test_unknown_hyperparameters_are_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"of mine 'nestrov'; did you mean nesterov\?"):
+        backend().configure({"nestrov": True})
+
+
+def test_what_is_searched():
+    assert set(backend().searched()) == {"lr", "share", "width"}
+    assert set(backend().searched({"lr": 0.1, "steps": 3})) == {"share", "width"}
+    assert backend(tuning_free=True).searched() == {}
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "no_such_package.part", "json.no_such_part"])
+def test_a_missing_package_is_a_reason_and_no_exception(name):
+    assert backend(requires=(name,)).unavailable() == f"package {name} is not installed"
+    assert backend(requires=("json", name)).unavailable() == f"package {name} is not installed"
+
+
+def test_what_is_installed_is_available():
+    assert backend(requires=("json", "os.path")).unavailable() is None
+
+
+@pytest.mark.parametrize("name", registry.optimizer_names())
+def test_defaults_of_the_installed_backends_are_valid_and_searched_within_bounds(name):
+    offered = registry.optimizer(name).backend
+    defaults = offered.configure({})
+    assert offered.configure(defaults) == defaults
+    for key, knob in offered.searched().items():
+        assert knob.meaning
+        if isinstance(knob.search, Choice):
+            assert defaults[key] in knob.search.options
+        else:
+            assert knob.search.low <= defaults[key] <= knob.search.high
+    assert bool(offered.searched()) is not offered.tuning_free
+
+
+def test_no_backend_imports_torch_before_it_is_built():
+    code = ("import sys; from bench_apts import registry; "
+            "[registry.optimizer(name) for name in registry.optimizer_names()]; "
+            "sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
