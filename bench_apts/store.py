@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from bench_apts.errors import UserError
-from bench_apts.records import Eval, Event, Header, Start, TrialRecord
+from bench_apts.records import End, Eval, Event, Header, Start, TrialRecord
 from bench_apts.spec import SCHEMA, Study
 
 _decoder = msgspec.json.Decoder(Event)
+_FORCED = frozenset({"error", "oom", "timeout", "interrupted"})
 
 
 class _Versioned(msgspec.Struct):
@@ -95,8 +96,10 @@ def read_trial(path: Path) -> TrialRecord | None:
                 raise _broken(f"{where}: {error}") from error
             torn = f"{where}: {error}"
             continue
-        # Only a killed writer tears a line, and after a kill there comes nothing or a new attempt.
-        if torn and not isinstance(event, Header):
+        # Only a killed writer tears a line. After it come nothing, the launcher's word on how
+        # the attempt ended, or a new attempt.
+        if torn and not (isinstance(event, Header)
+                         or (isinstance(event, End) and event.status in _FORCED)):
             raise _broken(torn)
         torn = None
         if isinstance(event, Header):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from bench_apts import registry, store
+from bench_apts import registry, store, weights
 from bench_apts.contract import StepReport, World
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.launch.job import Job
@@ -20,6 +19,7 @@ from bench_apts.loader import Order, Resident
 from bench_apts.meters import memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
+from bench_apts.pending import Pending
 from bench_apts.records import End, Eval, Start, Status
 from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
@@ -81,9 +81,9 @@ class Run:
         torch.manual_seed(trial.seeds.init)
         model = models.build(suite.model.name, suite.model.options,
                              self.dataset.train_inputs.shape[1:], self.dataset.classes)
-        self.initial = weights_sha256(model)
+        self.initial = weights.sha256(model)
         self.parameters = sum(p.numel() for p in model.parameters())
-        model = _in_precision(model.to(device), device, suite.precision)
+        model = weights.in_precision(model.to(device), device, suite.precision)
         self.loss = getattr(torch.nn.functional, suite.loss)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
@@ -91,7 +91,7 @@ class Run:
             model, self.loss, trial.hyperparameters, self.world)
         self.evals: list[Eval] = []
         self.step = self.samples = self.forwards = self.backwards = 0
-        self.pending = _Pending(device)
+        self.pending = Pending()
 
     def _resident(self, indices: Any, part: str = "train") -> Resident:
         data = self.dataset
@@ -126,7 +126,7 @@ class Run:
         self._write(End(
             status, store.now(), self.clock.wall, self.clock.ledger(), final.cpu_s,
             final.peak_memory_bytes, final.samples, self.meter.snapshot(), test,
-            weights_sha256(self.stepper.evaluation_model())))
+            weights.sha256(self.stepper.evaluation_model())))
         return status
 
     def _warm_up(self) -> None:
@@ -141,19 +141,18 @@ class Run:
             torch.random.set_rng_state(generators)
 
     def _train(self) -> Status:
-        suite = self.trial.suite
+        budget, every = self.trial.suite.budget, self.trial.suite.evaluation.every_samples
         self.meter.phase = "eval"
         self.clock.switch("eval")
         status = self._evaluate()
-        due = suite.evaluation.every_samples
+        due = min(every, budget.samples)
         batches = self._batches()
         while status is None:
             report = self.stepper.step(next(batches))
             self._count(report)
             if self.samples >= due and report.agreed:
                 status = self._evaluate()
-                due = (self.samples // suite.evaluation.every_samples + 1
-                       ) * suite.evaluation.every_samples
+                due = min((self.samples // every + 1) * every, budget.samples)
         return status
 
     def _count(self, report: StepReport) -> None:
@@ -190,7 +189,7 @@ class Run:
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
         ))
-        self.pending = _Pending(self.world.device)
+        self.pending = Pending()
         status = self._decide(result, loss_sum)
         self.clock.switch("log")
         self._write(self.evals[-1])
@@ -231,61 +230,5 @@ class Run:
             store.append(self.events, event)
 
 
-class _Pending:
-    """What the steps since the last evaluation reported, summed without synchronising."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss: torch.Tensor | float = 0.0
-        self.steps = 0
-        self._shares: dict[str, list[Any]] = {}
-        self._latest: dict[str, Any] = {}
-
-    def add(self, report: StepReport) -> None:
-        self.loss = self.loss + report.loss
-        self.steps += 1
-        for name, value in report.diagnostics.items():
-            if isinstance(value, bool):
-                self._shares.setdefault(name, []).append(value)
-            else:
-                self._latest[name] = value
-
-    def diagnostics(self) -> dict[str, float]:
-        shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
-        latest = {name: float(value) for name, value in self._latest.items()}
-        return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
-
-
-def weights_sha256(model: torch.nn.Module) -> str | None:
-    """Hashes the parameters' names, shapes and bytes in their order; buffers do not count.
-
-    Returns:
-        Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
-    """
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.numel() == 0:
-            return None
-        total.update(f"{name.removeprefix('module.')}{tuple(parameter.shape)}".encode())
-        total.update(parameter.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _in_precision(
-    model: torch.nn.Module, device: torch.device, precision: str
-) -> torch.nn.Module:
-    """Makes forward passes run in bf16 where the suite says so; outputs are float32 anyway."""
-    if precision == "fp32":
-        return model
-    forward = model.forward
-
-    def mixed(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            output: torch.Tensor = forward(inputs)
-        return output.float()
-
-    model.forward = mixed
-    return model

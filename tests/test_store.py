@@ -98,6 +98,16 @@ def test_after_a_torn_line_a_new_attempt_counts(path, header):
     assert record.end is None
 
 
+@pytest.mark.parametrize("status", ["error", "oom", "timeout", "interrupted"])
+def test_after_a_torn_line_the_launcher_may_say_how_the_attempt_ended(path, status):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:4])[:-30])
+    store.append(path, msgspec.structs.replace(END, status=status))
+    record = store.read_trial(path)
+    assert record.end.status == status
+    assert record.evals == [evaluation(0)]
+
+
 def test_a_torn_first_header_does_not_count_as_an_attempt(path, header):
     path.write_bytes(msgspec.json.encode(header)[:40])
     store.append(path, header)

@@ -139,22 +139,18 @@ class Launcher:
 def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
     """Finds the root cause: the rank that failed first."""
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    message, traceback = first.message, None
     data = first.error_file_data.get("message")
-    if isinstance(data, dict):
-        message = data.get("message", message)
-        traceback = data.get("extraInfo", {}).get("py_callstack")
-    elif isinstance(data, str):
-        message = data
-    memory = "OutOfMemory" in message or "out of memory" in message.lower()
+    if isinstance(data, dict):  # the rank could still tell
+        message = str(data["message"])
+        memory = "OutOfMemory" in message or "out of memory" in message.lower()
+        return Outcome("oom" if memory else "error",
+                       f"rank {rank}: {' '.join(message.split())[:500]}",
+                       data.get("extraInfo", {}).get("py_callstack"))
+    if first.exitcode >= 0:
+        return Outcome("error", f"rank {rank} exited with code {first.exitcode}, saying nothing")
     killed = first.exitcode == -signal.SIGKILL
-    reason = " ".join(message.split())[:500]
-    if first.exitcode < 0 and not traceback:
-        reason = f"rank {rank} was ended by {signal.Signals(-first.exitcode).name}" + (
-            " (out of memory, or somebody killed it)" if killed else "")
-    else:
-        reason = f"rank {rank}: {reason}"
-    return Outcome("oom" if memory else "error", reason, traceback)
+    return Outcome("error", f"rank {rank} was ended by {signal.Signals(-first.exitcode).name}" + (
+        " (out of memory, or somebody killed it)" if killed else ""))
 
 
 @contextmanager

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
+import time
+
+_YIELD_S = 2.0
+"""How long a rank that lost its peers lets the agent find the one that failed first."""
+
+_LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refused)|broken pipe",
+                         re.IGNORECASE)
 
 
 def work(payload: bytes) -> str:
@@ -19,7 +27,14 @@ def work(payload: bytes) -> str:
 
     if os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return trial.main(payload)
+    try:
+        return trial.main(payload)
+    except Exception as error:
+        # The agent blames the first rank that it sees gone, and its peers fail within
+        # milliseconds. It ends the waiting ones.
+        if _LOST_PEERS.search(str(error)):
+            time.sleep(_YIELD_S)
+        raise
 
 
 def _die_with_parent() -> None:

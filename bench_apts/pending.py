@@ -1,0 +1,42 @@
+"""What the steps since the last evaluation reported, summed without waiting for the device."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench_apts.contract import StepReport
+
+
+class Pending:
+    """Sums of losses, and diagnostics as the record holds them.
+
+    Attributes:
+        loss: Sum of the steps' losses, a scalar (tensor).
+        steps: Number of steps.
+    """
+
+    def __init__(self) -> None:
+        self.loss: torch.Tensor | float = 0.0
+        self.steps = 0
+        self._shares: dict[str, list[Any]] = {}
+        self._latest: dict[str, Any] = {}
+
+    def add(self, report: StepReport) -> None:
+        """Takes in one step's report."""
+        self.loss = self.loss + report.loss
+        self.steps += 1
+        for name, value in report.diagnostics.items():
+            if isinstance(value, bool):
+                self._shares.setdefault(name, []).append(value)
+            else:
+                self._latest[name] = value
+
+    def diagnostics(self) -> dict[str, float]:
+        """Returns bools as the share of steps where they held, numbers as their latest value."""
+        shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
+        latest = {name: float(value) for name, value in self._latest.items()}
+        return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}

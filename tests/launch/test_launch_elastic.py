@@ -1,0 +1,204 @@
+"""Trials in real processes: however they end, there is a record and no process left."""
+
+import os
+import signal
+
+import msgspec
+import psutil
+import pytest
+
+from bench_apts import store
+from bench_apts.launch.elastic import Launcher, Outcome
+from bench_apts.launch.job import Job
+from bench_apts.records import Header
+
+
+@pytest.fixture(scope="module")
+def launcher(make_trial, digits, tmp_path_factory):
+    saved = dict(os.environ)
+    with Launcher([], "cpu") as launcher:
+        # The server and the resource tracker start once and stay from trial to trial.
+        attempt(launcher, make_trial("sgd"), digits, tmp_path_factory.mktemp("warm"), 100)
+        yield launcher
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+def attempt(launcher, trial, digits, folder, limit_s):
+    events = folder / f"{trial.run_id}.jsonl"
+    store.append(events, Header(trial.run_id, store.now(), trial, {}))
+    outcome = launcher.run(Job(trial, str(digits.folder), str(events)), limit_s)
+    return outcome, store.read_trial(events)
+
+
+def children():
+    return {p.pid for p in psutil.Process().children(recursive=True)
+            if p.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.fixture
+def run(launcher, make_trial, digits, tmp_path, processes):
+    """Runs a trial; returns its outcome and record once no process of it is left."""
+
+    def run(selector, ranks=2, limit_s=100.0, overrides=()):
+        there = children()
+        result = attempt(launcher, make_trial(str(selector), ranks, overrides), digits, tmp_path,
+                         limit_s)
+        processes.wait_for(lambda: children() <= there, 10)
+        return result
+
+    return run
+
+
+def test_a_trial_runs_to_its_end(run):
+    outcome, record = run("sgd")
+    assert outcome == Outcome(record.end.status)
+    assert record.end.status in ("hit", "miss")
+    assert record.evals[-1].samples == 1280
+    assert record.start.comm_meter == "c10d pre-hook"
+    assert record.start.process_group == "gloo"
+
+
+def test_a_plugin_file_trains(run, plugin):
+    outcome, record = run(plugin())
+    assert outcome.reason is None
+    assert record.evals[-1].samples == 1280
+    losses = [e.validation["loss"] for e in record.evals]
+    assert losses[-1] < losses[0]
+    steps = record.evals[-1].step
+    traffic = record.end.comm["train"]["all_reduce"]
+    assert traffic.ideal_bytes == steps * 4 * record.start.parameters
+
+
+def test_warming_up_leaves_no_trace(run, plugin):
+    # Batch 320 of a budget of 320: the curve is that of one step, whatever was done before.
+    _, record = run(plugin("one.py"), 1, overrides=(
+        "suite.batch_size=320", "suite.budget.samples=320", "suite.evaluation.every_samples=320"))
+    assert [e.step for e in record.evals] == [0, 1]
+    _, other = run(plugin("two.py", on_step="assert self.steps <= 1 or self.world.size > 0"), 1,
+                   overrides=("suite.batch_size=320", "suite.budget.samples=320",
+                              "suite.evaluation.every_samples=320"))
+    assert record.evals[1].validation == other.evals[1].validation
+    assert record.end.final_weights_sha256 == other.end.final_weights_sha256
+    assert record.evals[0].forwards == 0
+    assert record.evals[1].forwards == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_in_one_rank_names_the_rank_and_the_message(run, plugin, rank):
+    path = plugin(on_step=f"if rank == {rank} and self.steps == 8: "
+                          "raise ValueError('the [red]cat sat\\non it')")
+    outcome, record = run(path)
+    assert outcome.status == "error"
+    assert outcome.reason == f"rank {rank}: ValueError: the [red]cat sat on it"
+    assert "raise ValueError" in outcome.traceback
+    assert "mine.py" in outcome.traceback
+    assert record.end is None, "the launcher's caller writes the end"
+    assert len(record.evals) == 1
+
+
+def test_an_exception_while_building_is_told(run, plugin):
+    path = plugin()
+    path.write_text(path.read_text().replace("return Stepper(", "return Steper("))
+    outcome, record = run(path)
+    assert outcome.status == "error"
+    assert "NameError: name 'Steper' is not defined" in outcome.reason
+    assert record.start is None
+
+
+def test_a_rank_that_exits_without_a_word(run, plugin):
+    outcome, _ = run(plugin(on_step="if rank == 1 and self.steps == 8: os._exit(3)"))
+    assert outcome.status == "error"
+    assert outcome.reason == "rank 1 exited with code 3, saying nothing"
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+def test_a_rank_that_is_killed(run, plugin, name):
+    outcome, _ = run(plugin(
+        on_step=f"if rank == 1 and self.steps == 8: os.kill(os.getpid(), signal.{name})"))
+    assert outcome.status == "error"
+    assert outcome.reason.startswith(f"rank 1 was ended by {name}")
+    assert ("out of memory" in outcome.reason) is (name == "SIGKILL")
+
+
+def test_memory_that_runs_out_has_a_status_of_its_own(run, plugin):
+    outcome, _ = run(plugin(on_step="if self.steps == 8: raise RuntimeError('Out of memory: 1')"))
+    assert outcome.status == "oom"
+    assert "Out of memory" in outcome.reason
+
+
+def test_a_trial_beyond_its_limit_is_killed(run, plugin):
+    # The ranks ignore polite requests, as one that hangs in a collective does.
+    path = plugin(on_step="signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+                          "self.steps == 8 and time.sleep(600)")
+    outcome, record = run(path, limit_s=6.0)
+    assert outcome == Outcome("timeout", "killed after 6 s")
+    assert record.end is None
+
+
+def test_a_budget_of_seconds_ends_a_trial(run, plugin):
+    outcome, record = run(plugin(on_step="time.sleep(0.02)"), overrides=(
+        "suite.budget.seconds=0.2", "suite.budget.samples=100_000"))
+    assert outcome.status == record.end.status == "timeout"
+    assert record.evals[-1].train_s >= 0.2
+    assert record.end.samples < 100_000
+
+
+def test_a_diverging_trial_ends_at_once_and_is_billed(run):
+    outcome, record = run("sgd[lr=1e4]", overrides=("suite.budget.samples=100_000",))
+    assert outcome.status == record.end.status == "diverged"
+    assert 0 < record.end.samples < 100_000
+    assert record.end.samples == record.evals[-1].samples
+    assert record.end.ledger["train_s"] > 0
+    assert record.end.comm["train"]["all_reduce"].ideal_bytes > 0
+
+
+def test_numbers_that_are_none_diverge(run, plugin):
+    path = plugin(on_step="batch = batch._replace(inputs=batch.inputs * float('nan')) "
+                          "if self.steps > 7 else batch")
+    outcome, record = run(path)
+    assert outcome.status == "diverged"
+    assert record.evals[-1].train_loss is None
+    assert "loss" not in record.evals[-1].validation
+    assert msgspec.json.encode(record)
+
+
+def test_stopping_is_agreed_on_by_all_ranks(run, plugin):
+    # One rank alone sees a loss without bound; both must stop, and say so.
+    path = plugin(on_step="self.loss = self.loss if self.steps < 8 or rank == 0 else "
+                          "(lambda *a, **k: (a[0].sum() * float('inf')))")
+    outcome, record = run(path)
+    assert outcome.status == record.end.status == "diverged"
+
+
+def test_evaluations_come_at_fixed_numbers_of_samples(run):
+    for ranks in (1, 2):
+        _, record = run("sgd", ranks, overrides=("suite.evaluation.every_samples=300",))
+        # Every 300 samples, rounded up to whole steps of 64, and the end of the budget.
+        assert [e.samples for e in record.evals] == [0, 320, 640, 960, 1216, 1280]
+
+
+def test_signals_are_as_before(run):
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    run("sgd", 1)
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_nothing_of_a_trial_is_left_to_the_next(run, plugin):
+    # A trial that poisons its process: the next one must not notice.
+    poison = plugin("poison.py", on_step="sys.modules['torch'].nn.functional.linear = None; "
+                                         "os.environ['POISON'] = '1'")
+    outcome, _ = run(poison)
+    assert outcome.status == "error"
+    outcome, _ = run(plugin("clean.py", on_step="assert 'POISON' not in os.environ"))
+    assert outcome.reason is None
+
+
+def test_spawning_works_where_forking_does_not(make_trial, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Launcher([], "cpu", start_method="spawn") as launcher:
+        outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 100)
+    assert outcome.reason is None
+    assert record.end.status == outcome.status

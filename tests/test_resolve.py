@@ -1,0 +1,99 @@
+"""From the words of a command line to a study."""
+
+import pytest
+
+from bench_apts import environment, resolve
+from bench_apts.errors import UserError
+
+WORDS = {"suites": ["digits"], "overrides": (), "gpus": "1", "optimizers": "sgd", "trials": 2,
+         "seeds": 1, "base_seed": 0}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def be(gpus, cores):
+        monkeypatch.setattr(environment, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(environment, "cores", lambda: cores)
+
+    be(0, 2)
+    return be
+
+
+@pytest.mark.parametrize(("gpus", "there", "cores", "expected"), [
+    (None, 0, 1, ("cpu", (1,))),
+    (None, 0, 4, ("cpu", (1, 4))),
+    (None, 1, 4, ("cuda", (1,))),
+    (None, 8, 4, ("cuda", (1, 8))),
+    ("4,1,2", 0, 2, ("cpu", (4, 1, 2))),
+    (" 1 , 2 ,1", 8, 2, ("cuda", (1, 2))),
+    ("8", 8, 2, ("cuda", (8,))),
+])
+def test_world_sizes(machine, gpus, there, cores, expected):
+    machine(there, cores)
+    assert resolve.world_sizes(gpus, []) == expected
+
+
+@pytest.mark.parametrize("gpus", ["0", "two", "", "1,", "1,0", "-1", "1.5", "1;2", "2x"])
+def test_what_is_no_world_size(machine, gpus):
+    with pytest.raises(UserError, match="write world sizes from 1 on, for instance 1,2,4"):
+        resolve.world_sizes(gpus, [])
+
+
+def test_no_more_gpus_than_there_are(machine):
+    machine(1, 64)
+    with pytest.raises(UserError, match=r"--gpus 1,2: this machine has 1 GPU;.*CUDA_VISIBLE"):
+        resolve.world_sizes("1,2", [])
+    machine(4, 64)
+    with pytest.raises(UserError, match="has 4 GPUs;"):
+        resolve.world_sizes("8", [])
+
+
+def test_notes_say_what_is_not_as_it_seems(machine):
+    notes = []
+    resolve.world_sizes("1,2", notes)
+    assert len(notes) == 1
+    assert "no GPU here" in notes[0]
+    resolve.world_sizes("1,4", notes)
+    assert "4 ranks share 2 cores" in notes[-1]
+    machine(4, 2)
+    resolve.world_sizes("4", on_gpus := [])
+    assert on_gpus == []
+
+
+def test_a_study_as_it_was_asked_for(machine):
+    study, _ = resolve.study(**WORDS | {
+        "suites": ["digits", "mnist", "digits"], "gpus": "1,2", "base_seed": 7,
+        "optimizers": "sgd, sgd[lr=0.1,momentum=0.5] ,adam", "overrides": ("suite.version=3",)})
+    assert [(s.name, s.version) for s in study.suites] == [("digits", 3), ("mnist", 3)]
+    assert [(e.label, e.optimizer, e.pinned) for e in study.entries] == [
+        ("sgd", "sgd", {}), ("sgd[lr=0.1,momentum=0.5]", "sgd", {"lr": 0.1, "momentum": 0.5}),
+        ("adam", "adam", {})]
+    assert (study.ranks, study.trials, study.seeds, study.base_seed) == ((1, 2), 2, 1, 7)
+    assert study.device == "cpu"
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ({"suites": ["digit"]}, r"unknown suite 'digit'; did you mean digits\?"),
+    ({"optimizers": "adm"}, r"unknown optimizer 'adm'; did you mean adam\?"),
+    ({"optimizers": "sgd[momentun=1]"}, r"of sgd 'momentun'; did you mean momentum\?"),
+    ({"optimizers": "sgd[lr=fast]"}, "expected float, got str"),
+    ({"optimizers": "sgd[lr=1"}, "is no selector"),
+    ({"optimizers": ""}, "--optimizers names none"),
+    ({"optimizers": " , "}, "--optimizers names none"),
+    ({"optimizers": "sgd,adam,sgd"}, "names sgd twice"),
+    ({"overrides": ("nonsense",)}, "--set nonsense"),
+])
+def test_mistakes_are_answered_in_one_line(machine, words, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        resolve.study(**WORDS | words)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_not_installed_is_left_out_unless_it_was_asked_for(machine, plugin, monkeypatch):
+    path = plugin(options='requires=("no_such_package",),')
+    with pytest.raises(UserError, match="package no_such_package is not installed; install it or"):
+        resolve.study(**WORDS | {"optimizers": f"sgd,{path}"})
+    monkeypatch.setattr(resolve, "DEFAULT_OPTIMIZERS", f"sgd,{path}")
+    study, notes = resolve.study(**WORDS | {"optimizers": None})
+    assert [entry.optimizer for entry in study.entries] == ["sgd"]
+    assert any("is left out: unavailable (package no_such_package" in note for note in notes)

@@ -1,0 +1,65 @@
+"""Draws of hyperparameters: from the backend's own space, the same for every study size."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
+from bench_apts.errors import UserError
+from bench_apts.tuning import draws
+
+BACKEND = Backend(
+    name="mine", summary="", build=lambda *args: None,
+    hyperparameters={
+        "lr": Hyperparameter(0.1, "", LogUniform(1e-4, 1.0)),
+        "share": Hyperparameter(0.5, "", Uniform(-1.0, 1.0)),
+        "norm": Hyperparameter("l2", "", Choice(("l2", "linf"))),
+        "steps": Hyperparameter(5, ""),
+    })
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**63 - 1), st.integers(1, 6))
+def test_draws_are_whole_configurations_within_bounds(seed, count):
+    drawn = draws(BACKEND, {}, count, seed)
+    assert len(drawn) == count
+    for values in drawn:
+        assert set(values) == {"lr", "share", "norm", "steps"}
+        assert 1e-4 <= values["lr"] <= 1.0
+        assert -1.0 <= values["share"] <= 1.0
+        assert values["norm"] in ("l2", "linf")
+        assert values["steps"] == 5
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 2**63 - 1))
+def test_a_larger_study_begins_with_the_draws_of_a_smaller_one(seed):
+    assert draws(BACKEND, {}, 5, seed)[:3] == draws(BACKEND, {}, 3, seed)
+
+
+def test_other_seeds_give_other_draws():
+    assert draws(BACKEND, {}, 2, 1) != draws(BACKEND, {}, 2, 2)
+
+
+def test_pinned_values_are_kept_and_not_searched():
+    drawn = draws(BACKEND, {"lr": 0.3, "steps": 9}, 8, 0)
+    assert {(v["lr"], v["steps"]) for v in drawn} == {(0.3, 9)}
+    assert len({v["share"] for v in drawn}) == 8
+    with pytest.raises(UserError, match="expected float"):
+        draws(BACKEND, {"lr": "fast"}, 1, 0)
+
+
+def test_nothing_to_search_gives_one_configuration():
+    pinned = {"lr": 0.3, "share": 0.0, "norm": "linf"}
+    assert draws(BACKEND, pinned, 8, 0) == [{**pinned, "steps": 5}]
+
+
+def test_draws_are_spread_as_declared():
+    drawn = draws(BACKEND, {}, 400, 0)
+    for values in ([math.log10(v["lr"]) / -4 for v in drawn],
+                   [(v["share"] + 1) / 2 for v in drawn]):
+        quarters = [sum(i / 4 <= v < (i + 1) / 4 for v in values) for i in range(4)]
+        assert min(quarters) > 60  # 100 expected, with a deviation of 9
+    assert 140 < sum(v["norm"] == "l2" for v in drawn) < 260
