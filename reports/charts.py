@@ -148,7 +148,7 @@ def _against_ranks(suite: Suite, slug: str, currency: Currency, words: str,
             drawn[label] = look
             axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.dashes,
                       marker=look.marker, markersize=7, markeredgewidth=0, zorder=3)
-    if len(shown) < 2 or not values:
+    if len(groups) < 2 or not values:
         return None
     low, high = min(values), max(values)
     scale(axes, "y", units.seconds if currency == "train_s" else units.size, log=True,
@@ -161,6 +161,8 @@ def _against_ranks(suite: Suite, slug: str, currency: Currency, words: str,
     axes.set_xlabel(f"number of ranks N ({suite.scaling} scaling)")
     heading(axes, f"{words} to the target")
     caption = "Large markers: median over seeds; small ones: single seeds."
+    if len(shown) < len(groups):
+        caption += " One rank sends nothing."
     if currency == "train_s" and any(crowded[n] for n in positions):
         caption += " † More ranks than cores: these times measure the machine."
     if missed:

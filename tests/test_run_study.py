@@ -1,0 +1,301 @@
+"""``bench-apts run`` from end to end: real processes, real data, real records."""
+
+import re
+import signal
+
+import pytest
+
+from bench_apts import store
+from bench_apts.records import train_bytes
+
+SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
+ENDLESS = ("--set", "suite.budget.samples=100_000_000", "--set", "suite.budget.seconds=3000",
+           "--set", "suite.evaluation.every_samples=20_000")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "trials").glob("*.jsonl")}
+
+
+def chosen(records, **wanted):
+    return [r for r in records
+            if all(getattr(r.trial, key) == value for key, value in wanted.items())]
+
+
+def test_the_last_line_names_a_report_that_exists(finished):
+    lines = finished.done.stdout.splitlines()
+    assert lines[-1] == f"report: {finished.folder / 'report.html'}"
+    assert (finished.folder / "report.html").read_text(encoding="utf-8").startswith("<!")
+    assert "\x1b" not in finished.done.stdout
+    assert finished.done.stderr == ""
+
+
+def test_every_trial_is_shown_and_recorded(finished):
+    assert len(finished.records) == 2 * 2 * 2 + 3 * 2
+    shown = [line for line in finished.done.stdout.splitlines() if line.startswith("[")]
+    assert [line.split("]")[0] for line in shown] == [f"[{i}/14" for i in range(1, 15)]
+    assert all(r.finished and r.attempts == 1 for r in finished.records)
+    assert {r.header.run_id for r in finished.records} == {
+        r.trial.run_id for r in finished.records}
+    assert any("no GPU here" in line for line in finished.done.stdout.splitlines())
+
+
+def test_study_and_environment_are_recorded(finished):
+    written = store.read_study(finished.folder)
+    assert [e.label for e in written.study.entries] == ["sgd", "adam", "apts"]
+    assert written.study.ranks == (1, 2)
+    assert "--optimizers" in written.command
+    assert finished.records[0].header.environment == written.environment
+    assert written.environment["versions"]["torch"]
+
+
+def test_weights_and_order_are_the_same_for_all_optimizers_and_ranks(finished):
+    seen = {}
+    for record in finished.records:
+        key = (record.trial.stage, record.trial.repetition)
+        seen.setdefault(key, set()).add(
+            (record.start.initial_weights_sha256, record.start.data_order_sha256))
+        assert record.evals[0].validation["loss"] == pytest.approx(
+            chosen(finished.records, stage=key[0], repetition=key[1])[0]
+            .evals[0].validation["loss"], rel=1e-6)
+    assert set(seen) == {("tune", 0), ("tune", 1), ("report", 0)}
+    assert all(len(pairs) == 1 for pairs in seen.values())
+    assert len({pair[0] for pairs in seen.values() for pair in pairs}) == 3
+    assert len({pair[1] for pairs in seen.values() for pair in pairs}) == 3
+
+
+def test_the_ledger_sums_to_the_wall_clock(finished):
+    for record in finished.records:
+        assert sum(record.end.ledger.values()) == pytest.approx(record.end.wall_s, rel=0.01)
+        assert record.end.ledger["train_s"] > 0
+        assert record.end.ledger["eval_s"] > 0
+        assert record.end.ledger["warmup_s"] > 0
+        last = record.evals[-1]
+        assert last.train_s == pytest.approx(record.end.ledger["train_s"], rel=0.01, abs=1e-3)
+        assert last.wall_s <= record.end.wall_s
+
+
+def test_clocks_and_counters_never_run_backwards(finished):
+    for record in finished.records:
+        assert record.evals[0].samples == record.evals[0].train_s == 0
+        for before, after in zip(record.evals, record.evals[1:], strict=False):
+            for name in ("step", "samples", "epoch", "train_s", "wall_s", "forwards",
+                         "backwards"):
+                assert getattr(before, name) < getattr(after, name), name
+            assert before.cpu_s <= after.cpu_s
+            assert 0 < after.cpu_s
+            assert 0 < after.peak_memory_bytes < 2**36
+
+
+def test_one_rank_communicates_nothing(finished):
+    for record in chosen(finished.records, ranks=1):
+        assert all(traffic.ideal_bytes == 0
+                   for phase in record.end.comm.values() for traffic in phase.values())
+        assert record.start.comm_meter == "c10d pre-hook"
+
+
+def test_data_parallel_training_sends_its_gradient_once_a_step(finished):
+    records = [r for label in ("sgd", "adam")
+               for r in chosen(finished.records, ranks=2, label=label)]
+    assert len(records) == 6
+    for record in records:
+        assert record.start.parameters == 6570
+        for event in record.evals:
+            assert train_bytes(event.comm) == event.step * 4 * 6570
+        assert set(record.end.comm["train"]) == {"all_reduce"}
+        assert record.end.comm["train"] == record.evals[-1].comm["train"]
+        assert record.end.comm["eval"]["all_reduce"].ideal_bytes > 0
+
+
+def test_passes_are_counted(finished):
+    for label in ("sgd", "adam"):
+        for record in chosen(finished.records, label=label):
+            last = record.evals[-1]
+            assert last.step == last.forwards == last.backwards == 32
+            assert last.samples == record.end.samples == 32 * 64
+            assert [e.samples for e in record.evals] == [0, 512, 1024, 1536, 2048]
+    for record in chosen(finished.records, label="apts"):
+        assert record.end.samples >= 2000
+        assert record.evals[-1].forwards >= record.evals[-1].step
+
+
+def test_the_number_of_ranks_does_not_change_the_mathematics(finished):
+    for label in ("sgd", "adam"):
+        for repetition in (0, 1):
+            one, two = (chosen(finished.records, label=label, ranks=n, stage="tune",
+                               repetition=repetition)[0] for n in (1, 2))
+            assert one.trial.hyperparameters == two.trial.hyperparameters
+            for before, after in zip(one.evals, two.evals, strict=True):
+                assert before.validation["loss"] == pytest.approx(
+                    after.validation["loss"], abs=1e-4)
+                assert before.train_loss == pytest.approx(after.train_loss, abs=1e-4)
+
+
+def test_seeds_of_tuning_are_not_used_for_reporting(finished):
+    tune, report = ({seed for r in chosen(finished.records, stage=stage)
+                     for seed in (r.trial.seeds.data, r.trial.seeds.init)}
+                    for stage in ("tune", "report"))
+    assert len(tune) == 4
+    assert len(report) == 2
+    assert not tune & report
+
+
+def test_only_the_report_stage_reads_the_test_split(finished):
+    for record in finished.records:
+        if record.trial.stage == "tune":
+            assert record.end.test is None
+        else:
+            assert 0 <= record.end.test["accuracy"] <= 1
+            assert record.end.test["loss"] > 0
+
+
+def test_the_best_tuning_trial_is_reported(finished):
+    for label in ("sgd", "adam"):
+        for ranks in (1, 2):
+            tuned = chosen(finished.records, label=label, ranks=ranks, stage="tune")
+            best = max(tuned, key=lambda r: max(e.validation["accuracy"] for e in r.evals))
+            (report,) = chosen(finished.records, label=label, ranks=ranks, stage="report")
+            assert report.trial.hyperparameters == best.trial.hyperparameters
+    for record in chosen(finished.records, label="apts"):
+        assert record.trial.tuning_free
+        assert record.trial.stage == "report"
+
+
+def test_the_same_command_again_runs_nothing_and_more_trials_only_the_new_ones(
+        finished, command, tmp_path):
+    before = contents(finished.folder)
+    again = command(*finished.arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("kept from an earlier run") == 14
+    assert again.stdout.splitlines()[-1] == f"report: {finished.folder / 'report.html'}"
+    assert contents(finished.folder) == before
+
+    more = command(*finished.arguments, "--trials", "3", "--optimizers", "sgd", "--gpus", "1")
+    assert more.returncode == 0, more.stderr
+    after = contents(finished.folder)
+    assert {name: after[name] for name in before} == before
+    new = [r.trial for r in store.read_trials(finished.folder)
+           if f"{r.trial.run_id}.jsonl" not in before]
+    assert [(t.stage, t.repetition) for t in new if t.stage == "tune"] == [("tune", 2)]
+    # A new winner is reported afresh; else the old report stands.
+    assert len(new) in (1, 2)
+    assert more.stdout.count("kept from an earlier run") == 4 - len(new)
+
+
+def test_the_plan_is_printed_and_nothing_run(finished, cli, tmp_path):
+    done = cli("run", "--gpus", "1,2", "--optimizers", "sgd,apts", "--trials", "2", "--seeds",
+               "3", "--dry-run", "--out", tmp_path / "results", *SMALL)
+    assert done.code == 0
+    assert "digits sgd N=2: 2 tuning + 3 report trials of 2000 samples" in done.out
+    assert "digits apts N=1: 0 tuning + 3 report trials" in done.out
+    assert "at most" in done.out.splitlines()[-1]
+    assert not (tmp_path / "results").exists()
+    known = cli(*finished.arguments, "--dry-run")
+    assert re.search(r"estimated cost: about [\d.]+ min$", known.out.splitlines()[-1])
+
+
+def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path):
+    path = plugin(on_step="if rank == 1 and self.steps == 8: raise ValueError('no luck')")
+    arguments = ("run", "--gpus", "2", "--optimizers", f"{path},sgd", "--trials", "0",
+                 "--seeds", "1", "--offline", *SMALL, "--out", tmp_path / "results")
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "error, rank 1: ValueError: no luck" in done.stdout
+    assert "note: 1 error among the trials" in done.stdout
+    records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "results" / "digits")}
+    failed = records["mine"].end
+    assert (failed.status, failed.reason) == ("error", "rank 1: ValueError: no luck")
+    assert "raise ValueError('no luck')" in failed.traceback
+    assert records["sgd"].end.status in ("hit", "miss")
+    # Mended, it is another plug-in and runs; the other trial is kept.
+    path.write_text(path.read_text().replace("raise ValueError('no luck')", "pass"))
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("kept from an earlier run") == 1
+    assert "among the trials" not in again.stdout.splitlines()[-2]
+
+
+def test_a_plugin_file_is_tuned_and_reported(command, plugin, tmp_path):
+    done = command("run", "--gpus", "1,2", "--optimizers", f"{plugin()}[lr=0.2]", "--trials", "2",
+                   "--seeds", "1", "--offline", *SMALL, "--out", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    one, two = sorted(store.read_trials(tmp_path / "results" / "digits"),
+                      key=lambda r: r.trial.ranks)
+    assert (one.trial.ranks, two.trial.ranks) == (1, 2)
+    assert one.trial.hyperparameters == {"lr": 0.2}
+    assert one.evals[-1].validation["loss"] == pytest.approx(
+        two.evals[-1].validation["loss"], abs=1e-4)
+    assert train_bytes(two.end.comm) == two.evals[-1].step * 4 * two.start.parameters
+
+
+def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
+        started, command, processes, tmp_path):
+    arguments = ("run", "--gpus", "2", "--optimizers", "sgd,adam", "--trials", "2", "--seeds",
+                 "1", "--offline", "--set", "suite.budget.samples=28_000", "--set",
+                 "suite.evaluation.every_samples=1_400", "--out", tmp_path)
+    folder = tmp_path / "digits"
+
+    def in_the_middle():
+        records = store.read_trials(folder) if folder.exists() else []
+        ended = [r for r in records if r.end]
+        running = [r for r in records if not r.end and r.evals]
+        return ended and running
+
+    process = started(*arguments)
+    processes.wait_for(in_the_middle)
+    assert len(processes.session(process.pid)) > 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    processes.wait_for(lambda: not processes.session(process.pid), 15)
+
+    ended = {r.header.run_id: (folder / "trials" / f"{r.header.run_id}.jsonl").read_bytes()
+             for r in store.read_trials(folder) if r.end}
+    assert 0 < len(ended) < 6
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("kept from an earlier run") == len(ended)
+    records = store.read_trials(folder)
+    assert len(records) == 6
+    assert all(r.finished for r in records)
+    assert {r.header.run_id for r in records if r.attempts == 2} <= {
+        r.header.run_id for r in records} - set(ended)
+    for run_id, content in ended.items():
+        assert (folder / "trials" / f"{run_id}.jsonl").read_bytes() == content
+
+
+@pytest.mark.parametrize(("number", "whole_group"), [
+    (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_a_signal_ends_the_command_in_order(started, processes, tmp_path, number, whole_group):
+    import os
+
+    process = started("run", "--gpus", "2", "--optimizers", "sgd", "--trials", "0", "--seeds",
+                      "1", "--offline", *ENDLESS, "--out", tmp_path)
+    folder = tmp_path / "digits"
+    processes.wait_for(lambda: (folder / "trials").exists()
+                       and any(len(r.evals) > 1 for r in store.read_trials(folder)))
+    if whole_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "interrupted: finished trials are kept in" in out
+    assert len([line for line in (out + err).splitlines() if "interrupted" in line]) == 1
+    assert "Traceback" not in out + err
+    processes.wait_for(lambda: not processes.session(process.pid), 15)
+    (record,) = store.read_trials(folder)
+    assert record.end.status == "interrupted"
+    assert record.end.samples == record.evals[-1].samples > 0
+    assert not record.finished
+
+
+def test_control_c_before_the_first_trial(started, processes, tmp_path):
+    process = started("run", "--gpus", "1", "--optimizers", "sgd", "--offline", *ENDLESS,
+                      "--out", tmp_path)
+    processes.wait_for((tmp_path / "digits" / ".lock").exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    assert "interrupted" in out + err
+    processes.wait_for(lambda: not processes.session(process.pid), 15)
