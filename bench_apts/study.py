@@ -90,11 +90,11 @@ def run(
         UserError: A suite's data cannot be split, or its model not built, as it says.
     """
     plan = Plan(study, prepared)
-    card = environment.card()
     packages = {name for plugin in plan.plugins.values() for name in plugin.backend.requires}
     with Launcher(sorted(packages), study.device) as launcher:
         for suite in study.suites:  # while the server starts
             _try_out(suite, prepared[suite.data.name])
+        card = environment.card()  # now that the launcher has set the thread variables
         store.write_json(folder / "study.json",
                          store.StudyFile(study, ["bench-apts", *sys.argv[1:]], store.now(), card))
         runner = _Runner(folder, prepared, card, launcher, progress)

@@ -19,7 +19,7 @@ ENVIRONMENT = {
 }
 PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "torch.nn.parallel", "hypothesis",
            "pytest"]
-GRACE_S = 5.0
+GRACE_S = 3.0
 
 
 @dataclass(frozen=True)

@@ -42,4 +42,4 @@ def test_a_failing_rank_fails_the_test_with_its_traceback(on_ranks):
 
 def test_a_hanging_rank_is_ended(on_ranks):
     with pytest.raises(pytest.fail.Exception, match="still running"):
-        on_ranks(sleeps, 1, timeout=3.0)
+        on_ranks(sleeps, 1, timeout=2.0)

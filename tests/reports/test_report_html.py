@@ -140,7 +140,7 @@ def test_all_files_are_there_and_named_in_the_page(folder, page):
         assert (folder / "tables" / f"{name}.csv").stat().st_size > 100
         assert f"tables/{name}.csv" in page
     drawn = re.findall(r"figures/([\w.-]+)\.svg", page)
-    assert len(drawn) == len(set(drawn)) == 14
+    assert len(drawn) == len(set(drawn)) == 15
     for name in drawn:
         assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,109 @@
+"""What a training step costs, and what the harness adds to it: `make bench`.
+
+With ``--benchmark-disable`` every benchmark runs once and only has to work.
+"""
+
+import datetime as dt
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from bench_apts import registry, store
+from bench_apts.contract import Batch, World
+from bench_apts.meters.comm import CommMeter
+from bench_apts.records import Eval, Traffic
+from bench_apts.suites import models
+
+SUITES = ("digits", "mnist")
+SHAPES = {"digits": (64,), "mnist": (1, 28, 28)}
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["sgd", "adam", "apts", "apts-paper", "tr"])
+@pytest.mark.parametrize("suite_name", SUITES)
+def test_training_step(benchmark, suite_name, name):
+    suite = registry.suite(suite_name)
+    backend = registry.optimizer(name).backend
+    values = backend.configure({})
+    size = suite.batch_size
+    if backend.batch_size:
+        size = backend.batch_size(size, values, 1)
+    torch.manual_seed(0)
+    model = models.build(suite.model.name, suite.model.options, SHAPES[suite_name], 10)
+    # An endless horizon: no schedule ends while steps are repeated.
+    world = World(0, 1, torch.device("cpu"), size, 10**12)
+    stepper = backend.build(model, torch.nn.functional.cross_entropy, values, world)
+    batch = Batch(torch.randn(size, *SHAPES[suite_name]), torch.randint(10, (size,)))
+    for _ in range(3):
+        stepper.step(batch)
+    benchmark.group = f"training step, {suite_name}"
+    benchmark.extra_info["samples per minibatch"] = size
+    report = benchmark(stepper.step, batch)
+    assert report.samples == report.forwards * size
+
+
+def test_meter_counts_a_collective(benchmark):
+    """The hook alone: what every collective of a trial pays."""
+    hooks = []
+    group = SimpleNamespace(
+        size=lambda: 2, register_pre_hook=lambda number, hook: hooks.append(hook))
+    meter = CommMeter()
+    meter.watch(group)
+    tensor = torch.zeros(1000)
+    arguments = SimpleNamespace(name=SimpleNamespace(name="ALLREDUCE"), input_tensors=[tensor],
+                                output_tensors=[tensor])
+    benchmark.group = "meter"
+    benchmark(hooks[0], arguments)
+    counted = meter.snapshot()["setup"]["all_reduce"]
+    assert counted.payload_bytes == 4000 * counted.calls
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A process group of one over gloo."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1,
+                            timeout=dt.timedelta(seconds=30))
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("hooked", [False, True], ids=["bare", "hooked"])
+def test_all_reduce_of_one_rank(benchmark, alone, hooked):
+    """The difference of the two is the meter's cost in a real collective."""
+    meter = CommMeter()
+    if hooked:
+        if not hasattr(dist.ProcessGroup, "register_pre_hook"):
+            pytest.skip("this torch cannot count collectives")
+        meter.watch(alone)
+    tensor = torch.zeros(1000)
+    benchmark.group = "all-reduce, one rank"
+    benchmark(dist.all_reduce, tensor)
+    assert bool(meter.snapshot()) == hooked
+
+
+def test_event_append(benchmark, tmp_path):
+    """One evaluation's record, flushed and synced to the disk."""
+    event = Eval(
+        step=100, samples=6400, epoch=5.3, train_s=1.0, wall_s=2.0, cpu_s=1.0, forwards=100,
+        backwards=100, peak_memory_bytes=10**8, train_loss=0.5,
+        validation={"accuracy": 0.9, "loss": 0.4},
+        comm={"train": {"all_reduce": Traffic(100, 2_628_000, 2_628_000.0)}},
+        diagnostics={"radius": 0.01})
+    path = tmp_path / "trial.jsonl"
+    benchmark.group = "records"
+    benchmark(store.append, path, event)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) >= 1
+    assert len(set(lines)) == 1
