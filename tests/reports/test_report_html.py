@@ -204,7 +204,7 @@ def test_ids_are_unique_and_references_resolve(page):
 
 def test_figures_are_described_for_those_who_cannot_see_them(page):
     figures = re.findall(r"<svg[^>]*role=\"img\".*?</svg>", page, re.DOTALL)
-    assert len(figures) == 14
+    assert len(figures) == 15
     for figure in figures:
         assert re.search(r"<title [^>]*>[^<]+</title><desc [^>]*>[^<]+</desc>", figure)
         assert "<text" in figure
