@@ -53,6 +53,26 @@ class Hyperparameter:
     options: tuple[Scalar, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How an optimizer wants its minibatches cut, where it is not plainly.
+
+    Attributes:
+        overlap: Besides its own slice of a global minibatch each rank gets this share of the
+            next rank's, 0 ≤ overlap < 1.
+        growth: Factor on the global minibatch after each epoch, at least 1, up to all samples.
+    """
+
+    overlap: float = 0.0
+    growth: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"overlap={self.overlap}: expected a number from 0 to below 1")
+        if not 1 <= self.growth < math.inf:
+            raise UserError(f"growth={self.growth}: expected a number of at least 1")
+
+
 class Batch(NamedTuple):
     """One rank's share of a minibatch: inputs ``(b, …)`` in floats, targets ``(b,)`` int64."""
 
@@ -68,7 +88,8 @@ class World:
         rank: This process's number, 0 … size − 1.
         size: Number of ranks N. The default process group is initialised with as many.
         device: Where model and batches lie.
-        batch_size: Samples in one global minibatch; each rank gets ``batch_size / size``.
+        batch_size: Samples in one global minibatch; each rank gets ``batch_size / size``, unless
+            its backend has a ``sampling``.
         budget_samples: Samples that all ranks together may process: a schedule's horizon.
         precision: ``"fp32"`` or ``"bf16"`` (automatic mixed precision of forward passes).
     """
@@ -149,6 +170,9 @@ class Backend:
         min_ranks: The smallest world it makes sense in.
         batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
             this optimizer wants; None for the suite's.
+        sampling: Given the hyperparameters, how minibatches overlap and grow; None for neither.
+        presets: Bundles of defaults, chosen by a hyperparameter named ``preset``; what the user
+            pins overrides them.
         space_version: Raised whenever the search space changes.
         sources: Further modules or packages whose source decides what it does; with the file
             that defines ``build`` they make the plug-in's hash.
@@ -162,6 +186,8 @@ class Backend:
     requires: tuple[str, ...] = ()
     min_ranks: int = 1
     batch_size: Callable[[int, Mapping[str, Any], int], int] | None = None
+    sampling: Callable[[Mapping[str, Any]], Sampling] | None = None
+    presets: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     space_version: int = 1
     sources: tuple[str, ...] = ()
 
@@ -178,14 +204,15 @@ class Backend:
                 if knob.search is not None and key not in pinned}
 
     def configure(self, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Completes ``values`` with the defaults.
+        """Completes ``values`` with the preset's settings and the defaults.
 
         Raises:
             UserError: A name is unknown, or a value is of another kind than the default or not
                 among the options.
         """
         full = {key: knob.default for key, knob in self.hyperparameters.items()}
-        for key, value in values.items():
+        preset = self.presets.get(str(values.get("preset", full.get("preset"))), {})
+        for key, value in {**preset, **values}.items():
             if key not in full:
                 raise unknown(f"hyperparameter of {self.name}", key, full)
             full[key] = _coerce(f"{self.name}[{key}={value}]", value, self.hyperparameters[key])
@@ -205,6 +232,8 @@ def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
     options = knob.options or (knob.search.options if isinstance(knob.search, Choice) else ())
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1023 else math.inf
+    if kind is str and str(value) in options:  # an option that reads like a number
+        value = str(value)
     if type(value) is not kind:
         raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bench_apts.contract import Batch
+from bench_apts.contract import Batch, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,8 @@ class Order:
     """The order of the training samples: one permutation per epoch, cut into global batches.
 
     Epochs follow one another without a gap, so every global batch has the same size. It depends
-    on the seed alone: rank r of N takes the r-th of N equal slices of each global batch.
+    on the seed alone: rank r of N takes the r-th of N equal slices of each global batch, and
+    where the optimizer wants it the beginning of the next rank's.
     """
 
     def __init__(self, samples: int, seed: int) -> None:
@@ -72,12 +73,29 @@ class Order:
         """Fingerprint of the first epoch's order."""
         return hashlib.sha256(self.epoch(0).numpy().tobytes()).hexdigest()
 
-    def slices(self, batch_size: int, rank: int, ranks: int) -> Iterator[torch.Tensor]:
-        """Yields this rank's indices of each global batch, ``(batch_size / ranks,)``, for ever."""
-        share = batch_size // ranks
+    def slices(
+        self, batch_size: int, rank: int, ranks: int, sampling: Sampling | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Yields this rank's indices of each global batch, for ever.
+
+        ``(batch_size / ranks,)`` of them, or more where ``sampling`` has them overlap or grow; a
+        grown batch is a multiple of ``ranks``, at most as large as an epoch.
+        """
+        sampling = sampling or Sampling()
+        largest = max(batch_size, self.samples // ranks * ranks)
         pending, number = self.epoch(0), 1
+        given = 0
         while True:
             while len(pending) < batch_size:
                 pending, number = torch.cat([pending, self.epoch(number)]), number + 1
-            yield pending[rank * share : (rank + 1) * share]
+            share = batch_size // ranks
+            more = round(sampling.overlap * share) if ranks > 1 else 0
+            first, end = rank * share, (rank + 1) * share
+            if end + more <= batch_size:
+                yield pending[first : end + more]
+            else:
+                yield torch.cat([pending[first:end], pending[:more]])
             pending = pending[batch_size:]
+            epochs, given = given // self.samples, given + batch_size
+            for _ in range(given // self.samples - epochs):
+                batch_size = min(largest, int(batch_size * sampling.growth) // ranks * ranks)

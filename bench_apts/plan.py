@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench_apts import registry, seeds, tuning
 from bench_apts.errors import UserError
-from bench_apts.spec import Entry, Scalar, Seeds, Study, Suite, Trial
+from bench_apts.spec import Entry, Scalar, Seeds, Study, Suite, Trial, digest
 from bench_apts.stats.selection import select
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ class Plan:
                 for k in range(self.study.trials) for cell, values in drawn]
 
     def _draws(self, cell: Cell) -> list[dict[str, Scalar]]:
-        # Without N: the same configurations are tried at every N, so N is compared in pairs.
-        seed = seeds.derive(self.study.base_seed, f"draw-{cell.entry.label}", cell.suite.name, 0)
+        # The space alone decides: the same configurations are tried at every N and by every
+        # optimizer with these knobs, so that both are compared in pairs.
+        space = sorted(self._backend(cell).searched(cell.entry.pinned).items())
+        role = f"draw-{digest([[name, repr(knob.search)] for name, knob in space])}"
+        seed = seeds.derive(self.study.base_seed, role, cell.suite.name, 0)
         return tuning.draws(self._backend(cell), cell.entry.pinned, self.study.trials, seed)
 
     def reporting(self, tuned: Sequence[TrialRecord]) -> list[Trial]:

@@ -87,6 +87,8 @@ class Run:
         self.loss = getattr(torch.nn.functional, suite.loss)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
+        sampling = plugin.backend.sampling
+        self.sampling = sampling(trial.hyperparameters) if sampling else None
         self.stepper: Stepper = plugin.backend.build(
             model, self.loss, trial.hyperparameters, self.world)
         self.evals: list[Eval] = []
@@ -109,7 +111,8 @@ class Run:
             dist.barrier()
 
     def _batches(self) -> Iterator[Batch]:
-        for indices in self.order.slices(self.world.batch_size, self.world.rank, self.world.size):
+        for indices in self.order.slices(
+                self.world.batch_size, self.world.rank, self.world.size, self.sampling):
             yield self.train.take(indices.to(self.world.device))
 
     def execute(self) -> Status:

@@ -6,26 +6,71 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Hyperparameter, Loss, Stepper, StepReport, World
+from bench_apts.contract import (
+    Backend,
+    Batch,
+    Hyperparameter,
+    Loss,
+    Sampling,
+    Stepper,
+    StepReport,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
+    from bench_apts.spec import Scalar
+
 SHOWN = ("radius", "rho", "accepted", "best_length")
 """Diagnostics of the optimizer that go into the records."""
 
-PAPER = {
+SOLVERS = ("first-order", "l-sr1", "tr-adam")
+
+TRUST_REGION = {
+    "preset": Hyperparameter(
+        "paper", "the authors' settings as of the paper or as of 2026; the rest overrides it",
+        options=("paper", "2026")),
     "radius": Hyperparameter(0.01, "initial trust-region radius"),
     "min_radius": Hyperparameter(1e-3, "lower bound of the radius"),
     "max_radius": Hyperparameter(4.0, "upper bound of the radius"),
-    "local_iterations": Hyperparameter(5, "local trust-region iterations per outer iteration"),
+    "shrink": Hyperparameter(0.5, "factor on the radius after a poor step"),
+    "grow": Hyperparameter(2.0, "factor on the radius after a good step"),
     "norm": Hyperparameter("l2", "norm of the trust region", options=("l2", "linf")),
+    "global_solver": Hyperparameter(
+        "first-order", "model and step on the global loss", options=SOLVERS),
+    "memory": Hyperparameter(5, "pairs of steps and gradients that L-SR1 holds"),
+    "window": Hyperparameter(1, "losses whose largest a step must improve on; 1 is monotone"),
+    "minibatch": Hyperparameter(
+        0, "samples of all ranks per iteration, rounded down to a multiple of N; 0: the suite's"),
+    "growth": Hyperparameter(1.0, "factor on the minibatch after each epoch"),
+}
+
+PAPER = TRUST_REGION | {
+    "local_iterations": Hyperparameter(5, "local trust-region iterations per outer iteration"),
+    "local_shrink": Hyperparameter(0.5, "factor on the local radius after a poor step"),
+    "local_grow": Hyperparameter(2.0, "factor on the local radius after a good step"),
+    "local_low": Hyperparameter(0.25, "ratio below which a local step is poor"),
+    "local_high": Hyperparameter(0.75, "ratio above which a local step is good"),
+    "solver": Hyperparameter(
+        "first-order", "model and step on the local losses", options=SOLVERS),
     "consistency": Hyperparameter(
         "gradient", "what the first-order correction enters", options=("gradient", "value")),
     "global_pass": Hyperparameter(True, "end with an iteration on the global loss"),
+    "overlap": Hyperparameter(0.0, "share of the next rank's samples that a rank sees too"),
 }
+
+LATER: dict[str, Scalar] = {
+    "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
+    "memory": 3, "growth": 1.5,
+}
+LATER_LOCAL: dict[str, Scalar] = {
+    "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
+    "local_high": 0.7, "overlap": 0.33,
+}
+"""What ``preset="2026"`` changes; for loops without the harness see ``apts.paper_settings``."""
 
 STOCHASTIC = {
     "minibatch": Hyperparameter(32, "fresh samples of each rank per local step"),
@@ -35,8 +80,6 @@ STOCHASTIC = {
     "longest_round": Hyperparameter(16, "most local steps between two all-reduces"),
     "rounds_per_length": Hyperparameter(16, "rounds before their length doubles"),
 }
-
-BATCH_FACTOR = {"batch_factor": Hyperparameter(1, "minibatch as a multiple of the suite's")}
 
 
 class TrustRegionStepper:
@@ -48,6 +91,8 @@ class TrustRegionStepper:
         from bench_apts.optimizers.apts import APTS
 
         self.model, self.loss = model, loss
+        # The published method needs means alone: all shards of the harness are equal.
+        self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
             model.parameters(), variant=variant, buffers=model.buffers(), **settings)
 
@@ -55,11 +100,11 @@ class TrustRegionStepper:
         """One step of the method; all its passes are over the same share."""
 
         def closure(backward: bool) -> torch.Tensor:
-            losses = self.loss(self.model(batch.inputs), batch.targets, reduction="none")
+            output = self.model(batch.inputs)
+            losses: torch.Tensor = self.loss(output, batch.targets, reduction=self.reduction)
             if backward:
                 losses.mean().backward()
-            values: torch.Tensor = losses.detach()
-            return values
+            return losses.detach()
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
@@ -83,11 +128,19 @@ class TrustRegionStepper:
         return self.model
 
 
+HARNESS = ("minibatch", "overlap", "growth")
+"""Hyperparameters that decide which samples a rank gets, not what is done with them."""
+
+
 def _paper(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, **fixed: Any
 ) -> Stepper:
-    settings = {key: value for key, value in values.items() if key != "batch_factor"}
+    settings = {key: value for key, value in values.items() if key not in HARNESS}
     return TrustRegionStepper(model, loss, "paper", settings | fixed)
+
+
+def _sampling(values: Mapping[str, Any]) -> Sampling:
+    return Sampling(values.get("overlap", 0.0), values["growth"])
 
 
 def _stochastic(
@@ -98,8 +151,9 @@ def _stochastic(
     return TrustRegionStepper(model, loss, "stochastic", settings)
 
 
-def _multiple(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    return suite_batch * int(values["batch_factor"])
+def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
+    wanted = int(values["minibatch"])
+    return wanted // ranks * ranks if wanted else suite_batch
 
 
 def _per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
@@ -118,21 +172,37 @@ apts = Backend(
 
 apts_paper = Backend(
     name="apts-paper",
-    summary="APTS as published (arXiv 2502.05133), first-order local and global trust regions",
-    hyperparameters=PAPER | BATCH_FACTOR,
+    summary="APTS as published (arXiv 2502.05133): first-order, L-SR1 or TR-Adam local solvers",
+    hyperparameters=PAPER,
     build=_paper,
     tuning_free=True,
-    batch_size=_multiple,
+    batch_size=_minibatch,
+    sampling=_sampling,
+    presets={"2026": LATER | LATER_LOCAL},
+    sources=("bench_apts.optimizers.apts",),
+)
+
+napts = Backend(
+    name="napts",
+    summary="the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
+    hyperparameters=PAPER | {
+        "window": Hyperparameter(5, "losses whose largest a step must improve on")},
+    build=_paper,
+    tuning_free=True,
+    batch_size=_minibatch,
+    sampling=_sampling,
+    presets={"2026": LATER | LATER_LOCAL},
     sources=("bench_apts.optimizers.apts",),
 )
 
 tr = Backend(
     name="tr",
-    summary="first-order trust-region method: the published APTS with one subdomain",
-    hyperparameters={key: knob for key, knob in (PAPER | BATCH_FACTOR).items()
-                     if key not in ("local_iterations", "consistency", "global_pass")},
+    summary="trust-region method: the published APTS with one subdomain",
+    hyperparameters=TRUST_REGION,
     build=partial(_paper, local_iterations=0),
     tuning_free=True,
-    batch_size=_multiple,
+    batch_size=_minibatch,
+    sampling=_sampling,
+    presets={"2026": LATER},
     sources=("bench_apts.optimizers.apts",),
 )

@@ -1,6 +1,6 @@
 """The networks that suites name, each built for an input shape and a number of classes.
 
-They return logits. Weights come from torch's global generator, which the caller has seeded.
+They return logits, unless a suite asks for more. Weights come from torch's global generator, which the caller has seeded.
 """
 
 from __future__ import annotations
@@ -49,8 +49,24 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def mlp(input_shape: Shape, classes: int, hidden: Sequence[int] = (64, 32)) -> nn.Module:
-    """Fully connected layers of the widths ``hidden`` with ReLU between them."""
+OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
+    "logits": (),
+    "log-softmax": (lambda: nn.LogSoftmax(dim=1),),
+    "sigmoid-log-softmax": (nn.Sigmoid, lambda: nn.LogSoftmax(dim=1)),
+}
+"""What may follow the last layer. Cross-entropy of log-probabilities is that of the logits; with
+the sigmoid before them ten classes cannot get below log(1 + 9/e) = 1.4612."""
+
+
+def mlp(
+    input_shape: Shape,
+    classes: int,
+    hidden: Sequence[int] = (64, 32),
+    output: str = "logits",
+) -> nn.Module:
+    """Fully connected layers of the widths ``hidden`` with ReLU between them, then ``output``."""
+    if output not in OUTPUTS:
+        raise unknown("output of model 'mlp'", str(output), OUTPUTS)
     if not isinstance(hidden, Sequence) or not all(
         type(width) is int and width > 0 for width in hidden
     ):
@@ -59,7 +75,8 @@ def mlp(input_shape: Shape, classes: int, hidden: Sequence[int] = (64, 32)) -> n
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes),
+                         *(make() for make in OUTPUTS[output]))
 
 
 def cnn_small(input_shape: Shape, classes: int) -> nn.Module:

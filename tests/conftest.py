@@ -168,7 +168,10 @@ def cli(monkeypatch, capsys, tmp_path, cache):
         captured = capsys.readouterr()
         return SimpleNamespace(code=code, out=captured.out, err=captured.err)
 
-    return run
+    saved = dict(os.environ)  # a launcher sets variables for its processes
+    yield run
+    os.environ.clear()
+    os.environ.update(saved)
 
 
 @pytest.fixture

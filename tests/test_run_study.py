@@ -83,7 +83,7 @@ def test_clocks_and_counters_never_run_backwards(finished):
                          "backwards"):
                 assert getattr(before, name) < getattr(after, name), name
             assert before.cpu_s <= after.cpu_s
-            assert 0 < after.cpu_s
+            assert after.cpu_s > 0
             assert 0 < after.peak_memory_bytes < 2**36
 
 
@@ -200,32 +200,24 @@ def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path)
                  "--seeds", "1", "--offline", *SMALL, "--out", tmp_path / "results")
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "error, rank 1: ValueError: no luck" in done.stdout
+    assert re.search(r"^\[1/2\] .*: error, .*rank 1: ValueError: no luck", done.stdout,
+                     re.MULTILINE)
     assert "note: 1 error among the trials" in done.stdout
     records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "results" / "digits")}
     failed = records["mine"].end
     assert (failed.status, failed.reason) == ("error", "rank 1: ValueError: no luck")
     assert "raise ValueError('no luck')" in failed.traceback
     assert records["sgd"].end.status in ("hit", "miss")
-    # Mended, it is another plug-in and runs; the other trial is kept.
+    # Mended, it is another plug-in and runs; the finished trial is kept.
     path.write_text(path.read_text().replace("raise ValueError('no luck')", "pass"))
     again = command(*arguments)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("kept from an earlier run") == 1
-    assert "among the trials" not in again.stdout.splitlines()[-2]
-
-
-def test_a_plugin_file_is_tuned_and_reported(command, plugin, tmp_path):
-    done = command("run", "--gpus", "1,2", "--optimizers", f"{plugin()}[lr=0.2]", "--trials", "2",
-                   "--seeds", "1", "--offline", *SMALL, "--out", tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    one, two = sorted(store.read_trials(tmp_path / "results" / "digits"),
-                      key=lambda r: r.trial.ranks)
-    assert (one.trial.ranks, two.trial.ranks) == (1, 2)
-    assert one.trial.hyperparameters == {"lr": 0.2}
-    assert one.evals[-1].validation["loss"] == pytest.approx(
-        two.evals[-1].validation["loss"], abs=1e-4)
-    assert train_bytes(two.end.comm) == two.evals[-1].step * 4 * two.start.parameters
+    assert "among the trials" not in again.stdout
+    (mended,) = [r for r in store.read_trials(tmp_path / "results" / "digits")
+                 if r.trial.optimizer == "mine" and r.finished]
+    assert mended.evals[-1].validation["loss"] < mended.evals[0].validation["loss"]
+    assert train_bytes(mended.end.comm) == mended.evals[-1].step * 4 * mended.start.parameters
 
 
 def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
@@ -264,7 +256,7 @@ def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(("number", "whole_group"), [
-    (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+    (signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_a_signal_ends_the_command_in_order(started, processes, tmp_path, number, whole_group):
     import os
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
 import sys
+import threading
 import time
 
 _YIELD_S = 2.0
@@ -18,7 +20,7 @@ _LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refu
 
 def work(payload: bytes) -> str:
     """Runs one rank of a trial; see ``bench_apts.trial.main``."""
-    _die_with_parent()
+    _die_with_the_command()
     # Ctrl-C reaches the whole terminal; the agent ends its ranks itself, without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     import torch
@@ -37,7 +39,16 @@ def work(payload: bytes) -> str:
         raise
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the fork server ends, however that happens."""
+def _die_with_the_command() -> None:
+    """Kills this process when the command that asked for it ends, however that happens."""
+    command = multiprocessing.parent_process()
+    if command is not None:
+
+        def watch() -> None:
+            command.join()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+    # The fork server lives as long as its processes do, unless somebody kills it.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

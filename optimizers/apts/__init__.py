@@ -4,5 +4,6 @@
 """
 
 from bench_apts.optimizers.apts.optimizer import APTS
+from bench_apts.optimizers.apts.shard import RankError
 
-__all__ = ["APTS"]
+__all__ = ["APTS", "RankError"]

@@ -19,6 +19,7 @@ class Ranks:
 
     Attributes:
         size: Number of ranks N.
+        rank: This process's number among them.
         floats: Floats all-reduced so far.
         calls: All-reduces so far.
     """
@@ -27,6 +28,7 @@ class Ranks:
         self._group = group
         together = dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size(group) if together else 1
+        self.rank = dist.get_rank(group) if together else 0
         self.floats = self.calls = 0
 
     def sum(self, message: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
-"""The local phase: a few first-order trust-region iterations on one rank's own objective.
+"""The local phase: a few trust-region iterations on one rank's own objective.
 
-Nothing in here waits for the device: values stay tensors and decisions are masks.
+Nothing in here waits for the device: values stay tensors and decisions are masks. The L-SR1
+solver does so once per iteration.
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from bench_apts.optimizers.apts.radius import LOCAL, RadiusRule
+from bench_apts.optimizers.apts.solvers import FirstOrder, Solver, descent
+
+__all__ = ["Evaluate", "LocalStep", "descent", "minimise", "within"]
 
 Evaluate = Callable[[torch.Tensor, bool], torch.Tensor]
 """``evaluate(step, backward)``: the objective at the iterate plus ``step``; with ``backward`` its
@@ -20,18 +26,6 @@ class LocalStep(NamedTuple):
 
     step: torch.Tensor
     reduction: torch.Tensor
-
-
-def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-    """Returns the minimiser of the linear model ⟨gradient, p⟩ over ‖p‖ ≤ radius.
-
-    −radius·g/‖g‖ in the 2-norm, −radius·sign(g) in the ∞-norm; zero where the gradient is zero.
-    """
-    if norm == "linf":
-        return gradient.sign() * -radius
-    length = torch.linalg.vector_norm(gradient)
-    step: torch.Tensor = gradient * (-radius / length.clamp_min(torch.finfo(gradient.dtype).tiny))
-    return step
 
 
 def within(step: torch.Tensor, radius: float, norm: str) -> torch.Tensor:
@@ -53,14 +47,15 @@ def minimise(
     radius: float,
     iterations: int,
     norm: str,
+    solver: Solver | None = None,
+    rule: RadiusRule = LOCAL,
 ) -> LocalStep:
     """Runs the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
 
     The objective is L̃(s) = L_i(θ + s) + ⟨correction, s⟩; with the correction g − ∇L_i(θ) it is
     first-order consistent: its gradient at s = 0 is the global one. Each iteration tries the
-    first-order step, kept if the objective falls; its own radius starts at the full one, halves
-    where the acceptance ratio is below 1/4 and doubles above 3/4, and the sum of the steps never
-    leaves the ball.
+    step of the solver's model, kept if the objective falls; its own radius starts at the full
+    one and follows ``rule``, and the sum of the steps never leaves the ball.
 
     Args:
         evaluate: The rank's own loss L_i at a displacement.
@@ -72,26 +67,34 @@ def minimise(
         radius: Bound on the displacement.
         iterations: H; each costs one forward pass and all but the last a backward pass.
         norm: ``"l2"`` or ``"linf"``.
+        solver: The model and its minimiser; first order without one. It learns from all
+            gradients of the phase, also those at points that are not kept.
+        rule: Ratios and factors of the phase's own radius; its bounds do not matter.
 
     Returns:
         The displacement and the reduction L̃(0) − L̃(s), which is never negative.
     """
+    solver = solver or FirstOrder()
     step, start = torch.zeros_like(gradient), value
     reach = torch.full_like(value, radius)
     for number in range(iterations):
         last = number == iterations - 1
-        trial = within(step + descent(gradient, reach, norm), radius, norm)
-        predicted = -torch.dot(gradient, trial - step)
+        trial = within(step + solver.step(gradient, reach, norm), radius, norm)
+        move = trial - step
+        predicted = solver.reduction(gradient, move)
         trial_value = evaluate(trial, not last) + torch.dot(correction, trial)
         actual = value - trial_value
         # A loss that is not finite compares false, so the step that led there is dropped.
         kept = (actual > 0) & (predicted > 0)
         rho = torch.where(kept, actual / predicted, -torch.ones_like(actual))
-        reach = torch.where(rho < 0.25, reach / 2, torch.where(rho > 0.75, reach * 2, reach))
+        reach = torch.where(rho < rule.low, reach * rule.shrink,
+                            torch.where(rho > rule.high, reach * rule.grow, reach))
         reach = reach.clamp_max(radius)
         step = torch.where(kept, trial, step)
         value = torch.where(kept, trial_value, value)
         if not last:
             found = gradient_buffer + correction if corrects_gradient else gradient_buffer
+            if solver.learns:
+                solver.learn(move, found, gradient)
             gradient = torch.where(kept, found, gradient)
     return LocalStep(step, start - value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.optimizers.apts.collective import Ranks
-from bench_apts.optimizers.apts.paper import PaperMethod, PaperSettings
+from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
 from bench_apts.optimizers.apts.problem import Closure, Problem
 from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 _VARIANTS = {
-    "paper": (PaperMethod, PaperSettings),
+    "paper": (PaperMethod, paper_settings),
     "stochastic": (StochasticMethod, StochasticSettings),
 }
 
@@ -40,15 +40,17 @@ class APTS(torch.optim.Optimizer):
     Parameters and gradients become views of two flat buffers. Replicas start with equal weights
     and stay equal; do not wrap the model in DistributedDataParallel. The closure may be called
     several times within one ``step``, at several points, always over the same shard; it must give
-    the same losses at the same point (no fresh dropout masks). Shards have equal sizes.
+    the same losses at the same point (no fresh dropout masks). In the paper's variant shards may
+    differ in size, and even be empty, if the closure returns one loss per sample; else, and in
+    the stochastic one, they have equal sizes.
 
     Args:
         params: Parameters of one dtype on one device, or parameter groups of them.
         process_group: The ranks that work together; None for the default group, or for a single
             process where torch.distributed is not initialised.
-        variant: ``"paper"``, the published method (see ``PaperSettings``), or ``"stochastic"``,
-            local phases under a trust region judged on fresh minibatches (see
-            ``StochasticSettings``).
+        variant: ``"paper"``, the published method (see ``PaperSettings``; ``preset="2026"``
+            takes the authors' later settings), or ``"stochastic"``, local phases under a trust
+            region judged on fresh minibatches (see ``StochasticSettings``).
         buffers: ``model.buffers()`` of a model with BatchNorm: the statistics are averaged over
             the ranks like the parameters, and restored where a step is rejected.
         **settings: Settings of the variant.
@@ -105,7 +107,11 @@ class APTS(torch.optim.Optimizer):
             variant, over this rank's in the stochastic one.
 
         Raises:
-            FloatingPointError: (paper) That loss is not finite on some rank; raised on all ranks.
+            FloatingPointError: (paper) That loss or its gradient is not finite on some rank;
+                raised on all ranks.
+            RankError: (paper) The closure raised an exception on some rank of several; raised
+                on all ranks, which stand at the last accepted point. A single process sees the
+                exception itself.
         """
         problem, ranks = self._problem, self._ranks
         before = problem.forwards, problem.backwards, ranks.floats, ranks.calls

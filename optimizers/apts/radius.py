@@ -46,6 +46,10 @@ class RadiusRule:
         return min(self.largest, max(self.smallest, radius * factor))
 
 
+LOCAL = RadiusRule()
+"""The rule of the paper's settings, also within a local phase."""
+
+
 def acceptance_ratio(actual: float, predicted: float) -> float:
     """Returns ρ, the actual over the predicted reduction of the loss.
 

@@ -75,7 +75,7 @@ def test_the_first_step_starts_from_the_initial_weights_whatever_warming_up_did(
 
     from bench_apts.loader import Order
     from bench_apts.suites import data, models
-    from bench_apts.trial import weights_sha256
+    from bench_apts.weights import sha256
 
     _, record = run("sgd", 1, overrides=(
         "suite.batch_size=320", "suite.budget.samples=320", "suite.evaluation.every_samples=320"))
@@ -85,7 +85,7 @@ def test_the_first_step_starts_from_the_initial_weights_whatever_warming_up_did(
     inputs, targets = (torch.tensor(a) for a in (arrays.train_inputs, arrays.train_targets))
     torch.manual_seed(seeds.init)
     model = models.build("mlp", suite.model.options, arrays.input_shape, arrays.classes)
-    assert record.start.initial_weights_sha256 == weights_sha256(model)
+    assert record.start.initial_weights_sha256 == sha256(model)
     batch = torch.tensor(train)[next(Order(len(train), seeds.data).slices(320, 0, 1))]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()

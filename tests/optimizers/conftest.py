@@ -1,123 +1,5 @@
-"""Real ranks for tests: a function run on N processes that talk over gloo."""
-
-import os
-import time
-import traceback
-from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing import connection, forkserver, get_context
-
+import optimizer_ranks
 import pytest
-
-HOST = "127.0.0.1"
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "DS_ACCELERATOR": "cpu",
-    "TORCH_DISTRIBUTED_DEBUG": "OFF",
-    "CUDA_VISIBLE_DEVICES": "",
-}
-PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "torch.nn.parallel", "hypothesis",
-           "pytest"]
-GRACE_S = 3.0
-
-
-@dataclass(frozen=True)
-class Rank:
-    """What the tested function is told; ``meter`` counts every collective of this process."""
-
-    rank: int
-    size: int
-    meter: object
-
-
-def _main(pipe, function, rank, size, port, arguments):
-    """One rank: joins the group, runs the function, sends its result or its traceback."""
-    os.environ.update(ENVIRONMENT, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-                      MASTER_ADDR=HOST, MASTER_PORT=str(port))
-    try:
-        import torch
-        import torch.distributed as dist
-
-        from bench_apts.meters.comm import CommMeter
-
-        torch.set_num_threads(1)
-        meter = CommMeter()
-        meter.install()
-        store = dist.TCPStore(HOST, port, size, is_master=False)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size,
-                                timeout=timedelta(seconds=60))
-        try:
-            result = function(Rank(rank, size, meter), *arguments)
-        finally:
-            dist.destroy_process_group()
-        pipe.send((result, None))
-    except BaseException:
-        pipe.send((None, traceback.format_exc()))
-
-
-def _start_server(preload):
-    """Starts the warm server; it and its children keep the environment of this moment."""
-    get_context("forkserver").set_forkserver_preload(preload)
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in ENVIRONMENT.items():
-            patch.setenv(key, value)
-        forkserver.ensure_running()
-
-
-def _run(function, size, arguments, timeout):
-    import torch.distributed as dist
-
-    # The store lives here, so that the system chooses a port that nobody else can take.
-    store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-    context = get_context("forkserver")
-    pipes, processes = [], []
-    try:
-        for rank in range(size):
-            mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_main, args=(theirs, function, rank, size, store.port, arguments))
-            process.start()
-            theirs.close()
-            pipes.append(mine)
-            processes.append(process)
-        return _collect(pipes, processes, time.monotonic() + timeout)
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-            process.join()
-        for pipe in pipes:
-            pipe.close()
-
-
-def _collect(pipes, processes, deadline):
-    """Waits for all ranks; after the first failure the others get a moment to say theirs."""
-    results, failures = {}, {}
-    pending = dict(zip(pipes, range(len(pipes)), strict=True))
-    while pending:
-        ready = connection.wait(list(pending), max(0.0, deadline - time.monotonic()))
-        if not ready:
-            break
-        for pipe in ready:
-            rank = pending.pop(pipe)
-            try:
-                result, failure = pipe.recv()
-            except EOFError:
-                processes[rank].join()
-                result, failure = None, f"ended with exit code {processes[rank].exitcode}"
-            if failure is None:
-                results[rank] = result
-            else:
-                failures[rank] = failure
-                deadline = min(deadline, time.monotonic() + GRACE_S)
-    if failures or pending:
-        late = [f"--- rank {rank}: still running, ended" for rank in pending.values()]
-        pytest.fail("\n".join([f"--- rank {rank}:\n{text}" for rank, text in failures.items()]
-                              + late), pytrace=False)
-    for process in processes:
-        process.join(GRACE_S)
-    return [results[rank] for rank in range(len(processes))]
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +9,12 @@ def on_ranks(request):
     The function is a module's own, called with a ``Rank`` first; results are plain Python or
     NumPy. A module names what else its ranks need in ``PRELOAD``.
     """
-    preload = PRELOAD + getattr(request.module, "PRELOAD", [])
-    forkserver._forkserver._stop()  # Another module's server has other modules and variables.
+    preload = optimizer_ranks.PRELOAD + getattr(request.module, "PRELOAD", [])
+    optimizer_ranks.stop_server()
 
     def run(function, size, *arguments, timeout=120.0):
-        _start_server(preload)
-        return _run(function, size, arguments, timeout)
+        optimizer_ranks.start_server(preload)
+        return optimizer_ranks.run(function, size, arguments, timeout)
 
     yield run
-    forkserver._forkserver._stop()
+    optimizer_ranks.stop_server()

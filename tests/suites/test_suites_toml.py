@@ -18,6 +18,9 @@ EXPECTED = {  # parameters, batch, budget in samples
     "mnist-cnn": (20_522, 128, 60_000),
     "cifar10": (106_202, 128, 80_000),
     "cifar10-resnet18": (11_173_962, 128, 1_500_000),
+    "paper-mnist": (535_818, 9_900, 8 * 10 * 59_400),
+    "paper-mnist-full": (535_818, 59_400, 8 * 25 * 59_400),
+    "paper-cifar10": (1_841_162, 9_900, 8 * 10 * 49_500),
 }
 
 

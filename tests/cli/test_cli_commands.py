@@ -1,0 +1,98 @@
+"""The commands that only show something: complete, quick, and without torch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench_apts import __version__, registry
+
+WATCH = """
+import sys
+from bench_apts.cli import main
+sys.argv = ["bench-apts", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "deepspeed", "torchvision"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--help",), ("--version",), ("run", "--help"), ("list",), ("info",), ("report", "FOLDER"),
+    ("run", "--dry-run", "--offline", "--gpus", "1,2", "--optimizers", "apts,sgd,zero2"),
+], ids=" ".join)
+def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
+    arguments = [str(finished.folder) if a == "FOLDER" else a for a in arguments]
+    done = subprocess.run([sys.executable, "-c", WATCH, *arguments], env=environment,
+                          cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_help_names_every_command(cli):
+    done = cli("--help")
+    assert done.code == 0
+    for name in ("run", "list", "info", "report"):
+        assert name in done.out
+    assert cli("--version").out == f"bench-apts {__version__}\n"
+    for option in ("--suite", "--gpus", "--optimizers", "--trials", "--seeds", "--data-dir",
+                   "--out", "--set", "--dry-run", "--offline"):
+        assert option in cli("run", "--help").out
+
+
+def test_list_names_everything_with_origin_and_summary(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    everything = cli("list").out
+    for name in (*registry.suite_names(), *registry.optimizer_names()):
+        assert name in everything
+    assert "built in" in everything
+    assert registry.suite("digits").summary in everything
+    optimizers = cli("list", "optimizers").out
+    assert "sgd" in optimizers
+    assert "mnist" not in optimizers
+    apts = next(line for line in optimizers.splitlines() if line.split()[:1] == ["apts"])
+    assert apts.rstrip().endswith("tuning-free")
+    suites = cli("list", "suites").out
+    assert "mnist" in suites
+    assert "zero2" not in suites
+
+
+def test_list_says_what_cannot_run_here(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("bench_apts.contract.installed", lambda name: name != "deepspeed")
+    lines = cli("list", "optimizers").out.splitlines()
+    (zero2,) = [line for line in lines if line.split()[:1] == ["zero2"]]
+    (sgd,) = [line for line in lines if line.split()[:1] == ["sgd"]]
+    assert "unavailable (package deepspeed is not installed)" in zero2
+    assert "unavailable" not in sgd
+
+
+def test_info_shows_the_environment_card(cli):
+    done = cli("info")
+    assert done.code == 0
+    for part in ("hostname", "cores", "python", "versions", "torch"):
+        assert part in done.out
+
+
+def test_the_report_is_built_again_from_the_records(cli, finished):
+    page = finished.folder / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    done = cli("report", finished.folder)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == f"report: {page}"
+    assert page.read_bytes() == before
+
+
+def test_a_reader_that_goes_away_is_no_error(environment, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "bench_apts", "list"], env=environment,
+                          stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode in (1, 128 + 13)
+    assert done.stderr == ""
