@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts import store
-from bench_apts.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from bench_apts.spec import Study
-    from bench_apts.suites.data import Prepared
+    from bench_apts.plan import Plan
 
 
-def lines(study: Study, prepared: Mapping[str, Prepared], folder: Path) -> Iterator[str]:
+def lines(plan: Plan, folder: Path) -> Iterator[str]:
     """Yields the plan line by line.
 
     The time of a trial is the mean of finished trials of the same competitor, suite and N in
     ``folder``; where there is none, only the cap that the suite's budget sets is known.
     """
-    plan = Plan(study, prepared)
+    study = plan.study
     known = store.read_trials(folder) if folder.exists() else []
     done = {r.trial.run_id for r in known if r.finished}
     tuning = plan.tuning()

@@ -61,7 +61,11 @@ def optimizer(name: str) -> Plugin:
     except Exception as error:
         raise UserError(f"optimizer '{name}' ({entry.value}) cannot be imported: "
                         f"{type(error).__name__}: {error}") from error
-    return _plugin(backend, _origin(entry), entry.value)
+    plugin = _plugin(backend, _origin(entry), entry.value)
+    if plugin.backend.name != name:
+        raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
+                        f"itself '{plugin.backend.name}'; the two names must be equal")
+    return plugin
 
 
 def _from_file(path: Path) -> Plugin:
@@ -77,20 +81,20 @@ def _from_file(path: Path) -> Plugin:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return _plugin(getattr(module, "backend", None), str(path), str(path.resolve()))
+    return _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path)
 
 
-def _plugin(backend: object, origin: str, reference: str) -> Plugin:
+def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:
     if not isinstance(backend, Backend):
         raise UserError(f"{reference} is no bench_apts.contract.Backend; a plug-in file defines "
                         "one under the name `backend`")
-    return Plugin(backend, origin, reference, _source_hash(backend))
+    return Plugin(backend, origin, reference, _source_hash(backend, *files))
 
 
-def _source_hash(backend: Backend) -> str:
-    """Hashes the source that defines a backend: its file, and the modules that it declares."""
+def _source_hash(backend: Backend, *files: Path) -> str:
+    """Hashes the source that defines a backend: its files, and the modules that it declares."""
     build = backend.build.func if isinstance(backend.build, functools.partial) else backend.build
-    paths = [Path(inspect.getfile(build))]
+    paths = [*files, Path(inspect.getfile(build))]
     for package in backend.sources:
         found = importlib.util.find_spec(package) if installed(package) else None
         if found is None or found.origin is None:

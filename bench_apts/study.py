@@ -14,12 +14,12 @@ from bench_apts import environment, store
 from bench_apts.errors import UserError
 from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
 from bench_apts.launch.job import Job
-from bench_apts.plan import Plan
 from bench_apts.records import End, Header, TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from bench_apts.plan import Plan
     from bench_apts.progress import Progress
     from bench_apts.spec import Study, Suite, Trial
     from bench_apts.suites.data import Prepared
@@ -71,17 +71,11 @@ def opened(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def run(
-    study: Study,
-    prepared: Mapping[str, Prepared],
-    folder: Path,
-    progress: Progress,
-) -> None:
-    """Runs every trial of the study that has no answer yet.
+def run(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Runs every trial of a plan that has no answer yet.
 
     Args:
-        study: The resolved study.
-        prepared: What ``prepare`` returned.
+        plan: The study's trials.
         folder: The results folder; see ``opened``.
         progress: Is told what happens.
 
@@ -89,7 +83,7 @@ def run(
         Interrupted: A signal asked to stop; the running trial is recorded as interrupted.
         UserError: A suite's data cannot be split, or its model not built, as it says.
     """
-    plan = Plan(study, prepared)
+    study, prepared = plan.study, plan.prepared
     packages = {name for plugin in plan.plugins.values() for name in plugin.backend.requires}
     with Launcher(sorted(packages), study.device) as launcher:
         for suite in study.suites:  # while the server starts

@@ -58,6 +58,7 @@ PAPER = TRUST_REGION | {
         "first-order", "model and step on the local losses", options=SOLVERS),
     "consistency": Hyperparameter(
         "gradient", "what the first-order correction enters", options=("gradient", "value")),
+    "capped": Hyperparameter(True, "bound the sum of a rank's local steps, not each alone"),
     "global_pass": Hyperparameter(True, "end with an iteration on the global loss"),
     "overlap": Hyperparameter(0.0, "share of the next rank's samples that a rank sees too"),
 }
@@ -101,10 +102,11 @@ class TrustRegionStepper:
 
         def closure(backward: bool) -> torch.Tensor:
             output = self.model(batch.inputs)
-            losses: torch.Tensor = self.loss(output, batch.targets, reduction=self.reduction)
+            losses = self.loss(output, batch.targets, reduction=self.reduction)
             if backward:
                 losses.mean().backward()
-            return losses.detach()
+            values: torch.Tensor = losses.detach()
+            return values
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last

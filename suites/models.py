@@ -1,6 +1,7 @@
 """The networks that suites name, each built for an input shape and a number of classes.
 
-They return logits, unless a suite asks for more. Weights come from torch's global generator, which the caller has seeded.
+They return logits, unless a suite asks for more. Weights come from torch's global generator,
+which the caller has seeded.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def command(
     from bench_apts import resolve
     from bench_apts import study as studies
     from bench_apts.launch.elastic import Interrupted
+    from bench_apts.plan import Plan
     from bench_apts.progress import Progress
 
     console = Console(soft_wrap=True, highlight=False)
@@ -56,17 +57,18 @@ def command(
     for note in notes:
         console.print(f"note: {note}", markup=False)
     prepared = studies.prepare(resolved, data_dir, offline)
+    plan = Plan(resolved, prepared)
     if dry_run:
         from bench_apts.estimate import lines
 
-        for line in lines(resolved, prepared, folder):
+        for line in lines(plan, folder):
             console.print(line, markup=False)
         return
     with studies.opened(folder):
         progress = Progress(console)
         try:
             with progress.shown():
-                studies.run(resolved, prepared, folder, progress)
+                studies.run(plan, folder, progress)
         except (Interrupted, KeyboardInterrupt) as error:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
             console.print(f"interrupted: finished trials are kept in {folder}; the same command "

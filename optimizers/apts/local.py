@@ -49,13 +49,14 @@ def minimise(
     norm: str,
     solver: Solver | None = None,
     rule: RadiusRule = LOCAL,
+    capped: bool = True,
 ) -> LocalStep:
     """Runs the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
 
     The objective is L̃(s) = L_i(θ + s) + ⟨correction, s⟩; with the correction g − ∇L_i(θ) it is
     first-order consistent: its gradient at s = 0 is the global one. Each iteration tries the
     step of the solver's model, kept if the objective falls; its own radius starts at the full
-    one and follows ``rule``, and the sum of the steps never leaves the ball.
+    one and follows ``rule``, and the sum of the steps never leaves the ball, if ``capped``.
 
     Args:
         evaluate: The rank's own loss L_i at a displacement.
@@ -70,6 +71,7 @@ def minimise(
         solver: The model and its minimiser; first order without one. It learns from all
             gradients of the phase, also those at points that are not kept.
         rule: Ratios and factors of the phase's own radius; its bounds do not matter.
+        capped: Whether the displacement stays within ``radius``, and not each step alone.
 
     Returns:
         The displacement and the reduction L̃(0) − L̃(s), which is never negative.
@@ -79,7 +81,9 @@ def minimise(
     reach = torch.full_like(value, radius)
     for number in range(iterations):
         last = number == iterations - 1
-        trial = within(step + solver.step(gradient, reach, norm), radius, norm)
+        trial = step + solver.step(gradient, reach, norm)
+        if capped:
+            trial = within(trial, radius, norm)
         move = trial - step
         predicted = solver.reduction(gradient, move)
         trial_value = evaluate(trial, not last) + torch.dot(correction, trial)

@@ -93,6 +93,7 @@ class PaperMethod:
         flat.pack_buffers()
         shard.mean(flat.message, flat.size, first=True)
         square = torch.dot(flat.gradient, flat.gradient)
+        loss: float
         loss, length = torch.stack([flat.scalars[0], square]).tolist()
         if not math.isfinite(loss + length) or (self._ranks.size == 1 and not shard.count):
             own = torch.stack([own_value, own_square]).tolist()
@@ -141,7 +142,8 @@ class PaperMethod:
             iterations=settings.local_iterations,
             norm=settings.norm,
             solver=self._local,
-            rule=settings.local_rule)
+            rule=settings.local_rule,
+            capped=settings.capped)
         message[:-1] = local.step
         message[-1] = local.reduction
         if not self._shard.count:  # no samples, no say

@@ -40,6 +40,8 @@ class PaperSettings:
             local radius Δ, they are averaged.
         consistency: ``"gradient"``: the correction enters local values and gradients, as the
             paper's formula says; ``"value"``: values only, as in the code behind its curves.
+        capped: Whether a local displacement, and so the combined step, stays within the radius;
+            False bounds each local step alone, as in the code behind the paper's curves.
         global_pass: Whether an outer iteration ends with one trust-region iteration on the
             global loss.
         solver: Model and step of the local iterations: ``"first-order"``, ``"l-sr1"`` (limited
@@ -64,6 +66,7 @@ class PaperSettings:
     local_high: float = 0.75
     norm: str = "l2"
     consistency: str = "gradient"
+    capped: bool = True
     global_pass: bool = True
     solver: str = "first-order"
     global_solver: str = "first-order"

@@ -47,7 +47,7 @@ def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Te
         return gradient.sign() * -radius
     length = torch.linalg.vector_norm(gradient)
     # First the unit vector: radius / tiny would overflow.
-    unit = gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
+    unit: torch.Tensor = gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
     return unit.mul_(-radius)
 
 

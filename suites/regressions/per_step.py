@@ -50,6 +50,7 @@ def setup_cache() -> Told:
     from rich.console import Console
 
     from bench_apts import registry, resolve, store, study
+    from bench_apts.plan import Plan
     from bench_apts.progress import Progress
 
     told: Told = {}
@@ -64,7 +65,7 @@ def setup_cache() -> Told:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with study.opened(folder):
-            study.run(resolved, prepared, folder, Progress(Console(quiet=True)))
+            study.run(Plan(resolved, prepared), folder, Progress(Console(quiet=True)))
         for record in store.read_trials(folder):
             told[record.trial.optimizer] = per_step(record)
     return told

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench_apts.optimizers.apts.lsr1 import LSR1, products, replay
+from bench_apts.optimizers.apts.lsr1 import LSR1, products, replay, rough
 from bench_apts.optimizers.apts.obs import solve
 
 NUMBERS = st.integers(-4, 4).map(float)
@@ -146,6 +146,8 @@ def test_products_sum_in_double_precision_over_blocks():
     columns = torch.randn(2, 200_000, generator=generator)
     expected = rows.double() @ columns.double().T
     torch.testing.assert_close(products(rows, columns), expected, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(rough(rows, columns[0]), expected[:, 0], rtol=0, atol=0.02)
+    torch.testing.assert_close(rough(rows.double(), columns[0].double()), expected[:, 0])
 
 
 def quadratic(seed, n, lowest=-1.0):
