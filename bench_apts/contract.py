@@ -173,7 +173,8 @@ class Backend:
         sampling: Given the hyperparameters, how minibatches overlap and grow; None for neither.
         presets: Bundles of defaults, chosen by a hyperparameter named ``preset``; what the user
             pins overrides them.
-        space_version: Raised whenever the search space changes.
+        space_version: Raised for a fresh series of draws. Optimizers with equal spaces and equal
+            versions draw equal configurations.
         sources: Further modules or packages whose source decides what it does; with the file
             that defines ``build`` they make the plug-in's hash.
     """

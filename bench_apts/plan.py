@@ -68,7 +68,8 @@ class Plan:
         # The space alone decides: the same configurations are tried at every N and by every
         # optimizer with these knobs, so that both are compared in pairs.
         space = sorted(self._backend(cell).searched(cell.entry.pinned).items())
-        role = f"draw-{digest([[name, repr(knob.search)] for name, knob in space])}"
+        version = self._backend(cell).space_version
+        role = f"draw-{digest([version, *([name, repr(knob.search)] for name, knob in space)])}"
         seed = seeds.derive(self.study.base_seed, role, cell.suite.name, 0)
         return tuning.draws(self._backend(cell), cell.entry.pinned, self.study.trials, seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ LATER_LOCAL: dict[str, Scalar] = {
 """What ``preset="2026"`` changes; for loops without the harness see ``apts.paper_settings``."""
 
 STOCHASTIC = {
-    "minibatch": Hyperparameter(32, "fresh samples of each rank per local step"),
+    "minibatch": Hyperparameter(32, "fewest fresh samples of one rank per local step"),
+    "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step"),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own"),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps with half a cosine over the budget"),
@@ -148,7 +150,7 @@ def _sampling(values: Mapping[str, Any]) -> Sampling:
 def _stochastic(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    settings = {key: value for key, value in values.items() if key != "minibatch"}
+    settings = {key: value for key, value in values.items() if key not in ("minibatch", "pooled")}
     settings["samples"] = max(1, world.budget_samples // world.size)
     return TrustRegionStepper(model, loss, "stochastic", settings)
 
@@ -159,7 +161,7 @@ def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
 
 
 def _per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    return int(values["minibatch"]) * ranks
+    return max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks)) * ranks
 
 
 apts = Backend(

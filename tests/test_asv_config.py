@@ -135,6 +135,7 @@ def test_asv_stores_exact_numbers(tmp_path, cache, per_step):
     padded = 4 * -(-n // 4) * 4
     exact = {
         "sgd": 4 * n, "adam": 4 * n, "tr": 4 * (n + 2), "apts-paper": 4 * (3 * n + 4),
+        "napts": 4 * (3 * n + 4),
         # f = 1/2: all-reduces of n floats and of 4 bytes, an all-gather of the padded parameters;
         "zero1": 4 * n + 4 + padded / 2, "zero2": 4 * n + 4 + padded / 2,
         # reduce-scatter and all-gather of all parameters, an all-reduce of 8 bytes.
@@ -142,5 +143,5 @@ def test_asv_stores_exact_numbers(tmp_path, cache, per_step):
     }
     measured = numbers["track_bytes_per_step"]
     assert {name: measured[name] for name in exact} == exact
-    assert numbers["track_backwards_per_step"] | {"apts-paper": 1} == dict.fromkeys(
+    assert numbers["track_backwards_per_step"] | {"apts-paper": 1, "napts": 1} == dict.fromkeys(
         per_step.BACKENDS, 1)

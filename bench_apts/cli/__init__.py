@@ -9,12 +9,16 @@ import errno
 import os
 import signal
 import sys
+from typing import Any
 
 import typer
 
 from bench_apts import __version__
 from bench_apts.cli import info, list_, report, run
 from bench_apts.errors import UserError
+
+# Typer exports only this leaf of its family of usage errors.
+_MisusedOption: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="bench-apts",
@@ -49,10 +53,16 @@ def main() -> None:
     """Runs the command line; mistakes that a user can mend end in one line and exit code 2."""
     try:
         _readable(sys.argv)
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except _MisusedOption as error:
+        # With no arguments at all this is the help text, which has many lines.
+        if len(sys.argv) == 1:
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        _fail(f"{error.format_message().rstrip('.?')}; see `bench-apts --help`", 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
@@ -63,6 +73,7 @@ def main() -> None:
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}; finished trials are kept, make "
               "room or choose another folder with --out", 2)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _readable(arguments: list[str]) -> None:

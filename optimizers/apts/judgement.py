@@ -29,6 +29,7 @@ class Judgement:
         slope: q = ⟨∇f(after), step⟩, the derivative along the step at its end.
         error: Standard error of f₁.
         difference_error: Standard error of the paired difference f₁ − f₀.
+        samples: How many fresh samples judged.
     """
 
     before: float
@@ -36,6 +37,7 @@ class Judgement:
     slope: float
     error: float
     difference_error: float
+    samples: float
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> Judgement:
@@ -46,12 +48,13 @@ class Judgement:
         """
         before, after, slope, squares, difference_squares, count = sums
         if not (math.isfinite(after) and math.isfinite(before) and math.isfinite(slope)):
-            return cls(before, math.nan, slope, math.nan, math.nan)
+            return cls(before, math.nan, slope, math.nan, math.nan, count)
         f0, f1 = before / count, after / count
         return cls(
             f0, f1, slope / count,
             math.sqrt(max(0.0, squares / count - f1**2) / count),
-            math.sqrt(max(0.0, difference_squares / count - (f1 - f0) ** 2) / count))
+            math.sqrt(max(0.0, difference_squares / count - (f1 - f0) ** 2) / count),
+            count)
 
     def acceptable(self, window: Sequence[float], descending: bool) -> bool:
         """Says whether the point may be kept (non-monotone, as in NAPTS, arXiv 2605.14860).

@@ -70,8 +70,9 @@ def minimise(
         norm: ``"l2"`` or ``"linf"``.
         solver: The model and its minimiser; first order without one. It learns from all
             gradients of the phase, also those at points that are not kept.
-        rule: Ratios and factors of the phase's own radius; its bounds do not matter.
-        capped: Whether the displacement stays within ``radius``, and not each step alone.
+        rule: Ratios and factors of the phase's own radius, and its upper bound if not ``capped``.
+        capped: Whether the displacement stays within ``radius``; else the phase's own radius
+            begins there, may grow, and bounds each step alone.
 
     Returns:
         The displacement and the reduction L̃(0) − L̃(s), which is never negative.
@@ -93,7 +94,7 @@ def minimise(
         rho = torch.where(kept, actual / predicted, -torch.ones_like(actual))
         reach = torch.where(rho < rule.low, reach * rule.shrink,
                             torch.where(rho > rule.high, reach * rule.grow, reach))
-        reach = reach.clamp_max(radius)
+        reach = reach.clamp_max(radius if capped else rule.largest)
         step = torch.where(kept, trial, step)
         value = torch.where(kept, trial_value, value)
         if not last:

@@ -131,12 +131,14 @@ class PaperMethod:
         settings, message = self._settings, self._flat.with_scalars
         summed = settings.norm == "l2"
         corrects = settings.consistency == "gradient"
+        # Where it corrects the gradients, nobody needs the own one any more.
+        correction = torch.sub(gradient, own_gradient, out=own_gradient if corrects else None)
         local = minimise(
             self._at,
             gradient=gradient if corrects else own_gradient,
             value=own_value,
             gradient_buffer=self._flat.gradient,
-            correction=gradient - own_gradient,
+            correction=correction,
             corrects_gradient=corrects,
             radius=self.radius / self._ranks.size if summed else self.radius,
             iterations=settings.local_iterations,

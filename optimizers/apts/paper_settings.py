@@ -41,7 +41,8 @@ class PaperSettings:
         consistency: ``"gradient"``: the correction enters local values and gradients, as the
             paper's formula says; ``"value"``: values only, as in the code behind its curves.
         capped: Whether a local displacement, and so the combined step, stays within the radius;
-            False bounds each local step alone, as in the code behind the paper's curves.
+            False lets a local phase's own radius grow up to ``max_radius`` and bounds each step
+            alone, which is how the code behind the paper's curves could leave the radius.
         global_pass: Whether an outer iteration ends with one trust-region iteration on the
             global loss.
         solver: Model and step of the local iterations: ``"first-order"``, ``"l-sr1"`` (limited
@@ -98,7 +99,8 @@ class PaperSettings:
     def local_rule(self) -> RadiusRule:
         """How a local phase's own radius follows its ratios."""
         return RadiusRule(low=self.local_low, high=self.local_high, shrink=self.local_shrink,
-                          grow=self.local_grow)
+                          grow=self.local_grow, smallest=self.min_radius,
+                          largest=self.max_radius)
 
 
 def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:

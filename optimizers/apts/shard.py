@@ -53,7 +53,7 @@ class Shard:
         """Returns this rank's mean loss, a scalar, and leaves its gradient in the buffer.
 
         An empty shard has the loss 0 and no gradient. After an exception (with more than one
-        rank) the loss is NaN, the gradient 0 and the closure is not called again.
+        rank) loss and gradient are NaN and the closure is not called again.
 
         Args:
             backward: Whether the gradient is wanted.
@@ -76,9 +76,10 @@ class Shard:
             if self._ranks.size == 1:
                 raise
             self._failure = error
+        nothing = torch.nan if self.failed else 0.0
         if backward:
-            flat.message.zero_()
-        return flat.values.new_full((), 0.0 if self._failure is None else torch.nan)
+            flat.message.fill_(nothing)  # NaN, lest a solver learns from it
+        return flat.values.new_full((), nothing)
 
     @property
     def failed(self) -> bool:

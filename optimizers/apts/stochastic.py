@@ -23,6 +23,9 @@ be told from a good one by a single noisy test (measured)."""
 _SMALLEST, _LARGEST = 1e-7, 1.0
 """Bounds of the radius."""
 
+_TEST_SAMPLES = 128
+"""Fresh samples that make one test's worth of evidence: four ranks' minibatches of 32."""
+
 _RAMP = 0.05
 """Share of the budget over which steps grow to the radius after start-up."""
 
@@ -103,8 +106,8 @@ class StochasticMethod:
         self._sums = torch.zeros(SCALARS, device=self._start.device, dtype=self._start.dtype)
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._processed = 0
-        self._accepted = self._adapted = 0
-        self._search_ended = self._change = self._slope = 0.0
+        self._accepted = 0
+        self._adapted = self._search_ended = self._change = self._slope = 0.0
         self._testing = False
 
     @property
@@ -223,7 +226,7 @@ class StochasticMethod:
             elif not accepted:
                 self._resize(0.5)
             elif self._spent < _ADAPTED:
-                self._adapt(change, verdict.slope)
+                self._adapt(change, verdict.slope, verdict.samples)
         return accepted
 
     def _search(self, accepted: bool, length: float) -> None:
@@ -239,13 +242,19 @@ class StochasticMethod:
         self._searching = False
         self._search_ended = self._spent
 
-    def _adapt(self, change: float, slope: float) -> None:
-        """After start-up: small moves that get smaller, from smoothed tests."""
-        self._change = 0.7 * self._change + change
-        self._slope = 0.7 * self._slope + slope
+    def _adapt(self, change: float, slope: float, samples: float) -> None:
+        """After start-up: small moves that get smaller, from smoothed tests.
+
+        A test counts by its samples, so that few ranks, whose tests are small and many, move the
+        radius by the same evidence as many ranks.
+        """
+        weight = samples / _TEST_SAMPLES
+        memory = 0.7**weight
+        self._change = memory * self._change + weight * change
+        self._slope = memory * self._slope + weight * slope
         length = best_length(self._change, self._slope)
-        move = 1 + 0.25 / (1 + self._adapted / 8)
-        self._adapted += 1
+        move = (1 + 0.25 / (1 + self._adapted / 8)) ** weight
+        self._adapted += weight
         if length > 0.75:
             self._resize(move)
         elif length < 0.4:

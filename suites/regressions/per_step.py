@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench_apts.records import TrialRecord
 
 RANKS = 2
-BACKENDS = ("adam", "apts", "apts-paper", "sgd", "tr", "zero1", "zero2", "zero3")
+BACKENDS = ("adam", "apts", "apts-paper", "napts", "sgd", "tr", "zero1", "zero2", "zero3")
 SETTINGS = ("suite.budget.samples=5120", "suite.evaluation.every_samples=1280")
 ANSWERED = ("hit", "miss")
 

@@ -17,7 +17,7 @@ from bench_apts.contract import Batch, Choice, LogUniform, Stepper, Uniform, Wor
 
 NAMES = registry.optimizer_names()
 ZERO = ["zero1", "zero2", "zero3"]
-BUILT_IN = ["adam", "apts", "apts-paper", "sgd", "tr", *ZERO]
+BUILT_IN = ["adam", "apts", "apts-paper", "napts", "sgd", "tr", *ZERO]
 TOGETHER = tuple(sorted({*BUILT_IN} & {*NAMES} - {*ZERO}))  # DeepSpeed: one per process
 SIZES = (1, 2)
 STEPS, FEW_STEPS, WARMUP, BATCH = 30, 5, 3, 64
@@ -177,6 +177,7 @@ def test_the_loss_falls(trained, name, size):
 @pytest.mark.parametrize(("name", "passes"), [
     ("sgd", (1, 1)), ("adam", (1, 1)), ("zero1", (1, 1)), ("zero2", (1, 1)), ("zero3", (1, 1)),
     ("apts-paper", (8, 6)),  # H + 3 and H + 1 with H = 5
+    ("napts", (8, 6)),
     ("tr", (2, 1)),
 ])
 def test_passes(trained, name, passes, size):
@@ -202,7 +203,7 @@ def test_apts_pays_one_more_forward_pass_where_it_judges(trained, size):
         assert tests > 0
 
 
-@pytest.mark.parametrize("name", ["apts-paper", "tr"])
+@pytest.mark.parametrize("name", ["apts-paper", "napts", "tr"])
 def test_trust_region_methods_tell_how_it_went(trained, name):
     for report in trained(name, 2)[0]["reports"]:
         assert report["diagnostics"].keys() == {"radius", "rho", "accepted"}
@@ -265,9 +266,8 @@ def zero_1_and_2(size):
 def zero_3(size):
     """Reduce-scatter of gradients, all-gather of parameters, each padded to a multiple of N.
 
-    All parameters here are smaller than DeepSpeed's persistence threshold (100,000 elements), so
-    they are gathered once, one by one, after the update, and not again in the backward pass. One
-    all-reduce of 8 bytes.
+    All tensors here are below DeepSpeed's persistence threshold (100,000 elements), so they are
+    gathered one by one, after the update, and kept. One all-reduce of 8 bytes.
     """
     share = (size - 1) / size
     padded = 4 * sum(size * math.ceil(math.prod(shape) / size) for shape in SHAPES)
@@ -297,7 +297,7 @@ counted = pytest.mark.skipif(not hasattr(dist.ProcessGroup, "register_pre_hook")
 @pytest.mark.parametrize(("name", "expected"), [
     ("sgd", gradient_sum), ("adam", gradient_sum), ("zero1", zero_1_and_2),
     ("zero2", zero_1_and_2), ("zero3", zero_3), ("apts-paper", published_apts),
-    ("tr", trust_region),
+    ("napts", published_apts), ("tr", trust_region),
 ])
 def test_bytes_per_step_are_exactly_these(trained, name, expected, size):
     # After warm-up: DDP rebuilds its buckets in the second step, ZeRO-3 checks its trace.

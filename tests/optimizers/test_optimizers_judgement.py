@@ -45,7 +45,7 @@ def test_sums_over_samples_give_means_and_standard_errors(pairs, slope):
 
 
 def judged(before=1.0, after=1.0, error=0.1, difference_error=0.01):
-    return Judgement(before, after, 0.0, error, difference_error)
+    return Judgement(before, after, 0.0, error, difference_error, 128)
 
 
 def test_a_loss_that_is_not_finite_is_never_acceptable():

@@ -384,3 +384,40 @@ def test_first_order_remembers_nothing():
     solver.load_state_dict(solver.state_dict())
     solver.learn(torch.ones(1), torch.ones(1), torch.ones(1))
     assert solver.state_dict() == {}
+
+
+@pytest.mark.parametrize(("capped", "length"), [(True, 0.5), (False, 0.5 + 1 + 2)])
+def test_only_an_uncapped_local_phase_leaves_the_radius(capped, length):
+    x = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def closure(backward):
+        if backward:
+            x.sum().backward()
+        return x.detach().sum()
+
+    opt = APTS([x], radius=0.5, local_iterations=3, global_pass=False, capped=capped)
+    opt.step(closure)  # a linear loss: every step is as predicted, and the radius doubles
+    assert x.item() == pytest.approx(-length)
+
+
+@pytest.mark.parametrize(("solver", "waits"), [
+    ("first-order", 3),  # one per decision: go on, accept the step, accept the global one
+    ("tr-adam", 3),
+    ("l-sr1", 3 + 5 + 1),  # and one per subproblem
+])
+def test_the_host_waits_for_the_device_as_seldom_as_it_says(monkeypatch, solver, waits):
+    net = Network(solver=solver, global_solver=solver)
+    net.step()
+    net.draw()
+    calls = []
+    for name in ("tolist", "item", "cpu", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(tensor, *args, name=name, original=original):
+            calls.append(name)
+            return original(tensor, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    net.optimizer.step(net.closure)
+    monkeypatch.undo()
+    assert len(calls) == waits, calls
