@@ -161,7 +161,8 @@ def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
 
 
 def _per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    return max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks)) * ranks
+    each = max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks))
+    return each * ranks
 
 
 apts = Backend(
