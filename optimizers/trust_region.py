@@ -161,7 +161,7 @@ def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
 
 
 def _per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    each = max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks))
+    each: int = max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks))
     return each * ranks
 
 
