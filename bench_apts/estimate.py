@@ -1,50 +1,78 @@
-"""What a study will cost, before it runs: counted exactly, timed from records where there are."""
+"""What a study will cost, before it runs: trials counted exactly, their time estimated."""
 
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
-from bench_apts import store
+from bench_apts import environment, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from bench_apts.plan import Plan
+    from bench_apts.plan import Cell, Plan
+    from bench_apts.spec import Suite
+    from bench_apts.suites.data import Prepared
 
 
 def lines(plan: Plan, folder: Path) -> Iterator[str]:
     """Yields the plan line by line.
 
     The time of a trial is the mean of finished trials of the same competitor, suite and N in
-    ``folder``; where there is none, only the cap that the suite's budget sets is known.
+    ``folder``. Where there is none, one forward and backward pass is timed here and multiplied by
+    the samples of the budget; communication and start-up are then left out, and said to be.
     """
     study = plan.study
-    known = store.read_trials(folder) if folder.exists() else []
-    done = {r.trial.run_id for r in known if r.finished}
+    known = [r for r in store.read_trials(folder) if r.finished] if folder.exists() else []
+    done = {r.trial.run_id for r in known}
     tuning = plan.tuning()
+    timed = {suite.name: _sample_seconds(suite, plan.prepared[suite.data.name], study.device)
+             for suite in study.suites}
     yield f"results folder: {folder}"
     yield f"device: {study.device}, world sizes: {', '.join(map(str, study.ranks))}"
-    estimated, capped = 0.0, 0.0
+    total, bare = 0.0, False
     for cell in plan.cells:
-        drawn = [t for t in tuning if (t.suite, t.label, t.ranks)
-                 == (cell.suite, cell.entry.label, cell.ranks)]
+        drawn = [t for t in tuning if (t.suite, t.label, t.ranks) == _key(cell)]
         left = sum(t.run_id not in done for t in drawn) + study.seeds
-        times = [r.end.wall_s for r in known if r.finished and r.end
-                 and (r.trial.suite, r.trial.label, r.trial.ranks)
-                 == (cell.suite, cell.entry.label, cell.ranks)]
+        times = [r.end.wall_s for r in known if r.end
+                 and (r.trial.suite, r.trial.label, r.trial.ranks) == _key(cell)]
         if times:
-            seconds = statistics.mean(times) * left
-            estimated += seconds
-            cost = f"about {seconds:.0f} s from {len(times)} finished trials"
+            seconds = statistics.mean(times)
+            source = f"as {len(times)} finished trials took"
         else:
-            seconds = cell.suite.budget.seconds * left
-            capped += seconds
-            cost = f"no record yet, at most {seconds:.0f} s of training by the suite's budget"
+            workers = min(cell.ranks, environment.cores()) if study.device == "cpu" else cell.ranks
+            seconds = timed[cell.suite.name] * cell.suite.budget.samples / workers
+            source, bare = "computing alone", True
+        total += seconds * left
         yield (f"{cell.suite.name} {cell.entry.label} N={cell.ranks}: {len(drawn)} tuning + "
                f"{study.seeds} report trials of {cell.suite.budget.samples} samples, "
-               f"{left} to run at most; {cost}")
-    total = [f"about {estimated / 60:.1f} min" if estimated else "",
-             f"at most {capped / 60:.1f} min for what has no record yet" if capped else ""]
-    yield "estimated cost: " + " and ".join(filter(None, total))
+               f"{left} to run at most, about {seconds:.1f} s each, {source}")
+    yield (f"estimated cost: about {total / 60:.1f} min"
+           + (", more with communication and start-up" if bare else ""))
+
+
+def _key(cell: Cell) -> tuple[Suite, str, int]:
+    return cell.suite, cell.entry.label, cell.ranks
+
+
+def _sample_seconds(suite: Suite, prepared: Prepared, device: str) -> float:
+    """Times one forward and backward pass here; returns seconds per sample on one device."""
+    import torch
+
+    from bench_apts.suites import data, models
+
+    torch.set_num_threads(1)
+    dataset = data.load(prepared.folder)
+    model = models.build(suite.model.name, suite.model.options, dataset.input_shape,
+                         dataset.classes).to(device)
+    inputs = torch.rand(suite.batch_size, *dataset.input_shape, device=device)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        model(inputs).sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times) / suite.batch_size
