@@ -49,7 +49,8 @@ def lines(plan: Plan, folder: Path) -> Iterator[str]:
         yield (f"{cell.suite.name} {cell.entry.label} N={cell.ranks}: {len(drawn)} tuning + "
                f"{study.seeds} report trials of {cell.suite.budget.samples} samples, "
                f"{left} to run at most, about {seconds:.1f} s each, {source}")
-    yield (f"estimated cost: about {total / 60:.1f} min"
+    whole = f"{total / 60:.0f} min" if total >= 120 else f"{total:.1f} s"
+    yield (f"estimated cost: about {whole}"
            + (", more with communication and start-up" if bare else ""))
 
 

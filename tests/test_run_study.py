@@ -188,11 +188,11 @@ def test_the_plan_is_printed_and_nothing_run(finished, cli, tmp_path):
     assert done.code == 0
     assert "digits sgd N=2: 2 tuning + 3 report trials of 2000 samples" in done.out
     assert "digits apts N=1: 0 tuning + 3 report trials" in done.out
-    assert re.search(r"estimated cost: about [\d.]+ min, more with communication and start-up$",
+    assert re.search(r"estimated cost: about [\d.]+ s, more with communication and start-up$",
                      done.out.splitlines()[-1])
     assert not (tmp_path / "results").exists()
     known = cli(*finished.arguments, "--dry-run")
-    assert re.search(r"estimated cost: about [\d.]+ min$", known.out.splitlines()[-1])
+    assert re.search(r"estimated cost: about [\d.]+ s$", known.out.splitlines()[-1])
 
 
 def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path):

@@ -23,7 +23,6 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 @pytest.mark.parametrize("arguments", [
     ("--help",), ("--version",), ("run", "--help"), ("list",), ("info",), ("report", "FOLDER"),
-    ("run", "--dry-run", "--offline", "--gpus", "1,2", "--optimizers", "apts,sgd,zero2"),
 ], ids=" ".join)
 def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
     arguments = [str(finished.folder) if a == "FOLDER" else a for a in arguments]
