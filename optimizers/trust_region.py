@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench_apts.contract import (
     Backend,
     Batch,
+    Build,
     Hyperparameter,
     Loss,
     Sampling,
@@ -68,11 +69,13 @@ LATER: dict[str, Scalar] = {
     "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
     "memory": 3, "growth": 1.5,
 }
+"""What ``preset="2026"`` changes; for loops without the harness see ``apts.paper_settings``."""
+
 LATER_LOCAL: dict[str, Scalar] = {
     "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
     "local_high": 0.7, "overlap": 0.33,
 }
-"""What ``preset="2026"`` changes; for loops without the harness see ``apts.paper_settings``."""
+"""What it changes besides where there is a local phase."""
 
 STOCHASTIC = {
     "minibatch": Hyperparameter(32, "fewest fresh samples of one rank per local step"),
@@ -175,39 +178,38 @@ apts = Backend(
     sources=("bench_apts.optimizers.apts",),
 )
 
-apts_paper = Backend(
-    name="apts-paper",
-    summary="APTS as published (arXiv 2502.05133): first-order, L-SR1 or TR-Adam local solvers",
-    hyperparameters=PAPER,
-    build=_paper,
-    tuning_free=True,
-    batch_size=_minibatch,
-    sampling=_sampling,
-    presets={"2026": LATER | LATER_LOCAL},
-    sources=("bench_apts.optimizers.apts",),
-)
+def _published(
+    name: str,
+    summary: str,
+    hyperparameters: Mapping[str, Hyperparameter],
+    later: Mapping[str, Scalar],
+    build: Build = _paper,
+) -> Backend:
+    return Backend(
+        name=name,
+        summary=summary,
+        hyperparameters=hyperparameters,
+        build=build,
+        tuning_free=True,
+        batch_size=_minibatch,
+        sampling=_sampling,
+        presets={"2026": later},
+        sources=("bench_apts.optimizers.apts",),
+    )
 
-napts = Backend(
-    name="napts",
-    summary="the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
-    hyperparameters=PAPER | {
-        "window": Hyperparameter(5, "losses whose largest a step must improve on")},
-    build=_paper,
-    tuning_free=True,
-    batch_size=_minibatch,
-    sampling=_sampling,
-    presets={"2026": LATER | LATER_LOCAL},
-    sources=("bench_apts.optimizers.apts",),
-)
 
-tr = Backend(
-    name="tr",
-    summary="trust-region method: the published APTS with one subdomain",
-    hyperparameters=TRUST_REGION,
-    build=partial(_paper, local_iterations=0),
-    tuning_free=True,
-    batch_size=_minibatch,
-    sampling=_sampling,
-    presets={"2026": LATER},
-    sources=("bench_apts.optimizers.apts",),
-)
+apts_paper = _published(
+    "apts-paper",
+    "APTS as published (arXiv 2502.05133): first-order, L-SR1 or TR-Adam local solvers",
+    PAPER, LATER | LATER_LOCAL)
+
+napts = _published(
+    "napts",
+    "the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
+    PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on")},
+    LATER | LATER_LOCAL)
+
+tr = _published(
+    "tr",
+    "trust-region method: the published APTS with one subdomain",
+    TRUST_REGION, LATER, partial(_paper, local_iterations=0))

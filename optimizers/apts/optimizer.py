@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.optimizers.apts.collective import Ranks
+from bench_apts.optimizers.apts.flat import Flat
 from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
 from bench_apts.optimizers.apts.problem import Closure, Problem
 from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
@@ -84,7 +85,7 @@ class APTS(torch.optim.Optimizer):
         if not trained:
             raise ValueError("no parameter requires a gradient")
         self._ranks = Ranks(process_group)
-        self._problem = Problem(trained, list(buffers), make_method.SLOTS)
+        self._problem = Problem(Flat(trained, list(buffers), make_method.SLOTS))
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)
         self.last: dict[str, Any] = {}

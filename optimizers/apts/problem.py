@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench_apts.optimizers.apts.flat import Flat
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from bench_apts.optimizers.apts.flat import Flat
 
 Closure = Callable[..., torch.Tensor]
 """``closure(backward: bool)``: see ``APTS``."""
@@ -25,13 +23,8 @@ class Problem:
         backwards: Backward passes so far.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[torch.nn.Parameter],
-        buffers: Sequence[torch.Tensor],
-        slots: int,
-    ) -> None:
-        self.flat = Flat(parameters, buffers, slots)
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
         self.forwards = self.backwards = 0
         self._closure: Closure | None = None
 

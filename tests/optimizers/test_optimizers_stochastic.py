@@ -58,35 +58,28 @@ class Task:
         return hashlib.sha256(data).hexdigest()
 
 
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99))
-
-
-def test_one_rank_with_a_fixed_radius_and_no_judgement_is_adam():
-    ours, theirs = Task(**FIXED), Task(**FIXED)
-    model = copy.deepcopy(theirs.model)
-    reference = adam(model.parameters())
-    for _ in range(50):
+def beside_adam(ours, theirs, steps, wrap=lambda model: model):
+    """Steps ``ours``, and torch's Adam on the batches of ``theirs``; returns Adam's weights."""
+    model = wrap(copy.deepcopy(theirs.model))
+    reference = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 0.99))
+    for _ in range(steps):
         ours.step()
         inputs, targets = theirs.batch()
         reference.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
         reference.step()
-    expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_one_rank_with_a_fixed_radius_and_no_judgement_is_adam():
+    ours = Task(**FIXED)
+    expected = beside_adam(ours, Task(**FIXED), steps=50)
     torch.testing.assert_close(ours.weights(), expected, rtol=1e-5, atol=1e-6)
 
 
 def against_ddp(rank):
-    ours, theirs = Task(rank.rank, **FIXED), Task(rank.rank, **FIXED)
-    model = DistributedDataParallel(copy.deepcopy(theirs.model))
-    reference = adam(model.parameters())
-    for _ in range(30):
-        ours.step()
-        inputs, targets = theirs.batch()
-        reference.zero_grad()
-        nn.functional.cross_entropy(model(inputs), targets).backward()
-        reference.step()
-    expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+    ours = Task(rank.rank, **FIXED)
+    expected = beside_adam(ours, Task(rank.rank, **FIXED), 30, DistributedDataParallel)
     return float((ours.weights() - expected).abs().max())
 
 
