@@ -58,8 +58,8 @@ class Sampling:
     """How an optimizer wants its minibatches cut, where it is not plainly.
 
     Attributes:
-        overlap: Besides its own slice of a global minibatch each rank gets this share of the
-            next rank's, 0 ≤ overlap < 1.
+        overlap: Besides its own slice of a global minibatch each rank gets this share of a slice
+            from those of the next ranks; from N − 1 on, all ranks get the whole minibatch.
         growth: Factor on the global minibatch after each epoch, at least 1, up to all samples.
     """
 
@@ -67,8 +67,8 @@ class Sampling:
     growth: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
-            raise UserError(f"overlap={self.overlap}: expected a number from 0 to below 1")
+        if not 0 <= self.overlap < math.inf:
+            raise UserError(f"overlap={self.overlap}: expected a number of at least 0")
         if not 1 <= self.growth < math.inf:
             raise UserError(f"growth={self.growth}: expected a number of at least 1")
 

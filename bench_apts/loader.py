@@ -57,7 +57,7 @@ class Order:
 
     Epochs follow one another without a gap, so every global batch has the same size. It depends
     on the seed alone: rank r of N takes the r-th of N equal slices of each global batch, and
-    where the optimizer wants it the beginning of the next rank's.
+    where the optimizer wants it a part of the next ones.
     """
 
     def __init__(self, samples: int, seed: int) -> None:
@@ -89,12 +89,10 @@ class Order:
             while len(pending) < batch_size:
                 pending, number = torch.cat([pending, self.epoch(number)]), number + 1
             share = batch_size // ranks
-            more = round(sampling.overlap * share) if ranks > 1 else 0
-            first, end = rank * share, (rank + 1) * share
-            if end + more <= batch_size:
-                yield pending[first : end + more]
-            else:
-                yield torch.cat([pending[first:end], pending[:more]])
+            more = min(round(sampling.overlap * share), batch_size - share)
+            first, end = rank * share, (rank + 1) * share + more
+            own = pending[first : min(end, batch_size)]
+            yield own if end <= batch_size else torch.cat([own, pending[: end - batch_size]])
             pending = pending[batch_size:]
             epochs, given = given // self.samples, given + batch_size
             for _ in range(given // self.samples - epochs):

@@ -33,17 +33,20 @@ SOLVERS = ("first-order", "l-sr1", "tr-adam")
 
 TRUST_REGION = {
     "preset": Hyperparameter(
-        "paper", "the authors' settings as of the paper or as of 2026; the rest overrides it",
-        options=("paper", "2026")),
+        "paper", "the authors' settings: as of the paper, with what their code did besides, or "
+        "as of 2026; the rest overrides it",
+        options=("paper", "reference", "2026")),
     "radius": Hyperparameter(0.01, "initial trust-region radius"),
     "min_radius": Hyperparameter(1e-3, "lower bound of the radius"),
     "max_radius": Hyperparameter(4.0, "upper bound of the radius"),
+    "accept": Hyperparameter(0.25, "smallest ratio of a step that is kept, at most 0.25"),
     "shrink": Hyperparameter(0.5, "factor on the radius after a poor step"),
     "grow": Hyperparameter(2.0, "factor on the radius after a good step"),
     "norm": Hyperparameter("l2", "norm of the trust region", options=("l2", "linf")),
     "global_solver": Hyperparameter(
         "first-order", "model and step on the global loss", options=SOLVERS),
     "memory": Hyperparameter(5, "pairs of steps and gradients that L-SR1 holds"),
+    "retries": Hyperparameter(0, "shorter steps tried where one is refused"),
     "window": Hyperparameter(1, "losses whose largest a step must improve on; 1 is monotone"),
     "minibatch": Hyperparameter(
         0, "samples of all ranks per iteration, rounded down to a multiple of N; 0: the suite's"),
@@ -62,8 +65,15 @@ PAPER = TRUST_REGION | {
         "gradient", "what the first-order correction enters", options=("gradient", "value")),
     "capped": Hyperparameter(True, "bound the sum of a rank's local steps, not each alone"),
     "global_pass": Hyperparameter(True, "end with an iteration on the global loss"),
-    "overlap": Hyperparameter(0.0, "share of the next rank's samples that a rank sees too"),
+    "overlap": Hyperparameter(
+        0.0, "samples of the next ranks that a rank sees too, as a share of its own"),
 }
+
+REFERENCE: dict[str, Scalar] = {"retries": 10}
+"""What ``preset="reference"`` changes."""
+
+REFERENCE_LOCAL: dict[str, Scalar] = {"consistency": "value", "capped": False}
+"""What it changes besides where there is a local phase."""
 
 LATER: dict[str, Scalar] = {
     "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
@@ -78,13 +88,15 @@ LATER_LOCAL: dict[str, Scalar] = {
 """What it changes besides where there is a local phase."""
 
 STOCHASTIC = {
-    "minibatch": Hyperparameter(32, "fewest fresh samples of one rank per local step"),
+    "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step"),
     "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step"),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own"),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
-    "schedule": Hyperparameter(True, "shrink steps with half a cosine over the budget"),
+    "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
     "longest_round": Hyperparameter(16, "most local steps between two all-reduces"),
     "rounds_per_length": Hyperparameter(16, "rounds before their length doubles"),
+    "sharing": Hyperparameter(
+        0.5, "share of the first moment that a round replaces by the ranks' mean"),
 }
 
 
@@ -182,6 +194,7 @@ def _published(
     name: str,
     summary: str,
     hyperparameters: Mapping[str, Hyperparameter],
+    reference: Mapping[str, Scalar],
     later: Mapping[str, Scalar],
     build: Build = _paper,
 ) -> Backend:
@@ -193,7 +206,7 @@ def _published(
         tuning_free=True,
         batch_size=_minibatch,
         sampling=_sampling,
-        presets={"2026": later},
+        presets={"reference": reference, "2026": later},
         sources=("bench_apts.optimizers.apts",),
     )
 
@@ -201,15 +214,15 @@ def _published(
 apts_paper = _published(
     "apts-paper",
     "APTS as published (arXiv 2502.05133): first-order, L-SR1 or TR-Adam local solvers",
-    PAPER, LATER | LATER_LOCAL)
+    PAPER, REFERENCE | REFERENCE_LOCAL, LATER | LATER_LOCAL)
 
 napts = _published(
     "napts",
     "the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
     PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on")},
-    LATER | LATER_LOCAL)
+    REFERENCE | REFERENCE_LOCAL, LATER | LATER_LOCAL)
 
 tr = _published(
     "tr",
     "trust-region method: the published APTS with one subdomain",
-    TRUST_REGION, LATER, partial(_paper, local_iterations=0))
+    TRUST_REGION, REFERENCE, LATER, partial(_paper, local_iterations=0))

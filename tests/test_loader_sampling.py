@@ -30,6 +30,17 @@ def test_neighbours_share_the_beginning_of_the_next_ones_samples(ranks, share, o
             assert torch.equal(wide[rank][step], torch.cat([plain[rank][step], following]))
 
 
+@pytest.mark.parametrize("overlap", [1.0, 1.5, 2.0, 7.0])
+def test_more_than_one_neighbour_may_be_shared_up_to_the_whole_minibatch(overlap):
+    order, ranks = Order(100, 5), 3
+    plain = [first(order, 3, 12, rank, ranks, None) for rank in range(ranks)]
+    for rank in range(ranks):
+        wide = first(order, 3, 12, rank, ranks, Sampling(overlap))
+        for step in range(3):
+            around = torch.cat([plain[(rank + i) % ranks][step] for i in range(ranks)])
+            assert torch.equal(wide[step], around[: min(12, 4 + round(4 * overlap))])
+
+
 def test_alone_nothing_overlaps():
     order = Order(50, 1)
     for one, other in zip(first(order, 9, 8, 0, 1, Sampling(0.5)), first(order, 9, 8, 0, 1, None),
@@ -53,7 +64,7 @@ def test_batches_grow_after_each_epoch(ranks, sizes):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"overlap": -0.1}, {"overlap": 1.0}, {"growth": 0.9}, {"growth": float("inf")},
+    {"overlap": -0.1}, {"overlap": float("inf")}, {"growth": 0.9}, {"growth": float("inf")},
     {"growth": float("nan")}, {"overlap": float("nan")}])
 def test_sampling_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(UserError, match="expected a number"):

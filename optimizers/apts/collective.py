@@ -22,6 +22,9 @@ class Ranks:
         rank: This process's number among them.
         floats: Floats all-reduced so far.
         calls: All-reduces so far.
+
+    Raises:
+        ValueError: This process does not belong to the group.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
@@ -30,6 +33,8 @@ class Ranks:
         self.size = dist.get_world_size(group) if together else 1
         self.rank = dist.get_rank(group) if together else 0
         self.floats = self.calls = 0
+        if self.rank < 0:
+            raise ValueError("this process does not belong to the process group")
 
     def sum(self, message: torch.Tensor) -> None:
         """Sums ``message`` over the ranks in place; with one rank nothing is sent."""
@@ -41,5 +46,6 @@ class Ranks:
 
     def mean(self, message: torch.Tensor) -> None:
         """Averages ``message`` over the ranks in place."""
-        self.sum(message)
-        message.div_(self.size)
+        if self.size > 1:
+            self.sum(message)
+            message.div_(self.size)

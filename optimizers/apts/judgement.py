@@ -39,6 +39,11 @@ class Judgement:
     difference_error: float
     samples: float
 
+    @property
+    def change(self) -> float:
+        """f₁ − f₀."""
+        return self.after - self.before
+
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> Judgement:
         """Makes a judgement from six sums over all fresh samples of all ranks.
@@ -65,8 +70,8 @@ class Judgement:
         """
         if not math.isfinite(self.after):
             return False
-        change = self.after - self.before
-        if change > _SIGNIFICANT * self.difference_error or (descending and change > 0):
+        rise = self.change
+        if rise > _SIGNIFICANT * self.difference_error or (descending and rise > 0):
             return False
         return not window or self.after <= max(window) + _SIGNIFICANT * self.error
 

@@ -1,7 +1,7 @@
 """The local phase: a few trust-region iterations on one rank's own objective.
 
-Nothing in here waits for the device: values stay tensors and decisions are masks. The L-SR1
-solver does so once per iteration.
+Nothing in here waits for the device, unless trials are retried: values stay tensors and decisions
+are masks.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def minimise(
     solver: Solver | None = None,
     rule: RadiusRule = LOCAL,
     capped: bool = True,
+    retries: int = 0,
 ) -> LocalStep:
     """Runs the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
 
@@ -73,6 +74,9 @@ def minimise(
         rule: Ratios and factors of the phase's own radius, and its upper bound if not ``capped``.
         capped: Whether the displacement stays within ``radius``; else the phase's own radius
             begins there, may grow, and bounds each step alone.
+        retries: How often an iteration tries again, by a step shorter by ``rule.shrink``, while
+            the objective does not fall. Each try costs a forward pass, before the last iteration
+            a backward pass too, and where another may follow the host waits for the device.
 
     Returns:
         The displacement and the reduction L̃(0) − L̃(s), which is never negative.
@@ -82,24 +86,28 @@ def minimise(
     reach = torch.full_like(value, radius)
     for number in range(iterations):
         last = number == iterations - 1
-        trial = step + solver.step(gradient, reach, norm)
-        if capped:
-            trial = within(trial, radius, norm)
-        move = trial - step
-        predicted = solver.reduction(gradient, move)
-        trial_value = evaluate(trial, not last) + torch.dot(correction, trial)
-        actual = value - trial_value
-        # A loss that is not finite compares false, so the step that led there is dropped.
-        kept = (actual > 0) & (predicted > 0)
-        rho = torch.where(kept, actual / predicted, -torch.ones_like(actual))
-        reach = torch.where(rho < rule.low, reach * rule.shrink,
-                            torch.where(rho > rule.high, reach * rule.grow, reach))
-        reach = reach.clamp_max(radius if capped else rule.largest)
-        step = torch.where(kept, trial, step)
+        move = solver.step(gradient, reach, norm)
+        for left in range(retries, -1, -1):
+            trial = step + move
+            if capped:
+                trial = within(trial, radius, norm)
+                move = trial - step
+            predicted = solver.reduction(gradient, move)
+            trial_value = evaluate(trial, not last) + torch.dot(correction, trial)
+            actual = value - trial_value
+            # A loss that is not finite compares false, so the step that led there is dropped.
+            kept = (actual > 0) & (predicted > 0)
+            if not left or bool(kept):
+                break
+            reach, move = reach * rule.shrink, move * rule.shrink
+        rho = torch.where(kept, actual / predicted, -torch.inf)
+        reach = rule.resized(reach, rho).clamp_max(radius if capped else rule.largest)
+        torch.where(kept, trial, step, out=step)
         value = torch.where(kept, trial_value, value)
         if not last:
-            found = gradient_buffer + correction if corrects_gradient else gradient_buffer
+            found = gradient_buffer.add_(correction) if corrects_gradient else gradient_buffer
             if solver.learns:
                 solver.learn(move, found, gradient)
-            gradient = torch.where(kept, found, gradient)
+            # The caller's gradient is not overwritten; the phase's own one is.
+            gradient = torch.where(kept, found, gradient, out=None if number == 0 else gradient)
     return LocalStep(step, start - value)

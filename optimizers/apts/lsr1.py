@@ -8,13 +8,11 @@ denominator is too small, which gives B = γI + Φ diag(w) Φᵀ with Φ = ΨC, 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from bench_apts.optimizers.apts.obs import Solution, solve
+from bench_apts.optimizers.apts.obs import Spectrum, solve, spectrum
 
 _SKIP = 1e-8
 """r of the skipping rule |sᵀ(y − Bs)| ≥ r‖s‖‖y − Bs‖ (Nocedal, Wright, equation 6.26)."""
@@ -23,61 +21,105 @@ _LEARNT = 1e-6
 """Share of ‖y‖ below which y − Bs is rounding: the model knows the pair already."""
 
 _CHUNK = 1 << 14
-"""Elements per block of an inner product, so that its float64 copies stay in the cache."""
+"""Elements per block of an inner product: on a CPU its float64 copies stay in the cache."""
+
+_CHUNK_DEVICE = 1 << 18
+"""The same elsewhere, where what counts is that there are few kernels to launch."""
 
 
-def products(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Returns the inner products ``(k, j)`` of ``(k, n)`` with ``(j, n)``, all in float64.
+def _chunk(like: torch.Tensor) -> int:
+    return _CHUNK if like.is_cpu else _CHUNK_DEVICE
+
+
+def products(rows: torch.Tensor, places: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Returns inner products, all in float64 and from one sweep over the rows.
 
     Differences of them decide which pairs depend on one another, where float32 has too few
-    digits.
+    digits: where few elements dominate, ``rough`` is wrong by 2e-6 of a square.
+
+    Args:
+        rows: ``(k, n)``.
+        places: ``(j,)``, int64, some of the rows.
+        vector: ``(n,)``, of the dtype of the rows.
+
+    Returns:
+        ``(k + 1, j + 1)``: of the rows and the vector with the rows at ``places`` and the vector.
     """
-    total = torch.zeros(len(rows), len(columns), dtype=torch.float64, device=rows.device)
-    for start in range(0, rows.shape[1], _CHUNK):
-        place = slice(start, start + _CHUNK)
-        total.addmm_(rows[:, place].double(), columns[:, place].double().T)
-    return total
+    count, size = rows.shape
+    width = min(_chunk(rows), size)
+    block = rows.new_empty(count + 1, width, dtype=torch.float64)
+    chosen = torch.cat([places, places.new_full((1,), count)])
+    sums = block.new_empty(-(-size // width), len(chosen), count + 1)
+    for part, piece, found in zip(
+            torch.split(rows, width, 1), torch.split(vector, width), sums, strict=True):
+        block.resize_(count + 1, len(piece))  # the last one may be shorter
+        block[:-1].copy_(part)
+        block[-1].copy_(piece)
+        # For so few columns faster than one matrix product, which would first pack the block.
+        for column, place in zip(block.index_select(0, chosen), found, strict=True):
+            torch.mv(block, column, out=place)
+    return sums.sum(0).T
 
 
 def rough(rows: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """Returns the inner products ``(k,)`` of ``(k, n)`` with ``(n,)``, to about 1e-7.
+    """Returns the inner products ``(k,)`` of ``(k, n)`` with ``(n,)``, to about 1e-6.
 
-    Each block in the dtype of the rows, their sum in float64: a third of the time.
+    Each block in the dtype of the rows, their sum in float64: a quarter of the time.
     """
-    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    for start in range(0, rows.shape[1], _CHUNK):
-        place = slice(start, start + _CHUNK)
-        total += rows[:, place] @ column[place]
-    return total
+    width = _chunk(rows)
+    blocks = zip(torch.split(rows, width, 1), torch.split(column, width), strict=True)
+    sums = [torch.mv(part, piece) for part, piece in blocks]
+    return torch.stack(sums).sum(0, dtype=torch.float64)
 
 
-def replay(steps: Any, mixed: Any, changes: Any, base: float) -> tuple[Any, Any]:
+def replay(
+    steps: torch.Tensor, mixed: torch.Tensor, changes: torch.Tensor, base: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Replays the SR1 updates from γI, oldest first, on inner products alone.
 
+    Any leading dimensions are replayed side by side.
+
     Args:
-        steps: ``(k, k)``, SᵀS.
-        mixed: ``(k, k)``, SᵀY.
-        changes: ``(k, k)``, YᵀY.
-        base: γ.
+        steps: ``(…, k, k)``, SᵀS.
+        mixed: ``(…, k, k)``, SᵀY.
+        changes: ``(…, k, k)``, YᵀY.
+        base: ``(…)``, γ.
 
     Returns:
-        C ``(k, k)``, upper triangular, and w ``(k,)``: B = γI + ΨC diag(w) (ΨC)ᵀ, where an
+        C ``(…, k, k)``, upper triangular, and w ``(…, k)``: B = γI + ΨC diag(w) (ΨC)ᵀ, where an
         update that the skipping rule leaves out has w = 0.
     """
-    size = len(steps)
-    slopes = mixed.T - base * steps  # ΨᵀS
-    gram = changes - base * (mixed + mixed.T) + base**2 * steps
-    coefficients, weights = np.zeros((size, size)), np.zeros(size)
+    size = steps.shape[-1]
+    rate = base[..., None, None]
+    slopes = mixed.mT - rate * steps  # ΨᵀS
+    gram = changes - rate * (mixed + mixed.mT) + rate**2 * steps
+    # Row i: what pair i leaves unexplained, y − Bs for the B so far, as a combination of the
+    # columns of Ψ, and its products with all s and with all columns of Ψ.
+    unit = torch.eye(size, dtype=steps.dtype, device=steps.device).expand_as(steps)
+    table = torch.cat([unit, slopes, gram], -1)
+    smallest = changes.diagonal(dim1=-2, dim2=-1) * _LEARNT**2
+    skipped = steps.diagonal(dim1=-2, dim2=-1) * _SKIP**2
+    weights, nothing = [], torch.zeros_like(base)
     for j in range(size):
-        along = coefficients.T @ slopes[:, j]
-        column = -coefficients @ (weights * along)
-        column[j] += 1.0
-        rest = math.sqrt(max(0.0, float(column @ gram @ column)))
-        denominator = float(column @ slopes[:, j])
-        if (rest > _LEARNT * math.sqrt(changes[j, j])
-                and abs(denominator) >= _SKIP * math.sqrt(steps[j, j]) * rest > 0):
-            coefficients[:, j], weights[j] = column, 1 / denominator
-    return coefficients, weights
+        row = table[..., j, :]
+        along = row[..., size + j : 2 * size]  # with the s of this pair and of the later ones
+        denominator = along[..., 0]
+        rest = (row[..., :size] * row[..., 2 * size :]).sum(-1)
+        # NaN compares false: such a pair is left out.
+        used = ((rest > smallest[..., j])
+                & (denominator * denominator > skipped[..., j] * rest))
+        weights.append(torch.where(used, denominator.reciprocal(), nothing))
+        shares = along[..., 1:] * weights[-1][..., None]
+        table[..., j + 1 :, :].addcmul_(shares[..., None], row[..., None, :], value=-1)
+    return table[..., :size].mT, torch.stack(weights, -1)
+
+
+class _Model(NamedTuple):
+    """B = γI + (RᵀK) diag(t) (RᵀK)ᵀ with orthonormal RᵀK, R being the rows of the memory."""
+
+    base: torch.Tensor
+    mixture: torch.Tensor
+    parts: Spectrum
 
 
 class LSR1:
@@ -85,10 +127,12 @@ class LSR1:
 
     γ is half the smallest |sᵀy|/sᵀs held: below the curvature along the steps, as Erway,
     Griffin, Marcia, Omheni, Optim. Methods Softw. 35 (2020) advise, so that the updates add what
-    is missing. Without pairs the model is linear.
+    is missing. Without pairs the model is linear. A pair that the skipping rule leaves out, or
+    that is not finite, is forgotten; any other takes the place of the oldest.
 
-    ``step`` waits for the device once, for a handful of inner products; nothing else here does.
-    Memory: 2(m + 1) vectors of n floats, one pair of rows being the place for the next pair.
+    Nothing here fetches a value from the device, and no shape or order of operations depends on
+    one; on CUDA ``torch.linalg.eigh`` does, its error flag, twice per pair. Memory: 2(m + 1)
+    vectors of n floats, one pair of rows being the place for the next pair.
 
     Args:
         like: ``(n,)``, whose device and (at least float32) dtype the memory takes.
@@ -99,25 +143,32 @@ class LSR1:
 
     def __init__(self, like: torch.Tensor, memory: int) -> None:
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self._size = memory + 1
-        self._rows = torch.zeros(2 * self._size, like.numel(), dtype=dtype, device=like.device)
-        self._order: list[int] = []
-        self._gram = np.zeros((2 * self._size, 2 * self._size))
-        self._pending: tuple[int, torch.Tensor] | None = None
-        self._base, self._weights = 0.0, np.zeros(0)
-        self._columns = np.zeros((2 * self._size, 0))
-        self._form: torch.Tensor | None = None
-        self.waits = 0
+        self._size = size = memory + 1
+        self._rows = torch.zeros(2 * size, like.numel(), dtype=dtype, device=like.device)
+        # Rows of all s, oldest first and the free one last, then those of all y; what is not
+        # taken is zero.
+        self._order = torch.arange(2 * size, device=like.device)
+        self._gram = self._zeros(2 * size, 2 * size)  # of the rows in that order
+        self._pending = False
+        nothing = Spectrum(self._zeros(memory, memory), self._zeros(memory),
+                           self._zeros(memory).bool())
+        self._model = _Model(self._zeros(), self._zeros(2 * size, memory), nothing)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self._rows.device)
 
     def learn(self, step: torch.Tensor, gradient: torch.Tensor, before: torch.Tensor) -> None:
-        """Takes in the pair (s, y): a step, and the gradients at its end and at its start."""
+        """Takes in the pair (s, y): a step, and the gradients at its end and at its start.
+
+        Its inner products wait for those of the next ``step``.
+        """
         if self._pending:
-            self._absorb(self._fetch(self._pending[1]))
-        slot = next(i for i in range(self._size) if i not in self._order)
-        pair = self._rows[slot :: self._size]
-        pair[0] = step
-        torch.sub(gradient, before, out=pair[1])
-        self._pending = slot, products(self._rows, pair)
+            any_vector = self._rows[0]
+            self._absorb(products(self._rows, self._free(), any_vector))
+        pair = step, gradient - before
+        for row, value in zip(torch.split(self._free(), 1), pair, strict=True):
+            self._rows.index_copy_(0, row, value.to(self._rows.dtype)[None])
+        self._pending = True
 
     def step(self, gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
         """Returns the model's minimiser over ‖p‖ ≤ δ.
@@ -135,92 +186,84 @@ class LSR1:
         return torch.where(self.reduction(gradient, cut) > 0, cut, short)
 
     def _minimise(self, gradient: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-        wide = gradient.to(self._rows.dtype)[None]
-        wanted = [products(self._rows, wide), products(wide, wide),
-                  radius.double().reshape(1, 1)]
+        wide = gradient.to(self._rows.dtype)
+        free = self._free()
+        found = products(self._rows, free if self._pending else free[:0], wide)
         if self._pending:
-            wanted.append(self._pending[1].T.reshape(-1, 1))
-        found = self._fetch(torch.cat(wanted))[:, 0]
-        count = 2 * self._size
-        if self._pending:
-            self._absorb(found[count + 2 :].reshape(2, count).T)
-        slopes, square, limit = found[:count], float(found[count]), float(found[count + 1])
-        solution = self._solve(np.where(np.isfinite(slopes), slopes, 0.0), square, limit)
-        mixture = torch.from_numpy(self._columns @ solution.along).to(self._rows)
-        step = torch.mv(self._rows.T, mixture).sub_(wide[0], alpha=solution.scale)
+            self._absorb(found)
+        model = self._model
+        solution = solve(model.parts, model.base, self._along(found[:-1, -1]), found[-1, -1],
+                         radius.double(), len(wide))
+        step = torch.mv(self._rows.T, (model.mixture @ solution.along).to(wide.dtype))
+        step.addcmul_(wide, solution.scale.to(wide.dtype), value=-1)
         # Rounding in float32 must not leave the ball.
-        step.mul_(limit / torch.linalg.vector_norm(step).clamp_min(limit))
+        limit = radius.to(wide.dtype)
+        step.mul_(limit / torch.maximum(torch.linalg.vector_norm(step), limit))
         return step.to(gradient.dtype)
-
-    def _solve(self, slopes: Any, square: float, radius: float) -> Solution:
-        if not math.isfinite(square):  # no model of such a gradient; the caller rejects the step
-            return Solution(math.nan, np.zeros(len(self._weights)), 0.0, 0.0, math.nan)
-        columns, dimension = self._columns, self._rows.shape[1]
-        try:
-            return solve(columns.T @ self._gram @ columns, self._weights, self._base,
-                         columns.T @ slopes, square, radius, dimension)
-        except np.linalg.LinAlgError:  # an eigendecomposition that did not converge
-            nothing = np.zeros(0)
-            linear = solve(np.zeros((0, 0)), nothing, 0.0, nothing, square, radius, dimension)
-            return replace(linear, along=np.zeros(columns.shape[1]))
 
     def reduction(self, gradient: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         """Returns −(gᵀp + ½pᵀBp) for any step p, a scalar on the device."""
-        linear = -torch.dot(gradient, step)
-        if self._form is None:
-            return linear
-        wide = step.to(self._rows.dtype)
-        along = rough(self._rows, wide)
-        bent = along @ (self._form @ along) + self._base * torch.dot(wide, wide)
-        return linear - 0.5 * bent.to(linear.dtype)
+        wide, model = step.to(self._rows.dtype), self._model
+        along = self._along(rough(self._rows, wide))
+        bent = along @ (model.parts.curvature * along) + model.base * torch.dot(wide, wide)
+        return -torch.dot(gradient, step) - 0.5 * bent.to(step.dtype)
 
-    def _fetch(self, values: torch.Tensor) -> Any:
-        self.waits += 1
-        return values.cpu().numpy()
+    def _free(self) -> torch.Tensor:
+        """Returns the two rows for the next pair."""
+        return self._order[self._size - 1 :: self._size]
 
-    def _absorb(self, found: Any) -> None:
-        """Decides on the pending pair by its inner products ``(2(m + 1), 2)``, and rebuilds B."""
-        assert self._pending is not None
-        slot, self._pending = self._pending[0], None
-        others = [row for i in [*self._order, slot] for row in (i, i + self._size)]
-        if not np.isfinite(found[others]).all():
-            self._rows[slot :: self._size].zero_()  # else 0·NaN would spoil the next step
-            return
-        place = [slot, slot + self._size]
-        self._gram[:, place], self._gram[place, :] = found, found.T
-        weights = self._rebuild([*self._order, slot])
-        if weights[-1] == 0:
-            self._rebuild(self._order)
-            return
-        self._order.append(slot)
-        if len(self._order) == self._size:
-            self._rebuild(self._order[1:])
-            self._order.pop(0)
+    def _along(self, slopes: torch.Tensor) -> torch.Tensor:
+        """Returns the coordinates in the model's basis of what has these products with all rows.
 
-    def _rebuild(self, order: list[int]) -> Any:
-        """Makes B from the pairs in the slots ``order``, oldest first; returns their weights."""
-        first, second = list(order), [i + self._size for i in order]
-        gram = self._gram
-        steps, mixed = gram[np.ix_(first, first)], gram[np.ix_(first, second)]
-        squares = np.diag(steps)
-        rates = np.abs(np.diag(mixed))[squares > 0] / squares[squares > 0]
-        self._base = float(rates.min()) / 2 if len(rates) else 0.0
-        coefficients, weights = replay(
-            steps, mixed, gram[np.ix_(second, second)], self._base)
-        self._columns = np.zeros((2 * self._size, len(order)))
-        self._columns[second] = coefficients
-        self._columns[first] = -self._base * coefficients
-        self._weights = weights
-        form = (self._columns * weights) @ self._columns.T
-        self._form = torch.from_numpy(form).to(self._rows.device)
-        return weights
+        Products with a pair that is not finite must not spoil the others, 0·NaN being NaN.
+        """
+        return self._model.mixture.T @ slopes.index_fill(0, self._free(), 0.0)
+
+    def _absorb(self, found: torch.Tensor) -> None:
+        """Decides on the pending pair by the ``products`` of all rows with it; rebuilds B.
+
+        Held or forgotten: B is built for both, side by side. The pair is held if it then changes
+        B, in a memory where the oldest pair has made room for it.
+        """
+        size = self._size
+        found = found.index_select(0, self._order)[:, :2]
+        found = found.masked_fill(~found.isfinite().all(), 0.0)
+        self._gram[:, size - 1 :: size] = found
+        self._gram[size - 1 :: size] = found.T
+        old = self._gram.view(2, size, 2, size)
+        new = old.roll((-1, -1), (1, 3))
+        either = torch.stack([new, old])[:, :, :-1, :, :-1]
+        steps, mixed, changes = either[:, 0, :, 0], either[:, 0, :, 1], either[:, 1, :, 1]
+        squares = steps.diagonal(dim1=1, dim2=2)
+        rates = (mixed.diagonal(dim1=1, dim2=2).abs() / squares).masked_fill(
+            squares == 0, torch.inf).amin(1) / 2
+        bases = rates.masked_fill(rates == torch.inf, 0.0)
+        coefficients, weights = replay(steps, mixed, changes, bases)
+        held = weights[0, -1] != 0
+
+        def chosen(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            return torch.where(held, one, other)
+
+        order = self._order.view(2, size)
+        order = chosen(order.roll(-1, 1), order)
+        self._order = order.flatten()
+        self._gram = chosen(new, old).reshape(2 * size, 2 * size)
+        base, columns = chosen(*bases), chosen(*coefficients)
+        mixture = torch.cat([-base * columns, columns])  # Φ of the rows in order
+        gram = mixture.T @ chosen(*either).reshape(2 * (size - 1), -1) @ mixture
+        parts = spectrum(gram, chosen(*weights))
+        placed = self._zeros(2 * size, size - 1).index_copy_(
+            0, order[:, :-1].flatten(), mixture @ parts.basis)
+        self._model, self._pending = _Model(base, placed, parts), False
+        self._rows.index_fill_(0, self._free(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of the pairs and their inner products."""
-        if self._pending:
-            self._absorb(self._fetch(self._pending[1]))
-        return {"rows": self._rows.clone(), "order": list(self._order),
-                "gram": torch.from_numpy(self._gram.copy())}
+        """Returns copies of the pairs, their inner products, and the model made of them."""
+        base, mixture, parts = self._model
+        tensors = {"rows": self._rows, "order": self._order, "gram": self._gram, "base": base,
+                   "mixture": mixture} | parts._asdict()
+        return {name: value.clone() for name, value in tensors.items()} | {
+            "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` returned.
@@ -231,6 +274,9 @@ class LSR1:
         if state["rows"].shape != self._rows.shape:
             raise ValueError("the saved memory has another shape: set memory as it was")
         self._rows.copy_(state["rows"])
-        self._order, self._pending = list(state["order"]), None
-        self._gram = state["gram"].cpu().numpy().copy()
-        self._rebuild(self._order)
+        here = {name: value.to(self._rows.device, copy=True) for name, value in state.items()
+                if name not in ("rows", "pending")}
+        self._order, self._gram = here["order"], here["gram"]
+        parts = Spectrum(*(here[name] for name in Spectrum._fields))
+        self._model = _Model(here["base"], here["mixture"], parts)
+        self._pending = state["pending"]

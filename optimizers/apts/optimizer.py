@@ -41,17 +41,27 @@ class APTS(torch.optim.Optimizer):
     Parameters and gradients become views of two flat buffers. Replicas start with equal weights
     and stay equal; do not wrap the model in DistributedDataParallel. The closure may be called
     several times within one ``step``, at several points, always over the same shard; it must give
-    the same losses at the same point (no fresh dropout masks). In the paper's variant shards may
-    differ in size, and even be empty, if the closure returns one loss per sample; else, and in
-    the stochastic one, they have equal sizes.
+    the same losses at the same point (no fresh dropout masks). It may run under autocast, call a
+    compiled model, or collect the gradient of its mean loss from several micro-batches. Shards
+    may differ in size, change from step to step, and even be empty, if the closure returns one
+    loss per sample; else they have equal sizes.
+
+    Beyond model and gradients the stochastic variant holds four buffers of n floats. The paper's
+    of first order holds three, and up to nine during a local phase (measured).
+
+    Parameters of 16 bits are rounded copies of float32 values, which the optimizer holds; all of
+    its state and of what it sends is float32 then. The optimizer is saved by its ``state_dict``,
+    which together with the model's goes on bit for bit, and cannot be copied or pickled itself.
 
     Args:
-        params: Parameters of one dtype on one device, or parameter groups of them.
+        params: Parameters of one dtype on one device, or parameter groups of them. All groups
+            are one problem with one radius: they have no options of their own, and none can be
+            added later.
         process_group: The ranks that work together; None for the default group, or for a single
             process where torch.distributed is not initialised.
-        variant: ``"paper"``, the published method (see ``PaperSettings``; ``preset="2026"``
-            takes the authors' later settings), or ``"stochastic"``, local phases under a trust
-            region judged on fresh minibatches (see ``StochasticSettings``).
+        variant: ``"paper"``, the published method (see ``PaperSettings`` and its presets), or
+            ``"stochastic"``, local phases under a trust region judged on fresh minibatches (see
+            ``StochasticSettings``).
         buffers: ``model.buffers()`` of a model with BatchNorm: the statistics are averaged over
             the ranks like the parameters, and restored where a step is rejected.
         **settings: Settings of the variant.
@@ -61,7 +71,8 @@ class APTS(torch.optim.Optimizer):
             and ``accepted``; ``forwards``, ``backwards``, ``floats`` and ``calls`` (all-reduced).
 
     Raises:
-        ValueError: No parameters, mixed dtypes, or a setting out of its range.
+        ValueError: No parameters, mixed dtypes, a group with options, a process outside of the
+            group, or a setting out of its range.
         TypeError: A setting that the variant does not have.
     """
 
@@ -85,7 +96,8 @@ class APTS(torch.optim.Optimizer):
         if not trained:
             raise ValueError("no parameter requires a gradient")
         self._ranks = Ranks(process_group)
-        self._problem = Problem(Flat(trained, list(buffers), make_method.SLOTS))
+        self._flat = Flat(trained, list(buffers), make_method.SLOTS)
+        self._problem = Problem(self._flat)
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)
         self.last: dict[str, Any] = {}
@@ -109,15 +121,22 @@ class APTS(torch.optim.Optimizer):
 
         Raises:
             FloatingPointError: (paper) That loss or its gradient is not finite on some rank;
-                raised on all ranks.
-            RankError: (paper) The closure raised an exception on some rank of several; raised
-                on all ranks, which stand at the last accepted point. A single process sees the
-                exception itself.
+                raised on all ranks. The stochastic variant rejects at its next test instead.
+            RankError: The closure raised an exception on some rank of several; raised on all
+                ranks, in the stochastic variant at the end of the round. A single process sees
+                the exception itself.
+            ValueError: No rank has a sample.
+            RuntimeError: What torch.distributed raises where a rank has died.
+
+        After each of these the parameters stand at the last accepted point.
         """
         problem, ranks = self._problem, self._ranks
         before = problem.forwards, problem.backwards, ranks.floats, ranks.calls
         problem.pose(closure)
-        loss, last = self._method.iterate()
+        try:
+            loss, last = self._method.iterate()
+        finally:
+            problem.withdraw()
         after = problem.forwards, problem.backwards, ranks.floats, ranks.calls
         counts = ("forwards", "backwards", "floats", "calls")
         self.last = last | {name: late - early for name, late, early
@@ -126,13 +145,47 @@ class APTS(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Zeroes the gradient buffer; ``step`` does so itself. Gradients stay views of it."""
-        self._problem.flat.message.zero_()
+        self._flat.clear()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Serves the construction; afterwards there is no room for further parameters.
+
+        Raises:
+            RuntimeError: The optimizer is in use.
+            ValueError: The group has options.
+        """
+        if hasattr(self, "_method"):
+            raise RuntimeError("parameters cannot be added: they share one buffer of fixed size")
+        options = set(param_group) - {"params", "param_names"}
+        if options:
+            raise ValueError("APTS has no options per parameter group, but one has "
+                             + ", ".join(sorted(options)))
+        super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the usual dictionary with the method's state under ``apts``."""
-        return super().state_dict() | {"apts": self._method.state_dict()}
+        """Returns the usual dictionary with copies of the method's state under ``apts``.
+
+        For parameters of 16 bits it holds the float32 values too. Save it on every rank: in the
+        stochastic variant ranks differ.
+        """
+        state = super().state_dict() | {"apts": self._method.state_dict()}
+        if self._flat.rounded:
+            state["values"] = self._flat.values.clone()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "apts"})
+        """Takes back what ``state_dict`` returned, on the same rank of as many."""
+        super().load_state_dict(
+            {k: v for k, v in state_dict.items() if k not in ("apts", "values")})
         self._method.load_state_dict(state_dict["apts"])
+        if self._flat.rounded:
+            self._flat.values.copy_(state_dict["values"])
+            self._flat.publish()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuses: a copy would not hold the buffers that the model's parameters are views of.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("an APTS cannot be copied or pickled; save its state_dict()")

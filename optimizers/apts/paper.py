@@ -11,8 +11,8 @@ import torch
 from bench_apts.optimizers.apts import solvers
 from bench_apts.optimizers.apts.local import minimise
 from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
-from bench_apts.optimizers.apts.radius import acceptance_ratio
 from bench_apts.optimizers.apts.shard import Shard
+from bench_apts.optimizers.apts.verdict import Course
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.collective import Ranks
@@ -30,28 +30,38 @@ class PaperMethod:
     reduction, one all-reduce; (5) optionally one trust-region iteration on the global loss, with
     another all-reduce of one float. With H local iterations that is H + 3 forward and H + 1
     backward passes and 3n + 4 floats in 4 calls; without (5) H + 2 and H passes and 2n + 3
-    floats in 3 calls. A single process sends nothing. The host waits for the device at (1), (4)
-    and (5), where all ranks decide.
+    floats in 3 calls. A single process sends nothing.
+
+    Decisions are masks on the device; the host waits for it once, at the end, and then learns
+    them all. An iteration that went wrong is found out there too: it has stayed where it began
+    (see ``_gather``), and all ranks raise the same exception, or begin it again where only the
+    numbers of samples were others than before. The very first iteration of several ranks, which
+    mostly do not know these numbers yet, waits after (1) as well, and begins again there. Each
+    trial that may be retried (``PaperSettings.retries``) costs another wait.
 
     L-SR1 costs the same passes and messages: its pairs are differences of gradients that are
     there anyway, within the local phase for the local model and between (1) and (4) for the
     global one. Only without a local phase does the global model need another backward pass, at
-    its trial point, and n floats more. It waits for the device once per step.
+    its trial point, and n floats more.
 
     BatchNorm statistics are averaged over the ranks as they are after the pass at the iterate;
     what the later passes of the iteration do to them is undone. After an exception every rank
     stands at the last accepted point.
+
+    Beyond parameters and message three vectors of n floats are held: the iterate, its mean
+    gradient, and this rank's correction.
     """
 
     SLOTS = 1
 
     def __init__(self, problem: Problem, ranks: Ranks, settings: PaperSettings) -> None:
-        self._flat, self._ranks = problem.flat, ranks
-        self._settings, self._rule = settings, settings.rule
+        self._flat, self._ranks, self._settings = problem.flat, ranks, settings
         self._shard = Shard(problem, ranks)
-        self._iterate = torch.empty_like(self._flat.values)
+        values = self._flat.values
+        self._iterate, self._gradient = torch.empty_like(values), torch.empty_like(values)
+        self._correction = torch.empty_like(values[: values.numel() * settings.preconditions])
         self._local, self._global = (
-            solvers.make(name, self._flat.values, settings.memory)
+            solvers.make(name, values, settings.memory)
             for name in (settings.solver, settings.global_solver))
         self._accepted: deque[float] = deque(maxlen=settings.window - 1)
         self.radius = settings.radius
@@ -61,47 +71,77 @@ class PaperMethod:
         self._iterate.copy_(self._flat.values)
         started = self._flat.save_buffers()
         try:
-            return self._outer_iteration()
+            return self._outer_iteration() or self._repeat(started)
         except Exception:
             self._flat.values.copy_(self._iterate)
             self._flat.restore_buffers(started)
             raise
 
-    def _outer_iteration(self) -> tuple[torch.Tensor, dict[str, Any]]:
-        flat, settings = self._flat, self._settings
-        self._shard.begin()
-        own_value = self._shard.evaluate(backward=True, first=True)
-        own_gradient = flat.gradient.clone() if settings.local_iterations else None
-        loss = self._gather(own_value)
-        buffers = flat.save_buffers()
-        value, gradient = flat.scalars[0].clone(), flat.gradient.clone()
-        last: dict[str, Any] = {}
-        point = loss
-        if own_gradient is not None:
-            step, predicted = self._precondition(own_value, own_gradient, gradient)
-            point = self._judge(step, predicted, loss, gradient, last)
-        if settings.global_pass:
-            point = self._descend(point, gradient, last)
-        flat.restore_buffers(buffers)
-        return value, last | {"radius": self.radius, "loss": point}
+    def _repeat(self, started: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Begins again, now that all ranks know the numbers of samples."""
+        self._flat.values.copy_(self._iterate)
+        self._flat.restore_buffers(started)
+        told = self._outer_iteration(again=True)
+        if told is None:
+            raise FloatingPointError("the mean loss or its gradient is not finite, though that "
+                                     "of every rank is")
+        return told
 
-    def _gather(self, own_value: torch.Tensor) -> float:
-        """Averages losses, gradients and statistics at the iterate; returns the mean loss."""
-        flat, shard = self._flat, self._shard
+    def _outer_iteration(
+        self, again: bool = False
+    ) -> tuple[torch.Tensor, dict[str, Any]] | None:
+        flat, settings, shard = self._flat, self._settings, self._shard
+        shard.begin()
+        own_value = shard.evaluate(backward=True, first=not again)
+        if self._ranks.size == 1 and not shard.count:
+            raise ValueError("no rank has a sample")
         own_square = torch.dot(flat.gradient, flat.gradient)
+        self._correction.copy_(flat.gradient[: len(self._correction)])
+        value, checked = self._gather(own_value)
+        if not shard.settled:
+            shard.settled = math.isfinite(checked.item())
+            if not shard.settled:
+                shard.agree(unsound=not math.isfinite((own_value + own_square).item()))
+                return None
+        buffers = flat.save_buffers()
+        course = Course(settings.rule, checked, self.radius, self._accepted)
+        if settings.preconditions:
+            self._precondition(own_value, course)
+        if settings.global_pass:
+            self._descend(course)
+        flat.restore_buffers(buffers)
+        (own,), last = course.read(own_value + own_square)
+        if math.isnan(course.started):
+            shard.agree(unsound=not math.isfinite(own))
+            return None
+        if course.marked:
+            shard.inquire()
+        self.radius = last["radius"]
+        self._accepted.extend(course.accepted)
+        return value, last
+
+    def _gather(self, own_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Averages losses, gradients and statistics at the iterate.
+
+        Where the result is not finite the gradients are taken to be zero: nobody evaluates the
+        closure at parameters that are not finite.
+
+        Returns:
+            The mean loss, and the same but NaN where it or its gradient is not finite; no step
+            from there is ever accepted.
+        """
+        flat = self._flat
         flat.scalars[0] = own_value
         flat.pack_buffers()
-        shard.mean(flat.message, flat.size, first=True)
-        square = torch.dot(flat.gradient, flat.gradient)
-        loss: float
-        loss, length = torch.stack([flat.scalars[0], square]).tolist()
-        if not math.isfinite(loss + length) or (self._ranks.size == 1 and not shard.count):
-            own = torch.stack([own_value, own_square]).tolist()
-            loss, mend = shard.agree(own[0], not math.isfinite(sum(own)))
-            flat.message.mul_(mend)
-            flat.scalars[0] = loss
+        self._shard.mean(flat.message, flat.size, first=True)
         flat.unpack_buffers()
-        return loss
+        value = flat.scalars[0].clone()
+        square = torch.dot(flat.gradient, flat.gradient)
+        sound, zero = (value + square).isfinite(), torch.zeros_like(value)
+        torch.where(sound, flat.gradient, zero, out=self._gradient)
+        if self._settings.consistency == "value":  # else nobody goes along the own gradient
+            torch.where(sound, self._correction, zero, out=self._correction)
+        return value, torch.where(sound, value, torch.nan)
 
     def _at(self, step: torch.Tensor, backward: bool) -> torch.Tensor:
         """Returns this rank's loss at the iterate plus ``step``; the parameters stay there."""
@@ -119,117 +159,82 @@ class PaperMethod:
         self._shard.mean(self._flat.with_scalars, self._flat.size)
         return self._flat.scalars[0]
 
-    def _precondition(
-        self, own_value: torch.Tensor, own_gradient: torch.Tensor, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs the local phase and combines the local steps.
+    def _precondition(self, own_value: torch.Tensor, course: Course) -> None:
+        """Runs the local phase, combines the local steps, and judges what comes out."""
+        predicted = self._local_phase(own_value)
+        further = self._settings.global_pass
+        learns = further and self._global.learns
+        step = self._flat.gradient
+        if learns:  # the correction has served; the message is needed for the trial gradient
+            step = self._correction.copy_(step)
+        trial = self._everywhere(step, further)
+        if learns:
+            self._global.learn(step, self._flat.gradient, self._gradient)
+        accepted = course.judge(trial, predicted)
+        if further:
+            torch.where(accepted, self._flat.gradient, self._gradient, out=self._gradient)
+        self._settle(accepted, not further)
+
+    def _local_phase(self, own_value: torch.Tensor) -> torch.Tensor:
+        """Leaves the combined step in the gradient buffer.
 
         Returns:
-            The combined step ``(n,)`` and the predicted reduction, which is NaN where the
-            closure failed on some rank.
+            The predicted reduction, which is NaN where the closure failed on some rank.
         """
-        settings, message = self._settings, self._flat.with_scalars
+        settings, message, ranks = self._settings, self._flat.with_scalars, self._ranks
         summed = settings.norm == "l2"
         corrects = settings.consistency == "gradient"
+        own_gradient = self._correction
         # Where it corrects the gradients, nobody needs the own one any more.
-        correction = torch.sub(gradient, own_gradient, out=own_gradient if corrects else None)
+        correction = torch.sub(self._gradient, own_gradient,
+                               out=own_gradient if corrects else None)
         local = minimise(
             self._at,
-            gradient=gradient if corrects else own_gradient,
+            gradient=self._gradient if corrects else own_gradient,
             value=own_value,
             gradient_buffer=self._flat.gradient,
             correction=correction,
             corrects_gradient=corrects,
-            radius=self.radius / self._ranks.size if summed else self.radius,
+            radius=self.radius / ranks.size if summed else self.radius,
             iterations=settings.local_iterations,
             norm=settings.norm,
             solver=self._local,
             rule=settings.local_rule,
-            capped=settings.capped)
+            capped=settings.capped,
+            retries=settings.retries)
         message[:-1] = local.step
         message[-1] = local.reduction
         if not self._shard.count:  # no samples, no say
             message.zero_()
         if self._shard.failed:
             message[-1] = torch.nan
-        (self._ranks.sum if summed else self._ranks.mean)(message)
-        return self._flat.gradient.clone(), message[-1].clone()
+        (ranks.sum if summed else ranks.mean)(message)
+        return message[-1].clone()
 
-    def _judge(
-        self,
-        step: torch.Tensor,
-        predicted: torch.Tensor,
-        loss: float,
-        gradient: torch.Tensor,
-        last: dict[str, Any],
-    ) -> float:
-        """Accepts or rejects the combined step and lets the radius follow.
+    def _descend(self, course: Course) -> None:
+        """Does one trust-region iteration on the global loss."""
+        solver, gradient = self._global, self._gradient
+        step = solver.step(gradient, course.radius.to(gradient.dtype), self._settings.norm)
+        learns = solver.learns and not self._settings.preconditions
+        for left in range(self._settings.retries, -1, -1):
+            predicted = solver.reduction(gradient, step)
+            trial = self._everywhere(step, learns)
+            if learns:
+                solver.learn(step, self._flat.gradient, gradient)
+            if not left or not course.again(trial, predicted):
+                break
+            step = step * course.shorten().to(step.dtype)
+        self._settle(course.judge(trial, predicted), final=True)
+
+    def _settle(self, accepted: torch.Tensor, final: bool) -> None:
+        """Takes the point that the parameters are at as the iterate, or goes back.
 
         Args:
-            step: ``(n,)``.
-            predicted: The predicted reduction, a scalar.
-            loss: Mean loss at the iterate.
-            gradient: ``(n,)``, its gradient; afterwards that at the point where the parameters
-                are left, if a global pass follows.
-            last: Takes the diagnostics.
-
-        Returns:
-            The loss at the point where the parameters are left.
+            accepted: The decision, on the device.
+            final: Whether the parameters are to stand there too.
         """
-        further = self._settings.global_pass
-        value = self._everywhere(step, further)
-        trial, model = self._decide(loss, value, predicted, last)
-        last |= {"actual_reduction": loss - trial, "predicted_reduction": model}
-        if further and self._global.learns:
-            self._global.learn(step, self._flat.gradient, gradient)
-        if last["accepted"] and further:
-            gradient.copy_(self._flat.gradient)
-        return trial if last["accepted"] else loss
-
-    def _descend(self, loss: float, gradient: torch.Tensor, last: dict[str, Any]) -> float:
-        """Does one trust-region iteration on the global loss.
-
-        Returns:
-            The loss at the point where the parameters are left.
-        """
-        radius = torch.full_like(gradient[0], self.radius)
-        step = self._global.step(gradient, radius, self._settings.norm)
-        predicted = self._global.reduction(gradient, step)
-        learns = self._global.learns and not self._settings.local_iterations
-        value = self._everywhere(step, learns)
-        names = "global_" if "rho" in last else ""
-        trial, _ = self._decide(loss, value, predicted, last, names)
-        if learns:
-            self._global.learn(step, self._flat.gradient, gradient)
-        return trial if last[f"{names}accepted"] else loss
-
-    def _decide(
-        self,
-        loss: float,
-        value: torch.Tensor,
-        predicted: torch.Tensor,
-        last: dict[str, Any],
-        names: str = "",
-    ) -> tuple[float, float]:
-        """Accepts or rejects the point that the parameters are at; moves iterate and radius.
-
-        Returns:
-            The loss at the point and the predicted reduction, as numbers.
-        """
-        trial, model = torch.stack([value, predicted]).tolist()
-        if math.isnan(trial) or math.isnan(model):
-            self._shard.inquire()
-        rho = acceptance_ratio(loss - trial, model)
-        highest = max([loss, *self._accepted])
-        accepted = acceptance_ratio(highest - trial, model) >= self._rule.accept
-        self.radius = self._rule.update(self.radius, rho)
-        if accepted:
-            self._iterate.copy_(self._flat.values)
-            self._accepted.append(trial)
-        else:
-            self._flat.values.copy_(self._iterate)
-        last |= {f"{names}rho": rho, f"{names}accepted": accepted}
-        return trial, model
+        values, iterate = self._flat.values, self._iterate
+        torch.where(accepted, values, iterate, out=values if final else iterate)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of what the method remembers between outer iterations, on this rank."""

@@ -10,14 +10,16 @@ from bench_apts.optimizers.apts.solvers import SOLVERS
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
+    "reference": {"retries": 10, "consistency": "value", "capped": False},
     "2026": {
         "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
         "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
         "local_high": 0.7, "memory": 3,
     },
 }
-"""What the authors' code used at the time of arXiv 2502.05133, which are the defaults of
-``PaperSettings``, and what its version of 2026 changed."""
+"""``"paper"``: the method and the settings of arXiv 2502.05133, the defaults of
+``PaperSettings``; ``"reference"``: with what the code behind its curves did besides;
+``"2026"``: what a later version of that code changed."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class PaperSettings:
         radius: Initial trust-region radius Δ₀.
         min_radius: Lower bound of the radius.
         max_radius: Upper bound of the radius.
+        accept: η₁, the smallest ratio ρ of a step that is kept, positive and at most 1/4.
         shrink: Factor on the radius where ρ < 1/4.
         grow: Factor on the radius where ρ > 3/4.
         local_iterations: H; 0 leaves out the local phase, which makes a plain data-parallel
@@ -49,6 +52,11 @@ class PaperSettings:
             memory, step by orthonormal basis) or ``"tr-adam"`` (Adam's direction).
         global_solver: The same for the global pass.
         memory: Pairs that L-SR1 holds.
+        retries: How often a trust-region iteration, local or global, tries again with a step
+            shorter by ``shrink`` (``local_shrink``) where its step is refused; 0 keeps to the
+            cost model. Each try is a forward pass (a local one before the last iteration a
+            backward pass too) and a global one an all-reduce of one float; the global ones stop
+            at ``min_radius``.
         window: A step is accepted if it lowers the loss, by a share of the prediction, below
             the largest of the current loss and of the ``window`` − 1 losses accepted before
             (NAPTS, arXiv 2605.14860); 1 is the ordinary, monotone rule. The radius follows the
@@ -58,6 +66,7 @@ class PaperSettings:
     radius: float = 0.01
     min_radius: float = 1e-3
     max_radius: float = 4.0
+    accept: float = 0.25
     shrink: float = 0.5
     grow: float = 2.0
     local_iterations: int = 5
@@ -72,6 +81,7 @@ class PaperSettings:
     solver: str = "first-order"
     global_solver: str = "first-order"
     memory: int = 5
+    retries: int = 0
     window: int = 1
 
     def __post_init__(self) -> None:
@@ -85,15 +95,20 @@ class PaperSettings:
         if not 0 < self.min_radius <= self.radius <= self.max_radius:
             raise ValueError(f"radius {self.radius} is not a positive number within "
                              f"[{self.min_radius}, {self.max_radius}]")
-        if self.memory < 1 or self.window < 1:
-            raise ValueError("memory and window must be at least 1")
+        if self.memory < 1 or self.window < 1 or self.retries < 0:
+            raise ValueError("memory and window must be at least 1, retries at least 0")
         _ = self.rule, self.local_rule  # which complain about their numbers
+
+    @property
+    def preconditions(self) -> bool:
+        """Whether there is a local phase."""
+        return self.local_iterations > 0
 
     @property
     def rule(self) -> RadiusRule:
         """Acceptance of outer steps and of the global pass, and what the radius makes of it."""
-        return RadiusRule(shrink=self.shrink, grow=self.grow, smallest=self.min_radius,
-                          largest=self.max_radius)
+        return RadiusRule(accept=self.accept, shrink=self.shrink, grow=self.grow,
+                          smallest=self.min_radius, largest=self.max_radius)
 
     @property
     def local_rule(self) -> RadiusRule:
@@ -104,7 +119,7 @@ class PaperSettings:
 
 
 def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:
-    """Makes settings from a preset, ``"paper"`` or ``"2026"``; explicit ones override it.
+    """Makes settings from a preset, one of ``PRESETS``; explicit ones override it.
 
     Raises:
         ValueError: The preset is unknown, or a value is out of its range.

@@ -32,9 +32,15 @@ class Problem:
         """Takes the closure of the next evaluations."""
         self._closure = closure
         self.flat.attach()
+        self.flat.adopt()
+
+    def withdraw(self) -> None:
+        """Forgets the closure, which may hold a minibatch, and shows where the step ended."""
+        self._closure = None
+        self.flat.publish()
 
     def evaluate(self, backward: bool) -> torch.Tensor:
-        """Returns this rank's losses at the parameters, detached, in the parameters' dtype.
+        """Returns this rank's losses at the values, detached, in their dtype.
 
         Args:
             backward: Whether the gradient buffer shall hold the gradient afterwards.
@@ -43,7 +49,12 @@ class Problem:
             raise RuntimeError("no closure yet: call step() first")
         self.forwards += 1
         self.backwards += backward
+        flat = self.flat
+        flat.publish()
         if backward:
-            self.flat.message.zero_()
+            flat.clear()
         with torch.set_grad_enabled(backward):
-            return self._closure(backward=backward).detach().to(self.flat.values.dtype)
+            losses = self._closure(backward=backward).detach().to(flat.values.dtype)
+        if backward:
+            flat.collect()
+        return losses

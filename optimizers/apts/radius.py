@@ -1,9 +1,10 @@
-"""The trust-region radius and the acceptance of steps: pure functions of numbers."""
+"""The trust-region radius and the acceptance of steps: pure functions of scalars on the device."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,25 @@ class RadiusRule:
         if not 0 < self.smallest <= self.largest:
             raise ValueError("need 0 < smallest <= largest")
 
-    def update(self, radius: float, rho: float) -> float:
+    def update(self, radius: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
         """Returns the next radius, within its bounds."""
-        factor = self.shrink if rho < self.low else self.grow if rho > self.high else 1.0
-        return min(self.largest, max(self.smallest, radius * factor))
+        return self.resized(radius, rho).clamp(self.smallest, self.largest)
+
+    def resized(self, radius: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
+        """Returns the next radius, whatever its bounds."""
+        return torch.where(rho < self.low, radius * self.shrink,
+                           torch.where(rho > self.high, radius * self.grow, radius))
 
 
 LOCAL = RadiusRule()
 """The rule of the paper's settings, also within a local phase."""
 
 
-def acceptance_ratio(actual: float, predicted: float) -> float:
+def acceptance_ratio(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     """Returns ρ, the actual over the predicted reduction of the loss.
 
     A prediction that is not positive says nothing, and a step that ends in a loss that is not
     finite is the worst: both give −∞, so that such a step is rejected and the radius shrinks.
     """
-    if not math.isfinite(actual) or not predicted > 0:
-        return -math.inf
-    return actual / predicted
+    sound = actual.isfinite() & (predicted > 0)
+    return torch.where(sound, actual / predicted, -torch.inf)

@@ -32,11 +32,12 @@ class Shard:
 
     Attributes:
         count: cᵢ of the latest pass.
+        settled: Whether the ranks have found that all know Σ cᵢ; at first they hardly do.
     """
 
     def __init__(self, problem: Problem, ranks: Ranks) -> None:
         self._problem, self._ranks = problem, ranks
-        self.count = 1
+        self.count, self.settled = 1, ranks.size == 1
         self._told, self._total = 1, float(ranks.size)
         self._failure: Exception | None = None
 
@@ -104,15 +105,13 @@ class Shard:
             message[place] = torch.nan
         self._ranks.mean(message)
 
-    def agree(self, loss: float, unsound: bool) -> tuple[float, float]:
+    def agree(self, unsound: bool) -> None:
         """Finds out together why the mean loss or gradient is not finite.
 
-        Args:
-            loss: This rank's own loss.
-            unsound: Whether this rank's own loss or gradient is not finite.
+        Where it returns, the numbers of samples were others than told, which all know now.
 
-        Returns:
-            The mean loss, and the factor that mends what ``mean`` made of the other numbers.
+        Args:
+            unsound: Whether this rank's own loss or gradient is not finite.
 
         Raises:
             RankError: The closure failed somewhere.
@@ -121,14 +120,13 @@ class Shard:
         """
         size = self._ranks.size
         sound = self._failure is None and not unsound
-        told = torch.zeros(2 + 2 * size, dtype=torch.float64)
-        if sound:
-            told[0], told[1] = self.count, self.count * loss
+        told = torch.zeros(1 + 2 * size, dtype=torch.float64)
+        told[0] = self.count * sound
         me = self._ranks.rank
-        told[2 + me], told[2 + size + me] = float(self._failure is not None), float(unsound)
+        told[1 + me], told[1 + size + me] = float(self._failure is not None), float(unsound)
         told = told.to(self._problem.flat.values.device)
         self._ranks.sum(told)
-        total, summed, *flags = told.tolist()
+        total, *flags = told.tolist()
         self.complain(flags[:size])
         broken = [rank for rank, flag in enumerate(flags[size:]) if flag]
         if broken:
@@ -136,8 +134,7 @@ class Shard:
                                      f"finite on {_named(broken)}")
         if not total:
             raise ValueError("no rank has a sample")
-        mend, self._told, self._total = self._total / total, self.count, total
-        return summed / total, mend
+        self._told, self._total = self.count, total
 
     def inquire(self) -> None:
         """Finds out together whose closure failed within the step, and raises ``RankError``."""
@@ -155,11 +152,12 @@ class Shard:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what was told last, so that a resumed run rounds alike."""
-        return {"told": self._told, "total": self._total}
+        return {"told": self._told, "total": self._total, "settled": self.settled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` returned."""
         self._told, self._total = state["told"], state["total"]
+        self.settled = state["settled"]
 
 
 def _named(ranks: list[int]) -> str:

@@ -1,7 +1,7 @@
 """Models of the loss and the steps that minimise them over a ball: first order and TR-Adam.
 
-The third one, limited-memory SR1, has a module of its own. None of the two here waits for the
-device.
+The third one, limited-memory SR1, has a module of its own. None of them waits for the device,
+but for what ``torch.linalg.eigh`` does on CUDA.
 """
 
 from __future__ import annotations

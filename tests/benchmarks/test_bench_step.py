@@ -20,14 +20,6 @@ SUITES = ("digits", "mnist")
 SHAPES = {"digits": (64,), "mnist": (1, 28, 28)}
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["sgd", "adam", "apts", "apts-paper", "tr"])
 @pytest.mark.parametrize("suite_name", SUITES)

@@ -1,5 +1,15 @@
 import optimizer_ranks
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """As the ranks have: models are small, and threads that wait for each other are slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -12,9 +22,9 @@ def on_ranks(request):
     preload = optimizer_ranks.PRELOAD + getattr(request.module, "PRELOAD", [])
     optimizer_ranks.stop_server()
 
-    def run(function, size, *arguments, timeout=120.0):
+    def run(function, size, *arguments, timeout=120.0, killed=()):
         optimizer_ranks.start_server(preload)
-        return optimizer_ranks.run(function, size, arguments, timeout)
+        return optimizer_ranks.run(function, size, arguments, timeout, killed)
 
     yield run
     optimizer_ranks.stop_server()

@@ -4,6 +4,7 @@ Not in conftest.py: there are several of that name, and a rank finds what it run
 """
 
 import os
+import signal
 import time
 import traceback
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def start_server(preload):
         forkserver.ensure_running()
 
 
-def run(function, size, arguments, timeout):
+def run(function, size, arguments, timeout, killed=()):
+    """Each rank's result, in order; None for the ranks in ``killed``, which kill themselves."""
     import torch.distributed as dist
 
     # The store lives here, so that the system chooses a port that nobody else can take.
@@ -84,7 +86,7 @@ def run(function, size, arguments, timeout):
             theirs.close()
             pipes.append(mine)
             processes.append(process)
-        return _collect(pipes, processes, time.monotonic() + timeout)
+        return _collect(pipes, processes, time.monotonic() + timeout, killed)
     finally:
         for process in processes:
             if process.is_alive():
@@ -94,7 +96,7 @@ def run(function, size, arguments, timeout):
             pipe.close()
 
 
-def _collect(pipes, processes, deadline):
+def _collect(pipes, processes, deadline, killed):
     """Waits for all ranks; after the first failure the others get a moment to say theirs."""
     results, failures = {}, {}
     pending = dict(zip(pipes, range(len(pipes)), strict=True))
@@ -108,7 +110,9 @@ def _collect(pipes, processes, deadline):
                 result, failure = pipe.recv()
             except EOFError:
                 processes[rank].join()
-                result, failure = None, f"ended with exit code {processes[rank].exitcode}"
+                code = processes[rank].exitcode
+                expected = rank in killed and code == -signal.SIGKILL
+                result, failure = None, None if expected else f"ended with exit code {code}"
             if failure is None:
                 results[rank] = result
             else:

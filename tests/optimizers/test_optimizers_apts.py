@@ -209,6 +209,17 @@ def test_a_step_that_raises_the_loss_is_undone_bit_for_bit():
     assert opt.radius == 2.0
 
 
+@pytest.mark.parametrize(("accept", "ends"), [(0.25, 1.0), (0.1, -0.7)])
+def test_how_poor_a_step_is_kept_is_a_setting(accept, ends):
+    # x²/2 from 1, Δ = 1.7: predicted 1.7, actual 1.7 − 1.7²/2, ρ = 1 − 1.7/2 = 0.15.
+    x = parameter(1.0)
+    opt = APTS([x], radius=1.7, local_iterations=0, accept=accept)
+    opt.step(quadratic(x, diagonal(1.0)))
+    assert opt.last["rho"] == pytest.approx(0.15)
+    assert x.item() == pytest.approx(ends)
+    assert opt.radius == 0.85
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e3])
 @pytest.mark.parametrize("global_pass", [True, False])
 @pytest.mark.parametrize("batch_norm", [True, False])

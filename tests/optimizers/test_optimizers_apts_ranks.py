@@ -152,7 +152,7 @@ def outer_iteration(theta, radius, shards, settings):
     def judged(start, step, loss, predicted, radius):
         trial, slope = mean([evaluate(start + step) for evaluate in shards])
         rho = (loss - trial) / predicted if predicted > 0 else -math.inf
-        accepted = rho >= 0.1
+        accepted = rho >= 0.25
         return accepted, rho, trial, slope, changed(radius, rho, 4.0, 1e-3)
 
     own = [evaluate(theta) for evaluate in shards]

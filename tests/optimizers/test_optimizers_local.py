@@ -170,3 +170,77 @@ def test_the_correction_enters_the_first_gradient_and_the_later_ones(norm):
     # which the corrected objective does not change: nothing is gained, nothing is kept.
     local = plane.minimise(0.5, 3, norm, correction, corrects_gradient=False)
     assert torch.equal(local.step, vector(0.0, 0.0))
+
+
+# --- retries ------------------------------------------------------------------------------------
+
+
+def parabola(start):
+    return Quadratic(torch.eye(1, dtype=torch.float64), vector(start))
+
+
+def retried(quadratic, radius, iterations, norm, retries, **more):
+    zero = torch.zeros_like(quadratic.start)
+    return minimise(quadratic, quadratic.gradient(zero), quadratic.value(zero), quadratic.buffer,
+                    zero, True, radius, iterations, norm, retries=retries, **more)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("retries", "step", "forwards"), [
+    (0, 0.0, 1), (1, 0.0, 2), (2, 0.0, 3), (3, -0.1, 4), (9, -0.1, 4)])
+def test_a_refused_trial_is_tried_again_half_as_far(norm, retries, step, forwards):
+    # f(x) = x²/2 from x = 0.1: the trials −0.8, −0.4, −0.2 do not lower f, −0.1 is the minimum.
+    quadratic = parabola(0.1)
+    local = retried(quadratic, 0.8, 1, norm, retries)
+    assert local.step.item() == pytest.approx(step, abs=1e-15)
+    assert local.reduction.item() == pytest.approx(0.005 if step else 0.0, abs=1e-15)
+    assert (quadratic.forwards, quadratic.backwards) == (forwards, 0)  # the last iteration's
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_iteration_goes_on_from_the_radius_that_the_retries_left(norm):
+    # From x = 0.28, radius 0.8: −0.8 is refused, −0.4 ends at −0.12 and gains 0.032 of the
+    # predicted 0.112, ρ = 2/7: the radius stays 0.4. From −0.12, +0.4 is refused, and +0.2 ends
+    # at 0.08.
+    quadratic = parabola(0.28)
+    local = retried(quadratic, 0.8, 2, norm, 9)
+    assert local.step.item() == pytest.approx(-0.2, abs=1e-15)
+    assert local.reduction.item() == pytest.approx(0.036, abs=1e-15)
+    assert (quadratic.forwards, quadratic.backwards) == (2 + 2, 2)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_uncapped_phase_retries_from_the_radius_that_it_grew_to(norm):
+    # From x = 1, radius 0.25: to 0.75 (ρ = 7/8, so 0.5), to 0.25 (predicted 0.375, gained 0.25:
+    # ρ = 2/3), then −0.5 is refused (to −0.25, no less) and −0.25 reaches 0.
+    quadratic = parabola(1.0)
+    local = retried(quadratic, 0.25, 3, norm, 9, capped=False)
+    assert local.step.item() == pytest.approx(-1.0, abs=1e-15)
+    assert quadratic.forwards == 4
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_retries_end_where_nothing_helps(norm):
+    calls = []
+
+    def evaluate(step, backward):
+        calls.append(step.item())
+        return vector(math.nan)[0]
+
+    one = vector(1.0)
+    local = minimise(evaluate, one, one[0], one.clone(), torch.zeros_like(one), True, 1.0, 2, norm,
+                     retries=2)
+    assert (local.step.item(), local.reduction.item()) == (0, 0)
+    assert calls == [-1.0, -0.5, -0.25, -0.125, -0.0625, -0.03125]
+
+
+@settings(deadline=None)
+@given(quadratics(), st.floats(1e-3, 10), st.integers(1, 4), st.integers(0, 4),
+       st.sampled_from(NORMS), st.booleans())
+def test_retries_never_leave_the_ball_nor_lose_ground(
+        quadratic, radius, iterations, retries, norm, capped):
+    local = retried(quadratic, radius, iterations, norm, retries, capped=capped)
+    if capped:
+        assert length(local.step, norm) <= radius * (1 + 1e-12)
+    assert local.reduction >= 0
+    assert iterations <= quadratic.forwards <= iterations * (1 + retries)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bench_apts.optimizers.apts.lsr1 import LSR1, products, replay, rough
-from bench_apts.optimizers.apts.obs import solve
+from bench_apts.optimizers.apts.obs import solve, spectrum
 
 NUMBERS = st.integers(-4, 4).map(float)
 
@@ -33,6 +35,18 @@ def models(draw):
     base = draw(st.sampled_from([0.0, 0.25, 1.0, 3.0]))
     gradient = draw(vectors(n, 1))[:, 0] * draw(st.sampled_from([1e-3, 1.0, 1e3]))
     return base, columns, weights, gradient, draw(st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
+
+
+def solved(gram, weights, base, slopes, square, radius, dimension):
+    """``scale``, the coefficients of the columns of Φ, and the multiplier, as numbers."""
+    parts = spectrum(tensor(gram), tensor(weights))
+    answer = solve(parts, tensor(base), parts.basis.T @ tensor(slopes), tensor(square),
+                   tensor(radius), dimension)
+    return answer.scale.item(), (parts.basis @ answer.along).numpy(), answer.multiplier.item()
+
+
+def tensor(value):
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def dense_minimum(matrix, gradient, radius):
@@ -74,10 +88,10 @@ def test_the_subproblem_is_solved_to_optimality(model):
     base, columns, weights, gradient, radius = model
     n = len(gradient)
     matrix = base * np.eye(n) + columns @ np.diag(weights) @ columns.T
-    answer = solve(columns.T @ columns, weights, base, columns.T @ gradient,
-                   gradient @ gradient, radius, n)
-    step = -answer.scale * gradient + columns @ answer.along
-    sigma, scale = answer.multiplier, 1 + np.abs(matrix).max() + np.abs(gradient).max() / radius
+    slope, along, sigma = solved(columns.T @ columns, weights, base, columns.T @ gradient,
+                                 gradient @ gradient, radius, n)
+    step = -slope * gradient + columns @ along
+    scale = 1 + np.abs(matrix).max() + np.abs(gradient).max() / radius
     length = np.linalg.norm(step)
     assert length <= radius * (1 + 1e-6)
     assert sigma >= 0
@@ -87,8 +101,7 @@ def test_the_subproblem_is_solved_to_optimality(model):
     assert sigma * (radius - length) <= 1e-6 * scale * radius
     assert np.linalg.eigvalsh(matrix + sigma * np.eye(n))[0] >= -1e-7 * scale
     value = gradient @ step + 0.5 * step @ matrix @ step
-    assert answer.reduction == pytest.approx(-value, rel=1e-5, abs=1e-6 * scale * radius**2)
-    assert answer.reduction >= 0
+    assert value <= 1e-6 * scale * radius**2
     assert value == pytest.approx(dense_minimum(matrix, gradient, radius), rel=1e-5,
                                   abs=1e-6 * scale * radius**2)
 
@@ -96,16 +109,43 @@ def test_the_subproblem_is_solved_to_optimality(model):
 def test_known_subproblems():
     nothing = np.zeros(0)
     # Without curvature: to the boundary along the gradient.
-    flat = solve(np.zeros((0, 0)), nothing, 0.0, nothing, 25.0, 2.0, 2)
-    assert (flat.scale, flat.reduction, flat.length) == pytest.approx((0.4, 10.0, 2.0))
+    scale, _, _ = solved(np.zeros((0, 0)), nothing, 0.0, nothing, 25.0, 2.0, 2)
+    assert scale == pytest.approx(0.4)
     # B = I: the Newton step within the ball.
-    inside = solve(np.zeros((0, 0)), nothing, 1.0, nothing, 25.0, 9.0, 2)
-    assert (inside.scale, inside.multiplier, inside.reduction) == (1.0, 0.0, 12.5)
+    scale, _, sigma = solved(np.zeros((0, 0)), nothing, 1.0, nothing, 25.0, 9.0, 2)
+    assert (scale, sigma) == (1.0, 0.0)
     # The hard case: B = diag(−2, 1), g = (0, 1), δ = 2: σ = 2, p = (√(4 − 1/9), −1/3).
-    hard = solve(np.eye(1), np.array([-3.0]), 1.0, np.zeros(1), 1.0, 2.0, 2)
-    assert hard.multiplier == pytest.approx(2.0)
-    assert hard.scale == pytest.approx(1 / 3)
-    assert abs(hard.along[0]) == pytest.approx(math.sqrt(4 - 1 / 9))
+    scale, along, sigma = solved(np.eye(1), np.array([-3.0]), 1.0, np.zeros(1), 1.0, 2.0, 2)
+    assert sigma == pytest.approx(2.0)
+    assert scale == pytest.approx(1 / 3)
+    assert abs(along[0]) == pytest.approx(math.sqrt(4 - 1 / 9))
+
+
+@pytest.mark.parametrize("slope", [1e-290, 1e-150, 1e-30, 1e-16, 1e-9, 1e-3])
+@pytest.mark.parametrize("missing", [0.9, 1e-3, 1e-8])
+def test_near_the_hard_case_the_step_still_reaches_the_boundary(slope, missing):
+    """B = diag(−2, 1): nearly all of the length comes from the second coordinate."""
+    radius = (1 + missing) / 3
+    _, along, sigma = solved(np.eye(2), np.array([-3.0, 0.0]) + 1e-300, 1.0,
+                             np.array([slope, 1.0]), 1.0 + slope**2, radius, 2)
+    first, second = along
+    assert sigma == pytest.approx(2.0, rel=max(1e-9, 4 * slope / missing))
+    assert math.hypot(first, second) == pytest.approx(radius, rel=1e-12)
+    assert second == pytest.approx(-1 / (1 + sigma), rel=1e-9)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 10), st.integers(-12, 12))
+def test_the_step_is_as_long_as_the_radius_over_many_powers_of_ten(seed, k, power):
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal(k) * 10.0 ** rng.integers(-6, 6, k)
+    slopes = rng.standard_normal(k) * 10.0 ** rng.integers(-12, 6, k)
+    square, radius = slopes @ slopes * 2, 10.0**power
+    scale, along, sigma = solved(np.eye(k), weights, 0.0, slopes, square, radius, k + 1)
+    inside = along - scale * slopes
+    length = math.hypot(np.linalg.norm(inside), scale * math.sqrt(square / 2))
+    assert length <= radius * (1 + 1e-12)
+    assert sigma == 0 or length == pytest.approx(radius, rel=1e-9)
 
 
 # --- the memory ---------------------------------------------------------------------------------
@@ -125,13 +165,14 @@ def dense_updates(pairs, base, n):
 
 @settings(deadline=None)
 @given(st.integers(1, 6).flatmap(lambda n: st.tuples(
-    st.integers(0, 4).flatmap(lambda k: st.tuples(vectors(n, k), vectors(n, k))),
+    st.integers(1, 4).flatmap(lambda k: st.tuples(vectors(n, k), vectors(n, k))),
     st.sampled_from([0.25, 1.0]))))
 def test_replayed_updates_are_those_of_a_dense_matrix(case):
     (steps, changes), base = case
     n = len(steps)
-    coefficients, weights = replay(
-        steps.T @ steps, steps.T @ changes, changes.T @ changes, base)
+    coefficients, weights = (found.numpy() for found in replay(
+        tensor(steps.T @ steps), tensor(steps.T @ changes), tensor(changes.T @ changes),
+        tensor(base)))
     columns = (changes - base * steps) @ coefficients
     matrix = base * np.eye(n) + columns @ np.diag(weights) @ columns.T
     expected = dense_updates(zip(steps.T, changes.T, strict=True), base, n)
@@ -140,14 +181,18 @@ def test_replayed_updates_are_those_of_a_dense_matrix(case):
         np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-6 * scale)
 
 
-def test_products_sum_in_double_precision_over_blocks():
+@pytest.mark.parametrize("places", [[], [2], [0, 2]])
+def test_products_sum_in_double_precision_over_blocks(places):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 200_000, generator=generator)
-    columns = torch.randn(2, 200_000, generator=generator)
-    expected = rows.double() @ columns.double().T
-    torch.testing.assert_close(products(rows, columns), expected, rtol=1e-12, atol=1e-9)
-    torch.testing.assert_close(rough(rows, columns[0]), expected[:, 0], rtol=0, atol=0.02)
-    torch.testing.assert_close(rough(rows.double(), columns[0].double()), expected[:, 0])
+    vector = torch.randn(200_000, generator=generator)
+    every = torch.cat([rows, vector[None]]).double()
+    expected = every @ every[[*places, 3]].T
+    found = products(rows, torch.tensor(places, dtype=torch.int64), vector)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-9)
+    expected = every[:3] @ every[3]
+    torch.testing.assert_close(rough(rows, vector), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(rough(rows.double(), vector.double()), expected)
 
 
 def quadratic(seed, n, lowest=-1.0):
@@ -155,10 +200,6 @@ def quadratic(seed, n, lowest=-1.0):
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.standard_normal((n, n)))[0]
     return rng, torch.from_numpy(rotation @ np.diag(np.linspace(lowest, 4, n)) @ rotation.T)
-
-
-def tensor(value):
-    return torch.tensor(value, dtype=torch.float64)
 
 
 def curvature(model, step):
@@ -253,14 +294,56 @@ def test_a_gradient_that_is_not_finite_gives_a_step_that_nobody_accepts():
     assert model.step(torch.tensor([3.0, 4.0]), torch.tensor(1.0), "l2").isfinite().all()
 
 
-def test_the_host_waits_once_per_step():
-    rng, matrix = quadratic(2, 5)
-    model, zero = LSR1(torch.zeros(5, dtype=torch.float64), 3), torch.zeros(5)
-    for turn in range(1, 6):
-        s = torch.from_numpy(rng.standard_normal(5))
-        model.learn(s, matrix @ s, zero)
-        model.reduction(s, model.step(s, tensor(1.0), "l2"))
-        assert model.waits == turn
+class OnOneDevice(TorchDispatchMode):
+    """Refuses operations that read a value or touch a tensor of another device."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.count = device, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += 1
+        for leaf in tree_leaves((args, kwargs, result)):
+            if isinstance(leaf, torch.Tensor):
+                assert leaf.device.type == self.device, function
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return result
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_no_value_leaves_the_device(device, norm):
+    """On ``meta`` there are none: whoever asked for one, or for a shape, would get an error."""
+    vector = torch.ones(5, device=device)
+    radius = torch.ones((), device=device)
+    model = LSR1(vector, 3)
+    with OnOneDevice(device) as mode:
+        for _ in range(5):
+            step = model.step(vector, radius, norm)
+            model.reduction(vector, step)
+            model.learn(step, vector, vector)
+        model.learn(step, vector, vector)
+        other = LSR1(vector, 3)
+        other.load_state_dict(model.state_dict())
+        other.step(vector, radius, norm)
+    assert mode.count > 100
+
+
+def test_a_pair_that_is_left_out_displaces_none_and_any_other_the_oldest():
+    model, zero = LSR1(torch.zeros(4, dtype=torch.float64), 2), torch.zeros(4)
+    axes = torch.eye(4, dtype=torch.float64)
+    bad = [(axes[0], 2 * axes[0]), (axes[1], 3 * axes[1]), (axes[3], axes[2]),
+           (axes[3], math.nan * axes[3]), (0 * axes[0], axes[0])]
+    for number, rate in ((0, 2.0), (1, 3.0)):
+        model.learn(axes[number], rate * axes[number], zero)
+    for s, y in bad * 2:
+        model.learn(s, y, zero)
+    model.step(axes[3], tensor(1.0), "l2")
+    assert [curvature(model, axis) for axis in axes] == pytest.approx([2, 3, 1, 1])  # γ = 1
+    model.learn(axes[2], 5 * axes[2], zero)
+    model.step(axes[3], tensor(1.0), "l2")
+    assert [curvature(model, axis) for axis in axes] == pytest.approx([1.5, 3, 5, 1.5])
 
 
 def test_state_round_trip_is_exact_also_with_a_pair_in_waiting():

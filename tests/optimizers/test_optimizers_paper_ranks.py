@@ -111,10 +111,11 @@ def test_the_mean_is_over_all_samples_whatever_the_shards(on_ranks, counts):
         assert loss == pytest.approx(
             nn.functional.cross_entropy(model(inputs), targets).item(), rel=1e-10)
         floats, calls, passes = (3 * n + 4, 4, 6) if iterations else (n + 2, 2, 2)
-        # The counts are told once, in a small message of its own; then never again.
-        assert [step[1:3] for step in steps] == (
-            [(floats + 2 + 2 * size, calls + 1)] + [(floats, calls)] * 3)
-        assert {step[3] for step in steps} == {passes}
+        # The counts are told once, in a small message of its own after the first pass, which
+        # is repeated; then never again.
+        assert [step[1:] for step in steps] == (
+            [(floats + n + 1 + 1 + 2 * size, calls + 2, passes + 1)]
+            + [(floats, calls, passes)] * 3)
 
 
 def changing(ranks):
@@ -133,7 +134,7 @@ def test_shards_may_change_from_step_to_step(on_ranks):
     assert np.array_equal(theta, also)
     alone = Trained(None, local_iterations=0)
     for (loss, calls), (count, told) in zip(
-            losses, [(30, 3), (30, 2), (30, 3), (10, 3), (25, 3), (25, 2), (9, 3)], strict=True):
+            losses, [(30, 4), (30, 2), (30, 5), (10, 5), (25, 5), (25, 2), (9, 5)], strict=True):
         alone.place = slice(0, count)
         assert loss == pytest.approx(alone.step(), rel=1e-10)
         assert calls == told
@@ -210,6 +211,34 @@ def test_one_ranks_fault_is_answered_by_all_alike(on_ranks, what, reduction, ite
             assert result[0] is None, where
         if call == 1 and what != "count":
             assert result[1] == before, where
+
+
+def careful(ranks, what, settings):
+    """All closures refuse parameters that are not finite, while one rank's first call fails."""
+    net = Trained(shares([15, 15])[ranks.rank], **settings)
+    net.step()
+    radius, before = net.optimizer.radius, fingerprint(net.model)
+
+    def disturb(number, losses):
+        if not flat(net.model).isfinite().all():
+            raise Boom("the parameters are not finite")
+        return what_happens(what, losses, net.model) if number == ranks.rank == 1 else losses
+
+    net.disturb = disturb
+    result = outcome(net)
+    return result[0][:2], fingerprint(net.model) == before, net.optimizer.radius == radius
+
+
+@pytest.mark.parametrize("what", ["exception", "nan", "nan gradient"])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("consistency", ["gradient", "value"])
+def test_an_unsound_iteration_stays_where_it_began(on_ranks, what, solver, consistency):
+    settings = {"solver": solver, "global_solver": solver, "consistency": consistency}
+    told, *others = on_ranks(careful, 2, what, settings)
+    assert all(other == told for other in others)
+    assert told == (("RankError", "the closure failed on rank 1") if what == "exception" else (
+        "FloatingPointError", "the loss at the current iterate or its gradient is not finite on "
+        "rank 1"), True, True)
 
 
 def first_call(ranks):

@@ -1,8 +1,9 @@
-"""The radius rule and the acceptance ratio: pure functions of numbers."""
+"""The radius rule and the acceptance ratio: pure functions of scalars on the device."""
 
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,18 @@ from bench_apts.optimizers.apts.radius import RadiusRule, acceptance_ratio
 
 RATIOS = st.floats(allow_nan=False)
 POSITIVE = st.floats(1e-6, 1e6)
+
+
+def scalar(number):
+    return torch.tensor(number, dtype=torch.float64)
+
+
+def updated(rule, radius, rho):
+    return rule.update(scalar(radius), scalar(rho)).item()
+
+
+def ratio(actual, predicted):
+    return acceptance_ratio(scalar(actual), scalar(predicted)).item()
 
 
 @st.composite
@@ -24,21 +37,21 @@ def rules(draw):
 def test_the_radius_never_leaves_its_bounds(rule, share, ratios):
     radius = rule.smallest + share * (rule.largest - rule.smallest)
     for rho in ratios:
-        radius = rule.update(radius, rho)
+        radius = updated(rule, radius, rho)
         assert rule.smallest <= radius <= rule.largest
 
 
 @given(rules(), POSITIVE, RATIOS, RATIOS)
 def test_a_better_ratio_never_means_a_smaller_radius(rule, radius, one, other):
     worse, better = sorted((one, other))
-    assert rule.update(radius, worse) <= rule.update(radius, better)
+    assert updated(rule, radius, worse) <= updated(rule, radius, better)
 
 
 @given(rules(), POSITIVE, RATIOS)
 def test_a_rejected_step_never_lets_the_radius_grow(rule, radius, rho):
     inside = min(rule.largest, max(rule.smallest, radius))
     if rho < rule.accept:
-        assert rule.update(inside, rho) <= inside
+        assert updated(rule, inside, rho) <= inside
 
 
 @pytest.mark.parametrize(("radius", "rho", "expected"), [
@@ -55,7 +68,7 @@ def test_a_rejected_step_never_lets_the_radius_grow(rule, radius, rho):
     (1e-3, -1.0, 1e-3),
 ])
 def test_known_radii_of_the_papers_settings(radius, rho, expected):
-    assert RadiusRule().update(radius, rho) == expected
+    assert updated(RadiusRule(), radius, rho) == expected
 
 
 @pytest.mark.parametrize("wrong", [
@@ -83,12 +96,12 @@ def test_a_rule_that_makes_no_sense_is_refused(wrong):
     (math.nan, math.nan, -math.inf),
 ])
 def test_known_acceptance_ratios(actual, predicted, expected):
-    assert acceptance_ratio(actual, predicted) == expected
+    assert ratio(actual, predicted) == expected
 
 
 @given(st.floats(), st.floats())
 def test_the_ratio_is_always_a_number_and_only_a_true_decrease_is_accepted(actual, predicted):
-    rho = acceptance_ratio(actual, predicted)
+    rho = ratio(actual, predicted)
     assert not math.isnan(rho)
     if rho >= RadiusRule().accept:
         assert math.isfinite(actual)

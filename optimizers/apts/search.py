@@ -1,0 +1,104 @@
+"""How the radius of APTS-S is found, and how it follows what fresh minibatches say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.optimizers.apts.judgement import best_length
+
+if TYPE_CHECKING:
+    from bench_apts.optimizers.apts.judgement import Judgement
+
+START = 1e-3
+"""Where the search for the radius begins: from below, since a first step that is too long cannot
+be told from a good one by a single noisy test (measured)."""
+
+SMALLEST, LARGEST = 1e-7, 1.0
+"""Bounds of the radius."""
+
+_TEST_SAMPLES = 128
+"""Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
+
+
+@dataclass
+class RadiusSearch:
+    """The radius and what moves it: start-up first, then small moves, and always rejections.
+
+    Attributes:
+        radius: D.
+        searching: Whether start-up is going on.
+        ended: Share of the budget at which it ended.
+        accepted: Points accepted so far.
+        moves: Tests' worth of evidence since start-up.
+        change: Smoothed f₁ − f₀ of the tests since start-up.
+        slope: Smoothed q of them.
+    """
+
+    radius: float = START
+    searching: bool = True
+    ended: float = 0.0
+    accepted: int = 0
+    moves: float = 0.0
+    change: float = 0.0
+    slope: float = 0.0
+
+    def update(self, verdict: Judgement, accepted: bool, spent: float, settled: bool) -> None:
+        """Moves the radius after a test.
+
+        Args:
+            verdict: What the test said.
+            accepted: Whether the point is kept.
+            spent: Share of the budget that is used up.
+            settled: Whether only a rejection may still move it.
+        """
+        self.accepted += accepted
+        if self.searching:
+            self._bracket(accepted, best_length(verdict.change, verdict.slope), spent)
+        elif not accepted:
+            self._resize(0.5)
+        elif not settled:
+            self._adapt(verdict)
+
+    def _bracket(self, accepted: bool, length: float, spent: float) -> None:
+        """Start-up: brackets the radius from below."""
+        if accepted and length > 1:
+            self._resize(4.0 if length >= 4 else 2.0)
+            return
+        if not self.accepted:
+            self._resize(1 / 64)
+            return
+        if not accepted or length < 0.4:
+            self._resize(0.5)
+        self.searching = False
+        self.ended = spent
+
+    def _adapt(self, verdict: Judgement) -> None:
+        """After start-up: moves that get smaller and smaller, from smoothed tests.
+
+        A test counts by its samples, so that few ranks, whose tests are small and many, move the
+        radius by the same evidence as many ranks.
+        """
+        weight = verdict.samples / _TEST_SAMPLES
+        memory = 0.7**weight
+        self.change = memory * self.change + weight * verdict.change
+        self.slope = memory * self.slope + weight * verdict.slope
+        length = best_length(self.change, self.slope)
+        move = (1 + 0.25 / (1 + self.moves / 8)) ** weight
+        self.moves += weight
+        if length > 0.75:
+            self._resize(move)
+        elif length < 0.4:
+            self._resize(1 / move)
+
+    def _resize(self, factor: float) -> None:
+        self.radius = min(LARGEST, max(SMALLEST, self.radius * factor))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all of it, plain numbers."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
