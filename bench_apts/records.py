@@ -39,12 +39,16 @@ Communication = dict[str, dict[str, Traffic]]
 
 
 class Header(Struct, tag="header", tag_field="event"):
-    """The first event of an attempt: what runs, where, and on which data and weights."""
+    """The first event of an attempt: what runs, where, and on which data and weights.
+
+    ``configuration`` is ``Trial.configuration``, written out for readers without this package.
+    """
 
     run_id: str
     time: str
     trial: Trial
     environment: dict[str, Any]
+    configuration: str = ""
     schema: int = SCHEMA
 
 

@@ -137,7 +137,9 @@ class _Runner:
         if known is not None and known.finished:
             self._progress.trial_kept(known)
             return
-        store.append(path, Header(trial.run_id, store.now(), trial, self._card))
+        header = Header(
+            trial.run_id, store.now(), trial, self._card, configuration=trial.configuration)
+        store.append(path, header)
         job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path))
         with self._progress.trial(trial, path):
             try:

@@ -91,6 +91,7 @@ STOCHASTIC = {
     "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step"),
     "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step"),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own"),
+    "start": Hyperparameter(1e-3, "where that search begins"),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
     "longest_round": Hyperparameter(16, "most local steps between two all-reduces"),

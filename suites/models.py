@@ -99,6 +99,43 @@ def cnn(input_shape: Shape, classes: int) -> nn.Module:
     ])
 
 
+def resnet(
+    input_shape: Shape,
+    classes: int,
+    blocks: Sequence[int] = (1, 1, 1),
+    width: int = 16,
+    stride: int = 1,
+) -> nn.Module:
+    """The residual network for small images of He et al., arXiv 1512.03385, section 4.2.
+
+    A 3x3 stem of the given stride, then stages of ``blocks`` blocks of two 3x3 convolutions with
+    BatchNorm; each stage but the first halves the resolution and doubles the width. Where shapes
+    change, the shortcut is a 1x1 convolution. (1, 1, 1) is ResNet-8, (3, 3, 3) ResNet-20.
+    """
+    from torchvision.models.resnet import BasicBlock  # slow to import, and rarely used
+
+    sizes = [*blocks, width, stride] if isinstance(blocks, Sequence) and blocks else [0]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise UserError(f"model 'resnet': blocks = {blocks!r}, width = {width!r} and stride = "
+                        f"{stride!r} must be a list and two numbers, all positive integers")
+    channels = _channels("resnet", input_shape)
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+                               nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    before = width
+    for stage, depth in enumerate(blocks):
+        after = width << stage
+        for number in range(depth):
+            step = 2 if stage and not number else 1
+            shortcut = None
+            if before != after:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(before, after, 1, step, bias=False), nn.BatchNorm2d(after))
+            layers.append(BasicBlock(before, after, step, shortcut))
+            before = after
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(before, classes))
+
+
 def resnet18(input_shape: Shape, classes: int) -> nn.Module:
     """ResNet-18 of torchvision with a 3x3 stem and no pooling, as usual for 32x32 images."""
     from torchvision.models import resnet18 as original  # slow to import, and rarely used
@@ -115,6 +152,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn-small": cnn_small,
     "cnn": cnn,
+    "resnet": resnet,
     "resnet18": resnet18,
 }
 

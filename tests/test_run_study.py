@@ -49,6 +49,13 @@ def test_study_and_environment_are_recorded(finished):
     assert written.environment["versions"]["torch"]
 
 
+def test_one_configuration_of_apts_is_recorded_whatever_the_ranks(finished):
+    hashes = {r.header.configuration for r in chosen(finished.records, label="apts")}
+    assert len(hashes) == 1
+    assert all(re.fullmatch("[0-9a-f]{12}", r.header.configuration) for r in finished.records)
+    assert len({r.header.configuration for r in finished.records}) == 5
+
+
 def test_weights_and_order_are_the_same_for_all_optimizers_and_ranks(finished):
     seen = {}
     for record in finished.records:

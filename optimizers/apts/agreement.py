@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.apts.shard import RankError, _named
+from bench_apts.optimizers.apts.shard import RankError, named_ranks
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.collective import Ranks
@@ -124,7 +124,7 @@ class Agreement:
         total, element, *failed = told.tolist()
         broken = [rank for rank, flag in enumerate(failed) if flag]
         if broken:
-            raise RankError(f"the closure failed on {_named(broken)}") from self._failure
+            raise RankError(f"the closure failed on {named_ranks(broken)}") from self._failure
         self._know(count, total)
         return element / ranks.size
 

@@ -28,13 +28,14 @@ class LocalStep(NamedTuple):
     reduction: torch.Tensor
 
 
-def within(step: torch.Tensor, radius: float, norm: str) -> torch.Tensor:
+def within(
+    step: torch.Tensor, radius: float, norm: str, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Brings ``step`` back into the ball of ``radius`` around the iterate."""
     if norm == "linf":
-        return step.clamp(-radius, radius)
+        return torch.clamp(step, -radius, radius, out=out)
     length = torch.linalg.vector_norm(step)
-    held: torch.Tensor = step * (radius / length.clamp_min(radius))
-    return held
+    return torch.mul(step, radius / length.clamp_min(radius), out=out)
 
 
 def minimise(
@@ -90,8 +91,8 @@ def minimise(
         for left in range(retries, -1, -1):
             trial = step + move
             if capped:
-                trial = within(trial, radius, norm)
-                move = trial - step
+                within(trial, radius, norm, out=trial)
+                move = torch.sub(trial, step, out=move)
             predicted = solver.reduction(gradient, move)
             trial_value = evaluate(trial, not last) + torch.dot(correction, trial)
             actual = value - trial_value
@@ -110,4 +111,5 @@ def minimise(
                 solver.learn(move, found, gradient)
             # The caller's gradient is not overwritten; the phase's own one is.
             gradient = torch.where(kept, found, gradient, out=None if number == 0 else gradient)
+        del move, trial  # before the next step needs room
     return LocalStep(step, start - value)

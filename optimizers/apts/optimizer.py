@@ -47,7 +47,7 @@ class APTS(torch.optim.Optimizer):
     loss per sample; else they have equal sizes.
 
     Beyond model and gradients the stochastic variant holds four buffers of n floats. The paper's
-    of first order holds three, and up to nine during a local phase (measured).
+    of first order holds three, and up to seven during a local phase (measured).
 
     Parameters of 16 bits are rounded copies of float32 values, which the optimizer holds; all of
     its state and of what it sends is float32 then. The optimizer is saved by its ``state_dict``,

@@ -10,10 +10,6 @@ from bench_apts.optimizers.apts.judgement import best_length
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.judgement import Judgement
 
-START = 1e-3
-"""Where the search for the radius begins: from below, since a first step that is too long cannot
-be told from a good one by a single noisy test (measured)."""
-
 SMALLEST, LARGEST = 1e-7, 1.0
 """Bounds of the radius."""
 
@@ -35,7 +31,7 @@ class RadiusSearch:
         slope: Smoothed q of them.
     """
 
-    radius: float = START
+    radius: float
     searching: bool = True
     ended: float = 0.0
     accepted: int = 0
@@ -68,8 +64,9 @@ class RadiusSearch:
         if not self.accepted:
             self._resize(1 / 64)
             return
-        if not accepted or length < 0.4:
-            self._resize(0.5)
+        # Back to before the last extension, which nothing has confirmed: a radius twice too short
+        # costs less than one twice too long.
+        self._resize(0.25 if not accepted or length < 0.4 else 0.5)
         self.searching = False
         self.ended = spent
 

@@ -131,7 +131,7 @@ class Shard:
         broken = [rank for rank, flag in enumerate(flags[size:]) if flag]
         if broken:
             raise FloatingPointError("the loss at the current iterate or its gradient is not "
-                                     f"finite on {_named(broken)}")
+                                     f"finite on {named_ranks(broken)}")
         if not total:
             raise ValueError("no rank has a sample")
         self._told, self._total = self.count, total
@@ -148,7 +148,7 @@ class Shard:
         """Raises the same ``RankError`` on all ranks, if the closure failed on any."""
         ranks = [rank for rank, flag in enumerate(failed) if flag]
         if ranks:
-            raise RankError(f"the closure failed on {_named(ranks)}") from self._failure
+            raise RankError(f"the closure failed on {named_ranks(ranks)}") from self._failure
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what was told last, so that a resumed run rounds alike."""
@@ -160,5 +160,6 @@ class Shard:
         self.settled = state["settled"]
 
 
-def _named(ranks: list[int]) -> str:
+def named_ranks(ranks: list[int]) -> str:
+    """Returns "rank 2" or "ranks 0, 3"."""
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

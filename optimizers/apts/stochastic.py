@@ -68,9 +68,8 @@ class StochasticMethod:
     def __init__(self, problem: Problem, ranks: Ranks, settings: StochasticSettings) -> None:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
-        self._search = RadiusSearch()
-        if settings.radius:
-            self._search = RadiusSearch(settings.radius, searching=False)
+        self._search = RadiusSearch(
+            settings.radius or settings.start, searching=not settings.radius)
         weights = torch.nn.Parameter(self._flat.values, requires_grad=True)
         self._weights = weights
         self._adam = torch.optim.Adam(

@@ -1,5 +1,6 @@
 """docs/evidence/paper_curves.py: one process does what equal ranks do, and on which samples."""
 
+import csv
 import importlib.util
 from pathlib import Path
 
@@ -65,3 +66,18 @@ def test_minibatches_are_a_part_of_the_epoch_and_some_of_each_other():
             assert set(batch[start : start + module.OVERLAP].tolist()) <= other
     assert not torch.equal(batches[0], module.minibatches(60_000, 2, 0)[0])
     assert torch.equal(batches[0], module.minibatches(60_000, 1, 0)[0])
+
+
+def test_the_table_adds_up_and_the_curves_are_reproduced():
+    with PATH.with_name("paper.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["suite"], r["ranks"]) for r in rows} >= {
+        ("paper-mnist", "2"), ("paper-mnist", "4"), ("paper-mnist", "6"), ("paper-cifar10", "2")}
+    for row in rows:
+        mean = float(row["test_accuracy"])
+        assert float(row["difference"]) == round(mean - float(row["authors"]), 2)
+        assert float(row["lowest"]) <= mean <= float(row["highest"])
+        minibatches = 6 if row["suite"] == "paper-mnist" else 5
+        assert int(row["iterations"]) == minibatches * int(row["epoch"])
+        if row["epoch"] == "10" and row["settings"].startswith("preset=reference"):
+            assert abs(float(row["difference"])) <= 1

@@ -173,6 +173,7 @@ def test_steps_have_full_length_over_half_of_the_budget_and_end_at_zero():
     ({"samples": 0}, "samples"),
     ({"radius": -1.0}, "radius"),
     ({"longest_round": 3}, "power of 2"),
+    ({"start": 2.0}, "start must lie"),
     ({"sharing": 1.5}, "between 0 and 1"),
     ({"rounds_per_length": 0}, "at least 1"),
 ])

@@ -17,6 +17,7 @@ EXPECTED = {  # parameters, batch, budget in samples
     "mnist": (118_282, 128, 240_000),
     "mnist-cnn": (20_522, 128, 60_000),
     "cifar10": (106_202, 128, 80_000),
+    "cifar10-resnet8": (78_042, 128, 80_000),
     "cifar10-resnet18": (11_173_962, 128, 1_500_000),
     "paper-mnist": (535_818, 9_900, 8 * 10 * 59_400),
     "paper-mnist-full": (535_818, 59_400, 8 * 25 * 59_400),
