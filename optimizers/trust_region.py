@@ -18,24 +18,21 @@ from bench_apts.contract import (
     StepReport,
     World,
 )
+from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from bench_apts.spec import Scalar
-
 SHOWN = ("radius", "rho", "accepted", "best_length")
 """Diagnostics of the optimizer that go into the records."""
-
-SOLVERS = ("first-order", "l-sr1", "tr-adam")
 
 TRUST_REGION = {
     "preset": Hyperparameter(
         "paper", "the authors' settings: as of the paper, with what their code did besides, or "
         "as of 2026; the rest overrides it",
-        options=("paper", "reference", "2026")),
+        options=tuple(PRESETS)),
     "radius": Hyperparameter(0.01, "initial trust-region radius"),
     "min_radius": Hyperparameter(1e-3, "lower bound of the radius"),
     "max_radius": Hyperparameter(4.0, "upper bound of the radius"),
@@ -68,24 +65,6 @@ PAPER = TRUST_REGION | {
     "overlap": Hyperparameter(
         0.0, "samples of the next ranks that a rank sees too, as a share of its own"),
 }
-
-REFERENCE: dict[str, Scalar] = {"retries": 10}
-"""What ``preset="reference"`` changes."""
-
-REFERENCE_LOCAL: dict[str, Scalar] = {"consistency": "value", "capped": False}
-"""What it changes besides where there is a local phase."""
-
-LATER: dict[str, Scalar] = {
-    "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
-    "memory": 3, "growth": 1.5,
-}
-"""What ``preset="2026"`` changes; for loops without the harness see ``apts.paper_settings``."""
-
-LATER_LOCAL: dict[str, Scalar] = {
-    "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
-    "local_high": 0.7, "overlap": 0.33,
-}
-"""What it changes besides where there is a local phase."""
 
 STOCHASTIC = {
     "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step"),
@@ -195,8 +174,6 @@ def _published(
     name: str,
     summary: str,
     hyperparameters: Mapping[str, Hyperparameter],
-    reference: Mapping[str, Scalar],
-    later: Mapping[str, Scalar],
     build: Build = _paper,
 ) -> Backend:
     return Backend(
@@ -207,23 +184,25 @@ def _published(
         tuning_free=True,
         batch_size=_minibatch,
         sampling=_sampling,
-        presets={"reference": reference, "2026": later},
-        sources=("bench_apts.optimizers.apts",),
+        presets={
+            preset: {key: value for key, value in (values | SAMPLING.get(preset, {})).items()
+                     if key in hyperparameters}
+            for preset, values in PRESETS.items() if values},
+        sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.presets"),
     )
 
 
 apts_paper = _published(
     "apts-paper",
     "APTS as published (arXiv 2502.05133): first-order, L-SR1 or TR-Adam local solvers",
-    PAPER, REFERENCE | REFERENCE_LOCAL, LATER | LATER_LOCAL)
+    PAPER)
 
 napts = _published(
     "napts",
     "the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
-    PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on")},
-    REFERENCE | REFERENCE_LOCAL, LATER | LATER_LOCAL)
+    PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on")})
 
 tr = _published(
     "tr",
     "trust-region method: the published APTS with one subdomain",
-    TRUST_REGION, REFERENCE, LATER, partial(_paper, local_iterations=0))
+    TRUST_REGION, partial(_paper, local_iterations=0))

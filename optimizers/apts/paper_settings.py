@@ -1,4 +1,4 @@
-"""Settings of the published APTS, and the two sets of them that its authors used."""
+"""Settings of the published APTS."""
 
 from __future__ import annotations
 
@@ -6,20 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench_apts.optimizers.apts.radius import RadiusRule
-from bench_apts.optimizers.apts.solvers import SOLVERS
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "reference": {"retries": 10, "consistency": "value", "capped": False},
-    "2026": {
-        "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
-        "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
-        "local_high": 0.7, "memory": 3,
-    },
-}
-"""``"paper"``: the method and the settings of arXiv 2502.05133, the defaults of
-``PaperSettings``; ``"reference"``: with what the code behind its curves did besides;
-``"2026"``: what a later version of that code changed."""
+from bench_apts.optimizers.presets import PRESETS, SOLVERS
 
 
 @dataclass(frozen=True)
@@ -127,4 +114,5 @@ def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
-    return PaperSettings(**(PRESETS[preset] | explicit))
+    chosen: dict[str, Any] = PRESETS[preset] | explicit
+    return PaperSettings(**chosen)

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 import torch
 
-SOLVERS = ("first-order", "l-sr1", "tr-adam")
-
 
 class Solver(Protocol):
     """A model of the loss around a point, and its (approximate) minimiser over a ball.

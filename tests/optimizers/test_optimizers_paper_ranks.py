@@ -12,7 +12,7 @@ from torch import nn
 
 from bench_apts.meters.comm import CommMeter
 from bench_apts.optimizers.apts import APTS, RankError
-from bench_apts.optimizers.apts.solvers import SOLVERS
+from bench_apts.optimizers.presets import SOLVERS
 
 SAMPLES = 30
 SHARES = {2: [(20, 10), (30, 0), (7, 23)], 3: [(10, 15, 5), (0, 29, 1)]}

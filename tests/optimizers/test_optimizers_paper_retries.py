@@ -8,7 +8,8 @@ from torch import nn
 
 from bench_apts import registry
 from bench_apts.optimizers.apts import APTS, RankError
-from bench_apts.optimizers.apts.paper_settings import PRESETS, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
+from bench_apts.optimizers.presets import PRESETS
 
 
 def parabola(start, slope=0.0):

@@ -13,8 +13,9 @@ from bench_apts import registry
 from bench_apts.errors import UserError
 from bench_apts.optimizers.apts import APTS
 from bench_apts.optimizers.apts.local import minimise
-from bench_apts.optimizers.apts.paper_settings import PRESETS, PaperSettings, paper_settings
-from bench_apts.optimizers.apts.solvers import SOLVERS, FirstOrder, TRAdam, make
+from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
+from bench_apts.optimizers.apts.solvers import FirstOrder, TRAdam, make
+from bench_apts.optimizers.presets import PRESETS, SOLVERS
 
 NORMS = ("l2", "linf")
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench_apts.optimizers.apts import APTS
-from bench_apts.optimizers.apts.solvers import SOLVERS
+from bench_apts.optimizers.presets import SOLVERS
 
 WAITING = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique"}
 """Operations whose result the host must know; ``item``, ``bool`` and ``float`` are the first."""

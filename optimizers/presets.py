@@ -1,0 +1,30 @@
+"""Names and settings of the published APTS that its library and its backends share.
+
+A module of its own, because listing backends must not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench_apts.spec import Scalar
+
+SOLVERS = ("first-order", "l-sr1", "tr-adam")
+"""Models of the loss, each with its step."""
+
+PRESETS: dict[str, dict[str, Scalar]] = {
+    "paper": {},
+    "reference": {"retries": 10, "consistency": "value", "capped": False},
+    "2026": {
+        "radius": 0.1, "min_radius": 0.01, "max_radius": 1.0, "shrink": 0.9, "grow": 1.2,
+        "local_iterations": 3, "local_shrink": 0.6, "local_grow": 1.5, "local_low": 0.3,
+        "local_high": 0.7, "memory": 3,
+    },
+}
+"""``"paper"``: the method and the settings of arXiv 2502.05133, the defaults of
+``PaperSettings``; ``"reference"``: with what the code behind its curves did besides;
+``"2026"``: what a later version of that code changed."""
+
+SAMPLING: dict[str, dict[str, Scalar]] = {"2026": {"growth": 1.5, "overlap": 0.33}}
+"""What they change in how minibatches are cut, which is the harness's business."""
