@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = 1e-7, 1.0
 """Bounds of the radius."""
 
+_FALL = 2.0
+"""Standard errors that count as a fall of the loss."""
+
 _TEST_SAMPLES = 128
 """Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
 
@@ -38,6 +41,17 @@ class RadiusSearch:
     moves: float = 0.0
     change: float = 0.0
     slope: float = 0.0
+
+    def convinced(self, verdict: Judgement) -> bool:
+        """Whether start-up may take a point that is no worse for its first accepted one.
+
+        A step that killed the network ends on a plateau, where the loss is hardly lower and the
+        parabola says that the step was long enough. From there nothing would ever be rejected.
+        """
+        if not self.searching or self.accepted:
+            return True
+        significant = verdict.change <= -_FALL * verdict.difference_error
+        return significant or best_length(verdict.change, verdict.slope) > 1
 
     def update(self, verdict: Judgement, accepted: bool, spent: float, settled: bool) -> None:
         """Moves the radius after a test.

@@ -43,6 +43,23 @@ def test_start_up_brackets_the_radius_from_below(tests, radius, searching):
     assert search.ended == (0.0 if searching else 0.1)
 
 
+@pytest.mark.parametrize(("length", "error", "convinced"), [
+    (0.9, 0.19, True),   # falls by 0.4, which is 2.1 standard errors
+    (0.9, 0.21, False),
+    (1.5, 0.90, True),   # insignificant, but the step was too short
+])
+def test_start_up_does_not_begin_at_a_plateau(length, error, convinced):
+    said = verdict(length)
+    said = Judgement(said.before, said.after, said.slope, 0.1, error, said.samples)
+    search = RadiusSearch(0.1)
+    assert search.convinced(said) is convinced
+    search.update(said, convinced, 0.1, settled=False)
+    if not convinced:
+        assert search.radius == pytest.approx(0.1 / 64)
+    assert RadiusSearch(0.1, accepted=1).convinced(said)
+    assert found().convinced(said)
+
+
 def found(radius=0.01):
     return RadiusSearch(radius, searching=False, accepted=3)
 
