@@ -240,7 +240,7 @@ class StochasticMethod:
             Whether it is accepted, the same on all ranks: they judge the same sums.
         """
         verdict, search = Judgement.from_sums(sums), self._search
-        accepted = (verdict.acceptable(self._window, descending=search.searching)
+        accepted = (verdict.acceptable(self._window, descending=search.descending(verdict))
                     and search.convinced(verdict))
         last |= {"accepted": accepted, "actual_reduction": -verdict.change,
                  "best_length": best_length(verdict.change, verdict.slope)}
