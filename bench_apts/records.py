@@ -26,16 +26,45 @@ class Traffic(Struct):
     """What one kind of collective moved in one phase.
 
     ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
-    (averaged over the ranks of the group; see bench_apts/meters/comm.py).
+    (averaged over the ranks of the group); ``actual_bytes`` is what this rank's gloo sends,
+    headers included, None elsewhere (see bench_apts/meters/wire.py).
     """
 
     calls: int = 0
     payload_bytes: int = 0
     ideal_bytes: float = 0.0
+    actual_bytes: int | None = None
 
 
 Communication = dict[str, dict[str, Traffic]]
 """Traffic by phase and collective, for instance ``comm["train"]["all_reduce"]``."""
+
+
+class AuditPart(Struct):
+    """Bytes that one rank sent in one part of a trial.
+
+    ``unsure_bytes`` is by how much the prediction may be wrong for good reasons.
+    """
+
+    predicted_bytes: int = 0
+    seen_bytes: int = 0
+    unsure_bytes: int = 0
+
+    @property
+    def difference(self) -> int:
+        """What the kernel saw beyond the prediction, in bytes."""
+        return self.seen_bytes - self.predicted_bytes
+
+
+class Audited(Struct):
+    """The kernel's count of bytes against the meter's, of the rank where they differ most.
+
+    ``skipped`` says why there was no audit; it is empty where there was one.
+    """
+
+    skipped: str = ""
+    rank: int = 0
+    parts: dict[str, AuditPart] = {}
 
 
 class Header(Struct, tag="header", tag_field="event"):
@@ -53,7 +82,10 @@ class Header(Struct, tag="header", tag_field="event"):
 
 
 class Start(Struct, tag="start", tag_field="event"):
-    """Written by rank 0 once model and data stand: what was built."""
+    """Written by rank 0 once model and data stand: what was built.
+
+    The operations are those of one sample; None in records of before they were counted.
+    """
 
     parameters: int
     initial_weights_sha256: str | None
@@ -62,12 +94,14 @@ class Start(Struct, tag="start", tag_field="event"):
     validation_samples: int
     comm_meter: str
     process_group: str
+    forward_flops: float | None = None
+    backward_flops: float | None = None
 
 
 class Eval(Struct, tag="eval", tag_field="event"):
     """One evaluation. All counters are cumulative since the first training step.
 
-    ``samples`` counts all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
+    ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
     ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's.
     """
 
@@ -84,6 +118,7 @@ class Eval(Struct, tag="eval", tag_field="event"):
     validation: dict[str, float]
     comm: Communication
     diagnostics: dict[str, float] = {}
+    flops: float | None = None
 
 
 class End(Struct, tag="end", tag_field="event"):
@@ -101,13 +136,17 @@ class End(Struct, tag="end", tag_field="event"):
     final_weights_sha256: str | None = None
     reason: str | None = None
     traceback: str | None = None
+    audit: Audited | None = None
 
 
 Event = Header | Start | Eval | End
 
 
 class TrialRecord(Struct):
-    """One trial as read back: its last attempt. ``end`` is None while it runs or was killed."""
+    """One trial as read back: its last attempt. ``end`` is None while it runs or was killed.
+
+    ``torn`` are the numbers of lines that a killed writer cut off.
+    """
 
     header: Header
     start: Start | None
@@ -115,6 +154,7 @@ class TrialRecord(Struct):
     end: End | None
     path: str
     attempts: int = 1
+    torn: list[int] = []
 
     @property
     def trial(self) -> Trial:

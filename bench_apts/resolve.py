@@ -51,15 +51,7 @@ def world_sizes(
     """
     there, cores = environment.gpu_count(), environment.cores()
     most = there or cores
-    if gpus is None:
-        ranks = tuple(sorted({1, most}))
-    else:
-        try:
-            ranks = tuple(dict.fromkeys(int(part) for part in gpus.split(",")))
-        except ValueError:
-            ranks = ()
-        if not ranks or min(ranks) < 1:
-            raise UserError(f"--gpus {gpus}: write world sizes from 1 on, for instance 1,2,4")
+    ranks = tuple(sorted({1, most})) if gpus is None else sizes("--gpus", gpus)
     if there:
         if max(ranks) > there:
             raise UserError(f"--gpus {gpus}: this machine has {there} GPU{'s' * (there > 1)}; "
@@ -71,6 +63,21 @@ def world_sizes(
         notes.append(f"{max(ranks)} ranks share {cores} cores: times beyond N={cores} measure "
                      "this machine, not the method")
     return "cpu", ranks
+
+
+def sizes(option: str, text: str) -> tuple[int, ...]:
+    """Reads a list of world sizes; each counts once.
+
+    Raises:
+        UserError: One is no whole number from 1 on.
+    """
+    try:
+        ranks = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        ranks = ()
+    if not ranks or min(ranks) < 1:
+        raise UserError(f"{option} {text}: write world sizes from 1 on, for instance 1,2,4")
+    return ranks
 
 
 def _entries(optimizers: str | None, notes: list[str]) -> tuple[Entry, ...]:

@@ -95,6 +95,8 @@ def read_trial(path: Path) -> TrialRecord | None:
                 _refuse_newer(path, line)
                 raise _broken(f"{where}: {error}") from error
             torn = f"{where}: {error}"
+            if record:
+                record.torn.append(number)
             continue
         # Only a killed writer tears a line. After it come nothing, the launcher's word on how
         # the attempt ended, or a new attempt.

@@ -16,7 +16,7 @@ from bench_apts.contract import StepReport, World
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.launch.job import Job
 from bench_apts.loader import Order, Resident
-from bench_apts.meters import memory
+from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.pending import Pending
@@ -67,6 +67,7 @@ class Run:
 
     def __init__(self, job: Job, clock: Clock, meter: CommMeter, device: torch.device) -> None:
         self.trial, self.clock, self.meter = job.trial, clock, meter
+        self.audit = audit.Audit(meter)
         self.events = Path(job.events)
         clock.synchronize = self._synchronize
         trial, suite = job.trial, job.trial.suite
@@ -83,8 +84,9 @@ class Run:
                              self.dataset.train_inputs.shape[1:], self.dataset.classes)
         self.initial = weights.sha256(model)
         self.parameters = sum(p.numel() for p in model.parameters())
-        model = weights.in_precision(model.to(device), device, suite.precision)
         self.loss = getattr(torch.nn.functional, suite.loss)
+        self.flops = flops.per_sample(model, self.loss, self.dataset.train_inputs.shape[1:])
+        model = weights.in_precision(model.to(device), device, suite.precision)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
         sampling = plugin.backend.sampling
@@ -119,17 +121,22 @@ class Run:
         """Runs to the end and, on rank 0, writes every event."""
         self._write(Start(
             self.parameters, self.initial, self.order.sha256(), len(self.train),
-            len(self.validation), self.meter.name, str(dist.get_backend())))
+            len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops))
         self._warm_up()
         memory.reset_peak(self.world.device.type)
         status = self._train()
         test = self._test() if self.trial.stage == "report" else None
         self.clock.switch("log")
+        self.audit.bill("eval")
+        traffic = self.meter.snapshot()
+        audited, doubts = audit.verdict(self.audit, self.meter, self.world)
+        if doubts:
+            status = "error"
         final = self.evals[-1]
         self._write(End(
             status, store.now(), self.clock.wall, self.clock.ledger(), final.cpu_s,
-            final.peak_memory_bytes, final.samples, self.meter.snapshot(), test,
-            weights.sha256(self.stepper.evaluation_model())))
+            final.peak_memory_bytes, final.samples, traffic, test,
+            weights.sha256(self.stepper.evaluation_model()), doubts, audit=audited))
         return status
 
     def _warm_up(self) -> None:
@@ -170,6 +177,7 @@ class Run:
         """Evaluates, writes the event and returns how the trial ends, or None to go on."""
         self.meter.phase = "eval"
         self.clock.switch("eval")
+        self.audit.bill("train" if self.step else "setup")
         sums = [float(self.pending.loss), float(self.pending.steps)]
         peaks = [self.clock.cpu_seconds("train"), memory.peak_bytes(self.world.device.type),
                  self.forwards, self.backwards]
@@ -191,12 +199,14 @@ class Run:
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
+            flops=self.flops.total(self.samples, int(forwards), int(backwards)),
         ))
         self.pending = Pending()
         status = self._decide(result, loss_sum)
         self.clock.switch("log")
         self._write(self.evals[-1])
         if status is None:
+            self.audit.bill("eval")
             self.clock.switch("train")
             self.meter.phase = "train"
         return status

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench_apts.soundness import ledger_gap
+
 from . import units
 
 if TYPE_CHECKING:
@@ -138,6 +140,15 @@ def _records(gathered: Gathered) -> list[Caveat]:
             f"Trials that {_WORDS[status]}" if status != "error" else "Trials that failed",
             f"{_whose(records)}. Each is billed all that it recorded."
             + (f" Reason given: {why}." if why else "")))
+    adrift = [(record, gap) for record in gathered.trials
+              if (gap := ledger_gap(record)) is not None]
+    if adrift:
+        found.append(Caveat(
+            "Ledgers that do not add up",
+            "The parts miss the wall clock by more than 1 % in "
+            + units.listing([f"{r.header.run_id} ({r.trial.label} at N = {r.trial.ranks}, "
+                             f"{gap:+.1%})" for r, gap in adrift])
+            + ". Believe none of the times of these trials."))
     for reason, number in sorted(gathered.left_out.items()):
         found.append(Caveat("Left out", f"{units.plural(number, 'trial')} of the folder "
                             f"{'is' if number == 1 else 'are'} not in this report: {reason}."))

@@ -142,7 +142,8 @@ def trials(records: Sequence[TrialRecord]) -> Table:
         "they agree over optimizers and N.",
         (("Optimizer", ""), ("Suite", ""), ("N", "ranks"), ("Stage", ""), ("No.", ""),
          ("Ended", ""), ("Seeds", "data, init"), ("Initial weights", "sha256"),
-         ("Data order", "sha256"), ("Attempts", ""), ("File", "")), rows)
+         ("Data order", "sha256"), ("Operations", "FLOP, all ranks"), ("Attempts", ""),
+         ("File", "")), rows)
 
 
 def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
@@ -150,6 +151,7 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
     status = record.end.status if record.end else "unfinished"
     weights = (start.initial_weights_sha256 if start else "") or ""
     order = start.data_order_sha256 if start else ""
+    flops = record.evals[-1].flops if record.evals else None
     file: str = "/".join(PurePath(record.path).parts[-2:])
     return (
         name(trial.label),
@@ -163,6 +165,7 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
              seed_init=trial.seeds.init),
         mono(weights[:10] or units.NONE, initial_weights_sha256=weights),
         mono(order[:10] or units.NONE, data_order_sha256=order),
+        number(units.NONE if flops is None else units.count(flops), flops=flops),
         number(str(record.attempts), attempts=record.attempts),
         mono(file, run_id=record.header.run_id, file=file, started=record.header.time,
              data_sha256=trial.data_sha256, plugin_sha256=trial.plugin_sha256,

@@ -22,7 +22,7 @@ _HYPHEN = "\u2011"  # does not break, so that core-s stays on one line
 
 _TIME = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_COUNT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_COUNT = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def digits(value: float, significant: int = 3) -> str:
@@ -60,7 +60,7 @@ def size(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """Formats a count: whole up to 9,999, then as k, M or G."""
+    """Formats a count: whole up to 9,999, then as k, M, G, T or P."""
     if not math.isfinite(value):
         return "∞"
     if abs(value) < 10_000:

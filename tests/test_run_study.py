@@ -126,6 +126,18 @@ def test_passes_are_counted(finished):
         assert record.evals[-1].forwards >= record.evals[-1].step
 
 
+def test_operations_are_those_of_the_network_times_the_samples(finished):
+    weights, first = 64 * 64 + 64 * 32 + 32 * 10, 64 * 64
+    for record in finished.records:
+        assert record.start.forward_flops == 2 * weights
+        assert record.start.backward_flops == 4 * weights - 2 * first
+        for event in record.evals:
+            backward = event.backwards / event.forwards if event.step else 0
+            assert event.flops == pytest.approx(
+                event.samples * (2 * weights + backward * (4 * weights - 2 * first)))
+        assert record.evals[0].flops == 0 < record.evals[-1].flops
+
+
 def test_the_number_of_ranks_does_not_change_the_mathematics(finished):
     for label in ("sgd", "adam"):
         for repetition in (0, 1):

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from bench_apts import __version__
-from bench_apts.cli import info, list_, report, run
+from bench_apts.cli import check, info, list_, project, report, run
 from bench_apts.errors import UserError
 
 # Typer exports only this leaf of its family of usage errors.
@@ -33,6 +33,8 @@ app.command("run")(run.command)
 app.command("list")(list_.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
+app.command("check")(check.command)
+app.command("project")(project.command)
 
 
 def _version(asked: bool) -> None:

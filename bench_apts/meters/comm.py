@@ -1,86 +1,45 @@
 """Bytes on the network, counted at the one place that every collective passes.
 
-``ProcessGroup.register_pre_hook`` (torch 2.14 and later) fires in the c10d dispatcher below
-Python, so it sees what DDP's C++ reducer, DeepSpeed and compiled programs send as well as plain
-calls. All groups are registered through ``distributed_c10d._register_pg_in_world``; wrapping it
-before ``init_process_group`` hooks every group at its birth. Counting is host arithmetic on
-tensor sizes: nothing is synchronised.
+All groups are registered through ``distributed_c10d._register_pg_in_world``; wrapping it before
+``init_process_group`` gives every group a hook at its birth (``hooks.by_hook``). Where torch lacks
+that hook, c10d's operators are overridden instead (``hooks.by_dispatch``). Counting is host
+arithmetic on tensor sizes: nothing is synchronised. What a call costs in bytes is worked out
+when somebody asks, once for each distinct call.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import Any
 
+from bench_apts.meters import hooks
+from bench_apts.meters.wire import (
+    HANDSHAKE,
+    Call,
+    gloo_bytes,
+    ideal_bytes,
+    payload_bytes,
+    uncertainty,
+)
 from bench_apts.records import Communication, Traffic
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_HOOK_ID = 0x0A9750
-
-# How the names of c10d's operations map to the collectives that people know.
-_COLLECTIVE = {
-    "ALLREDUCE": "all_reduce",
-    "ALLREDUCE_COALESCED": "all_reduce",
-    "BROADCAST": "broadcast",
-    "REDUCE": "reduce",
-    "ALLGATHER": "all_gather",
-    "ALLGATHER_BASE": "all_gather",
-    "ALLGATHER_COALESCED": "all_gather",
-    "ALLGATHER_INTO_TENSOR_COALESCED": "all_gather",
-    "REDUCE_SCATTER": "reduce_scatter",
-    "REDUCE_SCATTER_BASE": "reduce_scatter",
-    "REDUCE_SCATTER_TENSOR_COALESCED": "reduce_scatter",
-    "ALLTOALL": "all_to_all",
-    "ALLTOALL_BASE": "all_to_all",
-    "GATHER": "gather",
-    "SCATTER": "scatter",
-    "SEND": "send",
-    "RECV": "recv",
-    "RECV_ANY_SOURCE": "recv",
-    "BARRIER": "barrier",
-}
+MECHANISM = "BENCH_APTS_COMM_METER"
+"""Environment variable: ``dispatch`` forces what serves a torch without the hook."""
 
 
-def ideal_bytes(collective: str, payload: int, ranks: int) -> float:
-    """Returns the bytes that one rank must send, averaged over the group's ranks.
+@dataclass
+class _Group:
+    """A process group as seen from this rank, and what came by of it."""
 
-    The lower bounds of MEASUREMENT section 3 for payload S and f = (N−1)/N: all-reduce 2f·S;
-    all-gather, reduce-scatter and all-to-all f·S; broadcast and reduce f·S averaged over ranks;
-    gather and scatter f·S/N likewise; a send is its payload; receiving sends nothing.
-
-    Args:
-        collective: One of the names that this module uses, for instance ``"all_reduce"``.
-        payload: Bytes of the logical tensor: the full one for all-gather and reduce-scatter.
-        ranks: Size of the group.
-    """
-    share = (ranks - 1) / ranks
-    if collective in ("recv", "barrier"):
-        return 0.0
-    if collective == "send":
-        return float(payload)
-    if collective in ("gather", "scatter"):
-        return share * payload / ranks
-    return (2 if collective == "all_reduce" else 1) * share * payload
-
-
-def payload_bytes(
-    collective: str, inputs: Sequence[Any], outputs: Sequence[Any], ranks: int
-) -> int:
-    """Returns the logical tensor's bytes: the full one wherever ranks hold parts of it.
-
-    That is the larger side of a collective's tensors; of a gather or scatter only the root sees
-    it, so there it is N times the part that every rank has.
-    """
-
-    def size(tensors: Sequence[Any]) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    if collective == "barrier":
-        return 0
-    if collective in ("gather", "scatter"):
-        return ranks * min(filter(None, (size(inputs), size(outputs))), default=0)
-    return max(size(inputs), size(outputs))
+    rank: int
+    ranks: int
+    backend: str
+    calls: int = 0
+    first: int = 0
+    last: int = -1
+    counts: dict[tuple[str, hooks.Fields], int] = field(default_factory=dict)
 
 
 class CommMeter:
@@ -94,19 +53,20 @@ class CommMeter:
     def __init__(self) -> None:
         self.phase = "setup"
         self.name = "none (install() was not called)"
-        self._counts: dict[tuple[str, str], Traffic] = {}
+        self._groups: list[_Group] = []
+        self._by_name: dict[str, _Group] = {}  # a reference would keep a destroyed group alive
+        self._known: dict[_Key, Traffic] = {}
+        self._lock = threading.Lock()  # backward passes and hooks count from threads of their own
+        self._overrides: Any = None
 
     def install(self) -> None:
-        """Hooks every process group made from now on; call before ``init_process_group``.
-
-        Where torch is too old to have the hook, nothing is counted and ``name`` says so: the
-        record then holds no bytes rather than wrong ones.
-        """
-        import torch
+        """Sees every process group made from now on; call before ``init_process_group``."""
         from torch.distributed import ProcessGroup, distributed_c10d
 
-        if not hasattr(ProcessGroup, "register_pre_hook"):
-            self.name = f"none (torch {torch.__version__} lacks ProcessGroup.register_pre_hook)"
+        if (os.environ.get(MECHANISM) == "dispatch"
+                or not hasattr(ProcessGroup, "register_pre_hook")):
+            self.name = "c10d dispatcher"
+            self._overrides = hooks.by_dispatch(self._dispatched)
             return
         self.name = "c10d pre-hook"
         register = distributed_c10d._register_pg_in_world
@@ -119,30 +79,108 @@ class CommMeter:
 
     def watch(self, group: Any) -> None:
         """Counts the collectives of one process group."""
-        ranks = group.size()
-        group.register_pre_hook(_HOOK_ID, lambda args: self._count(args, ranks))
+        seen = self._added(group)
 
-    def _count(self, args: Any, ranks: int) -> None:
-        operation = args.name.name
-        collective = _COLLECTIVE.get(operation, operation.lower())
-        payload = payload_bytes(collective, args.input_tensors, args.output_tensors, ranks)
-        key = (self.phase, collective)
-        traffic = self._counts.get(key)
-        if traffic is None:
-            traffic = self._counts[key] = Traffic()
-        traffic.calls += 1
-        traffic.payload_bytes += payload
-        traffic.ideal_bytes += ideal_bytes(collective, payload, ranks)
+        def told(call: hooks.Fields, number: int) -> None:
+            key = (self.phase, call)
+            with self._lock:
+                if not seen.calls:
+                    seen.first = number
+                if number > seen.last:
+                    seen.last = number
+                seen.calls += 1
+                seen.counts[key] = seen.counts.get(key, 0) + 1
+
+        hooks.by_hook(group, told)
+
+    def _dispatched(self, group: Any, call: hooks.Fields) -> None:
+        seen = self._by_name.get(group.group_name) or self._added(group)
+        key = (self.phase, call)
+        with self._lock:
+            seen.calls += 1
+            seen.counts[key] = seen.counts.get(key, 0) + 1
+
+    def _added(self, group: Any) -> _Group:
+        seen = _Group(group.rank(), group.size(), group.name())
+        self._groups.append(seen)
+        self._by_name[group.group_name] = seen
+        return seen
 
     @property
     def counting(self) -> bool:
         """Whether this meter sees anything at all."""
         return not self.name.startswith("none")
 
+    def _items(self) -> list[tuple[str, _Key, int]]:
+        with self._lock:
+            return [(phase, (Call(*call), seen.rank, seen.ranks, seen.backend), calls)
+                    for seen in self._groups
+                    for (phase, call), calls in seen.counts.items()]
+
+    def _one(self, key: _Key) -> Traffic:
+        """What a single call moves."""
+        traffic = self._known.get(key)
+        if traffic is None:
+            call, rank, ranks, backend = key
+            payload = payload_bytes(call.collective, call.inputs, call.outputs, ranks)
+            traffic = self._known[key] = Traffic(
+                1, payload, ideal_bytes(call.collective, payload, ranks),
+                gloo_bytes(call, rank, ranks) if backend == "gloo" else None)
+        return traffic
+
     def snapshot(self) -> Communication:
         """Returns a copy of the counts so far, by phase and collective."""
         counts: Communication = {}
-        for (phase, collective), traffic in sorted(self._counts.items()):
-            counts.setdefault(phase, {})[collective] = Traffic(
-                traffic.calls, traffic.payload_bytes, traffic.ideal_bytes)
+        for phase, key, calls in sorted(
+                self._items(), key=lambda item: (item[0], item[1][0].collective)):
+            one = self._one(key)
+            total = counts.setdefault(phase, {}).setdefault(
+                key[0].collective, Traffic(actual_bytes=None if one.actual_bytes is None else 0))
+            total.calls += calls
+            total.payload_bytes += calls * one.payload_bytes
+            total.ideal_bytes += calls * one.ideal_bytes
+            if one.actual_bytes is not None and total.actual_bytes is not None:
+                total.actual_bytes += calls * one.actual_bytes
         return counts
+
+    def predicted(self) -> tuple[int, int]:
+        """Returns the bytes that gloo's sockets must have sent so far, and their uncertainty.
+
+        The second counts what no arithmetic knows: who opened a connection, and the splits of an
+        uneven all-to-all.
+        """
+        sent = unsure = 0
+        for _, key, calls in self._items():
+            sent += calls * (self._one(key).actual_bytes or 0)
+            unsure += calls * uncertainty(key[0], key[2])
+        return sent, unsure + HANDSHAKE * sum(seen.ranks - 1 for seen in self._groups)
+
+    def complaints(self) -> list[str]:
+        """Probes every live process group; all ranks call it together, when all is done.
+
+        Returns:
+            A line for each group that this meter does not see, or did not see all the time.
+        """
+        import torch
+        import torch.distributed as dist
+
+        lines = []
+        for group in list(dist.distributed_c10d._world.pg_map):
+            backend = dist.get_backend(group)
+            seen = self._by_name.get(group.group_name)
+            before = seen.calls if seen else 0
+            # It passes all hooks and sends nothing.
+            device = "cuda" if backend == "nccl" else "cpu"
+            dist.all_reduce(torch.empty(0, device=device), group=group)
+            seen = self._by_name.get(group.group_name)
+            where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
+            if seen is None or seen.calls != before + 1:
+                lines.append(f"{where} is not watched: its hook was removed or never set")
+            elif seen.last >= 0 and seen.last - seen.first + 1 != seen.calls:
+                lines.append(f"{where} was not watched all the time: "
+                             f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
+        return lines
+
+
+_Key = tuple[Call, int, int, str]
+"""A call with rank, size and backend of its group."""

@@ -3,16 +3,11 @@
 With ``--benchmark-disable`` every benchmark runs once and only has to work.
 """
 
-import datetime as dt
-from types import SimpleNamespace
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from bench_apts import registry, store
 from bench_apts.contract import Batch, World
-from bench_apts.meters.comm import CommMeter
 from bench_apts.records import Eval, Traffic
 from bench_apts.suites import models
 
@@ -42,47 +37,6 @@ def test_training_step(benchmark, suite_name, name):
     benchmark.extra_info["samples per minibatch"] = size
     report = benchmark(stepper.step, batch)
     assert report.samples == report.forwards * size
-
-
-def test_meter_counts_a_collective(benchmark):
-    """The hook alone: what every collective of a trial pays."""
-    hooks = []
-    group = SimpleNamespace(
-        size=lambda: 2, register_pre_hook=lambda number, hook: hooks.append(hook))
-    meter = CommMeter()
-    meter.watch(group)
-    tensor = torch.zeros(1000)
-    arguments = SimpleNamespace(name=SimpleNamespace(name="ALLREDUCE"), input_tensors=[tensor],
-                                output_tensors=[tensor])
-    benchmark.group = "meter"
-    benchmark(hooks[0], arguments)
-    counted = meter.snapshot()["setup"]["all_reduce"]
-    assert counted.payload_bytes == 4000 * counted.calls
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    """A process group of one over gloo."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1,
-                            timeout=dt.timedelta(seconds=30))
-    yield dist.group.WORLD
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("hooked", [False, True], ids=["bare", "hooked"])
-def test_all_reduce_of_one_rank(benchmark, alone, hooked):
-    """The difference of the two is the meter's cost in a real collective."""
-    meter = CommMeter()
-    if hooked:
-        if not hasattr(dist.ProcessGroup, "register_pre_hook"):
-            pytest.skip("this torch cannot count collectives")
-        meter.watch(alone)
-    tensor = torch.zeros(1000)
-    benchmark.group = "all-reduce, one rank"
-    benchmark(dist.all_reduce, tensor)
-    assert bool(meter.snapshot()) == hooked
 
 
 def test_event_append(benchmark, tmp_path):

@@ -23,6 +23,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 @pytest.mark.parametrize("arguments", [
     ("--help",), ("--version",), ("run", "--help"), ("list",), ("info",), ("report", "FOLDER"),
+    ("check", "FOLDER"), ("project", "FOLDER"),
 ], ids=" ".join)
 def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
     arguments = [str(finished.folder) if a == "FOLDER" else a for a in arguments]
@@ -35,7 +36,7 @@ def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
 def test_help_names_every_command(cli):
     done = cli("--help")
     assert done.code == 0
-    for name in ("run", "list", "info", "report"):
+    for name in ("run", "list", "info", "report", "check", "project"):
         assert name in done.out
     assert cli("--version").out == f"bench-apts {__version__}\n"
     for option in ("--suite", "--gpus", "--optimizers", "--trials", "--seeds", "--data-dir",

@@ -145,6 +145,31 @@ def test_reports_of_what_is_no_results_folder(cli, tmp_path):
     assert_one_line(cli("report", tmp_path), "install a newer bench-apts")
 
 
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (("--ranks", "8,x"), ["--ranks 8,x: write world sizes from 1 on"]),
+    (("--ranks", "0"), ["--ranks 0: write world sizes from 1 on"]),
+    (("--fabric", "eth10"), ["unknown fabric 'eth10'; did you mean eth10g"]),
+    (("--fabric", ""), ["unknown fabric ''"]),
+    (("--node-ranks", "8", "--node-fabric", "nvlink"), ["unknown fabric 'nvlink'"]),
+    (("--node-ranks", "0"), ["--node-ranks"]),
+    (("--algorithm", "rings"), ["'rings'"]),
+    (("--algorithm", "hierarchical"), ["needs nodes of several ranks", "--node-ranks 8"]),
+    (("--algorithm", "hierarchical", "--node-ranks", "8", "--ranks", "4,12"),
+     ["--ranks 12 does not fill nodes of 8"]),
+    (("--scaling", "both"), ["'both'"]),
+    (("--fabrics", "none.toml"), ["cannot read fabrics none.toml: No such file"]),
+    (("--fabrics", "."), ["cannot read fabrics .: Is a directory"]),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_mistakes_in_projecting(cli, finished, arguments, expected):
+    assert_one_line(cli("project", finished.folder, *arguments), *expected)
+
+
+def test_checking_and_projecting_what_is_no_results_folder(cli, tmp_path):
+    for command in ("check", "project"):
+        assert_one_line(cli(command, tmp_path / "nowhere"), "is no results folder")
+        assert_one_line(cli(command, tmp_path), "is no results folder", "study.json")
+
+
 def test_corrupt_records(cli, finished, tmp_path):
     folder = tmp_path / "digits"
     shutil.copytree(finished.folder, folder)

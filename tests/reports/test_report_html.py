@@ -129,6 +129,14 @@ def test_the_curves_file_holds_every_evaluation_of_every_seed(folder, records):
     assert list(one["validation"]) == [e.validation["accuracy"] for e in seeds[0].evals]
 
 
+def test_operations_stand_beside_each_trial(folder, text, records):
+    rows = table(folder, "trials").set_index("run_id")
+    record = mine(records, "sgd", 2, "report")[0]
+    samples = record.evals[-1].samples
+    assert rows.loc[record.header.run_id, "flops"] == 3 * 2 * fixture.PARAMETERS * samples
+    assert units.count(record.evals[-1].flops) in text
+
+
 def test_the_ledger_adds_up(folder):
     rows = table(folder, "ledger")
     assert (rows["difference"].abs() < 1e-9).all()

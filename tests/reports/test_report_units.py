@@ -15,6 +15,7 @@ from bench_apts.reports import units
     (units.size, 0, "0 B"), (units.size, 999, "999 B"), (units.size, 26_280, "26.3 kB"),
     (units.size, 3.5e9, "3.50 GB"), (units.count, 437, "437"), (units.count, 9_999, "9,999"),
     (units.count, 28_000, "28.0 k"), (units.count, 2.5e6, "2.50 M"),
+    (units.count, 3.25e15, "3.25 P"),
     (units.count, 12.5, "12.5"), (units.percent, 0.9615, "96.2 %"),
     (units.percent, math.nan, "–"), (units.seconds, math.inf, "∞"),
     (units.digits, 1234.5, "1,230"), (units.digits, 0.000123456, "0.000123"),

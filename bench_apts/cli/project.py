@@ -1,0 +1,75 @@
+"""``bench-apts project``: modelled times at world sizes and on networks that nobody here has."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from bench_apts.stats.projection import Algorithm, Scaling
+
+_ASSUMED = (
+    "All times are modelled, none is measured: computing as recorded, plus hops x latency + "
+    "bytes / bandwidth of each collective; nothing overlaps, no link is shared.",
+    "Samples to the target are those measured at the recorded N; how many another N needs is "
+    "not known.",
+)
+
+
+def command(
+    results: Annotated[Path, Argument(help="A results folder, for instance results/digits.")],
+    ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
+    fabric: Annotated[str | None, Option(
+        help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",
+        show_default=False)] = None,
+    fabrics: Annotated[Path | None, Option(
+        help="TOML file with networks of your own, see docs/projection.md.",
+        show_default=False)] = None,
+    algorithm: Annotated[Algorithm, Option(
+        help="Of the collectives; best takes the fastest for each.")] = Algorithm.best,
+    node_ranks: Annotated[int, Option(
+        min=1, help="Ranks of a node, joined by --node-fabric; 1: every rank is alone.")] = 1,
+    node_fabric: Annotated[str, Option(help="Network within a node.")] = "nvlink4",
+    scaling: Annotated[Scaling | None, Option(
+        help="strong: the global minibatch stays; weak: each rank's share of it.  "
+             "[default: both]", show_default=False)] = None,
+) -> None:
+    """Model step time and time to target at other world sizes and on other networks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bench_apts import fabrics as known
+    from bench_apts import resolve, store
+    from bench_apts.reports import projected
+    from bench_apts.reports.gather import gather
+    from bench_apts.reports.table import csv
+
+    sizes = resolve.sizes("--ranks", ranks)
+    there = known.load(fabrics)
+    names = list(there) if fabric is None else [name.strip() for name in fabric.split(",")]
+    rows, notes = projected.rows(
+        gather(results), sizes, known.networks(names, there, node_ranks, node_fabric),
+        list(Scaling) if scaling is None else [scaling], algorithm)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a file or a pipe has no edge to break lines at
+    for suite, group in itertools.groupby(rows, lambda row: row.cell.suite):
+        table = Table("optimizer", "measured at", "scaling", "fabric",
+                      *(f"N={n}" for n in sizes), box=None, title_justify="left",
+                      title=f"{suite.name}: modelled step time / modelled time to target")
+        for line in zip(*[group] * len(sizes), strict=True):
+            row = line[0]
+            table.add_row(row.cell.label, f"N={row.cell.ranks}", row.scaling, row.fabric,
+                          *(entry.text for entry in line))
+        console.print(table, markup=False)
+    if any(row.middle is None for row in rows):
+        notes.append("–: more ranks than the global minibatch has samples")
+    for note in (*notes, *_ASSUMED):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if rows:
+        path = results / "tables" / "projection.csv"
+        path.parent.mkdir(exist_ok=True)
+        store.write_bytes(path, csv(row.numbers() for row in rows))
+        print(f"table: {path}")

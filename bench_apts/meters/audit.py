@@ -1,0 +1,192 @@
+"""The kernel's word against the meter's: did all that was sent pass the hooks?
+
+Linux counts the bytes of every TCP socket, and a process may ask for its own (``TCP_INFO``). With
+gloo's algorithms modelled (``wire.gloo_bytes``) the two must agree to the byte; whatever
+communicates behind the meter's back shows as a difference. Read only where training pauses.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from bench_apts.records import Audited, AuditPart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench_apts.contract import World
+    from bench_apts.meters.comm import CommMeter
+
+_TOLERANCE_BYTES, _TOLERANCE = 1000, 0.001
+
+# struct tcp_info of linux/tcp.h; since Linux 4.19 it is long enough.
+_NOTSENT = struct.Struct("=144xI")
+_SENT = struct.Struct("=200xQQ")
+_LENGTH = 216
+_LISTEN = 10
+
+
+class Audit:
+    """Bills bytes, as the kernel counts and as the meter predicts them, to parts of a trial.
+
+    Make it right after ``init_process_group``.
+
+    Attributes:
+        skipped: Why there is no audit; empty where there is one.
+    """
+
+    def __init__(self, meter: CommMeter) -> None:
+        self._meter = meter
+        self._parts: dict[str, AuditPart] = {}
+        self._sockets: dict[str, int] = {}
+        self.skipped = _obstacle(meter)
+        if not self.skipped:
+            self._store_ports = _store_ports()
+            self._seen, (self._predicted, _) = self._read(), meter.predicted()
+            _before_a_group_closes(self._read)  # its sockets take their counts with them
+
+    def _read(self) -> int:
+        """Bytes sent so far by this process's sockets, those of the store apart.
+
+        A socket that is gone keeps its last count.
+        """
+        self._sockets.update(sent_by_socket(self._store_ports))
+        return sum(self._sockets.values())
+
+    def bill(self, part: str) -> None:
+        """Bills what was sent since the last call; nothing may be under way on this rank."""
+        if self.skipped:
+            return
+        seen, (predicted, unsure) = self._read(), self._meter.predicted()
+        bill = self._parts.setdefault(part, AuditPart())
+        bill.seen_bytes += seen - self._seen
+        bill.predicted_bytes += predicted - self._predicted
+        bill.unsure_bytes = unsure
+        self._seen, self._predicted = seen, predicted
+
+    def result(self, rank: int) -> Audited:
+        """Returns this rank's parts for the record."""
+        return Audited(self.skipped, rank, self._parts)
+
+
+def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str | None]:
+    """Closes the audit on all ranks together, when all is done.
+
+    Returns:
+        The parts of the rank where prediction and kernel differ most; and, if this trial's bytes
+        cannot be believed, why: the same line on every rank.
+    """
+    own = audit.result(world.rank)
+    lines = complaints(own) + meter.complaints()
+    every = [(own, lines)]
+    if world.size > 1:
+        every *= world.size
+        dist.all_gather_object(every, (own, lines))
+    worst = max((audited for audited, _ in every), key=_largest_difference)
+    doubts = dict.fromkeys(line for _, lines in every for line in lines)
+    return worst, "; ".join(doubts) or None
+
+
+def _largest_difference(audited: Audited) -> int:
+    return max((abs(part.difference) for part in audited.parts.values()), default=0)
+
+
+def complaints(audited: Audited) -> list[str]:
+    """Returns a line for each part in which the kernel saw other bytes than were predicted."""
+    lines = []
+    for name, part in audited.parts.items():
+        allowed = max(_TOLERANCE_BYTES, _TOLERANCE * part.predicted_bytes) + part.unsure_bytes
+        if abs(part.difference) > allowed:
+            lines.append(
+                f"rank {audited.rank} sent {part.seen_bytes} bytes in {name}, its collectives "
+                f"account for {part.predicted_bytes}: something communicated behind the meter's "
+                "back")
+    return lines
+
+
+def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
+    """Returns the bytes that each TCP socket of this process sent, retransmissions apart.
+
+    What is written but not yet on its way counts as sent.
+
+    Args:
+        but_ports: Sockets with one of these ports at either end are left out.
+    """
+    sent = {}
+    for inode, own in _sockets():
+        with own:
+            if own.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            if own.type != socket.SOCK_STREAM:
+                continue
+            info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            if info[0] == _LISTEN or but_ports & _ports(own):
+                continue
+            total, again = _SENT.unpack_from(info)
+            sent[inode] = total - again + _NOTSENT.unpack_from(info)[0]
+    return sent
+
+
+def _sockets() -> Iterator[tuple[str, socket.socket]]:
+    """Duplicates of this process's open sockets, by inode."""
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            inode = os.readlink(f"/proc/self/fd/{number}")
+            if inode.startswith("socket:"):
+                yield inode, socket.socket(fileno=os.dup(int(number)))
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _ports(own: socket.socket) -> frozenset[int]:
+    ports = {own.getsockname()[1]}
+    with suppress(OSError):  # the other side is gone
+        ports.add(own.getpeername()[1])
+    return frozenset(ports)
+
+
+def _store_ports() -> frozenset[int]:
+    """Ports of the store through which the ranks found each other."""
+    from torch.distributed import distributed_c10d
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    store: Any = distributed_c10d._get_default_store()
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    port = getattr(store, "port", None)
+    return frozenset() if port is None else frozenset((int(port),))
+
+
+def _obstacle(meter: CommMeter) -> str:
+    """Says why no audit is possible here; empty if one is."""
+    if not meter.counting:
+        return "collectives are not counted"
+    backend = dist.get_backend()
+    if backend != "gloo":
+        return f"the bytes of {backend} cannot be predicted"
+    if not sys.platform.startswith("linux"):
+        return f"{sys.platform} does not tell a socket's bytes"
+    with socket.socket() as probe:
+        if len(probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)) < _LENGTH:
+            return "this kernel does not tell a socket's bytes (Linux 4.19 does)"
+    return ""
+
+
+def _before_a_group_closes(read: Any) -> None:
+    """Has the sockets of a process group read once more while it is being destroyed."""
+    from torch.distributed import distributed_c10d as c10d
+
+    unregister = c10d._unregister_process_group  # type: ignore[attr-defined]
+
+    def read_and_unregister(name: Any) -> None:
+        read()
+        unregister(name)
+
+    setattr(c10d, unregister.__name__, read_and_unregister)

@@ -1,0 +1,69 @@
+"""Floating-point operations: counted once for one sample, multiplied by the samples passed."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from bench_apts.contract import Loss
+
+_SAMPLES = 2
+"""BatchNorm refuses to train on a single value of each channel."""
+
+
+class Flops(NamedTuple):
+    """Operations of one sample: a multiplication and an addition count two.
+
+    Attributes:
+        forward: Of a forward pass, loss included.
+        backward: Of the backward pass alone; nothing is propagated to the inputs.
+    """
+
+    forward: float
+    backward: float
+
+    def total(self, samples: int, forwards: int, backwards: int) -> float:
+        """Returns the operations of all ranks together.
+
+        Args:
+            samples: Samples of all ranks, counted at each forward pass.
+            forwards: Forward passes of one rank.
+            backwards: Its backward passes, each taken to be as large as a forward pass.
+        """
+        share = backwards / forwards if forwards else 0.0
+        return samples * (self.forward + share * self.backward)
+
+
+def per_sample(model: torch.nn.Module, loss: Loss, input_shape: Sequence[int]) -> Flops:
+    """Counts matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does.
+
+    Elementwise operations, normalisation and optimizer steps do not count. The count is made on a
+    twin of ``model`` without storage (device ``meta``): nothing is computed, so that weights,
+    buffers, random state and peak memory stay as they are.
+
+    Args:
+        model: The plain model, on any device, before a backend wraps or shards it and before
+            ``weights.in_precision`` binds its forward pass.
+        loss: ``loss(output, targets)`` for class numbers as targets.
+        input_shape: Shape of one sample.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    bare: dict[int, torch.Tensor] = {
+        id(p): torch.nn.Parameter(p.detach().to("meta"), p.requires_grad)
+        for p in model.parameters()}
+    bare |= {id(b): b.to("meta") for b in model.buffers()}
+    twin = copy.deepcopy(model, bare).train()
+    inputs = torch.zeros(_SAMPLES, *input_shape, device="meta")
+    targets = torch.zeros(_SAMPLES, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as forward, torch.enable_grad():
+        value = loss(twin(inputs), targets)
+    with FlopCounterMode(display=False) as backward:
+        value.backward()
+    return Flops(forward.get_total_flops() / _SAMPLES, backward.get_total_flops() / _SAMPLES)

@@ -1,0 +1,179 @@
+"""Whether records can be believed: sums, clocks, identities, and what must be equal in pairs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench_apts import store
+from bench_apts.errors import UserError
+from bench_apts.spec import canonical, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from bench_apts.records import Communication, TrialRecord
+
+TOLERANCE = 0.01
+"""Share of the wall clock by which the parts of a ledger may miss it (MEASUREMENT section 2)."""
+
+_CUMULATIVE = ("step", "samples", "epoch", "train_s", "wall_s", "cpu_s", "forwards", "backwards")
+
+
+def check(folder: Path) -> tuple[int, list[str]]:
+    """Checks every trial of a results folder.
+
+    Returns:
+        How many trials there are, and a line for each problem that begins with the file's path.
+
+    Raises:
+        UserError: It is no results folder.
+    """
+    store.read_study(folder)
+    paths = sorted((folder / "trials").glob("*.jsonl"))
+    found: list[str] = []
+    records = []
+    for path in paths:
+        try:
+            record = store.read_trial(path)
+        except UserError as error:
+            found.append(str(error))
+            continue
+        if record is None:
+            found.append(f"{path}: no header was written whole")
+            continue
+        records.append(record)
+        found += (f"{path}: {text}" for text in (*_identity(record), *_alone(record)))
+    found += _together(records)
+    return len(paths), found
+
+
+def ledger_gap(record: TrialRecord) -> float | None:
+    """Returns by what share the ledger's parts miss the wall clock; None within the tolerance.
+
+    A trial that was ended from outside has no ledger, and so nothing that could be wrong.
+    """
+    if record.end is None or not record.end.ledger:
+        return None
+    wall, parts = record.end.wall_s, math.fsum(record.end.ledger.values())
+    if abs(parts - wall) <= TOLERANCE * wall:
+        return None
+    return (parts - wall) / wall if wall else math.inf
+
+
+def _identity(record: TrialRecord) -> Iterator[str]:
+    """Recomputes the content address from the trial as written, not as this version reads it.
+
+    A field that later versions add would otherwise change the address of older records.
+    """
+    header = record.header
+    written: dict[str, object] = {}
+    for line in Path(record.path).read_bytes().splitlines():
+        try:
+            event = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "header":
+            written = event
+    address = digest({"schema": header.schema, "trial": written["trial"]})[:12]
+    if header.run_id != address:
+        yield f"run id {header.run_id}, but its trial has the address {address}"
+    if Path(record.path).stem != header.run_id:
+        yield f"the file holds the trial {header.run_id}"
+    if header.configuration not in ("", header.trial.configuration):
+        yield (f"configuration {header.configuration}, but its hyperparameters have the hash "
+               f"{header.trial.configuration}")
+
+
+def _alone(record: TrialRecord) -> Iterator[str]:
+    """What a trial's last attempt must hold for itself."""
+    for number in record.torn:
+        yield f"line {number} is cut off: the writer was killed"
+    gap = ledger_gap(record)
+    if gap is not None:
+        yield f"the ledger's parts miss the wall clock by {gap:+.1%}"
+    for before, after in itertools.pairwise(record.evals):
+        for name in _CUMULATIVE:
+            first, second = getattr(before, name), getattr(after, name)
+            if second < first:
+                yield f"{name} runs backwards at step {after.step}: {first:g}, then {second:g}"
+        yield from _shrunk(before.comm, after.comm, f"at step {after.step}")
+    for event in record.evals:
+        if event.train_s > event.wall_s:
+            yield (f"train_s is ahead of the wall clock at step {event.step}: "
+                   f"{event.train_s:g} of {event.wall_s:g}")
+    end = record.end
+    if end is None:
+        return
+    if record.evals:
+        last = record.evals[-1]
+        for name in ("samples", "wall_s", "cpu_s"):
+            first, second = getattr(last, name), getattr(end, name)
+            if second < first:
+                yield f"{name} runs backwards at the end: {first:g}, then {second:g}"
+        yield from _shrunk(last.comm, end.comm, "at the end")
+        train = end.ledger.get("train_s", last.train_s)
+        if abs(train - last.train_s) > TOLERANCE * end.wall_s:
+            yield (f"train_s of the ledger is {train:g}, of the last evaluation "
+                   f"{last.train_s:g}")
+    if end.test is not None and record.trial.stage != "report":
+        yield "the test split was read in tuning"
+
+
+def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[str]:
+    """Names the counters of the traffic that run backwards."""
+    for phase, collectives in before.items():
+        for collective, traffic in collectives.items():
+            later = after.get(phase, {}).get(collective)
+            for name in ("calls", "payload_bytes", "ideal_bytes"):
+                first, second = getattr(traffic, name), getattr(later, name, 0)
+                if second < first:
+                    yield (f"{name} of {collective} ({phase}) runs backwards {when}: "
+                           f"{first:g}, then {second:g}")
+
+
+def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
+    """What trials must share, whatever their optimizer and N, for a comparison in pairs."""
+    yield from _odd("seeds", records,
+                    lambda r: (canonical(r.trial.suite), r.trial.stage, r.trial.repetition),
+                    lambda r: (r.trial.seeds.data, r.trial.seeds.init))
+    begun = [r for r in records if r.start]
+    yield from _odd("order of the data", begun,
+                    lambda r: (r.trial.data_sha256, r.trial.suite.data, r.trial.seeds.data),
+                    lambda r: r.start and r.start.data_order_sha256)
+    # Null where no single rank held the weights.
+    whole = [r for r in begun if r.start and r.start.initial_weights_sha256]
+    yield from _odd("initial weights", whole,
+                    lambda r: (r.trial.data_sha256, canonical(r.trial.suite.model),
+                               r.trial.seeds.init),
+                    lambda r: r.start and r.start.initial_weights_sha256)
+    tuned = {seed for r in records if r.trial.stage == "tune"
+             for seed in (r.trial.seeds.data, r.trial.seeds.init)}
+    for record in records:
+        used = {record.trial.seeds.data, record.trial.seeds.init} & tuned
+        if used and record.trial.stage == "report":
+            yield f"{record.path}: a report-stage trial with seeds of tuning trials"
+
+
+def _odd(
+    what: str,
+    records: Sequence[TrialRecord],
+    key: Callable[[TrialRecord], Hashable],
+    value: Callable[[TrialRecord], Hashable],
+) -> Iterator[str]:
+    """Names the records that differ from most others with the same key."""
+    groups: dict[Hashable, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    for group in groups.values():
+        usual, number = Counter(value(r) for r in group).most_common(1)[0]
+        for record in group:
+            if value(record) != usual:
+                yield (f"{record.path}: {what} of {record.trial.label} at N = "
+                       f"{record.trial.ranks} differ from {number} of the {len(group)} "
+                       f"{record.trial.stage} trials number {record.trial.repetition}")

@@ -1,0 +1,248 @@
+"""Modelled time at world sizes and on networks that were not measured: the α-β model.
+
+``T = max_rank compute + Σ_collectives (hops · α + bytes sent / β)`` (MEASUREMENT, section 2), as
+in Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH"
+(2005). Nothing overlaps and no link is shared, so that T is neither a bound nor a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from msgspec import Meta, Struct
+
+from bench_apts.stats.costs import hit_bracket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench_apts.records import Traffic, TrialRecord
+
+
+class Algorithm(StrEnum):
+    """How collectives are carried out; ``best`` is the fastest for each."""
+
+    best = "best"
+    ring = "ring"
+    tree = "tree"
+    hierarchical = "hierarchical"
+
+
+class Scaling(StrEnum):
+    """What stays as ranks are added: the global minibatch, or each rank's share of it."""
+
+    strong = "strong"
+    weak = "weak"
+
+
+_SHARDED = ("all_gather", "reduce_scatter")
+_PARTS = (*_SHARDED, "gather", "scatter")
+_WHOLE = ("broadcast", "reduce")
+
+COLLECTIVES = frozenset(
+    {"all_reduce", *_PARTS, *_WHOLE, "all_to_all", "send", "recv", "barrier"})
+"""What the model knows, under the names of the records."""
+
+
+class Fabric(Struct, frozen=True, forbid_unknown_fields=True):
+    """A network: bytes a second that one rank sends, seconds of one hop, and who says so."""
+
+    bytes_per_s: Annotated[float, Meta(gt=0)]
+    latency_s: Annotated[float, Meta(ge=0)]
+    source: str
+
+
+class Network(NamedTuple):
+    """What connects the ranks.
+
+    Attributes:
+        outer: Between nodes.
+        inner: Within a node, where nodes have several ranks.
+        node_ranks: Ranks of a node; 1 where all talk through ``outer``.
+    """
+
+    outer: Fabric
+    inner: Fabric | None = None
+    node_ranks: int = 1
+
+
+def seconds(
+    collective: str,
+    payload: float,
+    ranks: int,
+    network: Network,
+    algorithm: Algorithm = Algorithm.best,
+) -> float:
+    """Returns the modelled seconds of one collective among all ranks.
+
+    Args:
+        collective: As named in the records.
+        payload: Bytes of the logical tensor, the full one for all-gather and reduce-scatter.
+        ranks: World size.
+        network: What connects them.
+        algorithm: ``best`` takes the fastest that applies; infinite where the one does not.
+
+    Raises:
+        KeyError: The model does not know the collective.
+    """
+    if algorithm is Algorithm.best:
+        return min(seconds(collective, payload, ranks, network, one)
+                   for one in Algorithm if one is not Algorithm.best)
+    if algorithm is Algorithm.hierarchical:
+        return _hierarchical(collective, payload, ranks, network)
+    return _flat(collective, payload, ranks, network.outer, algorithm)
+
+
+def _flat(
+    collective: str, payload: float, ranks: int, fabric: Fabric, shape: Algorithm
+) -> float:
+    """One level of links, all alike.
+
+    Rings take N − 1 rounds, trees ⌈log2 N⌉: recursive doubling where every rank ends with a part,
+    and two pipelined binary trees for the all-reduce, in which a rank sends twice the payload
+    (Sanders, Speck, Träff, "Two-tree algorithms for full bandwidth broadcast, reduction and
+    scan", 2009; NCCL's tree).
+    """
+    if ranks == 1:
+        return 0.0
+    share = (ranks - 1) / ranks
+    log = (ranks - 1).bit_length()
+    ring = shape is Algorithm.ring
+    rounds = ranks - 1 if ring else log
+    if collective == "all_reduce":
+        hops, sent = 2 * rounds, 2 * share if ring else 2.0
+    elif collective in _PARTS:
+        hops, sent = rounds, share
+    elif collective in _WHOLE:
+        hops, sent = rounds, 1.0
+    else:
+        hops, sent = {"all_to_all": (ranks - 1, share), "send": (1, 1.0), "barrier": (log, 0.0),
+                      "recv": (0, 0.0)}[collective]  # receiving is billed to who sends
+    return hops * fabric.latency_s + sent * payload / fabric.bytes_per_s
+
+
+def _hierarchical(collective: str, payload: float, ranks: int, network: Network) -> float:
+    """Two levels: within each node, then between ranks of the same place in all nodes.
+
+    All-reduce is a reduce-scatter inside, an all-reduce of each part outside and an all-gather
+    inside. What has no such form, and a world that does not fill its nodes, is infinite.
+    """
+    inner, size = network.inner, network.node_ranks
+
+    def best(name: str, part: float, members: int, fabric: Fabric) -> float:
+        return min(_flat(name, part, members, fabric, shape)
+                   for shape in (Algorithm.ring, Algorithm.tree))
+
+    if inner is None or size < 2:
+        return math.inf
+    if ranks <= size:
+        return best(collective, payload, ranks, inner)
+    if ranks % size:
+        return math.inf
+    nodes = ranks // size
+    if collective == "all_reduce":
+        return (2 * best("all_gather", payload, size, inner)
+                + best("all_reduce", payload / size, nodes, network.outer))
+    if collective in _SHARDED:
+        return (best(collective, payload, size, inner)
+                + best(collective, payload / size, nodes, network.outer))
+    if collective in _WHOLE:
+        return (best(collective, payload, size, inner)
+                + best(collective, payload, nodes, network.outer))
+    # The rest knows no hierarchy: it crosses the network as it would without nodes.
+    return best(collective, payload, ranks, network.outer)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a recorded training did up to its hit, or to its end if it missed.
+
+    Attributes:
+        ranks: World size it ran with.
+        steps: Optimizer iterations.
+        batch_size: Samples of a global minibatch.
+        compute_s: Seconds of the busiest rank.
+        basis: Which record ``compute_s`` is.
+        traffic: What the training phase moved, by collective.
+        hit: Whether the target was reached.
+    """
+
+    ranks: int
+    steps: int
+    batch_size: int
+    compute_s: float
+    basis: str
+    traffic: Mapping[str, Traffic]
+    hit: bool
+
+
+def work(record: TrialRecord, alone: float | None = None) -> Work | None:
+    """Reads the work off a record; None if it holds no step.
+
+    Computing is ``cpu_s`` on CPUs, where the wall clock measures how ranks share cores. On GPUs
+    it is what the same samples took on one rank, which waits for nobody; without a record of
+    that, ``train_s``, communication included.
+
+    Args:
+        record: A trial.
+        alone: Training seconds of one sample at N = 1, if known.
+    """
+    found = hit_bracket(record)
+    event = record.evals[found[1] if found else -1] if record.evals else None
+    if event is None or not event.step:
+        return None
+    trial = record.trial
+    if trial.device == "cpu":
+        compute, basis = event.cpu_s, "cpu_s"
+    elif alone is not None:
+        compute, basis = alone * event.samples / trial.ranks, "train_s at N = 1"
+    else:
+        compute, basis = event.train_s, "train_s, communication included"
+    return Work(trial.ranks, event.step, trial.batch_size, compute, basis,
+                event.comm.get("train", {}), found is not None)
+
+
+class Projection(NamedTuple):
+    """Modelled numbers of one training: seconds of a step, steps and seconds to the target."""
+
+    compute_s: float
+    communication_s: float
+    steps: int
+    to_target_s: float
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of one step."""
+        return self.compute_s + self.communication_s
+
+
+def project(
+    done: Work,
+    ranks: int,
+    scaling: Scaling,
+    network: Network,
+    algorithm: Algorithm = Algorithm.best,
+) -> Projection | None:
+    """Moves recorded work to another world; None where its minibatch cannot be shared out.
+
+    Samples to the target stay as measured, which nobody knows to hold at another N. ``strong``:
+    the global minibatch stays, each rank computes on less of it. ``weak``: each rank's share
+    stays, and the larger minibatches make fewer steps.
+    """
+    growth = ranks / done.ranks
+    compute, steps = done.compute_s / done.steps, done.steps
+    if scaling is Scaling.strong:
+        if ranks > done.batch_size:
+            return None
+        compute /= growth
+    else:
+        steps = math.ceil(steps / growth)
+    communication = sum(
+        traffic.calls * seconds(name, traffic.payload_bytes / traffic.calls, ranks, network,
+                                algorithm)
+        for name, traffic in done.traffic.items() if traffic.calls) / done.steps
+    total = steps * (compute + communication) if done.hit else math.inf
+    return Projection(compute, communication, steps, total)

@@ -1,0 +1,65 @@
+"""The meter for a torch without pre-hooks: the same counts, by overriding c10d's operators."""
+
+import subprocess
+import sys
+
+import comm_ranks
+import pytest
+from comm_ranks import every_collective, training, uneven
+from harness_ranks import run_ranks
+
+from bench_apts import store
+
+
+@pytest.mark.parametrize(("size", "n"), [(2, 12), (4, 1001)])
+def test_it_counts_every_collective_as_the_hook_does(size, n):
+    by_hook = run_ranks(every_collective, size, n)
+    by_dispatch = run_ranks(every_collective, size, n, True)
+    for (one, counts, _, _), (other, same, audited, unwatched) in zip(
+            by_hook, by_dispatch, strict=True):
+        assert (one, other) == ("c10d pre-hook", "c10d dispatcher")
+        assert same == counts
+        assert {part.difference for part in audited.parts.values()} == {0}
+        assert unwatched == []
+
+
+@pytest.mark.parametrize("make", [
+    comm_ranks.ddp, comm_ranks.ddp_batchnorm, comm_ranks.power_sgd, comm_ranks.fsdp2])
+def test_it_counts_a_training_as_the_hook_does(make):
+    by_hook = run_ranks(training, 2, make)
+    by_dispatch = run_ranks(training, 2, make, (), True)
+    for (counts, *_), (same, audited, (_, doubts)) in zip(by_hook, by_dispatch, strict=True):
+        assert same == counts
+        assert audited.parts["train"].difference == 0
+        assert doubts is None
+
+
+def without_the_hook(connect):
+    import torch
+
+    del torch.distributed.ProcessGroup.register_pre_hook
+    w = comm_ranks.watched(connect)
+    w.dist.all_reduce(torch.ones(12))
+    return w.meter.name, w.meter.snapshot()["setup"]["all_reduce"].payload_bytes
+
+
+def test_it_serves_a_torch_that_has_no_hook():
+    assert run_ranks(without_the_hook, 2) == [("c10d dispatcher", 48)] * 2
+
+
+def test_it_knows_the_splits_of_an_uneven_all_to_all():
+    for audited in run_ranks(uneven, 3, True):
+        assert audited.parts["train"].difference == 0
+
+
+def test_the_environment_forces_it_and_the_record_says_so(environment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench_apts", "run", "--gpus", "2", "--optimizers", "apts",
+         "--seeds", "1", "--offline", "--set", "suite.budget.samples=1280", "--out", tmp_path],
+        env=environment | {"BENCH_APTS_COMM_METER": "dispatch"}, capture_output=True, text=True,
+        check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (record,) = store.read_trials(tmp_path / "digits")
+    assert record.start.comm_meter == "c10d dispatcher"
+    assert record.end.comm["train"]["all_reduce"].ideal_bytes > 0
+    assert record.end.audit.parts["train"].difference == 0

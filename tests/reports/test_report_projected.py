@@ -1,0 +1,128 @@
+"""Projected studies: which trials they rest on, and the same numbers by hand."""
+
+import statistics
+
+import msgspec
+import pandas as pd
+import pytest
+import report_fixture as fixture
+
+from bench_apts import fabrics
+from bench_apts.reports import projected
+from bench_apts.reports.gather import gather
+from bench_apts.stats.projection import Algorithm, Scaling
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fixture.populate(tmp_path_factory.mktemp("results") / "study")
+
+
+def rows(folder, ranks=(8, 64), names=("eth10g",), scalings=(Scaling.strong,)):
+    networks = fabrics.networks(names, fabrics.load(), 1, "nvlink4")
+    return projected.rows(gather(folder), ranks, networks, scalings, Algorithm.ring)
+
+
+def test_numbers_are_those_of_the_seeds_at_the_largest_n(folder):
+    found, notes = rows(folder)
+    assert notes == []
+    assert [(r.cell.label, r.ranks) for r in found] == [
+        (label, n) for label in fixture.PACE for n in (8, 64)]
+    assert {r.cell.ranks for r in found} == {2}
+    row = next(r for r in found if (r.cell.label, r.ranks) == ("sgd", 8))
+    # One all-reduce of the gradient each step; a rank computes on a quarter of what it had.
+    payload = 4 * fixture.PARAMETERS
+    communication = 14 * 30e-6 + 2 * 7 / 8 * payload / 1.25e9
+    compute = 0.0015 * 1.3 * 2 / 8
+    steps = statistics.median(next(
+        a.step for a, b in zip(r.evals, r.evals[1:], strict=False)
+        if min(e.validation["accuracy"] for e in (a, b)) >= 0.94) for r in row.cell.seeds)
+    assert row.middle.communication_s == pytest.approx(communication)
+    assert row.middle.compute_s == pytest.approx(compute)
+    assert row.middle.to_target_s == pytest.approx(steps * (communication + compute))
+    assert (row.hits, row.basis) == (2, "cpu_s")
+    assert "modelled_step_s" in row.numbers()
+
+
+def test_misses_have_no_time_to_target(folder):
+    found, _ = rows(folder)
+    row = next(r for r in found if r.cell.label == fixture.NASTY)
+    assert row.hits == 0
+    assert row.text.endswith(" / no hit")
+    assert row.numbers()["modelled_to_target_s"] is None
+    assert row.numbers()["modelled_step_s"] > 0
+
+
+def test_no_smaller_share_than_a_sample(folder):
+    found, _ = rows(folder, ranks=(65,), scalings=tuple(Scaling))
+    for row in found:
+        assert (row.middle is None) == (row.scaling == "strong")
+        assert (row.text == "–") == (row.numbers()["modelled_step_s"] is None)
+
+
+def test_one_rank_and_no_meter_are_no_ground_to_stand_on(tmp_path):
+    alone = fixture.populate(tmp_path / "alone", fixture.study(ranks=(1,)))
+    found, notes = rows(alone)
+    assert found == []
+    assert len(notes) == len(fixture.PACE)
+    assert "sgd on digits is not projected: no report-stage trial at N = 2 or more" in notes[1]
+    blind = fixture.populate(tmp_path / "blind", fixture.study(ranks=(2,)))
+    for path in (blind / "trials").glob("*.jsonl"):
+        path.write_text(path.read_text().replace("c10d pre-hook", "none (torch is too old)"))
+    assert rows(blind)[0] == []
+
+
+def test_a_collective_that_the_model_does_not_know_is_said(tmp_path):
+    folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(2,)))
+    for path in (folder / "trials").glob("*.jsonl"):
+        path.write_text(path.read_text().replace("all_reduce", "all_guess"))
+    found, notes = rows(folder)
+    assert found == []
+    assert "the model does not know the collective all_guess" in notes[0]
+
+
+def test_on_gpus_computing_is_that_of_one_rank(folder):
+    gathered = gather(folder)
+    for record in gathered.trials:
+        record.header.trial = msgspec.structs.replace(record.trial, device="cuda")
+    networks = fabrics.networks(["eth10g"], fabrics.load(), 1, "nvlink4")
+    found, _ = projected.rows(gathered, (2,), networks, (Scaling.strong,), Algorithm.best)
+    row = next(r for r in found if r.cell.label == "sgd")
+    assert row.basis == "train_s at N = 1"
+    # Whole steps only: the last minibatch of the fixture is a little short.
+    assert row.middle.compute_s == pytest.approx(0.0015 / 2, rel=0.01)
+
+
+def test_the_command_prints_and_writes_what_it_modelled(cli, finished):
+    done = cli("project", finished.folder, "--ranks", "8,128", "--fabric", "ib-ndr,wan")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].strip() == "digits: modelled step time / modelled time to target"
+    assert lines[1].split() == ["optimizer", "measured", "at", "scaling", "fabric", "N=8", "N=128"]
+    assert len([line for line in lines if " strong " in line or " weak " in line]) == 3 * 2 * 2
+    assert "\x1b" not in done.out
+    assert "All times are modelled, none is measured" in done.out
+    assert "how many another N needs is not known" in done.out
+    assert "more ranks than the global minibatch has samples" in done.out
+    path = finished.folder / "tables" / "projection.csv"
+    assert lines[-1] == f"table: {path}"
+    table = pd.read_csv(path)
+    assert len(table) == 3 * 2 * 2 * 2
+    known = table.dropna(subset=["modelled_step_s"])
+    wan, near = (known[known["fabric"] == name]["modelled_communication_s"].to_numpy()
+                 for name in ("wan", "ib-ndr"))
+    assert (wan > near).all()
+
+
+def test_the_command_takes_own_networks_and_nodes(cli, finished, tmp_path):
+    mine = tmp_path / "my.toml"
+    mine.write_text('[moon]\nbytes_per_s = 1e6\nlatency_s = 1.3\nsource = "speed of light"\n')
+    arguments = ("project", finished.folder, "--fabrics", mine, "--fabric", "moon",
+                 "--ranks", "16", "--scaling", "weak")
+    path = finished.folder / "tables" / "projection.csv"
+    means = []
+    for extra in ((), ("--node-ranks", "8"), ("--node-ranks", "8", "--algorithm", "ring")):
+        assert cli(*arguments, *extra).code == 0
+        means.append(pd.read_csv(path)["modelled_communication_s"].mean())
+    flat, nodes, ring = means
+    assert nodes < flat < ring

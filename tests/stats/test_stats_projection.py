@@ -1,0 +1,208 @@
+"""Modelled times: by hand for each shape, and the order that they must keep."""
+
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stats_records import record
+
+from bench_apts.records import Traffic
+from bench_apts.stats.projection import (
+    COLLECTIVES,
+    Algorithm,
+    Fabric,
+    Network,
+    Scaling,
+    Work,
+    project,
+    seconds,
+    work,
+)
+
+RING, TREE, LEVELS, BEST = (
+    Algorithm.ring, Algorithm.tree, Algorithm.hierarchical, Algorithm.best)
+
+# Round numbers: a hop costs 1 s, a byte 0.01 s; within a node a hundredth of both.
+SLOW = Network(Fabric(100.0, 1.0, "by hand"))
+FAST = Fabric(10_000.0, 0.01, "by hand")
+NODES = Network(SLOW.outer, FAST, 4)
+
+
+@pytest.mark.parametrize(("collective", "ring", "tree"), [
+    # 8 ranks, 800 bytes: 7 rounds or 3; 700 bytes are what a rank lacks of them.
+    ("all_reduce", 14 + 14.0, 6 + 16.0),
+    ("all_gather", 7 + 7.0, 3 + 7.0),
+    ("reduce_scatter", 7 + 7.0, 3 + 7.0),
+    ("broadcast", 7 + 8.0, 3 + 8.0),
+    ("reduce", 7 + 8.0, 3 + 8.0),
+    ("gather", 7 + 7.0, 3 + 7.0),
+    ("scatter", 7 + 7.0, 3 + 7.0),
+    ("all_to_all", 7 + 7.0, 7 + 7.0),
+    ("send", 1 + 8.0, 1 + 8.0),
+    ("recv", 0.0, 0.0),
+    ("barrier", 3.0, 3.0),
+])
+def test_one_level_by_hand(collective, ring, tree):
+    assert seconds(collective, 800, 8, SLOW, RING) == pytest.approx(ring)
+    assert seconds(collective, 800, 8, SLOW, TREE) == pytest.approx(tree)
+    assert seconds(collective, 800, 8, SLOW, BEST) == pytest.approx(min(ring, tree))
+    assert seconds(collective, 800, 8, SLOW, LEVELS) == math.inf
+
+
+def test_two_ranks_and_uneven_trees_by_hand():
+    assert seconds("all_reduce", 800, 2, SLOW, RING) == pytest.approx(2 + 8)
+    assert seconds("all_reduce", 800, 2, SLOW, TREE) == pytest.approx(2 + 16)
+    assert seconds("all_reduce", 0, 5, SLOW, TREE) == 2 * 3
+    assert seconds("all_reduce", 0, 4096, SLOW, TREE) == 2 * 12
+    assert seconds("all_reduce", 0, 4096, SLOW, RING) == 2 * 4095
+
+
+def test_two_levels_by_hand():
+    # 8 ranks in 2 nodes of 4. Inside, a tree of 2 hops and 3/4 of the bytes, twice; outside a
+    # quarter of the bytes between 2 ranks: 2 hops, 200 bytes.
+    inside = 2 * 0.01 + 600 / 10_000
+    assert seconds("all_reduce", 800, 8, NODES, LEVELS) == pytest.approx(2 * inside + 2 + 2)
+    assert seconds("all_gather", 800, 8, NODES, LEVELS) == pytest.approx(inside + 1 + 1)
+    assert seconds("reduce_scatter", 800, 8, NODES, LEVELS) == pytest.approx(inside + 1 + 1)
+    assert seconds("broadcast", 800, 8, NODES, LEVELS) == pytest.approx(0.02 + 0.08 + 1 + 8)
+    # What has no two-level form crosses the network as if there were no nodes.
+    assert seconds("all_to_all", 800, 8, NODES, LEVELS) == seconds("all_to_all", 800, 8, SLOW)
+    # One node has no outside; a world that does not fill its nodes has no hierarchy.
+    assert seconds("all_gather", 800, 4, NODES, LEVELS) == pytest.approx(inside)
+    assert seconds("all_reduce", 800, 6, NODES, LEVELS) == math.inf
+    assert seconds("all_reduce", 800, 6, NODES) == seconds("all_reduce", 800, 6, SLOW)
+
+
+@pytest.mark.parametrize("algorithm", [RING, TREE, BEST])
+def test_one_rank_alone_needs_nobody(algorithm):
+    for collective in COLLECTIVES:
+        assert seconds(collective, 800, 1, SLOW, algorithm) == 0
+
+
+def test_what_the_model_does_not_know_is_no_zero():
+    with pytest.raises(KeyError):
+        seconds("all_guess", 800, 8, SLOW)
+
+
+ranks = st.integers(1, 5000)
+payloads = st.floats(0, 1e12)
+fabrics = st.builds(Fabric, st.floats(1e3, 1e12), st.floats(0, 1), st.just(""))
+networks = st.builds(Network, fabrics, st.none() | fabrics, st.integers(1, 64))
+collectives = st.sampled_from(sorted(COLLECTIVES))
+algorithms = st.sampled_from(list(Algorithm))
+
+
+@given(collectives, payloads, ranks, networks, algorithms, st.floats(1, 1e3))
+def test_more_bandwidth_and_less_latency_are_never_slower(
+        collective, payload, n, network, algorithm, factor):
+    def bandwidth(fabric):
+        return fabric and msgspec.structs.replace(
+            fabric, bytes_per_s=fabric.bytes_per_s * factor)
+
+    def latency(fabric):
+        return fabric and msgspec.structs.replace(fabric, latency_s=fabric.latency_s / factor)
+
+    before = seconds(collective, payload, n, network, algorithm)
+    for change in (bandwidth, latency):
+        better = network._replace(outer=change(network.outer), inner=change(network.inner))
+        assert seconds(collective, payload, n, better, algorithm) <= before * (1 + 1e-12)
+
+
+@given(collectives, payloads, ranks, networks, st.floats(1, 10), st.integers(1, 100))
+def test_larger_messages_and_larger_worlds_are_never_faster(
+        collective, payload, n, network, factor, more):
+    before = seconds(collective, payload, n, network)
+    assert seconds(collective, payload * factor, n, network) >= before * (1 - 1e-12)
+    for algorithm in (RING, TREE):
+        before = seconds(collective, payload, n, network, algorithm)
+        after = seconds(collective, payload, n + more, network, algorithm)
+        assert after >= before * (1 - 1e-12)
+
+
+@given(collectives, payloads, ranks, networks)
+def test_the_best_is_the_least_of_all(collective, payload, n, network):
+    best = seconds(collective, payload, n, network)
+    assert best == min(seconds(collective, payload, n, network, one)
+                       for one in (RING, TREE, LEVELS))
+    assert 0 <= best < math.inf
+
+
+# Twenty steps of 0.5 s computing and two all-reduces of 400 bytes at N = 2.
+DONE = Work(2, 20, 64, 10.0, "cpu_s", {"all_reduce": Traffic(40, 16_000, 16_000.0)}, True)
+
+
+def test_strong_scaling_by_hand():
+    found = project(DONE, 8, Scaling.strong, SLOW, RING)
+    assert found.compute_s == 0.125
+    assert found.communication_s == pytest.approx(2 * (14 + 7))
+    assert found.step_s == pytest.approx(42.125)
+    assert found.steps == 20
+    assert found.to_target_s == pytest.approx(20 * 42.125)
+
+
+def test_weak_scaling_by_hand():
+    found = project(DONE, 8, Scaling.weak, SLOW, RING)
+    assert (found.compute_s, found.steps) == (0.5, 5)
+    assert found.to_target_s == pytest.approx(5 * (0.5 + 42))
+    assert project(DONE, 4096, Scaling.weak, SLOW).steps == 1
+
+
+def test_the_recorded_world_gives_back_the_recorded_compute():
+    free = Network(Fabric(1e30, 0.0, ""))
+    for scaling in Scaling:
+        assert project(DONE, 2, scaling, free).to_target_s == pytest.approx(10)
+
+
+def test_a_minibatch_cannot_be_cut_into_less_than_samples():
+    assert project(DONE, 64, Scaling.strong, SLOW) is not None
+    assert project(DONE, 65, Scaling.strong, SLOW) is None
+    assert project(DONE, 65, Scaling.weak, SLOW) is not None
+
+
+def test_a_miss_has_a_step_time_and_no_time_to_target():
+    found = project(replace(DONE, hit=False), 8, Scaling.strong, SLOW)
+    assert found.to_target_s == math.inf
+    assert 0 < found.step_s < math.inf
+
+
+@pytest.fixture
+def hit():
+    """Hits at its third evaluation of five: 20 steps, 2 s, 200 samples."""
+    found = record([0.1, 0.5, 0.95, 0.96, 0.97], status="hit")
+    for index, event in enumerate(found.evals):
+        event.cpu_s = 0.75 * index
+    return found
+
+
+def on_gpus(found):
+    found.header.trial = msgspec.structs.replace(found.trial, device="cuda")
+    return found
+
+
+def test_work_is_read_at_the_hit_and_of_training_alone(hit):
+    done = work(hit)
+    assert (done.ranks, done.steps, done.batch_size, done.hit) == (2, 20, 8, True)
+    assert (done.compute_s, done.basis) == (1.5, "cpu_s")
+    assert done.traffic == {"all_reduce": Traffic(2, 2_000, 1_200.0),
+                            "broadcast": Traffic(2, 2_000, 800.0)}
+
+
+def test_work_of_a_miss_is_all_that_was_done():
+    done = work(record([0.1, 0.2, 0.3, 0.4]))
+    assert (done.steps, done.hit) == (30, False)
+
+
+def test_on_gpus_the_time_of_one_rank_counts_where_it_is_known(hit):
+    assert work(on_gpus(hit)).compute_s == 2.0
+    assert work(on_gpus(hit)).basis == "train_s, communication included"
+    done = work(on_gpus(hit), alone=0.01)
+    assert (done.compute_s, done.basis) == (0.01 * 200 / 2, "train_s at N = 1")
+    assert work(hit, alone=0.01).basis == done.basis
+
+
+def test_without_a_step_there_is_no_work():
+    assert work(record([])) is None
+    assert work(record([0.1])) is None
