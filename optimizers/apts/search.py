@@ -58,9 +58,12 @@ class RadiusSearch:
     change: float = 0.0
     slope: float = 0.0
 
-    def descending(self, verdict: Judgement) -> bool:
-        """Whether the loss must not have risen at all: in start-up, after a step that counts."""
-        return self.searching and not _negligible(verdict)
+    def groping(self, verdict: Judgement) -> bool:
+        """Whether this is start-up after a step so short that only a plain rise refuses it.
+
+        Losses on other samples than the earlier ones then say nothing of the step.
+        """
+        return self.searching and _negligible(verdict)
 
     def convinced(self, verdict: Judgement) -> bool:
         """Whether start-up may take a point that is no worse for its first accepted one.

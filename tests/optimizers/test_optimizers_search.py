@@ -63,13 +63,12 @@ def test_start_up_does_not_begin_at_a_plateau(length, error, convinced):
 def test_start_up_goes_on_where_a_step_was_too_short_to_be_judged():
     said = Judgement(2.0, 2.001, 0.003, 0.1, 0.01, 128.0)  # rises, insignificantly, by nothing
     search = RadiusSearch(1e-5)
-    assert not search.descending(said)
-    assert search.convinced(said)
+    assert search.groping(said)
     search.update(said, True, 0.1, settled=False)
     assert search.radius == pytest.approx(4e-5)
     far = Judgement(2.0, 2.001, 0.003, 0.1, 0.08, 128.0)
-    assert search.descending(far)
-    assert not found().descending(far)
+    assert not search.groping(far)
+    assert not found().groping(said)
 
 
 def found(radius=0.01):
