@@ -187,7 +187,7 @@ def test_the_command(cli, finished, tmp_path):
     assert (done.code, done.out, done.err) == (0, f"trials: {count}, all sound\n", "")
     copy = tmp_path / "copy"
     shutil.copytree(finished.folder, copy)
-    path = min((copy / "trials").glob("*.jsonl"))
+    path = copy / "trials" / f"{finished.records[0].header.run_id}.jsonl"
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     lines[-1]["ledger"]["eval_s"] += 0.05 * lines[-1]["wall_s"]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
