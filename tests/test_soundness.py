@@ -187,7 +187,10 @@ def test_the_command(cli, finished, tmp_path):
     assert (done.code, done.out, done.err) == (0, f"trials: {count}, all sound\n", "")
     copy = tmp_path / "copy"
     shutil.copytree(finished.folder, copy)
-    path = copy / "trials" / f"{finished.records[0].header.run_id}.jsonl"
+    # Another test narrows the study down to this optimizer and N.
+    spoilt = next(r for r in finished.records
+                  if (r.trial.label, r.trial.ranks, r.trial.stage) == ("sgd", 1, "tune"))
+    path = copy / "trials" / f"{spoilt.header.run_id}.jsonl"
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     lines[-1]["ledger"]["eval_s"] += 0.05 * lines[-1]["wall_s"]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
