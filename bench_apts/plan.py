@@ -50,6 +50,7 @@ class Plan:
 
     def __init__(self, study: Study, prepared: Mapping[str, Prepared]) -> None:
         self.study, self.prepared = study, prepared
+        self._drawn: dict[int, list[dict[str, Scalar]]] = {}
         self.plugins = {e.label: registry.optimizer(e.optimizer) for e in study.entries}
         # Interleaved: neighbours in time differ in the optimizer, not in suite or N.
         self.cells = [Cell(suite, entry, ranks)
@@ -135,8 +136,13 @@ class Plan:
         return math.ceil(cell.suite.budget.samples / cell.suite.evaluation.every_samples)
 
     def _draws(self, cell: Cell) -> list[dict[str, Scalar]]:
-        return tuning.draws(self._backend(cell), cell.entry.pinned, self.study.trials,
-                            self.seed(cell), self.study.sampler, self.study.space)
+        """All configurations of a search that are known beforehand, drawn once."""
+        place = self.cells.index(cell)
+        if place not in self._drawn:
+            self._drawn[place] = tuning.draws(
+                self._backend(cell), cell.entry.pinned, self.study.trials, self.seed(cell),
+                self.study.sampler, self.study.space)
+        return self._drawn[place]
 
     def seed(self, cell: Cell) -> int:
         """Returns the seed of a competitor's draws.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import JournalStorage
 
     from bench_apts.launch.job import Pruning
     from bench_apts.spec import Pruner
@@ -22,7 +23,8 @@ class Watch:
     def __init__(self, pruning: Pruning) -> None:
         import optuna
 
-        search = study(Path(pruning.storage), pruning.study, pruning.pruner, pruning.evaluations)
+        search = study(storage(Path(pruning.storage)), pruning.study, pruning.pruner,
+                       pruning.evaluations)
         known = search.get_trials(deepcopy=False)[pruning.number]
         self._trial = optuna.trial.Trial(search, known._trial_id)
 
@@ -37,28 +39,33 @@ class Watch:
         return self._trial.should_prune()
 
 
+def storage(path: Path) -> JournalStorage:
+    """Opens a storage, or begins it; what others add to its file is read when it is asked."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
 def study(
-    path: Path, name: str, pruner: Pruner, evaluations: int,
+    storage: JournalStorage, name: str, pruner: Pruner, evaluations: int,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.Study:
     """Opens a search in a storage, or begins it.
 
     Args:
-        path: The storage's file.
+        storage: Where it lies.
         name: The search's name in it.
         pruner: Name of the rule.
         evaluations: How many a full trial has.
         sampler: Where new trials come from.
     """
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))), study_name=name,
-        direction="maximize", load_if_exists=True, sampler=sampler,
-        pruner=rule(pruner, evaluations))
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        sampler=sampler, pruner=rule(pruner, evaluations))
 
 
 def rule(pruner: Pruner, evaluations: int) -> optuna.pruners.BasePruner:

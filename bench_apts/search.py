@@ -39,6 +39,7 @@ class Search:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._path = plan, folder / STORAGE
+        self._storage = pruning.storage(self._path)
         self._lock = FileLock(folder / f".{STORAGE}.lock")
 
     def trial(self, cell: Cell, number: int) -> tuple[Trial, Pruning | None]:
@@ -82,7 +83,7 @@ class Search:
     def _study(self, cell: Cell, number: int) -> optuna.Study:
         plan, name = self._plan, self._plan.search(cell)
         seed = seeds.derive(plan.study.base_seed, f"sampler-{name}", cell.suite.name, number)
-        return pruning.study(self._path, name, plan.study.pruner, plan.evaluations(cell),
+        return pruning.study(self._storage, name, plan.study.pruner, plan.evaluations(cell),
                              tuning.sampler_of(plan.study.sampler, seed))
 
 

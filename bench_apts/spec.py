@@ -78,6 +78,11 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
     version: Positive = 1
     levels: tuple[Share, ...] = (0.95, 0.99, 1.0)
 
+    @property
+    def every_level(self) -> list[float]:
+        """The levels in ascending order, the full target among them."""
+        return sorted({1.0, *self.levels})
+
     def threshold(self, level: float) -> float:
         """Returns the metric's value that counts as reaching ``level``."""
         return self.value * level if self.direction == "max" else self.value / level

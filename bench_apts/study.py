@@ -121,22 +121,29 @@ def run(plan: Plan, folder: Path, progress: Progress, shared: bool = False,
             number, cell = task
             leader = plan.leader(cell) if number == 0 else None
             trial, pruning = search.trial(leader or cell, number)
-            record = runner.run(plan.following(cell, trial), None) if leader else runner.run(
-                trial, pruning)
+            if leader:
+                trial, pruning = plan.following(cell, trial), None
+            record = runner.run(trial, pruning)
             if record is not None and not leader:
                 search.told(cell, record)
             return record is not None
 
         tunings = [(number, cell) for number in range(study.trials) for cell in plan.cells
                    if number < plan.tunings(cell)]
-        followers = [cell for cell in plan.cells if plan.leader(cell)]
+        first = [task for task in tunings if task[0] == 0]
         last = sum(map(plan.reports, plan.cells)) if reports else 0
-        progress.study_started(last + sum(n == 0 or cell not in followers for n, cell in tunings))
-        _until_all_are_done(tune, [task for task in tunings if task[0] == 0])
+
+        def further(paying: Sequence[Cell]) -> list[tuple[int, Cell]]:
+            """The tuning trials after the first, which tell how many there will be."""
+            found = [(number, cell) for number, cell in tunings if number and cell in paying]
+            progress.study_started(len(first) + len(found) + last)
+            return found
+
+        further([cell for cell in plan.cells if not plan.leader(cell)])
+        _until_all_are_done(tune, first)
         known = store.read_trials(folder)
-        paid = [cell for cell in plan.cells if not plan.shared(cell, known)]
-        progress.study_started(last + sum(n == 0 or cell in paid for n, cell in tunings))
-        _until_all_are_done(tune, [task for task in tunings if task[0] and task[1] in paid])
+        _until_all_are_done(
+            tune, further([cell for cell in plan.cells if not plan.shared(cell, known)]))
         if reports:
             _until_all_are_done(lambda trial: runner.run(trial) is not None,
                                 plan.reporting(store.read_trials(folder)))

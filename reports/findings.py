@@ -90,7 +90,7 @@ def find(group: Group, device: str) -> Finding:
 
 def unstable(group: Group, currency: Currency = HEADLINE) -> str:
     """Says how the winner depends on the level of the target; "" if it does not."""
-    levels = sorted({1.0, *group.suite.target.levels})
+    levels = group.suite.target.every_level
     cells = [cell for cell in group.cells if cell.draws and all(
         known(cell.outcomes(level), currency) for level in levels)]
     found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}

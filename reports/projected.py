@@ -137,13 +137,15 @@ def rows(
 def _batches(cell: Cell) -> tuple[Callable[[Scaling, int], int | None], list[str]]:
     """Returns the global minibatch that an optimizer wants at another N, None for the suite's.
 
-    A plug-in that is gone, or has other settings now, cannot be asked, which the note then says.
+    A plug-in that is gone, or has other settings now, cannot be asked, and one that is a file is
+    not: a record must not decide which code runs. The note then says so.
     """
     trial, notes = cell.seeds[0].trial, []
     wish, values = None, trial.hyperparameters
     try:
-        backend = registry.optimizer(
-            trial.plugin if trial.plugin.endswith(".py") else trial.optimizer).backend
+        if trial.plugin.endswith(".py"):
+            raise UserError(f"{trial.plugin} is not run to ask for another")
+        backend = registry.optimizer(trial.optimizer).backend
         if backend.batch_size:
             values, wish = backend.configure(values), backend.batch_size
     except UserError as error:

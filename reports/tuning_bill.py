@@ -53,7 +53,7 @@ def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float =
     view = View(currency, level, gathered.device)
     suites = gathered.file.study.suites
     for suite in suites:
-        levels = sorted({1.0, *suite.target.levels})
+        levels = suite.target.every_level
         if level not in levels:
             raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
                             f"{units.listing([f'{each:g}' for each in levels])}")

@@ -42,7 +42,7 @@ def command(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=twins,
         sampler=sampler, pruner=pruner, space=space, share=share)
-    folder = out / (study or "+".join(s.name for s in resolved.suites))
+    folder = session.folder(out, study, resolved)
     plan = session.plan(console, resolved, notes, data_dir, offline)
     if dry_run:
         from bench_apts.estimate import lines

@@ -24,6 +24,11 @@ def console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
+def folder(out: Path, study: str | None, resolved: Study) -> Path:
+    """Returns a study's results folder, named after its suites unless the user names it."""
+    return out / (study or "+".join(suite.name for suite in resolved.suites))
+
+
 def plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
@@ -37,7 +42,7 @@ def plan(
 
 
 def run(
-    out: Console, planned: Plan, folder: Path, shared: bool, reports: bool,
+    out: Console, planned: Plan, results: Path, shared: bool, reports: bool,
     then: Callable[[], None],
 ) -> None:
     """Runs a plan in its folder and finishes with ``then``; says which trials failed."""
@@ -45,14 +50,14 @@ def run(
     from bench_apts.launch.elastic import Interrupted
     from bench_apts.progress import Progress
 
-    with studies.opened(folder, shared):
+    with studies.opened(results, shared):
         progress = Progress(out)
         try:
             with progress.shown():
-                studies.run(planned, folder, progress, shared, reports)
+                studies.run(planned, results, progress, shared, reports)
         except (Interrupted, KeyboardInterrupt) as error:
             number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            out.print(f"interrupted: finished trials are kept in {folder}; the same command "
+            out.print(f"interrupted: finished trials are kept in {results}; the same command "
                       "goes on from there", markup=False)
             raise typer.Exit(128 + number) from error
         failed = {name: count for name, count in progress.statuses.items()

@@ -34,7 +34,7 @@ def command(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=1, base_seed=base_seed, twins=False,
         sampler=sampler, pruner=pruner, space=space, share=share)
-    folder = out / (study or "+".join(s.name for s in resolved.suites))
+    folder = session.folder(out, study, resolved)
     plan = session.plan(console, resolved, notes, data_dir, offline)
 
     def frozen() -> None:

@@ -35,7 +35,7 @@ def select(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     candidates = sound or evaluated
     if not candidates:
         return None
-    for level in sorted({1.0, *candidates[0].trial.suite.target.levels}, reverse=True):
+    for level in reversed(candidates[0].trial.suite.target.every_level):
         hits = [(record.evals[found[1]].samples, record.trial.repetition, order)
                 for order, record in enumerate(candidates)
                 if (found := hit_bracket(record, level)) is not None]

@@ -284,3 +284,25 @@ def training(connect, make, arguments=(), dispatch=False, steps=5):
     counts = msgspec.to_builtins(w.meter.snapshot())
     own = w.audit.result(w.rank)
     return counts, own, verdict(w.audit, w.meter, w.world)
+
+
+def assert_counts_are_the_hooks(by_hook, by_other, name):
+    """What ``every_collective`` returned under another meter is what the hook counted."""
+    for (one, counts, _, _), (other, same, audited, unwatched) in zip(
+            by_hook, by_other, strict=True):
+        assert (one, other) == ("c10d pre-hook", name)
+        assert same == counts
+        assert {part.difference for part in audited.parts.values()} == {0}
+        assert unwatched == []
+
+
+def assert_every_record_was_counted(folder, name):
+    """Trials of a study of two ranks that communicate in training name their meter and agree."""
+    from bench_apts import store
+
+    records = store.read_trials(folder)
+    assert records
+    for record in records:
+        assert record.start.comm_meter == name
+        assert record.end.comm["train"]["all_reduce"].ideal_bytes > 0
+        assert record.end.audit.parts["train"].difference == 0

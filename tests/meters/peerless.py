@@ -75,7 +75,7 @@ class Peerless(dist.distributed_c10d.C10DBackend):
         if operation.op == dist.ReduceOp.SUM:
             tensor.mul_(self.size())
         elif operation.op not in (dist.ReduceOp.MAX, dist.ReduceOp.MIN):
-            raise NotImplementedError(f"{operation.op} over equal ranks")
+            raise ValueError(f"{operation.op} over equal ranks")
 
 
 def _done(tensors):

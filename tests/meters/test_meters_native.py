@@ -9,10 +9,15 @@ from types import SimpleNamespace
 import comm_ranks
 import pytest
 import torch
-from comm_ranks import every_collective, training, watched
+from comm_ranks import (
+    assert_counts_are_the_hooks,
+    assert_every_record_was_counted,
+    every_collective,
+    training,
+    watched,
+)
 from harness_ranks import run_ranks
 
-from bench_apts import store
 from bench_apts.errors import UserError
 from bench_apts.meters import comm, native
 from bench_apts.meters.hooks import _HOOK_ID
@@ -63,12 +68,7 @@ def test_ranks_that_ask_together_compile_once(native_ranks):
 def test_it_counts_every_collective_as_the_python_hook_does(native_ranks, size, n):
     by_hook = run_ranks(every_collective, size, n)
     by_native = native_ranks.run(every_collective, size, n)
-    for (one, counts, _, _), (other, same, audited, unwatched) in zip(
-            by_hook, by_native, strict=True):
-        assert (one, other) == ("c10d pre-hook", "c10d pre-hook (native)")
-        assert same == counts
-        assert {part.difference for part in audited.parts.values()} == {0}
-        assert unwatched == []
+    assert_counts_are_the_hooks(by_hook, by_native, "c10d pre-hook (native)")
 
 
 @pytest.mark.slow
@@ -128,12 +128,7 @@ def test_the_environment_asks_for_it_and_the_record_says_so(native_ranks, enviro
         env=environment | native_ranks.variables, capture_output=True, text=True, check=False,
         timeout=250)
     assert done.returncode == 0, done.stderr
-    records = store.read_trials(tmp_path / "digits")
-    assert records
-    for record in records:
-        assert record.start.comm_meter == "c10d pre-hook (native)"
-        assert record.end.comm["train"]["all_reduce"].ideal_bytes > 0
-        assert record.end.audit.parts["train"].difference == 0
+    assert_every_record_was_counted(tmp_path / "digits", "c10d pre-hook (native)")
 
 
 def test_without_a_compiler_it_says_so_in_one_line(monkeypatch, tmp_path):

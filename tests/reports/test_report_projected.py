@@ -154,3 +154,17 @@ def test_a_study_of_single_ranks_models_nothing(tmp_path):
     page = reports.build(fixture.populate(tmp_path / "study", fixture.study(ranks=(1,))))
     assert "Modelled" not in page.read_text(encoding="utf-8")
     assert not (tmp_path / "study" / "tables" / "modelled.csv").exists()
+
+
+def test_a_record_does_not_decide_which_code_runs(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    study = fixture.populate(tmp_path / "study")
+    for path in (study / "trials").glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"plugin":"builtin"', f'"plugin":"{plugin}"'))
+    found, notes = rows(study)
+    reports.build(study)
+    assert found
+    assert f"sgd on digits is modelled with the suite's minibatch: {plugin} is not run" in (
+        " ".join(notes))
+    assert not (tmp_path / "ran").exists()
