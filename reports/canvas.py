@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .style import Look
+    from .table import Table
 
 _THEME: Any = {
     "svg.fonttype": "none",
@@ -65,6 +66,8 @@ class Figure:
         caption: What to see in it, with what was left out.
         inline: The ``<svg>`` element for the page.
         files: File name to content: the same figure with legend and white ground.
+        basis: What it rests on: number of trials or seeds, target, cap.
+        data: The numbers that are drawn.
     """
 
     slug: str
@@ -72,6 +75,8 @@ class Figure:
     caption: str
     inline: str
     files: dict[str, bytes]
+    basis: str = ""
+    data: Table | None = None
 
 
 @contextmanager
@@ -139,7 +144,7 @@ def _log_ticks(low: float, high: float, ticks: int) -> list[float]:
 
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,
-           legend: Mapping[str, Look]) -> Figure:
+           legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
     """Writes a drawing as inline SVG and, with legend and white ground, as SVG and PNG."""
     bare = _svg(drawing, slug)
     if legend:
@@ -153,7 +158,7 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
     files = {f"{slug}.svg": _svg(drawing, slug, facecolor="white", bbox_inches="tight",
                                  pad_inches=0.2).encode(),
              f"{slug}.png": picture.getvalue()}
-    return Figure(slug, title, caption, svg.inline(bare, slug, title, caption), files)
+    return Figure(slug, title, caption, svg.inline(bare, slug, title, caption), files, basis, data)
 
 
 def swatch(look: Look, slug: str, label: str) -> str:
