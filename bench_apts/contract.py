@@ -145,13 +145,17 @@ class Stepper(Protocol):
         """Does one optimizer iteration on this rank's share of a minibatch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything that decides the future: weights, buffers, optimizer state.
+        """Returns all that decides the future on this rank: weights, buffers, optimizer state.
 
-        The tensors are copies. May use collectives; all ranks call it together.
+        Dictionaries, lists and tuples of tensors, numbers, strings and None, or no checkpoint
+        can be written. The tensors are copies. May use collectives; all ranks call it together.
         """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned; all ranks call it together."""
+        """Takes back what ``state_dict`` returned on this rank; all ranks call it together.
+
+        The state may come from another process; this one has then taken a few steps at most.
+        """
 
     def evaluation_model(self) -> torch.nn.Module:
         """Returns the module whose forward pass is evaluated; all ranks use it in lockstep."""

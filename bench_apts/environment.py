@@ -27,7 +27,8 @@ def card() -> dict[str, Any]:
     Keys: ``hostname``, ``os``, ``cpu``, ``cores`` (that this process may use),
     ``memory_bytes``, ``gpus`` (names of the visible ones), ``gpu_driver``, ``python``,
     ``versions`` by package, ``commit`` and ``dirty`` (None outside a checkout of bench-apts),
-    ``threads`` (set variables), ``container`` and ``slurm``.
+    ``threads`` (set variables), ``container``, ``slurm`` and ``beside`` (how many other trials of
+    the command might run at the same time).
     """
     commit, dirty = _commit()
     gpus, driver = _gpus()
@@ -36,7 +37,7 @@ def card() -> dict[str, Any]:
         "os": _system(),
         "cpu": _cpu(),
         "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "gpus": [name for _, name in _visible(gpus)],
         "gpu_driver": driver,
         "python": platform.python_version(),
@@ -46,6 +47,7 @@ def card() -> dict[str, Any]:
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         "container": _container(),
         "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
+        "beside": 0,
     }
 
 
@@ -55,6 +57,11 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Returns the machine's main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def gpu_count() -> int:

@@ -13,6 +13,20 @@ class UserError(Exception):
     """Something the user can mend; shown as one line, without a traceback, exit code 2."""
 
 
+def one_line(message: str) -> str:
+    """Returns a message as one line of bounded length without control characters."""
+    shown = " ".join(message.splitlines())
+    return shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode()
+                             for c in shown), 1_000)
+
+
+def shortened(text: str, most: int) -> str:
+    """Cuts the middle out of a text of more than ``most`` characters, saying so."""
+    if len(text) <= most:
+        return text
+    return f"{text[:most // 2]} … ({len(text):,} characters) … {text[-(most // 2):]}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """Answers an unknown name with what was asked, the near misses and what there is.
 

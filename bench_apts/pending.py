@@ -35,6 +35,16 @@ class Pending:
             else:
                 self._latest[name] = value
 
+    def state(self) -> dict[str, Any]:
+        """Returns the sums, nested values and tensors."""
+        return {"loss": self.loss, "steps": self.steps, "shares": self._shares,
+                "latest": self._latest}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state`` returned."""
+        self.loss, self.steps = state["loss"], state["steps"]
+        self._shares, self._latest = state["shares"], state["latest"]
+
     def diagnostics(self) -> dict[str, float]:
         """Returns bools as the share of steps where they held, numbers as their latest value."""
         shares = {name: sum(values) / len(values) for name, values in self._shares.items()}

@@ -67,6 +67,12 @@ class Plan:
         """Whether the competitor has anything that tuning may turn."""
         return bool(self.space(cell)) and self.study.trials > 0
 
+    def untuned(self) -> dict[str, str]:
+        """Returns the configurations of the competitors that are not tuned, by label."""
+        trials = [self._trial(cell, "report", 0, self._backend(cell).configure(cell.entry.pinned))
+                  for cell in self.cells if not self.tuned(cell)]
+        return {trial.label: trial.configuration for trial in trials}
+
     def leader(self, cell: Cell) -> Cell | None:
         """Returns the competitor whose search may serve this one too, if there is one."""
         name = self._backend(cell).follows

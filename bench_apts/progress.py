@@ -66,9 +66,13 @@ class Progress:
         self._total = trials
         self._bars.update(self._study, total=trials)
 
-    def trial_kept(self, record: TrialRecord) -> None:
-        """Tells that a trial was finished by an earlier command."""
-        self._advance(record, "kept from an earlier run")
+    def note(self, text: str) -> None:
+        """Shows a line that is no trial's end."""
+        self._console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def trial_kept(self, record: TrialRecord, meanwhile: bool = False) -> None:
+        """Tells that a trial was finished by an earlier command, or ``meanwhile`` by another."""
+        self._advance(record, "run beside" if meanwhile else "kept from an earlier run")
 
     def trial_finished(self, record: TrialRecord) -> None:
         """Tells how a trial ended."""

@@ -6,9 +6,9 @@ that is run again appends a new ``header``; the last attempt counts. See docs/fo
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from bench_apts.spec import SCHEMA, Trial
 
@@ -19,10 +19,13 @@ Status = Literal[
 FINISHED: frozenset[str] = frozenset({"hit", "miss", "diverged", "oom", "timeout", "pruned"})
 """Statuses that are an answer: the trial is not run again. ``error`` and ``interrupted`` are."""
 
-Phase = Literal["setup", "warmup", "train", "eval"]
+Int64 = Annotated[int, Meta(ge=-2**63, le=2**63 - 1)]
+"""A count as it is read: statistics can bear it, and ``bench-apts check`` says if it cannot be."""
+
+Phase = Literal["setup", "warmup", "train", "eval", "checkpoint"]
 
 
-class Traffic(Struct):
+class Traffic(Struct, gc=False):
     """What one kind of collective moved in one phase.
 
     ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
@@ -30,17 +33,17 @@ class Traffic(Struct):
     headers included, None elsewhere (see bench_apts/meters/wire.py).
     """
 
-    calls: int = 0
-    payload_bytes: int = 0
+    calls: Int64 = 0
+    payload_bytes: Int64 = 0
     ideal_bytes: float = 0.0
-    actual_bytes: int | None = None
+    actual_bytes: Int64 | None = None
 
 
 Communication = dict[str, dict[str, Traffic]]
 """Traffic by phase and collective, for instance ``comm["train"]["all_reduce"]``."""
 
 
-class DistinctCall(Struct, frozen=True):
+class DistinctCall(Struct, frozen=True, gc=False):
     """A collective as rank 0 issued it, and how often: calls that differ in nothing told here.
 
     Attributes:
@@ -55,26 +58,26 @@ class DistinctCall(Struct, frozen=True):
 
     phase: str
     collective: str
-    ranks: int
+    ranks: Int64
     operation: str | None
     dtype: str | None
     root: int | None
-    payload_bytes: int
+    payload_bytes: Int64
     ideal_bytes: float
-    actual_bytes: int | None
-    calls: int
-    folded: int = 0
+    actual_bytes: Int64 | None
+    calls: Int64
+    folded: Int64 = 0
 
 
-class AuditPart(Struct):
+class AuditPart(Struct, gc=False):
     """Bytes that one rank sent in one part of a trial.
 
     ``unsure_bytes`` is by how much the prediction may be wrong for good reasons.
     """
 
-    predicted_bytes: int = 0
-    seen_bytes: int = 0
-    unsure_bytes: int = 0
+    predicted_bytes: Int64 = 0
+    seen_bytes: Int64 = 0
+    unsure_bytes: Int64 = 0
 
     @property
     def difference(self) -> int:
@@ -97,14 +100,16 @@ class Header(Struct, tag="header", tag_field="event"):
     """The first event of an attempt: what runs, where, and on which data and weights.
 
     ``configuration`` is ``Trial.configuration``, written out for readers without this package.
+    With ``resumed`` the attempt goes on from the checkpoint of that many samples.
     """
 
-    run_id: str
+    run_id: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]  # it names files
     time: str
     trial: Trial
     environment: dict[str, Any]
     configuration: str = ""
     schema: int = SCHEMA
+    resumed: int | None = None
 
 
 class Start(Struct, tag="start", tag_field="event"):
@@ -113,38 +118,52 @@ class Start(Struct, tag="start", tag_field="event"):
     The operations are those of one sample; None in records of before they were counted.
     """
 
-    parameters: int
+    parameters: Int64
     initial_weights_sha256: str | None
     data_order_sha256: str
-    train_samples: int
-    validation_samples: int
+    train_samples: Int64
+    validation_samples: Int64
     comm_meter: str
     process_group: str
     forward_flops: float | None = None
     backward_flops: float | None = None
 
 
-class Eval(Struct, tag="eval", tag_field="event"):
+class Eval(Struct, tag="eval", tag_field="event", gc=False):
     """One evaluation. All counters are cumulative since the first training step.
 
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
     ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's.
     """
 
-    step: int
-    samples: int
+    step: Int64
+    samples: Int64
     epoch: float
     train_s: float
     wall_s: float
     cpu_s: float
-    forwards: int
-    backwards: int
-    peak_memory_bytes: int
+    forwards: Int64
+    backwards: Int64
+    peak_memory_bytes: Int64
     train_loss: float | None
     validation: dict[str, float]
     comm: Communication
     diagnostics: dict[str, float] = {}
     flops: float | None = None
+
+
+class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
+    """The trial can be resumed from here, or why not.
+
+    ``sha256`` is that of ``checkpoint.json`` in ``folder``, which lies in the study's folder;
+    where ``skipped`` says what went wrong there is no checkpoint, and both are empty.
+    """
+
+    step: int
+    samples: int
+    folder: str = ""
+    sha256: str = ""
+    skipped: str = ""
 
 
 class End(Struct, tag="end", tag_field="event"):
@@ -159,8 +178,8 @@ class End(Struct, tag="end", tag_field="event"):
     wall_s: float
     ledger: dict[str, float] = {}
     cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
-    samples: int = 0
+    peak_memory_bytes: Int64 = 0
+    samples: Int64 = 0
     comm: Communication = {}
     test: dict[str, float] | None = None
     final_weights_sha256: str | None = None
@@ -170,13 +189,14 @@ class End(Struct, tag="end", tag_field="event"):
     calls: list[DistinctCall] | None = None
 
 
-Event = Header | Start | Eval | End
+Event = Header | Start | Eval | Checkpoint | End
 
 
 class TrialRecord(Struct):
-    """One trial as read back: its last attempt. ``end`` is None while it runs or was killed.
+    """One trial as read back: its last attempt, with what came before it if it was resumed.
 
-    ``torn`` are the numbers of lines that a killed writer cut off.
+    ``end`` is None while it runs or was killed. ``torn`` are the numbers of lines that a killed
+    writer cut off, ``resumed`` the samples at which it went on from a checkpoint.
     """
 
     header: Header
@@ -186,6 +206,8 @@ class TrialRecord(Struct):
     path: str
     attempts: int = 1
     torn: list[int] = []
+    checkpoints: list[Checkpoint] = []
+    resumed: list[int] = []
 
     @property
     def trial(self) -> Trial:

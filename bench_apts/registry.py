@@ -73,7 +73,11 @@ def optimizer(name: str) -> Plugin:
 
 
 def _from_file(path: Path) -> Plugin:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # the name is too long, for instance
+        raise UserError(f"no optimizer file {path}: {error.strerror}") from error
+    if not there:
         raise UserError(f"no optimizer file {path}")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
@@ -83,7 +87,7 @@ def _from_file(path: Path) -> Plugin:
     sys.modules[spec.name] = module  # dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path)
 

@@ -12,6 +12,12 @@ from bench_apts.spec import Entry, Pruner, Sampler, Space, Study
 DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-free,prodigy,"
                       "local-adam,zero1,zero2,zero3")
 
+_MOST_TRIALS = 10_000
+"""Of one competitor on one suite at one N; each exists as a plan before any runs."""
+
+_RANK_BYTES = 2**26
+"""Memory that a CPU rank takes for itself at least, what it shares with the others apart."""
+
 
 def study(
     suites: list[str],
@@ -26,6 +32,7 @@ def study(
     pruner: Pruner = "none",
     space: Space = "narrow",
     share: bool = True,
+    nodes: int = 1,
 ) -> tuple[Study, list[str]]:
     """Resolves names, world sizes and selectors.
 
@@ -33,10 +40,15 @@ def study(
         The study, and notes that the user should read before it runs.
 
     Raises:
-        UserError: Anything is unknown, malformed or unavailable.
+        UserError: Anything is unknown, malformed, unavailable or absurdly large.
     """
+    for option, number, most in (("--trials", trials, _MOST_TRIALS),
+                                 ("--seeds", seeds, _MOST_TRIALS),
+                                 ("--base-seed", base_seed, 2**63 - 1)):
+        if abs(number) > most:
+            raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    device, ranks = world_sizes(gpus, notes)
+    device, ranks = world_sizes(gpus, notes, nodes)
     return Study(
         suites=tuple(registry.suite(name, overrides) for name in dict.fromkeys(suites)),
         entries=_entries(optimizers, notes),
@@ -54,22 +66,35 @@ def study(
 
 
 def world_sizes(
-    gpus: str | None, notes: list[str]
+    gpus: str | None, notes: list[str], nodes: int = 1
 ) -> tuple[Literal["cpu", "cuda"], tuple[int, ...]]:
     """Reads ``--gpus`` and decides between GPUs and CPU ranks.
 
+    Several nodes share the ranks evenly; a single rank runs on node 0.
+
     Raises:
-        UserError: Not a list of positive numbers, or more GPUs asked for than there are.
+        UserError: Not a list of positive numbers, more GPUs asked for than there are, or not to
+            be shared evenly.
     """
-    there, cores = environment.gpu_count(), environment.cores()
+    there, cores = environment.gpu_count() * nodes, environment.cores() * nodes
     most = there or cores
     ranks = tuple(sorted({1, most})) if gpus is None else sizes("--gpus", gpus)
+    uneven = [n for n in ranks if n > 1 and n % nodes]
+    if uneven:
+        raise UserError(f"--gpus {gpus}: {uneven[0]} ranks cannot be spread evenly over {nodes} "
+                        f"nodes; choose 1 or multiples of {nodes}")
     if there:
         if max(ranks) > there:
-            raise UserError(f"--gpus {gpus}: this machine has {there} GPU{'s' * (there > 1)}; "
+            have = f"{nodes} nodes like this one have" if nodes > 1 else "this machine has"
+            raise UserError(f"--gpus {gpus}: {have} {there} GPU{'s' * (there > 1)}; "
                             "ask for no more, or hide them with CUDA_VISIBLE_DEVICES= to run "
                             "CPU ranks")
         return "cuda", ranks
+    memory = environment.memory_bytes() * nodes
+    if max(ranks) * _RANK_BYTES > memory:
+        raise UserError(f"--gpus {gpus}: {max(ranks):,} ranks take at least "
+                        f"{max(ranks) * _RANK_BYTES / 2**30:,.1f} GiB, and there are "
+                        f"{memory / 2**30:,.1f} GiB; ask for fewer")
     notes.append("no GPU here: every rank is a CPU process over gloo, and times are CPU times")
     if max(ranks) > cores:
         notes.append(f"{max(ranks)} ranks share {cores} cores: times beyond N={cores} measure "
@@ -81,13 +106,13 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     """Reads a list of world sizes; each counts once.
 
     Raises:
-        UserError: One is no whole number from 1 on.
+        UserError: One is no whole number from 1 on, or more than any machine could have.
     """
     try:
         ranks = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         ranks = ()
-    if not ranks or min(ranks) < 1:
+    if not ranks or min(ranks) < 1 or max(ranks) >= 2**31:
         raise UserError(f"{option} {text}: write world sizes from 1 on, for instance 1,2,4")
     return ranks
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from bench_apts import store
+from bench_apts import environment, store
+from bench_apts.checkpoints import checkpoint
+from bench_apts.jobs import ALONE, Jobs, Slots
 from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
-from bench_apts.launch.job import Job
+from bench_apts.launch.job import Job, Saving
+from bench_apts.progress import describe
 from bench_apts.records import End, Header, TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from bench_apts.launch.job import Pruning
     from bench_apts.progress import Progress
@@ -24,8 +27,27 @@ _GRACE_S = 120.0
 """Seconds a trial may take beyond twice its budget, for setup and evaluations."""
 
 
+_DECISIVE = ("cpu", "gpus", "python", "versions", "threads")
+"""Fields of the environment card on which the last bit of a result may depend."""
+
+
 class Runner:
-    """Runs single trials and sees to it that each leaves a record with an end."""
+    """Runs single trials and sees to it that each leaves a record with an end.
+
+    Args:
+        folder: The study's folder.
+        prepared: Data sets by name.
+        card: The environment card.
+        launcher: Runs the ranks.
+        progress: Is told what happens.
+        shared: Whether other commands work on the same study.
+        checkpoint_every: Samples between two checkpoints; None for those alone that SIGTERM
+            asks for.
+        jobs: How many trials run side by side.
+
+    Attributes:
+        jobs: The same; may be set between trials.
+    """
 
     def __init__(
         self,
@@ -35,14 +57,22 @@ class Runner:
         launcher: Launcher,
         progress: Progress,
         shared: bool,
+        checkpoint_every: int | None = None,
+        jobs: Jobs = ALONE,
     ) -> None:
         self._folder, self._prepared, self._card = folder, prepared, card
         self._launcher, self._progress, self._shared = launcher, progress, shared
+        self._every = checkpoint_every
+        self.jobs, self._began = jobs, jobs.began or store.now()
+        self._slots = Slots(folder, environment.cores()) if jobs.count > 1 else None
         if shared:
             (folder / ".claims").mkdir(exist_ok=True)
 
     def run(self, trial: Trial, pruning: Pruning | None = None) -> TrialRecord | None:
-        """Returns the trial's record when it has ended, or None if another command is at it."""
+        """Returns the trial's record when it has ended.
+
+        None if another command is at it, or at others that leave no cores for it.
+        """
         if not self._shared:
             return self._run(trial, pruning)
         claim = FileLock(self._folder / ".claims" / trial.run_id)
@@ -52,16 +82,33 @@ class Runner:
         except Timeout:
             return None
 
-    def _run(self, trial: Trial, pruning: Pruning | None) -> TrialRecord:
+    def _run(self, trial: Trial, pruning: Pruning | None) -> TrialRecord | None:
         path = self._folder / "trials" / f"{trial.run_id}.jsonl"
         known = store.read_trial(path) if path.exists() else None
-        if known is not None and known.finished:
-            self._progress.trial_kept(known)
+        if known is not None and (known.finished or self._failed_meanwhile(known)):
+            self._progress.trial_kept(known, known.end is not None
+                                      and known.end.time >= self._began)
             return known
+        if self._slots is None or self.jobs.count == 1 or trial.device == "cuda":
+            return self._begin(path, trial, known, pruning)
+        with self._slots.taken(trial.ranks) as free:
+            return self._begin(path, trial, known, pruning) if free else None
+
+    def _failed_meanwhile(self, known: TrialRecord) -> bool:
+        """Whether another command has just tried in vain, and trying again would be no help."""
+        return (self._shared and known.end is not None and known.end.status == "error"
+                and known.end.time >= self._began)
+
+    def _begin(self, path: Path, trial: Trial, known: TrialRecord | None,
+               pruning: Pruning | None) -> TrialRecord:
+        saving = self._saving(trial, known)
         header = Header(
-            trial.run_id, store.now(), trial, self._card, configuration=trial.configuration)
+            trial.run_id, store.now(), trial, self._machine(trial),
+            configuration=trial.configuration, resumed=saving.resume)
+        self._launcher.ready()
         store.append(path, header)
-        job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path), pruning)
+        job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path), pruning,
+                  saving)
         with self._progress.trial(trial, path):
             try:
                 outcome = self._launcher.run(job, 2 * trial.suite.budget.seconds + _GRACE_S)
@@ -69,8 +116,51 @@ class Runner:
                 self._close(path, Outcome("interrupted", "stopped by a signal"))
                 raise
         record = self._close(path, outcome)
+        for event in record.checkpoints:
+            if event.skipped:
+                self._note(trial, f"no checkpoint at {event.samples} samples: {event.skipped}")
+        assert record.end is not None
+        # An error that the ranks found when all was done would be found again.
+        if record.finished or record.end.audit is not None:
+            checkpoint.sweep(Path(saving.folder))
         self._progress.trial_finished(record)
         return record
+
+    def _saving(self, trial: Trial, known: TrialRecord | None) -> Saving:
+        """Finds the checkpoint that a trial can go on from, and removes all others."""
+        folder = self._folder / checkpoint.FOLDER / trial.run_id
+        resume = None
+        for event in reversed(known.checkpoints if known else []):
+            if resume is not None or not (folder / str(event.samples)).exists():
+                continue  # older ones are removed as newer ones are written
+            trouble = _spoilt(known) or self._moved(known) or checkpoint.problem(
+                folder, event.samples, event.sha256, trial.run_id, trial.ranks)
+            if trouble:
+                self._note(trial, f"its checkpoint cannot be used: {trouble}")
+            else:
+                resume = event.samples
+        if resume is not None:
+            self._note(trial, f"goes on from its checkpoint at {resume} samples")
+        checkpoint.sweep(folder, resume)
+        return Saving(str(folder), self._every, resume)
+
+    def _moved(self, known: TrialRecord | None) -> str | None:
+        """Says why an earlier attempt would not go on alike on this machine, if it would not."""
+        before = known.header.environment if known else {}
+        changed = [name for name in _DECISIVE if before.get(name) != self._card.get(name)]
+        return (f"it was written with another {' and '.join(changed)} in the environment card"
+                if changed else None)
+
+    def _note(self, trial: Trial, text: str) -> None:
+        self._progress.note(f"{describe(trial)}: {text}")
+
+    def _machine(self, trial: Trial) -> dict[str, object]:
+        """The environment card; a single rank runs on the first of several nodes."""
+        card = self._card | {"beside": self.jobs.beside(trial.device, trial.ranks)}
+        nodes = card.get("nodes")
+        if not isinstance(nodes, list) or trial.ranks > 1:
+            return card
+        return card | {"nodes": nodes[:1]}
 
     @staticmethod
     def _close(path: Path, outcome: Outcome) -> TrialRecord:
@@ -88,3 +178,11 @@ class Runner:
                 reason=outcome.reason, traceback=outcome.traceback)
             store.append(path, record.end)
         return record
+
+
+def _spoilt(known: TrialRecord | None) -> str | None:
+    """Says why the last attempt got no further from its checkpoint, if it failed there."""
+    if known is None or known.end is None or known.end.status != "error" or not known.resumed:
+        return None
+    further = any(event.samples > known.resumed[-1] for event in known.evals)
+    return None if further else f"the attempt that went on from it failed: {known.end.reason}"

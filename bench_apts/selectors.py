@@ -20,8 +20,16 @@ def parse_value(text: str) -> Any:
 
 
 def parse_scalar(text: str) -> Scalar:
-    """Reads a number, a truth value or a string; anything else that TOML knows is a string."""
+    """Reads a number, a truth value or a string; anything else that TOML knows is a string.
+
+    Whole numbers of more than 64 bits become floats, or strings where they are too large.
+    """
     value = parse_value(text)
+    if isinstance(value, int) and not -2**63 <= value < 2**63:
+        try:
+            return float(value)
+        except OverflowError:
+            return text
     return value if isinstance(value, bool | int | float | str) else text
 
 
@@ -50,4 +58,5 @@ def parse_selector(text: str) -> Entry:
 
 def split_selectors(text: str) -> list[str]:
     """Splits a comma-separated list of selectors, minding the commas inside brackets."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    parts = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
+    return [part.strip() for part in parts if part.strip()]

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -52,8 +52,10 @@ def check(folder: Path) -> tuple[int, list[str]]:
             found.append(f"{path}: no header was written whole")
             continue
         records.append(record)
+        events = _written(path)
         found += (f"{path}: {text}" for text in (
-            *_identity(record), *_alone(record), *plausibility.complaints(record)))
+            *_identity(record, events), *_resumed(record, events), *_alone(record),
+            *plausibility.complaints(record)))
     found += _together(records)
     return len(paths), found
 
@@ -71,21 +73,29 @@ def ledger_gap(record: TrialRecord) -> float | None:
     return (parts - wall) / wall if wall else math.inf
 
 
-def _identity(record: TrialRecord) -> Iterator[str]:
+def _written(path: Path) -> list[dict[str, Any]]:
+    """Reads the last attempt, and those that it goes on from, as written."""
+    events: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            event = msgspec.json.decode(line)
+        except store.UNREADABLE:
+            continue
+        if isinstance(event, dict):
+            if event.get("event") == "header" and event.get("resumed") is None:
+                events.clear()
+            events.append(event)
+    return events
+
+
+def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Recomputes the content address from the trial as written, not as this version reads it.
 
     A field that later versions add would otherwise change the address of older records.
     """
     header = record.header
-    written: dict[str, object] = {}
-    for line in Path(record.path).read_bytes().splitlines():
-        try:
-            event = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue
-        if isinstance(event, dict) and event.get("event") == "header":
-            written = event
-    address = digest({"schema": header.schema, "trial": written["trial"]})[:12]
+    trials = [event["trial"] for event in events if event.get("event") == "header"]
+    address = digest({"schema": header.schema, "trial": trials[-1]})[:12]
     if header.run_id != address:
         yield f"run id {header.run_id}, but its trial has the address {address}"
     if Path(record.path).stem != header.run_id:
@@ -93,6 +103,26 @@ def _identity(record: TrialRecord) -> Iterator[str]:
     if header.configuration not in ("", header.trial.configuration):
         yield (f"configuration {header.configuration}, but its hyperparameters have the hash "
                f"{header.trial.configuration}")
+
+
+def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What attempts must share of which one goes on from the other's checkpoint."""
+    written = {event.samples: event for event in record.checkpoints if not event.skipped}
+    for samples in dict.fromkeys([*record.resumed, record.header.resumed]):
+        if samples is not None and samples not in written:
+            yield f"it goes on from {samples} samples, where no checkpoint was written"
+    for kind in ("trial", "start"):
+        found = [event.get(kind) if kind == "trial" else event for event in events
+                 if event.get("event") == ("header" if kind == "trial" else kind)]
+        if any(other != found[0] for other in found[1:]):
+            yield f"the attempts that it was resumed in differ in their {kind}"
+    for event in written.values():
+        for evaluation in record.evals:
+            before, after = sorted(
+                ((event.samples, event.step), (evaluation.samples, evaluation.step)))
+            if before[1] > after[1] or (before[0] == after[0]) != (before[1] == after[1]):
+                yield (f"the checkpoint at {event.samples} samples has step {event.step}, the "
+                       f"evaluation at {evaluation.samples} step {evaluation.step}")
 
 
 def _alone(record: TrialRecord) -> Iterator[str]:

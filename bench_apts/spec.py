@@ -22,7 +22,8 @@ Pruner = Literal["none", "median", "asha", "hyperband"]
 Space = Literal["narrow", "wide"]
 
 Scalar = bool | int | float | str
-Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
@@ -44,7 +45,7 @@ class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a trial ends: samples processed by all ranks together, and seconds of training."""
 
     samples: Positive
-    seconds: Annotated[float, Meta(gt=0)]
+    seconds: Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,8 +59,8 @@ class Provenance(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a target comes from; ``trials`` and ``seeds`` are 0 where nobody measured it."""
 
     optimizer: str
-    trials: Annotated[int, Meta(ge=0)]
-    seeds: Annotated[int, Meta(ge=0)]
+    trials: Count
+    seeds: Count
     note: str = ""
 
 
@@ -128,8 +129,8 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
 class Seeds(Struct, frozen=True, forbid_unknown_fields=True):
     """Seeds of the data order and of the initial weights (and of dropout, if any)."""
 
-    data: int
-    init: int
+    data: Count
+    init: Count
 
 
 class Searched(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,11 +160,11 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: str
     hyperparameters: dict[str, Scalar]
     tuning_free: bool
-    batch_size: int
+    batch_size: Positive
     suite: Suite
-    ranks: int
+    ranks: Positive
     stage: Literal["tune", "report"]
-    repetition: int
+    repetition: Count
     seeds: Seeds
     device: Literal["cpu", "cuda"]
     data_sha256: str
@@ -201,9 +202,9 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
 
     suites: tuple[Suite, ...]
     entries: tuple[Entry, ...]
-    ranks: tuple[int, ...]
-    trials: int
-    seeds: int
+    ranks: tuple[Positive, ...]
+    trials: Count
+    seeds: Count
     base_seed: int
     device: Literal["cpu", "cuda"]
     twins: bool = True

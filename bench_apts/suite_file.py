@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -32,14 +31,13 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     for override in overrides:
         _override(raw, override)
     where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
+    wrong = toml.unwritable(raw)
+    if wrong:
+        raise UserError(f"{where}: {wrong}")
     try:
-        suite = msgspec.convert(raw, Suite)
+        return msgspec.convert(raw, Suite)
     except msgspec.ValidationError as error:
         raise UserError(f"{where}: {_explain(error)}") from error
-    endless = _not_finite(raw, "")
-    if endless:
-        raise UserError(f"{where}: key '{endless}': expected a finite number")
-    return suite
 
 
 def _override(raw: dict[str, Any], assignment: str) -> None:
@@ -57,22 +55,12 @@ def _override(raw: dict[str, Any], assignment: str) -> None:
     table[names[-1]] = parse_value(value.strip())
 
 
-def _not_finite(value: Any, key: str) -> str | None:
-    """Returns the key of a number that JSON, and so a record, cannot hold."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else key
-    items = (value.items() if isinstance(value, dict)
-             else enumerate(value) if isinstance(value, list) else ())
-    found = (_not_finite(item, f"{key}.{name}" if key else str(name)) for name, item in items)
-    return next(filter(None, found), None)
-
-
 def _explain(error: msgspec.ValidationError) -> str:
     """Turns msgspec's message into one that names the key and, for a misspelt one, its like."""
     text = str(error)
     field, _, where = text.partition(" - at ")
     path = where.strip("`").removeprefix("$").lstrip(".")
-    misspelt = re.search(r"unknown field `(.+)`", field)
+    misspelt = re.search(r"unknown field `(.+)`", field, re.DOTALL)
     if misspelt:
         names = [f.name for f in msgspec.structs.fields(_type_at(path))]
         return str(unknown("key" + (f" in [{path}]" if path else ""), misspelt[1], names))

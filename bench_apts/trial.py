@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 import torch.distributed as dist
 
 from bench_apts import pruning, registry, store, weights
+from bench_apts.checkpoints.saving import Checkpoints
 from bench_apts.contract import StepReport, World
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.launch.job import Job
+from bench_apts.launch.stopping import Stop
 from bench_apts.loader import Order, Resident
 from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
@@ -57,7 +60,12 @@ def main(payload: bytes) -> str:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
-        return Run(job, clock, meter, device).execute()
+        run = Run(job, clock, meter, device)
+        if job.stop is None:
+            return run.execute()
+        store = dist.distributed_c10d._get_default_store()
+        with Stop(Path(job.stop), run.world.rank, run.world.size, store) as stop:
+            return run.execute(stop)
     finally:
         dist.destroy_process_group()
 
@@ -100,8 +108,9 @@ class Run:
         self.watch = (pruning.Watch(job.pruning)
                       if job.pruning and self.world.rank == 0 else None)
         self.evals: list[Eval] = []
-        self.step = self.samples = self.forwards = self.backwards = 0
+        self.step = self.samples = self.forwards = self.backwards = self.peak = 0
         self.pending = Pending()
+        self.checkpoints = Checkpoints(self, job.saving)
 
     def _resident(self, indices: Any, part: str = "train") -> Resident:
         data = self.dataset
@@ -120,18 +129,27 @@ class Run:
             dist.barrier()
 
     def _batches(self) -> Iterator[Batch]:
+        """Yields this rank's share of each minibatch from the present step on."""
         world = self.world
-        return map(self.train.take, self.order.slices(
-            world.batch_size, world.rank, world.size, self.sampling, world.device))
+        slices = self.order.slices(
+            world.batch_size, world.rank, world.size, self.sampling, world.device)
+        return map(self.train.take, itertools.islice(slices, self.step, None))
 
-    def execute(self) -> Status:
-        """Runs to the end and, on rank 0, writes every event."""
+    def execute(self, stop: Stop | None = None) -> Status:
+        """Runs to the end and, on rank 0, writes every event.
+
+        Args:
+            stop: Who may ask for a checkpoint and an early end; that end is written by whoever
+                asked for it.
+        """
         self._write(Start(
             self.parameters, self.initial, self.order.sha256(), len(self.train),
             len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops))
         self._warm_up()
         memory.reset_peak(self.world.device.type)
-        status = self._train()
+        status = self._train(stop)
+        if status == "interrupted":
+            return status
         test = self._test() if self.trial.stage == "report" else None
         self.clock.switch("log")
         self.audit.bill("eval")
@@ -167,19 +185,30 @@ class Run:
         self.stepper.load_state_dict(state)
         torch.random.set_rng_state(generators)
 
-    def _train(self) -> Status:
+    def _train(self, stop: Stop | None) -> Status:
         budget, every = self.trial.suite.budget, self.trial.suite.evaluation.every_samples
-        self.meter.phase = "eval"
-        self.clock.switch("eval")
-        status = self._evaluate()
-        due = min(every, budget.samples)
+        status: Status | None = None
+        if self.checkpoints.resumes:
+            self.checkpoints.resume()
+        else:
+            self.meter.phase = "eval"
+            self.clock.switch("eval")
+            status = self._evaluate()
+        due = min((self.samples // every + 1) * every, budget.samples)
         batches = self._batches()
+        agreed = True
         while status is None:
+            if stop and not stop.go_on(agreed):
+                self.checkpoints.write()
+                return "interrupted"
             report = self.stepper.step(next(batches))
+            agreed = report.agreed
             self._count(report)
-            if self.samples >= due and report.agreed:
+            if self.samples >= due and agreed:
                 status = self._evaluate()
                 due = min((self.samples // every + 1) * every, budget.samples)
+                if status is None:
+                    self.checkpoints.write_if_due()
         return status
 
     def _count(self, report: StepReport) -> None:
@@ -196,8 +225,8 @@ class Run:
         self.clock.switch("eval")
         self.audit.bill("train" if self.step else "setup")
         sums = [float(self.pending.loss), float(self.pending.steps)]
-        peaks = [self.clock.cpu_seconds("train"), memory.peak_bytes(self.world.device.type),
-                 self.forwards, self.backwards]
+        self.peak = max(self.peak, memory.peak_bytes(self.world.device.type))
+        peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards]
         result = evaluate(self.stepper.evaluation_model(), self.validation, self.loss,
                           self.world, sums, [float(peak) for peak in peaks])
         loss_sum, loss_steps = result.sums

@@ -63,6 +63,7 @@ class ZeroStepper:
 
         with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
             weights = copy.deepcopy(dict(self.engine.module.named_parameters()))
+        self._gather_small()
         return {
             "weights": {name: weight.data for name, weight in weights.items()},
             "buffers": {name: b.clone() for name, b in self.engine.module.named_buffers()},
@@ -82,11 +83,21 @@ class ZeroStepper:
             for name, buffer in self.engine.module.named_buffers():
                 buffer.copy_(state["buffers"][name])
         self.engine.optimizer.refresh_fp32_params()
+        self._gather_small()
         self.optimizer.state.clear()
         for master, moments in zip(self._masters(), state["moments"], strict=True):
             if moments:
                 self.optimizer.state[master] = copy.deepcopy(moments)
         self.taken = state["taken"]
+
+    def _gather_small(self) -> None:
+        """Gathers what ZeRO-3 keeps whole between steps, as it does itself at a step's end.
+
+        Otherwise the next step would, and send more than the others.
+        """
+        small = getattr(self.engine.optimizer, "persistent_parameters", [])
+        if small:
+            small[0].all_gather(small)
 
     def _masters(self) -> list[torch.Tensor]:
         """This rank's flat float32 partitions, which the wrapped AdamW updates."""

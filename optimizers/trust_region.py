@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     import torch
 
-SHOWN = ("radius", "rho", "accepted", "best_length")
-"""Diagnostics of the optimizer that go into the records."""
+SHOWN = ("radius", "rho", "accepted", "global_rho", "global_accepted", "predicted_reduction",
+         "actual_reduction", "best_length", "at_bound")
+"""Diagnostics of the optimizer that go into the records, besides ``judged`` (whether the step was)
+and ``local_passes`` (so far, of both kinds)."""
 
 TRUST_REGION = {
     "preset": Hyperparameter(
@@ -93,6 +95,7 @@ class TrustRegionStepper:
         self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
             model.parameters(), variant=variant, buffers=model.buffers(), **settings)
+        self.local_passes = 0
 
     def step(self, batch: Batch) -> StepReport:
         """One step of the method; all its passes are over the same share."""
@@ -107,20 +110,25 @@ class TrustRegionStepper:
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
+        self.local_passes += last["local_passes"]
+        shown = {name: last[name] for name in SHOWN if name in last}
         return StepReport(
             loss, last["forwards"] * len(batch.targets), last["forwards"], last["backwards"],
             agreed=last.get("agreed", True),
-            diagnostics={name: last[name] for name in SHOWN if name in last})
+            diagnostics=shown | {"judged": "accepted" in last,
+                                 "local_passes": self.local_passes})
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of weights, buffers and the optimizer's state."""
         return copy.deepcopy(
-            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+             "local_passes": self.local_passes})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.local_passes = state["local_passes"]
 
     def evaluation_model(self) -> torch.nn.Module:
         """Returns the model, the same on every rank wherever a step reports ``agreed``."""

@@ -1,45 +1,137 @@
-"""Records in; one HTML page, tables and figures out."""
+"""Records in; one HTML page, tables, figures and their twins for programs out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench_apts.errors import UserError, unknown
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+FORMATS = ("html", "csv", "svg", "png", "json", "md", "pdf")
+"""What can be written: see ``build``."""
 
-def build(folder: Path) -> Path:
+STANDARD = ("html", "csv", "svg", "json")
+"""What is written if nobody asks for anything else: all that takes little time and no browser."""
+
+
+def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None = None,
+          history: Path | None = None) -> Path:
     """Writes the report of a results folder, from its records alone.
 
-    Beside ``report.html``, which needs no other file, lie ``tables/*.csv`` (numbers in base
-    units) and ``figures/*.svg`` and ``*.png``. The same records give the same bytes.
+    The same records give the same bytes, except of the PDF, which holds its date.
 
     Args:
         folder: A folder that ``bench-apts run`` wrote, with ``study.json`` and ``trials/``.
+        formats: Of ``FORMATS``: ``html``: ``report.html``, which needs no other file; ``csv``:
+            ``tables/*.csv``, numbers in base units; ``svg`` and ``png``: ``figures/*``;
+            ``json``: ``report.json`` (docs/formats.md); ``md``: ``report.md``, at most 60 lines;
+            ``pdf``: ``report.pdf``, the page as a browser prints it.
+        out: Where to write, ``folder`` itself by default.
+        history: asv's results folder, whose numbers over commits the report is to show.
 
     Returns:
-        The path of the page.
+        The path of the page, or without ``html`` the folder that was written to.
 
     Raises:
         UserError: There is no study, one of its files is broken, none of its trials has ended
-            yet, or the folder cannot be written.
+            yet, a format is unknown, there is nothing to print a PDF with, or the folder cannot
+            be written.
     """
-    from bench_apts import store
-    from bench_apts.errors import UserError
-
     from .gather import gather
 
+    _check(formats)
     gathered = gather(folder)
+    past = None
+    if history is not None:
+        from .history.commits import read
+
+        past = read(history)
+    _make(out or folder)
     # Drawing libraries take a second to import: not before there is something to draw.
+    from .formats import document, summary
     from .page import compose
 
-    output = compose(gathered)
-    path = folder / "report.html"
+    output = compose(gathered, past, png="png" in formats)
+    return _write(out or folder, "report", formats, output.html, output.files,
+                  {"json": lambda: document.report(output),
+                   "md": lambda: summary.markdown(output).encode()})
+
+
+def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
+            out: Path | None = None, names: tuple[str, str] | None = None) -> Path:
+    """Writes the page that puts two studies side by side, with ratios B to A.
+
+    Args:
+        first: Results folder of A.
+        second: Results folder of B.
+        formats: As for ``build``; the files are named ``compared``.
+        out: Where to write, ``second`` by default.
+        names: How to call them, their paths by default.
+
+    Returns:
+        The path of ``compared.html``, or without ``html`` the folder that was written to.
+
+    Raises:
+        UserError: As for ``build``; or the studies share nothing that can be compared.
+    """
+    from .gather import gather
+
+    _check(formats)
+    studies = gather(first), gather(second)
+    _make(out or second)
+    from .comparison import page as compared_page
+
+    output = compared_page.compose(*studies, names or (str(first), str(second)))
+    return _write(out or second, "compared", formats, output.html, output.files,
+                  {"json": lambda: output.document, "md": lambda: output.markdown.encode()})
+
+
+def _check(formats: Sequence[str]) -> None:
+    """Refuses before any work what could not be written after it."""
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    if "pdf" in formats:
+        from .formats.pdf import browser
+
+        browser()
+
+
+def _make(folder: Path) -> None:
+    """Makes the folder to write to before any work is done for it."""
     try:
-        for name, content in output.files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            store.write_bytes(folder / name, content)
-        store.write_bytes(path, output.html.encode())
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write the report to {folder}: {error.strerror}") from error
-    return path
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the report to {folder}: {error.strerror}; choose another "
+                     "folder with --out")
+
+
+def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
+           files: Mapping[str, bytes], twins: Mapping[str, Callable[[], bytes]]) -> Path:
+    """Writes what was asked for; the page comes last, when all that it names is there."""
+    from bench_apts import store
+
+    chosen = {name: content for name, content in files.items()
+              if name.rpartition(".")[2] in formats}
+    chosen |= {f"{stem}.{name}": make() for name, make in twins.items() if name in formats}
+    page = html.encode()
+    if "pdf" in formats:
+        from .formats.pdf import printed
+
+        chosen[f"{stem}.pdf"] = printed(page)
+    if "html" in formats:
+        chosen[f"{stem}.html"] = page
+    try:
+        for name, content in chosen.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            store.write_bytes(folder / name, content)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder / f"{stem}.html" if "html" in formats else folder

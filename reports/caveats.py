@@ -38,15 +38,20 @@ class Caveat(NamedTuple):
     text: str
 
 
-def cores(gathered: Gathered) -> int | None:
-    """Returns the machine's number of cores, if the environment tells."""
-    value = gathered.file.environment.get("cores")
-    return value if isinstance(value, int) and value > 0 else None
+def cores(gathered: Gathered, ranks: int) -> int | None:
+    """Returns how many cores the smallest machine has that trials of ``ranks`` ran on.
+
+    None if no environment tells.
+    """
+    cards = [r.header.environment for r in gathered.trials if r.trial.ranks == ranks]
+    found = [card["cores"] for card in cards or [gathered.file.environment]
+             if isinstance(card.get("cores"), int) and card["cores"] > 0]
+    return min(found, default=None)
 
 
 def crowded(gathered: Gathered, ranks: int) -> bool:
     """Says whether ``ranks`` CPU ranks shared fewer cores, so that times measure the machine."""
-    have = cores(gathered)
+    have = cores(gathered, ranks)
     return gathered.device == "cpu" and have is not None and ranks > have
 
 
@@ -84,13 +89,25 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "ideal bytes and accuracies carry over to GPUs; seconds do not."))
     too_many = [n for n in sorted(study.ranks) if crowded(gathered, n)]
     if too_many:
-        have = cores(gathered)
+        have = min(cores(gathered, n) or 0 for n in too_many)
         found.append(Caveat(
             "More ranks than cores",
             f"At N = {units.listing([str(n) for n in too_many])} the ranks shared "
-            f"{units.plural(have or 0, 'core')}. Times there (marked †) measure the machine, not "
+            f"{units.plural(have, 'core')}. Times there (marked †) measure the machine, not "
             "the method, and are never drawn as speed-ups; the expected cost in "
             f"{units.unit_of(gathered.device)}-seconds suffers likewise."))
+    beside = [r for r in gathered.trials if r.header.environment.get("beside")]
+    if beside:
+        most = max(r.header.environment["beside"] for r in beside)
+        stages = [noun for stage, noun in (("tune", "tuning trials"),
+                                           ("report", "final trainings"))
+                  if any(r.trial.stage == stage for r in beside)]
+        found.append(Caveat(
+            "Trials side by side",
+            f"{units.plural(len(beside), 'trial')} ({units.listing(stages)}) shared the machine "
+            f"with up to {units.plural(most, 'other')} (--jobs). Their times are disturbed, and "
+            "so are costs in seconds that they enter; passes, samples, bytes and accuracies are "
+            "not."))
     for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
         names = sorted({str(r.header.environment[key]) for r in gathered.trials
                         if r.header.environment.get(key)})

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bench_apts.spec import Suite
 
     from .cells import Group
+    from .drawing.style import Look
     from .gather import Gathered
-    from .style import Look
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Context:
     def size(self, ranks: int) -> str:
         """Heading of what is about one N; a dagger marks times that measure the machine."""
         return f"N = {ranks}{' †' if self.crowded[ranks] else ''}"
+
+    def noise(self, ranks: int) -> str:
+        """How far the times of equal trials are apart at one N; "" where nobody knows."""
+        (group,) = (group for group in self.groups if group.ranks == ranks)
+        return (f"times of equal trials: up to {units.times(group.noise.factor)} apart"
+                if group.noise else "")
 
     @property
     def conditions(self) -> str:

@@ -84,26 +84,33 @@ def gather(folder: Path) -> Gathered:
                    lambda r: r.trial.searched is None or (
                        r.trial.searched.sampler, r.trial.searched.pruner,
                        r.trial.searched.space) == (study.sampler, study.pruner, study.space))
-    data = _newest(records, lambda r: canonical(r.trial.suite), lambda r: r.trial.data_sha256)
+    data = _current(records, lambda r: canonical(r.trial.suite), lambda r: r.trial.data_sha256,
+                    {canonical(suite): file.data.get(suite.data.name) for suite in study.suites})
     records = keep(records, "older data of another fingerprint",
                    lambda r: r.trial.data_sha256 == data[canonical(r.trial.suite)])
-    code = _newest(records, lambda r: (canonical(r.trial.suite), r.trial.label),
-                   lambda r: r.trial.plugin_sha256)
+    code = _current(records, lambda r: (canonical(r.trial.suite), r.trial.label),
+                    lambda r: r.trial.plugin_sha256,
+                    {(canonical(suite), label): sha256 for suite in study.suites
+                     for label, sha256 in file.code.items()})
     records = keep(records, "older code of the optimizer",
                    lambda r: (r.trial.plugin_sha256
                               == code[canonical(r.trial.suite), r.trial.label]))
 
+    placed: dict[tuple[bytes, int, str], list[TrialRecord]] = {}
+    for record in records:
+        trial = record.trial
+        placed.setdefault((canonical(trial.suite), trial.ranks, trial.label), []).append(record)
     used: list[TrialRecord] = []
     groups: list[Group] = []
     for suite in study.suites:
         for ranks in sorted(study.ranks):
-            mine = {entry.label: [r for r in records if r.trial.suite == suite
-                                  and r.trial.ranks == ranks and r.trial.label == entry.label]
+            mine = {entry.label: placed.get((canonical(suite), ranks, entry.label), [])
                     for entry in study.entries}
             cells = []
             for entry in study.entries:
                 leader = _leader(mine[entry.label], mine)
-                cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader)
+                cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader,
+                             file.untuned.get(entry.label))
                 shown = {id(r) for r in (*cell.tune, *cell.checks, *cell.seeds, *cell.twins)}
                 used += keep(mine[entry.label], "another configuration than the frozen one",
                              lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
@@ -140,7 +147,7 @@ def _leader(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecor
 
 
 def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
-          shared: Sequence[TrialRecord] | None, leader: str) -> Cell:
+          shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> Cell:
     """Finds the frozen configuration and the seeds that belong to it.
 
     Args:
@@ -150,6 +157,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
         mine: Its trials.
         shared: Trials of the competitor whose search served it, if one did.
         leader: That one's label, or "".
+        untuned: The configuration that the last command ran without tuning, if it is known.
     """
     own = _tuning(mine)
     tune = own if shared is None else _tuning(shared)
@@ -160,13 +168,27 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
     elif tune:
         report = []
     elif report:
-        newest = max(report, key=lambda r: (r.header.time, r.header.run_id))
-        report = [r for r in report if r.trial.hyperparameters == newest.trial.hyperparameters]
+        place = canonical(suite)
+        current = _current(report, lambda _: place, lambda r: r.trial.configuration,
+                           {place: untuned})[place]
+        report = [r for r in report if r.trial.configuration == current]
     return Cell(suite, entry.label, entry.optimizer, ranks,
                 any(r.trial.tuning_free for r in mine), tune, frozen,
                 tuple(r for r in report if not r.trial.twin),
                 tuple(r for r in report if r.trial.twin), leader,
                 () if shared is None else own)
+
+
+def _current(records: Sequence[TrialRecord], key: Callable[[TrialRecord], K],
+             value: Callable[[TrialRecord], V], told: Mapping[K, V | None]) -> dict[K, V]:
+    """Returns for each key the value that ``study.json`` told of, if any trial has it.
+
+    Where none has, or older versions wrote the file, it is the most recent trial's.
+    """
+    there = {(key(record), value(record)) for record in records}
+    return _newest(records, key, value) | {
+        name: wanted for name, wanted in told.items()
+        if wanted is not None and (name, wanted) in there}
 
 
 def _newest(records: Iterable[TrialRecord], key: Callable[[TrialRecord], K],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,8 @@ def cards(gathered: Gathered) -> list[Card]:
         ("Trials per tuned optimizer", str(study.trials)),
         ("Seeds per optimizer", str(study.seeds)),
         ("Communication meter", "; ".join(meters) or "none"),
+        ("Spent", _spent(gathered)),
+        ("Repeatable", _repeatable(gathered)),
     ]
     machine = [(_title(key), show(key, environment[key])) for key in _MACHINE
                if key in environment]
@@ -49,6 +52,26 @@ def cards(gathered: Gathered) -> list[Card]:
                  + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]))]
     found += [Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites]
     return [card for card in found if card.items]
+
+
+def _spent(gathered: Gathered) -> str:
+    """Sums what all trials took, evaluation and set-up included."""
+    clocks = [(record.end.wall_s if record.end else record.evals[-1].wall_s,
+               record.trial.ranks) for record in gathered.trials if record.end or record.evals]
+    noun = "GPU" if gathered.device == "cuda" else "rank"
+    hours = math.fsum(wall * ranks for wall, ranks in clocks) / 3600
+    return (f"{units.seconds(math.fsum(wall for wall, _ in clocks))} of wall clock in "
+            f"{units.plural(len(gathered.trials), 'trial')}, "
+            f"{units.digits(hours)} {noun}-hours")
+
+
+def _repeatable(gathered: Gathered) -> str:
+    """Counts the A/A pairs that ended with the same weights, bit for bit."""
+    pairs = [pair for group in gathered.groups for cell in group.cells for pair in cell.pairs]
+    same = sum(first.end.final_weights_sha256 == twin.end.final_weights_sha256
+               for first, twin in pairs if first.end and twin.end)
+    return (f"{same} of {units.plural(len(pairs), 'trial')} that ran twice ended with the same "
+            "weights, bit for bit" if pairs else "unknown: no trial ran twice")
 
 
 def _suite(suite: Any) -> tuple[tuple[str, str], ...]:

@@ -1,10 +1,11 @@
-"""Tables of what was recorded: bytes by collective, the ledger, the curves, every trial."""
+"""Tables of what was recorded: bytes by collective, the ledger, every trial."""
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections import Counter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from . import units
@@ -15,15 +16,13 @@ from .table import Table, Value, mono, name, number, words
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
-
     from bench_apts.records import TrialRecord
 
     from .cells import Group
+    from .drawing.canvas import Figure
 
-_PHASES = ("setup", "warmup", "train", "eval")
+_PHASES = ("setup", "warmup", "train", "eval", "checkpoint")
 _PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "eval_s", "log_s", "checkpoint_s")
-_MOST = 240
 
 
 def communication(groups: Sequence[Group]) -> Table | None:
@@ -131,39 +130,6 @@ def noise(groups: Sequence[Group]) -> Table | None:
         tuple(rows), frozenset(breaks))
 
 
-def curves(data: pd.DataFrame, metric: str) -> Table | None:
-    """The data behind one group's curves; of long curves every k-th evaluation and each hit."""
-    data = data.dropna(subset=["validation"])
-    if data.empty:
-        return None
-    step = -(-len(data) // _MOST)
-    shown = data[(data["evaluation"] % step == 0) | data["hit"]] if step > 1 else data
-    radius = bool(shown["radius"].notna().any())
-    rows: list[tuple[Value, ...]] = []
-    breaks, previous = set(), None
-    for point in shown.to_dict("records"):
-        if point["run_id"] != previous:
-            breaks.add(len(rows))
-            previous = point["run_id"]
-        row = [name(str(point["optimizer"])), number(str(point["seed"])),
-               number(f"{point['samples']:,}"), number(units.seconds(point["train_s"])),
-               number(units.size(point["wire_bytes"])),
-               number(units.metric(metric, point["validation"]),
-                      "first hit" if point["hit"] else "")]
-        if radius:
-            row += [number(units.digits(point["radius"])),
-                    number(units.percent(point["accepted"], 0))]
-        rows.append(tuple(row))
-    extra = (("Radius", ""), ("Accepted", "share")) if radius else ()
-    return Table(
-        "curves", "Data of the curves",
-        f"Every {step}th evaluation and each first hit; the file has all." if step > 1
-        else "Every evaluation of every seed.",
-        (("Optimizer", ""), ("Seed", ""), ("Samples", ""), ("Training", "time"),
-         ("Bytes", "sent per rank"), ("Validation", metric), *extra),
-        tuple(rows), frozenset(breaks))
-
-
 def trials(records: Sequence[TrialRecord]) -> Table:
     """Every trial that the report is made of, with its seeds, hashes and file."""
     ordered = sorted(records, key=lambda r: (
@@ -177,7 +143,23 @@ def trials(records: Sequence[TrialRecord]) -> Table:
         (("Optimizer", ""), ("Suite", ""), ("N", "ranks"), ("Stage", ""), ("No.", ""),
          ("Ended", ""), ("Seeds", "data, init"), ("Initial weights", "sha256"),
          ("Data order", "sha256"), ("Operations", "FLOP, all ranks"), ("Attempts", ""),
-         ("File", "")), rows)
+         ("File", "and its sha256")), rows)
+
+
+def figures(drawn: Sequence[Figure]) -> Table | None:
+    """Every figure with the file of its numbers; None without any."""
+    if not drawn:
+        return None
+    return Table(
+        "figures", "Figures and what they are drawn from",
+        "Each is drawn from the CSV file beside it, whose numbers come from the trials above. "
+        "`bench-apts report` with the results folder draws them all again, byte for byte.",
+        (("Figure", ""), ("Shows", ""), ("Numbers", "")),
+        tuple((mono(f"figures/{figure.slug}.svg", figure=figure.slug),
+               words(figure.title, title=figure.title),
+               mono(f"tables/{figure.data.name}.csv" if figure.data else units.NONE,
+                    numbers=figure.data.name if figure.data else None))
+              for figure in drawn))
 
 
 def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
@@ -187,6 +169,7 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
     order = start.data_order_sha256 if start else ""
     flops = record.evals[-1].flops if record.evals else None
     file: str = "/".join(PurePath(record.path).parts[-2:])
+    fingerprint = hashlib.sha256(Path(record.path).read_bytes()).hexdigest()
     return (
         name(trial.label),
         words(trial.suite.name, suite=trial.suite.name),
@@ -201,7 +184,8 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
         mono(order[:10] or units.NONE, data_order_sha256=order),
         number(units.NONE if flops is None else units.count(flops), flops=flops),
         number(str(record.attempts), attempts=record.attempts),
-        mono(file, run_id=record.header.run_id, file=file, started=record.header.time,
+        mono(file, fingerprint[:10], file_sha256=fingerprint, run_id=record.header.run_id,
+             file=file, started=record.header.time,
              data_sha256=trial.data_sha256, plugin_sha256=trial.plugin_sha256,
              configuration=trial.configuration),
     )

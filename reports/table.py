@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,15 @@ class Value:
     kind: str = "number"
     label: str = ""
     badge: str = ""
+
+    @property
+    def key(self) -> str | None:
+        """What a column is sorted by: the first number; "" for a miss, None to go by the text."""
+        first = next(iter(self.numbers.values()), self.text)
+        if isinstance(first, str | bool):
+            return None
+        # No number there at all, or an infinite one, is a miss: it comes last either way.
+        return f"{first:.7g}" if first is not None and math.isfinite(first) else ""
 
 
 @dataclass(frozen=True)

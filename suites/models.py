@@ -118,6 +118,9 @@ def resnet(
     if not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"model 'resnet': blocks = {blocks!r}, width = {width!r} and stride = "
                         f"{stride!r} must be a list and two numbers, all positive integers")
+    if len(blocks) > 16 or sum(blocks) > 1_000:
+        raise UserError(f"model 'resnet': {len(blocks):,} stages of {sum(blocks):,} blocks; at "
+                        "most 16 and 1,000")
     channels = _channels("resnet", input_shape)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
                                nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

@@ -28,7 +28,7 @@ class Facts:
     """What is known of a data set beforehand.
 
     ``mean`` and ``std`` are per channel, of inputs multiplied by ``scale``. ``samples`` counts
-    training and test; ``raw_bytes`` is what a download writes at most while it unpacks.
+    training and test; ``packed_bytes`` is what a download brings.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Facts:
     std: tuple[float, ...]
     scale: float
     itemsize: int = 1
-    raw_bytes: int = 0
+    packed_bytes: int = 0
     column: str = ""
 
     @property
@@ -50,9 +50,10 @@ class Facts:
 KNOWN: dict[str, Facts] = {
     "digits": Facts((64,), 10, 1_797, (0.0,), (1.0,), 1.0, itemsize=4),
     "mnist": Facts((1, 28, 28), 10, 70_000, (0.1307,), (0.3081,), 1 / 255,
-                   raw_bytes=70_000_000, column="image"),
+                   packed_bytes=12_000_000, column="image"),
     "cifar10": Facts((3, 32, 32), 10, 60_000, (0.4914, 0.4822, 0.4465),
-                     (0.2470, 0.2435, 0.2616), 1 / 255, raw_bytes=360_000_000, column="img"),
+                     (0.2470, 0.2435, 0.2616), 1 / 255, packed_bytes=171_000_000,
+                     column="img"),
 }
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
@@ -164,8 +165,8 @@ def _batches(folder: Path, incomplete: list[str]) -> Source | None:
             return Source("cifar10", "batches", files)
         if len(missing) < len(files):
             incomplete.append(f"{place} lacks {', '.join(missing)}")
-    if (folder / ARCHIVE).is_file():
-        return Source("cifar10", "archive", (folder / ARCHIVE,))
+        if (place / ARCHIVE).is_file():
+            return Source("cifar10", "archive", (place / ARCHIVE,))
     return None
 
 

@@ -14,8 +14,20 @@ from typing import Any
 import typer
 
 from bench_apts import __version__
-from bench_apts.cli import check, compare, cost, info, list_, project, report, run, tune
-from bench_apts.errors import UserError
+from bench_apts.cli import (
+    check,
+    compare,
+    cost,
+    info,
+    list_,
+    merge,
+    project,
+    report,
+    run,
+    slurm,
+    tune,
+)
+from bench_apts.errors import UserError, one_line
 
 # Typer exports only this leaf of its family of usage errors.
 _MisusedOption: Any = typer.BadParameter.__mro__[1]
@@ -36,8 +48,10 @@ app.command("info")(info.command)
 app.command("report")(report.command)
 app.command("check")(check.command)
 app.command("compare")(compare.command)
+app.command("merge")(merge.command)
 app.command("project")(project.command)
 app.command("cost")(cost.command)
+app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 
 
 def _version(asked: bool) -> None:
@@ -59,6 +73,7 @@ def main() -> None:
     try:
         _readable(sys.argv)
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # here a full disk can still be told of in one line
     except UserError as error:
         _fail(str(error), 2)
     except _MisusedOption as error:
@@ -91,5 +106,5 @@ def _readable(arguments: list[str]) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"bench-apts: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"bench-apts: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from bench_apts.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.reports.compared import Compared
+    from bench_apts.reports.comparison.compared import Compared
 
 
 def command(
@@ -28,9 +28,9 @@ def command(
 ) -> None:
     """Compare two studies or two optimizers; exit code 1 if B is worse beyond noise."""
     from bench_apts import store
-    from bench_apts.reports import compared_text as text
     from bench_apts.reports import table
-    from bench_apts.reports.compared import optimizers, studies
+    from bench_apts.reports.comparison import text as text
+    from bench_apts.reports.comparison.compared import optimizers, studies
     from bench_apts.reports.gather import gather
 
     if not math.isfinite(factor):
@@ -63,7 +63,7 @@ def _show(found: Compared) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bench_apts.reports import compared_text as text
+    from bench_apts.reports.comparison import text as text
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:

@@ -30,7 +30,7 @@ def command(
     from bench_apts import store
     from bench_apts.reports.gather import gather
     from bench_apts.reports.table import csv
-    from bench_apts.reports.tuning_bill import bill
+    from bench_apts.reports.tuning.bill import bill
 
     found = bill(gather(results), currency, level, replay=replay)
     console = Console(highlight=False)

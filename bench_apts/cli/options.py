@@ -41,4 +41,30 @@ Changes = Annotated[list[str] | None, Option(
     show_default=False)]
 Shared = Annotated[bool, Option(
     "--shared", help="Work on the study together with other commands that say so too.")]
+ShardOf = Annotated[str | None, Option(
+    "--shard", metavar="I/K", help="Run only the I-th of K parts, each in a results folder of its "
+                                   "own; `bench-apts merge` joins them.", show_default=False)]
+JobsOf = Annotated[int, Option(
+    "--jobs", min=1, help="Tuning trials to run side by side, as far as cores or GPUs carry "
+                          "them; their times are disturbed.")]
+Nodes = Annotated[int | None, Option(
+    "--nodes", min=1, help="Run the ranks on several machines: start the same command on each, "
+                           "see docs/machines.md.  [default: 1, or as torchrun or srun say]",
+    show_default=False)]
+NodeRank = Annotated[int | None, Option(
+    "--node-rank", min=0, help="Which of the machines this is; 0 leads and holds the results.",
+    show_default=False)]
+Rendezvous = Annotated[str | None, Option(
+    "--rendezvous", metavar="HOST:PORT", help="Where node 0 waits for the others.",
+    show_default=False)]
+Patience = Annotated[int, Option(
+    "--rendezvous-timeout", min=1, metavar="SECONDS",
+    help="For how long the machines wait for each other at the start.")]
+CheckpointEvery = Annotated[int | None, Option(
+    "--checkpoint-every", min=1, metavar="SAMPLES",
+    help="Write a checkpoint after each SAMPLES of a trial, at the next evaluation.  [default: "
+         "only when SIGTERM ends the command]", show_default=False)]
+Grace = Annotated[float, Option(
+    "--grace", min=0.0, metavar="SECONDS",
+    help="How long SIGTERM leaves a trial to write a checkpoint before it is killed.")]
 Offline = Annotated[bool, Option("--offline", help="Never download anything.")]

@@ -43,8 +43,8 @@ def command(
 
     from bench_apts import fabrics as known
     from bench_apts import resolve, store
-    from bench_apts.reports import projected
     from bench_apts.reports.gather import gather
+    from bench_apts.reports.scaling import projected
     from bench_apts.reports.table import csv
 
     sizes = resolve.sizes("--ranks", ranks)

@@ -5,13 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
+
+from bench_apts.errors import UserError
+
+_HISTORY = Path(".asv/results")
+"""Where asv keeps its results in a checkout."""
 
 
 def command(
-    results: Annotated[Path, Argument(help="A results folder, for instance results/digits.")],
+    results: Annotated[list[Path], Argument(
+        metavar="RESULTS [RESULTS]", show_default=False,
+        help="A results folder, for instance results/digits; or two, to put B beside A.")],
+    form: Annotated[str | None, Option(
+        "--format", show_default=False,
+        help="What to write, of html, csv, svg, png, json, md and pdf.  [default: all but "
+             "png, md and pdf]")] = None,
+    out: Annotated[Path | None, Option(
+        help="Folder to write to.  [default: the results folder, of two the second]",
+        show_default=False)] = None,
+    history: Annotated[Path | None, Option(
+        help="Folder with asv's results, to show numbers over commits.  [default: .asv/results "
+             "if the working directory has it]", show_default=False)] = None,
+    show: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Build the HTML report of a results folder from its records."""
-    from bench_apts.reports import build
+    """Build the HTML report of a results folder from its records, or of two side by side."""
+    from bench_apts.reports import STANDARD, build, compare
 
-    print(f"report: {build(results)}")
+    formats = STANDARD if form is None else tuple(name.strip() for name in form.split(","))
+    if show and "html" not in formats:
+        raise UserError("--open shows the page, but --format does not ask for html; add it")
+    match results:
+        case [folder]:
+            if history is None and _HISTORY.is_dir():
+                history = _HISTORY
+            path = build(folder, formats, out=out, history=history)
+        case [first, second]:
+            if history is not None:
+                raise UserError("--history belongs to the report of one results folder")
+            path = compare(first, second, formats, out=out)
+        case _:
+            raise UserError(f"expected one or two results folders, got {len(results)}")
+    print(f"report: {path}")
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            print(f"note: no browser could be started; open {path} by hand")

@@ -30,19 +30,33 @@ def command(
     study: options.StudyName = None,
     set_: options.Changes = None,
     shared: options.Shared = False,
+    shard: options.ShardOf = None,
+    jobs: options.JobsOf = 1,
+    jobs_timed: Annotated[bool, Option(
+        "--jobs-timed", help="Run the final trainings side by side too, though what they are for "
+                             "is measured times.")] = False,
+    checkpoint_every: options.CheckpointEvery = None,
+    grace: options.Grace = 25.0,
+    nodes: options.Nodes = None,
+    node_rank: options.NodeRank = None,
+    rendezvous: options.Rendezvous = None,
+    rendezvous_timeout: options.Patience = 600,
     dry_run: Annotated[bool, Option(
         "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
     offline: options.Offline = False,
 ) -> None:
     """Compare optimizers on suites at several world sizes and write a report."""
-    from bench_apts import resolve
+    from bench_apts import resolve, shards
 
     console = session.console()
+    place = session.place(console, nodes, node_rank, rendezvous)
     resolved, notes = resolve.study(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=twins,
-        sampler=sampler, pruner=pruner, space=space, share=share)
-    folder = session.folder(out, study, resolved)
+        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
+    part = shards.parse(shard, resolved)
+    side_by_side = session.jobs(console, jobs, jobs_timed, resolved, place)
+    folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
     if dry_run:
         from bench_apts.estimate import lines
@@ -57,4 +71,5 @@ def command(
         console.print("building the report")
         console.print(f"report: {build(folder)}", markup=False)
 
-    session.run(console, plan, folder, shared, True, report)
+    session.run(console, plan, folder, shared, True, report, place, rendezvous_timeout,
+                checkpoint_every, grace, part, side_by_side)

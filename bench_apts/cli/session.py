@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from types import FrameType
 
     from rich.console import Console
 
+    from bench_apts.jobs import Jobs
+    from bench_apts.launch.nodes.leader import Leader
+    from bench_apts.launch.nodes.placement import Placement
     from bench_apts.plan import Plan
-    from bench_apts.spec import Study
+    from bench_apts.shards import Shard
+    from bench_apts.spec import Study, Suite
 
 
 def console() -> Console:
@@ -24,9 +31,42 @@ def console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def folder(out: Path, study: str | None, resolved: Study) -> Path:
+def place(
+    out: Console, nodes: int | None, node_rank: int | None, rendezvous: str | None
+) -> Placement:
+    """Finds which of how many machines this one is; torchrun's variables leave the environment."""
+    from bench_apts.launch.nodes import placement
+
+    if note := placement.left_alone(os.environ):
+        out.print(f"note: {note}", markup=False)
+    found = placement.find(nodes, node_rank, rendezvous, os.environ)
+    if found.nodes > 1:  # torch's sockets warn wherever an address has no name
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return found
+
+
+def folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
     """Returns a study's results folder, named after its suites unless the user names it."""
-    return out / (study or "+".join(suite.name for suite in resolved.suites))
+    return out / (study or "+".join(suite.name for suite in suites))
+
+
+def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placement) -> Jobs:
+    """Finds how many trials can run side by side, and says so where it is fewer than asked for.
+
+    Raises:
+        UserError: The ranks are spread over several machines.
+    """
+    from bench_apts import store
+    from bench_apts.errors import UserError
+    from bench_apts.jobs import Jobs, fitting
+
+    if asked > 1 and place.nodes > 1:
+        raise UserError("--jobs is for one machine, and --nodes spreads each trial over several; "
+                        "leave one of them out")
+    count, note = fitting(asked, resolved)
+    if note:
+        out.print(f"note: {note}", markup=False)
+    return Jobs(count, timed, store.now())
 
 
 def plan(
@@ -43,26 +83,90 @@ def plan(
 
 def run(
     out: Console, planned: Plan, results: Path, shared: bool, reports: bool,
-    then: Callable[[], None],
+    then: Callable[[], None], place: Placement, patience_s: float,
+    checkpoint_every: int | None, grace_s: float, shard: Shard, jobs: Jobs,
 ) -> None:
-    """Runs a plan in its folder and finishes with ``then``; says which trials failed."""
+    """Runs a plan in its folder and finishes with ``then``; says which trials failed.
+
+    On several machines node 0 does so, and the others run their ranks of its trials. Of a shard
+    ``then`` waits for the whole.
+    """
+    if place.rank:
+        _follow(out, planned, place, patience_s, grace_s)
+        return
     from bench_apts import study as studies
-    from bench_apts.launch.elastic import Interrupted
     from bench_apts.progress import Progress
 
-    with studies.opened(results, shared):
+    shared = shared or jobs.count > 1
+    with (_leading(out, planned, place, patience_s) as leader, studies.opened(results, shared),
+          _ending_in_order(out, f"in {results}")):
         progress = Progress(out)
-        try:
-            with progress.shown():
-                studies.run(planned, results, progress, shared, reports)
-        except (Interrupted, KeyboardInterrupt) as error:
-            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            out.print(f"interrupted: finished trials are kept in {results}; the same command "
-                      "goes on from there", markup=False)
-            raise typer.Exit(128 + number) from error
+        with progress.shown():
+            missing = studies.run(planned, results, progress, shared, reports, leader,
+                                  checkpoint_every, grace_s, shard, jobs)
+        if leader:
+            leader.dismiss()
         failed = {name: count for name, count in progress.statuses.items()
                   if name in ("error", "oom", "timeout")}
         if failed:
             out.print("note: " + ", ".join(f"{n} {s}" for s, n in failed.items())
                       + " among the trials; the report says why", markup=False)
-        then()
+        if missing:
+            out.print(missing, markup=False)
+        else:
+            then()
+
+
+@contextlib.contextmanager
+def _ending_in_order(out: Console, where: str) -> Iterator[None]:
+    """Has SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
+    from bench_apts.launch.elastic import Interrupted
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        out.print(f"interrupted: finished trials are kept {where}; the same command "
+                  "goes on from there", markup=False)
+        raise typer.Exit(128 + number) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _leading(
+    out: Console, planned: Plan, place: Placement, patience_s: float
+) -> Iterator[Leader | None]:
+    """Holds the other nodes while the block runs; None where there are none."""
+    if place.nodes == 1:
+        yield None
+        return
+    from bench_apts.launch.nodes import agreement
+    from bench_apts.launch.nodes.leader import Leader
+
+    with Leader(place, agreement.agreement(planned), agreement.machine()) as leader:
+        leader.gather(patience_s, lambda text: out.print(text, markup=False))
+        yield leader
+
+
+def _follow(
+    out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
+) -> None:
+    """Runs this node's ranks of the trials that node 0 begins."""
+    from bench_apts import study as studies
+    from bench_apts.launch.nodes import agreement
+    from bench_apts.launch.nodes.follower import Follower
+
+    name = f"node {place.rank} of {place.nodes}"
+    out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)
+    with (Follower(place, planned, agreement.agreement(planned), agreement.machine(),
+                   patience_s) as follower, _ending_in_order(out, "by node 0")):
+        out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
+                  "results and report are there", markup=False)
+        code = studies.follow(planned, follower, lambda text: out.print(text, markup=False),
+                              grace_s)
+    raise typer.Exit(code)

@@ -22,19 +22,30 @@ def command(
     study: options.StudyName = None,
     set_: options.Changes = None,
     shared: options.Shared = False,
+    shard: options.ShardOf = None,
+    jobs: options.JobsOf = 1,
+    checkpoint_every: options.CheckpointEvery = None,
+    grace: options.Grace = 25.0,
+    nodes: options.Nodes = None,
+    node_rank: options.NodeRank = None,
+    rendezvous: options.Rendezvous = None,
+    rendezvous_timeout: options.Patience = 600,
     offline: options.Offline = False,
 ) -> None:
     """Search hyperparameters only, and print the configurations that would be frozen."""
     from rich.table import Table
 
-    from bench_apts import resolve, store
+    from bench_apts import resolve, shards, store
 
     console = session.console()
+    place = session.place(console, nodes, node_rank, rendezvous)
     resolved, notes = resolve.study(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=1, base_seed=base_seed, twins=False,
-        sampler=sampler, pruner=pruner, space=space, share=share)
-    folder = session.folder(out, study, resolved)
+        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
+    part = shards.parse(shard, resolved)
+    side_by_side = session.jobs(console, jobs, False, resolved, place)
+    folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
 
     def frozen() -> None:
@@ -51,4 +62,5 @@ def command(
         console.print(table, markup=False)
         console.print(f"results: {folder}", markup=False)
 
-    session.run(console, plan, folder, shared, False, frozen)
+    session.run(console, plan, folder, shared, False, frozen, place, rendezvous_timeout,
+                checkpoint_every, grace, part, side_by_side)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from filelock import FileLock, Timeout
+
+from bench_apts.launch import stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -28,7 +33,18 @@ if TYPE_CHECKING:
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
 
-_HANDLED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
+_NO_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|^MemoryError", re.IGNORECASE)
+"""How torch, its CPU allocator and Python say it."""
+
+_HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
+"""Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
+
+GRACE_S = 25.0
+"""How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
+
+_LOGS, _CLAIM = "bench-apts-logs-", ".claim"
+_FRESH_S = 60.0
+"""Younger folders of logs are left alone: their owner may be about to lock them."""
 
 
 class Interrupted(Exception):
@@ -55,13 +71,20 @@ class Launcher:
         preload: Modules that the trials will need, imported once in the server.
         device: ``"cpu"`` or ``"cuda"``.
         start_method: ``"forkserver"``, or ``"spawn"`` where forking is no choice.
+
+    Attributes:
+        grace_s: How long a trial may take to end in order when SIGTERM asks for it, in seconds.
     """
 
     def __init__(
         self, preload: Sequence[str], device: str, start_method: str = "forkserver"
     ) -> None:
         self._preload, self._device, self._start_method = preload, device, start_method
-        self._logs = Path(tempfile.mkdtemp(prefix="bench-apts-logs-"))
+        self.grace_s = GRACE_S
+        _sweep_logs()
+        self._logs = Path(tempfile.mkdtemp(prefix=_LOGS))
+        self._claim = FileLock(self._logs / _CLAIM)
+        self._claim.acquire()
 
     def __enter__(self) -> Launcher:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -86,6 +109,10 @@ class Launcher:
         if self._start_method == "forkserver":
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
         shutil.rmtree(self._logs, ignore_errors=True)
+        self._claim.release()
+
+    def ready(self) -> None:
+        """Makes sure that a trial can run; on one machine it always can."""
 
     def run(self, job: Job, limit_s: float) -> Outcome:
         """Runs one trial and returns when all its processes are gone.
@@ -97,6 +124,12 @@ class Launcher:
         Raises:
             Interrupted: A signal asked the command to stop.
         """
+        return self._launch(job, limit_s, {
+            "min_nodes": 1, "max_nodes": 1, "nproc_per_node": job.trial.ranks,
+            "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"})
+
+    def _launch(self, job: Job, limit_s: float, place: dict[str, Any]) -> Outcome:
+        """Runs this node's ranks; ``place`` says which of how many nodes it is, and who meets."""
         from torch.distributed.elastic.multiprocessing import (
             DefaultLogsSpecs,
             SignalException,
@@ -110,13 +143,8 @@ class Launcher:
         logs = self._logs / job.trial.run_id
         logs.mkdir(exist_ok=True)
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=job.trial.ranks,
+            **place,
             run_id=job.trial.run_id,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="127.0.0.1",
             max_restarts=0,
             monitor_interval=0.05,
             start_method=self._start_method,
@@ -124,16 +152,30 @@ class Launcher:
             signals_to_handle=",".join(_HANDLED),
             logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
         )
-        with _quiet(), _signals_restored(limit_s):
+        stop = logs / "stop"
+        stop.unlink(missing_ok=True)
+        payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
+        asked: list[int] = []
+        with _quiet(), _signals(stop, asked, limit_s, self.grace_s):
             try:
-                results = elastic_launch(config, work)(msgspec.json.encode(job))
+                results = elastic_launch(config, work)(payload)
             except SignalException as error:
-                if error.sigval == signal.SIGALRM:
-                    return Outcome("timeout", f"killed after {limit_s:.0f} s")
-                raise Interrupted(error.sigval) from error
+                if error.sigval != signal.SIGALRM:
+                    raise Interrupted(error.sigval) from error
+                if not asked:
+                    return Outcome("timeout", "; ".join(filter(None, (
+                        f"killed after {limit_s:.0f} s", stacks.places(logs)))))
             except ChildFailedError as error:
-                return _outcome(error.failures)
-        return Outcome(results[0])
+                if not asked:
+                    return _outcome(error.failures)
+            except (EOFError, ConnectionError) as error:
+                # No answer from the fork server; the next trial starts another.
+                if not asked:
+                    return Outcome("error", "the fork server ended before the ranks had begun "
+                                            f"({type(error).__name__}: {error})")
+        if asked:
+            raise Interrupted(asked[0])
+        return Outcome(next(iter(results.values())))  # the same from every rank
 
 
 def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
@@ -142,7 +184,7 @@ def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
     data = first.error_file_data.get("message")
     if isinstance(data, dict):  # the rank could still tell
         message = str(data["message"])
-        memory = "OutOfMemory" in message or "out of memory" in message.lower()
+        memory = _NO_MEMORY.search(message)
         return Outcome("oom" if memory else "error",
                        f"rank {rank}: {' '.join(message.split())[:500]}",
                        data.get("extraInfo", {}).get("py_callstack"))
@@ -154,9 +196,25 @@ def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
 
 
 @contextmanager
-def _signals_restored(limit_s: float) -> Iterator[None]:
-    """Arms the time limit; afterwards disarms it and gives the signals back."""
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in _HANDLED}
+def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> Iterator[None]:
+    """Arms the time limit, and the ranks' stop; afterwards disarms both.
+
+    Args:
+        stop: The file that asks the ranks to stop.
+        asked: Gets the number of the signal that asked for it.
+        limit_s: Seconds until the trial is killed.
+        grace_s: Seconds from the signal until then.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not asked:  # SLURM may send it again
+            asked.append(number)
+            stop.touch()
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
+
+    names = ("SIGTERM", *_HANDLED)
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    signal.signal(signal.SIGTERM, ask)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
@@ -164,6 +222,15 @@ def _signals_restored(limit_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def _sweep_logs() -> None:
+    """Removes the logs of commands that were killed; those of living ones are locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_LOGS}*"):
+        with suppress(OSError, Timeout):  # another's, or gone meanwhile
+            if time.time() - folder.stat().st_mtime > _FRESH_S:
+                with FileLock(folder / _CLAIM).acquire(timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -25,10 +25,35 @@ class Pruning(Struct, frozen=True):
     evaluations: int
 
 
+class Saving(Struct, frozen=True):
+    """Where a trial's checkpoints lie, and when it writes them besides when it is stopped.
+
+    Attributes:
+        folder: The trial's folder of checkpoints.
+        every: Samples from one to the next; None for none but the last.
+        resume: Samples of the checkpoint that the trial goes on from; None for its beginning.
+    """
+
+    folder: str
+    every: int | None = None
+    resume: int | None = None
+
+
 class Job(Struct, frozen=True):
-    """The trial, the folder of its decoded data, the file of its events, and who may end it."""
+    """A trial and what its ranks need to know besides.
+
+    Attributes:
+        trial: What runs.
+        data: Folder of its decoded data.
+        events: File of its events.
+        pruning: Who may give it up early.
+        saving: Its checkpoints; None for none.
+        stop: File whose appearance asks the ranks to stop.
+    """
 
     trial: Trial
     data: str
     events: str
     pruning: Pruning | None = None
+    saving: Saving | None = None
+    stop: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 
 from bench_apts.launch.elastic import PRELOAD
 
@@ -21,6 +22,11 @@ for _name in (
     *filter(None, os.environ.get(PRELOAD, "").split(",")),
 ):
     importlib.import_module(_name)
+
+# SLURM signals all processes of a job. The command decides when its ranks end, not this server,
+# with which they would die.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 # What is shared stays shared: the collector would otherwise touch, and so copy, every page.
 gc.collect()

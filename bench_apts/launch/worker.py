@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 
+from bench_apts.launch import stacks
+
 _YIELD_S = 2.0
 """How long a rank that lost its peers lets the agent find the one that failed first."""
 
-_LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refused)|broken pipe",
-                         re.IGNORECASE)
+LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refused)|broken pipe",
+                        re.IGNORECASE)
+"""What the errors of ranks say whose peers are gone: they are not where it began."""
 
 
 def work(payload: bytes) -> str:
@@ -23,6 +26,7 @@ def work(payload: bytes) -> str:
     _die_with_the_command()
     # Ctrl-C reaches the whole terminal; the agent ends its ranks itself, without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stacks.register()
     import torch
 
     from bench_apts import trial
@@ -34,7 +38,7 @@ def work(payload: bytes) -> str:
     except Exception as error:
         # The agent blames the first rank that it sees gone, and its peers fail within
         # milliseconds. It ends the waiting ones.
-        if _LOST_PEERS.search(str(error)):
+        if LOST_PEERS.search(str(error)):
             time.sleep(_YIELD_S)
         raise
 

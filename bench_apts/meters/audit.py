@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+from msgspec import convert, to_builtins
 
 from bench_apts.meters import bounds, mappings
 from bench_apts.records import Audited, AuditPart
@@ -46,6 +47,7 @@ class Audit:
         self._meter = meter
         self._parts: dict[str, AuditPart] = {}
         self._sockets: dict[str, int] = {}
+        self._unsure_before = 0
         self.skipped = _obstacle(meter)
         if not self.skipped:
             self._store_ports = _store_ports()
@@ -70,8 +72,23 @@ class Audit:
         bill = self._parts.setdefault(part, AuditPart())
         bill.seen_bytes += seen - self._seen
         bill.predicted_bytes += predicted - self._predicted
-        bill.unsure_bytes = unsure
+        bill.unsure_bytes = self._unsure_before + unsure
         self._seen, self._predicted = seen, predicted
+
+    def state(self) -> dict[str, Any]:
+        """Returns the parts billed so far as plain values."""
+        found: dict[str, Any] = to_builtins(self._parts)
+        return found
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Adds the parts of the audit that ``state`` was read from: the sockets here are new."""
+        before = convert(state, dict[str, AuditPart])
+        self._unsure_before = max((part.unsure_bytes for part in before.values()), default=0)
+        for name, part in before.items():
+            bill = self._parts.setdefault(name, AuditPart())
+            bill.predicted_bytes += part.predicted_bytes
+            bill.seen_bytes += part.seen_bytes
+            bill.unsure_bytes += part.unsure_bytes
 
     def result(self, rank: int) -> Audited:
         """Returns this rank's parts for the record."""

@@ -61,6 +61,19 @@ class Clock:
         finally:
             self.switch(before)
 
+    def state(self) -> dict[str, dict[str, float]]:
+        """Returns the seconds billed so far, up to now."""
+        self._bill()
+        return {"seconds": dict(self._seconds), "cpu_seconds": dict(self._cpu_seconds)}
+
+    def resume(self, state: dict[str, dict[str, float]]) -> None:
+        """Adds what the clock had billed that ``state`` was read from."""
+        for part, seconds in state["seconds"].items():
+            self._seconds[part] += seconds
+            self._start -= seconds
+        for part, seconds in state["cpu_seconds"].items():
+            self._cpu_seconds[part] += seconds
+
     def _bill(self) -> None:
         now, cpu = self._now(), self._cpu()
         self._seconds[self._part] += now - self._since
@@ -79,7 +92,7 @@ class Clock:
 
     @property
     def wall(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was made, and what was resumed."""
         return self._now() - self._start
 
     def ledger(self) -> dict[str, float]:

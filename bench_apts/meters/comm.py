@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
 from bench_apts.errors import UserError, unknown
@@ -97,6 +98,7 @@ class CommMeter:
         self._groups: list[_Group] = []
         self._by_name: dict[str, _Group] = {}  # a reference would keep a destroyed group alive
         self._known: dict[_Key, DistinctCall] = {}
+        self._before: list[DistinctCall] = []
         self._lock = threading.Lock()  # backward passes and hooks count from threads of their own
         self._overrides: Any = None
 
@@ -140,7 +142,7 @@ class CommMeter:
 
     @property
     def phase(self) -> str:
-        """What is being done now: ``setup``, ``warmup``, ``train`` or ``eval``."""
+        """What is being done now: ``setup``, ``warmup``, ``train``, ``eval`` or ``checkpoint``."""
         return self._phase
 
     @phase.setter
@@ -213,15 +215,25 @@ class CommMeter:
         return distinct.folded(self._calls(), most)
 
     def _calls(self) -> list[DistinctCall]:
-        return distinct.merged(replace(self._one(key), phase=phase, calls=calls)
-                               for phase, key, calls in self._items())
+        seen = (replace(self._one(key), phase=phase, calls=calls)
+                for phase, key, calls in self._items())
+        return distinct.merged([*self._before, *seen])
+
+    def state(self) -> list[dict[str, Any]]:
+        """Returns all distinct calls so far as plain values."""
+        found: list[dict[str, Any]] = to_builtins(self._calls())
+        return found
+
+    def resume(self, state: list[dict[str, Any]]) -> None:
+        """Goes on from the meter that ``state`` was read from; ``predicted`` does not."""
+        self._before = convert(state, list[DistinctCall])
 
     def snapshot(self) -> Communication:
         """Returns a copy of the counts so far, by phase and collective."""
         return distinct.totals(self._calls())
 
     def predicted(self) -> tuple[int, int]:
-        """Returns the bytes that gloo's sockets must have sent so far, and their uncertainty.
+        """Returns the bytes that this process's gloo must have sent so far, and their uncertainty.
 
         The second counts what no arithmetic knows: who opened a connection, and the splits of an
         uneven all-to-all.

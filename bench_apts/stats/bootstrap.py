@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench_apts.stats.checks import check_bills, check_known
 from bench_apts.stats.restart import simulate
+from bench_apts.stats.tuning import best_weights
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -115,6 +116,54 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95,
     medians: Floats = (drawn[:, middle] if len(data) % 2
                        else drawn[:, middle - 1] / 2 + drawn[:, middle] / 2)
     return percentiles(medians, confidence)
+
+
+def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0.95,
+                      resamples: int = RESAMPLES, seed: int = SEED) -> list[Interval] | None:
+    """Intervals of ``best_of`` for K = 1 … ``most``; infinite limits are legal.
+
+    Args:
+        cost: What the least is taken of, shape ``(n,)``; infinite where there is none.
+        most: Largest number of draws K, 1 … n.
+        confidence: Nominal coverage.
+        resamples: Number of resamples.
+        seed: Seed of the generator.
+
+    Returns:
+        An interval for each K, or None for fewer than two trials.
+
+    Raises:
+        ValueError: ``most`` is out of its range, or a value is unknown (NaN).
+    """
+    check_known(cost)
+    best_weights(len(cost), most)
+    drawn = resampled(len(cost), None, resamples, seed)
+    if drawn is None:
+        return None
+    ordered = np.sort(np.asarray(cost, dtype=np.float64)[drawn], axis=1)
+    return [percentiles(column, confidence) for column in expected_best(ordered, most).T]
+
+
+def expected_best(ordered: Floats, most: int) -> Floats:
+    """Mean over all sets of K of the value that comes first in a set, for K = 1 … ``most``.
+
+    Args:
+        ordered: Values of each resample in order of preference, shape ``(B, n)``.
+        most: Largest number of draws K, 1 … n.
+
+    Returns:
+        ``Σ_i C(n − i, K − 1)/C(n, K) · ordered_i``, shape ``(B, most)``; infinite where an
+        infinite value comes first in some set.
+    """
+    trials = ordered.shape[1]
+    weights = np.array([best_weights(trials, draws) for draws in range(1, most + 1)])
+    infinite = np.isinf(ordered)
+    # No BLAS: the order of the sum, and so its rounding, must not depend on the machine's load.
+    found: Floats = np.einsum("bi,ki->bk", np.where(infinite, 0.0, ordered), weights)
+    place = np.where(infinite.any(axis=1), infinite.argmax(axis=1), trials)
+    # The value at place i (from 0) comes first in some set of K if i + K ≤ n.
+    found[place[:, None] + np.arange(1, most + 1) <= trials] = np.inf
+    return found
 
 
 def resampled(count: int, configurations: Sequence[Hashable] | None, resamples: int,

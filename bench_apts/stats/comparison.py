@@ -77,15 +77,38 @@ def compare(first: Bills, second: Bills, *, paired: bool, confidence: float = 0.
     one, other = _resampled_erts([first, second], paired, resamples, seed)
     if one is None or other is None:
         return Comparison(float(point), None, 1.0)
-    values = _ratios(one, other)
+    return judged(float(point), one, other,
+                  least_p(len(first[0]), len(second[0]), paired=paired), confidence)
+
+
+def judged(ratio: float, first: Floats, second: Floats, least: float,
+           confidence: float = 0.95) -> Comparison:
+    """Makes a comparison of resampled values, of whatever quantity; see ``compare``.
+
+    Args:
+        ratio: The observed one.
+        first: Values of one optimizer, shape ``(B,)``.
+        second: Those of the other; equal places are a pair.
+        least: The smallest p-value that so few trials can show.
+        confidence: Nominal coverage of the interval.
+    """
+    values = _ratios(first, second)
     unknown = np.isnan(values)
     interval = Interval(percentiles(np.where(unknown, 0.0, values), confidence).low,
                         percentiles(np.where(unknown, np.inf, values), confidence).high)
     sides = ((values <= 1) | unknown).sum(), ((values >= 1) | unknown).sum()
-    least = (2.0 ** (1 - len(first[0])) if paired
-             else 2.0 / math.comb(len(first[0]) + len(second[0]), len(first[0])))
-    p = max(least, 2.0 * (1 + int(min(sides))) / (1 + resamples))
-    return Comparison(float(point), interval, min(1.0, p))
+    p = max(least, 2.0 * (1 + int(min(sides))) / (1 + len(values)))
+    return Comparison(ratio, interval, min(1.0, p))
+
+
+def least_p(first: int, second: int, *, paired: bool) -> float:
+    """Smallest two-sided p-value that exchanging the labels of so many trials can give.
+
+    ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` without; 1 where either has fewer than two.
+    """
+    if min(first, second) < 2:
+        return 1.0
+    return 2.0 ** (1 - first) if paired else 2.0 / math.comb(first + second, first)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

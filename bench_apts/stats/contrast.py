@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bench_apts.stats.bootstrap import RESAMPLES, SEED, Interval, percentiles, resampled
+from bench_apts.stats.comparison import least_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,6 @@ class Difference(NamedTuple):
     value: float
     interval: Interval | None
     p: float
-
-
-def least_p(first: int, second: int, *, paired: bool) -> float:
-    """Smallest two-sided p-value that exchanging the labels of so many trials can give.
-
-    ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` without; 1 where either has fewer than two.
-    """
-    if min(first, second) < 2:
-        return 1.0
-    return 2.0 ** (1 - first) if paired else 2.0 / math.comb(first + second, first)
 
 
 def difference(first: Sequence[float], second: Sequence[float], *, paired: bool,

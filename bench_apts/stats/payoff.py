@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench_apts.stats.amortisation import Line, break_even
-from bench_apts.stats.bootstrap import RESAMPLES, SEED, erts, percentiles, resampled
+from bench_apts.stats.bootstrap import (
+    RESAMPLES,
+    SEED,
+    erts,
+    expected_best,
+    percentiles,
+    resampled,
+)
 from bench_apts.stats.checks import check_bills
-from bench_apts.stats.tuning import best_weights, ert, hit_probability
+from bench_apts.stats.tuning import best_weights, ert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from bench_apts.stats.bootstrap import Floats, Indices, Interval
 
@@ -64,6 +73,18 @@ class Tuning:
             First bills and bills of each further training (``Line``), both of shape
             ``(resamples, most)``; None for fewer than two trials.
         """
+        # One resampling serves the envelope at every R and the break-even with everybody.
+        key = most, resamples, seed
+        if key not in self._lines:
+            self._lines[key] = self._resampled_lines(*key)
+        return self._lines[key]
+
+    @cached_property
+    def _lines(self) -> dict[tuple[int, int, int], tuple[Floats, Floats] | None]:
+        return {}
+
+    def _resampled_lines(self, most: int, resamples: int,
+                         seed: int) -> tuple[Floats, Floats] | None:
         drawn = resampled(len(self.cost), None, resamples, seed)
         if drawn is None:
             return None
@@ -72,17 +93,15 @@ class Tuning:
         hit = np.isfinite(cost)[drawn]
         again = self._drawn_reruns(drawn, np.random.default_rng(seed + 1))
         mean = np.asarray(self.spent, dtype=np.float64)[drawn].mean(axis=1)
-        trials, hits = len(cost), hit.sum(axis=1)
-        firsts, further = np.empty((resamples, most)), np.empty((resamples, most))
-        for draws in range(1, most + 1):
-            weights = np.asarray(best_weights(trials, draws))
-            chance = np.array([hit_probability(trials, m, draws) for m in range(trials + 1)])[hits]
-            # Zero times infinity would be NaN where it has to be no cost at all.
-            counted = hit & (weights > 0)
-            products = np.where(counted, weights * np.where(counted, again, 0.0), 0.0).sum(axis=1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                firsts[:, draws - 1] = np.where(chance > 0, draws * mean / chance, np.inf)
-                further[:, draws - 1] = np.where(chance > 0, products / chance, np.inf)
+        weights = np.array([best_weights(len(cost), draws) for draws in range(1, most + 1)])
+        # P(at least one hit) of K draws: that the best of them is among the first m of n.
+        chances = np.concatenate([np.zeros((most, 1)), weights.cumsum(axis=1)], axis=1)
+        chance = chances.T[hit.sum(axis=1)]
+        # Misses come last, and are not trained again.
+        products = expected_best(np.where(hit, again, 0.0), most)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            firsts = np.where(chance > 0, np.outer(mean, np.arange(1, most + 1)) / chance, np.inf)
+            further = np.where(chance > 0, products / chance, np.inf)
         return firsts, further
 
     def _drawn_reruns(self, drawn: Indices, generator: np.random.Generator) -> Floats:
@@ -141,23 +160,56 @@ def break_even_interval(mine: Tuning, theirs: Tuning | tuple[Sequence[float], Se
         Limits of R*, or None where either has fewer than two trials.
     """
     ours = mine.lines(max(1, len(mine.cost) // 2), resamples, seed)
-    other = (theirs.lines(max(1, len(theirs.cost) // 2), resamples, seed + 2)
-             if isinstance(theirs, Tuning) else _untuned(*theirs, resamples, seed + 2))
-    if ours is None or other is None:
+    if ours is None:
+        return None
+    if not isinstance(theirs, Tuning):
+        check_bills(*theirs)
+        drawn = resampled(len(theirs[0]), None, resamples, seed + 2)
+        return None if drawn is None else percentiles(
+            break_evens(*ours, erts(*theirs, drawn)), confidence)
+    other = theirs.lines(max(1, len(theirs.cost) // 2), resamples, seed + 2)
+    if other is None:
         return None
     found = [break_even(_lines(*pair[:2]), _lines(*pair[2:])).trainings
              for pair in zip(*ours, *other, strict=True)]
     return percentiles(np.array(found), confidence)
 
 
-def _untuned(spent: Sequence[float], cost: Sequence[float], resamples: int,
-             seed: int) -> tuple[Floats, Floats] | None:
-    check_bills(spent, cost)
-    drawn = resampled(len(spent), None, resamples, seed)
-    if drawn is None:
-        return None
-    found = erts(spent, cost, drawn)[:, None]
-    return found, found
+def break_evens(first: Floats, again: Floats, price: Floats) -> Floats:
+    """R* of many sets of lines, each against a price of every training: ``break_even`` at once.
+
+    A line that is steeper than the price is no dearer up to some R, one that is less steep from
+    some R on. So R* is the least R of the latter, or 1 where the former reach as far as that.
+
+    Args:
+        first: Bills up to the first training, shape ``(sets, lines)``; infinite for none.
+        again: Bills of each further training, in the same shape.
+        price: Of a training without tuning, shape ``(sets,)``.
+
+    Returns:
+        R* of each set, shape ``(sets,)``; infinite for never.
+    """
+    paid = np.broadcast_to(price[:, None], first.shape)
+
+    def cheap(trainings: Floats) -> NDArray[np.bool_]:
+        bill, theirs = (np.where(trainings > 1, one + (trainings - 1) * more, one)
+                        for one, more in ((first, again), (paid, paid)))
+        return (trainings >= 1) & np.isfinite(bill) & (bill <= theirs)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = paid - again
+        crossing = np.maximum(1.0, np.floor(1 + (first - paid) / gain))
+        # Neighbours too, lest rounding puts a whole crossing on the wrong side.
+        near = [crossing + step for step in (-1, 0, 1, 2)]
+        begins = np.min([np.where(cheap(r), r, np.inf) for r in near], axis=0)
+        ends = np.max([np.where(cheap(r), r, 0.0) for r in near], axis=0)
+        always = (gain == 0) & (first <= paid) & np.isfinite(first)
+        begins = np.where(gain > 0, begins, np.where(always, 1.0, np.inf)).min(axis=1)
+        ends = np.where(gain < 0, ends, 0.0).max(axis=1)
+    found: Floats = np.where(begins - 1 <= ends, 1.0, begins)
+    # Any bill is less than that of an optimizer that never reached the target.
+    usable = (np.isfinite(first) & np.isfinite(again)).any(axis=1)
+    return np.where(np.isfinite(price), found, np.where(usable, 1.0, np.inf))
 
 
 def _lines(first: Floats, again: Floats) -> tuple[Line, ...]:

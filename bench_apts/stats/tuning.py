@@ -9,6 +9,7 @@ sources and examples: docs/statistics.md.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.stats.checks import check_bills, check_known
@@ -118,7 +119,8 @@ def _check_draws(trials: int, draws: int) -> None:
         raise ValueError(f"draws must be in 1 … {trials}, got {draws}")
 
 
-def best_weights(trials: int, draws: int) -> list[float]:
+@cache
+def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     """P(the i-th smallest of n is the smallest of K drawn), for i = 1 … n.
 
     Raises:
@@ -126,4 +128,4 @@ def best_weights(trials: int, draws: int) -> list[float]:
     """
     _check_draws(trials, draws)
     subsets = math.comb(trials, draws)
-    return [math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1)]
+    return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))

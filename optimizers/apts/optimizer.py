@@ -68,7 +68,10 @@ class APTS(torch.optim.Optimizer):
 
     Attributes:
         last: Diagnostics of the latest step: ``radius``, and where the step was judged ``rho``
-            and ``accepted``; ``forwards``, ``backwards``, ``floats`` and ``calls`` (all-reduced).
+            (paper), ``accepted``, ``actual_reduction``, ``predicted_reduction`` (paper) and
+            ``at_bound``, whether the radius then lay at a bound; ``forwards``, ``backwards``,
+            ``local_passes`` (those of both kinds in steps that this rank took alone), ``floats``
+            and ``calls`` (all-reduced).
 
     Raises:
         ValueError: No parameters, mixed dtypes, a group with options, a process outside of the

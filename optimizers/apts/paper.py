@@ -56,7 +56,7 @@ class PaperMethod:
 
     def __init__(self, problem: Problem, ranks: Ranks, settings: PaperSettings) -> None:
         self._flat, self._ranks, self._settings = problem.flat, ranks, settings
-        self._shard = Shard(problem, ranks)
+        self._problem, self._shard = problem, Shard(problem, ranks)
         values = self._flat.values
         self._iterate, self._gradient = torch.empty_like(values), torch.empty_like(values)
         self._correction = torch.empty_like(values[: values.numel() * settings.preconditions])
@@ -65,6 +65,7 @@ class PaperMethod:
             for name in (settings.solver, settings.global_solver))
         self._accepted: deque[float] = deque(maxlen=settings.window - 1)
         self.radius = settings.radius
+        self._local_passes = 0
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Does one outer iteration; see ``APTS.step``."""
@@ -118,7 +119,8 @@ class PaperMethod:
             shard.inquire()
         self.radius = last["radius"]
         self._accepted.extend(course.accepted)
-        return value, last
+        return value, last | {"at_bound": settings.rule.bounded(self.radius),
+                              "local_passes": self._local_passes}
 
     def _gather(self, own_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Averages losses, gradients and statistics at the iterate.
@@ -161,7 +163,9 @@ class PaperMethod:
 
     def _precondition(self, own_value: torch.Tensor, course: Course) -> None:
         """Runs the local phase, combines the local steps, and judges what comes out."""
+        before = self._problem.passes
         predicted = self._local_phase(own_value)
+        self._local_passes = self._problem.passes - before
         further = self._settings.global_pass
         learns = further and self._global.learns
         step = self._flat.gradient

@@ -28,6 +28,11 @@ class Problem:
         self.forwards = self.backwards = 0
         self._closure: Closure | None = None
 
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes so far."""
+        return self.forwards + self.backwards
+
     def pose(self, closure: Closure) -> None:
         """Takes the closure of the next evaluations."""
         self._closure = closure

@@ -45,6 +45,10 @@ class RadiusRule:
         """Returns the next radius, within its bounds."""
         return self.resized(radius, rho).clamp(self.smallest, self.largest)
 
+    def bounded(self, radius: float) -> bool:
+        """Says whether a radius lies at one of its bounds."""
+        return not self.smallest < radius < self.largest
+
     def resized(self, radius: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
         """Returns the next radius, whatever its bounds."""
         return torch.where(rho < self.low, radius * self.shrink,

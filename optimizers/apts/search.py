@@ -60,6 +60,11 @@ class RadiusSearch:
     change: float = 0.0
     slope: float = 0.0
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the radius lies at one of its bounds."""
+        return not SMALLEST < self.radius < LARGEST
+
     def accepts(self, verdict: Judgement, window: Sequence[float]) -> bool:
         """Whether a test's point is kept.
 

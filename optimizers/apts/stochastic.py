@@ -104,9 +104,10 @@ class StochasticMethod:
         """Does one local step, and at the end of a round the all-reduce; see ``APTS.step``."""
         try:
             losses, length = self._learn(), self._length
+            local = {"local_passes": 2 * (length > 1)}
             if self._done < length:
-                return losses.mean(), {"radius": self.radius, "agreed": False}
-            last = self._meet(length)
+                return losses.mean(), local | {"radius": self.radius, "agreed": False}
+            last = local | self._meet(length)
         except BaseException:  # also the user's interruption: values may be anywhere
             if not self._settings.judge:
                 self._anchor.copy_(self._start)
@@ -249,6 +250,7 @@ class StochasticMethod:
             self._window.append(verdict.after)
         if not self._settings.radius:
             search.update(verdict, accepted, self._spent, settled=self._spent >= _FULL)
+            last["at_bound"] = search.bounded
         return accepted
 
     def _return(self) -> None:

@@ -1,6 +1,7 @@
 """Trials in real processes: however they end, there is a record and no process left."""
 
 import os
+import re
 import signal
 
 import msgspec
@@ -145,8 +146,21 @@ def test_a_trial_beyond_its_limit_is_killed(run, plugin):
     path = plugin(on_step="signal.signal(signal.SIGTERM, signal.SIG_IGN); "
                           "self.steps == 8 and time.sleep(600)")
     outcome, record = run(path, limit_s=6.0)
-    assert outcome == Outcome("timeout", "killed after 6 s")
+    assert outcome.status == "timeout"
+    assert re.fullmatch(r"killed after 6 s; ranks 0, 1 were in step \(mine\.py, line \d+\)",
+                        outcome.reason)
     assert record.end is None
+
+
+def test_a_rank_that_hangs_is_named(run, plugin):
+    path = plugin(on_step="rank == 1 and self.steps == 8 and time.sleep(600)")
+    outcome, record = run(path, limit_s=6.0)
+    assert outcome.status == "timeout"
+    # One waits for the other, which is where it should not be for so long.
+    assert re.fullmatch(r"killed after 6 s; rank 0 was in \w+ \(\w+\.py, line \d+\), "
+                        r"rank 1 in step \(mine\.py, line \d+\)", outcome.reason)
+    assert "rank 0 was in step" not in outcome.reason
+    assert len(record.evals) == 1
 
 
 def test_a_budget_of_seconds_ends_a_trial(run, plugin):

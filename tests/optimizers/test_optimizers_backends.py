@@ -207,9 +207,24 @@ def test_apts_pays_one_more_forward_pass_where_it_judges(trained, size):
 @pytest.mark.parametrize("name", ["apts-paper", "napts", "tr"])
 def test_trust_region_methods_tell_how_it_went(trained, name):
     for report in trained(name, 2)[0]["reports"]:
-        assert report["diagnostics"].keys() == {"radius", "rho", "accepted"}
-        assert 1e-3 <= report["diagnostics"]["radius"] <= 4
-        assert report["diagnostics"]["accepted"] in (0, 1)
+        told = report["diagnostics"]
+        assert {key for key in told if not key.startswith("global_")} == {
+            "radius", "rho", "accepted", "predicted_reduction", "actual_reduction", "at_bound",
+            "judged", "local_passes"}
+        assert ("global_accepted" in told) == (name != "tr")
+        assert told["at_bound"] == (told["radius"] in (1e-3, 4))
+        assert told["judged"] == 1
+        assert told["accepted"] in (0, 1)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    # H local iterations, the last without a gradient; APTS-S steps alone in rounds of two.
+    ("apts-paper", lambda number: 9 * number), ("tr", lambda number: 0),
+    ("apts", lambda number: 2 * max(0, number - 16))])
+def test_local_passes_are_those_of_steps_taken_alone(trained, name, expected):
+    for rank in trained(name, 2):
+        assert [report["diagnostics"]["local_passes"] for report in rank["reports"]] == [
+            expected(number) for number in range(1, len(rank["reports"]) + 1)]
 
 
 def test_ordinary_backends_are_short():

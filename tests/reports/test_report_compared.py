@@ -13,9 +13,9 @@ import report_fixture as fixture
 
 from bench_apts import store
 from bench_apts.errors import UserError
-from bench_apts.reports import compared_text as text
-from bench_apts.reports.compared import optimizers, studies
-from bench_apts.reports.compared_cells import match
+from bench_apts.reports.comparison import text as text
+from bench_apts.reports.comparison.cells import match
+from bench_apts.reports.comparison.compared import optimizers, studies
 from bench_apts.reports.gather import gather
 from bench_apts.spec import Entry
 

@@ -7,7 +7,6 @@ import report_fixture as fixture
 
 from bench_apts import reports, store
 from bench_apts.reports.caveats import caveats
-from bench_apts.reports.findings import find
 from bench_apts.reports.gather import gather
 
 
@@ -74,15 +73,3 @@ def test_without_pairs_the_noise_is_unknown(tmp_path):
     assert "N = 1 and 2" in caveat.text
     page = reports.build(tmp_path / "plain").read_text(encoding="utf-8")
     assert "equal trials: up to" not in page
-
-
-@pytest.mark.parametrize(("factor", "said"), [(1.01, False), (20.0, True)])
-def test_a_difference_within_the_noise_is_none(folder, factor, said):
-    for record in store.read_trials(folder):
-        if record.trial.twin:
-            (first,) = [r for r in store.read_trials(folder) if not r.trial.twin
-                        and r.trial == msgspec.structs.replace(record.trial, twin=False)]
-            fixture.write(folder, record.trial, slower(first.evals, factor), "hit")
-    for group in gather(folder).groups:
-        text = " ".join(find(group, "cpu").sentences)
-        assert ("no further off than equal trials are" in text) == said

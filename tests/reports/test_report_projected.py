@@ -9,8 +9,8 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts import fabrics, reports
-from bench_apts.reports import projected
 from bench_apts.reports.gather import gather
+from bench_apts.reports.scaling import projected
 from bench_apts.stats.projection import Algorithm, Scaling
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from bench_apts.stats.bootstrap import (
     Interval,
+    best_of_intervals,
     ert_interval,
     median_interval,
     resampled,
     restart_interval,
 )
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.tuning import best_of, ert
 
 INF = math.inf
 
@@ -52,6 +53,24 @@ def test_too_few():
         ert_interval([1.0, 2.0], [1.0, math.nan])
     with pytest.raises(ValueError, match="unknown"):
         median_interval([1.0, math.nan])
+
+
+def test_best_of_k_in_each_resample():
+    cost = [1.0, 2.0, 5.0, INF]
+    found = best_of_intervals(cost, 2, resamples=200, confidence=0.5)
+    drawn = resampled(4, None, 200, 20_240)
+    for draws in (1, 2):
+        values = sorted(best_of([cost[i] for i in row], draws) for row in drawn)
+        low, high = np.quantile(values, 0.25, method="lower"), np.quantile(
+            values, 0.75, method="higher")
+        assert found[draws - 1] == pytest.approx((low, high))
+    assert found[0].high == INF
+    assert best_of_intervals([3.0] * 4, 4) == [(3.0, 3.0)] * 4
+    assert best_of_intervals([3.0], 1) is None
+    with pytest.raises(ValueError, match=r"1 … 2"):
+        best_of_intervals([1.0, 2.0], 3)
+    with pytest.raises(ValueError, match="unknown"):
+        best_of_intervals([1.0, math.nan], 1)
 
 
 def test_median_with_misses():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench_apts.stats.contrast import difference, least_p, success_p
+from bench_apts.stats.comparison import least_p
+from bench_apts.stats.contrast import difference, success_p
 
 
 def test_least_p_is_what_exchanging_labels_could_show():

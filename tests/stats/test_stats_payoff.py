@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench_apts.stats.amortisation import (
+    Line,
     amortised,
     best_plan,
     break_even,
@@ -18,10 +21,15 @@ from bench_apts.stats.payoff import (
     Tuning,
     amortised_interval,
     break_even_interval,
+    break_evens,
     envelope_interval,
 )
 
 INF = math.inf
+
+# Quarters and thirds: crossings at whole numbers, with and without rounding.
+bills = st.one_of(st.integers(1, 60).map(lambda k: k / 4), st.integers(1, 60).map(lambda k: k / 3),
+                  st.just(INF))
 
 
 def tuning(generator, trials=40, chance=0.6, reruns=3):
@@ -93,12 +101,28 @@ def test_each_resample_is_a_pool_of_its_own():
                 (first[row, draws - 1], again[row, draws - 1]))
 
 
+@given(st.lists(st.tuples(bills, bills), min_size=1, max_size=4), bills)
+def test_break_evens_at_once_are_those_one_by_one(lines, price):
+    first, again = np.array([lines]).transpose(2, 0, 1)
+    (found,) = break_evens(first, again, np.array([price]))
+    assert found == break_even([Line(1, *line) for line in lines],
+                               [Line(1, price, price)]).trainings
+
+
+def test_break_evens_by_hand():
+    first, again = np.array([[10.0, 12], [10, 3], [1, 9], [10, INF]]), np.array(
+        [[2.5, 2.4], [2.5, 9], [1, 9], [1, 1]])
+    # 10 + 2.5 (R − 1) ≤ 4 R from 5 on; a steep line serves 1, the flat one from 5 on; always;
+    # and whatever it costs, once nobody else arrives.
+    assert break_evens(first, again, np.array([4, 4, 4, INF])).tolist() == [5, 5, 1, 1]
+
+
 def test_without_scatter_limits_are_the_estimate():
     # Trials that are all alike: every resample is the same pool.
     mine = Tuning([10.0] * 4, [10.0] * 4, [[(4.0, 4.0)]] * 4)
     theirs = Tuning([7.0] * 4, [7.0] * 4, [[(5.0, 5.0)]] * 4)
-    assert amortised_interval(mine, 2, 3, resamples=50) == (28.0, 28.0)
-    assert envelope_interval(mine, 3, resamples=50) == (18.0, 18.0)
+    assert amortised_interval(mine, 2, 3, resamples=50) == pytest.approx((28.0, 28.0))
+    assert envelope_interval(mine, 3, resamples=50) == pytest.approx((18.0, 18.0))
     # 10 + 4 (R − 1) ≤ 7 + 5 (R − 1) from R = 4 on.
     assert break_even_interval(mine, theirs, resamples=50) == (4.0, 4.0)
 

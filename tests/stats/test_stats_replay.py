@@ -90,16 +90,24 @@ def test_orders_that_miss_are_not_imputed():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("direction", ["max", "min"])
-def test_decisions_are_those_of_a_real_study(kind, direction):
+# Beyond 200 evaluations ASHA's first rung is the second one.
+@pytest.mark.parametrize(("direction", "length", "unknown"), [
+    ("max", 12, 0), ("min", 12, 0), ("max", 12, 4), ("max", 210, 0)])
+def test_decisions_are_those_of_a_real_study(kind, direction, length, unknown):
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # To be minimised, curves fall.
     pool = [t if direction == "max" else t._replace(values=tuple(-v for v in t.values))
-            for t in noisy(18, hits=0)]
-    length = evaluations(pool)
-    assert length == 12
+            for t in noisy(18, hits=0, evaluations=length)]
+    # Some know nothing from their third evaluation on, others only then, or end early.
+    pool[:unknown] = [
+        t._replace(values=(*t.values[:3], *[math.nan] * (length - 2)) if index % 2
+                   else (0.0, math.nan, math.nan, *t.values[3:]))
+        for index, t in enumerate(pool[:unknown])]
+    pool[unknown:2 * unknown] = [t._replace(steps=t.steps[:7], values=t.values[:7])
+                                 for t in pool[unknown:2 * unknown]]
+    assert evaluations(pool) == length
     decided = set()
     for seed in range(4):
         order = random.Random(seed).sample(pool, len(pool))
@@ -109,12 +117,12 @@ def test_decisions_are_those_of_a_real_study(kind, direction):
         for arrived in order:
             asked = study.ask()
             expected = None
-            for index in range(1, length + 1):
+            for index in range(1, len(arrived.steps)):
                 asked.report(arrived.values[index], index)
                 if asked.should_prune():
                     expected = index
                     break
-            study.tell(asked, arrived.values[-1] if expected is None else None,
+            study.tell(asked, 0.0 if expected is None else None,
                        state=optuna.trial.TrialState.COMPLETE if expected is None
                        else optuna.trial.TrialState.PRUNED)
             assert ours.arrive(arrived) == expected

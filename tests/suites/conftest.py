@@ -1,6 +1,7 @@
 """Miniature data sets in every layout, made of the same random pixels."""
 
 import gzip
+import hashlib
 import io
 import os
 import pickle
@@ -68,7 +69,7 @@ def write_parquet():
 
 
 @pytest.fixture
-def write_idx(checksums):
+def write_idx(publish):
     """Writes halves as the four IDX files of MNIST, compressed or not."""
 
     def write(folder, halves, compressed):
@@ -81,7 +82,7 @@ def write_idx(checksums):
                 name = f"{stem}-{kind}-ubyte"
                 if compressed:
                     name, content = f"{name}.gz", gzip.compress(content)
-                (folder / name).write_bytes(content)
+                publish(folder / name, content)
 
     return write
 
@@ -104,7 +105,7 @@ def python2_pickle(value) -> bytes:
 
 
 @pytest.fixture
-def write_batches(checksums):
+def write_batches(publish):
     """Writes halves as CIFAR-10's batches: a folder, or a .tar.gz of one."""
 
     def write(folder, halves, archive=False):
@@ -117,27 +118,36 @@ def write_batches(checksums):
             for name, (images, labels) in (batches | {"test_batch": test}).items()
         }
         folder.mkdir(parents=True, exist_ok=True)
-        if not archive:
-            for name, content in contents.items():
-                (folder / name).write_bytes(content)
-            return
-        with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as tar:
-            for name, content in contents.items():
-                member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+        for name, content in contents.items():
+            publish(folder / name, content)
+        if archive:
+            pack_batches(folder, publish)
 
     return write
 
 
-@pytest.fixture
-def checksums(monkeypatch):
-    """The table of published checksums, emptied: miniatures have others."""
-    from bench_apts.suites import decode
+def pack_batches(folder, publish):
+    """Replaces the batches in ``folder`` by a published archive of them."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for path in sorted([*folder.glob("data_batch_*"), folder / "test_batch"]):
+            tar.add(path, f"cifar-10-batches-py/{path.name}")
+            path.unlink()
+    publish(folder / "cifar-10-python.tar.gz", packed.getvalue())
 
-    table: dict[str, str] = {}
-    monkeypatch.setattr(decode, "MD5", table)
-    return table
+
+@pytest.fixture
+def publish(monkeypatch):
+    """Writes a file and makes it the published one of its name."""
+    from bench_apts.suites import published
+
+    monkeypatch.setattr(published, "SHA256", dict(published.SHA256))
+
+    def publish(path, content):
+        path.write_bytes(content)
+        published.SHA256[path.name] = hashlib.sha256(content).hexdigest()
+
+    return publish
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,31 @@
+"""``bench-apts merge``: joins the results folders of several machines into a new one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument
+
+
+def command(
+    out: Annotated[Path, Argument(help="The new folder, which is made.", show_default=False)],
+    folders: Annotated[list[Path], Argument(
+        metavar="FOLDERS", help="Results folders, for instance of each --shard.",
+        show_default=False)],
+) -> None:
+    """Join results folders of one study into OUT; they stay as they are."""
+    from bench_apts import merge
+
+    found = merge.merge(out, folders, ["bench-apts", *sys.argv[1:]])
+    print(f"merged: {_counted(found.trials, 'trial')} of {_counted(len(folders), 'folder')}, "
+          f"{found.twice} of them in more than one")
+    if found.headless:
+        print(f"note: left out {_counted(found.headless, 'file')} without a whole header: the "
+              "writer was killed")
+    print(f"results: {out}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

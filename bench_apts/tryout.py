@@ -1,0 +1,76 @@
+"""Does once what every rank will do, so that a mistake in a suite shows before the first trial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench_apts import environment
+from bench_apts.errors import UserError
+
+if TYPE_CHECKING:
+    from bench_apts.spec import Study, Suite
+    from bench_apts.suites.data import Prepared
+
+_FLOAT = 4
+_INDEX = 8
+"""Bytes of one number and of one sample's index."""
+
+
+def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:
+    """Splits the data, builds the model without its numbers, and adds up what it takes.
+
+    Args:
+        study: Where the suite is run.
+        suite: One of its suites.
+        prepared: The suite's data set.
+
+    Raises:
+        UserError: The data cannot be split, the model not be built, or both are too large.
+    """
+    try:
+        parameters, shape = _build(suite, prepared)
+        for ranks in study.ranks:
+            _require_memory(suite, study.device, ranks, parameters, shape)
+    except UserError as error:
+        raise UserError(f"suite {suite.name}: {error}") from error
+
+
+def _build(suite: Suite, prepared: Prepared) -> tuple[int, int]:
+    """Returns the number of the model's parameters and of the numbers in one input."""
+    import torch
+
+    from bench_apts.suites import data, models
+
+    dataset = data.load(prepared.folder)
+    data.split(dataset.train_targets, suite.data.validation, suite.data.name)
+    if suite.memory_format == "channels_last" and len(dataset.input_shape) != 3:
+        raise UserError("key 'memory_format': channels_last is for images, and "
+                        f"{suite.data.name} has none")
+    try:
+        with torch.device("meta"):
+            model = models.build(suite.model.name, suite.model.options, dataset.input_shape,
+                                 dataset.classes)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"model '{suite.model.name}' cannot be built with the options "
+                        f"{suite.model.options}: {str(error).splitlines()[0]}") from error
+    return models.count(model), dataset.train_inputs[0].size
+
+
+def _require_memory(
+    suite: Suite, device: str, ranks: int, parameters: int, numbers: int
+) -> None:
+    """Refuses what cannot fit into the main memory, before a rank tries and is killed for it.
+
+    The least that all ranks together hold: weights and gradients, one global minibatch and the
+    order of its samples; on GPUs only the order, and what else does not fit ends as ``oom``.
+    """
+    batch = suite.global_batch(ranks)
+    needed = batch * _INDEX
+    if device == "cpu":
+        needed += ranks * 2 * parameters * _FLOAT + batch * numbers * _FLOAT
+    there = environment.memory_bytes()
+    if needed > there:
+        raise UserError(
+            f"{parameters:,} parameters and a global batch of {batch:,} take at least "
+            f"{needed / 2**30:,.0f} GiB on {ranks} ranks, and this machine has "
+            f"{there / 2**30:,.0f} GiB; choose a smaller model, batch_size or --gpus")

@@ -1,0 +1,1 @@
+"""Two studies or two optimizers side by side."""

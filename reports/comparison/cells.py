@@ -1,0 +1,291 @@
+"""What two cells are compared by: costs and rates with their trials' luck, counts exactly."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from bench_apts.records import train_bytes
+from bench_apts.stats.comparison import compare, least_p
+from bench_apts.stats.contrast import difference, success_p
+from bench_apts.stats.costs import outcome
+from bench_apts.stats.tuning import ert
+
+from .. import units
+from ..cells import peak_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench_apts.records import Eval, TrialRecord
+    from bench_apts.stats.bootstrap import Interval
+    from bench_apts.stats.costs import Currency
+
+    from ..cells import Cell
+
+Kind = Literal["ratio", "difference", "share", "exact"]
+
+
+class Measure(NamedTuple):
+    """One comparison of B with A.
+
+    Attributes:
+        name: What is compared.
+        kind: ``ratio``: costs, B over A; ``difference``: a metric, B less A; ``share``: of trials
+            that hit, B less A; ``exact``: counts that must not grow, B over A.
+        values: That of A and of B, infinite where nothing hit.
+        texts: The same, formatted.
+        effect: B over A or B less A, see ``kind``; NaN where neither hit.
+        interval: Its bootstrap interval, where there is one.
+        p: Uncorrected p-value of no difference; 1 for counts.
+        least: Smallest p-value that these trials could give; None where nothing is to be tested.
+        basis: How many trials it rests on, and whether they are pairs.
+        verb: What B does, for a sentence: ``sends {} the bytes per step``.
+        more_is_better: As for an accuracy.
+        noise: Ratio by which equal trials may differ on this machine; infinite where the numbers
+            were not measured on one machine.
+    """
+
+    name: str
+    kind: Kind
+    values: tuple[float, float]
+    texts: tuple[str, str]
+    effect: float
+    interval: Interval | None
+    p: float
+    least: float | None
+    basis: str
+    verb: str
+    more_is_better: bool = False
+    noise: float = 1.0
+
+
+class Noises(NamedTuple):
+    """Largest ratio within A/A pairs, of training times and of peak memory; 1 where unknown."""
+
+    time: float
+    memory: float
+
+
+class Trials(NamedTuple):
+    """The trials of A and of B; the k-th of both are a pair if ``paired``."""
+
+    first: list[TrialRecord]
+    second: list[TrialRecord]
+    paired: bool
+
+    @property
+    def basis(self) -> str:
+        """Says how many there are."""
+        one, two = len(self.first), len(self.second)
+        return units.plural(one, "pair") if self.paired else f"{one} and {two} unpaired"
+
+    @property
+    def least(self) -> float:
+        """Smallest p-value that they could give."""
+        return least_p(len(self.first), len(self.second), paired=self.paired)
+
+    def equal(self, one: object, two: object) -> bool:
+        """Whether these values of all trials agree pair by pair, which leaves nothing to test."""
+        return self.paired and one == two
+
+
+def answered(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the trials that came to an end of their own, be it a failure."""
+    return [r for r in records if r.end and r.end.status != "interrupted"]
+
+
+def match(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> Trials:
+    """Pairs trials of equal stage, repetition and seeds.
+
+    Pairs are used if there are two or more, or no trial is left over; trials without a partner
+    then do not count. Otherwise all trials count, unpaired.
+    """
+    partners = {_key(r): r for r in answered(second)}
+    ours = [r for r in answered(first) if _key(r) in partners]
+    if ours and len(ours) >= min(2, max(len(answered(first)), len(partners))):
+        return Trials(ours, [partners[_key(r)] for r in ours], True)
+    return Trials(answered(first), answered(second), False)
+
+
+def _key(record: TrialRecord) -> tuple[object, ...]:
+    trial = record.trial
+    return trial.stage, trial.repetition, trial.seeds.data, trial.seeds.init
+
+
+def measures(one: Cell, two: Cell, noise: Noises, device: str,
+             resamples: int) -> tuple[list[Measure], list[str]]:
+    """Compares all that two cells have.
+
+    Args:
+        one: A.
+        two: B, on the same suite and as many ranks.
+        noise: How far equal trials are apart.
+        device: ``cpu`` or ``cuda``.
+        resamples: Of each bootstrap.
+
+    Returns:
+        The measures, and notes on what could not be compared.
+    """
+    found: list[Measure | None] = []
+    notes: list[str] = []
+    draws, seeds = match(one.draws, two.draws), match(one.seeds, two.seeds)
+    if draws.first and draws.second:
+        found.append(_cost("expected cost, with tuning", "core_seconds", draws, noise.time,
+                           "costs {} as much with tuning", device, resamples))
+    rated = seeds if seeds.first and seeds.second else draws
+    if rated.first and rated.second:
+        found.append(_success(rated))
+    if seeds.first and seeds.second:
+        blind = _blind(seeds)
+        currencies: list[tuple[str, Currency, float, str]] = [
+            ("time to target", "train_s", noise.time, "takes {} the time to target"),
+            ("wire bytes to target", "wire_bytes", 1.0, "sends {} the bytes to target"),
+            ("gradient evaluations to target", "gradient_evaluations", 1.0,
+             "needs {} the gradient evaluations to target"),
+            ("samples to target", "samples", 1.0, "needs {} the samples to target")]
+        found += [_cost(name, currency, seeds, factor, verb, device, resamples)
+                  for name, currency, factor, verb in currencies
+                  if not (blind and currency == "wire_bytes")]
+        found += [_memory(seeds, noise.memory, resamples), _test(one, two, seeds, resamples)]
+        counts, why = _counts(seeds, blind)
+        found += counts
+        notes += [why] if why else []
+        if blind:
+            notes.append("its bytes were not counted, and are not compared")
+    else:
+        notes.append("there are no final trainings to compare on both sides")
+    return [measure for measure in found if measure], notes
+
+
+def _cost(name: str, currency: Currency, trials: Trials, noise: float, verb: str, device: str,
+          resamples: int) -> Measure | None:
+    """Ratio of expected costs; None where nothing was spent, like bytes of a single rank."""
+    drawn = [[outcome(r) for r in records] for records in (trials.first, trials.second)]
+    one, two = [([o.spent[currency] for o in side], [o.cost[currency] for o in side])
+                for side in drawn]
+    if not any(one[0]) and not any(two[0]):
+        return None
+    costs = ert(*one), ert(*two)
+    texts = [units.cost(currency, c.cost if c.hits else c.total, device) for c in costs]
+    ratio = compare(two, one, paired=trials.paired, resamples=resamples)
+    idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
+    return Measure(
+        name, "ratio", (costs[0].cost, costs[1].cost),
+        (texts[0] if costs[0].hits else f"more than {texts[0]}",
+         texts[1] if costs[1].hits else f"more than {texts[1]}"),
+        ratio.ratio, ratio.interval, ratio.p, None if idle else trials.least, trials.basis, verb,
+        noise=noise)
+
+
+def _success(trials: Trials) -> Measure:
+    """Shares of trials that hit, by Fisher's exact test."""
+    hits = [[outcome(r).hit for r in records] for records in (trials.first, trials.second)]
+    rates = [statistics.fmean(side) for side in hits]
+    # With all hits or none the test can say nothing, whichever trial is whose.
+    idle = len({*hits[0], *hits[1]}) == 1
+    return Measure(
+        "trials that hit", "share", (rates[0], rates[1]),
+        (f"{sum(hits[0])} of {len(hits[0])}", f"{sum(hits[1])} of {len(hits[1])}"),
+        rates[1] - rates[0], None,
+        success_p((sum(hits[0]), len(hits[0])), (sum(hits[1]), len(hits[1]))),
+        None if idle else least_p(len(hits[0]), len(hits[1]), paired=False),
+        f"{len(hits[0])} and {len(hits[1])}", "reaches the target in {}", True)
+
+
+def _memory(trials: Trials, noise: float, resamples: int) -> Measure | None:
+    one, two = [[float(peak) for r in records if (peak := peak_memory(r))]
+                for records in (trials.first, trials.second)]
+    if len(one) < len(trials.first) or len(two) < len(trials.second):
+        return None
+    ratio = compare((two, two), (one, one), paired=trials.paired, resamples=resamples)
+    values = statistics.fmean(one), statistics.fmean(two)
+    return Measure(
+        "peak memory", "ratio", values, (units.size(values[0]), units.size(values[1])),
+        ratio.ratio, ratio.interval, ratio.p,
+        None if trials.equal(one, two) else trials.least, trials.basis,
+        "uses {} the peak memory", noise=noise)
+
+
+
+def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | None:
+    """Difference of the test metric after the full budget, of those that got there."""
+    metric = one.test_metric
+    kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
+            for records in (trials.first, trials.second)]
+    if metric != two.test_metric or not kept[0] or not kept[1]:
+        return None
+    tested = match(*kept)
+    first, second = [[r.end.test[metric] for r in side if r.end and r.end.test]
+                     for side in (tested.first, tested.second)]
+    change = difference(second, first, paired=tested.paired, resamples=resamples)
+    values = statistics.fmean(first), statistics.fmean(second)
+    return Measure(
+        f"test {metric}", "difference", values,
+        (units.metric(metric, values[0]), units.metric(metric, values[1])),
+        change.value, change.interval, change.p,
+        None if tested.equal(first, second) else tested.least, tested.basis,
+        f"ends at a test {metric} of {{}}", metric == "accuracy")
+
+
+def _blind(trials: Trials) -> bool:
+    return any(r.start and r.start.comm_meter.startswith("none")
+               for r in (*trials.first, *trials.second))
+
+
+def _counts(trials: Trials, blind: bool) -> tuple[list[Measure], str]:
+    """Counts per step, up to the last evaluation at equal steps and samples.
+
+    Pairs are met at the last one that both have; without pairs all trials at the last that all
+    have, where the seed must not matter.
+
+    Returns:
+        The measures, and why there are none, or "".
+    """
+    sides: list[list[Eval]] = [[], []]
+    for group in (zip(trials.first, trials.second, strict=True) if trials.paired
+                  else [(*trials.first, *trials.second)]):
+        shared = set.intersection(*(set(_points(r)) for r in group))
+        if shared:
+            met = [_points(r)[max(shared)] for r in group]
+            half = 1 if trials.paired else len(trials.first)
+            sides[0] += met[:half]
+            sides[1] += met[half:]
+    if not sides[0]:
+        return [], ("no evaluation is at equal steps and samples, so that counts per step are "
+                    "not compared")
+    found = []
+    steps = sum(event.step for event in sides[0])
+    for name, verb, count in _PER_STEP:
+        if blind and name.startswith(("wire", "collectives")):
+            continue
+        if not trials.paired and any(len({count(e) for e in side}) > 1 for side in sides):
+            return [], "counts per step depend on the seed, and there are no pairs to compare"
+        one, two = (sum(map(count, side)) / sum(e.step for e in side) for side in sides)
+        if not one and not two:
+            continue
+        form = units.size if name.startswith("wire") else units.digits
+        found.append(Measure(
+            name, "exact", (one, two), (units.trim(form(one)), units.trim(form(two))),
+            two / one if one else math.inf, None, 1.0, None, f"exact, {steps:,} steps", verb))
+    return found, ""
+
+
+def _points(record: TrialRecord) -> dict[tuple[int, int], Eval]:
+    """Returns the evaluations after step 0 by step and samples."""
+    return {(event.step, event.samples): event for event in record.evals if event.step}
+
+
+def _calls(event: Eval) -> float:
+    return float(sum(traffic.calls for traffic in event.comm.get("train", {}).values()))
+
+
+_PER_STEP: tuple[tuple[str, str, Callable[[Eval], float]], ...] = (
+    ("wire bytes per step", "sends {} the bytes per step", lambda e: train_bytes(e.comm)),
+    ("collectives per step", "issues {} the collectives per step", _calls),
+    ("forward passes per step", "makes {} the forward passes per step",
+     lambda e: float(e.forwards)),
+    ("backward passes per step", "makes {} the backward passes per step",
+     lambda e: float(e.backwards)),
+)

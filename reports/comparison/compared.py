@@ -1,0 +1,275 @@
+"""Two studies, or two optimizers of one: what of B is worse than A beyond noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from bench_apts.errors import UserError, unknown
+from bench_apts.spec import canonical
+from bench_apts.stats.bootstrap import RESAMPLES
+from bench_apts.stats.comparison import holm
+from bench_apts.stats.noise import noise
+
+from .. import units
+from ..cells import peak_memory
+from .cells import Measure, Noises, answered, measures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bench_apts.records import TrialRecord
+    from bench_apts.spec import Suite
+
+    from ..cells import Cell, Group
+    from ..gather import Gathered
+
+ALPHA = 0.05
+"""Chance of any false claim that is accepted, over all comparisons of one command."""
+
+_MOST_TESTS = 8  # of one pair of cells
+_ROUNDING = 1e-9  # sums of floats in another order
+
+Verdict = Literal["worse", "better", "equal", "tolerated", "noise", "not judged", "neither hit"]
+
+
+class Match(NamedTuple):
+    """A cell of A and the one of B that it is compared with, each with its group."""
+
+    first: Cell
+    second: Cell
+    groups: tuple[Group, Group]
+
+    @property
+    def where(self) -> str:
+        """Names the optimizer, the suite and N."""
+        label = self.first.label
+        if self.second.label != label:
+            label = f"{self.second.label} against {label}"
+        return f"{label} on {self.first.suite.name} at N = {self.first.ranks}"
+
+
+class Row(NamedTuple):
+    """One measure of one pair of cells, judged.
+
+    Attributes:
+        match: What is compared.
+        measure: By what.
+        adjusted: The p-value after Holm's correction; 1 where nothing was tested.
+        verdict: Whether B is worse or better.
+    """
+
+    match: Match
+    measure: Measure
+    adjusted: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison.
+
+    Attributes:
+        names: What A and B are.
+        rows: In the order of A's study.
+        notes: What was left out, and what the numbers cannot say.
+    """
+
+    names: tuple[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def worse(self) -> list[Row]:
+        """What is worse in B."""
+        return [row for row in self.rows if row.verdict == "worse"]
+
+    @property
+    def better(self) -> list[Row]:
+        """What is better in B."""
+        return [row for row in self.rows if row.verdict == "better"]
+
+
+def studies(first: Gathered, second: Gathered, names: tuple[str, str],
+            factor: float) -> Compared:
+    """Compares the optimizers, suites and N that two studies share.
+
+    Args:
+        first: A.
+        second: B.
+        names: How to call them.
+        factor: Ratio up to which B is not worse.
+
+    Raises:
+        UserError: They ran on other devices, or share nothing that has trials.
+    """
+    if first.device != second.device:
+        raise UserError(f"{names[0]} ran on {first.device}, {names[1]} on {second.device}; "
+                        "compare studies of one device")
+    cells = [{(canonical(cell.suite), cell.ranks, cell.label): (cell, group)
+              for cell, group in _cells(gathered)} for gathered in (first, second)]
+    shared = [key for key in cells[0] if key in cells[1]]
+    changed = _changed(first, second)
+    notes, matches = [*changed.values()], []
+    for key in shared:
+        (one, group), (two, other) = cells[0][key], cells[1][key]
+        match = Match(one, two, (group, other))
+        if _data(one) == _data(two):
+            matches.append(match)
+        else:
+            notes.append(f"{match.where} is not compared: its data are not the same")
+    for name, mine, theirs in ((names[0], cells[0], cells[1]), (names[1], cells[1], cells[0])):
+        alone = [f"{cell.label} on {cell.suite.name} at N = {cell.ranks}"
+                 for key, (cell, _) in mine.items()
+                 if key not in theirs and cell.suite.name not in changed]
+        if alone:
+            notes.append(f"only {name} has {units.listing(alone)}")
+    if not matches:
+        raise UserError(f"{names[0]} and {names[1]} share no optimizer with trials on the same "
+                        f"suite, data and N{': ' if notes else ''}{'; '.join(notes)}; "
+                        "run both with the same --suite, --gpus and --optimizers")
+    return _judged(names, matches, notes, factor, first.device)
+
+
+def optimizers(gathered: Gathered, first: str, second: str, factor: float) -> Compared:
+    """Compares two optimizers of a study on every suite and at every N where both have trials.
+
+    Args:
+        gathered: The study.
+        first: A's label.
+        second: B's label.
+        factor: Ratio up to which B is not worse.
+
+    Raises:
+        UserError: The study has no such optimizer, or they were never run side by side.
+    """
+    labels = [entry.label for entry in gathered.file.study.entries]
+    for label in (first, second):
+        if label not in labels:
+            raise unknown("optimizer of this study", label, labels)
+    matches, notes = [], []
+    for group in gathered.groups:
+        found = {cell.label: cell for cell in group.cells if answered((*cell.draws, *cell.seeds))}
+        if first in found and second in found:
+            matches.append(Match(found[first], found[second], (group, group)))
+        else:
+            missing = [label for label in dict.fromkeys((first, second)) if label not in found]
+            notes.append(f"{units.listing(missing)} on {group.suite.name} at N = {group.ranks} "
+                         "has no trial that ended")
+    if not matches:
+        raise UserError(f"{first} and {second} have no suite and N where both have trials: "
+                        f"{'; '.join(notes)}; `bench-apts run` with the study's arguments goes "
+                        "on where it stopped")
+    return _judged((first, second), matches, notes, factor, gathered.device)
+
+
+def _cells(gathered: Gathered) -> Iterator[tuple[Cell, Group]]:
+    """The cells that have trials which ended."""
+    for group in gathered.groups:
+        for cell in group.cells:
+            if answered((*cell.draws, *cell.seeds)):
+                yield cell, group
+
+
+def _changed(first: Gathered, second: Gathered) -> dict[str, str]:
+    """Says of suites by name that they have another definition in either study."""
+    theirs = {suite.name: suite for suite in second.file.study.suites}
+    found = {}
+    for suite in first.file.study.suites:
+        other = theirs.get(suite.name, suite)
+        if other != suite:
+            found[suite.name] = (f"{suite.name} is not the same suite in both, they differ in "
+                                 f"{units.listing(_fields(suite, other))}")
+    return found
+
+
+def _fields(one: Suite, two: Suite) -> list[str]:
+    first: dict[str, Any] = msgspec.structs.asdict(one)
+    return [name for name, value in first.items() if value != getattr(two, name)]
+
+
+def _data(cell: Cell) -> set[str]:
+    return {r.trial.data_sha256 for r in _records(cell)}
+
+
+def _records(cell: Cell) -> tuple[TrialRecord, ...]:
+    return (*cell.draws, *cell.seeds)
+
+
+def _judged(names: tuple[str, str], matches: Sequence[Match], notes: list[str], factor: float,
+            device: str) -> Compared:
+    # Enough that the smallest p-value of a resampling survives the correction.
+    resamples = max(RESAMPLES, round(4 * _MOST_TESTS * len(matches) / ALPHA))
+    found: list[tuple[Match, Measure]] = []
+    for match in matches:
+        noises, why = _noises(match)
+        where = f"{match.first.suite.name} at N = {match.first.ranks}"
+        notes += [f"{where}: {note}" for note in why]
+        rows, more = measures(match.first, match.second, noises, device, resamples)
+        found += [(match, row) for row in rows]
+        notes += [f"{match.where}: {note}" for note in more]
+        drawn = {id(r): r for cell in match[:2] for r in _records(cell)}
+        waiting = len(drawn) - len(answered([*drawn.values()]))
+        if waiting:
+            notes.append(f"{match.where}: {units.plural(waiting, 'trial')} without an end "
+                         "left out")
+    adjusted = [1.0] * len(found)
+    # A test that its few trials could never decide must not make the others stricter.
+    tested = [i for i, (_, m) in enumerate(found) if m.least is not None and m.least <= ALPHA]
+    for index, p in zip(tested, holm([found[i][1].p for i in tested]), strict=True):
+        adjusted[index] = p
+    notes += _power([m.least for _, m in found if m.least is not None], len(tested))
+    return Compared(names, tuple(
+        Row(match, measure, p, _verdict(measure, p, factor))
+        for (match, measure), p in zip(found, adjusted, strict=True)), tuple(dict.fromkeys(notes)))
+
+
+def _noises(match: Match) -> tuple[Noises, list[str]]:
+    """How far apart equal trials were in either study, and what to say of it."""
+    environments = [r.header.environment for cell in match[:2] for r in _records(cell)]
+    if len({(str(e.get("hostname")), str(e.get("cpu"))) for e in environments}) > 1:
+        return Noises(math.inf, math.inf), ["times and memory are not judged: the trials ran on "
+                                            "several machines"]
+    times = [group.noise.factor for group in match.groups if group.noise]
+    peaks = [noise([(float(peak_memory(a)), float(peak_memory(b)))
+                    for cell in group.cells for a, b in cell.pairs
+                    if peak_memory(a) and peak_memory(b)]) for group in match.groups]
+    return (Noises(max(times, default=1.0), max([p.factor for p in peaks if p], default=1.0)),
+            [] if times else ["no trial was run twice, so the noise of times is unknown"])
+
+
+def _power(least: Sequence[float], tested: int) -> list[str]:
+    """Says so where no difference could have been shown, however large."""
+    if not least or min(least) * max(tested, 1) <= ALPHA:
+        return []
+    needed = math.ceil(1 + math.log2(len(least) / ALPHA))
+    return [f"too few trials to tell costs apart, however much they differ: to correct for "
+            f"{units.plural(len(least), 'comparison')} takes {needed} pairs each "
+            f"(--seeds {needed}, and --trials {needed} where tuned)"]
+
+
+def _verdict(measure: Measure, p: float, factor: float) -> Verdict:
+    effect = measure.effect
+    if math.isnan(effect):
+        return "neither hit"
+    if math.isinf(measure.noise):
+        return "not judged"
+    neutral = 1.0 if measure.kind in ("ratio", "exact") else 0.0
+    if measure.kind == "exact":
+        if abs(effect - 1) <= _ROUNDING:
+            return "equal"
+        limit = factor * (1 + _ROUNDING)
+        return "worse" if effect > limit else "better" if effect < 1 else "tolerated"
+    if measure.least is None and effect == neutral:
+        return "equal"
+    interval = measure.interval
+    if p > ALPHA or (interval and interval.low <= neutral <= interval.high):
+        return "noise"
+    if measure.kind == "ratio":
+        if effect > measure.noise:
+            return "worse" if effect > factor else "tolerated"
+        return "better" if effect * measure.noise < 1 else "noise"
+    return "better" if (effect > 0) == measure.more_is_better else "worse"

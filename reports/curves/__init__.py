@@ -1,0 +1,1 @@
+"""The course of training: the data of all curves, and their figures."""

@@ -1,0 +1,206 @@
+"""Figures of the validation metric against time, samples, gradient evaluations and bytes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from bench_apts.stats.bands import QUARTILES_FROM, band
+
+from .. import basis, units
+from ..drawing.canvas import Figure, finish, heading, panel, scale
+from ..drawing.style import INK
+from ..table import Table, Value, name, number
+from .courses import AXES, SINGLE, courses, draw, ends
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from ..cells import Cell, Group
+    from ..context import Context
+    from ..drawing.style import Look
+    from ..table import Plain
+    from .courses import Against, Course
+
+_METRIC = "validation"
+_COLUMNS = (*(axis.column for axis in AXES), _METRIC)
+
+_ROWS = 12
+"""About how many rows an optimizer has in the figures' table; tables/curves.csv has all."""
+
+_ACCURACIES = (0.0, 0.2, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998,
+               0.999, 0.9999)
+"""Where an axis of accuracies may have a tick."""
+
+_SPREAD = 8
+"""Ratio of what optimizers need on an axis beyond which it is logarithmic."""
+
+
+def figures(context: Context, group: Group) -> list[Figure]:
+    """Draws one N against each axis on which anything happened; all share one table."""
+    runs = [record.header.run_id for cell in group.cells for record in cell.seeds]
+    data = context.curves[context.curves["run_id"].isin(runs)]
+    found, step = courses(data, context.looks, _METRIC, _COLUMNS)
+    if not found:
+        return []
+    limits = _limits(group, found)
+    table = _table(group, found, step)
+    return [_figure(context, group, against, found, step, limits, table) for against in AXES
+            if any((run[against.column] > 0).any() for one in found for run in one.runs)]
+
+
+def leaders(group: Group, against: Against) -> list[tuple[float, Cell]]:
+    """Returns the optimizers whose median seed reaches the target, the first to do so first."""
+    found = [(middle.median, cell) for cell in group.cells
+             if (middle := cell.to_target(against.currency)).seeds
+             and math.isfinite(middle.median)]
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _figure(context: Context, group: Group, against: Against, found: Sequence[Course], step: int,
+            limits: tuple[float, float], table: Table) -> Figure:
+    target, column = group.suite.target, against.column
+    most = [value for one in found
+            if (value := max(run[column].max() for run in one.runs)) > 0]
+    log = max(most) > _SPREAD * min(most)
+    drawing, axes = panel(4.9, 3.0)
+    axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    for course in found:
+        look = context.looks[course.label]
+        draw(axes, course, column, _METRIC, look, positive=log)
+        ends(axes, course, column, _METRIC, look, limits, positive=log)
+    if target.metric == "accuracy":
+        _accuracies(axes, limits)
+    else:
+        scale(axes, "y", units.digits, limits=limits)
+    across = np.concatenate([run[column].to_numpy(float) for one in found for run in one.runs])
+    scale(axes, "x", against.form, log=log,
+          limits=((across[across > 0].min() / 1.15, max(most) * 1.15) if log
+                  else (0, max(most) * 1.03)))
+    mark = " †" if column == "train_s" and context.crowded[group.ranks] else ""
+    axes.set_xlabel(against.words + mark)
+    heading(axes, f"validation {target.metric}"
+                  + (", by the logarithm of its errors" if target.metric == "accuracy" else ""))
+    shown: Mapping[str, Look] = {one.label: context.looks[one.label] for one in found}
+    return finish(
+        drawing, f"{context.prefix}-n{group.ranks}-{target.metric}-{against.slug}",
+        f"{group.suite.name}, N = {group.ranks}: validation {target.metric} against "
+        f"{against.words}", _caption(group, against, found, step, limits), shown,
+        basis=basis.seeds(context, [group]), data=table)
+
+
+def _caption(group: Group, against: Against, found: Sequence[Course], step: int,
+             limits: tuple[float, float]) -> str:
+    ranked = leaders(group, against)
+    text = "No optimizer's median seed reaches the target."
+    if ranked:
+        first, cell = ranked[0]
+        text = (f"First to the target (median seed): {cell.label}, after "
+                f"{against.form(first)}{against.noun}.")
+        if len(ranked) > 1:
+            second, other = ranked[1]
+            text = text[:-1] + f"; then {other.label}, after {against.form(second)}."
+            if (against.column == "train_s" and group.noise
+                    and second <= first * group.noise.factor):
+                text += " Equal trials are as far apart."
+    low, high = limits
+    hidden = [one.label for one in found if not any(
+        run[_METRIC].between(low, high).any() for run in one.runs)]
+    if hidden:
+        text += f" Beyond the axis: {units.listing(hidden)}."
+    seeds = [one.shared[_METRIC].shape[1] for one in found]
+    if max(seeds) > 1:
+        text += (" Band: quartiles over seeds." if min(seeds) >= QUARTILES_FROM
+                 else " Band: smallest to largest of the seeds." if max(seeds) < QUARTILES_FROM
+                 else f" Band: quartiles over seeds, of fewer than {QUARTILES_FROM} all.")
+    if max(seeds) > SINGLE:
+        text += f" Single: the first {SINGLE} seeds of each."
+    if step > 1:
+        text += f" Drawn: every {_nth(step)} evaluation, each first hit and each end."
+    return text
+
+
+def _nth(number: int) -> str:
+    """Formats an ordinal number: ``2nd``, ``11th``."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if 10 < number % 100 < 14 else ending}"
+
+
+def _limits(group: Group, found: Sequence[Course]) -> tuple[float, float]:
+    """Returns limits that cut off the start, so that differences near the target can be seen."""
+    target = group.suite.target
+    values = np.concatenate([run[_METRIC].to_numpy(float) for one in found for run in one.runs])
+    if target.metric == "accuracy":
+        # Without errors their logarithm has no end: half of the least error stands for none.
+        least = 0.5 / group.suite.data.validation
+        most = 1 - max(values.min(), 0.6 * target.value)
+        return 1 - 1.2 * max(most, least), 1 - max(1 - values.max(), least) / 1.2
+    if target.direction == "max":
+        top = max(values.max(), target.value)
+        low = max(values.min(), 0.6 * target.value)
+    else:
+        top = min(values.max(), 3 * target.value)
+        low = min(values.min(), target.value)
+    room = 0.06 * ((top - low) or 1.0)
+    return float(low - room), float(top + room)
+
+
+def _accuracies(axes: Axes, limits: tuple[float, float]) -> None:
+    """Makes the vertical axis one of accuracies, by the logarithm of the share of errors.
+
+    So that what happens near the target takes as much room as the first steps.
+    """
+    axes.set_yscale("function", functions=(
+        lambda value: -np.log10(np.maximum(1 - np.asarray(value, float), 1e-9)),
+        lambda height: 1 - 10.0 ** -np.asarray(height, float)))
+    axes.set_ylim(*limits)
+    axes.set_ylabel("")
+    low, high = (math.log10(1 - end) for end in limits)
+    ticks: list[float] = []
+    for tick in _ACCURACIES:
+        far = not ticks or math.log10((1 - ticks[-1]) / (1 - tick)) > 0.1 * (low - high)
+        if limits[0] <= tick <= limits[1] and far:
+            ticks.append(tick)
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(
+        lambda value, _: units.trim(units.percent(value, 2))))
+
+
+def _table(group: Group, found: Sequence[Course], step: int) -> Table:
+    """Median and band at the evaluations that are drawn, thinned once more for reading."""
+    metric = group.suite.target.metric
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for course in found:
+        breaks.add(len(rows))
+        values = band(course.shared[_METRIC])
+        middles = {axis: np.median(course.shared[axis.column], axis=1) for axis in AXES}
+        total, seeds = course.shared[_METRIC].shape
+        every = max(1, -(-total // _ROWS))
+        for at in sorted({*range(0, total, every), *([total - 1] if total else [])}):
+            numbers: dict[str, Plain] = {
+                f"{metric}_median": float(values.middle[at]),
+                f"{metric}_low": float(values.low[at]), f"{metric}_high": float(values.high[at])}
+            rows.append((
+                name(course.label, suite=group.suite.name, ranks=group.ranks),
+                *(Value(axis.form(middles[axis][at]),
+                        numbers={axis.column: float(middles[axis][at])}) for axis in AXES),
+                Value(units.metric(metric, values.middle[at]), units.between(
+                    units.metric(metric, values.low[at]), units.metric(metric, values.high[at])),
+                    numbers),
+                number(str(seeds), seeds=seeds)))
+    return Table(
+        "median-curves", f"Data of the curves at N = {group.ranks}",
+        "Medians over seeds at evaluations that all seeds have, and the band of the metric"
+        + (", thinned" if step > 1 or any(
+            len(one.shared[_METRIC]) > _ROWS for one in found) else "")
+        + "; tables/curves.csv has every evaluation of every seed.",
+        (("Optimizer", ""), ("Training", "time"), ("Samples", "all ranks"),
+         ("Gradients", "evaluations"), ("Bytes", "sent per rank"), ("Validation", metric),
+         ("Seeds", "")),
+        tuple(rows), frozenset(breaks))

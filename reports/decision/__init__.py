@@ -1,0 +1,1 @@
+"""Which optimizer to take, for which purpose."""

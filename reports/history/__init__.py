@@ -1,0 +1,1 @@
+"""Numbers over commits, as asv stored them."""

@@ -1,0 +1,1 @@
+"""Fronts of one N: time against bytes and against memory."""

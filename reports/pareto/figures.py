@@ -1,0 +1,113 @@
+"""Figures of Pareto fronts, with the table behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import basis, units
+from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
+from ..drawing.style import INK, MUTED
+from ..findings import misses
+from ..table import Table, Value, name, number, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from ..cells import Group
+    from ..context import Context
+    from .fronts import Against, Point
+
+WORDS: dict[Against, str] = {"bytes": "ideal wire bytes per rank to the target",
+                             "memory": "peak memory of a rank"}
+
+_RESIDENT = " Memory is all of the process's, Python and its libraries included."
+
+_SPREAD = 8
+"""Ratio of largest to smallest beyond which an axis is logarithmic."""
+
+
+def figure(context: Context, group: Group, against: Against,
+           points: Sequence[Point]) -> Figure | None:
+    """Draws time to the target against bytes or memory, and the front; None without points."""
+    if not points or not any(point.other[0] for point in points):
+        return None
+    drawing, axes = panel(4.9, 3.0, left=0.62)
+    front = sorted((p for p in points if p.front), key=lambda p: p.time[0])
+    for point in points:
+        look = context.looks[point.cell.label]
+        (time, least, most), (other, low, high) = point.time, point.other
+        axes.plot([least, most], [other, other], color=look.color, linewidth=1, alpha=0.5)
+        axes.plot([time, time], [low, high], color=look.color, linewidth=1, alpha=0.5)
+        axes.plot([time], [other], linestyle="", marker=look.marker, color=look.color,
+                  markersize=9 if point.front else 6, zorder=3, markeredgewidth=0,
+                  alpha=1 if point.front else 0.75)
+    for point in front:
+        axes.annotate(plain(point.cell.label), (point.time[0], point.other[0]), xytext=(0, -9),
+                      textcoords="offset points", ha="center", va="top", color=INK, fontsize=8,
+                      zorder=4)
+    _axis(axes, "x", [value for p in points for value in p.time], units.seconds)
+    _axis(axes, "y", [value for p in points for value in p.other], units.size)
+    _staircase(axes, front)
+    axes.set_xlabel(f"training time to the target{' †' if context.crowded[group.ranks] else ''}")
+    heading(axes, WORDS[against])
+    return finish(
+        drawing, f"{context.prefix}-n{group.ranks}-front-{against}",
+        f"{context.suite.name}, N = {group.ranks}: training time to the target against "
+        f"{WORDS[against]}", _caption(group, front) + (
+            _RESIDENT if against == "memory" and context.gathered.device == "cpu" else ""), {
+            p.cell.label: context.looks[p.cell.label] for p in points},
+        basis=basis.seeds(context, [group]), data=_table(context, against, points))
+
+
+def _staircase(axes: Axes, front: Sequence[Point]) -> None:
+    """Draws the edge of what the front beats, which is everything above and to its right."""
+    (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    axes.plot([front[0].time[0], *(p.time[0] for p in front), right],
+              [top, *(p.other[0] for p in front), front[-1].other[0]], color=MUTED,
+              linewidth=1.1, linestyle=(0, (3, 2)), drawstyle="steps-post", zorder=2)
+
+
+def _axis(axes: Axes, which: str, values: Sequence[float],
+          form: Callable[[float], str]) -> None:
+    low, high = min(values), max(values)
+    if low > 0 and high > _SPREAD * low:
+        scale(axes, which, form, log=True, limits=(low / 1.5, high * 1.3))
+    else:
+        room = 0.1 * ((high - low) or high or 1.0)
+        # A label stands below each point of the front.
+        scale(axes, which, form, limits=(max(0.0, low - 2 * room), high + room))
+
+
+def _caption(group: Group, front: Sequence[Point]) -> str:
+    text = (f"Beaten by nobody in both: {units.listing([p.cell.label for p in front])}.")
+    missed = [f"{cell.label} ({misses(sum(o.hit for o in cell.finals), len(cell.seeds))})"
+              for cell in group.cells if cell.seeds
+              and cell.to_target("train_s").median == float("inf")]
+    return text + (f" Not drawn, as the median seed missed: {units.listing(missed)}."
+                   if missed else "")
+
+
+def _table(context: Context, against: Against, points: Sequence[Point]) -> Table:
+    column = "wire_bytes_to_target" if against == "bytes" else "peak_memory_bytes"
+    return Table(
+        f"front-{against}", f"Data: time and {against}",
+        "Medians over seeds" + (", and the largest peak memory of any seed" if against == "memory"
+                                else "") + ". Seeds on the front: of the seeds of one repetition, "
+        "how often this one's was beaten by nobody.",
+        (("Optimizer", ""), ("N", "ranks"), ("Training", "time to target"),
+         (("Bytes", "per rank to target") if against == "bytes" else ("Memory", "peak of a rank")),
+         ("Front", ""), ("Seeds", "on the front"), ("Beaten by", "in both")),
+        tuple((
+            name(point.cell.label, suite=context.suite.name),
+            number(str(point.cell.ranks), ranks=point.cell.ranks),
+            Value(units.seconds(point.time[0]), units.between(*map(units.seconds, point.time[1:])),
+                  {"train_s_to_target": point.time[0]}),
+            Value(units.size(point.other[0]), units.between(*map(units.size, point.other[1:])),
+                  {column: point.other[0]}),
+            words("yes" if point.front else "no", on_front=point.front),
+            number(f"{point.seeds_on_front} of {len(point.cell.seeds)}",
+                   seeds_on_front=point.seeds_on_front, seeds=len(point.cell.seeds)),
+            words(", ".join(point.beaten_by) or "nobody", beaten_by=", ".join(point.beaten_by)))
+            for point in points))

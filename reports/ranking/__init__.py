@@ -1,0 +1,1 @@
+"""Who is ahead of whom: ratios to a reference, ranks, performance profiles."""

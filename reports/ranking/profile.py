@@ -1,0 +1,147 @@
+"""Performance profiles over the problems of a study, a problem being a suite at one N."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.stats.profiles import MIN_PROBLEMS, R_MAX, performance_profiles, ratios
+
+from .. import units
+from ..drawing.canvas import Figure, finish, heading, panel, scale
+from ..table import Table, Value, name, number
+from ..tuning.scene import SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench_apts.stats.profiles import Profile
+
+    from ..drawing.style import Look
+    from .rivals import Ranking
+
+
+class Problems(NamedTuple):
+    """What a profile is made of.
+
+    Attributes:
+        names: A suite at one N each.
+        costs: Expected cost of each optimizer on each problem, infinite where it missed.
+        absent: Optimizers without trials on some of them, which a profile must leave out.
+    """
+
+    names: tuple[str, ...]
+    costs: dict[str, list[float]]
+    absent: tuple[str, ...]
+
+
+def problems(rankings: Sequence[Ranking]) -> Problems:
+    """Collects expected costs; a problem that nobody has tried yet is none."""
+    tried = [ranking for ranking in rankings if ranking.rivals]
+    costs: dict[str, list[float]] = {}
+    for ranking in tried:
+        for rival in ranking.rivals:
+            costs.setdefault(rival.pool.cell.label, []).append(rival.pool.ert.cost)
+    return Problems(
+        tuple(f"{ranking.group.suite.name}, N = {ranking.group.ranks}" for ranking in tried),
+        {label: mine for label, mine in costs.items() if len(mine) == len(tried)},
+        tuple(label for label, mine in costs.items() if len(mine) < len(tried)))
+
+
+def table(found: Problems) -> Table | None:
+    """Scores from 8 problems on, with fewer the ratios themselves; None without optimizers."""
+    if not found.costs:
+        return None
+    absent = (f" Left out, as they were not run on all: {units.listing(found.absent)}."
+              if found.absent else "")
+    if len(found.names) >= MIN_PROBLEMS:
+        return _scores(found, absent)
+    needed = (f"Performance profiles need {MIN_PROBLEMS} problems (a suite at one N each); this "
+              f"study has {len(found.names)}, so here are the ratios themselves.")
+    return Table(
+        "ratios", "Expected cost over that of the cheapest", needed + absent,
+        (("Optimizer", ""), *((problem, "") for problem in found.names)),
+        tuple((name(label), *(_ratio(problem, float(value))
+                              for problem, value in zip(found.names, mine, strict=True)))
+              for label, mine in ratios(found.costs).items()))
+
+
+def _ratio(problem: str, value: float) -> Value:
+    column = f"ratio_{problem.replace(', N = ', '_n')}"
+    if math.isinf(value):
+        return Value("not reached", numbers={column: None}, kind="number missed")
+    return Value(units.digits(value), numbers={column: value},
+                 kind="number best" if value == 1 else "number")
+
+
+def _scores(found: Problems, absent: str) -> Table:
+    rows = []
+    profiles = performance_profiles(found.costs)
+    for label, mine in ratios(found.costs).items():
+        profile = profiles[label]
+        solved, first = float((mine < math.inf).mean()), float((mine == 1).mean())
+        rows.append((
+            name(label, problems=len(mine)),
+            number(f"{profile.score:.3f}", units.between(
+                f"{profile.interval.low:.3f}", f"{profile.interval.high:.3f}"),
+                score=profile.score, score_low=profile.interval.low,
+                score_high=profile.interval.high),
+            number(units.percent(first, 0), cheapest=first),
+            number(units.percent(solved, 0), solved=solved)))
+    rows.sort(key=lambda row: -float(row[1].numbers["score"] or 0.0))
+    return Table(
+        "profile", "Performance profiles: area scores",
+        f"Over {len(found.names)} problems, a suite at one N each: area below the profile up to "
+        f"a ratio of {R_MAX:g}, exactly mean max(0, {R_MAX:g} − ratio)/{R_MAX - 1:g}, with its "
+        "95 % interval from resampling problems; 1 is best. Adding or removing an optimizer may "
+        "reorder the others, and problems of one suite at several N are no independent "
+        f"witnesses.{absent}",
+        (("Optimizer", ""), ("Score", ""), ("Cheapest", "of problems"),
+         ("Reached it", "of problems")), tuple(rows))
+
+
+def figure(found: Problems, looks: Mapping[str, Look]) -> Figure | None:
+    """Draws the profiles with their bands; None with fewer than 8 problems."""
+    if len(found.names) < MIN_PROBLEMS or not found.costs:
+        return None
+    profiles = performance_profiles(found.costs)
+    drawing, axes = panel(*SIZE)
+    for label, profile in profiles.items():
+        look = looks[label]
+        axes.step(profile.at, profile.share, where="post", color=look.color,
+                  linestyle=look.dashes, marker=look.marker, markevery=(0, 8), markersize=5,
+                  markeredgewidth=0)
+        axes.fill_between(profile.at, profile.low, profile.high, step="post", color=look.color,
+                          alpha=0.08, linewidth=0)
+    scale(axes, "x", units.digits, limits=(1, R_MAX))
+    scale(axes, "y", lambda share: units.percent(share, 0), limits=(0, 1.02))
+    axes.set_xlabel("expected cost over that of the cheapest optimizer")
+    heading(axes, "share of problems solved within that ratio")
+    best = max(profiles, key=lambda label: profiles[label].score)
+    score = profiles[best]
+    return finish(
+        drawing, "performance-profile", "Performance profiles over all problems",
+        f"Largest area: {best}, score {score.score:.2f} (95 % interval {score.interval.low:.2f} "
+        f"to {score.interval.high:.2f}). Bands: 95 % at each point, from resampling problems.",
+        {label: looks[label] for label in profiles},
+        basis=f"n = {len(found.names)} problems: {'; '.join(found.names)}.",
+        data=_points(profiles))
+
+
+def _points(profiles: Mapping[str, Profile]) -> Table:
+    """The profiles where one of them steps."""
+    rows = []
+    for label, profile in profiles.items():
+        points = zip(profile.at, profile.share, profile.low, profile.high, strict=True)
+        previous = None
+        for at, share, low, high in points:
+            if share != previous or at == profile.at[-1]:
+                rows.append((
+                    name(label), number(units.digits(at), ratio=at),
+                    number(units.percent(share), units.between(
+                        units.percent(low), units.percent(high)), share=share,
+                        share_low=low, share_high=high)))
+            previous = share
+    return Table("profile-points", "Performance profiles",
+                 "Share of problems solved within a ratio, where it changes, with its band.",
+                 (("Optimizer", ""), ("Ratio", ""), ("Share", "of problems")), tuple(rows))

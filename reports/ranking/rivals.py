@@ -1,0 +1,108 @@
+"""Each optimizer's expected cost against a reference's: ratios, Holm's correction, P(rank 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench_apts.stats.comparison import compare, first_ranks, holm, stars
+
+from ..tuning.pool import View, pool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.stats.comparison import Comparison
+
+    from ..cells import Cell, Group
+    from ..tuning.pool import Pool
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One optimizer at one N beside the reference.
+
+    Attributes:
+        pool: Its trials.
+        comparison: Its expected cost over the reference's; None for the reference itself.
+        adjusted: The p-value after Holm's correction over all rivals at this N.
+        star: Whether the difference may be claimed.
+        paired: Whether its trials and the reference's share their seeds.
+        first: Share of resamples in which its expected cost is the lowest; NaN if unknown.
+    """
+
+    pool: Pool
+    comparison: Comparison | None
+    adjusted: float
+    star: bool
+    paired: bool
+    first: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All optimizers at one N.
+
+    Attributes:
+        group: Suite and N.
+        reference: apts, or the cheapest where no apts reached the target; None if nobody did.
+        rivals: The cheapest first, without those whose search was another's: they would be the
+            same rival again.
+    """
+
+    group: Group
+    reference: Cell | None
+    rivals: tuple[Rival, ...]
+
+    @property
+    def leader(self) -> Rival | None:
+        """Who is first most often; None where that is unknown or nobody hit."""
+        known = [rival for rival in self.rivals if rival.first > 0]
+        return max(known, key=lambda rival: rival.first, default=None)
+
+
+def ranked(group: Group, view: View) -> Ranking:
+    """Compares all optimizers at one N.
+
+    Args:
+        group: Suite and N.
+        view: Currency, level and device.
+    """
+    every = [found for cell in group.cells if (found := pool(cell, view))]
+    pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
+                   key=lambda found: (found.ert.cost, -found.ert.hits))
+    hit = [found for found in pools if found.ert.hits]
+    base = next((found for found in hit if found.cell.optimizer == "apts"),
+                hit[0] if hit else None)
+    shares = _first_ranks(pools)
+    judged: dict[str, tuple[Comparison, float, bool]] = {}
+    if base:
+        others = [found for found in pools if found is not base]
+        family = [compare((found.spent, found.cost), (base.spent, base.cost),
+                          paired=_pairs(found, base)) for found in others]
+        judged = {found.cell.label: (each, adjusted, star) for found, each, adjusted, star in zip(
+            others, family, holm([each.p for each in family]), stars(family), strict=True)}
+    rivals = []
+    for found in pools:
+        comparison, adjusted, star = judged.get(found.cell.label, (None, 1.0, False))
+        rivals.append(Rival(found, comparison, adjusted, star,
+                            base is not None and _pairs(found, base), shares[found.cell.label]))
+    return Ranking(group, base.cell if base else None, tuple(rivals))
+
+
+def _first_ranks(pools: Sequence[Pool]) -> dict[str, float]:
+    """P(rank 1) of each; NaN for those with a single trial, which cannot be resampled."""
+    able = [found for found in pools if len(found.spent) > 1]
+    if not able:
+        return dict.fromkeys((found.cell.label for found in pools), math.nan)
+    paired = all(_pairs(found, able[0]) for found in able)
+    shares = first_ranks({found.cell.label: (found.spent, found.cost) for found in able},
+                         paired=paired)
+    return {found.cell.label: shares.get(found.cell.label, math.nan) for found in pools}
+
+
+def _pairs(one: Pool, other: Pool) -> bool:
+    """Whether the k-th trials of both had the same weights and data."""
+    return ([record.trial.seeds for record in one.cell.draws]
+            == [record.trial.seeds for record in other.cell.draws])

@@ -1,0 +1,1 @@
+"""Costs against the number of ranks, measured and modelled."""

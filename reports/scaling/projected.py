@@ -1,0 +1,181 @@
+"""Modelled times of a study's optimizers at other world sizes and on other networks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts import registry
+from bench_apts.errors import UserError
+from bench_apts.stats.projection import (
+    COLLECTIVES,
+    Algorithm,
+    Projection,
+    Scaling,
+    project,
+    work,
+)
+
+from .. import units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bench_apts.stats.projection import Network
+
+    from ..cells import Cell
+    from ..gather import Gathered
+    from ..table import Plain
+
+
+class Row(NamedTuple):
+    """One optimizer on one fabric at one N: medians over its report-stage seeds.
+
+    Attributes:
+        cell: What was measured.
+        hits: Seeds that reached the target.
+        scaling: What stays as ranks are added.
+        fabric: The network's name.
+        ranks: World size that is modelled.
+        basis: Which record the computing was taken from.
+        middle: Modelled numbers, None where the minibatch cannot be shared out.
+    """
+
+    cell: Cell
+    hits: int
+    scaling: Scaling
+    fabric: str
+    ranks: int
+    basis: str
+    middle: Projection | None
+
+    @property
+    def text(self) -> str:
+        """Step time / time to target, for a table."""
+        if self.middle is None:
+            return units.NONE
+        reached = math.isfinite(self.middle.to_target_s)
+        shown = (f"{units.seconds(self.middle.step_s)} / "
+                 + (units.seconds(self.middle.to_target_s) if reached else "no hit"))
+        return shown.replace(units.THIN, " ")
+
+    def numbers(self) -> dict[str, Plain]:
+        """Returns the row of the CSV file; what is infinite or unknown is left empty."""
+        values = self.middle
+        reached = values is not None and math.isfinite(values.to_target_s)
+        return {
+            "suite": self.cell.suite.name, "optimizer": self.cell.label,
+            "recorded_ranks": self.cell.ranks, "seeds": len(self.cell.seeds), "hits": self.hits,
+            "compute_basis": self.basis, "scaling": self.scaling, "fabric": self.fabric,
+            "ranks": self.ranks,
+            "modelled_compute_s": values.compute_s if values else None,
+            "modelled_communication_s": values.communication_s if values else None,
+            "modelled_step_s": values.step_s if values else None,
+            "modelled_steps_to_target": values.steps if values and reached else None,
+            "modelled_to_target_s": values.to_target_s if values and reached else None,
+        }
+
+
+def rows(
+    gathered: Gathered,
+    ranks: Sequence[int],
+    networks: Mapping[str, Network],
+    scalings: Sequence[Scaling],
+    algorithm: Algorithm,
+) -> tuple[list[Row], list[str]]:
+    """Projects each optimizer from the largest N that it was recorded with.
+
+    One rank alone sends nothing that could be projected, and a meter that saw nothing neither.
+
+    Returns:
+        The rows, with ``ranks`` varying fastest, and a note for each optimizer that has none.
+
+    Raises:
+        UserError: The algorithm needs nodes, and there are none or they are not filled.
+    """
+    if algorithm is Algorithm.hierarchical:
+        size = min(network.node_ranks for network in networks.values())
+        if size < 2:
+            raise UserError("--algorithm hierarchical needs nodes of several ranks, for instance "
+                            "--node-ranks 8")
+        odd = [n for n in ranks if n > size and n % size]
+        if odd:
+            raise UserError(f"--ranks {odd[0]} does not fill nodes of {size}; choose a multiple, "
+                            "or --algorithm best")
+    found: list[Row] = []
+    notes: list[str] = []
+    study = gathered.file.study
+    for suite, entry in itertools.product(study.suites, study.entries):
+        mine = [cell for group in gathered.groups if group.suite == suite
+                for cell in group.cells if cell.label == entry.label]
+        metered = [cell for cell in mine if cell.ranks > 1 and any(
+            r.start and not r.start.comm_meter.startswith("none") and r.evals
+            and r.evals[-1].step for r in cell.seeds)]
+        if not metered:
+            notes.append(f"{entry.label} on {suite.name} is not projected: no report-stage "
+                         "trial at N = 2 or more with its bytes counted")
+            continue
+        cell = max(metered, key=lambda cell: cell.ranks)
+        alone = _alone([other for other in mine if other.ranks == 1])
+        done = [w for r in cell.seeds if (w := work(r, alone)) is not None]
+        strange = {name for w in done for name in w.traffic}.difference(COLLECTIVES)
+        if strange:
+            notes.append(f"{entry.label} on {suite.name} is not projected: the model does not "
+                         f"know the collective {', '.join(sorted(strange))}")
+            continue
+        wish, note = _batches(cell)
+        notes += note
+        found += [Row(cell, sum(w.hit for w in done), scaling, fabric, n, done[0].basis,
+                      _middle([project(w, n, scaling, network, algorithm, wish(scaling, n))
+                               for w in done]))
+                  for scaling in scalings for fabric, network in networks.items() for n in ranks]
+    return found, notes
+
+
+def _batches(cell: Cell) -> tuple[Callable[[Scaling, int], int | None], list[str]]:
+    """Returns the global minibatch that an optimizer wants at another N, None for the suite's.
+
+    A plug-in that is gone, or has other settings now, cannot be asked, and one that is a file is
+    not: a record must not decide which code runs. The note then says so.
+    """
+    trial, notes = cell.seeds[0].trial, []
+    wish, values = None, trial.hyperparameters
+    try:
+        if trial.plugin.endswith(".py"):
+            raise UserError(f"{trial.plugin} is not run to ask for another")
+        backend = registry.optimizer(trial.optimizer).backend
+        if backend.batch_size:
+            values, wish = backend.configure(values), backend.batch_size
+    except UserError as error:
+        notes = [f"{cell.label} on {cell.suite.name} is modelled with the suite's minibatch: "
+                 f"{error}"]
+
+    def wanted(scaling: Scaling, ranks: int) -> int | None:
+        given = cell.suite.global_batch(cell.ranks)
+        if scaling is Scaling.weak:
+            given = round(given * ranks / cell.ranks)
+        return wish(given, values, ranks) if wish else None
+
+    return wanted, notes
+
+
+def _alone(cells: Sequence[Cell]) -> float | None:
+    """Median training seconds of one sample on one rank, which waits for nobody."""
+    last = [r.evals[-1] for cell in cells for r in cell.seeds if r.evals]
+    times = [event.train_s / event.samples for event in last if event.samples]
+    return statistics.median(times) if times else None
+
+
+def _middle(projections: Sequence[Projection | None]) -> Projection | None:
+    """Medians over seeds, each number by itself; a miss is infinite."""
+    known = [p for p in projections if p is not None]
+    if not known:
+        return None
+    reached = [p.steps for p in known if math.isfinite(p.to_target_s)]
+    return Projection(
+        statistics.median(p.compute_s for p in known),
+        statistics.median(p.communication_s for p in known),
+        round(statistics.median(reached)) if reached else known[0].steps,
+        statistics.median(p.to_target_s for p in known))

@@ -1,0 +1,44 @@
+"""The main table: every optimizer at every N, tuning included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import cost_tables, units
+from ..findings import HEADLINE, ranking
+from ..parts import Listing, Part
+
+if TYPE_CHECKING:
+    from ..cells import Group
+    from ..context import Context
+
+
+def part(context: Context) -> Part | None:
+    """Builds the main table of a suite, and the expected cost at each level of its target."""
+    device = context.gathered.device
+    return Part("main", "Main table", _finding(context), (
+        Listing(cost_tables.main(context.groups, device, context.crowded), folded=False),
+        Listing(cost_tables.levels(context.groups, device))))
+
+
+def _finding(context: Context) -> str:
+    parts = [text for group in context.groups if (text := _at(group, context.gathered.device))]
+    if not parts:
+        return "Nothing has been run yet."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}. {context.conditions}"
+
+
+def _at(group: Group, device: str) -> str:
+    cells = [cell for cell in group.cells if cell.draws]
+    reached = ranking(cells)
+    if not cells:
+        return ""
+    where = f"at N = {group.ranks}, "
+    if not reached:
+        return f"{where}none of {units.plural(len(cells), 'optimizer')} reached the target"
+    costs = [cell.ert(HEADLINE).cost for cell in reached]
+    span = (units.cost(HEADLINE, costs[0], device) if len(costs) == 1 else units.between(
+        units.cost(HEADLINE, costs[0], device), units.cost(HEADLINE, costs[-1], device)))
+    return (f"{where}{len(reached)} of {units.plural(len(cells), 'optimizer')} reached the "
+            f"target, at an expected cost of {span}")

@@ -1,0 +1,78 @@
+"""What tuning costs, when it pays, and what other ways of tuning would have cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import units
+from ..findings import HEADLINE, ranking
+from ..parts import Listing, Part, Pictures, Prose
+from ..tuning.best import best_of_k
+from ..tuning.bill import remarks, suite_bill
+from ..tuning.cost_figures import bill as tuning_and_training
+from ..tuning.cost_figures import expected_cost
+from ..tuning.envelope import crossings, envelope
+from ..tuning.pool import View
+from ..tuning.replay_figures import replays
+from ..tuning.restarts import restarts
+from ..tuning.scene import Scene, reference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..cells import Group
+    from ..context import Context
+    from ..parts import Block
+
+
+def part(context: Context) -> Part | None:
+    """Builds the section from the suite's bill; None while nothing has been run."""
+    view = View(HEADLINE, 1.0, context.gathered.device)
+    found = suite_bill(context.groups, view)
+    if not found.pools:
+        return None
+    scenes = [Scene(context, view, group.ranks, tuple(
+        pool for pool in found.pools if pool.cell.ranks == group.ranks))
+        for group in context.groups]
+    blocks: list[Block] = []
+    for group, scene in zip(context.groups, scenes, strict=True):
+        figures = [expected_cost(group, scene.stem, context.looks, view.device, scene.basis),
+                   tuning_and_training(group, scene.stem, context.looks, view.device,
+                                       scene.basis),
+                   best_of_k(scene), envelope(scene), restarts(scene),
+                   *replays(scene, [each for each in found.policies
+                                    if each.ranks == scene.ranks])]
+        drawn = tuple(figure for figure in figures if figure)
+        if drawn:
+            blocks.append(Pictures(drawn, context.size(group.ranks),
+                                   context.noise(group.ranks), wide=True))
+    blocks += [Listing(table) for table in found.tables]
+    notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
+    blocks += [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes]
+    return Part("tuning", "Tuning cost", _finding(context.groups, scenes), tuple(blocks),
+                legend=True)
+
+
+def _finding(groups: Sequence[Group], scenes: Sequence[Scene]) -> str:
+    """Says for each N from how many trainings on the first tuned optimizer pays."""
+    if not any(pool.cell.tune for scene in scenes for pool in scene.pools):
+        found = [f"{ranked[0].label} at N = {group.ranks}" for group in groups
+                 if (ranked := ranking([cell for cell in group.cells if cell.draws]))]
+        return ("Nothing was tuned in this study; lowest expected cost: "
+                f"{units.listing(found)}." if found else
+                "Nothing was tuned in this study, and no trial reached the target.")
+    return f"Tuning pays {units.listing([_pays(scene) for scene in scenes if scene.pools])}."
+
+
+def _pays(scene: Scene) -> str:
+    against, where = reference(scene.pools), f"at N = {scene.ranks}"
+    found = crossings(scene.searches, [against] if against else [])
+    if against is None:
+        tuned = [pool for pool in scene.pools if pool.cell.tune and pool.ert.hits]
+        return f"{where} by necessity, as nothing reached the target without" if tuned else (
+            f"not {where}, where no trial reached the target")
+    first = min(found, key=lambda each: each.found.trainings, default=None)
+    if first is None or first.found.verdict == "never":
+        return f"never {where} (against {against.cell.label})"
+    return (f"{first.found.verdict} {where} ({first.tuned.cell.label} against "
+            f"{against.cell.label})")

@@ -1,0 +1,1 @@
+"""Bytes by collective and phase, and what formulas say of them."""

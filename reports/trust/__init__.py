@@ -1,0 +1,1 @@
+"""What trust-region methods tell of their steps."""

@@ -1,0 +1,178 @@
+"""Figures of trust-region methods: radius, accepted share, ratios, predicted against actual."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import units
+from ..drawing.canvas import Figure, finish, heading, panel, scale
+from ..drawing.style import INK
+from ..table import Table, Value, name, number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from ..cells import Group
+    from ..context import Context
+    from ..drawing.style import Look
+
+
+class _Quantity(NamedTuple):
+    """What is drawn against samples; ``limits`` None: log scale over what there is."""
+
+    column: str
+    words: str
+    form: Callable[[float], str]
+    limits: tuple[float, float] | None
+    line: float | None = None
+
+
+def _share(value: float) -> str:
+    return units.percent(value, 0)
+
+
+_AGAINST_SAMPLES = (
+    _Quantity("radius", "trust-region radius", units.digits, None),
+    _Quantity("accepted", "share of judged steps accepted", _share, (-0.03, 1.03)),
+    _Quantity("rho", "acceptance ratio: actual over predicted reduction", units.digits,
+              (-1.0, 2.5), 1.0),
+    _Quantity("best_length", "best length of a step, in steps", units.digits, (-0.1, 4.0), 1.0),
+    _Quantity("at_bound", "share of judged steps with the radius at a bound", _share,
+              (-0.03, 1.03)),
+)
+
+
+_TABLED: dict[str, Callable[[float], str]] = {
+    "radius": units.digits, "accepted": _share, "rho": units.digits,
+    "best_length": units.digits, "predicted_reduction": units.digits,
+    "actual_reduction": units.digits, "at_bound": _share}
+"""Columns of the data table, in the order of its titles."""
+
+
+def figures(context: Context, group: Group, rows: pd.DataFrame) -> list[Figure]:
+    """Draws what the optimizers at one N told; a quantity that none told has no figure.
+
+    Args:
+        context: The suite.
+        group: N.
+        rows: See ``judged.frame``.
+    """
+    data = _table(context, group, rows)
+    found = [_against_samples(context, group, rows, quantity, data)
+             for quantity in _AGAINST_SAMPLES]
+    found.append(_predicted(context, group, rows, data))
+    return [figure for figure in found if figure]
+
+
+def _against_samples(context: Context, group: Group, rows: pd.DataFrame, what: _Quantity,
+                     data: Table) -> Figure | None:
+    shown = rows.dropna(subset=[what.column])
+    if what.limits is None:
+        shown = shown[shown[what.column] > 0]
+    if shown.empty or (what.column == "at_bound" and not shown["at_bound"].any()):
+        return None
+    drawing, axes = panel()
+    values = shown[what.column]
+    limits = what.limits or (values.min() / 1.4, values.max() * 1.4)
+    present = _present(shown, context.looks)
+    for label, look in present.items():
+        _lines(axes, shown[shown["optimizer"] == label], what.column, look, limits)
+    if what.line is not None:
+        axes.axhline(what.line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
+    scale(axes, "x", units.count, limits=(0, shown["samples"].max() * 1.03))
+    scale(axes, "y", what.form, log=what.limits is None, limits=limits)
+    axes.set_xlabel("samples, all ranks together")
+    heading(axes, what.words)
+    ends = shown.groupby(["optimizer", "run_id"])[what.column].last()
+    told = [f"{label} {what.form(ends[label].median())}" for label in present]
+    beyond = int(((values < limits[0]) | (values > limits[1])).sum())
+    return finish(
+        drawing, f"{context.prefix}-n{group.ranks}-{what.column.replace('_', '-')}",
+        f"{context.suite.name}, N = {group.ranks}: {what.words} against samples",
+        f"At the end (median over seeds): {units.listing(told)}."
+        + (f" {beyond} of {units.plural(len(values), 'value')} beyond the axis "
+           "are drawn at its end." if beyond else ""),
+        present, basis=_basis(context, shown), data=data)
+
+
+def _predicted(context: Context, group: Group, rows: pd.DataFrame,
+               data: Table) -> Figure | None:
+    """Draws the actual against the predicted reduction; what rose stands at the lower edge."""
+    shown = rows.dropna(subset=["predicted_reduction", "actual_reduction"])
+    shown = shown[shown["predicted_reduction"] > 0]
+    fell = shown[shown["actual_reduction"] > 0]
+    if fell.empty:
+        return None
+    every = [*fell["predicted_reduction"], *fell["actual_reduction"]]
+    low, high = min(every) / 1.6, max(*every, *shown["predicted_reduction"]) * 1.6
+    drawing, axes = panel()
+    present = _present(shown, context.looks)
+    for label, look in present.items():
+        mine = shown[shown["optimizer"] == label]
+        axes.plot(mine["predicted_reduction"].clip(lower=low),
+                  mine["actual_reduction"].clip(lower=low), linestyle="", marker=look.marker,
+                  markersize=4, color=look.color, alpha=0.6, markeredgewidth=0, clip_on=False)
+    axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    for which in ("x", "y"):
+        scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)
+    axes.set_xlabel("predicted reduction of the loss")
+    heading(axes, "actual reduction of the loss")
+    better = int((fell["actual_reduction"] >= fell["predicted_reduction"]).sum())
+    return finish(
+        drawing, f"{context.prefix}-n{group.ranks}-predicted-actual",
+        f"{context.suite.name}, N = {group.ranks}: actual against predicted reduction",
+        f"Of {units.plural(len(shown), 'step')}, the last judged one before each evaluation, "
+        f"{len(fell)} lowered the loss, {better} "
+        "by at least what was predicted (on or above the dashed line). At the lower edge: the "
+        "loss rose.", present, basis=_basis(context, shown), data=data)
+
+
+def _lines(axes: Axes, data: pd.DataFrame, column: str, look: Look,
+           limits: tuple[float, float]) -> None:
+    """Draws each seed thin, and the median over seeds as long as all of them run."""
+    data = data.assign(drawn=data[column].clip(*limits))
+    for _, run in data.groupby("run_id"):
+        axes.plot(run["samples"], run["drawn"], color=look.color, linewidth=0.8, alpha=0.4)
+    seeds = data["run_id"].nunique()
+    middle = data.groupby("evaluation").agg(
+        samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
+    middle = middle[middle["seeds"] == seeds]
+    axes.plot(middle["samples"], middle["drawn"], color=look.color, linestyle=look.dashes,
+              marker=look.marker, markersize=4, markeredgewidth=0,
+              markevery=max(1, len(middle) // 6), zorder=3)
+
+
+def _present(rows: pd.DataFrame, looks: Mapping[str, Look]) -> dict[str, Look]:
+    there = set(rows["optimizer"])
+    return {label: look for label, look in looks.items() if label in there}
+
+
+def _basis(context: Context, rows: pd.DataFrame) -> str:
+    trainings = rows["run_id"].nunique()
+    return f"{units.plural(trainings, 'final training')}. {context.conditions}"
+
+
+def _table(context: Context, group: Group, rows: pd.DataFrame) -> Table:
+    # Plain numbers: a data frame's own are of types that JSON does not have.
+    lines = tuple((
+        name(row["optimizer"], suite=context.suite.name, ranks=group.ranks,
+             run_id=row["run_id"], evaluation=row["evaluation"]),
+        number(units.count(row["samples"]), samples=row["samples"]),
+        *(_entry(column, row[column], form) for column, form in _TABLED.items()))
+        for row in rows.to_dict("records"))
+    return Table(
+        "trust-region-course", f"Course of the trust region at N = {group.ranks}",
+        "What was told at each evaluation: shares are of the steps since the one before, numbers "
+        "those of the last judged step.",
+        (("Optimizer", ""), ("Samples", "all ranks"), ("Radius", ""), ("Accepted", "share"),
+         ("Ratio", "actual over predicted"), ("Best length", "in steps"),
+         ("Predicted", "reduction"), ("Actual", "reduction"), ("At a bound", "share")), lines)
+
+
+def _entry(column: str, value: float, form: Callable[[float], str]) -> Value:
+    known = math.isfinite(value)
+    return Value(form(value) if known else units.NONE, numbers={column: value if known else None})

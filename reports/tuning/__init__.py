@@ -1,0 +1,1 @@
+"""The bill of tuning: its tables and its figures."""

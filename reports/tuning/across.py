@@ -1,0 +1,140 @@
+"""Across world sizes: tune again at each N, or tune at the smallest and transfer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.stats.transfer import AtRanks, regret, totals
+
+from .. import units
+from ..table import Table, Value, name, number
+from .pays import TRAININGS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.stats.tuning import Ert
+
+    from .pool import Pool, View
+
+
+class _Place(NamedTuple):
+    """Bills at one N: expected ones, and what they are at least where nothing hit."""
+
+    ranks: int
+    tuned: Ert
+    native: Ert
+    transferred: Ert
+
+    def costs(self, *, least: bool) -> AtRanks:
+        """Returns the expected costs, or lower limits of them, which are always finite."""
+        # All n trials are billed, since the configuration is the best of all n.
+        bill = self.tuned.total if least or self.tuned.hits else math.inf
+        return AtRanks(self.ranks, bill, *(
+            found.total if least and not found.hits else found.cost
+            for found in (self.native, self.transferred)))
+
+
+def across(pools: Sequence[Pool], view: View) -> tuple[Table | None, list[str]]:
+    """The three totals of each optimizer on one suite, with notes on who is left out and why.
+
+    Args:
+        pools: Trials of all optimizers at all N.
+        view: Currency, level and device.
+
+    Returns:
+        The table, None for a single N or if nobody was tuned, and the notes.
+    """
+    sizes = sorted({pool.cell.ranks for pool in pools})
+    if len(sizes) < 2 or not any(pool.cell.tune for pool in pools):
+        return None, []
+    rows: list[tuple[Value, ...]] = []
+    notes = []
+    for label in dict.fromkeys(pool.cell.label for pool in pools):
+        mine = {pool.cell.ranks: pool for pool in pools if pool.cell.label == label}
+        places, why = _places(mine, sizes)
+        if why:
+            notes.append(f"totals across N leave out {label} on {pools[0].cell.suite.name}: {why}")
+            continue
+        rows += _rows(mine[sizes[0]], places, view)
+    if not rows:
+        return None, notes
+    return Table(
+        "bill-world-sizes", f"Totals over N = {units.listing([str(n) for n in sizes])}",
+        "Totals over N: tuning with all trials and training R times at each N, the tuning being "
+        "the first training; or tuning at the smallest N alone and carrying its configuration "
+        "over unchanged. Regret: expected cost with that configuration over expected cost with "
+        "the one chosen at N; 1 where they are the same. A configuration that was not frozen at "
+        "N has been run once there, so that its cost is uncertain.",
+        (("Optimizer", ""), ("R", ""), ("Tune at each N", ""),
+         (f"Tune at N = {sizes[0]} and transfer", ""),
+         *((f"Regret at N = {n}", "") for n in sizes[1:])),
+        tuple(rows)), notes
+
+
+def _places(mine: dict[int, Pool], sizes: Sequence[int]) -> tuple[list[_Place], str]:
+    """Returns the bills at each N, or in words what is missing."""
+    first = mine.get(sizes[0])
+    if first is None or len(mine) < len(sizes):
+        return [], "it has no trials with known costs at some N"
+    found = []
+    for ranks, pool in sorted(mine.items()):
+        tuned = pool.ert
+        if not pool.cell.tune:
+            if first.cell.tune:
+                return [], "it was tuned at some N only"
+            found.append(_Place(ranks, tuned, tuned, tuned))
+            continue
+        if pool.cell.frozen is None or first.cell.frozen is None:
+            where = sizes[0] if first.cell.frozen is None else ranks
+            return [], f"no configuration could be chosen at N = {where}"
+        native = pool.trained(pool.cell.frozen)
+        transferred = pool.trained(first.cell.frozen)
+        if native is None or transferred is None:
+            return [], f"the configuration chosen at N = {sizes[0]} was not run at N = {ranks}"
+        found.append(_Place(ranks, tuned, native, transferred))
+    if any(not cost > 0 for place in found[1:] for cost in place.costs(least=True)[1:]):
+        return [], "nothing was spent in this currency"
+    return found, ""
+
+
+def _rows(pool: Pool, places: Sequence[_Place], view: View) -> list[tuple[Value, ...]]:
+    exact = _untuned if not pool.cell.tune else _tuned
+    rows = []
+    for count in TRAININGS:
+        each, transfer = exact(places, count, least=False)
+        least = exact(places, count, least=True)
+        rows.append((
+            name(pool.cell.label, suite=pool.cell.suite.name,
+                 badge="" if pool.cell.tune else "no tuning"),
+            number(str(count), trainings=count, level=view.level, currency=view.currency),
+            view.entry("tune_each", each, least[0]),
+            view.entry("transfer", transfer, least[1]),
+            *(_regret(place) if pool.cell.tune else Value(
+                units.NONE, numbers={f"regret_{place.ranks}": None}) for place in places[1:])))
+    return rows
+
+
+def _tuned(places: Sequence[_Place], count: int, *, least: bool) -> tuple[float, float]:
+    found = totals([place.costs(least=least) for place in places], count)
+    return found.tune_each, found.transfer
+
+
+def _untuned(places: Sequence[_Place], count: int, *, least: bool) -> tuple[float, float]:
+    """Nothing is tuned or transferred: each training costs the ERT, at any N."""
+    bill = math.fsum(count * place.costs(least=least).native for place in places)
+    return bill, bill
+
+
+def _regret(place: _Place) -> Value:
+    column = f"regret_{place.ranks}"
+    native, transferred = place.native, place.transferred
+    ratio = regret(transferred.cost, native.cost)
+    if native.hits and transferred.hits:
+        return Value(units.digits(ratio), numbers={column: ratio})
+    if native.hits:
+        text = f"more than {units.digits(transferred.total / native.cost)}"
+    else:
+        text = "only transferred hit" if transferred.hits else "neither hit"
+    return Value(text, numbers={column: None}, kind="number missed")

@@ -1,0 +1,160 @@
+"""The tuning bill of a study: all tables and remarks of ``bench-apts cost``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.errors import UserError
+
+from .. import units
+from ..findings import ENOUGH, unstable
+from .across import across
+from .pays import payoff, trainings
+from .pool import View, few, pool
+from .replay import replayed, tries_a_list
+from .replay import table as replay_table
+from .search import search, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.spec import Study, Suite
+    from bench_apts.stats.costs import Currency
+
+    from ..cells import Cell, Group
+    from ..gather import Gathered
+    from ..table import Table
+    from .pool import Pool
+    from .replay import Played
+
+
+class Bill(NamedTuple):
+    """What ``bench-apts cost`` shows.
+
+    Attributes:
+        warnings: What has to be read before any number.
+        tables: Tables of each suite in the study's order; those of several suites share names.
+        notes: What the numbers rest on, and what is missing.
+    """
+
+    warnings: list[str]
+    tables: list[tuple[Suite, list[Table]]]
+    notes: list[str]
+
+
+class SuiteBill(NamedTuple):
+    """The bill of one suite.
+
+    Attributes:
+        pools: Trials of all optimizers with known costs, N by N.
+        policies: Replayed tuning policies.
+        tables: All of its tables.
+        notes: What is missing in them.
+    """
+
+    pools: list[Pool]
+    policies: list[Played]
+    tables: list[Table]
+    notes: list[str]
+
+
+def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float = 1.0, *,
+         replay: bool = True) -> Bill:
+    """Works out what tuning cost in a study, and when it pays.
+
+    Args:
+        gathered: The study.
+        currency: What the main columns count.
+        level: Level of the target, the full one or one of the suites' own.
+        replay: Whether tuning policies are replayed, which takes seconds.
+
+    Raises:
+        UserError: A suite's target has no such level.
+    """
+    view = View(currency, level, gathered.device)
+    suites = gathered.file.study.suites
+    for suite in suites:
+        levels = suite.target.every_level
+        if level not in levels:
+            raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
+                            f"{units.listing([f'{each:g}' for each in levels])}")
+    warnings = [line for group in gathered.groups if (line := unstable(group, currency))]
+    found = [suite_bill([group for group in gathered.groups if group.suite == suite], view,
+                        replay=replay) for suite in suites]
+    notes = [note for each in found for note in each.notes]
+    notes += remarks(gathered.file.study, gathered.groups,
+                     [pool for each in found for pool in each.pools])
+    return Bill(warnings, [(suite, each.tables)
+                           for suite, each in zip(suites, found, strict=True)], notes)
+
+
+def suite_bill(groups: Sequence[Group], view: View, *, replay: bool = True) -> SuiteBill:
+    """Works out the bill of one suite.
+
+    Args:
+        groups: Its optimizers at each N, N ascending.
+        view: Currency, level and device.
+        replay: Whether tuning policies are replayed.
+    """
+    cells = [cell for group in groups for cell in group.cells]
+    pools = [found for cell in cells if (found := pool(cell, view))]
+    totals, left_out = across(pools, view)
+    policies, unplayed = replayed(pools, view) if replay else ([], [])
+    tables = [search(groups, view), spread(pools, view),
+              trainings(pools, view), payoff(pools, view), totals,
+              replay_table(policies, view)]
+    uncounted = [cell for cell in cells if cell.draws and not any(
+        cell is other.cell for other in pools)]
+    notes = [*left_out, *unplayed]
+    if uncounted:
+        notes.insert(0, f"no {view.currency} were counted for {_names(uncounted)} on "
+                        f"{groups[0].suite.name}")
+    return SuiteBill(pools, policies, [table for table in tables if table], notes)
+
+
+def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> list[str]:
+    """Says what the bills of these groups rest on."""
+    notes = []
+    tuned = [found for found in pools if found.cell.tune]
+    if not tuned:
+        notes.append("nothing was tuned in this study, so that there is no bill of tuning and no "
+                     "break-even; trials are the report-stage seeds")
+    stand_ins = sum(found.stand_ins for found in tuned)
+    if stand_ins:
+        notes.append(
+            "training again with a frozen configuration costs the expected cost over its "
+            f"report-stage seeds; {units.plural(stand_ins, 'other trial')} that hit "
+            f"{'was' if stand_ins == 1 else 'were'} never rerun, and their own cost stands in, "
+            "which is optimistic: the best of K is chosen for being cheap, partly by luck. So R* "
+            "is rather too small")
+    if tuned and study.sampler != "random":
+        notes.append(f"configurations were drawn by {study.sampler}, not independently: the "
+                     "study, not the trial, is the unit, and intervals of its trials mislead")
+    listed = [found.cell for found in tuned if tries_a_list(found.cell)]
+    if listed:
+        notes.append(f"{_names(listed)}: the trials are a list that is tried in its order, not "
+                     "draws; but for the replay, all numbers are those of a random order")
+    pruned = sum(record.end is not None and record.end.status == "pruned"
+                 for found in tuned for record in found.cell.tune)
+    if pruned:
+        notes.append(f"{units.plural(pruned, 'pruned trial')} "
+                     f"{'counts' if pruned == 1 else 'count'} as misses, though some might have "
+                     "hit")
+    followers = [found.cell for found in tuned if found.cell.leader]
+    if followers:
+        notes.append(f"{_names(followers)}: the trials are those of the optimizer named beside, "
+                     "whose search served both; bytes and seconds of tuning are that one's")
+    scarce = few([cell for group in groups for cell in group.cells])
+    if scarce:
+        notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "
+                     "ranking")
+    return notes
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    """Names optimizers, each with all its N."""
+    sizes: dict[str, list[str]] = {}
+    for cell in cells:
+        sizes.setdefault(cell.label, []).append(str(cell.ranks))
+    return units.listing([f"{label} at N = {units.listing(there)}"
+                          for label, there in sizes.items()])

@@ -1,0 +1,172 @@
+"""Figures of one number for each optimizer: cost including tuning, and its parts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import cost_tables, units
+from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
+from ..drawing.style import INK
+from ..findings import HEADLINE, misses, ranking
+from ..table import Table, name, number, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+    from ..cells import Cell, Group
+    from ..drawing.style import Look
+
+_WIDTH = 4.9
+
+
+def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
+                  device: str, basis: str = "") -> Figure | None:
+    """Draws the expected cost including tuning with its interval; misses as open arrows."""
+    cells = [cell for cell in group.cells if cell.draws]
+    totals = [max(cell.ert(HEADLINE).total, 0.0) for cell in cells]
+    if not cells or not any(totals):
+        return None
+    drawing, axes = _rows(cells)
+    points = [value for cell in cells for value in _extent(cell)]
+    low, high = min(points) / 1.5, max(points) * 1.5
+    scale(axes, "x", _short, log=True, limits=(low, high), ticks=4)
+    for row, cell in enumerate(cells):
+        look, expected, interval = looks[cell.label], cell.ert(HEADLINE), cell.interval(HEADLINE)
+        if expected.hits:
+            text = units.cost(HEADLINE, expected.cost, device)
+            if interval is not None:
+                end = min(interval.high, high)
+                axes.plot([max(interval.low, low), end], [row, row], color=look.color,
+                          linewidth=2, solid_capstyle="butt", alpha=0.6)
+                if math.isinf(interval.high):
+                    axes.plot([high], [row], marker=">", color=look.color, clip_on=False,
+                              markersize=6, markeredgewidth=0)
+            axes.plot([expected.cost], [row], marker=look.marker, color=look.color, markersize=8,
+                      markeredgewidth=0, zorder=3)
+        else:
+            text = f"more than {units.cost(HEADLINE, expected.total, device)}"
+            if expected.total > 0:
+                axes.plot([expected.total, high], [row, row], color=look.color, linewidth=1,
+                          linestyle=":")
+                axes.plot([expected.total], [row], marker=">", color="none", markersize=8,
+                          markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
+        _beside(axes, row, text)
+    heading(axes, f"expected cost to the target, in {units.unit_of(device)}-seconds")
+    ranked = ranking(cells)
+    caption = "No optimizer reached the target."
+    if ranked:
+        least = units.cost(HEADLINE, ranked[0].ert(HEADLINE).cost, device)
+        caption = f"Lowest: {ranked[0].label}, {least}."
+    missed = [f"{cell.label} ({misses(0, cell.ert(HEADLINE).trials)})" for cell in cells
+              if not cell.ert(HEADLINE).hits]
+    if missed:
+        caption += f" Open arrows: {units.listing(missed)}, so the cost is more than that."
+    return finish(drawing, f"{name}-expected-cost",
+                  f"{group.suite.name}, N = {group.ranks}: expected cost including tuning",
+                  caption + " Bars: 95 % bootstrap interval; an arrow means no upper limit.", {},
+                  basis=basis, data=_expected(cells, device))
+
+
+def bill(group: Group, name: str, looks: Mapping[str, Look], device: str,
+         basis: str = "") -> Figure | None:
+    """Draws what was spent: the tuning trials, and one training with the result."""
+    cells = [cell for cell in group.cells if cell.draws]
+    parts = [_parts(cell) for cell in cells]
+    if not any(part.tuning + part.training for part in parts):
+        return None
+    drawing, axes = _rows(cells)
+    for row, (cell, part) in enumerate(zip(cells, parts, strict=True)):
+        color = looks[cell.label].color
+        axes.barh(row, part.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
+        axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
+        total = units.cost(HEADLINE, part.tuning + part.training, device)
+        _beside(axes, row, f"{total}{'' if part.reached else ', missed'}")
+    scale(axes, "x", _short, ticks=4,
+          limits=(0, max(part.tuning + part.training for part in parts) * 1.04))
+    heading(axes, "tuning (pale) and one final training (solid), in "
+                  f"{units.unit_of(device)}-seconds")
+    missed = [cell.label for cell, part in zip(cells, parts, strict=True) if not part.reached]
+    caption = "Each tuning trial is billed up to its first hit, and whole without one."
+    if missed:
+        caption += f" The final training of {units.listing(missed)} missed, or has not run."
+    return finish(drawing, f"{name}-bill",
+                  f"{group.suite.name}, N = {group.ranks}: tuning bill and one final training",
+                  caption, {}, basis=basis, data=_spent(cells, parts, device))
+
+
+class _Parts(NamedTuple):
+    tuning: float
+    training: float
+    reached: bool
+
+
+def _parts(cell: Cell) -> _Parts:
+    """Splits a cell's bill; a final training that missed counts what it spent."""
+    middle = cell.to_target(HEADLINE).median
+    reached = bool(cell.seeds) and math.isfinite(middle)
+    spent = sorted(o.spent[HEADLINE] for o in cell.finals)
+    training = middle if reached else (spent[len(spent) // 2] if spent else 0.0)
+    return _Parts(cell.tuning_bill.get(HEADLINE, 0.0), training, reached)
+
+
+def _expected(cells: Sequence[Cell], device: str) -> Table:
+    unit = f"{units.unit_of(device)}-seconds"
+    return Table(
+        "expected", "Expected cost, tuning included",
+        "With its 95 % bootstrap interval; “or more”: without an upper limit.",
+        (("Optimizer", ""), ("Hit", "trials"), ("Expected cost", unit)),
+        tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
+               number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
+               cost_tables.expected(cell, HEADLINE, device))
+              for cell in cells for found in [cell.ert(HEADLINE)]))
+
+
+def _spent(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> Table:
+    unit = f"{units.unit_of(device)}-seconds"
+    return Table(
+        "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
+        (("Optimizer", ""), ("Tuning", unit), ("Final training", "median seed"),
+         ("It", "ended with a")),
+        tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
+               number(units.cost(HEADLINE, part.tuning, device), tuning_core_seconds=part.tuning),
+               number(units.cost(HEADLINE, part.training, device),
+                      training_core_seconds=part.training),
+               words("hit" if part.reached else "miss" if cell.seeds else "not run",
+                     reached=part.reached))
+              for cell, part in zip(cells, parts, strict=True)))
+
+
+def _extent(cell: Cell) -> list[float]:
+    """Returns the finite positive numbers that an expected cost's row must have room for."""
+    expected, interval = cell.ert(HEADLINE), cell.interval(HEADLINE)
+    found = [expected.cost if expected.hits else expected.total]
+    if interval is not None and expected.hits:
+        found += [interval.low, interval.high]
+    return [value for value in found if 0 < value < math.inf]
+
+
+def _rows(cells: Sequence[Cell]) -> tuple[Drawing, Axes]:
+    names = [plain(cell.label, 20) for cell in cells]
+    drawing, axes = panel(_WIDTH, 0.33 * len(cells) + 0.72, bottom=0.34, top=0.34,
+                          left=0.14 + 0.07 * max(len(name) for name in names), right=1.65)
+    axes.set_yticks(range(len(cells)), names)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    return drawing, axes
+
+
+def _short(value: float) -> str:
+    """Formats core- or GPU-seconds for an axis whose heading says what they are."""
+    return units.seconds(value, "core-").replace("core-", "")
+
+
+def _beside(axes: Axes, row: int, text: str) -> None:
+    """Writes the number to the right of its row, so that nobody has to read it off."""
+    axes.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(10, 0),
+                  textcoords="offset points", va="center", color=INK,
+                  annotation_clip=False)

@@ -1,0 +1,187 @@
+"""What other tuning policies would have cost, replayed over a suite's recorded trials."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.stats.curves import curve
+from bench_apts.stats.replay import listed, replay, replay_all, sequential
+
+from .. import units
+from ..findings import misses
+from ..table import Table, Value, number, words
+from .pool import opening
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bench_apts.records import TrialRecord
+    from bench_apts.stats.replay import Replayed
+
+    from ..cells import Cell
+    from .pool import Pool, View
+
+ARRIVALS = 40
+"""Trials that arrive in an order at most, so that a replay of a large study ends."""
+
+_CLOCKS = ("core_seconds", "train_s", "wall_s")
+_RACES = (2, 4)
+_CUT = ("pruned", "interrupted")
+
+
+class Played(NamedTuple):
+    """One policy, replayed over the trials of one N.
+
+    Attributes:
+        suite: Name of the training problem.
+        ranks: World size N.
+        cell: Whose trials; None for a policy that tries one configuration of each optimizer.
+        policy: Its name.
+        entrants: How many configurations it may try.
+        found: What it cost.
+    """
+
+    suite: str
+    ranks: int
+    cell: Cell | None
+    policy: str
+    entrants: int
+    found: Replayed
+
+
+def replayed(pools: Sequence[Pool], view: View) -> tuple[list[Played], list[str]]:
+    """Replays all policies over one suite's trials.
+
+    Args:
+        pools: Trials of all optimizers at all N.
+        view: Currency, level and device; trials race only in a currency that is a clock.
+
+    Returns:
+        The policies, N by N, and notes on what could not be replayed.
+    """
+    found: list[Played] = []
+    notes: list[str] = []
+    for ranks in sorted({pool.cell.ranks for pool in pools}):
+        here = [pool for pool in pools if pool.cell.ranks == ranks]
+        tuned = [pool for pool in here if pool.cell.tune]
+        for pool in tuned:
+            # A search that served several optimizers is replayed once.
+            why = "" if pool.cell.leader else _unplayable(pool)
+            if why:
+                notes.append(f"not replayed: {_where(pool.cell)}, {why}")
+            elif not pool.cell.leader:
+                found += _own(pool, view)
+        if tuned and len(here) > 1:
+            found += _defaults([pool.cell for pool in here], view, notes)
+    return found, notes
+
+
+def tries_a_list(cell: Cell) -> bool:
+    """Says whether an optimizer's trials were taken from a list, in order, and not drawn.
+
+    Such trials have no range that was searched. (The same holds where only options were
+    searched; those trials, too, have an order.)
+    """
+    return len(cell.tune) > 1 and all(
+        record.trial.searched is not None and not record.trial.searched.ranges
+        for record in cell.tune)
+
+
+def table(found: Sequence[Played], view: View) -> Table | None:
+    """The policies with their costs; None without any."""
+    if not found:
+        return None
+    limited = any(played.entrants > ARRIVALS for played in found)
+    return Table(
+        "bill-replay", "Tuning policies, replayed",
+        "Replay: each policy tunes until the first hit, in 500 random orders of the same trials"
+        f"{f', of which {ARRIVALS} arrive' if limited else ''}; a list in its own order. Cost: "
+        "all that was spent for each order that hit. Falsely pruned: share of the pruned trials "
+        "that would have hit. Hyperparameters that depend on the budget are not adapted. "
+        "Defaults: the configuration of each optimizer without tuning and the first one tried of "
+        "each other, in random order.",
+        (("Optimizer", ""), ("N", ""), ("Policy", ""), ("Orders that hit", ""), ("Cost", "mean"),
+         ("90 %", ""), ("Pruned", "of an order"), ("Falsely pruned", "")),
+        tuple(_row(played, view) for played in found))
+
+
+def _unplayable(pool: Pool) -> str:
+    """Says why an optimizer's trials cannot be replayed, "" if they can."""
+    cut = [record for record in pool.cell.tune if not _whole(record)]
+    if cut:
+        return f"of which {units.plural(len(cut), 'trial')} did not run to the end"
+    return "" if pool.ert.hits else f"as {misses(0, pool.ert.trials)}"
+
+
+def _own(pool: Pool, view: View) -> list[Played]:
+    """Policies over one optimizer's own trials."""
+    cell = pool.cell
+    if tries_a_list(cell):
+        tried = _listed(cell)
+        curves = {str(index): [curve(record, view.currency, view.level) for record in records]
+                  for index, records in enumerate(tried)}
+        return [Played(cell.suite.name, cell.ranks, cell, f"ordered list of {len(tried)}",
+                       len(tried), replay(sequential, listed(curves, ordered=True)))]
+    every = replay_all(
+        [curve(record, view.currency, view.level) for record in cell.tune],
+        cell.suite.target.direction, races=_RACES if view.currency in _CLOCKS else (),
+        limit=min(ARRIVALS, len(cell.tune)))
+    return [Played(cell.suite.name, cell.ranks, cell, policy, len(cell.tune), result)
+            for policy, result in every.items()]
+
+
+def _listed(cell: Cell) -> list[list[TrialRecord]]:
+    """Trials of each configuration of a list, in its order; the frozen one's seeds as well."""
+    every = [*cell.tune, *filter(_whole, cell.seeds)]
+    return [_alike(record, every) for record in cell.tune]
+
+
+def _defaults(cells: Sequence[Cell], view: View, notes: list[str]) -> list[Played]:
+    """One configuration of each optimizer, in random order."""
+    curves = {}
+    for cell in cells:
+        # Of a shared search only its check was its own.
+        own = [*(cell.checks if cell.leader else cell.tune), *cell.seeds]
+        trials = list(filter(_whole, _alike(own[0], own)))
+        if not trials:
+            notes.append(f"not among the defaults: {_where(cell)}, whose first configuration did "
+                         "not run to the end")
+            continue
+        curves[cell.label] = [curve(record, view.currency, view.level) for record in trials]
+    if len(curves) < 2:
+        return []
+    return [Played(cells[0].suite.name, cells[0].ranks, None,
+                   f"defaults of {len(curves)} optimizers", len(curves),
+                   replay(sequential, listed(curves, ordered=False)))]
+
+
+def _alike(like: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    values = like.trial.hyperparameters
+    return [record for record in records if record.trial.hyperparameters == values]
+
+
+def _whole(record: TrialRecord) -> bool:
+    return record.end is not None and record.end.status not in _CUT
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.label} on {cell.suite.name} at N = {cell.ranks}"
+
+
+def _row(played: Played, view: View) -> tuple[Value, ...]:
+    cell, found = played.cell, played.found
+    tail = found.quantiles[0.9]
+    falsely = None if math.isnan(found.falsely_pruned) else found.falsely_pruned
+    head = opening(cell, view) if cell else (
+        Value("all", kind="name", numbers={"optimizer": "", "suite": played.suite}),
+        number(str(played.ranks), ranks=played.ranks, level=view.level, currency=view.currency))
+    return (
+        *head,
+        words(played.policy, policy=played.policy, configurations=played.entrants),
+        number(units.percent(found.hit_rate), orders=found.orders, hit_rate=found.hit_rate),
+        view.entry("cost", found.cost, found.bill),
+        view.entry("cost_q90", tail, 0.0),
+        number(f"{found.pruned:.2f}", pruned=found.pruned),
+        number(units.NONE if falsely is None else units.percent(falsely),
+               falsely_pruned=falsely))

@@ -1,0 +1,38 @@
+"""One rank of a trial that stops or fails after so many steps."""
+
+import os
+
+import msgspec
+
+
+class StopAfter:
+    """Stands for ``launch.stopping.Stop`` where the step is known beforehand."""
+
+    def __init__(self, steps, fail):
+        self.steps, self.fail = steps, fail
+
+    def go_on(self, agreed):
+        if self.steps <= 0 and agreed:
+            if self.fail:
+                raise RuntimeError("as if it had been killed")
+            return False
+        self.steps -= 1
+        return True
+
+
+def train(connect, payload, steps, fail):
+    """Runs this rank of a job; ``steps`` is None for all of them."""
+    import torch
+    import torch.distributed as dist
+
+    from bench_apts.launch.job import Job
+    from bench_apts.meters.clock import Clock
+    from bench_apts.meters.comm import CommMeter
+    from bench_apts.trial import Run
+
+    clock, meter = Clock(), CommMeter()
+    meter.install()
+    connect()
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()), DS_ACCELERATOR="cpu")  # DeepSpeed asks
+    run = Run(msgspec.json.decode(payload, type=Job), clock, meter, torch.device("cpu"))
+    return run.execute(None if steps is None else StopAfter(steps, fail))

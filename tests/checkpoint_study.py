@@ -1,0 +1,70 @@
+"""Trials that stop at a known step, run by the real runner on real ranks."""
+
+import checkpoint_ranks
+import msgspec
+from harness_ranks import run_ranks
+from rich.console import Console
+
+from bench_apts import environment, store
+from bench_apts.launch.elastic import Interrupted, Outcome
+from bench_apts.progress import Progress
+from bench_apts.runner import Runner
+
+
+class Ranks:
+    """A launcher whose ranks stop, or fail, by themselves after ``steps``."""
+
+    def __init__(self, steps=None, fail=False):
+        self.steps, self.fail, self.job = steps, fail, None
+
+    def ready(self):
+        """Nothing is to be waited for."""
+
+    def run(self, job, limit_s):
+        self.job = job
+        try:
+            told = run_ranks(checkpoint_ranks.train, job.trial.ranks, msgspec.json.encode(job),
+                             self.steps, self.fail, patience_s=limit_s)
+        except AssertionError as error:
+            return Outcome("error", str(error))
+        assert len(set(told)) == 1
+        if told[0] == "interrupted":
+            raise Interrupted(15)
+        return Outcome(told[0])
+
+
+class Nobody(Ranks):
+    """A launcher that only takes down what it was to run."""
+
+    def run(self, job, limit_s):
+        self.job = job
+        return Outcome("error", "nobody ran it")
+
+
+class Folder:
+    """A results folder and the runs in it."""
+
+    def __init__(self, path, prepared):
+        self.path, self.prepared, self.card = path, prepared, environment.card()
+        self.notes = path / "notes"
+
+    def run(self, trial, launcher=None, every=None):
+        """Runs a trial; returns its record, also of one that was stopped."""
+        (self.path / "trials").mkdir(parents=True, exist_ok=True)
+        with self.notes.open("a") as notes:
+            runner = Runner(self.path, {"digits": self.prepared}, self.card, launcher or Ranks(),
+                            Progress(Console(file=notes, soft_wrap=True)), False, every)
+            try:
+                return runner.run(trial)
+            except Interrupted:
+                return self.record(trial)
+
+    def events(self, trial):
+        """The file of a trial's events."""
+        return self.path / "trials" / f"{trial.run_id}.jsonl"
+
+    def record(self, trial):
+        return store.read_trial(self.events(trial))
+
+    def checkpoint(self, trial, samples):
+        return self.path / "checkpoints" / trial.run_id / str(samples)

@@ -1,0 +1,115 @@
+"""SIGKILL at any moment, of any part: finished trials stay, and the same command completes."""
+
+import random
+import subprocess
+import time
+
+import psutil
+import pytest
+from fault_commands import Command, finished, union
+
+from bench_apts import store
+
+STUDY = ("run", "--gpus", "2", "--optimizers", "sgd,apts", "--trials", "1", "--seeds", "1",
+         "--no-twins", "--offline", "--set", "suite.budget.samples=2000", "--set",
+         "suite.evaluation.every_samples=500")
+TRIALS = 3
+MOMENTS = 50
+GROUPS = 5
+VICTIMS = ("command", "group", "server", "rank")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(environment, tmp_path_factory):
+    """What the study comes to when nothing happens, and how long that takes."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
+    command = Command((*STUDY, "--out", place), place, environment)
+    code, _, err = command.finish()
+    seconds = time.monotonic() - began
+    assert code == 0, err
+    command.assert_gone()
+    found = union(place / "digits")
+    assert len(found) == TRIALS
+    return found, seconds
+
+
+def strike(command, victim):
+    """Kills a part of a running command; returns whether there was such a part."""
+    if victim == "group":
+        for process in command.processes():
+            process.kill()
+        return True
+    if victim == "command":
+        command.process.kill()
+        return True
+    found = command.ranks() if victim == "rank" else command.servers()
+    if not found:
+        return False
+    try:
+        found[-1].kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def survive(launch, out, victim, moment):
+    """Runs the study until a moment, kills a part of it, and checks what is left.
+
+    Returns:
+        Whether the part was there to be killed.
+    """
+    folder = out / "digits"
+    before = finished(folder)
+    command = launch(*STUDY, "--out", out)
+    try:
+        command.process.wait(moment)
+    except subprocess.TimeoutExpired:
+        ports = command.listening()
+        struck = strike(command, victim)
+        code, shown, err = command.finish()
+    else:
+        code, shown, err = command.finish()
+        ports, struck = set(), False
+    command.assert_gone(ports, tracked=not (struck and victim == "group"))
+    assert "Traceback" not in shown + err
+    assert "corrupt" not in err
+    if victim in ("rank", "server") or not struck:
+        assert code == 0, (code, shown, err)
+    after = finished(folder)
+    for name, content in before.items():
+        assert after[name] == content, "a finished trial was written to"
+    # What was shown as finished is on the disk: an event is synchronised before it is told.
+    told = sum(f": {status}" in line for line in shown.splitlines() if line.startswith("[")
+               for status in ("hit", "miss"))
+    assert len(after) >= told
+    assert not list(folder.glob("trials/.*"))
+    for record in store.read_trials(folder) if folder.exists() else []:
+        assert not record.torn or not record.finished
+    return struck
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_a_study_survives_being_killed_at_random_moments(launch, tmp_path, undisturbed, group):
+    expected, seconds = undisturbed
+    chance = random.Random(group)
+    number = MOMENTS // GROUPS
+    # One moment in each part of the run, from start-up to the report, in any order.
+    moments = [(part + chance.random()) / number * seconds for part in range(number)]
+    chance.shuffle(moments)
+    struck = 0
+    for round_, moment in enumerate(moments):
+        out = tmp_path / f"{struck // 3}"  # begun anew now and then, or there were no trials left
+        out.mkdir(exist_ok=True)
+        struck += survive(launch, out, VICTIMS[(round_ + group) % len(VICTIMS)], moment)
+    assert struck >= number // 2
+    for out in tmp_path.glob("[0-9]"):
+        command = launch(*STUDY, "--out", out)
+        code, _, err = command.finish()
+        assert code == 0, err
+        command.assert_gone()
+        assert union(out / "digits") == expected
+        assert (out / "digits" / "report.html").exists()
+        assert command.temporary_left() == []

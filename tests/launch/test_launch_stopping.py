@@ -1,0 +1,151 @@
+"""Stopping in order: ranks agree on their last step, and SIGTERM means what its sender means."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import stopping_ranks
+from harness_ranks import run_ranks
+
+from bench_apts import soundness, store
+from bench_apts.launch.elastic import Launcher
+
+RANK = '''
+import os, signal, sys, time
+from pathlib import Path
+from bench_apts.launch.stopping import Stop
+
+class Store(dict):
+    set = dict.__setitem__
+    get = dict.__getitem__
+    def check(self, keys): return all(key in self for key in keys)
+
+flag = Path(sys.argv[1])
+with Stop(flag, 0, 1, Store()) as stop:
+    assert stop.go_on(True)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"x")
+        time.sleep(60)
+        os._exit(1)
+    os.read(reader, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    print("ready", flush=True)
+    while stop.go_on(True):
+        time.sleep(0.01)
+print("stopped", flush=True)
+'''
+TRAINING = ("run", "--gpus", "2", "--optimizers", "adam[lr=0.01]", "--trials", "0", "--seeds",
+            "1", "--no-twins", "--offline", "--set", "suite.budget.samples=64_000", "--set",
+            "suite.evaluation.every_samples=6_400")
+
+
+@pytest.mark.parametrize("agree_every", [1, 7])
+def test_ranks_stop_after_the_same_step(tmp_path, agree_every):
+    steps = run_ranks(stopping_ranks.work, 3, str(tmp_path / "stop"), agree_every)
+    assert len(set(steps)) == 1
+    assert steps[0] >= 20
+    assert steps[0] % agree_every == 0
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_sigterm_ends_a_rank_unless_the_command_has_asked_it_to_stop(tmp_path, asked):
+    flag = tmp_path / "stop"
+    rank = subprocess.Popen([sys.executable, "-c", RANK, str(flag)], stdout=subprocess.PIPE,
+                            text=True, start_new_session=True)
+    assert rank.stdout.readline() == "ready\n"
+    rank.send_signal(signal.SIGTERM)
+    if asked:  # SLURM's signal may reach the ranks first
+        time.sleep(0.1)
+        flag.touch()
+    out, _ = rank.communicate(timeout=60)
+    assert out == ("stopped\n" if asked else "")
+    assert rank.returncode == (0 if asked else 128 + signal.SIGTERM)
+
+
+def test_logs_of_killed_commands_are_swept_and_those_of_living_ones_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    long_ago = time.time() - 3600
+    script = ("from bench_apts.launch.elastic import Launcher; import sys, time; "
+              "launcher = Launcher([], 'cpu'); print(launcher._logs, flush=True); time.sleep(600)")
+    commands = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                                 env=os.environ | {"TMPDIR": str(tmp_path)}) for _ in range(2)]
+    try:
+        living, killed = (Path(command.stdout.readline().strip()) for command in commands)
+        commands[1].kill()
+        commands[1].wait()
+        for folder in (living, killed):
+            assert folder.is_dir()
+            os.utime(folder, (long_ago, long_ago))
+        own = Launcher([], "cpu")
+        assert living.is_dir()
+        assert not killed.exists()
+        own.__exit__(None, None, None)
+        assert [path.name for path in tmp_path.iterdir()] == [living.name]
+    finally:
+        for command in commands:
+            command.kill()
+            command.communicate(timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_a_command_that_slurm_ends_goes_on_from_its_checkpoint(
+        started, command, processes, tmp_path, whole_group):
+    plain = command(*TRAINING, "--out", tmp_path / "a")
+    assert plain.returncode == 0, plain.stderr
+    arguments = (*TRAINING, "--out", tmp_path / "b")
+    folder = tmp_path / "b" / "digits"
+    process = started(*arguments)
+    processes.wait_for(lambda: (folder / "trials").exists()
+                       and any(len(r.evals) > 2 for r in store.read_trials(folder)))
+    if whole_group:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "interrupted: finished trials are kept in" in out
+    assert err == ""
+    processes.wait_for(lambda: not processes.session(process.pid), 15)
+    (record,) = store.read_trials(folder)
+    assert record.end.status == "interrupted"
+    assert record.end.reason == "stopped by a signal"
+    (written,) = record.checkpoints
+    assert not written.skipped
+    assert written.samples >= record.evals[-1].samples
+
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert f"goes on from its checkpoint at {written.samples} samples" in again.stdout
+    (resumed,), (whole,) = store.read_trials(folder), store.read_trials(tmp_path / "a" / "digits")
+    assert resumed.end.final_weights_sha256 == whole.end.final_weights_sha256
+    assert resumed.end.test == whole.end.test
+    assert [e.validation for e in resumed.evals] == [e.validation for e in whole.evals]
+    assert resumed.end.comm["train"] == whole.end.comm["train"]
+    assert soundness.check(folder) == (1, [])
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_trial_that_does_not_stop_is_killed_when_the_grace_is_over(
+        started, processes, plugin, tmp_path):
+    path = plugin(on_step="self.steps == 8 and time.sleep(600)")
+    process = started("tune", "--gpus", "2", "--optimizers", path, "--trials", "1", "--offline",
+                      "--grace", "1", "--out", tmp_path)
+    folder = tmp_path / "digits"
+    processes.wait_for(lambda: (folder / "trials").exists()
+                       and any(r.evals for r in store.read_trials(folder)))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    processes.wait_for(lambda: not processes.session(process.pid), 15)
+    (record,) = store.read_trials(folder)
+    assert record.end.status == "interrupted"
+    assert record.checkpoints == []

@@ -1,0 +1,46 @@
+"""Starts one study as two commands, as two machines would."""
+
+import socket
+import subprocess
+import sys
+from contextlib import closing
+
+STUDY = ("--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1", "--no-twins",
+         "--offline", "--set", "suite.budget.samples=1280",
+         "--set", "suite.evaluation.every_samples=640")
+
+
+def free_port():
+    """Returns a port that nobody uses."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return server.getsockname()[1]
+
+
+def node(rank, address, out, *arguments, before=(), nodes=2):
+    """Returns the command of one of several nodes; ``before`` is put in front of it."""
+    return [*before, sys.executable, "-m", "bench_apts", "run", "--nodes", str(nodes),
+            "--node-rank", str(rank), "--rendezvous", address, "--rendezvous-timeout", "100",
+            *map(str, arguments), "--out", str(out)]
+
+
+def start(command, environment):
+    """Starts a command in a session of its own."""
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def same(one, other):
+    """Asserts that two records are equal in everything that is no time."""
+    assert one.header.run_id == other.header.run_id
+    assert one.end.status == other.end.status
+    assert one.start == other.start
+    assert one.end.final_weights_sha256 == other.end.final_weights_sha256
+    assert one.end.test == other.end.test
+    assert one.end.comm == other.end.comm
+    assert one.end.calls == other.end.calls
+    assert one.end.audit.parts == other.end.audit.parts
+    timed = {"train_s", "wall_s", "cpu_s", "peak_memory_bytes"}
+    for mine, theirs in zip(one.evals, other.evals, strict=True):
+        for name in mine.__struct_fields__:
+            if name not in timed:
+                assert getattr(mine, name) == getattr(theirs, name), name

@@ -1,0 +1,69 @@
+"""Writes results folders whose costs are whole seconds, for numbers worked out by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import pandas as pd
+import report_fixture as fixture
+
+from bench_apts import store
+from bench_apts.records import Eval
+from bench_apts.reports import caveats
+from bench_apts.reports.context import Context
+from bench_apts.reports.drawing.style import looks
+from bench_apts.reports.gather import gather
+from bench_apts.reports.tuning.bill import bill
+from bench_apts.spec import Entry, Evaluation, Study
+
+SUITE = msgspec.structs.replace(fixture.SUITE, evaluation=Evaluation(1_400, 1))
+HIT, MISS = 0.95, 0.5
+
+# Seconds at which each tuning trial hits, or the negative of what it spent in vain: the pool that
+# docs/statistics.md works out.
+POOL = (2, 3, -5, -10)
+FREE = (4, 4)
+
+
+class Folder:
+    """A results folder of trials that are evaluated each second and hit, or end, on one."""
+
+    def __init__(self, path, labels=("adam", "apts"), ranks=(1,), **changes):
+        self.path, self.ranks = path, ranks
+        path.mkdir()
+        self.study = msgspec.structs.replace(
+            Study((SUITE,), tuple(Entry(label, label) for label in labels), ranks, 4, 2, 0, "cpu"),
+            **changes)
+        store.write_json(path / "study.json", store.StudyFile(
+            self.study, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
+
+    def add(self, label, stage, seconds, ranks=1, like=None, status=None, values=None, flops=1e6,
+            **changes):
+        """Writes one trial for each of ``seconds``; ``like`` is the draw that it repeats."""
+        for number, length in enumerate(seconds):
+            tried = number if like is None else like
+            spec = fixture.trial(label, ranks, stage, number, **{
+                "suite": self.study.suites[0], "hyperparameters": (
+                    {"radius": 0.1} if label == "apts" else {"lr": 0.01 * 2.0**tried}), **changes})
+            accuracies = values or [MISS] * abs(length) + [HIT if length > 0 else MISS]
+            evals = [Eval(
+                step=second, samples=1_400 * second, epoch=0.0, train_s=float(second),
+                wall_s=2.0 * second, cpu_s=float(second), forwards=second, backwards=3 * second,
+                peak_memory_bytes=1, train_loss=1.0, comm={},
+                validation={"accuracy": accuracy, "loss": 1 - accuracy},
+                flops=None if flops is None else flops * second)
+                for second, accuracy in enumerate(accuracies)]
+            fixture.write(self.path, spec, evals,
+                          status or ("hit" if accuracies[-1] == HIT else "miss"))
+        return self
+
+    def bill(self, *arguments, **options):
+        return bill(gather(self.path), *arguments, **{"replay": False, **options})
+
+    def contexts(self):
+        """What the report's sections are built from."""
+        gathered = gather(self.path)
+        look = looks([entry.label for entry in self.study.entries])
+        crowded = {n: caveats.crowded(gathered, n) for n in self.ranks}
+        return [Context(gathered, suite, suite.name, tuple(
+            group for group in gathered.groups if group.suite == suite), look, crowded,
+            pd.DataFrame()) for suite in self.study.suites]

@@ -1,0 +1,178 @@
+"""The page in a real browser: Debian's chromium, as it comes."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import browser
+import pytest
+import report_fixture as fixture
+
+from bench_apts import reports
+
+ROOT = Path(__file__).parents[1] / "browser"
+
+pytestmark = pytest.mark.skipif(browser.path() is None and not os.environ.get("CI"),
+                                reason="needs chromium: apt-get install chromium")
+
+STATES = {
+    "light": {},
+    "dark": {"dark": True},
+    "phone": {"width": 390, "height": 844},
+    "phone-dark": {"width": 390, "height": 844, "dark": True},
+    "print": {"width": 794, "height": 1123, "media": "print"},
+    "without-scripts": {"scripts": False},
+}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A report and a comparison of it with itself, by name."""
+    folder = fixture.populate(tmp_path_factory.mktemp("results") / "study")
+    names = ("<b>before</b>", "after")
+    return {"report": reports.build(folder, ("html",)).as_uri(),
+            "compared": reports.compare(folder, folder, ("html",), names=names).as_uri()}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    started = browser.Browser()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Where screenshots go: to keep them, name a folder by BENCH_APTS_SCREENSHOTS."""
+    folder = os.environ.get("BENCH_APTS_SCREENSHOTS")
+    target = Path(folder) if folder else tmp_path_factory.mktemp("screenshots")
+    target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+WIDEST = """[...document.querySelectorAll('body *')]
+    .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.scroll'))
+    .slice(0, 8).map(e => e.outerHTML.slice(0, 120)).join(' | ')"""
+"""JavaScript that names what sticks out, for the message of a failure."""
+
+
+def load(chromium, pages, name, state):
+    tab = chromium.page(pages[name], **STATES[state])
+    if state == "print":
+        tab.call("Emulation.setEmulatedMedia", media="print", features=[])
+    return tab
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", ["report", "compared"])
+def test_it_loads_without_complaint_request_or_overflow(chromium, pages, pictures, name, state):
+    tab = load(chromium, pages, name, state)
+    tab.screenshot(pictures / f"{name}-{state}.png")
+    assert tab.complaints() == []
+    assert tab.requests() == [pages[name]]
+    # An element may scroll in itself; the page as a whole must not do so sideways.
+    wide, room = tab.run("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= room, tab.run(WIDEST)
+    assert tab.run("document.querySelectorAll('table').length") > 0
+    assert (pictures / f"{name}-{state}.png").stat().st_size > 10_000
+
+
+def test_the_policy_is_enforced(chromium, pages):
+    tab = chromium.page(pages["report"])
+    tab.run("""(() => {
+        const made = document.createElement('script');
+        made.textContent = 'window.broken = true';
+        document.body.append(made);
+        new Image().src = 'https://example.org/x.png';
+    })()""")
+    assert tab.run("window.broken === undefined")
+    assert len([c for c in tab.complaints() if "Content Security Policy" in c]) == 2
+
+
+def test_dark_mode_changes_the_colours_of_page_and_figures(chromium, pages):
+    code = """[getComputedStyle(document.body).backgroundColor,
+               getComputedStyle(document.querySelector('svg.figure text')).fill]"""
+    light, dark = (chromium.page(pages["report"], dark=dark).run(code) for dark in (False, True))
+    assert light[0] != dark[0]
+    assert light[1] != dark[1]
+
+
+COLUMN = """(() => {
+    const head = document.activeElement.closest('th');
+    const table = head.closest('table');
+    return {name: table.getAttribute('aria-describedby'),
+            sort: head.getAttribute('aria-sort'),
+            keys: [...table.tBodies[0].rows].map(row => row.cells[head.cellIndex].dataset.v)};
+})()"""
+
+
+def test_a_column_is_sorted_by_keyboard(chromium, pages):
+    tab = chromium.page(pages["report"])
+    for _ in range(200):
+        tab.press("Tab")
+        # The first column of numbers that differ from row to row.
+        if tab.run("""(() => {
+                const head = document.activeElement.closest('th');
+                if (!head) return false;
+                const keys = [...head.closest('table').tBodies[0].rows].map(
+                    row => row.cells[head.cellIndex].dataset.v);
+                return new Set(keys.filter(key => key)).size > 2;
+            })()"""):
+            break
+    else:
+        pytest.fail("no column of numbers can be reached by Tab")
+    orders = []
+    for _ in range(2):
+        tab.press("Enter")
+        found = tab.run(COLUMN)
+        keys = found["keys"]
+        numbers = [float(key) for key in keys if key]
+        # Misses come last, whichever way the column is sorted.
+        assert all(keys[:len(numbers)])
+        assert found["sort"] in ("ascending", "descending")
+        assert numbers == sorted(numbers, reverse=found["sort"] == "descending")
+        orders.append(found["sort"])
+    assert set(orders) == {"ascending", "descending"}
+
+
+def test_it_prints(chromium, pages):
+    data = chromium.page(pages["report"]).call("Page.printToPDF")["data"]
+    assert len(data) > 50_000
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The source of axe-core, which npm fetches; CI fails where others skip."""
+    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+    npm = shutil.which("npm")
+    if npm is None:
+        give_up("needs npm: apt-get install npm")
+    folder = tmp_path_factory.mktemp("npm")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(ROOT / name, folder)
+    done = subprocess.run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                          cwd=folder, capture_output=True, text=True, check=False, timeout=240)
+    if done.returncode:
+        give_up(f"npm could not fetch axe-core: {done.stderr.strip()[-200:]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["light", "dark", "phone"])
+@pytest.mark.parametrize("name", ["report", "compared"])
+def test_axe_finds_no_serious_violation(chromium, pages, axe, name, state):
+    tab = load(chromium, pages, name, state)
+    # What is folded is checked too.
+    tab.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    tab.run(f"{axe}\n;undefined")
+    found = tab.run("""axe.run(document, {resultTypes: ['violations', 'passes']}).then(
+        result => ({passes: result.passes.map(p => p.id),
+                    violations: result.violations.map(v => ({
+            id: v.id, impact: v.impact, help: v.help, count: v.nodes.length,
+            nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 200) + ' :: '
+                                                + n.failureSummary.slice(0, 300))}))}))""")
+    assert "color-contrast" in found["passes"] + [v["id"] for v in found["violations"]]
+    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert not serious, json.dumps(serious, indent=1)

@@ -1,0 +1,188 @@
+"""Curves: medians and bands against the raw records, hits and misses, thinning, findings."""
+
+import re
+import statistics
+
+import matplotlib.figure
+import msgspec
+import numpy as np
+import pytest
+import report_fixture as fixture
+import section_contexts as sections
+
+from bench_apts import store
+from bench_apts.reports import units
+from bench_apts.reports.curves import courses as curves
+from bench_apts.reports.sections import curves as section
+from bench_apts.spec import Budget
+from bench_apts.stats.costs import hit_bracket, outcome
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fixture.populate(tmp_path_factory.mktemp("results") / "study",
+                            fixture.study((1, 4), 2, 3))
+
+
+@pytest.fixture(scope="module")
+def part(folder):
+    return sections.build(section, folder)
+
+
+@pytest.fixture(scope="module")
+def seeds(folder):
+    def found(label, ranks):
+        return [r for r in store.read_trials(folder) if r.trial.stage == "report"
+                and (r.trial.label, r.trial.ranks) == (label, ranks)]
+    return found
+
+
+def test_every_n_has_its_axes_and_one_rank_none_of_bytes(part):
+    axes = ("seconds", "samples", "gradients", "bytes")
+    assert list(sections.figures(part)) == [
+        *(f"n1-accuracy-{name}" for name in axes[:3]), *(f"n4-accuracy-{name}" for name in axes)]
+    assert [block.heading for block in part.blocks] == ["N = 1", "N = 4 †"]
+    assert part.legend
+
+
+def test_the_finding_counts_hits_and_names_the_first(folder, part, seeds):
+    finals = [outcome(r) for ranks in (1, 4) for label in fixture.PACE
+              for r in seeds(label, ranks)]
+    assert part.finding.startswith(
+        f"{sum(o.hit for o in finals)} of {len(finals)} final trainings reached the target")
+    for ranks in (1, 4):
+        time, label = min((statistics.median(outcome(r).cost["train_s"]
+                                             for r in seeds(label, ranks)), label)
+                          for label in fixture.PACE)
+        mark = " †" if ranks == 4 else ""
+        assert f"at N = {ranks}{mark} {label} ({units.seconds(time)})" in part.finding
+
+
+def test_the_table_holds_median_and_range_of_the_seeds(part, seeds):
+    table = sections.figures(part)["n4-accuracy-bytes"].data
+    rows = [row for row in table.records() if row["optimizer"] == "sgd"]
+    runs = [r.evals for r in seeds("sgd", 4)]
+    assert (len(runs[0]), len(rows)) == (21, 11)
+    for at, row in zip(range(0, 21, 2), rows, strict=True):
+        values = [run[at].validation["accuracy"] for run in runs]
+        assert row["accuracy_median"] == statistics.median(values)
+        assert (row["accuracy_low"], row["accuracy_high"]) == (min(values), max(values))
+        assert row["train_s"] == statistics.median(run[at].train_s for run in runs)
+        assert row["backwards"] == statistics.median(run[at].backwards for run in runs)
+        assert (row["samples"], row["seeds"]) == (runs[0][at].samples, 3)
+    # One of adam's seeds was cut off after six evaluations: nobody's median goes beyond.
+    assert len([row for row in table.records() if row["optimizer"] == "adam"]) == 6
+
+
+def test_captions_name_the_first_and_figures_their_conditions(part, seeds):
+    figure = sections.figures(part)["n1-accuracy-gradients"]
+    ranked = sorted((statistics.median(outcome(r).cost["gradient_evaluations"]
+                                       for r in seeds(label, 1)), label)
+                    for label in ("apts", "sgd", "adam"))
+    (first, one), (second, other), _ = ranked
+    assert figure.caption.startswith(
+        f"First to the target (median seed): {one}, after {units.count(first)} gradient "
+        f"evaluations; then {other}, after {units.count(second)}.")
+    assert "Band: smallest to largest of the seeds." in figure.caption
+    assert f"Beyond the axis: {fixture.NASTY}." in figure.caption
+    assert figure.basis == (
+        "n = 3 seeds of each optimizer's frozen configuration. Target: validation accuracy of at "
+        "least 94\u202f%; cap: 28\u202fk samples or 2\u202fmin.")
+
+
+def test_figures_are_images_with_words_and_real_text(part):
+    for figure in sections.figures(part).values():
+        assert re.match(r'<svg [^>]*role="img"', figure.inline)
+        assert "<title" in figure.inline
+        assert "<desc" in figure.inline
+        assert re.search(r"<text[^>]*>validation accuracy", figure.inline)
+        assert figure.data is not None
+
+
+def test_hits_are_ringed_and_misses_crossed(folder, seeds):
+    context = sections.contexts(folder)[0]
+    run_ids = [r.header.run_id for label in fixture.PACE for r in seeds(label, 4)]
+    data = context.curves[context.curves["run_id"].isin(run_ids)]
+    found, step = curves.courses(data, fixture.PACE, "validation", ["samples", "validation"])
+    assert (step, [one.label for one in found]) == (1, list(fixture.PACE))
+    for course in found:
+        axes = matplotlib.figure.Figure().subplots()
+        curves.ends(axes, course, "samples", "validation", context.looks[course.label],
+                    (0.9, 1.0))
+        drawn = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines}
+        records = sorted(seeds(course.label, 4), key=lambda r: r.trial.repetition)
+        hits = [r.evals[hit_bracket(r)[1]] for r in records if hit_bracket(r)]
+        misses = [r.evals[-1] for r in records if not hit_bracket(r)]
+        assert len(hits) + len(misses) == 3
+        assert drawn.get(context.looks[course.label].marker, []) == [
+            [e.samples, e.validation["accuracy"]] for e in hits]
+        # Beyond the axis, at its end.
+        assert drawn.get("x", []) == [
+            [e.samples, min(max(e.validation["accuracy"], 0.9), 1.0)] for e in misses]
+    assert "x" in drawn  # the last one never hits
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Curves of 242 evaluations of six seeds of sgd."""
+    suite = msgspec.structs.replace(fixture.SUITE, budget=Budget(241 * 1_400, 120.0))
+    folder = tmp_path_factory.mktemp("results") / "long"
+    folder.mkdir()
+    store.write_json(folder / "study.json", store.StudyFile(
+        fixture.study((1,), 0, 6, (suite,)), [], "2026-01-02T03:00:00+00:00",
+        fixture.ENVIRONMENT))
+    for seed in range(6):
+        spec = fixture.trial("sgd", 1, "report", seed, suite=suite)
+        fixture.write(folder, spec, fixture.evals(
+            spec, pace=0.2 + 0.1 * seed, step_s=0.01, backwards=1, every=1), "hit", test=0.95)
+    return folder
+
+
+def test_long_curves_are_thinned_by_the_rule_that_the_caption_tells(long):
+    context = sections.contexts(long)[0]
+    found, step = curves.courses(context.curves, ["sgd"], "validation", ["samples", "validation"])
+    assert step == 3
+    (sgd,) = found
+    for run in sgd.runs:
+        whole = context.curves[context.curves["run_id"] == run["run_id"].iat[0]]
+        hit = int(whole["evaluation"][whole["hit"]].iloc[0])
+        assert set(run["evaluation"]) == {*range(0, 242, 3), hit, 241}
+    every = np.array([context.curves[context.curves["run_id"] == run["run_id"].iat[0]]
+                      ["validation"].to_numpy() for run in sgd.runs])
+    assert np.array_equal(sgd.shared["validation"], every.T[[*range(0, 242, 3), 241]])
+
+
+def test_captions_tell_of_thinning_and_of_quartiles(long):
+    part = sections.build(section, long)
+    figure = sections.figures(part)["n1-accuracy-samples"]
+    assert figure.caption.endswith("Band: quartiles over seeds. Drawn: every 3rd evaluation, "
+                                   "each first hit and each end.")
+    rows = [row for row in figure.data.records() if row["optimizer"] == "sgd"]
+    assert 10 <= len(rows) <= 13
+    assert rows[-1]["samples"] == 241 * 1_400
+    assert "thinned" in figure.data.caption
+
+
+def test_of_many_seeds_some_are_drawn_singly_and_all_count(tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    study = fixture.study((1,), 0, 13)
+    store.write_json(folder / "study.json", store.StudyFile(
+        study, [], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
+    for seed in range(13):
+        spec = fixture.trial("sgd", 1, "report", seed)
+        fixture.write(folder, spec, fixture.evals(spec, pace=1.3, step_s=0.01, backwards=1,
+                                                  every=1), "hit", test=0.95)
+    context = sections.contexts(folder)[0]
+    (sgd,), _ = curves.courses(context.curves, ["sgd"], "validation", ["validation"])
+    assert [run["seed"].iat[0] for run in sgd.runs] == list(range(10))
+    assert sgd.shared["validation"].shape == (21, 13)
+    part = sections.build(section, folder)
+    assert "Single: the first 10 seeds of each." in (
+        sections.figures(part)["n1-accuracy-samples"].caption)
+    assert part.finding.startswith("13 of 13 final trainings reached the target")
+
+
+def test_nothing_final_makes_no_section(tmp_path):
+    plan = fixture.study((1,), 2, 0)
+    assert sections.build(section, fixture.populate(tmp_path / "study", plan)) is None

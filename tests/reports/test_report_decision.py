@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import report_fixture as fixture
+
+from bench_apts.reports.cells import Cell, Group
+from bench_apts.reports.context import Context
+from bench_apts.reports.decision.contest import Entrant, contest, words
+from bench_apts.reports.decision.entrants import by_memory, by_network, by_trainings
+from bench_apts.reports.findings import HEADLINE, unstable
+from bench_apts.reports.gather import Gathered
+from bench_apts.reports.sections import decision
+from bench_apts.reports.tuning.pool import View, pool
+from bench_apts.reports.units import THIN
+from bench_apts.stats.amortisation import best_plan
+from bench_apts.stats.comparison import compare, stars
+from bench_apts.stats.projection import Fabric
+from bench_apts.store import StudyFile, read_trial
+
+VIEW = View(HEADLINE, 1.0, "cpu")
+
+
+@pytest.fixture
+def make(tmp_path):
+    def cell(label, ranks, paces, *, free=False):
+        """One optimizer whose draws learn at these paces; 0.05 never hits."""
+        records = []
+        for number, pace in enumerate(paces):
+            spec = fixture.trial(label, ranks, "report" if free else "tune", number,
+                                 tuning_free=free)
+            curve = fixture.evals(spec, pace=pace, step_s=0.002, backwards=1, every=1)
+            records.append(read_trial(fixture.write(tmp_path, spec, curve, "hit")))
+        drawn = tuple(records)
+        return Cell(fixture.SUITE, label, label, ranks, free, () if free else drawn,
+                    drawn[0] if drawn and not free else None, drawn if free else ())
+
+    return lambda ranks, **paces: Group(fixture.SUITE, ranks, tuple(
+        cell(label, ranks, values, free=label == "apts") for label, values in paces.items()))
+
+
+def box(group):
+    """The decision box of one group."""
+    file = StudyFile(fixture.study(ranks=(group.ranks,)), [], "", fixture.ENVIRONMENT)
+    context = Context(Gathered(file, (group,), (), {}), fixture.SUITE, "digits", (group,), {},
+                      {group.ranks: False}, None)
+    return decision.part(context).blocks[0].boxes[0]
+
+
+def text(found):
+    return " ".join([found.headline, *found.remarks, *(a.detail for a in found.answers)])
+
+
+def answer(found, slug):
+    return next(a for a in found.answers if a.numbers["question"] == slug)
+
+
+def bills(cell):
+    drawn = cell.outcomes()
+    return [o.spent[HEADLINE] for o in drawn], [o.cost[HEADLINE] for o in drawn]
+
+
+def test_a_clear_winner_and_apts_losing(make):
+    found = box(make(1, sgd=[4.0] * 8, apts=[0.7] * 8))
+    assert found.verdict == "clear"
+    assert found.headline.startswith("sgd reaches the target for the least")
+    assert any(s.startswith("apts loses here: it costs") for s in found.remarks)
+    assert answer(found, "train_once").choice == "sgd"
+
+
+def test_few_trials_decide_nothing(make):
+    found = box(make(1, sgd=[4.0] * 6, apts=[0.7] * 2))
+    assert found.verdict == "tentative"
+    assert "as few as 2 trials" in found.remarks[0]
+    assert "A first indication" in answer(found, "train_once").detail
+
+
+def test_an_interval_that_spans_one_is_no_clear_winner(make):
+    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0], apts=[1.5] * 5)
+    found = box(group)
+    assert found.verdict == "unclear"
+    assert found.headline.startswith("No clear winner.")
+    once = answer(found, "train_once")
+    assert once.choice == "No clear winner"
+    assert once.label == ""
+    assert once.numbers["ratio_low"] < 1 < once.numbers["ratio_high"]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_ratios_and_stars_are_those_of_stats(make, paired):
+    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], adam=[1.0] * (6 if paired else 7),
+                 nadamw=[3.0, 0.8, 0.05, 1.0, 2.5, 3.0])
+    found = contest([by_trainings(pool(cell, VIEW), 1) for cell in group.cells])
+    ordered = sorted(group.cells, key=lambda cell: cell.ert(HEADLINE).cost)
+    assert [found.best.cell, *(r.entrant.cell for r in found.rivals)] == ordered
+    expected = [compare(bills(cell), bills(ordered[0]),
+                        paired=len(cell.draws) == len(ordered[0].draws))
+                for cell in ordered[1:]]
+    assert [rival.comparison for rival in found.rivals] == expected
+    assert [rival.star for rival in found.rivals] == stars(expected)
+
+
+def test_ten_trainings_are_the_least_plan(make):
+    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[1.0] * 6)
+    for cell in group.cells:
+        mine = pool(cell, VIEW)
+        entrant = by_trainings(mine, 10)
+        assert entrant.value == best_plan(mine.lines, 10).at(10)
+        low, high = np.quantile(entrant.resample(1), [0.01, 0.99])
+        assert low <= entrant.value <= high
+
+
+def test_noise_makes_a_lead_worthless():
+    def entrant(label, value):
+        return Entrant(Cell(fixture.SUITE, label, label, 1, False, (), None, ()), value, (1,) * 9,
+                       lambda seed: np.full(2000, value))
+
+    two = [entrant("a", 1.0), entrant("b", 1.2)]
+    assert contest(two).verdict == "clear"
+    assert contest(two, noise=1.3).verdict == "unclear"
+    # Certain, but of no use to anybody.
+    near = contest([entrant("a", 1.0), entrant("b", 1.001)])
+    assert near.verdict == "unclear"
+    assert "equal within half a percent: b" in words(near, str)[1]
+
+
+def test_modelled_time_is_computing_and_sending(make):
+    group = make(2, sgd=[4.0] * 3)
+    cell = group.cells[0]
+    fabric = Fabric(1e6, 0.01, "invented")
+    total = 0.0
+    for record, outcome in zip(cell.draws, cell.outcomes(), strict=True):
+        assert outcome.hit
+        event = next(e for e in record.evals if e.train_s == outcome.cost["train_s"])
+        traffic = event.comm["train"]["all_reduce"]
+        # Two ranks: each half of a ring all-reduce is one hop with half of the payload.
+        total += event.cpu_s + traffic.calls * 2 * 0.01 + traffic.payload_bytes / 1e6
+    assert by_network(cell, fabric, None).value <= total / 3 * (1 + 1e-9)
+    slower = by_network(cell, Fabric(1e6, 0.1, "invented"), None).value
+    assert slower > by_network(cell, fabric, None).value
+
+
+def test_memory_counts_only_for_those_that_reach_the_target(make):
+    group = make(1, apts=[1.5] * 3)
+    assert by_memory(group.cells[0]).value == 310_000_000
+    assert math.isinf(by_memory(make(1, apts=[0.05] * 3).cells[0]).value)
+
+
+def test_slow_networks_are_modelled_from_two_ranks_on(make):
+    paces = {"sgd": [4.0] * 6, "adam": [1.0] * 6}
+    alone = [a.numbers["question"] for a in box(make(1, **paces)).answers]
+    assert alone == ["train_once", "train_ten_times", "memory"]
+    both = [a.numbers["question"] for a in box(make(2, **paces)).answers]
+    assert both == ["train_once", "train_ten_times", "network_eth10g", "network_wan", "memory"]
+
+
+def test_without_a_meter_bytes_stand_in(make):
+    group = make(2, sgd=[4.0] * 6, adam=[1.0] * 6)
+    group.cells[0].draws[0].evals[-1].comm["train"]["telepathy"] = (
+        group.cells[0].draws[0].evals[-1].comm["train"]["all_reduce"])
+    assert "bytes" in [a.numbers["question"] for a in box(group).answers]
+
+
+def test_break_even_is_printed(make):
+    found = answer(box(make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[0.7] * 6)),
+                   "break_even")
+    assert found.choice.startswith(("Tuning sgd", "Whether tuning sgd"))
+    assert "against apts, which is not" in found.detail
+
+
+def test_apts_that_misses_is_said_in_words(make):
+    found = text(box(make(1, sgd=[4.0] * 6, apts=[0.05] * 5)))
+    assert "no other optimizer reached the target" in found
+    assert "apts loses here: more than" in found
+    assert f"{THIN}core" in found
+    assert "0 of 5 reached it" in found
+
+
+def test_nobody_hits(make):
+    found = box(make(1, sgd=[0.05] * 3, apts=[0.05] * 3))
+    assert found.verdict == "none"
+    assert found.headline == "No optimizer reached the target."
+
+
+def test_one_optimizer_alone_is_not_a_winner(make):
+    found = box(make(1, sgd=[4.0] * 6))
+    assert found.verdict == "unclear"
+    assert "nothing was run to compare it" in found.headline
+
+
+def test_nothing_run_yet(make):
+    assert box(make(1, sgd=[])).headline == "Nothing has been run yet."
+
+
+def test_a_winner_that_depends_on_the_level_is_said_to(make):
+    group = make(1, sgd=[4.0] * 3, adam=[4.0] * 3)
+    assert unstable(group) == ""
+    # sgd is first at 95 % of the target, adam at all of it.
+    curves = {"sgd": (0.1, 0.9, 0.9, 0.9, 0.95, 0.95), "adam": (0.1, 0.2, 0.95, 0.95, 0.95, 0.95)}
+    for cell in group.cells:
+        cell._outcomes.clear()
+        for record in cell.draws:
+            record.evals = record.evals[:6]
+            for event, value in zip(record.evals, curves[cell.label], strict=True):
+                event.validation["accuracy"] = value
+    assert unstable(group) == (
+        "the winner depends on the level of the target, digits at N = 1: "
+        f"sgd at 95{THIN}%, adam at 99{THIN}% and 100{THIN}%")

@@ -1,0 +1,175 @@
+"""The section about who is cheaper than whom: ratios, Holm, P(rank 1), levels, profiles."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from bill_fixture import HIT, MISS, Folder
+
+from bench_apts.reports.drawing.canvas import theme
+from bench_apts.reports.parts import Listing, Pictures
+from bench_apts.reports.sections import ranking
+from bench_apts.stats.comparison import compare, first_ranks, holm
+
+INF = float("inf")
+
+
+def built(folder, contexts=None):
+    with theme():
+        return ranking.part(contexts or folder.contexts())
+
+
+def records(part, name):
+    return [record for block in part.blocks if isinstance(block, Listing)
+            and block.table.name == name for record in block.table.records()]
+
+
+def shown(part, name, label):
+    (row,) = [row for block in part.blocks if isinstance(block, Listing)
+              and block.table.name == name for row in block.table.rows if row[0].text == label]
+    return row
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Ten seeds each: sgd costs twice what apts does, and adam about the same."""
+    folder = Folder(tmp_path / "study", labels=("adam", "apts", "sgd"), trials=0)
+    folder.add("apts", "report", (2, 3) * 5, like=0).add("sgd", "report", (4, 6) * 5, like=0)
+    return folder.add("adam", "report", (3, 2) * 5, like=0)
+
+
+def test_ratios_to_apts_in_pairs(three):
+    part = built(three)
+    found = {record["optimizer"]: record for record in records(part, "ranking")}
+    assert found["sgd"]["ratio"] == 2
+    # In pairs the luck of a seed cancels.
+    assert (found["sgd"]["ratio_low"], found["sgd"]["ratio_high"]) == (2, 2)
+    assert found["sgd"]["paired"] is True
+    assert found["sgd"]["star"] is True
+    assert shown(part, "ranking", "sgd")[4].text == "2.00 ★"
+    pools = {label: ([float(x) for x in costs],) * 2 for label, costs in (
+        ("adam", (3, 2) * 5), ("apts", (2, 3) * 5), ("sgd", (4, 6) * 5))}
+    family = [compare(pools[label], pools["apts"], paired=True) for label in ("adam", "sgd")]
+    assert [found[label]["p_holm"] for label in ("adam", "sgd")] == holm([c.p for c in family])
+    assert found["adam"]["star"] is False
+    assert found["adam"]["ratio_low"] == family[0].interval.low
+    shares = first_ranks(pools, paired=True)
+    assert {label: found[label]["first_rank"] for label in shares} == shares
+    assert found["sgd"]["first_rank"] == 0
+    assert shown(part, "ranking", "apts")[4].text == "reference"
+    assert "1 of 2 comparisons with the reference is beyond doubt" in part.finding
+
+
+def test_other_seeds_are_no_pairs(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "apts"))
+    folder.add("adam", "tune", (4, 6, 4, 6, 4)).add("apts", "report", (2, 3, 2))
+    (found,) = [r for r in records(built(folder), "ranking") if r["optimizer"] == "adam"]
+    expected = compare(([4, 6, 4, 6, 4],) * 2, ([2, 3, 2],) * 2, paired=False)
+    assert found["paired"] is False
+    assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (
+        expected.ratio, *expected.interval)
+
+
+def test_misses_have_words_and_no_ratio(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "apts"), trials=0)
+    folder.add("adam", "report", (-5, -5), like=0).add("apts", "report", (4, 4))
+    part = built(folder)
+    row = shown(part, "ranking", "adam")
+    assert (row[3].text, row[4].text) == ("more than 10.0\u202fcore\u2011s", "never reached it")
+    (found,) = [r for r in records(part, "ranking") if r["optimizer"] == "adam"]
+    assert found["ratio"] is found["ratio_low"] is found["ert_core_seconds"] is None
+
+
+def test_without_apts_the_cheapest_is_the_reference(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd", "apts"), trials=0)
+    folder.add("adam", "report", (3, 4), like=0).add("sgd", "report", (6, 8), like=0)
+    part = built(folder.add("apts", "report", (-4, -4)))
+    assert {record["against"] for record in records(part, "ranking")} == {"adam"}
+    assert shown(part, "ranking", "adam")[4].text == "reference"
+    # A single trial has no interval and cannot be resampled.
+    alone = Folder(tmp_path / "alone", labels=("adam", "sgd"), trials=0)
+    alone.add("adam", "report", (3, 4), like=0).add("sgd", "report", (6,), like=0)
+    row = shown(built(alone), "ranking", "sgd")
+    assert (row[4].detail, row[6].text) == ("one trial, no interval", "one trial")
+
+
+def test_nobody_arrives(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd"), trials=0)
+    part = built(folder.add("adam", "report", (-3, -3), like=0).add(
+        "sgd", "report", (-4, -4), like=0))
+    assert part.finding.startswith("Nobody is first")
+    assert {record["ratio"] for record in records(part, "ranking")} == {None}
+
+
+def test_one_search_is_one_rival(three):
+    (context,) = three.contexts()
+    (group,) = context.groups
+    cells = tuple(replace(cell, leader="adam" if cell.label == "sgd" else "")
+                  for cell in group.cells)
+    part = built(three, [replace(context, groups=(replace(group, cells=cells),))])
+    assert {record["optimizer"] for record in records(part, "ranking")} == {"adam", "apts"}
+
+
+def test_a_winner_that_changes_with_the_level(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd"), trials=0)
+    folder.add("adam", "report", (3,), like=0)
+    folder.add("sgd", "report", (4,), like=0, values=[MISS, 0.935, 0.935, 0.935, HIT])
+    part = built(folder)
+    assert ("But the winner depends on the level of the target, digits at N = 1: sgd at "
+            "95\u202f% and 99\u202f%, adam at 100\u202f%.") in part.finding
+    found = {(r["level"], r["other_level"]): r for r in records(part, "level-ranking")}
+    assert {pair: r["kendall_tau"] for pair, r in found.items()} == {
+        (0.95, 0.99): 1, (0.95, 1.0): -1, (0.99, 1.0): -1}
+    assert (found[0.95, 1.0]["lowest"], found[0.95, 1.0]["other_lowest"]) == ("sgd", "adam")
+
+
+def problems(path, count):
+    """adam is the best on all but the last two problems: there twice the best, and a miss."""
+    folder = Folder(path, labels=("adam", "apts"), ranks=tuple(range(1, count + 1)), trials=0)
+    for ranks in range(1, count + 1):
+        mine = {count - 1: (4, 4), count: (-9, -9)}.get(ranks, (2, 2))
+        folder.add("adam", "report", mine, ranks=ranks, like=0)
+        folder.add("apts", "report", (8, 8) if ranks < count - 1 else (2, 2), ranks=ranks)
+    return folder
+
+
+def test_profiles_of_eight_problems_by_hand(tmp_path):
+    part = built(problems(tmp_path / "study", 8))
+    found = {record["optimizer"]: record for record in records(part, "profile")}
+    # Best on six of eight, twice the best on one, one miss.
+    assert found["adam"]["score"] == pytest.approx((6 + 2 / 3) / 8)
+    assert (found["adam"]["cheapest"], found["adam"]["solved"]) == (6 / 8, 7 / 8)
+    # Four times the best earns nothing.
+    assert found["apts"]["score"] == pytest.approx(2 / 8)
+    assert found["adam"]["score_low"] < found["adam"]["score"] < found["adam"]["score_high"]
+    (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
+    assert figure.caption.startswith("Largest area: adam, score 0.83 ")
+    assert figure.basis.startswith("n = 8 problems: digits, N = 1; digits, N = 2; ")
+    assert ET.fromstring(figure.inline).get("role") == "img"
+    steps = [(r["ratio"], r["share"]) for r in figure.data.records() if r["optimizer"] == "adam"]
+    assert steps == [(1, 6 / 8), (2, 7 / 8), (4, 7 / 8)]
+    assert not records(part, "ratios")
+
+
+def test_seven_problems_are_too_few_for_a_profile(tmp_path):
+    part = built(problems(tmp_path / "study", 7))
+    assert not any(isinstance(block, Pictures) for block in part.blocks)
+    assert not records(part, "profile")
+    (text,) = [b.table.caption for b in part.blocks
+               if isinstance(b, Listing) and b.table.name == "ratios"]
+    assert "need 8 problems" in text
+    assert "has 7" in text
+    found = {record["optimizer"]: record for record in records(part, "ratios")}
+    assert [found["adam"][f"ratio_digits_n{n}"] for n in (1, 6, 7)] == [1, 2, None]
+    assert found["apts"]["ratio_digits_n1"] == 4
+
+
+def test_who_was_not_run_on_all_problems_is_left_out_and_named(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd"), ranks=(1, 2), trials=0)
+    for ranks in (1, 2):
+        folder.add("adam", "report", (3, 4), ranks=ranks, like=0)
+    part = built(folder.add("sgd", "report", (6, 8), like=0))
+    (table,) = [b.table for b in part.blocks
+                if isinstance(b, Listing) and b.table.name == "ratios"]
+    assert table.caption.endswith("Left out, as they were not run on all: sgd.")
+    assert [row[0].text for row in table.rows] == ["adam"]

@@ -1,0 +1,169 @@
+"""Scaling: efficiency and factors against the raw records, what crowded times must not show."""
+
+import html
+import re
+import statistics
+
+import msgspec
+import pytest
+import report_fixture as fixture
+import section_contexts as sections
+
+from bench_apts import store
+from bench_apts.reports import units
+from bench_apts.reports.sections import scaling as section
+from bench_apts.stats.costs import outcome
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of the N, 4 has more ranks than the 2 cores; nobody's NASTY hits, half of adam's at 4."""
+    return fixture.populate(tmp_path_factory.mktemp("results") / "study",
+                            fixture.study((1, 2, 4), 2, 2))
+
+
+@pytest.fixture(scope="module")
+def part(folder):
+    return sections.build(section, folder)
+
+
+@pytest.fixture(scope="module")
+def median(folder):
+    records = store.read_trials(folder)
+
+    def found(label, ranks, currency):
+        return statistics.median(
+            outcome(r).cost[currency] for r in records if r.trial.stage == "report"
+            and (r.trial.label, r.trial.ranks) == (label, ranks))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("label", ["apts", "sgd"])
+def test_efficiency_is_hardware_times_statistical(part, median, label, ranks):
+    row = sections.columns(sections.listings(part)["scaling"])[label, ranks]
+    seconds = {n: median(label, n, "train_s") for n in (1, ranks)}
+    samples = {n: median(label, n, "samples") for n in (1, ranks)}
+    assert row["efficiency"] == pytest.approx(seconds[1] / (ranks * seconds[ranks]))
+    assert row["statistical"] == samples[1] / samples[ranks]
+    assert row["hardware"] == pytest.approx(
+        samples[ranks] / seconds[ranks] / ranks / (samples[1] / seconds[1]))
+    assert row["efficiency"] == pytest.approx(row["hardware"] * row["statistical"])
+    assert row["efficiency_low"] <= row["efficiency_high"]
+    assert (row["scaling"], row["base_ranks"], row["hits"], row["seeds"]) == ("strong", 1, 2, 2)
+    assert (row["train_s_to_target"], row["samples_to_target"]) == (seconds[ranks], samples[ranks])
+
+
+def test_the_spread_is_that_of_the_same_seeds(folder, part):
+    pairs = {}
+    for record in store.read_trials(folder):
+        if (record.trial.stage, record.trial.label) == ("report", "sgd"):
+            pairs[record.trial.ranks, record.trial.repetition] = outcome(record).cost["train_s"]
+    found = [pairs[1, seed] / (2 * pairs[2, seed]) for seed in (0, 1)]
+    row = sections.columns(sections.listings(part)["scaling"])["sgd", 2]
+    assert row["efficiency_low"] == pytest.approx(min(found))
+    assert row["efficiency_high"] == pytest.approx(max(found))
+
+
+def test_both_factors_are_printed_for_each_n(part):
+    table = sections.listings(part)["efficiency"]
+    row = next(row for row in table.rows if row[0].text == "sgd")
+    long = sections.columns(sections.listings(part)["scaling"])
+    for value, ranks, mark in ((row[2], 2, ""), (row[3], 4, " †")):
+        numbers = long["sgd", ranks]
+        assert value.text == units.digits(numbers["efficiency"]) + mark
+        assert value.detail == (f"{units.digits(numbers['hardware'])}{mark} × "
+                                f"{units.digits(numbers['statistical'])}")
+
+
+def test_misses_have_no_efficiency(part):
+    rows = sections.columns(sections.listings(part)["scaling"])
+    for key in ((fixture.NASTY, 1), (fixture.NASTY, 2), ("adam", 4)):
+        row = rows[key]
+        assert row["efficiency"] is row["hardware"] is row["train_s_to_target"] is None
+    words = {row[0].text: [value.text for value in row[1:]]
+             for row in sections.listings(part)["efficiency"].rows}
+    assert words[fixture.NASTY] == ["no hit"] * 3
+    assert words["adam"][-1] == "no hit"
+    caption = sections.figures(part)["time-ranks"].caption
+    assert "adam at N = 4" in caption
+    assert f"{fixture.NASTY} at N = 1, 2, 4" in caption
+
+
+def test_crowded_times_make_no_hardware_factor_and_are_marked(part):
+    figures = sections.figures(part)
+    drawn = {which: {row["ranks"] for row in figures[f"{which}-ranks"].data.records()}
+             for which in ("hardware", "statistical")}
+    assert drawn == {"hardware": {1, 2}, "statistical": {1, 2, 4}}
+    assert "Not drawn: N = 4, more ranks than cores." in figures["hardware-ranks"].caption
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", figures["time-ranks"].inline)
+    assert {"1", "2", "4 †"} <= set(texts)
+    assert "† More ranks than cores" in figures["time-ranks"].caption
+    assert {row["ranks"]: row["more_ranks_than_cores"] for row in
+            sections.listings(part)["scaling"].records()} == {1: False, 2: False, 4: True}
+
+
+def test_the_finding_leaves_crowded_times_alone(part):
+    rows = [row for key, row in sections.columns(sections.listings(part)["scaling"]).items()
+            if key[1] == 2 and row["efficiency"]]
+    best = max(rows, key=lambda row: row["efficiency"])
+    assert part.finding == (
+        f"Strong scaling: at N = 2 the highest efficiency against N = 1 is that of "
+        f"{best['optimizer']}, {units.digits(best['efficiency'])} = "
+        f"{units.digits(best['hardware'])} hardware × {units.digits(best['statistical'])} "
+        "statistical; times at N = 4 measure this machine, which has fewer cores.")
+
+
+def test_costs_against_n_hold_the_medians_and_one_rank_sends_nothing(part, median):
+    figures = sections.figures(part)
+    for slug, currency, sizes in (("time-ranks", "train_s", {1, 2, 4}),
+                                  ("bytes-ranks", "wire_bytes", {2, 4})):
+        rows = sections.columns(figures[slug].data)
+        assert {ranks for _, ranks in rows} == sizes
+        for ranks in sizes:
+            assert rows["sgd", ranks][f"{currency}_median"] == median("sgd", ranks, currency)
+        assert rows[fixture.NASTY, 2][f"{currency}_median"] is None
+
+
+def test_modelled_times_stand_beside_measured_ones_and_say_so(part, median):
+    figures = {name: figure for name, figure in sections.figures(part).items()
+               if name.startswith("modelled-")}
+    assert list(figures) == [f"modelled-{name}" for name in
+                             ("nvlink4", "ib-ndr", "eth100g", "eth10g", "wan")]
+    for figure in figures.values():
+        assert "modelled, not measured" in figure.caption
+        # A minibatch of 64 samples cannot be shared out among 4,096 ranks; apts takes a larger.
+        assert figure.caption.startswith("Least modelled at N = 4,096: apts, ")
+        assert "Not sgd: a minibatch of fewer samples than ranks." in figure.caption
+        assert "N modelled (strong scaling)" in html.unescape(figure.inline)
+        rows = figure.data.records()
+        assert {row["how"] for row in rows if row["ranks"] <= 4} == {"measured"}
+        assert {row["how"] for row in rows if row["ranks"] > 4} == {"modelled"}
+        sgd = {row["ranks"]: row["to_target_s"] for row in rows if row["optimizer"] == "sgd"}
+        assert sgd[4] == median("sgd", 4, "train_s")
+        assert fixture.NASTY not in {row["optimizer"] for row in rows}
+    slow, fast = ({(r["optimizer"], r["ranks"]): r["to_target_s"]
+                   for r in figures[name].data.records() if r["how"] == "modelled"}
+                  for name in ("modelled-wan", "modelled-nvlink4"))
+    assert all(slow[key] > fast[key] for key in fast)
+    assert "modelled" in sections.listings(part)
+
+
+def test_weak_scaling_is_labelled(tmp_path):
+    suite = msgspec.structs.replace(fixture.SUITE, scaling="weak")
+    plan = fixture.study((1, 2), 0, 1, (suite,))
+    part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    assert part.finding.startswith("Weak scaling: at N = 2")
+    for name, figure in sections.figures(part).items():
+        assert "weak scaling" in figure.title, name
+    assert {row["scaling"] for row in sections.listings(part)["scaling"].records()} == {"weak"}
+    assert "each rank's share" in sections.listings(part)["scaling"].caption
+
+
+def test_a_single_n_is_not_called_scaling(tmp_path):
+    plan = fixture.study((2,), 0, 1)
+    part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    assert "a single N was run" in part.finding
+    assert set(sections.listings(part)) == {"modelled"}
+    alone = fixture.populate(tmp_path / "alone", fixture.study((1,), 0, 1))
+    assert sections.build(section, alone) is None

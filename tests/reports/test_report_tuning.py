@@ -1,0 +1,264 @@
+"""The section about tuning: drawn numbers against numbers by hand, misses, lists, defaults."""
+
+import math
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import msgspec
+import pytest
+from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
+
+from bench_apts.reports.drawing.canvas import theme
+from bench_apts.reports.parts import Listing, Pictures, Prose
+from bench_apts.reports.sections import tuning
+from bench_apts.reports.tuning.best import best
+from bench_apts.reports.tuning.pool import View, pool
+from bench_apts.spec import Searched
+from bench_apts.stats.bootstrap import best_of_intervals
+from bench_apts.stats.curves import curve
+from bench_apts.stats.replay import listed, replay, sequential
+from bench_apts.stats.restart import restart_quantile
+
+LIST = Searched("random", "none", "narrow", 1)
+RANGES = Searched("random", "none", "narrow", 1, {"lr": (0.01, 1.0)})
+
+
+def built(folder):
+    with theme():
+        return tuning.part(folder.contexts()[0])
+
+
+def figures(part):
+    return {figure.slug.split("-", 2)[-1]: figure for block in part.blocks
+            if isinstance(block, Pictures) for figure in block.figures}
+
+
+def rows(figure, label="adam"):
+    return [record for record in figure.data.records() if record["optimizer"] == label]
+
+
+@pytest.fixture
+def known(tmp_path):
+    """The known pool of adam, frozen at its first draw, against apts at 4 seconds."""
+    folder = Folder(tmp_path / "known")
+    folder.add("adam", "tune", POOL, searched=RANGES).add("adam", "report", (2, 2), like=0)
+    return folder.add("apts", "report", FREE)
+
+
+def test_every_figure_says_what_it_rests_on(known):
+    part = built(known)
+    assert part.finding == "Tuning pays from 5 trainings on at N = 1 (adam against apts)."
+    drawn = figures(part)
+    assert [*drawn] == ["expected-cost", "bill", "best-of-k", "envelope", "restarts", "policies",
+                        "policies-hits"]
+    for figure in drawn.values():
+        assert figure.basis == (
+            "n = 4 trials of each tuned optimizer; 2 seeds of each optimizer without tuning. "
+            "Target: validation accuracy of at least 94\u202f%; cap: 28\u202fk samples or "
+            "2\u202fmin.")
+        assert figure.caption.endswith(".")
+        assert figure.data.rows
+        assert all(len(row) == len(figure.data.head) for row in figure.data.rows)
+        assert ET.fromstring(figure.inline).get("role") == "img"
+    assert [b.table.name for b in part.blocks if isinstance(b, Listing)] == [
+        "bill-search", "bill-spread", "bill-trainings", "bill-break-even", "bill-replay"]
+    assert any("never rerun" in b.text for b in part.blocks if isinstance(b, Prose))
+
+
+def test_best_of_k_by_hand(known):
+    figure = figures(built(known))["best-of-k"]
+    one, two = rows(figure)
+    assert (one["draws"], one["bill_core_seconds"]) == (1, 5)
+    assert (two["draws"], two["bill_core_seconds"]) == (2, 10)
+    # Two of four hit at 95 %, the others end at 50 %; five of six pairs hold a hit.
+    assert one["best"] == pytest.approx((HIT + MISS) / 2)
+    assert two["best"] == pytest.approx(HIT * 5 / 6 + MISS / 6)
+    assert two["success"] == pytest.approx(5 / 6)
+    assert two["best_cost_core_seconds"] is None
+    limits = best_of_intervals([-HIT, -HIT, -MISS, -MISS], 2)
+    assert (one["best_low"], one["best_high"]) == pytest.approx(
+        (-limits[0].high, -limits[0].low))
+    (free,) = rows(figure, "apts")
+    assert (free["draws"], free["best"], free["bill_core_seconds"]) == (1, pytest.approx(HIT), 4)
+    assert "not even the best of half of the trials reaches the target" in figure.caption
+
+
+def test_what_a_bill_did_not_pay_for_was_not_seen(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam",))
+    # Billed up to the hit at two seconds, but trained on.
+    folder.add("adam", "tune", (2, 2, 2, 2), values=[MISS, MISS, HIT, 0.99], status="hit")
+    figure = figures(built(folder))["best-of-k"]
+    assert [record["best"] for record in rows(figure)] == pytest.approx([HIT, HIT])
+    assert "for the least with adam: K = 1, 2.00\u202fcore\u2011s" in figure.caption
+
+
+def test_a_loss_is_best_where_it_is_least(tmp_path):
+    target = msgspec.structs.replace(SUITE.target, metric="loss", direction="min", value=0.1)
+    folder = Folder(tmp_path / "study", labels=("adam",), suites=(
+        msgspec.structs.replace(SUITE, target=target),))
+    one, two = rows(figures(built(folder.add("adam", "tune", POOL)))["best-of-k"])
+    assert one["best"] == pytest.approx(((1 - HIT) + (1 - MISS)) / 2)
+    assert two["best"] == pytest.approx((1 - HIT) * 5 / 6 + (1 - MISS) / 6)
+    assert one["best_low"] <= one["best"] <= one["best_high"]
+
+
+def test_the_envelope_and_its_crossing_by_hand(known):
+    figure = figures(built(known))["envelope"]
+    (mine,), (theirs,) = rows(figure), rows(figure, "apts")
+    assert mine["bill_1_core_seconds"] == pytest.approx(10)
+    assert mine["bill_10_core_seconds"] == pytest.approx(10 + 9 * 2.5)
+    assert mine["bill_100_core_seconds"] == pytest.approx(12 + 99 * 2.4)
+    assert (mine["break_even"], mine["against"]) == (5, "apts")
+    assert theirs["bill_100_core_seconds"] == 400
+    assert theirs["break_even"] is None
+    assert figure.caption.startswith("Against apts, tuning pays from 5 trainings on with adam.")
+
+
+def test_a_line_ends_where_nothing_arrives(tmp_path):
+    folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", FREE)
+    # The frozen configuration never hit again: only the first training has a finite bill.
+    part = built(folder.add("adam", "report", (-3, -5), like=0))
+    (mine,) = rows(figures(part)["envelope"])
+    assert mine["bill_1_core_seconds"] == pytest.approx(10)
+    assert mine["bill_10_core_seconds"] is None
+    assert "tuning pays never with adam" in figures(part)["envelope"].caption
+    assert part.finding == "Tuning pays never at N = 1 (against apts)."
+
+
+def test_misses_are_said_and_never_drawn(tmp_path):
+    folder = Folder(tmp_path / "study").add("adam", "tune", (-5,) * 8)
+    part = built(folder.add("apts", "report", FREE))
+    drawn = figures(part)
+    assert "envelope" not in drawn
+    # The best of K is a metric, which a miss has, too.
+    assert rows(drawn["best-of-k"])[0]["best"] == pytest.approx(MISS)
+    assert rows(drawn["best-of-k"])[0]["success"] == 0
+    assert ("Not drawn: adam (0 of 8 reached it, more than 40.0\u202fcore\u2011s)"
+            in drawn["restarts"].caption)
+    (lost,) = rows(drawn["restarts"])
+    assert lost["restart_q90_core_seconds"] is None
+    assert [v.text for row in drawn["restarts"].data.rows for v in row if "more" in v.text] == [
+        "more than 40.0\u202fcore\u2011s"] * 3
+    assert part.finding == "Tuning pays never at N = 1 (against apts)."
+
+
+def test_nobody_without_tuning_arrives(tmp_path):
+    folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", (-4, -4))
+    part = built(folder)
+    assert part.finding == (
+        "Tuning pays at N = 1 by necessity, as nothing reached the target without.")
+    assert "nothing to break even with" in figures(part)["envelope"].caption
+
+
+def test_nothing_was_tuned(tmp_path):
+    folder = Folder(tmp_path / "study", trials=0).add("apts", "report", FREE)
+    part = built(folder.add("adam", "report", (5, 5), like=0))
+    assert part.finding == ("Nothing was tuned in this study; lowest expected cost: apts at "
+                            "N = 1.")
+    assert [*figures(part)] == ["expected-cost", "bill", "restarts"]
+
+
+def test_restarts_by_hand(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam",)).add("adam", "tune", (1, -10))
+    (found,) = rows(figures(built(folder))["restarts"])
+    # Bills of 1, 11, 21 and 31 have 50, 25, 12.5 and 6.25 %.
+    assert [found[f"restart_q{share}_core_seconds"] for share in (10, 50, 90)] == [1, 1, 31]
+    assert found["restart_q90_core_seconds"] == restart_quantile([1, 10], [1, math.inf])
+
+
+def test_an_ordered_list_is_replayed_in_its_order(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd"))
+    folder.add("adam", "tune", (-3, -4, 2, 5), searched=LIST)
+    folder.add("sgd", "tune", (-3, -4, 2, 5), searched=RANGES)
+    part = built(folder)
+    policies = figures(part)["policies"].data.records()
+    (mine,) = [record for record in policies if record["optimizer"] == "adam"]
+    assert mine["policy"] == "ordered list of 4"
+    # 3 and 4 in vain, then 2: there is but one order.
+    assert (mine["cost_core_seconds"], mine["cost_q90_core_seconds"]) == (9, 9)
+    assert (mine["hit_rate"], mine["orders"], mine["configurations"]) == (1, 500, 4)
+    assert [record["policy"] for record in policies if record["optimizer"] == "sgd"] == [
+        "sequential", "race of 2", "race of 4", "median", "asha", "hyperband"]
+    assert any(b.text.startswith("Adam at N = 1: the trials are a list that is tried in its order")
+               for b in part.blocks if isinstance(b, Prose))
+
+
+def test_fresh_seeds_of_a_listed_configuration_count_too(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam",))
+    folder.add("adam", "tune", (-3, 2), searched=LIST).add("adam", "report", (6,), like=1)
+    (mine,) = rows(figures(built(folder))["policies"])
+    # After 3 in vain, its tuning trial hits at 2 and its other seed at 6, as likely as not.
+    assert mine["cost_core_seconds"] == pytest.approx(3 + 4, abs=0.3)
+    assert mine["cost_q90_core_seconds"] == 9
+
+
+def test_defaults_of_all_optimizers(known):
+    known.add("apts", "report", (8,), like=0)
+    figure = figures(built(known))["policies"]
+    (found,) = [record for record in figure.data.records() if not record["optimizer"]]
+    assert found["policy"] == "defaults of 2 optimizers"
+    cells = {cell.label: cell for cell in known.contexts()[0].groups[0].cells}
+    first = [*cells["adam"].tune[:1], *cells["adam"].seeds]
+    expected = replay(sequential, listed({
+        "adam": [curve(record, "core_seconds") for record in first],
+        "apts": [curve(record, "core_seconds") for record in cells["apts"].seeds]},
+        ordered=False))
+    assert found["cost_core_seconds"] == expected.cost
+    # Of all adam's trials only the first configuration's: each hits at 2; apts at 8 or 4.
+    assert 2 < expected.cost < 6
+
+
+def test_a_follower_is_tried_by_its_own_check_and_drawn_once(known):
+    (context,) = known.contexts()
+    (group,) = context.groups
+    adam, apts = group.cells
+    looks = {**context.looks, "zero1": context.looks["adam"]}
+    zero = replace(adam, label="zero1", leader="adam", checks=adam.tune[3:], seeds=())
+    led = replace(context, looks=looks, groups=(replace(group, cells=(adam, apts, zero)),))
+    with theme():
+        drawn = figures(tuning.part(led))
+    assert {record["optimizer"] for record in drawn["restarts"].data.records()} == {"adam", "apts"}
+    assert "zero1: as adam, whose search served." in drawn["restarts"].caption
+    records = drawn["policies"].data.records()
+    assert {record["optimizer"] for record in records} == {"adam", ""}
+    (found,) = [record for record in records if not record["optimizer"]]
+    # Its check is the miss of ten seconds, which comes first in a third of the orders or more.
+    assert found["policy"] == "defaults of 3 optimizers"
+    assert found["cost_core_seconds"] > 5
+
+
+def test_unfinished_first_configurations_are_left_out(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd", "apts"))
+    folder.add("adam", "tune", (-2, 3), searched=RANGES, status="interrupted")
+    folder.add("sgd", "tune", (2, 3), searched=RANGES).add("apts", "report", FREE)
+    part = built(folder)
+    notes = [b.text for b in part.blocks if isinstance(b, Prose)]
+    assert any(note.startswith("Not among the defaults: adam on digits at N = 1")
+               for note in notes)
+    assert any(note.startswith("Not replayed: adam") for note in notes)
+    names = [record["policy"] for record in figures(part)["policies"].data.records()]
+    assert "defaults of 2 optimizers" in names
+
+
+def test_large_pools_are_replayed_with_a_share_of_their_trials(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam",), trials=45)
+    folder.add("adam", "tune", (-1,) * 44 + (2,), searched=RANGES)
+    figure = figures(built(folder))["policies"]
+    plain = rows(figure)[0]
+    assert "of which 40 arrive" in figure.data.caption
+    # The one hit of 45 is among 40 of them with a probability of 40/45.
+    assert plain["hit_rate"] == pytest.approx(40 / 45, abs=0.05)
+    assert plain["cost_core_seconds"] > 15
+
+
+def test_what_is_drawn_is_thinned_to_twelve_k(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam",), trials=60)
+    folder.add("adam", "tune", (1, 2, -3) * 20)
+    (cell,) = folder.contexts()[0].groups[0].cells
+    found = best(pool(cell, View("core_seconds", 1.0, "cpu")), 1.0)
+    assert (found.draws[0], found.draws[-1]) == (1, 30)
+    assert found.draws == sorted(set(found.draws))
+    assert len(found.draws) == len(found.values) == len(found.limits) <= 12
+    assert found.bills == pytest.approx([2 * draws for draws in found.draws])
+    small = best(pool(replace(cell, tune=cell.tune[:24]), View("core_seconds", 1.0, "cpu")), 1.0)
+    assert small.draws == list(range(1, 13))

@@ -1,0 +1,52 @@
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench_apts.stats.sensitivity import log_edges, success, widest, working_range
+
+DRAWS = st.lists(st.tuples(st.floats(1e-4, 1e2), st.booleans()), max_size=30)
+
+
+def test_the_widest_range_is_by_ratio_and_positive():
+    assert widest({"momentum": (0.5, 0.99), "lr": (1e-4, 1e-1), "decay": (0.0, 100.0)}) == "lr"
+    assert widest({"decay": (0.0, 1.0)}) is None
+    assert widest({}) is None
+
+
+@given(st.floats(1e-6, 1), st.floats(1.1, 1e6), st.integers(1, 9))
+def test_edges_have_equal_ratios_and_exact_ends(low, ratio, bins):
+    edges = log_edges(low, low * ratio, bins)
+    assert (edges[0], edges[-1], len(edges)) == (low, low * ratio, bins + 1)
+    for near, far in itertools.pairwise(edges):
+        assert far / near == pytest.approx(ratio ** (1 / bins))
+
+
+@pytest.mark.parametrize("bad", [(0.0, 1.0, 2), (1.0, 1.0, 2), (1.0, 2.0, 0)])
+def test_edges_refuse_what_has_no_ratio(bad):
+    with pytest.raises(ValueError, match="0 < low < high"):
+        log_edges(*bad)
+
+
+@given(DRAWS)
+def test_every_trial_counts_in_one_bin(drawn):
+    bins = success(drawn, log_edges(1e-3, 1.0, 5))
+    assert sum(part.trials for part in bins) == len(drawn)
+    assert sum(part.hits for part in bins) == sum(hit for _, hit in drawn)
+
+
+def test_bins_hold_their_lower_end_and_the_last_one_both():
+    bins = success([(1.0, True), (10.0, False), (100.0, True)], [1.0, 10.0, 100.0])
+    assert [(part.hits, part.trials) for part in bins] == [(1, 1), (1, 2)]
+
+
+def test_an_unknown_value_is_refused():
+    with pytest.raises(ValueError, match="unknown"):
+        success([(math.nan, True)], [1.0, 2.0])
+
+
+def test_the_working_range_is_that_of_the_hits():
+    assert working_range([(1.0, False), (2.0, True), (8.0, True)]) == (2.0, 8.0)
+    assert working_range([(1.0, False)]) is None

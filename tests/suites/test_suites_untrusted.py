@@ -1,0 +1,205 @@
+"""Files that somebody made to do harm: checked before they are opened, and never run."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import pickletools
+import tarfile
+import tracemalloc
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench_apts.errors import UserError
+from bench_apts.suites import batches, data, published, sources
+
+
+def refusal(name, folder, offline=True):
+    with pytest.raises(UserError) as caught:
+        data.prepare(name, folder, offline)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unpublished_checksum_is_refused_before_anything_is_opened(
+        tmp_path, mini, write_idx, monkeypatch):
+    write_idx(tmp_path, mini.mnist, compressed=True)
+    data.prepare("mnist", tmp_path, offline=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"x", mtime=1))
+    monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("opened"))
+    message = refusal("mnist", tmp_path)
+    assert f"{path} is not the published file" in message
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in message
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "data_batch_1"])
+def test_unpublished_batches_are_refused_before_they_are_opened(
+        tmp_path, mini, write_batches, monkeypatch, name):
+    write_batches(tmp_path, mini.cifar10, archive=name.endswith(".gz"))
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes() + b" ")
+    monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(pickletools, "genops", lambda *_: pytest.fail("opened"))
+    assert f"{path} is not the published file" in refusal("cifar10", tmp_path)
+
+
+def test_a_file_larger_than_any_published_one_is_not_even_read(tmp_path, mini, write_idx):
+    write_idx(tmp_path, mini.mnist, compressed=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    with path.open("r+b") as file:
+        file.truncate(2**40)  # a hole: reading it all would take a terabyte
+    assert "1,099,511,627,776 bytes, more than the published file" in refusal("mnist", tmp_path)
+
+
+def bomb(megabytes):
+    """A gzip file of zeros, a thousandth as large as what it unpacks to."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([*(packer.compress(bytes(2**20)) for _ in range(megabytes)), packer.flush()])
+
+
+@pytest.mark.parametrize(("data_set", "name"), [
+    ("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz")])
+def test_a_decompression_bomb_stops_at_the_published_size(
+        tmp_path, mini, write_idx, publish, monkeypatch, data_set, name):
+    write_idx(tmp_path, mini.mnist, compressed=True)
+    monkeypatch.setattr(published, "MOST_BYTES", 2**20)
+    publish(tmp_path / name, bomb(64))
+    tracemalloc.start()
+    message = refusal(data_set, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"{tmp_path / name} unpacks to more than 1,048,576 bytes" in message
+    assert peak < 16 * 2**20
+
+
+def archive(change):
+    """The batches' archive with ``change(member)`` made to what describes data_batch_2."""
+    def write(tmp_path, publish):
+        packed = io.BytesIO()
+        source = tmp_path / "cifar-10-python.tar.gz"
+        with tarfile.open(source) as old, tarfile.open(fileobj=packed, mode="w:gz") as new:
+            for member in old.getmembers():
+                content = old.extractfile(member).read()
+                if member.name.endswith("data_batch_2"):
+                    change(member)
+                new.addfile(member, io.BytesIO(content) if member.isreg() else None)
+        publish(source, packed.getvalue())
+    return write
+
+
+def absolute(member):
+    member.name = "/tmp/escaped"
+
+
+def parent(member):
+    member.name = "../../../escaped"
+
+
+def symbolic(member):
+    member.type, member.linkname, member.size = tarfile.SYMTYPE, "/etc/passwd", 0
+
+
+def hard(member):
+    member.type, member.linkname, member.size = tarfile.LNKTYPE, "../../../../etc/passwd", 0
+
+
+def folder(member):
+    member.type, member.size = tarfile.DIRTYPE, 0
+
+
+def device(member):
+    member.type, member.size = tarfile.CHRTYPE, 0
+
+
+@pytest.mark.parametrize("change", [absolute, parent, symbolic, hard, folder, device])
+def test_a_path_that_escapes_or_is_no_file_is_refused(
+        tmp_path, mini, write_batches, publish, own_cache, change):
+    place = tmp_path / "data"
+    write_batches(place, mini.cifar10, archive=True)
+    archive(change)(place, publish)
+    before = {path for path in tmp_path.rglob("*") if own_cache not in path.parents}
+    message = refusal("cifar10", place)
+    assert "cifar-10-python.tar.gz" in message
+    assert "data_batch_2" in message
+    after = {path for path in tmp_path.rglob("*") if own_cache not in path.parents}
+    assert after - {own_cache} == before - {own_cache}
+    assert not Path("/tmp/escaped").exists()
+    assert not list(own_cache.rglob("*.npy"))
+
+
+def test_parquet_that_claims_too_much_is_refused_before_memory_is_reserved(
+        tmp_path, mini, write_parquet, monkeypatch):
+    write_parquet(tmp_path, mini.mnist, "image")
+    monkeypatch.setitem(sources.KNOWN, "mnist", replace(sources.KNOWN["mnist"], samples=19))
+    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("reserved"))
+    assert "claims 20 rows" in refusal("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF", "EPS"])
+def test_images_of_other_formats_are_not_given_to_other_decoders(
+        tmp_path, mini, write_parquet, kind):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    write_parquet(tmp_path, mini.mnist, "image")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    cells = pq.read_table(path).to_pydict()
+    encoded = io.BytesIO()
+    Image.fromarray(mini.mnist[1][0][0, 0]).save(encoded, kind)
+    cells["image"][3]["bytes"] = encoded.getvalue()
+    pq.write_table(pa.table(cells), path)
+    assert f"{path}, image 3: damaged (cannot identify image file" in refusal("mnist", tmp_path)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_malicious_batch_is_refused_unexecuted(
+        tmp_path, mini, write_batches, publish, protocol):
+    write_batches(tmp_path, mini.cifar10)
+    harmful = pickle.dumps({b"data": Malicious(tmp_path / "harm"), b"labels": [1, 2]}, protocol)
+    publish(tmp_path / "data_batch_2", harmful)
+    assert "data_batch_2 is no CIFAR-10 batch" in refusal("cifar10", tmp_path)
+    assert not (tmp_path / "harm").exists()
+    pickle.loads(harmful)
+    assert (tmp_path / "harm").exists(), "it would have"
+
+
+@settings(max_examples=200, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_damaged_batches_are_read_or_refused(tmp_path, small_batch, place, byte, cut):
+    at = int(place * len(small_batch))
+    damaged = small_batch[:at] if cut else (
+        small_batch[:at] + bytes([byte]) + small_batch[at + 1:])
+    found = None
+    with contextlib.suppress(UserError):
+        found = batches.parse(tmp_path / "data_batch_1", damaged)
+    if found is not None:
+        images, labels = found
+        assert not cut
+        assert images.shape == (len(labels), 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def small_batch():
+    rng = np.random.default_rng(0)
+    return pickle.dumps({b"labels": [3, 7], b"data": rng.integers(0, 256, 6144, np.uint8),
+                         b"filenames": [b"a.png", b"b.png"]}, 2)
