@@ -9,11 +9,11 @@ from filelock import FileLock, Timeout
 
 from bench_apts import environment, store
 from bench_apts.checkpoints import checkpoint
-from bench_apts.jobs import ALONE, Jobs, Slots
 from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
 from bench_apts.launch.job import Job, Saving
 from bench_apts.progress import describe
 from bench_apts.records import End, Header, TrialRecord
+from bench_apts.splitting.jobs import ALONE, Jobs, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ class Runner:
         self._folder, self._prepared, self._card = folder, prepared, card
         self._launcher, self._progress, self._shared = launcher, progress, shared
         self._every = checkpoint_every
-        self.jobs, self._began = jobs, jobs.began or store.now()
+        self.jobs, self._ended = jobs, jobs.ended
         self._slots = Slots(folder, environment.cores()) if jobs.count > 1 else None
         if shared:
             (folder / ".claims").mkdir(exist_ok=True)
@@ -85,19 +85,21 @@ class Runner:
     def _run(self, trial: Trial, pruning: Pruning | None) -> TrialRecord | None:
         path = self._folder / "trials" / f"{trial.run_id}.jsonl"
         known = store.read_trial(path) if path.exists() else None
-        if known is not None and (known.finished or self._failed_meanwhile(known)):
-            self._progress.trial_kept(known, known.end is not None
-                                      and known.end.time >= self._began)
-            return known
+        if known is not None:
+            meanwhile = self._ended_meanwhile(known)
+            # What has just failed elsewhere would fail here.
+            if known.finished or (meanwhile and known.end and known.end.status == "error"):
+                self._progress.trial_kept(known, meanwhile)
+                return known
         if self._slots is None or self.jobs.count == 1 or trial.device == "cuda":
             return self._begin(path, trial, known, pruning)
         with self._slots.taken(trial.ranks) as free:
             return self._begin(path, trial, known, pruning) if free else None
 
-    def _failed_meanwhile(self, known: TrialRecord) -> bool:
-        """Whether another command has just tried in vain, and trying again would be no help."""
-        return (self._shared and known.end is not None and known.end.status == "error"
-                and known.end.time >= self._began)
+    def _ended_meanwhile(self, known: TrialRecord) -> bool:
+        """Whether the trial's last attempt ended since this command began, so in another one."""
+        return (self._shared and known.end is not None
+                and known.attempts > self._ended.get(known.header.run_id, 0))
 
     def _begin(self, path: Path, trial: Trial, known: TrialRecord | None,
                pruning: Pruning | None) -> TrialRecord:

@@ -10,17 +10,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from filelock import ReadWriteLock, Timeout
 
-from bench_apts import environment, shards, store
+from bench_apts import environment, store
 from bench_apts.errors import UserError
-from bench_apts.jobs import ALONE, Jobs, Work, helpers, wait
 from bench_apts.launch.elastic import GRACE_S, Launcher
 from bench_apts.launch.nodes.spread import SpreadLauncher
 from bench_apts.meters import comm
 from bench_apts.runner import Runner
 from bench_apts.search import Search
-from bench_apts.shards import WHOLE, Shard, Task
+from bench_apts.splitting import shards
+from bench_apts.splitting.jobs import ALONE, Jobs, Work, helpers, wait
+from bench_apts.splitting.shards import WHOLE, Shard, Task
 from bench_apts.tryout import try_out
 
 if TYPE_CHECKING:
@@ -117,6 +119,10 @@ def run(plan: Plan, folder: Path, progress: Progress, shared: bool = False,
     """
     study, prepared = plan.study, plan.prepared
     comm.prepare()
+    if shared and not jobs.helper:
+        jobs = msgspec.structs.replace(jobs, ended={
+            record.header.run_id: record.attempts for record in store.read_trials(folder)
+            if record.end})
     work = Work(study, {name: (str(found.folder), found.sha256, found.source)
                         for name, found in prepared.items()}, str(folder),
                 (shard.index, shard.count), jobs, checkpoint_every, grace_s)

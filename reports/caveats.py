@@ -108,6 +108,13 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             f"with up to {units.plural(most, 'other')} (--jobs). Their times are disturbed, and "
             "so are costs in seconds that they enter; passes, samples, bytes and accuracies are "
             "not."))
+    spread = sorted({tuple(m["hostname"] for m in r.header.environment["nodes"])
+                     for r in gathered.trials if len(r.header.environment.get("nodes", [])) > 1})
+    for names in spread:
+        found.append(Caveat(
+            "Ranks on several machines",
+            f"With N > 1 ranks were spread over {units.listing(names)}; times include the "
+            "network between these."))
     for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
         names = sorted({str(r.header.environment[key]) for r in gathered.trials
                         if r.header.environment.get(key)})

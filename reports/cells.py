@@ -118,11 +118,25 @@ class Cell:
 
     def ert(self, currency: Currency, level: float = 1.0) -> Ert:
         """Expected cost to the target including tuning."""
-        return ert(*self._bills(currency, level))
+        key = currency, level
+        if key not in self._erts:
+            self._erts[key] = ert(*self._bills(currency, level))
+        return self._erts[key]
+
+    @cached_property
+    def _erts(self) -> dict[tuple[Currency, float], Ert]:
+        return {}
 
     def interval(self, currency: Currency, level: float = 1.0) -> Interval | None:
         """Bootstrap interval of ``ert``; None for fewer than two trials."""
-        return ert_interval(*self._bills(currency, level))
+        key = currency, level
+        if key not in self._intervals:
+            self._intervals[key] = ert_interval(*self._bills(currency, level))
+        return self._intervals[key]
+
+    @cached_property
+    def _intervals(self) -> dict[tuple[Currency, float], Interval | None]:
+        return {}
 
     @cached_property
     def finals(self) -> list[Outcome]:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 Plain = str | int | float | bool | None
+
+MOST_ROWS = 100
+"""A table's rows on the page; its CSV file has all, and a large study stays a small page."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Table:
         head: Column titles, each with a smaller second line (often the unit) or "".
         rows: Entries, as many in each row as there are titles.
         breaks: Indices of the rows that open a new group, set off by a line.
+        rest: Plain numbers of rows that follow ``MOST_ROWS`` others, which no page shows.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Table:
     head: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Value, ...], ...]
     breaks: frozenset[int] = frozenset()
+    rest: Sequence[Mapping[str, Plain]] = ()
+
+    @property
+    def size(self) -> int:
+        """Rows of the CSV file."""
+        return len(self.rows) + len(self.rest)
 
     def records(self) -> list[dict[str, Plain]]:
         """Returns the rows as plain numbers by CSV column."""
@@ -72,7 +82,7 @@ class Table:
             for value in row:
                 record |= value.numbers
             merged.append(record)
-        return merged
+        return [*merged, *map(dict, self.rest)]
 
 
 def csv(records: Iterable[Mapping[str, Plain]]) -> bytes:

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from bench_apts import environment as machine
-from bench_apts import jobs, store
-from bench_apts.jobs import Helper, Jobs, Slots
+from bench_apts import store
+from bench_apts.splitting import jobs
+from bench_apts.splitting.jobs import Helper, Jobs, Slots
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -127,6 +128,19 @@ def test_each_trial_runs_once_and_final_trainings_alone_unless_asked(command, tm
     assert "Trials side by side" in report
     assert ("final trainings) shared the machine" in report) == timed
     assert store.read_study(folder).command[1] == "run"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(machine.cores() < 2, reason="a single core runs one trial at a time")
+def test_what_failed_beside_a_command_is_tried_again_by_the_next_one_alone(
+        command, plugin, tmp_path):
+    arguments = ("tune", "--gpus", "1", "--optimizers", plugin(on_step="1 / 0"), "--trials", "4",
+                 "--offline", "--jobs", "2", "--out", tmp_path)
+    for attempts in (1, 2):
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+        records = store.read_trials(tmp_path / "digits")
+        assert [(r.end.status, r.attempts) for r in records] == [("error", attempts)] * 4
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ import msgspec
 import optuna
 import pytest
 
-from bench_apts import merge, pruning, store
+from bench_apts import pruning, store
 from bench_apts.errors import UserError
 from bench_apts.records import End, Eval, Header, Start
 from bench_apts.search import STORAGE, Search
 from bench_apts.soundness import check
+from bench_apts.splitting import merge
 
 
 def contents(folder, pattern):

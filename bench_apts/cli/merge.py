@@ -16,7 +16,7 @@ def command(
         show_default=False)],
 ) -> None:
     """Join results folders of one study into OUT; they stay as they are."""
-    from bench_apts import merge
+    from bench_apts.splitting import merge
 
     found = merge.merge(out, folders, ["bench-apts", *sys.argv[1:]])
     print(f"merged: {_counted(found.trials, 'trial')} of {_counted(len(folders), 'folder')}, "

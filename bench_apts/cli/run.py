@@ -46,7 +46,8 @@ def command(
     offline: options.Offline = False,
 ) -> None:
     """Compare optimizers on suites at several world sizes and write a report."""
-    from bench_apts import resolve, shards
+    from bench_apts import resolve
+    from bench_apts.splitting import shards
 
     console = session.console()
     place = session.place(console, nodes, node_rank, rendezvous)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bench_apts.jobs import Jobs
     from bench_apts.launch.nodes.leader import Leader
     from bench_apts.launch.nodes.placement import Placement
     from bench_apts.plan import Plan
-    from bench_apts.shards import Shard
     from bench_apts.spec import Study, Suite
+    from bench_apts.splitting.jobs import Jobs
+    from bench_apts.splitting.shards import Shard
 
 
 def console() -> Console:
@@ -56,9 +56,8 @@ def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placemen
     Raises:
         UserError: The ranks are spread over several machines.
     """
-    from bench_apts import store
     from bench_apts.errors import UserError
-    from bench_apts.jobs import Jobs, fitting
+    from bench_apts.splitting.jobs import Jobs, fitting
 
     if asked > 1 and place.nodes > 1:
         raise UserError("--jobs is for one machine, and --nodes spreads each trial over several; "
@@ -66,7 +65,7 @@ def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placemen
     count, note = fitting(asked, resolved)
     if note:
         out.print(f"note: {note}", markup=False)
-    return Jobs(count, timed, store.now())
+    return Jobs(count, timed)
 
 
 def plan(

@@ -35,7 +35,8 @@ def command(
     """Search hyperparameters only, and print the configurations that would be frozen."""
     from rich.table import Table
 
-    from bench_apts import resolve, shards, store
+    from bench_apts import resolve, store
+    from bench_apts.splitting import shards
 
     console = session.console()
     place = session.place(console, nodes, node_rank, rendezvous)

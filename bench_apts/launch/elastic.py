@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from multiprocessing import current_process, forkserver, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,9 @@ _HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 GRACE_S = 25.0
 """How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
 
-_LOGS, _CLAIM = "bench-apts-logs-", ".claim"
+_LOGS, _CLAIM = "apts-logs-", ".claim"
+"""Short, as the path of a socket in the folder may have no more than 107 bytes."""
+
 _FRESH_S = 60.0
 """Younger folders of logs are left alone: their owner may be about to lock them."""
 
@@ -85,6 +87,7 @@ class Launcher:
         self._logs = Path(tempfile.mkdtemp(prefix=_LOGS))
         self._claim = FileLock(self._logs / _CLAIM)
         self._claim.acquire()
+        self._sockets = _multiprocessing().get("tempdir")
 
     def __enter__(self) -> Launcher:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -95,6 +98,8 @@ class Launcher:
             os.environ["DS_ACCELERATOR"] = "cpu"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if self._start_method == "forkserver":
+            # Its sockets are swept with the logs: killed, it could not remove their folder itself.
+            _multiprocessing()["tempdir"] = str(self._logs)
             get_context("forkserver").set_forkserver_preload(["bench_apts.launch.preload"])
             with _stderr_to(self._logs / "server.log"):
                 forkserver.ensure_running()
@@ -108,6 +113,7 @@ class Launcher:
     ) -> None:
         if self._start_method == "forkserver":
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
+            _multiprocessing()["tempdir"] = self._sockets
         shutil.rmtree(self._logs, ignore_errors=True)
         self._claim.release()
 
@@ -222,6 +228,12 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
         signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)
+
+
+def _multiprocessing() -> dict[str, Any]:
+    """The settings that multiprocessing keeps for this process, with its folder of sockets."""
+    settings: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
+    return settings
 
 
 def _sweep_logs() -> None:

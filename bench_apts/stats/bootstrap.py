@@ -8,6 +8,7 @@ a nominal 95 % interval covers less, and none is given for fewer than two.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -183,11 +184,12 @@ def resampled(count: int, configurations: Sequence[Hashable] | None, resamples: 
     Raises:
         ValueError: ``configurations`` has another length than ``count``.
     """
-    labels = range(count) if configurations is None else configurations
-    if len(labels) != count:
-        raise ValueError(f"{count} trials but {len(labels)} configurations")
+    if configurations is None:
+        return _all_different(count, resamples, seed)
+    if len(configurations) != count:
+        raise ValueError(f"{count} trials but {len(configurations)} configurations")
     groups: dict[Hashable, list[int]] = {}
-    for index, label in enumerate(labels):
+    for index, label in enumerate(configurations):
         groups.setdefault(label, []).append(index)
     if len(groups) < 2:
         return None
@@ -205,14 +207,24 @@ def resampled(count: int, configurations: Sequence[Hashable] | None, resamples: 
     return found.reshape(resamples, -1)
 
 
+@functools.lru_cache(maxsize=4)
+def _all_different(count: int, resamples: int, seed: int) -> Indices | None:
+    """``resampled`` without configurations: a report asks for the same draws hundreds of times."""
+    if count < 2:
+        return None
+    found: Indices = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    found.setflags(write=False)
+    return found
+
+
 def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Floats:
     """ERT of each resample of ``resampled``, shape ``(B,)``; infinite without a hit."""
     # The -1 of a missing trial reads this last entry: no bill, no hit.
     bills: Floats = np.append(np.asarray(spent, dtype=np.float64), 0.0)
-    hit = np.append(np.isfinite(cost), False)
-    hits = hit[drawn].sum(axis=1)
+    hit = np.append(np.isfinite(cost), False).astype(np.float64)
+    hits = hit.take(drawn).sum(axis=1)
     values: Floats = np.full(len(drawn), np.inf)
-    np.divide(bills[drawn].sum(axis=1), hits, out=values, where=hits > 0)
+    np.divide(bills.take(drawn).sum(axis=1), hits, out=values, where=hits > 0)
     return values
 
 

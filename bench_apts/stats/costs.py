@@ -7,6 +7,8 @@ MEASUREMENT, section 5: the atom of every later statistic is one trial's cost to
 from __future__ import annotations
 
 import math
+import operator
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.records import TrialRecord, train_bytes
@@ -58,8 +60,10 @@ def metric_values(record: TrialRecord) -> list[float]:
 def hit_bracket(record: TrialRecord, level: float = 1.0) -> tuple[int | None, int] | None:
     """Returns the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss."""
     suite = record.trial.suite
-    return bracket(metric_values(record), lambda value: suite.target.reached(value, level),
-                   suite.evaluation.consecutive)
+    # A function of C: it is asked about every evaluation of every trial, for many statistics.
+    reached = partial(operator.le if suite.target.direction == "max" else operator.ge,
+                      suite.target.threshold(level))
+    return bracket(metric_values(record), reached, suite.evaluation.consecutive)
 
 
 def cost_at(record: TrialRecord, index: int) -> Cost:

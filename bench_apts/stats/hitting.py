@@ -34,7 +34,7 @@ def bracket(
     run = 0
     for index, value in enumerate(values):
         # Said here, because a caller writing `not value < threshold` would let a NaN in.
-        run = run + 1 if not math.isnan(value) and reached(value) else 0
+        run = run + 1 if reached(value) and not math.isnan(value) else 0
         if run == consecutive:
             first = index - consecutive + 1
             return (first - 1 if first else None), first

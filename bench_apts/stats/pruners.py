@@ -1,19 +1,28 @@
-"""Optuna's pruners at its defaults, asked about recorded curves instead of running trainings.
+"""Optuna's own pruners, asked about recorded curves instead of running trainings.
 
-The rules are written out here because a replay asks them millions of times: sorted values take a
-hundredth of the time of Optuna's studies. A test compares the decisions with those of
-``study.ask`` and ``study.tell``.
+What prunes is ``optuna.pruners``, set up by the same rules as while tuning, on Optuna's own
+studies and frozen trials. What is ours is for speed: a storage that holds one study without locks
+and copies, and that a pruner is asked only at evaluations at which it may say yes.
+Tests compare the decisions with those of ``study.ask`` and ``study.tell``, asked at each
+evaluation.
 """
 
 from __future__ import annotations
 
 import math
-from binascii import crc32
-from bisect import insort
-from typing import TYPE_CHECKING, Literal
+import warnings
+from bisect import bisect_right, insort
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench_apts.pruning import rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterator, Sequence
+
+    from optuna.pruners import HyperbandPruner
+    from optuna.study import Study, StudyDirection
+    from optuna.trial import FrozenTrial, TrialState
 
     from bench_apts.stats.curves import Curve, Direction
 
@@ -21,7 +30,7 @@ Kind = Literal["median", "asha", "hyperband"]
 KINDS: tuple[Kind, ...] = ("median", "asha", "hyperband")
 
 _STARTUP = 5  # completed trials that the median rule waits for
-_ONE_OF = {"asha": 4, "hyperband": 3}  # of so many trials in a rung, one goes on
+_FACTOR = {"asha": 4, "hyperband": 3}  # of so many trials in a rung, one goes on
 
 
 class Arrivals:
@@ -35,10 +44,18 @@ class Arrivals:
     """
 
     def __init__(self, kind: Kind, length: int, direction: Direction, name: str) -> None:
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._rule: _Median | _Halving = (
-            _Median() if kind == "median"
-            else _Halving(_ONE_OF[kind], None if kind == "asha" else _Brackets(length, name)))
+        import optuna
+
+        self._frozen, self._states = optuna.trial.FrozenTrial, optuna.trial.TrialState
+        self._storage = _storage()(direction)
+        self._pruner = rule(kind, length)
+        if isinstance(self._pruner, optuna.pruners.HyperbandPruner):
+            _remember(self._pruner)
+        # Its name is in no storage, hence not from create_study.
+        self._study = optuna.study.Study(name, self._storage, _sampler(), self._pruner)
+        self._undecided: _Median | _Rungs = (
+            _Median(direction) if kind == "median"
+            else _Rungs(_FACTOR[kind], None if kind == "asha" else 1))
 
     def arrive(self, curve: Curve) -> int | None:
         """Lets a trial run until it hits, is pruned or ends.
@@ -49,15 +66,32 @@ class Arrivals:
         Returns:
             Index of the evaluation at which it is pruned, or None.
         """
-        seen: list[float] = []
-        self._rule.begin()
-        for index in range(len(curve.steps) if curve.hit is None else curve.hit):
-            if curve.steps[index] <= 0:
-                continue
-            seen.append(self._sign * curve.values[index])
-            if self._rule.hopeless(len(seen), seen[-1]):
-                return index
-        self._rule.completed(seen)
+        first = bisect_right(curve.steps, 0)
+        values = curve.values[first:curve.hit]
+        place = len(self._storage.ended)
+        trial = self._frozen(
+            number=place, state=self._states.RUNNING, value=None, datetime_start=None,
+            datetime_complete=None, params={}, distributions={}, user_attrs={}, system_attrs={},
+            intermediate_values={}, trial_id=place)
+        self._storage.running = trial
+        number = self._pruned(trial, values)
+        if number is None:
+            trial.state = self._states.COMPLETE
+            trial.intermediate_values = dict(enumerate(values, 1))
+            self._undecided.completed(values)
+        else:
+            trial.state = self._states.PRUNED
+        self._storage.ended.append(trial)
+        return None if number is None else first + number - 1
+
+    def _pruned(self, trial: FrozenTrial, values: Sequence[float]) -> int | None:
+        with warnings.catch_warnings():
+            # NumPy's on trials of which no value is known, which Optuna provides for.
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+            for number in self._undecided.numbers(values):
+                trial.intermediate_values = dict(enumerate(values[:number], 1))
+                if self._pruner.prune(self._study, trial):
+                    return number
         return None
 
 
@@ -67,31 +101,29 @@ def evaluations(curves: Sequence[Curve]) -> int:
 
 
 class _Median:
-    """Prunes below the median of the completed trials at the same evaluation."""
+    """Where the median rule may prune: below the upper median of the completed trials.
 
-    def __init__(self) -> None:
+    Args:
+        direction: Of the metric.
+    """
+
+    def __init__(self, direction: Direction) -> None:
+        self._sign = 1.0 if direction == "max" else -1.0
         self._trials = 0
         self._values: list[list[float]] = []
-        self._best = math.nan
 
-    def begin(self) -> None:
-        """Forgets the trial before."""
-        self._best = math.nan
-
-    def hopeless(self, number: int, value: float) -> bool:
-        """Says whether the trial goes no further than evaluation ``number``, from 1."""
-        # A comparison with NaN is false, which leaves the first known value as the best.
-        if math.isnan(self._best) or value > self._best:
-            self._best = value
+    def numbers(self, values: Sequence[float]) -> Iterator[int]:
+        """Yields the evaluations of a trial, from 1, at which the pruner has to be asked."""
         if self._trials < _STARTUP:
-            return False
-        if math.isnan(self._best):
-            return True
-        others = self._values[number - 1] if number <= len(self._values) else []
-        if not others:
-            return False
-        upper, lower = others[len(others) // 2], others[(len(others) - 1) // 2]
-        return self._best < upper - (upper - lower) / 2
+            return
+        best = math.nan
+        for index, value in enumerate(values):
+            # A comparison with NaN is false, which leaves the first known value as the best.
+            if math.isnan(best) or self._sign * value > best:
+                best = self._sign * value
+            others = self._values[index] if index < len(self._values) else []
+            if math.isnan(best) or (others and best < others[len(others) // 2]):
+                yield index + 1
 
     def completed(self, values: Sequence[float]) -> None:
         """Remembers a trial that was not pruned."""
@@ -99,41 +131,27 @@ class _Median:
         self._values += [[] for _ in range(len(values) - len(self._values))]
         for others, value in zip(self._values, values, strict=False):
             if not math.isnan(value):
-                insort(others, value)
+                insort(others, self._sign * value)
 
 
-class _Halving:
-    """Asynchronous successive halving; in Hyperband, within each bracket.
+class _Rungs:
+    """Where successive halving may prune: at rungs, be they of one bracket or of several.
 
     Args:
-        factor: Of so many trials in a rung, one goes on.
-        brackets: Of Hyperband, else None.
+        factor: How much further each rung is than the one before.
+        resource: Evaluations before the first rung; None if Optuna guesses them from the first
+            trial that completes, before which it prunes nothing.
     """
 
-    def __init__(self, factor: int, brackets: _Brackets | None) -> None:
-        self._factor, self._brackets = factor, brackets
-        # Evaluations before the first rung; ASHA guesses them from the first trial that ends.
-        self._resource: int | None = 1 if brackets else None
-        self._rungs: dict[tuple[int, int], list[float]] = {}
-        self._arrived = self._bracket = self._rung = 0
+    def __init__(self, factor: int, resource: int | None) -> None:
+        self._factor, self._resource = factor, resource
 
-    def begin(self) -> None:
-        """Starts a trial, in a bracket of its own."""
-        self._bracket = self._brackets.of(self._arrived) if self._brackets else 0
-        self._arrived += 1
-        self._rung = 0
-
-    def hopeless(self, number: int, value: float) -> bool:
-        """Says whether the trial goes no further than evaluation ``number``, from 1."""
-        if (self._resource is None
-                or number < self._resource * self._factor ** (self._bracket + self._rung)):
-            return False
-        if math.isnan(value):
-            return True
-        rivals = self._rungs.setdefault((self._bracket, self._rung), [])
-        insort(rivals, value)
-        self._rung += 1
-        return value < rivals[-max(1, len(rivals) // self._factor)]
+    def numbers(self, values: Sequence[float]) -> Iterator[int]:
+        """Yields the evaluations of a trial, from 1, at which the pruner has to be asked."""
+        number = self._resource or len(values) + 1
+        while number <= len(values):
+            yield number
+            number *= self._factor
 
     def completed(self, values: Sequence[float]) -> None:
         """Learns from the first trial that was not pruned how long trials are."""
@@ -141,26 +159,59 @@ class _Halving:
             self._resource = max(1, len(values) // 100)
 
 
-class _Brackets:
-    """Which of Hyperband's brackets each trial of a study is in.
+def _remember(pruner: HyperbandPruner) -> None:
+    """Lets Hyperband draw each trial's bracket, and make each bracket's study, only once."""
+    draw = pruner._get_bracket_id
+    drawn: dict[int, int] = {}
 
-    Args:
-        length: How many evaluations a full trial has.
-        name: Name of the study.
-    """
+    def bracket(study: Study, trial: FrozenTrial) -> int:
+        number = trial.number
+        if number not in drawn:
+            drawn[number] = draw(study, trial)
+        return drawn[number]
 
-    def __init__(self, length: int, name: str) -> None:
-        factor = _ONE_OF["hyperband"]
-        count = math.floor(math.log(max(1, length), factor)) + 1
-        self._shares = [math.ceil(count * factor**left / (left + 1))
-                        for left in reversed(range(count))]
-        self._total, self._name = sum(self._shares), name
+    pruner._get_bracket_id = bracket  # type: ignore[method-assign]
+    pruner._create_bracket_study = cache(pruner._create_bracket_study)  # type: ignore[method-assign]
 
-    def of(self, number: int) -> int:
-        """Returns the bracket of a trial by its number, from 0."""
-        place = crc32(f"{self._name}_{number}".encode()) % self._total
-        for bracket, share in enumerate(self._shares):
-            place -= share
-            if place < 0:
-                return bracket
-        raise AssertionError("shares sum to the total")
+
+@cache
+def _sampler() -> Any:
+    """Returns a sampler that nobody asks; a study would make one of its own."""
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=0)
+
+
+@cache
+def _storage() -> type[Any]:
+    """Returns the storage's class; Optuna is imported only where something is replayed."""
+    from optuna.storages import InMemoryStorage
+    from optuna.study import StudyDirection
+
+    directions = {"max": [StudyDirection.MAXIMIZE], "min": [StudyDirection.MINIMIZE]}
+
+    class Arrived(InMemoryStorage):
+        """Holds one study's trials that have ended, numbered from zero, and the running one."""
+
+        def __init__(self, direction: Direction) -> None:
+            super().__init__()
+            self._directions = directions[direction]
+            self.ended: list[FrozenTrial] = []
+            self.running: FrozenTrial
+
+        def get_study_id_from_name(self, study_name: str) -> int:
+            return 0
+
+        def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+            return self._directions
+
+        def get_all_trials(self, study_id: int, deepcopy: bool = True,
+                           states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+            """Returns what the running trial is compared with: the others, uncopied."""
+            return [t for t in self.ended if states is None or t.state in states]
+
+        def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+            """Notes on the running trial that it has reached a rung, with what value."""
+            self.running.system_attrs[key] = value
+
+    return Arrived

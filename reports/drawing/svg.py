@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
 
 from .style import ADAPTED
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-_LONG = re.compile(r"(\d+\.\d\d)\d+")
-_PATH = re.compile(r"(\d+\.\d)\d+")  # a tenth of a point is finer than any screen
-_POINTLESS = re.compile(r"(\d)\.0(?!\d)")
+# What is looked at, not replaced: a template for each number would take most of the time.
+_LONG = re.compile(r"(?<=\.\d\d)\d+")
+_PATH = re.compile(r"(?<=\.\d)\d+")  # a tenth of a point is finer than any screen
+_POINTLESS = re.compile(r"(?<=\d)\.0(?!\d)")
+_STRAIGHT = re.compile(r"[ML\d .-]*z?")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width")
 _UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
 
 
@@ -60,7 +67,7 @@ def symbol(source: str, slug: str) -> str:
 
 def _clean(source: str, slug: str) -> ET.Element:
     root = ET.fromstring(source)
-    used = _references(root)
+    names = {name: f"{slug}-{index}" for index, name in enumerate(_references(root))}
     for parent in list(root.iter()):
         for child in list(parent):
             if (child.tag == f"{_SVG}style" or child.tag.endswith("metadata")
@@ -70,26 +77,62 @@ def _clean(source: str, slug: str) -> ET.Element:
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         _restyle(element)
-        _rename(element, slug, used)
-        for name in ("d", "x", "y", "transform", "width", "height", "points"):
-            if name in element.attrib:
-                element.set(name, " ".join(_LONG.sub(r"\1", element.attrib[name]).split()))
-        if "d" in element.attrib:
-            element.set("d", _POINTLESS.sub(r"\1", _PATH.sub(r"\1", element.attrib["d"])))
+        _rename(element, names)
+        _round(element)
         if element.tag != "text":
             element.text = None
         element.tail = None
+    for element in root.iter():
+        _share(element)
+    for element in root.iter():
+        element[:] = _unwrapped(element)
     return root
 
 
-def _references(root: ET.Element) -> set[str]:
-    used = set()
+def _references(root: ET.Element) -> dict[str, None]:
+    """Returns the ids that anything refers to, in the order of the document."""
+    used: dict[str, None] = {}
     for element in root.iter():
         if _HREF in element.attrib:
-            used.add(element.attrib[_HREF].removeprefix("#"))
+            used[element.attrib[_HREF].removeprefix("#")] = None
         for value in element.attrib.values():
-            used.update(_REFERENCE.findall(value))
+            if "url(" in value:
+                used.update(dict.fromkeys(_REFERENCE.findall(value)))
     return used
+
+
+def _round(element: ET.Element) -> None:
+    """Drops digits that nobody can see, of a path also the letters that go without saying."""
+    for name in ("x", "y", "transform", "width", "height", "points"):
+        if name in element.attrib:
+            element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))
+    path = element.attrib.get("d")
+    if path is not None:
+        path = _POINTLESS.sub("", _PATH.sub("", " ".join(path.split())))
+        # What follows a move is a line unless another letter says otherwise.
+        element.set("d", path.replace(" L ", " ") if _STRAIGHT.fullmatch(path) else path)
+
+
+def _share(group: ET.Element) -> None:
+    """Says once on a group what all of its markers, at least two, say of their colours."""
+    if group.tag != "g" or len(group) < 2 or any(child.tag != "use" for child in group):
+        return
+    first = group[0].attrib
+    common = {name: first[name] for name in _INHERITED if name in first and all(
+        child.attrib.get(name) == first[name] for child in group)}
+    if not common.keys() & group.attrib.keys():
+        group.attrib.update(common)
+        for child in group:
+            for name in common:
+                del child.attrib[name]
+
+
+def _unwrapped(element: ET.Element) -> list[ET.Element]:
+    """Returns an element's children, in place of groups that say nothing those inside them."""
+    found: list[ET.Element] = []
+    for child in element:
+        found += _unwrapped(child) if child.tag == "g" and not child.attrib else [child]
+    return found
 
 
 def _drop_empty(root: ET.Element) -> None:
@@ -113,12 +156,12 @@ def _restyle(element: ET.Element) -> None:
         del element.attrib["transform"]
 
 
-def _rename(element: ET.Element, slug: str, used: set[str]) -> None:
+def _rename(element: ET.Element, names: Mapping[str, str]) -> None:
     name = element.attrib.pop("id", None)
-    if name in used:
-        element.set("id", f"{slug}-{name}")
+    if name in names:
+        element.set("id", names[name])
     if _HREF in element.attrib:
-        element.set("href", f"#{slug}-{element.attrib.pop(_HREF).removeprefix('#')}")
+        element.set("href", f"#{names[element.attrib.pop(_HREF).removeprefix('#')]}")
     for key, value in element.attrib.items():
         if "url(#" in value:
-            element.set(key, _REFERENCE.sub(rf"url(#{slug}-\1)", value))
+            element.set(key, _REFERENCE.sub(lambda found: f"url(#{names[found[1]]})", value))

@@ -13,16 +13,13 @@ from markupsafe import Markup
 from .. import units
 from ..drawing.style import LOOKS
 from ..parts import Boxes, Listing, Pictures, Prose
+from ..table import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..drawing.canvas import Figure
     from ..table import Table
-
-MOST_ROWS = 300
-"""A table's rows on the page; its CSV file has all, and a large study stays a small page."""
-
 
 def page(*, symbols: dict[str, str], template: str = "report.html.j2", **context: Any) -> str:
     """Returns the HTML of a report.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from .. import units
+from ..curves.courses import SINGLE
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import INK
-from ..table import Table, Value, name, number
+from ..table import MOST_ROWS, Table, Value, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,7 +98,9 @@ def _against_samples(context: Context, group: Group, rows: pd.DataFrame, what: _
         f"{context.suite.name}, N = {group.ranks}: {what.words} against samples",
         f"At the end (median over seeds): {units.listing(told)}."
         + (f" {beyond} of {units.plural(len(values), 'value')} beyond the axis "
-           "are drawn at its end." if beyond else ""),
+           "are drawn at its end." if beyond else "")
+        + (f" Single: the first {SINGLE} seeds of each." if any(
+            len(ends[label]) > SINGLE for label in present) else ""),
         present, basis=_basis(context, shown), data=data)
 
 
@@ -133,11 +138,16 @@ def _predicted(context: Context, group: Group, rows: pd.DataFrame,
 
 def _lines(axes: Axes, data: pd.DataFrame, column: str, look: Look,
            limits: tuple[float, float]) -> None:
-    """Draws each seed thin, and the median over seeds as long as all of them run."""
+    """Draws the first seeds thin, and the median over all of them as long as all run."""
     data = data.assign(drawn=data[column].clip(*limits))
-    for _, run in data.groupby("run_id"):
-        axes.plot(run["samples"], run["drawn"], color=look.color, linewidth=0.8, alpha=0.4)
-    seeds = data["run_id"].nunique()
+    runs = data["run_id"].unique()
+    # One path with gaps: a path for each seed would make the page several times as heavy.
+    gap = np.full((1, 2), np.nan)
+    thin = data[["samples", "drawn"]].to_numpy(float)
+    lines = [part for run in runs[:SINGLE]
+             for part in (thin[(data["run_id"] == run).to_numpy()], gap)]
+    axes.plot(*np.concatenate(lines).T, color=look.color, linewidth=0.8, alpha=0.4)
+    seeds = len(runs)
     middle = data.groupby("evaluation").agg(
         samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
     middle = middle[middle["seeds"] == seeds]
@@ -158,21 +168,27 @@ def _basis(context: Context, rows: pd.DataFrame) -> str:
 
 def _table(context: Context, group: Group, rows: pd.DataFrame) -> Table:
     # Plain numbers: a data frame's own are of types that JSON does not have.
-    lines = tuple((
-        name(row["optimizer"], suite=context.suite.name, ranks=group.ranks,
-             run_id=row["run_id"], evaluation=row["evaluation"]),
-        number(units.count(row["samples"]), samples=row["samples"]),
-        *(_entry(column, row[column], form) for column, form in _TABLED.items()))
-        for row in rows.to_dict("records"))
+    numbers = [{
+        "optimizer": row["optimizer"], "suite": context.suite.name, "ranks": group.ranks,
+        "run_id": row["run_id"], "evaluation": row["evaluation"], "samples": row["samples"],
+        **{column: row[column] if math.isfinite(row[column]) else None for column in _TABLED}}
+        for row in rows[["optimizer", "run_id", "evaluation", "samples", *_TABLED]].to_dict(
+            "records")]
     return Table(
         "trust-region-course", f"Course of the trust region at N = {group.ranks}",
         "What was told at each evaluation: shares are of the steps since the one before, numbers "
         "those of the last judged step.",
         (("Optimizer", ""), ("Samples", "all ranks"), ("Radius", ""), ("Accepted", "share"),
          ("Ratio", "actual over predicted"), ("Best length", "in steps"),
-         ("Predicted", "reduction"), ("Actual", "reduction"), ("At a bound", "share")), lines)
+         ("Predicted", "reduction"), ("Actual", "reduction"), ("At a bound", "share")),
+        tuple(map(_line, numbers[:MOST_ROWS])), rest=numbers[MOST_ROWS:])
 
 
-def _entry(column: str, value: float, form: Callable[[float], str]) -> Value:
-    known = math.isfinite(value)
-    return Value(form(value) if known else units.NONE, numbers={column: value if known else None})
+def _line(numbers: Mapping[str, Any]) -> tuple[Value, ...]:
+    """Returns a row of the table of these numbers, given in the order of its columns."""
+    opening = {key: numbers[key] for key in ("suite", "ranks", "run_id", "evaluation")}
+    return (
+        name(numbers["optimizer"], **opening),
+        number(units.count(numbers["samples"]), samples=numbers["samples"]),
+        *(Value(units.NONE if (value := numbers[column]) is None else form(value),
+                numbers={column: value}) for column, form in _TABLED.items()))

@@ -102,13 +102,9 @@ class Command:
             path.unlink()
 
     def temporary_left(self):
-        """Returns the command's temporary files.
-
-        Apart from torch's cache of compiled code and the folders of sockets that Python's own
-        fork servers leave, empty but for the socket, where a killed command could not tidy up.
-        """
+        """Returns the command's temporary files, apart from torch's cache of compiled code."""
         return [path for path in self.temporary.iterdir()
-                if not path.name.startswith(("torchinductor_", "pymp-"))]
+                if not path.name.startswith("torchinductor_")]
 
     def kill(self):
         """Ends all that is left of the command."""

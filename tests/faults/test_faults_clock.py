@@ -1,5 +1,7 @@
 """A wall clock that is set back disturbs no duration and no choice of what is current."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 import report_fixture as fixture
@@ -11,6 +13,26 @@ from bench_apts.reports.gather import gather
 SET_BACK = ("self.steps == 10 and [setattr(time, 'time', lambda: 1.0), "
             "setattr(__import__('bench_apts.store').store, 'now', "
             "lambda: '1970-01-01T00:00:01+00:00')]")
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_tried_again_though_its_clock_was_ahead(cli, plugin, tmp_path):
+    mended = tmp_path / "mended"
+    arguments = ("run", "--gpus", "1", "--trials", "0", "--seeds", "1", "--no-twins", "--offline",
+                 "--shared", "--set", "suite.budget.samples=1000", "--optimizers",
+                 plugin(on_step=f"assert os.path.exists({str(mended)!r})"), "--out", tmp_path)
+    done = cli(*arguments)
+    assert "1 error" in done.out, done.err
+    (record,) = store.read_trials(tmp_path / "digits")
+    ahead = record.end.time.replace("20", "29", 1)
+    path = Path(record.path)
+    path.write_text(path.read_text().replace(record.end.time, ahead))
+    mended.touch()
+    done = cli(*arguments)
+    assert done.code == 0, done.err
+    (record,) = store.read_trials(tmp_path / "digits")
+    assert (record.finished, record.attempts) == (True, 2)
+    assert record.header.time < ahead
 
 
 @pytest.mark.slow

@@ -101,6 +101,19 @@ def test_nothing_finished_is_one_clear_line(tmp_path):
         gather(folder)
 
 
+def test_ranks_on_several_machines_are_told_of(tmp_path):
+    folder = fixture.populate(tmp_path / "study")
+    assert "Ranks on several machines" not in [c.title for c in caveats(gather(folder))]
+    for path in (folder / "trials").glob("*.jsonl"):
+        head, *rest = path.read_bytes().splitlines(keepends=True)
+        header = msgspec.json.decode(head)
+        header["environment"]["nodes"] = [{"hostname": "one"}, {"hostname": "two"}][
+            :header["trial"]["ranks"]]
+        path.write_bytes(msgspec.json.encode(header) + b"\n" + b"".join(rest))
+    (caveat,) = [c for c in caveats(gather(folder)) if c.title == "Ranks on several machines"]
+    assert "spread over one and two" in caveat.text
+
+
 def test_no_study_at_all(tmp_path):
     with pytest.raises(UserError, match="no results folder"):
         gather(tmp_path)

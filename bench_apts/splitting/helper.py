@@ -1,4 +1,4 @@
-"""``python -m bench_apts.helper``: runs trials beside the command that started it (jobs.py)."""
+"""``python -m bench_apts.splitting.helper``: runs trials beside those of its command (jobs.py)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.console import Console
 
 from bench_apts import study as studies
 from bench_apts.errors import UserError
-from bench_apts.jobs import Work
 from bench_apts.launch.elastic import Interrupted
 from bench_apts.plan import Plan
 from bench_apts.progress import Progress
-from bench_apts.shards import Shard
+from bench_apts.splitting.jobs import Work
+from bench_apts.splitting.shards import Shard
 from bench_apts.suites.data import Prepared
 
 if TYPE_CHECKING:

@@ -34,13 +34,14 @@ class Jobs(msgspec.Struct, frozen=True):
     Attributes:
         count: Trials at once, as far as cores carry them.
         timed: Whether final trainings, too, run side by side.
-        began: When the first of the commands did; what failed since is not tried again.
+        ended: How many attempts each ended trial had behind it when the first of the commands
+            began, by run id; what has failed in later ones is not tried again.
         helper: Whether this is one of the commands that the first one started.
     """
 
     count: int = 1
     timed: bool = False
-    began: str = ""
+    ended: dict[str, int] = {}
     helper: bool = False
 
     def beside(self, device: str, ranks: int) -> int:
@@ -177,7 +178,7 @@ def _start(work: Work, number: int, errors: IO[str]) -> Helper:
         most = max(work.study.ranks)
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * most:(number + 1) * most])
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench_apts.helper"], env=environ, stdin=subprocess.PIPE,
+        [sys.executable, "-m", "bench_apts.splitting.helper"], env=environ, stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=errors, text=True)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # its exit code will tell

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import merge_journals, store
+from bench_apts import store
 from bench_apts.checkpoints import checkpoint
 from bench_apts.errors import UserError
 from bench_apts.search import STORAGE
 from bench_apts.spec import Study, canonical
+from bench_apts.splitting import journals as merge_journals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,0 +1,1 @@
+"""A study split: over parts of the trials, over commands on one folder, and joined again."""
