@@ -161,8 +161,9 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
     if not middle.seeds:
         return Value(units.NONE, numbers={column: None})
     if not math.isfinite(middle.median):
-        return Value("not reached", misses(middle.hits, middle.seeds), {column: None},
-                     "number missed")
+        # Success and Seeds say it of the whole row where none of them hit.
+        return Value("not reached", misses(middle.hits, middle.seeds) if middle.hits else "",
+                     {column: None}, "number missed")
     detail = f"after {form(middle.after)}" if bracket else ""
     return number(form(middle.median), detail, **{column: middle.median} | (
         {f"{column}_after": middle.after} if bracket else {}))
@@ -222,7 +223,8 @@ def tuning(groups: Sequence[Group], device: str) -> Table | None:
             mine = cell.checks if cell.leader else cell.tune
             if mine:
                 breaks.add(len(rows))
-            rows += [_tuning_row(cell, record, device) for record in mine]
+            fixed = _fixed([record.trial.hyperparameters for record in cell.tune])
+            rows += [_tuning_row(cell, fixed, record, device) for record in mine]
     if not rows:
         return None
     metric = groups[0].suite.target.metric
@@ -234,11 +236,18 @@ def tuning(groups: Sequence[Group], device: str) -> Table | None:
         tuple(rows), frozenset(breaks))
 
 
-def _tuning_row(cell: Cell, record: TrialRecord, device: str) -> tuple[Value, ...]:
+def _fixed(tried: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Returns the settings that are the same in all trials."""
+    return {key: value for key, value in (tried[0] if tried else {}).items()
+            if all(key in other and other[key] == value for other in tried)}
+
+
+def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord,
+                device: str) -> tuple[Value, ...]:
     trial, result = record.trial, outcome(record)
     settings = trial.hyperparameters
     varied = {key: value for key, value in settings.items()
-              if any(other.trial.hyperparameters.get(key) != value for other in cell.tune)}
+              if key not in fixed or fixed[key] != value}
     status = record.end.status if record.end else "unfinished"
     target = trial.suite.target
     best = best_metric(record)

@@ -148,7 +148,9 @@ def _tables(parts: Iterable[Part]) -> list[Table]:
             mine = ([block.table] if isinstance(block, Listing) else
                     [figure.data for figure in block.figures if figure.data]
                     if isinstance(block, Pictures) else [])
-            found += [table for table in mine if all(table is not other for other in found)]
+            for table in mine:
+                if all(table is not other for other in found):
+                    found.append(table)
     return found
 
 

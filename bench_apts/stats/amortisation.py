@@ -10,11 +10,15 @@ import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from bench_apts.stats.checks import check_bills, check_known
 from bench_apts.stats.tuning import best_weights, count_hits, ert, hit_probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 
 class Line(NamedTuple):
@@ -182,8 +186,10 @@ def break_even(mine: Sequence[Line], theirs: Sequence[Line]) -> BreakEven:
             knots |= {knot for knot in range(below - 1, below + 3) if knot >= 1}
     spans: list[Span] = []
     ordered = sorted(knots)
-    for knot, following in itertools.zip_longest(ordered, ordered[1:]):
-        if not _no_dearer(mine, theirs, knot):
+    ours = _least(mine, ordered)
+    cheap = np.isfinite(ours) & (ours <= _least(theirs, ordered))
+    for knot, following, wins in zip(ordered, [*ordered[1:], None], cheap.tolist(), strict=True):
+        if not wins:
             continue
         last = math.inf if following is None else following - 1
         if spans and spans[-1].last == knot - 1:
@@ -202,9 +208,15 @@ def _undominated(lines: Sequence[Line]) -> list[Line]:
     return kept
 
 
-def _no_dearer(mine: Sequence[Line], theirs: Sequence[Line], trainings: int) -> bool:
-    bill = min(line.at(trainings) for line in mine)
-    return math.isfinite(bill) and bill <= min(line.at(trainings) for line in theirs)
+def _least(lines: Sequence[Line], trainings: Sequence[int]) -> NDArray[np.float64]:
+    """Least ``Line.at`` of all lines at each number of trainings, shape of ``trainings``."""
+    first, again = (np.array(values)[:, None] for values in zip(
+        *((line.first, line.again) for line in lines), strict=True))
+    more = np.array([count - 1 for count in trainings], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        bills = np.where(more > 0, first + more * again, first)
+    found: NDArray[np.float64] = bills.min(axis=0)
+    return found
 
 
 def _ratio(rise: float, slope: float) -> float:

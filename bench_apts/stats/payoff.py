@@ -106,10 +106,15 @@ class Tuning:
 
     def _drawn_reruns(self, drawn: Indices, generator: np.random.Generator) -> Floats:
         """ERT of freshly drawn reruns for each trial in each resample, shape of ``drawn``."""
-        found: Floats = np.full(drawn.shape, np.inf)
+        # A single rerun is drawn whatever the generator says, and nearly all trials have but one.
+        single = np.array([again[0][0] if len(again) == 1 and math.isfinite(again[0][1])
+                           else np.inf for again in self.reruns])
+        found: Floats = single[drawn]
         for trial, again in enumerate(self.reruns):
+            if len(again) < 2:
+                continue
             mask = drawn == trial
-            if not again or not mask.any():
+            if not mask.any():
                 continue
             bills = np.array([bill for bill, _ in again], dtype=np.float64)
             hit = np.array([math.isfinite(target) for _, target in again])

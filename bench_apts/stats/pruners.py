@@ -12,8 +12,11 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_right, insort
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from bench_apts.pruning import rule
 
@@ -85,9 +88,9 @@ class Arrivals:
         return None if number is None else first + number - 1
 
     def _pruned(self, trial: FrozenTrial, values: Sequence[float]) -> int | None:
-        with warnings.catch_warnings():
-            # NumPy's on trials of which no value is known, which Optuna provides for.
-            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        # NumPy's median of two infinities is unknown, which Optuna provides for as well.
+        with (np.errstate(invalid="ignore"),
+              _quiet() if values and math.isnan(values[0]) else nullcontext()):
             for number in self._undecided.numbers(values):
                 trial.intermediate_values = dict(enumerate(values[:number], 1))
                 if self._pruner.prune(self._study, trial):
@@ -157,6 +160,14 @@ class _Rungs:
         """Learns from the first trial that was not pruned how long trials are."""
         if self._resource is None and values:
             self._resource = max(1, len(values) // 100)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mutes NumPy on trials of which no value is known yet, which Optuna provides for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        yield
 
 
 def _remember(pruner: HyperbandPruner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,21 +118,25 @@ def courses(data: pd.DataFrame, labels: Iterable[str], metric: str,
         besides first hits and ends; 1 where curves are whole.
     """
     data = data.dropna(subset=[metric])
-    runs = dict(iter(data.groupby("run_id", sort=False)))
-    step = stride(max(map(len, runs.values()), default=0))
+    # Places in arrays: a data frame for each seed would take a second of a large study.
+    seeds = pd.factorize(data["run_id"])[0]
+    runs = np.split(np.argsort(seeds, kind="stable"), np.flatnonzero(np.diff(np.sort(seeds))) + 1)
+    step = stride(max(map(len, runs)))
+    optimizers, evaluations = data["optimizer"].to_numpy(), data["evaluation"].to_numpy(int)
+    hits, values = data["hit"].to_numpy(bool), {c: data[c].to_numpy(float) for c in columns}
     found = []
     for label in labels:
-        mine = [run for run in runs.values() if run["optimizer"].iat[0] == label]
+        mine = [run for run in runs if len(run) and optimizers[run[0]] == label]
         if not mine:
             continue
-        numbers = set.intersection(*(set(run["evaluation"].to_numpy(int)) for run in mine))
-        grid = sorted(n for n in numbers if n % step == 0 or n == max(numbers))
-        aligned = [run.set_index("evaluation").loc[grid] for run in mine]
+        common = functools.reduce(np.intersect1d, [evaluations[run] for run in mine])
+        grid = common[(common % step == 0) | (common == common[-1:])]
+        aligned = [run[np.searchsorted(evaluations[run], grid)] for run in mine]
         found.append(Course(
             label,
-            tuple(run[kept(run["evaluation"].to_numpy(), run["hit"].to_numpy(bool), step)]
+            tuple(data.iloc[run[kept(evaluations[run], hits[run], step)]]
                   for run in mine[:SINGLE]),
-            {column: np.column_stack([run[column].to_numpy(float) for run in aligned])
+            {column: np.column_stack([values[column][rows] for rows in aligned])
              for column in columns}))
     return found, step
 
@@ -149,8 +154,9 @@ def draw(axes: Axes, course: Course, x: str, y: str, look: Look, *,
         positive: Leave out evaluations at which ``x`` is zero, as a logarithmic axis must.
     """
     # One path with gaps: a path for each seed would make the page several times as heavy.
+    gap = np.full((1, 2), np.nan)
     lines = [part for run in course.runs
-             for part in (run[[x, y]].to_numpy(float), np.full((1, 2), np.nan))]
+             for part in (np.column_stack([run[x].to_numpy(float), run[y].to_numpy(float)]), gap)]
     points = np.concatenate(lines)
     points = points[~(points[:, 0] <= 0)] if positive else points
     axes.plot(points[:, 0], points[:, 1], color=look.color, linewidth=0.6, alpha=0.3)

@@ -49,6 +49,8 @@ _AGAINST_SAMPLES = (
 )
 
 
+_FIRST = f" Single: the first {SINGLE} seeds of each."
+
 _TABLED: dict[str, Callable[[float], str]] = {
     "radius": units.digits, "accepted": _share, "rho": units.digits,
     "best_length": units.digits, "predicted_reduction": units.digits,
@@ -99,8 +101,7 @@ def _against_samples(context: Context, group: Group, rows: pd.DataFrame, what: _
         f"At the end (median over seeds): {units.listing(told)}."
         + (f" {beyond} of {units.plural(len(values), 'value')} beyond the axis "
            "are drawn at its end." if beyond else "")
-        + (f" Single: the first {SINGLE} seeds of each." if any(
-            len(ends[label]) > SINGLE for label in present) else ""),
+        + (_FIRST if any(len(ends[label]) > SINGLE for label in present) else ""),
         present, basis=_basis(context, shown), data=data)
 
 
@@ -116,8 +117,12 @@ def _predicted(context: Context, group: Group, rows: pd.DataFrame,
     low, high = min(every) / 1.6, max(*every, *shown["predicted_reduction"]) * 1.6
     drawing, axes = panel()
     present = _present(shown, context.looks)
+    crowd = False
     for label, look in present.items():
         mine = shown[shown["optimizer"] == label]
+        seeds = mine["run_id"].unique()
+        crowd |= len(seeds) > SINGLE
+        mine = mine[mine["run_id"].isin(seeds[:SINGLE])]
         axes.plot(mine["predicted_reduction"].clip(lower=low),
                   mine["actual_reduction"].clip(lower=low), linestyle="", marker=look.marker,
                   markersize=4, color=look.color, alpha=0.6, markeredgewidth=0, clip_on=False)
@@ -133,7 +138,7 @@ def _predicted(context: Context, group: Group, rows: pd.DataFrame,
         f"Of {units.plural(len(shown), 'step')}, the last judged one before each evaluation, "
         f"{len(fell)} lowered the loss, {better} "
         "by at least what was predicted (on or above the dashed line). At the lower edge: the "
-        "loss rose.", present, basis=_basis(context, shown), data=data)
+        "loss rose." + (_FIRST if crowd else ""), present, basis=_basis(context, shown), data=data)
 
 
 def _lines(axes: Axes, data: pd.DataFrame, column: str, look: Look,

@@ -100,10 +100,11 @@ def tally(rows: pd.DataFrame) -> Tally:
         ratio=float(rows["rho"].median()),
         local=None if local.isna().any() else int(local.sum()),
         passes=int(rows.groupby("run_id")["passes"].last().sum()),
-        seeds=rows["run_id"].nunique(), idle=sum(_idle(run) for _, run in rows.groupby("run_id")))
+        seeds=rows["run_id"].nunique(), idle=_idle(rows))
 
 
-def _idle(run: pd.DataFrame) -> bool:
-    """Whether all steps of the last quarter of a training were refused, as far as is told."""
-    late = run[run["evaluation"] > 0.75 * run["evaluation"].max()].dropna(subset=["accepted"])
-    return len(late) > 0 and not late["accepted"].any()
+def _idle(rows: pd.DataFrame) -> int:
+    """Counts trainings whose last quarter's steps were all refused, as far as is told."""
+    ends = rows.groupby("run_id")["evaluation"].transform("max")
+    late = rows[rows["evaluation"] > 0.75 * ends].dropna(subset=["accepted"])
+    return int((~late.groupby("run_id")["accepted"].any()).sum())

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from functools import partial
 
+import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stats_records import record
 
 from bench_apts.pruning import rule
@@ -89,14 +92,32 @@ def test_orders_that_miss_are_not_imputed():
     assert replay(sequential, [[trial([0] * 6)]]).cost == INF
 
 
+def decisions_of_a_real_study(kind, length, direction, name, order):
+    """At which evaluation a study prunes each trial, asked at each of them; None at none."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    states = optuna.trial.TrialState
+    study = optuna.create_study(study_name=name, pruner=rule(kind, length),
+                                direction=f"{direction}imize")
+    decisions = []
+    for arrived in order:
+        asked = study.ask()
+        pruned = None
+        for index in range(1, len(arrived.steps)):
+            asked.report(arrived.values[index], index)
+            if asked.should_prune():
+                pruned = index
+                break
+        study.tell(asked, 0.0 if pruned is None else None,
+                   state=states.COMPLETE if pruned is None else states.PRUNED)
+        decisions.append(pruned)
+    return decisions
+
+
 @pytest.mark.parametrize("kind", KINDS)
 # Beyond 200 evaluations ASHA's first rung is the second one.
 @pytest.mark.parametrize(("direction", "length", "unknown"), [
     ("max", 12, 0), ("min", 12, 0), ("max", 12, 4), ("max", 210, 0)])
 def test_decisions_are_those_of_a_real_study(kind, direction, length, unknown):
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # To be minimised, curves fall.
     pool = [t if direction == "max" else t._replace(values=tuple(-v for v in t.values))
             for t in noisy(18, hits=0, evaluations=length)]
@@ -111,25 +132,68 @@ def test_decisions_are_those_of_a_real_study(kind, direction, length, unknown):
     decided = set()
     for seed in range(4):
         order = random.Random(seed).sample(pool, len(pool))
-        study = optuna.create_study(study_name=f"s{seed}", pruner=rule(kind, length),
-                                    direction=f"{direction}imize")
+        expected = decisions_of_a_real_study(kind, length, direction, f"s{seed}", order)
         ours = Arrivals(kind, length, direction, f"s{seed}")
-        for arrived in order:
-            asked = study.ask()
-            expected = None
-            for index in range(1, len(arrived.steps)):
-                asked.report(arrived.values[index], index)
-                if asked.should_prune():
-                    expected = index
-                    break
-            study.tell(asked, 0.0 if expected is None else None,
-                       state=optuna.trial.TrialState.COMPLETE if expected is None
-                       else optuna.trial.TrialState.PRUNED)
-            assert ours.arrive(arrived) == expected
-            decided.add(expected)
+        assert [ours.arrive(arrived) for arrived in order] == expected
+        decided.update(expected)
     # Both decisions were met, and pruning at more than one evaluation.
     assert None in decided
     assert len(decided) > 2
+
+
+# Ties, infinities and unknown values are likely, and any other value is possible.
+METRIC = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan, INF, -INF]),
+                   st.floats(width=32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:All-NaN|invalid value:RuntimeWarning")
+@settings(max_examples=60, deadline=None)
+@given(direction=st.sampled_from(["max", "min"]), name=st.text("abc", max_size=9),
+       curves=st.lists(st.lists(METRIC, max_size=14), min_size=7, max_size=14),
+       length=st.sampled_from([1, 3, 9, 14, 30]))
+def test_asking_only_where_it_matters_changes_no_decision(kind, direction, name, curves, length):
+    order = [trial([0.0, *values]) for values in curves]
+    ours = Arrivals(kind, length, direction, name)
+    assert ([ours.arrive(arrived) for arrived in order]
+            == decisions_of_a_real_study(kind, length, direction, name, order))
+
+
+@pytest.mark.parametrize(("kind", "pruner"), [
+    ("median", optuna.pruners.PercentilePruner),
+    ("asha", optuna.pruners.SuccessiveHalvingPruner),
+    ("hyperband", optuna.pruners.HyperbandPruner)])
+def test_what_decides_is_optunas_pruner(kind, pruner, monkeypatch):
+    pool = noisy(30, hits=0, evaluations=20)
+    assert replay(pruning(kind, 20, "max"), [pool]).pruned > 0
+    asked = []
+    monkeypatch.setattr(pruner, "prune", lambda _, study, trial: asked.append(trial.last_step))
+    assert replay(pruning(kind, 20, "max"), [pool]).pruned == 0
+    # Of 600 evaluations, none before it is known what others did, and rungs only.
+    rungs = {"asha": [1, 4, 16] * 29, "hyperband": [1, 3, 9] * 30}
+    assert asked == rungs[kind] if kind in rungs else 0 < len(asked) < 25 * 20
+
+
+def test_the_median_rule_is_seldom_asked_in_vain(monkeypatch):
+    answers = []
+    ask = optuna.pruners.PercentilePruner.prune
+
+    def recorded(pruner, study, trial):
+        answers.append(ask(pruner, study, trial))
+        return answers[-1]
+
+    monkeypatch.setattr(optuna.pruners.PercentilePruner, "prune", recorded)
+    pool = noisy(30, hits=0, evaluations=20)
+    assert replay(pruning("median", 20, "max"), [pool]).pruned == answers.count(True) > 0
+    assert answers.count(False) <= answers.count(True) / 4
+
+
+def test_unknown_metrics_are_pruned_without_a_warning(recwarn):
+    pool = [*[trial([0, 5, 6, 7])] * 5, trial([0, math.nan, 1, 2])]
+    assert pruning("median", 3, "max")(pool) == Run(16.0, False, 1)
+    diverged = [trial([0, INF, INF, INF])] * 6
+    assert pruning("median", 3, "max")([*diverged, trial([0, 1, 2, 3])]).pruned == 0
+    assert not recwarn.list
 
 
 def test_falsely_pruned_trials_are_counted_and_billed_up_to_there():
@@ -214,6 +278,10 @@ def test_curves_of_records():
 def test_impossible_curves(steps, costs, hit, spent, message):
     with pytest.raises(ValueError, match=message):
         make_curve(steps, (0.5, 0.6), costs, hit, spent)
+
+
+def test_orders_are_500_unless_told_otherwise():
+    assert replay(sequential, shuffled(noisy(3))).orders == 500
 
 
 def test_bad_orders():
