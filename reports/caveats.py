@@ -110,10 +110,10 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "not."))
     spread = sorted({tuple(m["hostname"] for m in r.header.environment["nodes"])
                      for r in gathered.trials if len(r.header.environment.get("nodes", [])) > 1})
-    for names in spread:
+    for machines in spread:
         found.append(Caveat(
             "Ranks on several machines",
-            f"With N > 1 ranks were spread over {units.listing(names)}; times include the "
+            f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these."))
     for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
         names = sorted({str(r.header.environment[key]) for r in gathered.trials

@@ -158,7 +158,7 @@ def _restyle(element: ET.Element) -> None:
 
 def _rename(element: ET.Element, names: Mapping[str, str]) -> None:
     name = element.attrib.pop("id", None)
-    if name in names:
+    if name is not None and name in names:
         element.set("id", names[name])
     if _HREF in element.attrib:
         element.set("href", f"#{names[element.attrib.pop(_HREF).removeprefix('#')]}")
