@@ -1,6 +1,7 @@
 """What the harness's tests share: real commands, a plug-in, trials on the bundled digits."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +113,9 @@ def started(environment):
     def start(*arguments):
         process = subprocess.Popen(
             [sys.executable, "-m", "bench_apts", *map(str, arguments)], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            # A shell that runs the tests in the background has them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         running.append(process)
         return process
 

@@ -131,7 +131,7 @@ def trained(connect, job, metered):
             connect()
     run = Interleaved(job, clock, meter, device, hooked)
     run._warm_up()
-    run._train()
+    run._train(None)
     weights = [torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().numpy()
                for model in (run.stepper.evaluation_model(), run.bare.model)]
     return SimpleNamespace(

@@ -36,9 +36,7 @@ def known(name, sizes, ranks, steps):
         "zero2": partitioned,
         "zero3": [*used, *after],
     }[name]
-    # The end of the warm-up leaves ZeRO-3 with partitions alone, which its next step gathers.
-    first = [("all_gather", whole), *after] if name == "zero3" else step
-    return [first] + [step] * (steps - 1)
+    return [step] * steps
 
 
 def rounds(steps):

@@ -5,7 +5,7 @@
 
 import pytest
 from harness_ranks import run_ranks
-from peerless_answers import PERSISTENT, known, padded, rounds
+from peerless_answers import known, padded, rounds
 from peerless_ranks import SHARE, reduced, refused, trained
 
 from bench_apts.records import Traffic
@@ -259,10 +259,7 @@ def test_two_ranks_predict_zero_up_to_its_padding(zero, name, ranks, suite):
     # Bytes by which the padding of N ranks exceeds that of two, in a step.
     longer = [4 * (padded(size, ranks) - padded(size, 2)) for size in found.sizes]
     if name == "zero3":
-        kept = sum(more for more, size in zip(longer, found.sizes, strict=True)
-                   if size < PERSISTENT)
-        used = sum(longer) - kept
-        more = sum(longer) + kept + (sum(longer) + (STEPS - 1) * used) / STEPS
+        more = 2 * sum(longer)  # reduced and scattered, then gathered
         most = 3 * 4 * ranks * len(longer)
     else:
         n = sum(found.sizes)
