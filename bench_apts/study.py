@@ -15,7 +15,8 @@ from filelock import ReadWriteLock, Timeout
 
 from bench_apts import environment, store
 from bench_apts.errors import UserError
-from bench_apts.launch.elastic import GRACE_S, Launcher
+from bench_apts.launch.elastic import Launcher
+from bench_apts.launch.job import GRACE_S
 from bench_apts.launch.nodes.spread import SpreadLauncher
 from bench_apts.meters import comm
 from bench_apts.runner import Runner

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 STUDY = ("--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1", "--no-twins",
          "--offline", "--set", "suite.budget.samples=1280",
@@ -27,6 +27,17 @@ def start(command, environment):
     """Starts a command in a session of its own."""
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@contextmanager
+def leaving_nothing(processes):
+    """Yields a list, and ends whatever is left of the commands that are put on it."""
+    running = []
+    yield running
+    for process in running:
+        for left in processes.session(process.pid):
+            left.kill()
+        process.communicate()
 
 
 def same(one, other):

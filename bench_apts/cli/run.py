@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from bench_apts.cli import options, session
+from bench_apts.launch.job import GRACE_S
 
 
 def command(
@@ -36,7 +37,7 @@ def command(
         "--jobs-timed", help="Run the final trainings side by side too, though what they are for "
                              "is measured times.")] = False,
     checkpoint_every: options.CheckpointEvery = None,
-    grace: options.Grace = 25.0,
+    grace: options.Grace = GRACE_S,
     nodes: options.Nodes = None,
     node_rank: options.NodeRank = None,
     rendezvous: options.Rendezvous = None,

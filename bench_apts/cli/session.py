@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +11,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import FrameType
 
     from rich.console import Console
 
@@ -119,21 +117,15 @@ def run(
 @contextlib.contextmanager
 def _ending_in_order(out: Console, where: str) -> Iterator[None]:
     """Has SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
-    from bench_apts.launch.elastic import Interrupted
+    from bench_apts.launch.elastic import Interrupted, interruptible
 
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as error:
-        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        with interruptible():
+            yield
+    except Interrupted as error:
         out.print(f"interrupted: finished trials are kept {where}; the same command "
                   "goes on from there", markup=False)
-        raise typer.Exit(128 + number) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise typer.Exit(128 + error.number) from error
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench_apts.cli import options, session
+from bench_apts.launch.job import GRACE_S
 
 
 def command(
@@ -25,7 +26,7 @@ def command(
     shard: options.ShardOf = None,
     jobs: options.JobsOf = 1,
     checkpoint_every: options.CheckpointEvery = None,
-    grace: options.Grace = 25.0,
+    grace: options.Grace = GRACE_S,
     nodes: options.Nodes = None,
     node_rank: options.NodeRank = None,
     rendezvous: options.Rendezvous = None,

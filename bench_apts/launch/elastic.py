@@ -20,6 +20,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from bench_apts.launch import stacks
+from bench_apts.launch.job import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,9 +40,6 @@ _NO_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|^MemoryError", r
 _HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 """Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
 
-GRACE_S = 25.0
-"""How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
-
 _LOGS, _CLAIM = "apts-logs-", ".claim"
 """Short, as the path of a socket in the folder may have no more than 107 bytes."""
 
@@ -55,6 +53,22 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Has SIGTERM and Ctrl-C end the block by ``Interrupted``."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(signal.SIGINT) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from bench_apts.spec import Pruner, Trial
 
+GRACE_S = 25.0
+"""How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
+
 
 class Pruning(Struct, frozen=True):
     """Where a tuning trial stands in its search, and the rule by which it may be given up.

@@ -7,22 +7,18 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 
 from bench_apts import study as studies
 from bench_apts.errors import UserError
-from bench_apts.launch.elastic import Interrupted
+from bench_apts.launch.elastic import Interrupted, interruptible
 from bench_apts.plan import Plan
 from bench_apts.progress import Progress
 from bench_apts.splitting.jobs import Work
 from bench_apts.splitting.shards import Shard
 from bench_apts.suites.data import Prepared
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 def main() -> int:
@@ -31,31 +27,34 @@ def main() -> int:
     Returns:
         The exit code; standard error says why it is not 0.
     """
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    def watch() -> None:
-        sys.stdin.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, end)
     try:
-        work = msgspec.json.decode(sys.stdin.readline(), type=Work)
-        threading.Thread(target=watch, daemon=True).start()
-        folder = Path(work.folder)
-        plan = Plan(work.study, {name: Prepared(name, Path(place), *rest)
-                                 for name, (place, *rest) in work.prepared.items()})
-        with (open(os.devnull, "w", encoding="utf-8") as nowhere,
-              studies.opened(folder, shared=True)):
-            studies.run(plan, folder, Progress(Console(file=nowhere)), shared=True,
-                        reports=work.jobs.timed, checkpoint_every=work.checkpoint_every,
-                        grace_s=work.grace_s, shard=Shard(*work.shard), jobs=work.jobs)
-    except (Interrupted, KeyboardInterrupt) as error:
-        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        with interruptible():
+            _help()
+    except Interrupted as error:
+        return 128 + error.number
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _help() -> None:
+    work = msgspec.json.decode(sys.stdin.readline(), type=Work)
+    threading.Thread(target=_watch, daemon=True).start()
+    folder = Path(work.folder)
+    plan = Plan(work.study, {name: Prepared(name, Path(place), *rest)
+                             for name, (place, *rest) in work.prepared.items()})
+    with (open(os.devnull, "w", encoding="utf-8") as nowhere,
+          studies.opened(folder, shared=True)):
+        studies.run(plan, folder, Progress(Console(file=nowhere)), shared=True,
+                    reports=work.jobs.timed, checkpoint_every=work.checkpoint_every,
+                    grace_s=work.grace_s, shard=Shard(*work.shard), jobs=work.jobs)
+
+
+def _watch() -> None:
+    """Ends this command with the one that started it."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts import fabrics
@@ -15,8 +16,11 @@ from ..scaling.networks import figures
 from ..scaling.numbers import scaled, summary, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from bench_apts.stats.efficiency import Efficiency
+
+    from ..cells import Cell
     from ..context import Context
     from ..parts import Block
     from ..scaling.numbers import Scaled
@@ -47,9 +51,8 @@ def part(context: Context) -> Part | None:
 def _networks(context: Context) -> list[Block]:
     known = fabrics.load()
     networks = fabrics.networks([*known], known, 1, next(iter(known)))
-    found, _ = projected.rows(context.gathered, modelled.RANKS, networks, list(Scaling),
-                              Algorithm.best)
-    rows = [row for row in found if row.cell.suite == context.suite]
+    mine = replace(context.gathered, groups=context.groups)
+    rows, _ = projected.rows(mine, modelled.RANKS, networks, list(Scaling), Algorithm.best)
     listing = modelled.table(rows)
     if listing is None:
         return []
@@ -63,32 +66,32 @@ def _networks(context: Context) -> list[Block]:
 def _finding(context: Context, rows: Sequence[Scaled]) -> str:
     mode = f"{context.suite.scaling.capitalize()} scaling"
     crowded = [row.cell.ranks for row in rows if context.crowded[row.cell.ranks]]
-    compared = [row for row in rows if row.efficiency and row.base
-                and row.base.ranks != row.cell.ranks]
-    clear = [row for row in compared if not row.crowded]
+    compared = [(row, row.efficiency, row.base.ranks) for row in rows
+                if row.efficiency and row.base and row.base.ranks != row.cell.ranks]
+    clear = [entry for entry in compared if not entry[0].crowded]
     if len({row.cell.ranks for row in rows}) < 2:
         return f"{mode}: a single N was run, so that times at others are modelled, not measured."
     text = f"{mode}: no optimizer's median seed reached the target at two N that can be compared"
     if clear:
-        last = max(row.cell.ranks for row in clear)
-        best = max((row for row in clear if row.cell.ranks == last),
-                   key=lambda row: row.efficiency.total if row.efficiency else 0.0)
-        assert best.efficiency
-        assert best.base
-        text = (f"{mode}: at N = {last} the highest efficiency against N = {best.base.ranks} is "
-                f"that of {best.cell.label}, {units.digits(best.efficiency.total)} = "
-                f"{units.digits(best.efficiency.hardware)} hardware × "
-                f"{units.digits(best.efficiency.statistical)} statistical")
+        cell, found, base = _best(clear, lambda found: found.total)
+        text = (f"{mode}: at N = {cell.ranks} the highest efficiency against N = {base} is "
+                f"that of {cell.label}, {units.digits(found.total)} = "
+                f"{units.digits(found.hardware)} hardware × "
+                f"{units.digits(found.statistical)} statistical")
     elif compared:
-        last = max(row.cell.ranks for row in compared)
-        best = max((row for row in compared if row.cell.ranks == last),
-                   key=lambda row: row.efficiency.statistical if row.efficiency else 0.0)
-        assert best.efficiency
-        assert best.base
-        text = (f"{mode}: at N = {last} {best.cell.label} has the largest statistical "
-                f"factor against N = {best.base.ranks}, "
-                f"{units.digits(best.efficiency.statistical)}")
+        cell, found, base = _best(compared, lambda found: found.statistical)
+        text = (f"{mode}: at N = {cell.ranks} {cell.label} has the largest statistical "
+                f"factor against N = {base}, {units.digits(found.statistical)}")
     if crowded:
         sizes = units.listing([str(n) for n in sorted(set(crowded))])
         text += f"; times at N = {sizes} measure this machine, which has fewer cores"
     return text + "."
+
+
+def _best(compared: Sequence[tuple[Scaled, Efficiency, int]],
+          value: Callable[[Efficiency], float]) -> tuple[Cell, Efficiency, int]:
+    """Finds who has the largest value at the largest N, its efficiency, and N0."""
+    last = max(row.cell.ranks for row, _, _ in compared)
+    row, found, base = max((entry for entry in compared if entry[0].cell.ranks == last),
+                           key=lambda entry: value(entry[1]))
+    return row.cell, found, base

@@ -8,7 +8,7 @@ import sys
 
 import psutil
 import pytest
-from nodes_run import STUDY, free_port, node, same, start
+from nodes_run import STUDY, free_port, leaving_nothing, node, same, start
 
 from bench_apts import store
 
@@ -18,20 +18,17 @@ LONG = ("--set", "suite.budget.samples=2000000", "--set", "suite.evaluation.ever
 @pytest.fixture
 def two(environment, tmp_path, processes):
     """Starts a study as node 0 and node 1; leaves nothing of it behind."""
-    running = []
+    with leaving_nothing(processes) as running:
 
-    def begin(*arguments, other=None):
-        address = f"127.0.0.1:{free_port()}"
-        pair = [start(node(rank, address, tmp_path / str(rank), *(
-            other if rank and other is not None else arguments)), environment) for rank in (0, 1)]
-        running.extend(pair)
-        return pair
+        def begin(*arguments, other=None):
+            address = f"127.0.0.1:{free_port()}"
+            pair = [start(node(rank, address, tmp_path / str(rank), *(
+                other if rank and other is not None else arguments)), environment)
+                for rank in (0, 1)]
+            running.extend(pair)
+            return pair
 
-    yield begin
-    for process in running:
-        for left in processes.session(process.pid):
-            left.kill()
-        process.communicate()
+        yield begin
 
 
 def ended(pair, patience_s=120):

@@ -6,7 +6,7 @@ What they record is what one host records: the same losses, weights and bytes.
 import subprocess
 
 import pytest
-from nodes_run import STUDY, free_port, node, same, start
+from nodes_run import STUDY, free_port, leaving_nothing, node, same, start
 
 from bench_apts import soundness, store
 
@@ -45,20 +45,16 @@ def hosts(tmp_path):
 @pytest.fixture
 def two(hosts, environment, tmp_path, processes):
     """Starts a study on both hosts; leaves nothing of it behind."""
-    running = []
+    with leaving_nothing(processes) as running:
 
-    def begin(*arguments):
-        address = f"{PREFIX}.1:{free_port()}"
-        for rank, before in enumerate(hosts):
-            running.append(start(node(rank, address, tmp_path / str(rank), *arguments,
-                                      before=before), environment))
-        return running
+        def begin(*arguments):
+            address = f"{PREFIX}.1:{free_port()}"
+            for rank, before in enumerate(hosts):
+                running.append(start(node(rank, address, tmp_path / str(rank), *arguments,
+                                          before=before), environment))
+            return running
 
-    yield begin
-    for process in running:
-        for left in processes.session(process.pid):
-            left.kill()
-        process.communicate()
+        yield begin
 
 
 def compared(pair, ranks, command, tmp_path):

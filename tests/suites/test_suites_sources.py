@@ -13,17 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refusal
 
-from bench_apts.errors import UserError
 from bench_apts.suites import data, download, published, sources
-
-
-def refusal(name, folder, offline=True):
-    with pytest.raises(UserError) as caught:
-        data.prepare(name, folder, offline)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, own_cache):

@@ -17,17 +17,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refused import refusal
 
 from bench_apts.errors import UserError
 from bench_apts.suites import batches, data, published, sources
-
-
-def refusal(name, folder, offline=True):
-    with pytest.raises(UserError) as caught:
-        data.prepare(name, folder, offline)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_unpublished_checksum_is_refused_before_anything_is_opened(

@@ -1,0 +1,15 @@
+"""Data that must be refused, in one line."""
+
+import pytest
+
+from bench_apts.errors import UserError
+from bench_apts.suites import data
+
+
+def refusal(name, folder, offline=True):
+    """Returns what a user is told."""
+    with pytest.raises(UserError) as caught:
+        data.prepare(name, folder, offline)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
