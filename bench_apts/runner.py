@@ -126,6 +126,8 @@ class Runner:
         if record.finished or record.end.audit is not None:
             checkpoint.sweep(Path(saving.folder))
         self._progress.trial_finished(record)
+        if outcome.status == "error":
+            self._launcher.ready()  # a node that is gone ends the study, even in its last trial
         return record
 
     def _saving(self, trial: Trial, known: TrialRecord | None) -> Saving:

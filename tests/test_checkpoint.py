@@ -1,40 +1,19 @@
 """A trial that was stopped goes on as if nothing had happened, to the last bit."""
 
 import pytest
+from alike import assert_alike
 from checkpoint_study import Folder, Ranks
 
 from bench_apts import soundness, store
 
 OVERRIDES = ("suite.budget.samples=4000", "suite.evaluation.every_samples=1000",
              "suite.batch_size=32")
-CLOCKS = {"train_s", "wall_s", "cpu_s", "peak_memory_bytes", "comm"}
 SPENT = ("setup_s", "warmup_s", "train_s", "eval_s", "checkpoint_s")
 
 
 @pytest.fixture
 def folder(tmp_path, digits):
     return lambda name: Folder(tmp_path / name, digits)
-
-
-def assert_alike(one, other):
-    """Checks that two records tell of the same course."""
-    assert one.end.status == other.end.status
-    assert one.end.test == other.end.test
-    assert one.end.final_weights_sha256 == other.end.final_weights_sha256
-    assert len(one.evals) == len(other.evals)
-    for first, second in zip(one.evals, other.evals, strict=True):
-        for name in set(first.__struct_fields__) - CLOCKS:
-            assert getattr(first, name) == getattr(second, name), (name, first.samples)
-        for phase in ("train", "eval"):
-            assert first.comm.get(phase) == second.comm.get(phase), (phase, first.samples)
-    for phase in ("train", "eval"):
-        assert one.end.comm.get(phase) == other.end.comm.get(phase)
-        assert ([c for c in one.end.calls if c.phase == phase]
-                == [c for c in other.end.calls if c.phase == phase])
-    for record in (one, other):
-        for name, part in record.end.audit.parts.items():
-            assert abs(part.difference) <= part.unsure_bytes, (name, part)
-        assert soundness.ledger_gap(record) is None
 
 
 def check(folder, trial, steps):

@@ -8,6 +8,7 @@ import sys
 
 import psutil
 import pytest
+from alike import assert_alike
 from nodes_run import STUDY, free_port, leaving_nothing, node, same, start
 
 from bench_apts import store
@@ -119,8 +120,10 @@ def test_a_rank_killed_on_the_other_node_is_named(two, tmp_path, plugin):
 
 
 @pytest.mark.slow
-def test_the_other_command_killed_in_a_trial_ends_the_study_in_order(two, tmp_path, processes):
-    pair = two("--gpus", "2", *STUDY, *LONG)
+@pytest.mark.parametrize("optimizers", ["adam-default,apts", "adam-default"])  # the last trial
+def test_the_other_command_killed_in_a_trial_ends_the_study_in_order(
+        two, tmp_path, processes, optimizers):
+    pair = two("--gpus", "2", *STUDY, *LONG, "--optimizers", optimizers)
     training(pair, tmp_path, processes)
     pair[1].kill()
     codes, said = ended(pair)
@@ -163,6 +166,27 @@ def test_a_signal_ends_both_in_order(two, tmp_path, processes, rank, name, codes
     assert [c.skipped for c in record.checkpoints] == [""] * (name == "SIGTERM")
     if rank:
         assert record.end.reason == f"node 1 ({socket.gethostname()}), ended by SIGTERM"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam-default", "apts"])
+def test_both_go_on_from_a_checkpoint_that_both_wrote(
+        two, tmp_path, processes, command, optimizer):
+    # Long enough to be stopped within, on a machine of any speed.
+    study = ("--gpus", "2", *STUDY, "--optimizers", optimizer, "--set",
+             "suite.budget.samples=150000", "--set", "suite.evaluation.every_samples=5000")
+    pair = two(*study)
+    training(pair, tmp_path, processes)
+    os.kill(pair[0].pid, signal.SIGTERM)
+    codes, said = ended(pair, 60)
+    assert codes == [143, 143], said
+    codes, said = ended(two(*study))
+    assert codes == [0, 0], said
+    (record,) = records(tmp_path).values()
+    assert record.resumed == [record.checkpoints[0].samples]
+    alone = command("run", *study, "--out", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    assert_alike(record, *store.read_trials(tmp_path / "alone" / "digits"))
 
 
 @pytest.mark.slow
