@@ -9,15 +9,17 @@ from filelock import FileLock, Timeout
 
 from bench_apts import environment, store
 from bench_apts.checkpoints import checkpoint
+from bench_apts.execution import WHOLLY
 from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
 from bench_apts.launch.job import Job, Saving
 from bench_apts.progress import describe
 from bench_apts.records import End, Header, TrialRecord
-from bench_apts.splitting.jobs import ALONE, Jobs, Slots
+from bench_apts.splitting.jobs import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bench_apts.execution import Execution
     from bench_apts.launch.job import Pruning
     from bench_apts.progress import Progress
     from bench_apts.spec import Trial
@@ -40,13 +42,10 @@ class Runner:
         card: The environment card.
         launcher: Runs the ranks.
         progress: Is told what happens.
-        shared: Whether other commands work on the same study.
-        checkpoint_every: Samples between two checkpoints; None for those alone that SIGTERM
-            asks for.
-        jobs: How many trials run side by side.
+        execution: How trials are run.
 
     Attributes:
-        jobs: The same; may be set between trials.
+        jobs: How many trials run side by side; may be set between trials.
     """
 
     def __init__(
@@ -56,16 +55,14 @@ class Runner:
         card: dict[str, object],
         launcher: Launcher,
         progress: Progress,
-        shared: bool,
-        checkpoint_every: int | None = None,
-        jobs: Jobs = ALONE,
+        execution: Execution = WHOLLY,
     ) -> None:
         self._folder, self._prepared, self._card = folder, prepared, card
-        self._launcher, self._progress, self._shared = launcher, progress, shared
-        self._every = checkpoint_every
-        self.jobs, self._ended = jobs, jobs.ended
-        self._slots = Slots(folder, environment.cores()) if jobs.count > 1 else None
-        if shared:
+        self._launcher, self._progress = launcher, progress
+        self._shared, self._every = execution.shared, execution.checkpoint_every
+        self.jobs, self._ended = execution.jobs, execution.jobs.ended
+        self._slots = Slots(folder, environment.cores()) if self.jobs.count > 1 else None
+        if self._shared:
             (folder / ".claims").mkdir(exist_ok=True)
 
     def run(self, trial: Trial, pruning: Pruning | None = None) -> TrialRecord | None:

@@ -6,6 +6,7 @@ from harness_ranks import run_ranks
 from rich.console import Console
 
 from bench_apts import environment, store
+from bench_apts.execution import Execution
 from bench_apts.launch.elastic import Interrupted, Outcome
 from bench_apts.progress import Progress
 from bench_apts.runner import Runner
@@ -53,7 +54,8 @@ class Folder:
         (self.path / "trials").mkdir(parents=True, exist_ok=True)
         with self.notes.open("a") as notes:
             runner = Runner(self.path, {"digits": self.prepared}, self.card, launcher or Ranks(),
-                            Progress(Console(file=notes, soft_wrap=True)), False, every)
+                            Progress(Console(file=notes, soft_wrap=True)),
+                            Execution(checkpoint_every=every))
             try:
                 return runner.run(trial)
             except Interrupted:

@@ -13,8 +13,9 @@ import pytest
 
 from bench_apts import environment as machine
 from bench_apts import store
-from bench_apts.splitting import jobs
-from bench_apts.splitting.jobs import Helper, Jobs, Slots
+from bench_apts.splitting import helpers, jobs
+from bench_apts.splitting.helpers import Helper
+from bench_apts.splitting.jobs import Jobs, Slots
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -92,7 +93,7 @@ def test_a_helper_that_fails_is_quoted():
         return Helper(subprocess.Popen([sys.executable, "-c", code], stderr=errors, text=True,
                                        stdin=subprocess.PIPE), errors)
 
-    words = jobs.wait([ended("pass"), ended("import sys; sys.exit('first\\nno room')"),
+    words = helpers.wait([ended("pass"), ended("import sys; sys.exit('first\\nno room')"),
                        ended("import sys; sys.exit(3)")])
     assert words == ["helper 2 ended with code 1, so this command did its part: no room",
                      "helper 3 ended with code 3, so this command did its part: it said nothing"]

@@ -48,6 +48,7 @@ def command(
 ) -> None:
     """Compare optimizers on suites at several world sizes and write a report."""
     from bench_apts import resolve
+    from bench_apts.execution import Execution
     from bench_apts.splitting import shards
 
     console = session.console()
@@ -58,6 +59,8 @@ def command(
         sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
     part = shards.parse(shard, resolved)
     side_by_side = session.jobs(console, jobs, jobs_timed, resolved, place)
+    execution = Execution(shared or side_by_side.count > 1, True, part, side_by_side,
+                          checkpoint_every, grace)
     folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
     if dry_run:
@@ -73,5 +76,4 @@ def command(
         console.print("building the report")
         console.print(f"report: {build(folder)}", markup=False)
 
-    session.run(console, plan, folder, shared, True, report, place, rendezvous_timeout,
-                checkpoint_every, grace, part, side_by_side)
+    session.run(console, plan, folder, execution, report, place, rendezvous_timeout)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from bench_apts.execution import Execution
     from bench_apts.launch.nodes.leader import Leader
     from bench_apts.launch.nodes.placement import Placement
     from bench_apts.plan import Plan
     from bench_apts.spec import Study, Suite
     from bench_apts.splitting.jobs import Jobs
-    from bench_apts.splitting.shards import Shard
 
 
 def console() -> Console:
@@ -79,9 +79,8 @@ def plan(
 
 
 def run(
-    out: Console, planned: Plan, results: Path, shared: bool, reports: bool,
-    then: Callable[[], None], place: Placement, patience_s: float,
-    checkpoint_every: int | None, grace_s: float, shard: Shard, jobs: Jobs,
+    out: Console, planned: Plan, results: Path, execution: Execution, then: Callable[[], None],
+    place: Placement, patience_s: float,
 ) -> None:
     """Runs a plan in its folder and finishes with ``then``; says which trials failed.
 
@@ -89,18 +88,16 @@ def run(
     ``then`` waits for the whole.
     """
     if place.rank:
-        _follow(out, planned, place, patience_s, grace_s)
+        _follow(out, planned, place, patience_s, execution.grace_s)
         return
     from bench_apts import study as studies
     from bench_apts.progress import Progress
 
-    shared = shared or jobs.count > 1
-    with (_leading(out, planned, place, patience_s) as leader, studies.opened(results, shared),
-          _ending_in_order(out, f"in {results}")):
+    with (_leading(out, planned, place, patience_s) as leader,
+          studies.opened(results, execution.shared), _ending_in_order(out, f"in {results}")):
         progress = Progress(out)
         with progress.shown():
-            missing = studies.run(planned, results, progress, shared, reports, leader,
-                                  checkpoint_every, grace_s, shard, jobs)
+            missing = studies.run(planned, results, progress, execution, leader)
         if leader:
             leader.dismiss()
         failed = {name: count for name, count in progress.statuses.items()

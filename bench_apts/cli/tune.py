@@ -37,6 +37,7 @@ def command(
     from rich.table import Table
 
     from bench_apts import resolve, store
+    from bench_apts.execution import Execution
     from bench_apts.splitting import shards
 
     console = session.console()
@@ -47,6 +48,8 @@ def command(
         sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
     part = shards.parse(shard, resolved)
     side_by_side = session.jobs(console, jobs, False, resolved, place)
+    execution = Execution(shared or side_by_side.count > 1, False, part, side_by_side,
+                          checkpoint_every, grace)
     folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
 
@@ -64,5 +67,4 @@ def command(
         console.print(table, markup=False)
         console.print(f"results: {folder}", markup=False)
 
-    session.run(console, plan, folder, shared, False, frozen, place, rendezvous_timeout,
-                checkpoint_every, grace, part, side_by_side)
+    session.run(console, plan, folder, execution, frozen, place, rendezvous_timeout)

@@ -16,8 +16,7 @@ from bench_apts.errors import UserError
 from bench_apts.launch.elastic import Interrupted, interruptible
 from bench_apts.plan import Plan
 from bench_apts.progress import Progress
-from bench_apts.splitting.jobs import Work
-from bench_apts.splitting.shards import Shard
+from bench_apts.splitting.helpers import Work
 from bench_apts.suites.data import Prepared
 
 
@@ -46,9 +45,7 @@ def _help() -> None:
                              for name, (place, *rest) in work.prepared.items()})
     with (open(os.devnull, "w", encoding="utf-8") as nowhere,
           studies.opened(folder, shared=True)):
-        studies.run(plan, folder, Progress(Console(file=nowhere)), shared=True,
-                    reports=work.jobs.timed, checkpoint_every=work.checkpoint_every,
-                    grace_s=work.grace_s, shard=Shard(*work.shard), jobs=work.jobs)
+        studies.run(plan, folder, Progress(Console(file=nowhere)), work.execution)
 
 
 def _watch() -> None:

@@ -1,31 +1,21 @@
-"""Trials side by side: helper commands that share a study's folder, and the cores they run on.
-
-A helper takes tuning trials as any command does that is given ``--shared``. No more ranks run at
-once than the machine has cores; on GPUs each helper has its own.
-"""
+"""Trials side by side: how many there can be, and the cores that they run on."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import subprocess
-import sys
-import tempfile
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from bench_apts import environment
-from bench_apts.spec import Study
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-_AFTER_S = 10.0
-"""How long a helper may take to end, beyond what a trial may take to write a checkpoint."""
+    from bench_apts.spec import Study
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -52,21 +42,6 @@ class Jobs(msgspec.Struct, frozen=True):
 
 
 ALONE = Jobs()
-
-
-class Work(msgspec.Struct, frozen=True):
-    """What a helper is told: the study, its folder, which part of it, and how to run it.
-
-    ``prepared`` has folder, fingerprint and source of each data set.
-    """
-
-    study: Study
-    prepared: dict[str, tuple[str, str, str]]
-    folder: str
-    shard: tuple[int, int]
-    jobs: Jobs
-    checkpoint_every: int | None
-    grace_s: float
 
 
 def fitting(asked: int, study: Study) -> tuple[int, str]:
@@ -121,68 +96,3 @@ class Slots:
                 if len(free) < wanted:
                     held.close()
             yield len(free) == wanted
-
-
-class Helper(NamedTuple):
-    """A command that runs trials of ours, and the file that takes what it complains of."""
-
-    process: subprocess.Popen[str]
-    errors: IO[str]
-
-
-@contextlib.contextmanager
-def helpers(work: Work) -> Iterator[Sequence[Helper]]:
-    """Runs ``work.jobs.count - 1`` helpers while the block does; ends those that still run.
-
-    A helper has none of its own.
-    """
-    started: list[Helper] = []
-    with contextlib.ExitStack() as files:
-        try:
-            for number in range(1, 1 if work.jobs.helper else work.jobs.count):
-                errors = files.enter_context(tempfile.TemporaryFile(
-                    "w+", encoding="utf-8", errors="replace"))
-                started.append(_start(work, number, errors))
-            yield started
-        finally:
-            for helper in started:
-                helper.process.terminate()
-            for helper in started:
-                try:
-                    helper.process.wait(work.grace_s + _AFTER_S)
-                except subprocess.TimeoutExpired:
-                    helper.process.kill()
-                    helper.process.wait()
-                assert helper.process.stdin is not None
-                helper.process.stdin.close()
-
-
-def wait(started: Sequence[Helper]) -> list[str]:
-    """Waits until helpers have ended, and returns the last words of those that failed."""
-    words = []
-    for number, helper in enumerate(started, 1):
-        if helper.process.wait():
-            helper.errors.seek(0)
-            said = helper.errors.read().strip().splitlines() or ["it said nothing"]
-            words.append(f"helper {number} ended with code {helper.process.returncode}, so this "
-                         f"command did its part: {said[-1]}")
-    return words
-
-
-def _start(work: Work, number: int, errors: IO[str]) -> Helper:
-    work = msgspec.structs.replace(work, jobs=msgspec.structs.replace(work.jobs, helper=True))
-    environ = dict(os.environ)
-    if work.study.device == "cuda":
-        visible = environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [*map(str, range(environment.gpu_count()))]
-        most = max(work.study.ranks)
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * most:(number + 1) * most])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench_apts.splitting.helper"], env=environ, stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=errors, text=True)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # its exit code will tell
-        # The pipe stays open: at its end, when this command is gone, the helper ends too.
-        process.stdin.write(msgspec.json.encode(work).decode() + "\n")
-        process.stdin.flush()
-    return Helper(process, errors)
