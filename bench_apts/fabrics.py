@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,7 @@ def load(own: Path | None = None) -> dict[str, Fabric]:
     Raises:
         UserError: The file cannot be read, is no TOML, or a key is missing, unknown or wrong.
     """
-    with resources.as_file(resources.files(__package__) / "fabrics.toml") as shipped:
-        found = _read(shipped)
-    return found if own is None else found | _read(own)
+    return {**_shipped(), **(_read(own) if own else {})}
 
 
 def networks(
@@ -44,6 +43,12 @@ def networks(
             raise unknown("fabric", name, known, "Own ones come from --fabrics my.toml.")
     inner = known[node_fabric] if node_ranks > 1 else None
     return {name: Network(known[name], inner, node_ranks) for name in names}
+
+
+@cache
+def _shipped() -> dict[str, Fabric]:
+    with resources.as_file(resources.files(__package__) / "fabrics.toml") as path:
+        return _read(path)
 
 
 def _read(where: Path) -> dict[str, Fabric]:

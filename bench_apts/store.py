@@ -7,21 +7,17 @@ line is an error that names file and line.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import gc
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from bench_apts import collection
 from bench_apts.errors import UserError
 from bench_apts.records import Checkpoint, End, Eval, Event, Header, Start, TrialRecord
 from bench_apts.spec import SCHEMA, Study
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _decoder = msgspec.json.Decoder(Event)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -217,21 +213,6 @@ def read_study(folder: Path) -> StudyFile:
 
 def read_trials(folder: Path) -> list[TrialRecord]:
     """Reads all trials of a results folder, in the order of their files' names."""
-    with _no_collection():
+    with collection.paused():
         records = [read_trial(path) for path in sorted((folder / "trials").glob("*.jsonl"))]
     return [record for record in records if record is not None]
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Holds off the garbage collector, which would walk over millions of events again and again.
-
-    They have no cycles, and at ten thousand trials it would take three quarters of the time.
-    """
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bench_apts.errors import UserError, unknown
@@ -15,6 +16,10 @@ FORMATS = ("html", "csv", "svg", "png", "json", "md", "pdf")
 
 STANDARD = ("html", "csv", "svg", "json")
 """What is written if nobody asks for anything else: all that takes little time and no browser."""
+
+
+_WRITERS = 8
+"""Files that are written at a time."""
 
 
 def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None = None,
@@ -40,24 +45,26 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
             yet, a format is unknown, there is nothing to print a PDF with, or the folder cannot
             be written.
     """
+    from bench_apts.collection import spared
+
     from .gather import gather
 
     _check(formats)
-    gathered = gather(folder)
     past = None
     if history is not None:
         from .history.commits import read
 
         past = read(history)
-    _make(out or folder)
-    # Drawing libraries take a second to import: not before there is something to draw.
-    from .formats import document, summary
-    from .page import compose
+    with spared(lambda: gather(folder)) as gathered:
+        _make(out or folder)
+        # Drawing libraries take a second to import: not before there is something to draw.
+        from .formats import document, summary
+        from .page import compose
 
-    output = compose(gathered, past, png="png" in formats)
-    return _write(out or folder, "report", formats, output.html, output.files,
-                  {"json": lambda: document.report(output),
-                   "md": lambda: summary.markdown(output).encode()})
+        output = compose(gathered, past, png="png" in formats)
+        return _write(out or folder, "report", formats, output.html, output.files,
+                      {"json": lambda: document.report(output),
+                       "md": lambda: summary.markdown(output).encode()})
 
 
 def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
@@ -84,7 +91,8 @@ def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
     _make(out or second)
     from .comparison import page as compared_page
 
-    output = compared_page.compose(*studies, names or (str(first), str(second)))
+    output = compared_page.compose(*studies, names or (str(first), str(second)),
+                                   png="png" in formats)
     return _write(out or second, "compared", formats, output.html, output.files,
                   {"json": lambda: output.document, "md": lambda: output.markdown.encode()})
 
@@ -126,12 +134,17 @@ def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
         from .formats.pdf import printed
 
         chosen[f"{stem}.pdf"] = printed(page)
-    if "html" in formats:
-        chosen[f"{stem}.html"] = page
     try:
-        for name, content in chosen.items():
+        for name in chosen:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            store.write_bytes(folder / name, content)
+        # Each file waits for the disk, and many can wait at once.
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            for _ in writers.map(lambda file: store.write_bytes(folder / file[0], file[1]),
+                                 chosen.items()):
+                pass
+        if "html" not in formats:
+            return folder
+        store.write_bytes(folder / f"{stem}.html", page)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return folder / f"{stem}.html" if "html" in formats else folder
+    return folder / f"{stem}.html"

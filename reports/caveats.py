@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.soundness import ledger_gap
 
@@ -167,14 +167,17 @@ def _results(gathered: Gathered) -> list[Caveat]:
             "Several configurations", f"{units.listing([*moved])} needs no tuning only as long as "
             "one configuration serves everywhere; here it changed between suites or N, so the "
             "badge is withheld."))
-    shared = dict.fromkeys((cell.label, cell.leader) for group in gathered.groups
-                           for cell in group.cells if cell.leader)
-    for label, leader in shared:
+    shared: dict[str, dict[str, None]] = defaultdict(dict)
+    for cell in (cell for group in gathered.groups for cell in group.cells):
+        if cell.leader:
+            shared[cell.leader][cell.label] = None
+    for leader, labels in shared.items():
         found.append(Caveat(
             "Tuning shared",
-            f"{label} took the same course as {leader} in the first tuning trial, so it took over "
-            f"what {leader}'s search found: its expected cost is {leader}'s, and "
-            "only the final trainings are its own. --no-share pays for a search of its own."))
+            f"In the first tuning trial {units.listing([*labels])} took the same course as "
+            f"{leader} and so took over what {leader}'s search found: the expected cost is "
+            f"{leader}'s, only the final trainings are their own. --no-share pays for a search "
+            "of each."))
     edges = dict.fromkeys(
         (cell.label, name) for group in gathered.groups for cell in group.cells
         for name in on_the_edge(cell))
@@ -233,12 +236,15 @@ def _records(gathered: Gathered) -> list[Caveat]:
 
 
 def _whose(records: list[TrialRecord]) -> str:
-    """Names the optimizers and N of some trials: ``2 of sgd at N = 1, 1 of adam at N = 2``."""
-    counts: Counter[Any] = Counter(
-        (r.trial.suite.name, r.trial.label, r.trial.ranks, r.trial.stage) for r in records)
-    one_suite = len({key[0] for key in counts}) == 1
-    parts = [f"{number} {'tuning trial' if stage == 'tune' else 'seed'}"
-             f"{'' if number == 1 else 's'} of {label} at N = {ranks}"
-             + ("" if one_suite else f" on {suite}")
-             for (suite, label, ranks, stage), number in sorted(counts.items())]
-    return units.listing(parts)
+    """Counts some trials: ``2 tuning trials of sgd at each N = 1, 2; 1 seed of adam at N = 2``."""
+    counts: Counter[tuple[str, str, str, int]] = Counter(
+        (r.trial.suite.name, r.trial.label, r.trial.stage, r.trial.ranks) for r in records)
+    one_suite = len({suite for suite, *_ in counts}) == 1
+    where: dict[tuple[str, str, str, int], list[str]] = defaultdict(list)
+    for (suite, label, stage, ranks), number in sorted(counts.items()):
+        where[suite, label, stage, number].append(str(ranks))
+    return "; ".join(
+        f"{units.plural(number, 'tuning trial' if stage == 'tune' else 'seed')} of {label} at "
+        f"{'each ' if len(ranks) > 1 else ''}N = {', '.join(ranks)}"
+        + ("" if one_suite else f" on {suite}")
+        for (suite, label, stage, number), ranks in where.items())

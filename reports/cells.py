@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.records import train_bytes
 from bench_apts.stats.bootstrap import ert_interval
-from bench_apts.stats.costs import hit_bracket, outcome
+from bench_apts.stats.costs import hit_bracket, outcome, outcomes
 from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bench_apts.stats.costs import Currency, Outcome
     from bench_apts.stats.noise import Noise
     from bench_apts.stats.tuning import Ert
+
+    from .tuning.pool import Pool, View
 
 
 class Middle(NamedTuple):
@@ -104,12 +106,11 @@ class Cell:
 
     @cached_property
     def _outcomes(self) -> dict[float, list[Outcome]]:
-        return {}
+        found = [outcomes(record) for record in self.draws]
+        return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[Outcome]:
-        """Outcomes of ``draws`` at a level of the target."""
-        if level not in self._outcomes:
-            self._outcomes[level] = [outcome(record, level) for record in self.draws]
+        """Outcomes of ``draws`` at one of the target's levels."""
         return self._outcomes[level]
 
     def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
@@ -141,7 +142,12 @@ class Cell:
     @cached_property
     def finals(self) -> list[Outcome]:
         """Outcomes of the report-stage seeds at the full target."""
-        return [outcome(record) for record in self.seeds]
+        return [outcome(record) for record in self.seeds] if self.tune else self.outcomes()
+
+    @cached_property
+    def pools(self) -> dict[View, Pool | None]:
+        """What ``tuning.pool.pool`` read of its trials; sections share what it works out."""
+        return {}
 
     def to_target(self, currency: Currency) -> Middle:
         """Cost of one training with the frozen configuration to the full target."""
@@ -174,8 +180,9 @@ class Cell:
     @property
     def test(self) -> list[float]:
         """Test metric after the full budget, one for each seed that got there."""
-        return [r.end.test[self.test_metric] for r in self.seeds
-                if r.end and r.end.test and self.test_metric in r.end.test]
+        metric = self.test_metric
+        return [r.end.test[metric] for r in self.seeds
+                if r.end and r.end.test and metric in r.end.test]
 
     @property
     def tuning_bill(self) -> dict[Currency, float]:

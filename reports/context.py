@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .cells import Group
     from .drawing.style import Look
     from .gather import Gathered
+    from .tuning.replay import Replays
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Context:
         looks: Each optimizer's look, by label.
         crowded: For each N, whether its times measure the machine rather than the method.
         curves: The evaluations of the frozen configurations' trainings, see ``curves.frame``.
+        replays: Tuning policies over the study's trials; None to leave them out.
     """
 
     gathered: Gathered
@@ -40,6 +42,7 @@ class Context:
     looks: Mapping[str, Look]
     crowded: Mapping[int, bool]
     curves: pd.DataFrame
+    replays: Replays | None = None
 
     def size(self, ranks: int) -> str:
         """Heading of what is about one N; a dagger marks times that measure the machine."""

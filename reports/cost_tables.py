@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from bench_apts.records import TrialRecord
-    from bench_apts.stats.costs import Currency
+    from bench_apts.stats.costs import Currency, Outcome
 
     from .cells import Cell, Group, Middle
     from .table import Plain
@@ -221,10 +221,13 @@ def tuning(groups: Sequence[Group], device: str) -> Table | None:
     for group in groups:
         for cell in group.cells:
             mine = cell.checks if cell.leader else cell.tune
-            if mine:
-                breaks.add(len(rows))
+            if not mine:
+                continue
+            breaks.add(len(rows))
             fixed = _fixed([record.trial.hyperparameters for record in cell.tune])
-            rows += [_tuning_row(cell, fixed, record, device) for record in mine]
+            results = map(outcome, mine) if cell.leader else cell.outcomes()
+            rows += [_tuning_row(cell, fixed, record, result, device)
+                     for record, result in zip(mine, results, strict=True)]
     if not rows:
         return None
     metric = groups[0].suite.target.metric
@@ -242,9 +245,9 @@ def _fixed(tried: Sequence[Mapping[str, object]]) -> dict[str, object]:
             if all(key in other and other[key] == value for other in tried)}
 
 
-def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord,
+def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, result: Outcome,
                 device: str) -> tuple[Value, ...]:
-    trial, result = record.trial, outcome(record)
+    trial = record.trial
     settings = trial.hyperparameters
     varied = {key: value for key, value in settings.items()
               if key not in fixed or fixed[key] != value}

@@ -11,14 +11,16 @@ from .curves.courses import frame
 from .drawing.canvas import png as pixels
 from .drawing.canvas import swatch, theme
 from .drawing.style import looks
-from .findings import unstable
+from .findings import HEADLINE, unstable
 from .formats import render
 from .parts import Boxes, Listing, Pictures
 from .provenance import cards
 from .table import csv, frame_csv
+from .tuning.pool import View, pools
+from .tuning.replay import Replays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bench_apts.spec import Suite
 
@@ -83,15 +85,13 @@ def compose(gathered: Gathered, found: History | None = None, *, png: bool = Fal
         found: Numbers over commits to show beside it, if any.
         png: Whether the figures are wanted as PNG, too, which takes as long as all the rest.
     """
-    contexts = _contexts(gathered)
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
-    with theme():
-        chapters = tuple(
-            Chapter(context.suite, f"s{index}", sections.decision.part(context), tuple(
-                part for section in sections.CHAPTER if (part := section.part(context))))
-            for index, context in enumerate(contexts))
+    view = View(HEADLINE, 1.0, gathered.device)
+    with theme(), Replays(pools(gathered.groups, view), view) as replays:
+        contexts = _contexts(gathered, replays)
         ranked = sections.ranking.part(contexts)
+        chapters = _chapters(contexts)
         past = sections.history.part(found) if found else None
         overall = tuple(part for part in (ranked, past) if part)
         symbols = {label: swatch(look[label], f"mark{index}", label)
@@ -119,7 +119,18 @@ def compose(gathered: Gathered, found: History | None = None, *, png: bool = Fal
     return Output(html, files, gathered, chapters, overall, tables, told, origin, warnings)
 
 
-def _contexts(gathered: Gathered) -> list[Context]:
+def _chapters(contexts: Sequence[Context]) -> tuple[Chapter, ...]:
+    # The bills of tuning come last, as others replay its policies in the meantime.
+    order = sorted(sections.CHAPTER, key=lambda section: section is sections.tuning)
+    decisions = [sections.decision.part(context) for context in contexts]
+    built = {section: [section.part(context) for context in contexts] for section in order}
+    return tuple(
+        Chapter(context.suite, f"s{index}", decisions[index], tuple(
+            part for section in sections.CHAPTER if (part := built[section][index])))
+        for index, context in enumerate(contexts))
+
+
+def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
     study = gathered.file.study
     look = looks([entry.label for entry in study.entries])
     crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
@@ -129,7 +140,7 @@ def _contexts(gathered: Gathered) -> list[Context]:
         groups = tuple(group for group in gathered.groups if group.suite == suite)
         twins = [other for other in study.suites if other.name == suite.name]
         prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
-        found.append(Context(gathered, suite, prefix, groups, look, crowded, data))
+        found.append(Context(gathered, suite, prefix, groups, look, crowded, data, replays))
     return found
 
 

@@ -119,6 +119,7 @@ class Part:
         finding: One sentence written from the data, with its numbers.
         blocks: What is shown, in order.
         legend: Whether the optimizers' legend is to stand above the figures.
+        drawn: The labels that the legend is limited to, () for all.
     """
 
     slug: str
@@ -126,3 +127,4 @@ class Part:
     finding: str
     blocks: tuple[Block, ...] = field(default=())
     legend: bool = False
+    drawn: tuple[str, ...] = ()

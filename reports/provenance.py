@@ -16,10 +16,11 @@ _CODE = ("commit", "dirty", "version", "bench_apts")
 
 
 class Card(NamedTuple):
-    """A titled list of names and values."""
+    """A titled list of names and values, in a card as wide as the page if they are long."""
 
     title: str
     items: tuple[tuple[str, str], ...]
+    wide: bool = False
 
 
 def cards(gathered: Gathered) -> list[Card]:
@@ -33,13 +34,14 @@ def cards(gathered: Gathered) -> list[Card]:
     run = [
         ("Command", shlex.join(gathered.file.command)),
         ("Created", gathered.file.created),
-        *((key.capitalize(), show(key, environment[key])) for key in _CODE if key in environment),
+        *((_title(key), show(key, environment[key])) for key in _CODE if key in environment),
         ("Base seed", str(study.base_seed)),
         ("Trials per tuned optimizer", str(study.trials)),
         ("Seeds per optimizer", str(study.seeds)),
         ("Communication meter", "; ".join(meters) or "none"),
         ("Spent", _spent(gathered)),
         ("Repeatable", _repeatable(gathered)),
+        ("Determinism", _determinism(gathered)),
     ]
     machine = [(_title(key), show(key, environment[key])) for key in _MACHINE
                if key in environment]
@@ -47,10 +49,10 @@ def cards(gathered: Gathered) -> list[Card]:
             if key not in (*_MACHINE, *_CODE)]
     found = [Card("Run", tuple(run)), Card("Machine", tuple(machine)),
              Card("Versions and settings", tuple(rest)),
-             Card("Data and code fingerprints", tuple(
+             *(Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites),
+             Card("Data and code fingerprints (SHA-256)", tuple(
                  [(f"Data of {name}", sha) for name, sha in data]
-                 + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]))]
-    found += [Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites]
+                 + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]), True)]
     return [card for card in found if card.items]
 
 
@@ -72,6 +74,13 @@ def _repeatable(gathered: Gathered) -> str:
                for first, twin in pairs if first.end and twin.end)
     return (f"{same} of {units.plural(len(pairs), 'trial')} that ran twice ended with the same "
             "weights, bit for bit" if pairs else "unknown: no trial ran twice")
+
+
+def _determinism(gathered: Gathered) -> str:
+    """Lists torch's switches; several settings if the trials did not have the same."""
+    found = dict.fromkeys(show("", r.start.numerics) for r in gathered.trials
+                          if r.start and r.start.numerics)
+    return "; or ".join(found) or "unknown: recorded by an earlier version"
 
 
 def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
@@ -96,7 +105,8 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
 
 def _title(key: str) -> str:
     text = key.removesuffix("_bytes").replace("_", " ")
-    known = {"os": "OS", "cpu": "CPU", "gpu": "GPU", "gpus": "GPUs"}
+    known = {"os": "OS", "cpu": "CPU", "gpu": "GPU", "gpus": "GPUs",
+             "dirty": "Uncommitted changes", "beside": "Trials side by side"}
     first, _, rest = text.partition(" ")
     return f"{known.get(first, first[:1].upper() + first[1:])} {rest}".strip()
 

@@ -153,7 +153,7 @@ def figures(drawn: Sequence[Figure]) -> Table | None:
     return Table(
         "figures", "Figures and what they are drawn from",
         "Each is drawn from the CSV file beside it, whose numbers come from the trials above. "
-        "`bench-apts report` with the results folder draws them all again, byte for byte.",
+        "bench-apts report with the results folder draws them all again, byte for byte.",
         (("Figure", ""), ("Shows", ""), ("Numbers", "")),
         tuple((mono(f"figures/{figure.slug}.svg", figure=figure.slug),
                words(figure.title, title=figure.title),

@@ -25,7 +25,8 @@ class Value:
         text: What is shown.
         detail: A second, smaller line, for instance an interval.
         numbers: The same as plain numbers in base units (seconds, bytes), by CSV column.
-        kind: A CSS class: ``number`` (the default), ``name``, ``words``, ``best`` or ``mono``.
+        kind: A CSS class: ``number`` (the default), ``name``, ``words``, ``best``, ``mono`` or
+            ``long``: text of any length, broken anywhere.
         label: The optimizer whose legend mark stands in front, if any.
         badge: A short remark set off from the text.
     """

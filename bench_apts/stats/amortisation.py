@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bench_apts.stats.checks import check_bills, check_known
-from bench_apts.stats.tuning import best_weights, count_hits, ert, hit_probability
+from bench_apts.stats.tuning import best_weights, ert, hit_probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,19 +68,31 @@ def tuned(spent: Sequence[float], cost: Sequence[float], rerun: Sequence[float],
     Raises:
         ValueError: An argument is out of its range or unknown, or the lengths differ.
     """
+    return _line(len(cost), math.fsum(spent), _again(spent, cost, rerun), draws)
+
+
+def _again(spent: Sequence[float], cost: Sequence[float],
+           rerun: Sequence[float]) -> list[float]:
+    """Returns the costs of training again with the hits, in order of their own cost."""
     if not len(spent) == len(cost) == len(rerun):
         raise ValueError("spent, cost and rerun differ in length")
     check_bills(spent, cost)
-    weights = best_weights(len(cost), draws)
-    chance = hit_probability(len(cost), count_hits(cost), draws)
-    if chance == 0:
-        return Line(draws, math.inf, math.inf)
     ordered = sorted((pair for pair in zip(cost, rerun, strict=True) if math.isfinite(pair[0])),
                      key=lambda pair: pair[0])
-    check_known([again for _, again in ordered])
+    again = [value for _, value in ordered]
+    check_known(again)
+    return again
+
+
+def _line(trials: int, total: float, hits: Sequence[float], draws: int) -> Line:
+    """The line of K of ``trials``, of which ``hits`` are trained again, ``total`` being spent."""
+    weights = best_weights(trials, draws)
+    chance = hit_probability(trials, len(hits), draws)
+    if chance == 0:
+        return Line(draws, math.inf, math.inf)
     # A weight of zero times an infinite cost is no cost at all, not NaN.
-    again = math.fsum(w * r for w, (_, r) in zip(weights, ordered, strict=False) if w > 0)
-    return Line(draws, draws * math.fsum(spent) / len(spent) / chance, again / chance)
+    again = math.fsum(w * r for w, r in zip(weights, hits, strict=False) if w > 0)
+    return Line(draws, draws * total / trials / chance, again / chance)
 
 
 def amortised(spent: Sequence[float], cost: Sequence[float], rerun: Sequence[float],
@@ -102,7 +114,8 @@ def plans(spent: Sequence[float], cost: Sequence[float],
     Raises:
         ValueError: No trials, or as in ``tuned``.
     """
-    return tuple(tuned(spent, cost, rerun, draws)
+    total, hits = math.fsum(spent), _again(spent, cost, rerun)
+    return tuple(_line(len(cost), total, hits, draws)
                  for draws in range(1, max(1, len(cost) // 2) + 1))
 
 

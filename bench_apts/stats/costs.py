@@ -15,7 +15,9 @@ from bench_apts.records import TrialRecord, train_bytes
 from bench_apts.stats.hitting import bracket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from bench_apts.records import Eval
 
 Currency = Literal[
     "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "flops", "samples"
@@ -57,27 +59,44 @@ def metric_values(record: TrialRecord) -> list[float]:
     return [event.validation.get(metric, math.nan) for event in record.evals]
 
 
-def hit_bracket(record: TrialRecord, level: float = 1.0) -> tuple[int | None, int] | None:
-    """Returns the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss."""
+def hit_bracket(record: TrialRecord, level: float = 1.0,
+                values: Sequence[float] | None = None) -> tuple[int | None, int] | None:
+    """Returns the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss.
+
+    Args:
+        record: The trial.
+        level: Level of its target.
+        values: Its ``metric_values``, where they have been read already.
+    """
     suite = record.trial.suite
     # A function of C: it is asked about every evaluation of every trial, for many statistics.
     reached = partial(operator.le if suite.target.direction == "max" else operator.ge,
                       suite.target.threshold(level))
-    return bracket(metric_values(record), reached, suite.evaluation.consecutive)
+    return bracket(metric_values(record) if values is None else values, reached,
+                   suite.evaluation.consecutive)
+
+
+_READ: dict[Currency, Callable[[Eval, int], float]] = {
+    "core_seconds": lambda event, ranks: ranks * event.train_s,
+    "train_s": lambda event, _: event.train_s,
+    "wall_s": lambda event, _: event.wall_s,
+    "wire_bytes": lambda event, _: train_bytes(event.comm),
+    "gradient_evaluations": lambda event, _: float(event.backwards),
+    "flops": lambda event, _: math.nan if event.flops is None else event.flops,
+    "samples": lambda event, _: float(event.samples),
+}
 
 
 def cost_at(record: TrialRecord, index: int) -> Cost:
     """Returns the cost from the first training step up to evaluation ``index``."""
-    event = record.evals[index]
-    return {
-        "core_seconds": record.trial.ranks * event.train_s,
-        "train_s": event.train_s,
-        "wall_s": event.wall_s,
-        "wire_bytes": train_bytes(event.comm),
-        "gradient_evaluations": float(event.backwards),
-        "flops": math.nan if event.flops is None else event.flops,
-        "samples": float(event.samples),
-    }
+    event, ranks = record.evals[index], record.trial.ranks
+    return {currency: read(event, ranks) for currency, read in _READ.items()}
+
+
+def costs_along(record: TrialRecord, currency: Currency) -> list[float]:
+    """Returns the cost up to each evaluation, in one currency."""
+    read, ranks = _READ[currency], record.trial.ranks
+    return [read(event, ranks) for event in record.evals]
 
 
 def cost_recorded(record: TrialRecord) -> Cost:
@@ -107,7 +126,10 @@ def outcome(record: TrialRecord, level: float = 1.0) -> Outcome:
     A trial that hit is billed up to its first hit, since drawing would stop there, even if it
     trained on or came to grief later.
     """
-    found = hit_bracket(record, level)
+    return _outcome(record, hit_bracket(record, level))
+
+
+def _outcome(record: TrialRecord, found: tuple[int | None, int] | None) -> Outcome:
     if found is None:
         return Outcome(False, dict.fromkeys(CURRENCIES, math.inf), None, cost_recorded(record))
     last_miss, first_hit = found
@@ -123,5 +145,7 @@ def known(drawn: Iterable[Outcome], currency: Currency) -> bool:
 
 
 def outcomes(record: TrialRecord) -> dict[float, Outcome]:
-    """Returns the outcome at each of the target's levels."""
-    return {level: outcome(record, level) for level in record.trial.suite.target.levels}
+    """Returns the outcome at each of the target's levels, the full target among them."""
+    values = metric_values(record)
+    return {level: _outcome(record, hit_bracket(record, level, values))
+            for level in record.trial.suite.target.every_level}

@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench_apts.stats.costs import cost_at, cost_recorded, hit_bracket, metric_values
+from bench_apts.stats.costs import cost_recorded, costs_along, hit_bracket, metric_values
 
 if TYPE_CHECKING:
     from bench_apts.records import TrialRecord
@@ -65,9 +65,10 @@ def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
     Raises:
         ValueError: The currency was not counted in this record.
     """
-    found = hit_bracket(record, level)
-    costs = tuple(cost_at(record, index)[currency] for index in range(len(record.evals)))
+    values = metric_values(record)
+    found = hit_bracket(record, level, values)
+    costs = tuple(costs_along(record, currency))
     hit = found[1] if found else None
     spent = cost_recorded(record)[currency] if hit is None else costs[hit]
     return make_curve(tuple(event.samples for event in record.evals),
-                      tuple(metric_values(record)), costs, hit, spent)
+                      tuple(values), costs, hit, spent)

@@ -122,11 +122,14 @@ def studies(first: Gathered, second: Gathered, names: tuple[str, str],
         else:
             notes.append(f"{match.where} is not compared: its data are not the same")
     for name, mine, theirs in ((names[0], cells[0], cells[1]), (names[1], cells[1], cells[0])):
-        alone = [f"{cell.label} on {cell.suite.name} at N = {cell.ranks}"
-                 for key, (cell, _) in mine.items()
-                 if key not in theirs and cell.suite.name not in changed]
+        alone: dict[tuple[str, str], list[str]] = {}
+        for key, (cell, _) in mine.items():
+            if key not in theirs and cell.suite.name not in changed:
+                alone.setdefault((cell.label, cell.suite.name), []).append(str(cell.ranks))
         if alone:
-            notes.append(f"only {name} has {units.listing(alone)}")
+            notes.append(f"only {name} has " + units.listing(
+                [f"{label} on {suite} at N = {units.listing(ranks)}"
+                 for (label, suite), ranks in alone.items()]))
     if not matches:
         raise UserError(f"{names[0]} and {names[1]} share no optimizer with trials on the same "
                         f"suite, data and N{': ' if notes else ''}{'; '.join(notes)}; "

@@ -107,7 +107,7 @@ def _caption(group: Group, against: Against, found: Sequence[Course], step: int,
             text = text[:-1] + f"; then {other.label}, after {against.form(second)}."
             if (against.column == "train_s" and group.noise
                     and second <= first * group.noise.factor):
-                text += " Equal trials are as far apart."
+                text += " Times of equal trials are as far apart."
     low, high = limits
     hidden = [one.label for one in found if not any(
         run[_METRIC].between(low, high).any() for run in one.runs)]

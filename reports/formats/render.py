@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def page(*, symbols: dict[str, str], template: str = "report.html.j2", **context
     script = (folder / "sort.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        finalize=_joined)
     environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS, shared=_shared)
     environment.tests.update(
         {kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
@@ -44,6 +46,12 @@ def page(*, symbols: dict[str, str], template: str = "report.html.j2", **context
     return environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=Markup(policy),
         symbols=Markup("".join(symbols.values())), **context) + "\n"
+
+
+def _joined(value: Any) -> Any:
+    """Keeps a percent sign on the line of its number; what is markup already stays as it is."""
+    return (re.sub(r"(?<=\d) %", f"{units.THIN}%", value)
+            if isinstance(value, str) and not isinstance(value, Markup) else value)
 
 
 def _hash(text: str) -> str:

@@ -20,9 +20,18 @@ _FORMAT = 2
 
 
 class Measured(NamedTuple):
-    """One number at one commit; ``value`` is None where the benchmark failed."""
+    """One number at one commit.
+
+    Attributes:
+        date: Of the commit, in milliseconds since 1970.
+        ran: When the commit was measured first, likewise; tells commits of one date apart, which
+            a rebase leaves behind.
+        commit: Its hash.
+        value: None where the benchmark failed.
+    """
 
     date: int
+    ran: int
     commit: str
     value: float | None
 
@@ -80,8 +89,11 @@ class History(NamedTuple):
     @property
     def commits(self) -> list[str]:
         """Hashes of all commits by their dates."""
-        dates = {p.commit: p.date for line in self.lines for p in line.points}
-        return sorted(dates, key=lambda commit: (dates[commit], commit))
+        found: dict[str, tuple[int, int, str]] = {}
+        for point in (p for line in self.lines for p in line.points):
+            # Several machines measure a commit at several times.
+            found[point.commit] = min(point[:3], found.get(point.commit, point[:3]))
+        return sorted(found, key=lambda commit: found[commit])
 
 
 class _Benchmark(msgspec.Struct):
@@ -124,21 +136,23 @@ def read(folder: Path) -> History:
             raise UserError(f"{path} has format {file.version} of asv, not {_FORMAT}; "
                             "`asv update` brings older ones up to date")
         machine = str(file.params.get("machine", path.parent.name))
-        for name, row in file.results.items():
-            entry = dict(zip(file.result_columns, row, strict=False))
+        entries = {name: dict(zip(file.result_columns, row, strict=False))
+                   for name, row in file.results.items()}
+        ran = min((entry.get("started_at") or 0 for entry in entries.values()), default=0)
+        for name, entry in entries.items():
             known = benchmarks.get(name)
             if known and entry.get("version") not in (None, known.version):
                 outdated += len(entry.get("result") or [])
                 continue
             for parameters, value in _values(path, name, entry):
                 found.setdefault((machine, name, parameters), []).append(
-                    Measured(file.date, file.commit_hash, value))
+                    Measured(file.date, ran, file.commit_hash, value))
     if not found:
         raise UserError(f"{folder} holds no results of asv; `asv run` writes them to "
                         ".asv/results/<machine>/, see docs/regressions.md")
     return History(tuple(
         Line(machine, name, parameters, benchmarks[name].unit if name in benchmarks else "",
-             tuple(sorted(points, key=lambda point: (point.date, point.commit))))
+             tuple(sorted(points, key=lambda point: point[:3])))
         for (machine, name, parameters), points in found.items()), outdated)
 
 

@@ -1,4 +1,4 @@
-"""Figures over commits: every number relative to its first, those that changed labelled."""
+"""Figures over commits: numbers relative to their first, those that changed labelled."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from ..drawing.style import INK, LOOKS, MUTED
 from ..table import Table, Value, mono, number, words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
+    from ..drawing.style import Look
     from .commits import History, Line
 
 _LABELLED = 8
-"""Lines that are coloured and named at most, those that changed the most."""
+"""Groups of lines that are coloured and named at most, those that changed the most."""
 
 
 def figures(found: History) -> list[Figure]:
-    """Draws each benchmark on each machine that ran at two commits or more."""
+    """Draws each benchmark, on each machine, that changed or failed; the table has all."""
     kinds = dict.fromkeys((line.machine, line.benchmark) for line in found.lines)
     groups = [[line for line in found.lines if (line.machine, line.benchmark) == kind]
               for kind in kinds]
@@ -32,18 +33,52 @@ def figures(found: History) -> list[Figure]:
 
 def _figure(commits: Sequence[str], lines: Sequence[Line], index: int) -> Figure | None:
     drawn = [line for line in lines if len(line.known) > 1 and line.known[0].value]
-    if not drawn:
+    failed = {point.commit for line in lines for point in line.points if point.value is None}
+    if not drawn or not (failed or any(line.changed for line in drawn)):
         return None
     here = [commit for commit in commits
             if any(p.commit == commit for line in lines for p in line.points)]
-    moved = sorted((line for line in drawn if line.changed),
-                   key=lambda line: -abs(math.log(max(line.ratio, 1e-9))))[:_LABELLED]
-    drawing, axes = panel(4.9, 2.6, right=1.35)
+    moved = _moved(drawn)
+    looks = {id(line): look for look, group in zip(LOOKS, moved[:_LABELLED], strict=False)
+             for line in group}
+    drawing, axes = panel(4.9, 2.6, right=1.5)
+    low, high = _courses(axes, drawn, here, looks)
+    crosses = sorted(map(here.index, failed))
+    axes.plot(crosses, [low] * len(crosses), linestyle="", marker="x", markersize=6, color=INK,
+              clip_on=False)
+    scale(axes, "y", units.digits, limits=(low, high))
+    axes.set_xlim(-0.3, len(here) - 0.7)
+    step = math.ceil(len(here) / 6)
+    axes.set_xticks(range(0, len(here), step), [commit[:7] for commit in here[::step]])
+    axes.set_xlabel("commit, by date")
+    _labels(axes, moved[:_LABELLED], high - low)
+    kind = short(lines[0].benchmark)
+    heading(axes, f"{kind}, relative to the first commit")
+    return finish(
+        drawing, f"history-{index}", f"{kind} on {lines[0].machine} over commits",
+        _caption(lines, drawn, moved), {},
+        basis=f"{units.plural(len(here), 'commit')} and {units.plural(len(lines), 'number')} on "
+              f"{lines[0].machine}. Lower is better.",
+        data=_points(lines))
+
+
+def _moved(drawn: Sequence[Line]) -> list[list[Line]]:
+    """Groups the lines that changed by their ratio, as equal ones lie on one another."""
+    groups: dict[str, list[Line]] = {}
+    for line in drawn:
+        if line.changed:
+            groups.setdefault(units.digits(line.ratio), []).append(line)
+    return sorted(groups.values(), key=lambda group: -abs(math.log(max(group[0].ratio, 1e-9))))
+
+
+def _courses(axes: Axes, drawn: Sequence[Line], here: Sequence[str],
+             looks: Mapping[int, Look]) -> tuple[float, float]:
+    """Draws each line over its first number; returns the ends of the axis."""
     values: list[float] = [1.0]
     for line in drawn:
         first = line.known[0].value
         assert first is not None
-        look = LOOKS[moved.index(line)] if line in moved else None
+        look = looks.get(id(line))
         points = [(here.index(p.commit), p.value / first) for p in line.known
                   if p.value is not None]
         values += [value for _, value in points]
@@ -51,45 +86,47 @@ def _figure(commits: Sequence[str], lines: Sequence[Line], index: int) -> Figure
                   linewidth=1.8 if look else 1.0, linestyle=look.dashes if look else "-",
                   marker=look.marker if look else "", markersize=4, markeredgewidth=0,
                   zorder=3 if look else 2)
-    low, high = min(values), max(values)
-    room = 0.08 * ((high - low) or 1.0)
-    scale(axes, "y", units.digits, limits=(low - room, high + room))
-    axes.set_xlim(-0.3, len(here) - 0.7)
-    step = math.ceil(len(here) / 6)
-    axes.set_xticks(range(0, len(here), step), [commit[:7] for commit in here[::step]])
-    axes.set_xlabel("commit, by date")
-    _labels(axes, moved, high - low + 2 * room)
-    kind = _short(lines[0].benchmark)
-    unit = f" in {lines[0].unit}" if lines[0].unit else ""
-    heading(axes, f"{kind}{unit}, relative to the first commit")
-    return finish(
-        drawing, f"history-{index}", f"{kind} on {lines[0].machine} over commits",
-        _caption(lines, drawn, moved), {},
-        basis=f"{units.plural(len(here), 'commit')}, {units.plural(len(lines), 'number')} each, "
-              f"on {lines[0].machine}. Lower is better.",
-        data=_points(lines))
+    room = 0.08 * ((max(values) - min(values)) or 1.0)
+    return min(values) - room, max(values) + room
 
 
-def _labels(axes: Axes, moved: Sequence[Line], extent: float) -> None:
-    """Names the lines at their ends, apart from one another."""
+def _labels(axes: Axes, moved: Sequence[Sequence[Line]], extent: float) -> None:
+    """Names the lines at their ends with their marks, apart from one another."""
     below = math.inf
-    for line in sorted(moved, key=lambda line: -line.ratio):
-        below = min(line.ratio, below - 0.075 * extent)
+    beside = axes.get_yaxis_transform()
+    for look, group in sorted(zip(LOOKS, moved, strict=False),
+                              key=lambda pair: -pair[1][0].ratio):
+        below = min(group[0].ratio, below - 0.075 * extent)
+        axes.plot([1.03], [below], transform=beside, clip_on=False, color=look.color,
+                  marker=look.marker, markersize=4, markeredgewidth=0)
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         axes.annotate(
-            plain(line.parameters or "all", 20), (1, below),
-            xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
-            va="center", color=INK, fontsize=8, annotation_clip=False)
+            plain(_name(group[0]), 22 - len(more)) + more, (1.03, below), xycoords=beside,
+            xytext=(6, 0), textcoords="offset points", va="center", color=INK, fontsize=8,
+            annotation_clip=False)
 
 
-def _caption(lines: Sequence[Line], drawn: Sequence[Line], moved: Sequence[Line]) -> str:
-    failing = [line.parameters or "the benchmark" for line in lines if line.fails]
-    told = f" Failed at the latest commit: {units.listing(failing)}." if failing else ""
-    changed = [line for line in drawn if line.changed]
-    if not changed:
-        return f"None of {units.plural(len(drawn), 'number')} changed.{told}"
-    parts = [f"{line.parameters or 'the number'} {units.times(line.ratio)}" for line in moved]
-    return (f"{len(changed)} of {units.plural(len(drawn), 'number')} changed; latest over first: "
-            f"{units.listing(parts)}. Grey: the others.{told}")
+def _caption(lines: Sequence[Line], drawn: Sequence[Line], moved: Sequence[Sequence[Line]]) -> str:
+    failing = [_name(line) for line in lines if line.fails]
+    hidden = [_name(line) for line in lines if line not in drawn]
+    parts = [f"{units.listing([_name(line) for line in group])} {units.times(group[0].ratio)}"
+             for group in moved]
+    text = (f"{sum(map(len, moved))} of {units.plural(len(drawn), 'number')} changed; latest over "
+            f"first: {'; '.join(parts)}." if moved else
+            f"None of {units.plural(len(drawn), 'number')} changed.")
+    if moved and (len(moved) > _LABELLED or sum(map(len, moved)) < len(drawn)):
+        text += " Grey: the others."
+    if any(point.value is None for line in lines for point in line.points):
+        text += " Crosses: a benchmark failed there."
+    if failing:
+        text += f" Failed at the latest commit: {units.listing(failing)}."
+    if hidden:
+        text += f" Not drawn, with one number or a first of 0: {units.listing(hidden)}."
+    return text
+
+
+def _name(line: Line) -> str:
+    return line.parameters or "the benchmark"
 
 
 def table(found: History) -> Table:
@@ -98,7 +135,7 @@ def table(found: History) -> Table:
                                                     line.machine, line.benchmark,
                                                     line.parameters))
     rows = tuple((
-        mono(_short(line.benchmark), line.unit, benchmark=line.benchmark, unit=line.unit),
+        mono(short(line.benchmark), line.unit, benchmark=line.benchmark, unit=line.unit),
         words(line.parameters or units.NONE, parameters=line.parameters),
         words(line.machine, machine=line.machine),
         number(str(len(line.points)), commits=len(line.points)),
@@ -122,17 +159,17 @@ def _value(column: str, value: float | None) -> Value:
 
 
 def _points(lines: Sequence[Line]) -> Table:
-    rows = tuple((mono(_short(line.benchmark), benchmark=line.benchmark),
+    rows = tuple((mono(short(line.benchmark), benchmark=line.benchmark),
                   words(line.parameters or units.NONE, machine=line.machine,
                         parameters=line.parameters),
                   mono(point.commit[:7], commit=point.commit, date=point.date),
                   _value("value", point.value)) for line in lines for point in line.points)
-    return Table("history-points", f"{_short(lines[0].benchmark)} at each commit",
+    return Table("history-points", f"{short(lines[0].benchmark)} at each commit",
                  "Numbers as asv stored them.",
                  (("Benchmark", ""), ("Parameters", ""), ("Commit", ""), ("Value", lines[0].unit)),
                  rows)
 
 
-def _short(benchmark: str) -> str:
+def short(benchmark: str) -> str:
     """Drops module and prefix: ``per_step.track_bytes_per_step`` is ``bytes per step``."""
     return benchmark.rpartition(".")[2].removeprefix("track_").replace("_", " ")

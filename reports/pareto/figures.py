@@ -43,12 +43,9 @@ def figure(context: Context, group: Group, against: Against,
         axes.plot([time], [other], linestyle="", marker=look.marker, color=look.color,
                   markersize=9 if point.front else 6, zorder=3, markeredgewidth=0,
                   alpha=1 if point.front else 0.75)
-    for point in front:
-        axes.annotate(plain(point.cell.label), (point.time[0], point.other[0]), xytext=(0, -9),
-                      textcoords="offset points", ha="center", va="top", color=INK, fontsize=8,
-                      zorder=4)
     _axis(axes, "x", [value for p in points for value in p.time], units.seconds)
     _axis(axes, "y", [value for p in points for value in p.other], units.size)
+    _names(axes, front)
     _staircase(axes, front)
     axes.set_xlabel(f"training time to the target{' †' if context.crowded[group.ranks] else ''}")
     heading(axes, WORDS[against])
@@ -59,6 +56,22 @@ def figure(context: Context, group: Group, against: Against,
             _RESIDENT if against == "memory" and context.gathered.device == "cpu" else ""), {
             p.cell.label: context.looks[p.cell.label] for p in points},
         basis=basis.seeds(context, [group]), data=_table(context, against, points))
+
+
+def _names(axes: Axes, front: Sequence[Point]) -> None:
+    """Names the points of the front below them, further down where a name stands already."""
+    placed: list[tuple[float, float, float]] = []
+    for point in front:
+        label, place = plain(point.cell.label), (point.time[0], point.other[0])
+        # All in points, of which a letter takes about five.
+        x, y = axes.transData.transform(place) * 72 / axes.figure.dpi
+        drop, width = 9.0, 5.0 * len(label)
+        while any(abs(x - left) < (width + other) / 2 and abs(y - drop - top) < 10
+                  for left, top, other in placed):
+            drop += 10
+        placed.append((x, y - drop, width))
+        axes.annotate(label, place, xytext=(0, -drop), textcoords="offset points", ha="center",
+                      va="top", color=INK, fontsize=8, zorder=4)
 
 
 def _staircase(axes: Axes, front: Sequence[Point]) -> None:
@@ -81,7 +94,7 @@ def _axis(axes: Axes, which: str, values: Sequence[float],
 
 
 def _caption(group: Group, front: Sequence[Point]) -> str:
-    text = (f"Beaten by nobody in both: {units.listing([p.cell.label for p in front])}.")
+    text = (f"Pareto-optimal: {units.listing([p.cell.label for p in front])}.")
     missed = [f"{cell.label} ({misses(sum(o.hit for o in cell.finals), len(cell.seeds))})"
               for cell in group.cells if cell.seeds
               and cell.to_target("train_s").median == float("inf")]

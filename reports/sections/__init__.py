@@ -17,7 +17,7 @@ from . import (
     tuning,
 )
 
-__all__ = ["CHAPTER", "decision", "history", "ranking"]
+__all__ = ["CHAPTER", "decision", "history", "ranking", "tuning"]
 
 CHAPTER = (main, tuning, curves, scaling, pareto, sensitivity, trust, traffic, detail)
 """What follows the decision boxes in a suite's chapter, in the order of the page."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..history.figures import figures, table
+from ..history.figures import figures, short, table
 from ..parts import Block, Listing, Part, Pictures
 
 if TYPE_CHECKING:
@@ -34,13 +35,16 @@ def _finding(found: History) -> str:
     failed = sum(line.fails for line in found.lines)
     worse = [line for line in found.lines if line.ratio > 1]
     better = sum(line.ratio < 1 for line in found.lines)
-    text = (f"Of {lines} {span}, {len(worse)} grew and {better} fell" if worse or better
-            else f"None of {lines} is another {span}")
+    back = sum(line.ratio == 1 and line.changed for line in found.lines)
+    text = (f"Of {lines} {span}, {len(worse)} grew and {better} fell"
+            + (f", and {back} changed and came back" if back else "")
+            if worse or better or back else f"None of {lines} changed {span}")
     if worse:
         worst = max(worse, key=lambda line: line.ratio)
-        text += (f"; the most grew {worst.benchmark.rpartition('.')[2]}"
+        text += (f"; the most {short(worst.benchmark)}"
                  f"{f' of {worst.parameters}' if worst.parameters else ''}, "
-                 f"{units.times(worst.ratio)} its first")
+                 + (f"{units.times(worst.ratio)} its first" if math.isfinite(worst.ratio)
+                    else "whose first is 0"))
     if failed:
-        text += f"; {units.plural(failed, 'benchmark')} failed at its latest commit"
+        text += f"; {units.plural(failed, 'benchmark')} failed at the latest commit"
     return text + "."

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..context import Context
     from ..drawing.canvas import Figure
 
-_KEY = "Large: on the front. Bars: range over seeds. Dashed: the edge of what the front beats."
+_KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range over seeds. Dashed: "
+        "the edge of what the front beats.")
 
 _NAMES: dict[Against, str] = {"bytes": "time and bytes", "memory": "time and memory"}
 
@@ -39,4 +40,4 @@ def part(context: Context) -> Part | None:
     if not blocks:
         return None
     return Part("pareto", "Trade-offs",
-                f"Beaten by nobody: {'; '.join(sentences)}.", tuple(blocks), legend=True)
+                f"Pareto-optimal: {'; '.join(sentences)}.", tuple(blocks), legend=True)

@@ -9,7 +9,7 @@ from bench_apts import fabrics
 from bench_apts.stats.projection import Algorithm, Scaling
 
 from .. import units
-from ..parts import Listing, Part, Pictures, Prose
+from ..parts import Listing, Part, Pictures
 from ..scaling import modelled, projected
 from ..scaling.figures import costs, factor
 from ..scaling.networks import figures
@@ -57,10 +57,10 @@ def _networks(context: Context) -> list[Block]:
     if listing is None:
         return []
     drawn = tuple(figures(context, rows))
-    pictures = [Pictures(drawn, "Modelled: other networks, other N",
-                         key="Filled: measured here. Open and dotted: modelled.")] if drawn else []
-    return [Prose("Nobody measured these times. They follow from what was recorded: what "
-                  "a rank computes and what it sends."), *pictures, Listing(listing)]
+    key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
+           "follow from what was recorded, what a rank computes and what it sends.")
+    pictures = [Pictures(drawn, "Modelled: other networks, other N", key=key)] if drawn else []
+    return [*pictures, Listing(listing)]
 
 
 def _finding(context: Context, rows: Sequence[Scaled]) -> str:

@@ -40,7 +40,8 @@ def part(context: Context) -> Part | None:
     table = matrix(context)
     if table is not None:
         blocks.append(Listing(table, folded=False))
-    return Part("sensitivity", "Sensitivity", _finding(found), tuple(blocks), legend=True)
+    return Part("sensitivity", "Sensitivity", _finding(found), tuple(blocks), legend=True,
+                drawn=tuple(dict.fromkeys(sweep.label for sweep in found)))
 
 
 def _finding(found: Sequence[Sweep]) -> str:

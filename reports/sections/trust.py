@@ -37,7 +37,8 @@ def part(context: Context) -> Part | None:
         return None
     alarms = [Prose(line) for line in _alarms(lines)]
     return Part("trust", "Trust region", _finding(lines),
-                (*alarms, *pictures, Listing(_table(context, lines), folded=False)), legend=True)
+                (*alarms, *pictures, Listing(_table(context, lines), folded=False)), legend=True,
+                drawn=tuple(dict.fromkeys(label for _, label, _ in lines)))
 
 
 def _finding(lines: Sequence[Line]) -> str:
@@ -84,7 +85,7 @@ def _table(context: Context, lines: Sequence[Line]) -> Table:
                    else tally.judged - tally.accepted),
             number(units.NONE if math.isnan(tally.ratio) else units.digits(tally.ratio),
                    acceptance_ratio=_plain(tally.ratio)),
-            Value("not told" if tally.at_bound is None else units.percent(tally.at_bound),
+            Value("not recorded" if tally.at_bound is None else units.percent(tally.at_bound),
                   numbers={"share_at_bound": tally.at_bound}),
             _count("local_passes", tally.local),
             _count("other_passes", None if tally.local is None else tally.passes - tally.local),
@@ -97,7 +98,7 @@ def _table(context: Context, lines: Sequence[Line]) -> Table:
         "that predict none are judged by the change of the loss on fresh samples. At a bound: "
         "share of judged steps after which the radius lay at its smallest or largest value. "
         "Local passes: forward and backward passes of steps that a rank takes alone; global: all "
-        "others, whose result all ranks share.",
+        "others, whose result all ranks share. Not recorded: run by an earlier bench-apts.",
         (("Optimizer", ""), ("N", "ranks"), ("Radius", "at the end"), ("Judged", "steps"),
          ("Accepted", "steps"), ("Rejected", "steps"), ("Ratio", "median"),
          ("At a bound", "of judged steps"), ("Local", "passes"), ("Global", "passes"),
@@ -108,7 +109,7 @@ def _table(context: Context, lines: Sequence[Line]) -> Table:
 def _count(column: str, value: int | None, detail: str = "") -> Value:
     """A count, or that the records were made before it was told."""
     if value is None:
-        return Value("not told", detail if detail.endswith("%") else "", {column: None})
+        return Value("not recorded", detail if detail.endswith("%") else "", {column: None})
     return Value(units.count(value), detail, {column: value})
 
 

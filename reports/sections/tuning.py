@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def part(context: Context) -> Part | None:
     """Builds the section from the suite's bill; None while nothing has been run."""
     view = View(HEADLINE, 1.0, context.gathered.device)
-    found = suite_bill(context.groups, view)
+    found = suite_bill(context.groups, view, context.replays)
     if not found.pools:
         return None
     scenes = [Scene(context, view, group.ranks, tuple(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.stats.costs import outcome
 from bench_apts.stats.sensitivity import widest
 
 from ..findings import HEADLINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from bench_apts.records import TrialRecord
+    from collections.abc import Sequence
 
     from ..cells import Cell, Group
 
@@ -87,8 +84,7 @@ def _searched(cells: Sequence[Cell]) -> Sweep | None:
     name = widest(ranges)
     if name is None:
         return None
-    points = [point for cell in cells for point in _points(cell.ranks, cell.tune, name,
-                                                           cell.frozen)]
+    points = [point for cell in cells for point in _points(cell, name)]
     return Sweep(cells[0].label, name, *ranges[name], True, tuple(points)) if points else None
 
 
@@ -102,24 +98,23 @@ def _by_hand(cells: Sequence[Cell]) -> Sweep | None:
         return None
     name = differing.pop()
     points = [point for cell in sorted(cells, key=lambda cell: cell.ranks)
-              for point in _points(cell.ranks, cell.seeds, name, None)]
+              for point in _points(cell, name)]
     values = [point.value for point in points]
     if len(set(values)) < 2:
         return None
     return Sweep(cells[0].label, name, min(values), max(values), False, tuple(points))
 
 
-def _points(ranks: int, records: Iterable[TrialRecord], name: str,
-            frozen: TrialRecord | None) -> list[Point]:
+def _points(cell: Cell, name: str) -> list[Point]:
     points = []
-    for record in records:
+    for record, result in zip(cell.draws, cell.outcomes(), strict=True):
         value = record.trial.hyperparameters.get(name)
         # A value of 0 mostly means that the optimizer finds its own, and no log axis has it.
         if isinstance(value, bool | str) or value is None or value <= 0:
             continue
         points.append(Point(
-            ranks, float(value), outcome(record).cost[HEADLINE],
+            cell.ranks, float(value), result.cost[HEADLINE],
             record.end.status if record.end else "unfinished",
-            frozen is not None
-            and record.trial.hyperparameters == frozen.trial.hyperparameters))
+            cell.frozen is not None
+            and record.trial.hyperparameters == cell.frozen.trial.hyperparameters))
     return points

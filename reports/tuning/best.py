@@ -100,7 +100,8 @@ def best_of_k(scene: Scene) -> Figure | None:
 
 def _least(record: TrialRecord, sign: float, level: float) -> float:
     """Returns the best metric that a trial's bill paid for, less being better; ∞ for none."""
-    values, found = metric_values(record), hit_bracket(record, level)
+    values = metric_values(record)
+    found = hit_bracket(record, level, values)
     return min((sign * value for value in values[:found[1] + 1 if found else None]
                 if not math.isnan(value)), default=math.inf)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.errors import UserError
@@ -10,8 +11,8 @@ from .. import units
 from ..findings import ENOUGH, unstable
 from .across import across
 from .pays import payoff, trainings
-from .pool import View, few, pool
-from .replay import replayed, tries_a_list
+from .pool import View, few, pools
+from .replay import Replays, tries_a_list
 from .replay import table as replay_table
 from .search import search, spread
 
@@ -69,7 +70,7 @@ def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float =
         replay: Whether tuning policies are replayed, which takes seconds.
 
     Raises:
-        UserError: A suite's target has no such level.
+        UserError: A suite's target has no such level, or what replays ended without an answer.
     """
     view = View(currency, level, gathered.device)
     suites = gathered.file.study.suites
@@ -79,8 +80,11 @@ def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float =
             raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
                             f"{units.listing([f'{each:g}' for each in levels])}")
     warnings = [line for group in gathered.groups if (line := unstable(group, currency))]
-    found = [suite_bill([group for group in gathered.groups if group.suite == suite], view,
-                        replay=replay) for suite in suites]
+    with contextlib.ExitStack() as stack:
+        replays = (stack.enter_context(Replays(pools(gathered.groups, view), view)) if replay
+                   else None)
+        found = [suite_bill([group for group in gathered.groups if group.suite == suite], view,
+                            replays) for suite in suites]
     notes = [note for each in found for note in each.notes]
     notes += remarks(gathered.file.study, gathered.groups,
                      [pool for each in found for pool in each.pools])
@@ -88,28 +92,32 @@ def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float =
                            for suite, each in zip(suites, found, strict=True)], notes)
 
 
-def suite_bill(groups: Sequence[Group], view: View, *, replay: bool = True) -> SuiteBill:
+def suite_bill(groups: Sequence[Group], view: View, replays: Replays | None) -> SuiteBill:
     """Works out the bill of one suite.
 
     Args:
         groups: Its optimizers at each N, N ascending.
         view: Currency, level and device.
-        replay: Whether tuning policies are replayed.
+        replays: Tuning policies over trials of this suite at least; None to leave them out.
+
+    Raises:
+        UserError: What replays them ended without an answer.
     """
     cells = [cell for group in groups for cell in group.cells]
-    pools = [found for cell in cells if (found := pool(cell, view))]
-    totals, left_out = across(pools, view)
-    policies, unplayed = replayed(pools, view) if replay else ([], [])
-    tables = [search(groups, view), spread(pools, view),
-              trainings(pools, view), payoff(pools, view), totals,
-              replay_table(policies, view)]
+    found = pools(groups, view)
+    totals, left_out = across(found, view)
+    tables = [search(groups, view), spread(found, view),
+              trainings(found, view), payoff(found, view), totals]
+    # Last of all, as others replay them in the meantime.
+    policies, unplayed = replays.of(found) if replays else ([], [])
+    tables.append(replay_table(policies, view))
     uncounted = [cell for cell in cells if cell.draws and not any(
-        cell is other.cell for other in pools)]
+        cell is other.cell for other in found)]
     notes = [*left_out, *unplayed]
     if uncounted:
         notes.insert(0, f"no {view.currency} were counted for {_names(uncounted)} on "
                         f"{groups[0].suite.name}")
-    return SuiteBill(pools, policies, [table for table in tables if table], notes)
+    return SuiteBill(found, policies, [table for table in tables if table], notes)
 
 
 def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> list[str]:
@@ -132,7 +140,7 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
                      "study, not the trial, is the unit, and intervals of its trials mislead")
     listed = [found.cell for found in tuned if tries_a_list(found.cell)]
     if listed:
-        notes.append(f"{_names(listed)}: the trials are a list that is tried in its order, not "
+        notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
                      "draws; but for the replay, all numbers are those of a random order")
     pruned = sum(record.end is not None and record.end.status == "pruned"
                  for found in tuned for record in found.cell.tune)
@@ -142,8 +150,8 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
                      "hit")
     followers = [found.cell for found in tuned if found.cell.leader]
     if followers:
-        notes.append(f"{_names(followers)}: the trials are those of the optimizer named beside, "
-                     "whose search served both; bytes and seconds of tuning are that one's")
+        notes.append(f"trials of {_names(followers)} are those of the optimizer whose search "
+                     "served them; bytes and seconds of tuning are that one's")
     scarce = few([cell for group in groups for cell in group.cells])
     if scarce:
         notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "

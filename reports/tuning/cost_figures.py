@@ -130,11 +130,13 @@ def _spent(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> Table
     return Table(
         "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
         (("Optimizer", ""), ("Tuning", unit), ("Final training", "median seed"),
-         ("It", "ended with a")),
+         ("Together", ""), ("Ended", "final training")),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                number(units.cost(HEADLINE, part.tuning, device), tuning_core_seconds=part.tuning),
                number(units.cost(HEADLINE, part.training, device),
                       training_core_seconds=part.training),
+               number(units.cost(HEADLINE, part.tuning + part.training, device),
+                      together_core_seconds=part.tuning + part.training),
                words("hit" if part.reached else "miss" if cell.seeds else "not run",
                      reached=part.reached))
               for cell, part in zip(cells, parts, strict=True)))

@@ -17,14 +17,14 @@ from ..findings import ENOUGH
 from ..table import Value, name, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bench_apts.records import TrialRecord
     from bench_apts.stats.amortisation import Line
     from bench_apts.stats.costs import Currency
     from bench_apts.stats.tuning import Ert
 
-    from ..cells import Cell
+    from ..cells import Cell, Group
 
 
 class View(NamedTuple):
@@ -57,7 +57,7 @@ class View(NamedTuple):
         return Value(self.more_than(least), numbers={column: None}, kind="number missed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
     """What the trials of one optimizer on one suite at one N cost in one currency.
 
@@ -73,7 +73,7 @@ class Pool:
     cost: tuple[float, ...]
     again: tuple[tuple[float, float], ...]
 
-    @property
+    @cached_property
     def ert(self) -> Ert:
         """Expected cost to the target with fresh draws."""
         return ert(self.spent, self.cost)
@@ -124,13 +124,25 @@ class Pool:
 
 def pool(cell: Cell, view: View) -> Pool | None:
     """Reads the trials of a cell; None if there are none or the currency was not counted."""
+    if view not in cell.pools:
+        cell.pools[view] = _read(cell, view)
+    return cell.pools[view]
+
+
+def _read(cell: Cell, view: View) -> Pool | None:
     drawn = cell.outcomes(view.level)
-    seeds = [outcome(record, view.level) for record in cell.seeds]
+    seeds = (cell.finals if view.level == 1 else
+             [outcome(record, view.level) for record in cell.seeds])
     if not drawn or not known([*drawn, *seeds], view.currency):
         return None
     return Pool(cell, tuple(o.spent[view.currency] for o in drawn),
                 tuple(o.cost[view.currency] for o in drawn),
                 tuple((o.spent[view.currency], o.cost[view.currency]) for o in seeds))
+
+
+def pools(groups: Iterable[Group], view: View) -> list[Pool]:
+    """Reads the trials of all cells of which there are any with a known currency."""
+    return [found for group in groups for cell in group.cells if (found := pool(cell, view))]
 
 
 def opening(cell: Cell, view: View) -> tuple[Value, Value]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from bench_apts.stats.curves import curve
-from bench_apts.stats.replay import listed, replay, replay_all, sequential
+from bench_apts.stats.replay import listed, replay, sequential
 
 from .. import units
 from ..findings import misses
 from ..table import Table, Value, number, words
+from .player import Job, Player
 from .pool import opening
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.records import TrialRecord
     from bench_apts.stats.replay import Replayed
@@ -28,6 +29,7 @@ ARRIVALS = 40
 _CLOCKS = ("core_seconds", "train_s", "wall_s")
 _RACES = (2, 4)
 _CUT = ("pruned", "interrupted")
+_TITLES = {"median": "median pruning", "asha": "ASHA", "hyperband": "Hyperband"}
 
 
 class Played(NamedTuple):
@@ -49,17 +51,61 @@ class Played(NamedTuple):
     entrants: int
     found: Replayed
 
+    @property
+    def title(self) -> str:
+        """The policy as its authors write it."""
+        return _TITLES.get(self.policy, self.policy)
 
-def replayed(pools: Sequence[Pool], view: View) -> tuple[list[Played], list[str]]:
-    """Replays all policies over one suite's trials.
+
+class Replays:
+    """Replays all policies over a study's trials, in a process beside this one.
 
     Args:
-        pools: Trials of all optimizers at all N.
+        pools: Trials of all optimizers at all N, of any number of suites.
         view: Currency, level and device; trials race only in a currency that is a clock.
 
-    Returns:
-        The policies, N by N, and notes on what could not be replayed.
+    Raises:
+        UserError: The process cannot be started.
     """
+
+    def __init__(self, pools: Iterable[Pool], view: View) -> None:
+        drawn = [pool for pool in pools if pool.cell.tune and not pool.cell.leader
+                 and not tries_a_list(pool.cell) and not _unplayable(pool)]
+        self._view, self._places = view, {pool: place for place, pool in enumerate(drawn)}
+        self._player = Player([_job(pool, view) for pool in drawn])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._player.close()
+
+    def of(self, pools: Sequence[Pool]) -> tuple[list[Played], list[str]]:
+        """Returns what policies would have cost on one suite; waits for it the first time.
+
+        Args:
+            pools: Those among this object's that are of the suite.
+
+        Returns:
+            The policies, N by N, and notes on what could not be replayed.
+
+        Raises:
+            UserError: The process ended without an answer.
+        """
+        found = self._player.found()
+        return _replayed(pools, self._view,
+                         lambda pool: found[self._places[pool]])
+
+
+def _job(pool: Pool, view: View) -> Job:
+    cell = pool.cell
+    return Job([curve(record, view.currency, view.level) for record in cell.tune],
+               cell.suite.target.direction, _RACES if view.currency in _CLOCKS else (),
+               min(ARRIVALS, len(cell.tune)))
+
+
+def _replayed(pools: Sequence[Pool], view: View,
+              drawn: Callable[[Pool], dict[str, Replayed]]) -> tuple[list[Played], list[str]]:
     found: list[Played] = []
     notes: list[str] = []
     for ranks in sorted({pool.cell.ranks for pool in pools}):
@@ -71,7 +117,7 @@ def replayed(pools: Sequence[Pool], view: View) -> tuple[list[Played], list[str]
             if why:
                 notes.append(f"not replayed: {_where(pool.cell)}, {why}")
             elif not pool.cell.leader:
-                found += _own(pool, view)
+                found += _own(pool, view, drawn)
         if tuned and len(here) > 1:
             found += _defaults([pool.cell for pool in here], view, notes)
     return found, notes
@@ -114,7 +160,8 @@ def _unplayable(pool: Pool) -> str:
     return "" if pool.ert.hits else f"as {misses(0, pool.ert.trials)}"
 
 
-def _own(pool: Pool, view: View) -> list[Played]:
+def _own(pool: Pool, view: View,
+         drawn: Callable[[Pool], dict[str, Replayed]]) -> list[Played]:
     """Policies over one optimizer's own trials."""
     cell = pool.cell
     if tries_a_list(cell):
@@ -123,12 +170,8 @@ def _own(pool: Pool, view: View) -> list[Played]:
                   for index, records in enumerate(tried)}
         return [Played(cell.suite.name, cell.ranks, cell, f"ordered list of {len(tried)}",
                        len(tried), replay(sequential, listed(curves, ordered=True)))]
-    every = replay_all(
-        [curve(record, view.currency, view.level) for record in cell.tune],
-        cell.suite.target.direction, races=_RACES if view.currency in _CLOCKS else (),
-        limit=min(ARRIVALS, len(cell.tune)))
     return [Played(cell.suite.name, cell.ranks, cell, policy, len(cell.tune), result)
-            for policy, result in every.items()]
+            for policy, result in drawn(pool).items()]
 
 
 def _listed(cell: Cell) -> list[list[TrialRecord]]:
@@ -178,7 +221,7 @@ def _row(played: Played, view: View) -> tuple[Value, ...]:
         number(str(played.ranks), ranks=played.ranks, level=view.level, currency=view.currency))
     return (
         *head,
-        words(played.policy, policy=played.policy, configurations=played.entrants),
+        words(played.title, policy=played.policy, configurations=played.entrants),
         number(units.percent(found.hit_rate), orders=found.orders, hit_rate=found.hit_rate),
         view.entry("cost", found.cost, found.bill),
         view.entry("cost_q90", tail, 0.0),

@@ -57,8 +57,8 @@ def replays(scene: Scene, policies: Sequence[Played]) -> list[Figure]:
 
 
 def _rows(policies: Sequence[Played]) -> tuple[Drawing, Axes]:
-    names = list(dict.fromkeys(played.policy for played in policies))
-    drawing, axes = panel(SIZE[0], 0.36 * len(names) + 0.85, left=1.75, top=0.34)
+    names = list(dict.fromkeys(played.title for played in policies))
+    drawing, axes = panel(SIZE[0], 0.36 * len(names) + 0.85, left=1.75, top=0.34, right=0.3)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -67,12 +67,12 @@ def _rows(policies: Sequence[Played]) -> tuple[Drawing, Axes]:
 
 def _places(scene: Scene, policies: Sequence[Played]) -> list[tuple[Played, float, Look]]:
     """Returns each policy with its height and look; optimizers stand above one another."""
-    names = list(dict.fromkeys(played.policy for played in policies))
+    names = list(dict.fromkeys(played.title for played in policies))
     labels = list(dict.fromkeys(played.cell.label for played in policies if played.cell))
     step = min(0.16, 0.7 / len(labels)) if labels else 0.0
     found = []
     for played in policies:
-        height, look = float(names.index(played.policy)), _ALL
+        height, look = float(names.index(played.title)), _ALL
         if played.cell:
             look = scene.context.looks[played.cell.label]
             here = [p.cell.label for p in policies if p.policy == played.policy and p.cell]
@@ -110,7 +110,7 @@ def _rates(axes: Axes, scene: Scene, policies: Sequence[Played]) -> None:
 
 def _cheapest(scene: Scene, policies: Sequence[Played]) -> str:
     best = min(policies, key=lambda played: played.found.cost)
-    text = f"Cheapest: {best.policy}{_of(best)}, {scene.view.show(best.found.cost)}"
+    text = f"Cheapest: {best.title}{_of(best)}, {scene.view.show(best.found.cost)}"
     plain = next((played for played in policies if played.cell is best.cell
                   and played.policy == "sequential"), None)
     if plain and plain is not best and math.isfinite(plain.found.cost):
@@ -121,13 +121,13 @@ def _cheapest(scene: Scene, policies: Sequence[Played]) -> str:
 def _falsely(policies: Sequence[Played]) -> str:
     pruning = [played for played in policies if played.found.pruned]
     lost = min(policies, key=lambda played: played.found.hit_rate)
-    text = (f"{lost.policy[0].upper()}{lost.policy[1:]}{_of(lost)} hits in "
-            f"{units.percent(lost.found.hit_rate)} of the orders, the fewest."
+    text = (f"Fewest orders hit by {lost.title}{_of(lost)}: {units.percent(lost.found.hit_rate)}."
             if lost.found.hit_rate < 1 else "All policies hit in every order.")
     if pruning:
         worst = max(pruning, key=lambda played: played.found.falsely_pruned)
-        text += (f" {worst.policy.capitalize()}{_of(worst)} prunes falsely the most, "
-                 f"{units.percent(worst.found.falsely_pruned)} of what it prunes.")
+        text += (f" Most false prunings: {worst.title}{_of(worst)}, "
+                 f"{units.percent(worst.found.falsely_pruned)} of what it prunes."
+                 if worst.found.falsely_pruned else " None of what was pruned would have hit.")
     return text
 
 

@@ -12,14 +12,24 @@ import subprocess
 import tempfile
 import time
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 PATIENCE_S = 240
+
+REQUIRED = bool(os.environ.get("CI"))
+"""Whether a missing browser fails the tests that need one: CI must not pass without them."""
 
 
 def path():
     """Path of a browser, None without one."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+NEEDED = pytest.mark.skipif(path() is None and not REQUIRED,
+                            reason="needs chromium: apt-get install chromium")
+"""Marks tests that need a browser."""
 
 
 class Browser:

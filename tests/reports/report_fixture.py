@@ -36,6 +36,8 @@ SUITE = Suite(
     evaluation=Evaluation(1_400, 2),
     target=Target("accuracy", "max", 0.94, Provenance("none", 0, 0, "chosen by hand")))
 
+NUMERICS: dict[str, bool | str] = {
+    "deterministic_algorithms": False, "matmul_precision": "highest"}
 ENVIRONMENT: dict[str, Any] = {
     "hostname": "bench-1", "os": "Linux 6.1", "cpu": "Example CPU 9000", "cores": 2,
     "memory_bytes": 16_000_000_000, "gpus": [], "python": "3.11.2", "torch": "2.15.0",
@@ -100,7 +102,7 @@ def write(folder: Path, spec: Trial, curve: list[Eval], status: str | None, *,
     store.append(path, Header(spec.run_id, time, spec, ENVIRONMENT))
     if started:
         store.append(path, Start(PARAMETERS, "a1" * 32, "b2" * 32, 1_197, 300,
-                                 "c10d pre-hook", "gloo"))
+                                 "c10d pre-hook", "gloo", numerics=NUMERICS))
     for event in curve:
         store.append(path, event)
     if status is not None:

@@ -14,8 +14,7 @@ from bench_apts import reports
 
 ROOT = Path(__file__).parents[1] / "browser"
 
-pytestmark = pytest.mark.skipif(browser.path() is None and not os.environ.get("CI"),
-                                reason="needs chromium: apt-get install chromium")
+pytestmark = browser.NEEDED
 
 STATES = {
     "light": {},
@@ -38,6 +37,8 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
+    if browser.path() is None:
+        pytest.fail("CI needs chromium for these tests: apt-get install chromium")
     started = browser.Browser()
     yield started
     started.close()
@@ -77,6 +78,36 @@ def test_it_loads_without_complaint_request_or_overflow(chromium, pages, picture
     assert wide <= room, tab.run(WIDEST)
     assert tab.run("document.querySelectorAll('table').length") > 0
     assert (pictures / f"{name}-{state}.png").stat().st_size > 10_000
+
+
+MISPLACED = """(() => {
+    const found = [];
+    for (const svg of document.querySelectorAll('svg.figure')) {
+        const box = svg.getBoundingClientRect();
+        const title = svg.querySelector('title').textContent;
+        const texts = [...svg.querySelectorAll('text')].map(
+            text => [text.textContent, text.getBoundingClientRect()]);
+        texts.forEach(([said, at], index) => {
+            if (at.left < box.left - 1 || at.right > box.right + 1
+                || at.top < box.top - 1 || at.bottom > box.bottom + 1)
+                found.push(`${title}: ${said} is cut off`);
+            for (const [other, there] of texts.slice(0, index)) {
+                const wide = Math.min(at.right, there.right) - Math.max(at.left, there.left);
+                const high = Math.min(at.bottom, there.bottom) - Math.max(at.top, there.top);
+                if (wide > 1 && high > 0.3 * Math.min(at.height, there.height))
+                    found.push(`${title}: ${said} lies on ${other}`);
+            }
+        });
+    }
+    return found;
+})()"""
+
+
+@pytest.mark.parametrize("name", ["report", "compared"])
+def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(chromium, pages, name):
+    tab = chromium.page(pages[name])
+    assert tab.run("document.querySelectorAll('svg.figure text').length") > 20
+    assert tab.run(MISPLACED) == []
 
 
 def test_the_policy_is_enforced(chromium, pages):
@@ -145,7 +176,7 @@ def test_it_prints(chromium, pages):
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory):
     """The source of axe-core, which npm fetches; CI fails where others skip."""
-    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+    give_up = pytest.fail if browser.REQUIRED else pytest.skip
     npm = shutil.which("npm")
     if npm is None:
         give_up("needs npm: apt-get install npm")

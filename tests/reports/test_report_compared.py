@@ -249,8 +249,7 @@ def test_what_only_one_study_has_is_said(before, tmp_path):
     assert {row.match.first.label for row in found.rows} == {"sgd"}
     said = next(note for note in found.notes if note.startswith("only after has"))
     # One seed of adam at N = 2 never ended in the fixture; the others make it a competitor.
-    assert said == ("only after has sgd on digits at N = 1, adam on digits at N = 1 and adam on "
-                    "digits at N = 2")
+    assert said == "only after has sgd on digits at N = 1 and adam on digits at N = 1 and 2"
 
 
 def test_nothing_in_common_is_an_error(before, tmp_path):

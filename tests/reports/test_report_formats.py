@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import re
-import shutil
 import webbrowser
-from pathlib import Path
 
 import browser
 import msgspec
@@ -24,28 +21,15 @@ from bench_apts.reports.page import compose
 from bench_apts.stats.costs import outcome
 from bench_apts.stats.tuning import ert
 
-GOLDEN = Path(__file__).parent / "golden" / "report.json"
-KEPT = ("main", "decision", "sensitivity-lr", "sensitivity-start", "success-by-hyperparameter",
-        "transfer", "trust-region")
-"""Tables of the golden file: what the answer and the sections of the trust region rest on."""
-
 
 def strict(content):
     """Reads JSON as the standard has it, without NaN and Infinity."""
     return json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return searched_fixture.populate(tmp_path_factory.mktemp("formats") / "study")
-
-
-@pytest.fixture(scope="module")
-def written(folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("formats") / "made" / "on-demand"
-    formats = ("html", "csv", "svg", "png", "json", "md")
-    assert reports.build(folder, formats, out=out) == out / "report.html"
-    return out
+@pytest.fixture
+def folder(searched):
+    return searched
 
 
 @pytest.fixture(scope="module")
@@ -108,34 +92,17 @@ def test_every_finding_of_the_page_is_in_the_document(written, told):
         assert re.sub(r"\s+", " ", box["headline"]) in text
 
 
-def rounded(value):
-    """Nine significant digits: more differ between processors."""
-    if isinstance(value, float):
-        return float(f"{value:.9g}")
-    if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    return [rounded(entry) for entry in value] if isinstance(value, list) else value
-
-
-def test_the_numbers_are_those_of_the_golden_file(told):
-    """Written anew, to be looked through and committed, where BENCH_APTS_GOLDEN=write is set."""
-    found = rounded({"schema": told["schema"], "target": told["suites"][0]["target"],
-                     "tables": {name: told["tables"][name] for name in KEPT}})
-    if os.environ.get("BENCH_APTS_GOLDEN") == "write":
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
-    golden = json.loads(GOLDEN.read_text())
-    assert found["tables"].keys() == golden["tables"].keys()
-    for name in KEPT:
-        assert found["tables"][name] == golden["tables"][name], name
-    assert found == golden
-
-
 @pytest.mark.slow
-def test_the_same_records_give_the_same_bytes(folder, written, tmp_path):
-    reports.build(folder, ("json", "md", "html"), out=tmp_path)
-    for name in ("report.json", "report.md", "report.html"):
-        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+def test_the_same_records_give_the_same_bytes(folder, slower, written, compared, tmp_path):
+    kinds = ("json", "md", "html", "csv", "svg", "png")
+    reports.build(folder, kinds, out=tmp_path / "report")
+    reports.compare(folder, slower, kinds, out=tmp_path / "compared", names=("first", "second"))
+    for first, again in ((written, tmp_path / "report"), (compared, tmp_path / "compared")):
+        names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
+        assert names == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+        assert len(names) > 5
+        for name in names:
+            assert (again / name).read_bytes() == (first / name).read_bytes(), name
 
 
 def test_the_markdown_is_short_and_says_who_wins(written, told):
@@ -170,7 +137,7 @@ def test_only_what_was_asked_for_is_written(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(browser.path() is None, reason="needs chromium: apt-get install chromium")
+@browser.NEEDED
 def test_the_pdf_is_the_page_as_printed(folder, tmp_path):
     reports.build(folder, ("pdf",), out=tmp_path)
     content = (tmp_path / "report.pdf").read_bytes()
@@ -207,21 +174,6 @@ def test_the_page_is_opened_on_request(cli, folder, tmp_path, monkeypatch, opens
     assert done.code == 0
     assert asked == [(tmp_path / "out" / "report.html").as_uri()]
     assert ("by hand" in done.out) is not opens
-
-
-@pytest.fixture(scope="module")
-def slower(folder, tmp_path_factory):
-    """The same study, in which apts sends a quarter more bytes at each step."""
-    copy = tmp_path_factory.mktemp("formats") / "slower"
-    shutil.copytree(folder, copy)
-    for path in (copy / "trials").iterdir():
-        events = [json.loads(line) for line in path.read_text().splitlines()]
-        if events[0]["trial"]["label"] == "apts":
-            for event in events:
-                for traffic in event.get("comm", {}).get("train", {}).values():
-                    traffic["ideal_bytes"] *= 1.25
-        path.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return copy
 
 
 def test_two_studies_stand_side_by_side(cli, folder, slower, tmp_path):

@@ -67,10 +67,10 @@ def test_every_number_comes_back_in_the_order_of_the_commits(results):
 def test_the_finding_the_table_and_the_figure_agree(results):
     part = built(results)
     assert "Of 3 numbers over 3 commits, aaaaaaa to ccccccc, 1 grew and 1 fell" in part.finding
-    assert "track_bytes_per_step of apts, 2.00 times its first" in part.finding
+    assert "the most bytes per step of apts, 2.00 times its first" in part.finding
     (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
     assert "2 of 3 numbers changed" in figure.caption
-    assert "3 commits, 3 numbers each, on box" in figure.basis
+    assert "3 commits and 3 numbers on box" in figure.basis
     assert [r["value"] for r in figure.data.records()] == [
         value for backend in zip(*BYTES, strict=True) for value in backend]
     assert ">apts<" in figure.inline
@@ -83,7 +83,7 @@ def test_a_failure_is_words_and_a_skipped_benchmark_is_nothing(results):
     write(results, 2, [100.0, None, math.nan])
     assert "NaN" in next((results / "box").glob("cccc*.json")).read_text()
     part = built(results)
-    assert "1 benchmark failed at its latest commit" in part.finding
+    assert "1 benchmark failed at the latest commit" in part.finding
     (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
     assert "1 of 3 numbers changed" in figure.caption
     assert "Failed at the latest commit: apts." in figure.caption
@@ -91,6 +91,37 @@ def test_a_failure_is_words_and_a_skipped_benchmark_is_nothing(results):
     rows = {row[1].text: row for row in table.rows}
     assert rows["apts"][5].text == "failed"
     assert rows["sgd"][3].text == "2"
+
+
+def test_what_never_changed_is_a_table_and_no_figure(tmp_path):
+    for number in range(3):
+        write(tmp_path, number, [100.0, 30.0, 100.0])
+    part = built(tmp_path)
+    assert part.finding == "None of 3 numbers changed over 3 commits, aaaaaaa to ccccccc."
+    (listing,) = part.blocks
+    assert not listing.folded
+    assert {row["ratio"] for row in listing.table.records()} == {1}
+
+
+def test_commits_of_one_date_stand_in_the_order_they_were_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "COMMITS", ("c" * 40, "a" * 40, "b" * 40))
+    for number, values in enumerate(BYTES):
+        write(tmp_path, number, list(values))
+        (path,) = (tmp_path / "box").glob(f"{COMMITS[number][:8]}*.json")
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"date": 1_000}))
+    assert history.read(tmp_path).commits == list(COMMITS)
+
+
+def test_a_number_that_came_back_is_told_and_one_that_began_at_zero_is_not_drawn(tmp_path):
+    for number, values in enumerate(([100.0, 0.0, 7.0], [120.0, 3.0, 7.0], [100.0, 3.0, 7.0])):
+        write(tmp_path, number, values)
+    part = built(tmp_path)
+    assert "1 grew and 0 fell, and 1 changed and came back" in part.finding
+    assert "the most bytes per step of apts, whose first is 0" in part.finding
+    (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
+    assert "1 of 2 numbers changed; latest over first: adam 1.00 times." in figure.caption
+    assert "Not drawn, with one number or a first of 0: apts." in figure.caption
 
 
 def test_numbers_of_another_version_are_left_out_and_counted(results):

@@ -243,7 +243,7 @@ def test_findings_and_caveats_say_it_plainly(text):
     assert "No clear winner." in text
     assert "the runner-up is" in text
     for words in ("CPU ranks instead of GPUs", "Target of digits not calibrated", "Few seeds",
-                  "1 tuning trial of sgd at N = 1", "loss 812.5 is above 10 times",
+                  "1 tuning trial of sgd at each N = 1, 2", "loss 812.5 is above 10 times",
                   "1 seed of adam at N = 2 had not ended", "missed the target"):
         assert words in text
     assert "N = 2 †" not in text

@@ -61,10 +61,10 @@ def test_the_front_is_that_of_the_raw_records(part, costs):
 
 
 def test_finding_and_caption_name_the_front(part):
-    assert part.finding.startswith("Beaten by nobody: at N = 1 ")
+    assert part.finding.startswith("Pareto-optimal: at N = 1 ")
     assert "at N = 2 apts and sgd in time and bytes, " in part.finding
     figure = sections.figures(part)["n2-front-bytes"]
-    assert figure.caption == ("Beaten by nobody in both: sgd and apts. Not drawn, as the median "
+    assert figure.caption == ("Pareto-optimal: sgd and apts. Not drawn, as the median "
                               f"seed missed: {fixture.NASTY} (0 of 3 reached it).")
     assert "n = 3 seeds" in figure.basis
     memory = sections.figures(part)["n2-front-memory"]

@@ -136,7 +136,7 @@ def test_the_report_models_as_the_command_does(folder, tmp_path):
     copy = tmp_path / "study"
     shutil.copytree(folder, copy)
     page = reports.build(copy).read_text(encoding="utf-8")
-    assert "Nobody measured these times." in page
+    assert "Nobody measured these times; " in page
     assert page.count("training time to the target, modelled on") == len(fabrics.load())
     modelled = pd.read_csv(copy / "tables" / "modelled.csv")
     networks = fabrics.networks([*fabrics.load()], fabrics.load(), 1, "nvlink4")

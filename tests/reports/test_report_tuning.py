@@ -12,7 +12,8 @@ from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import tuning
 from bench_apts.reports.tuning.best import best
-from bench_apts.reports.tuning.pool import View, pool
+from bench_apts.reports.tuning.pool import View, pool, pools
+from bench_apts.reports.tuning.replay import Replays
 from bench_apts.spec import Searched
 from bench_apts.stats.bootstrap import best_of_intervals
 from bench_apts.stats.curves import curve
@@ -24,8 +25,13 @@ RANGES = Searched("random", "none", "narrow", 1, {"lr": (0.01, 1.0)})
 
 
 def built(folder):
-    with theme():
-        return tuning.part(folder.contexts()[0])
+    return section(folder.contexts()[0])
+
+
+def section(context):
+    view = View("core_seconds", 1.0, "cpu")
+    with theme(), Replays(pools(context.groups, view), view) as replays:
+        return tuning.part(replace(context, replays=replays))
 
 
 def figures(part):
@@ -179,7 +185,7 @@ def test_an_ordered_list_is_replayed_in_its_order(tmp_path):
     assert (mine["hit_rate"], mine["orders"], mine["configurations"]) == (1, 500, 4)
     assert [record["policy"] for record in policies if record["optimizer"] == "sgd"] == [
         "sequential", "race of 2", "race of 4", "median", "asha", "hyperband"]
-    assert any(b.text.startswith("Adam at N = 1: the trials are a list that is tried in its order")
+    assert any(b.text.startswith("Trials of adam at N = 1 are a list that is tried in its order")
                for b in part.blocks if isinstance(b, Prose))
 
 
@@ -216,7 +222,7 @@ def test_a_follower_is_tried_by_its_own_check_and_drawn_once(known):
     zero = replace(adam, label="zero1", leader="adam", checks=adam.tune[3:], seeds=())
     led = replace(context, looks=looks, groups=(replace(group, cells=(adam, apts, zero)),))
     with theme():
-        drawn = figures(tuning.part(led))
+        drawn = figures(section(led))
     assert {record["optimizer"] for record in drawn["restarts"].data.records()} == {"adam", "apts"}
     assert "zero1: as adam, whose search served." in drawn["restarts"].caption
     records = drawn["policies"].data.records()

@@ -7,7 +7,9 @@ from stats_records import record, suite
 
 from bench_apts.stats.costs import (
     CURRENCIES,
+    cost_at,
     cost_recorded,
+    costs_along,
     hit_bracket,
     known,
     outcome,
@@ -82,6 +84,18 @@ def test_a_trial_that_hit_and_diverged_later_has_hit():
 def test_levels_are_shares_of_the_target():
     found = outcomes(record([0.1, 0.86, 0.86, 0.895, 0.895, 0.9, 0.9]))
     assert [found[level].cost["train_s"] for level in (0.95, 0.99, 1.0)] == [1.0, 3.0, 5.0]
+
+
+def test_every_level_is_billed_as_by_itself():
+    for values in ([0.1, 0.86, 0.86, 0.895, 0.895, 0.9, 0.9], [0.1, 0.2], []):
+        drawn = record(values)
+        assert outcomes(drawn) == {level: outcome(drawn, level) for level in (0.95, 0.99, 1.0)}
+
+
+@pytest.mark.parametrize("currency", CURRENCIES)
+def test_costs_along_a_trial_are_those_at_its_evaluations(currency):
+    drawn = record([0.1, 0.5, 0.6], ranks=4)
+    assert costs_along(drawn, currency) == [cost_at(drawn, at)[currency] for at in range(3)]
 
 
 def test_a_minimised_metric_and_a_missing_one():

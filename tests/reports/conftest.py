@@ -1,0 +1,47 @@
+"""The report of one study and its comparison with a changed copy, built once for all tests."""
+
+import json
+import shutil
+
+import pytest
+import searched_fixture
+
+from bench_apts import reports
+
+FORMATS = ("html", "csv", "svg", "png", "json", "md")
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory):
+    """Results folder of ``searched_fixture``."""
+    return searched_fixture.populate(tmp_path_factory.mktemp("searched") / "study")
+
+
+@pytest.fixture(scope="session")
+def slower(searched, tmp_path_factory):
+    """The same study, in which apts sends a quarter more bytes at each step."""
+    copy = shutil.copytree(searched, tmp_path_factory.mktemp("searched") / "slower")
+    for path in (copy / "trials").iterdir():
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        if events[0]["trial"]["label"] == "apts":
+            for event in events:
+                for traffic in event.get("comm", {}).get("train", {}).values():
+                    traffic["ideal_bytes"] *= 1.25
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def written(searched, tmp_path_factory):
+    """Folder of the study's report in all formats that need no browser."""
+    out = tmp_path_factory.mktemp("searched") / "made" / "on-demand"
+    assert reports.build(searched, FORMATS, out=out) == out / "report.html"
+    return out
+
+
+@pytest.fixture(scope="session")
+def compared(searched, slower, tmp_path_factory):
+    """Folder of the comparison of the study with the slower one."""
+    out = tmp_path_factory.mktemp("searched") / "compared"
+    reports.compare(searched, slower, FORMATS, out=out, names=("first", "second"))
+    return out
