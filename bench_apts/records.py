@@ -116,6 +116,7 @@ class Start(Struct, tag="start", tag_field="event"):
     """Written by rank 0 once model and data stand: what was built.
 
     The operations are those of one sample; None in records of before they were counted.
+    ``numerics`` is that of ``numerics.settings``; empty in records of before it was kept.
     """
 
     parameters: Int64
@@ -127,6 +128,7 @@ class Start(Struct, tag="start", tag_field="event"):
     process_group: str
     forward_flops: float | None = None
     backward_flops: float | None = None
+    numerics: dict[str, bool | str] = {}
 
 
 class Eval(Struct, tag="eval", tag_field="event", gc=False):

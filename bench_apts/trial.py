@@ -12,7 +12,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from bench_apts import pruning, registry, store, weights
+from bench_apts import numerics, pruning, registry, store, weights
 from bench_apts.checkpoints.saving import Checkpoints
 from bench_apts.contract import StepReport, World
 from bench_apts.evaluation import Result, evaluate
@@ -144,7 +144,8 @@ class Run:
         """
         self._write(Start(
             self.parameters, self.initial, self.order.sha256(), len(self.train),
-            len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops))
+            len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops,
+            numerics.settings()))
         self._warm_up()
         memory.reset_peak(self.world.device.type)
         status = self._train(stop)

@@ -116,6 +116,12 @@ def test_data_parallel_training_sends_its_gradient_once_a_step(finished):
         assert record.end.comm["eval"]["all_reduce"].ideal_bytes > 0
 
 
+def test_torchs_switches_are_recorded(finished):
+    for record in finished.records:
+        assert record.start.numerics["deterministic_algorithms"] is False
+        assert record.start.numerics["matmul_precision"] == "highest"
+
+
 def test_passes_are_counted(finished):
     for label in ("sgd", "adam"):
         for record in chosen(finished.records, label=label):
