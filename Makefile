@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 # Cached pip downloads are reused; the stamp is renewed whenever pyproject.toml changes.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint workflows wheel bench bench-compare check-baseline \
+	asv-continuous asv-nightly asv-publish clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,9 +36,47 @@ lint: $(STAMP)
 	for part in optimizers suites reports; do ln -s $(CURDIR)/$$part build/typed/bench_apts/; done
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## microbenchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only \
-		--benchmark-autosave --benchmark-storage=.benchmarks
+workflows: $(STAMP)  ## .github/workflows by actionlint, which pip fetches from GitHub
+	$(BIN)/pip install --quiet --editable '.[workflows]'
+	$(BIN)/actionlint
+
+wheel: $(STAMP)  ## build the wheel, install it elsewhere and use it there
+	rm -rf dist build/installed
+	$(BIN)/python -m build --wheel --outdir dist
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/pip install --quiet dist/*.whl
+	cd build && installed/bin/bench-apts list && installed/bin/bench-apts run --suite digits \
+		--gpus 1 --optimizers sgd --trials 0 --seeds 1 --offline --out installed/results
+
+# One thread: kernels of this size lose by more, and their seconds scatter more.
+MICRO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only \
+	--benchmark-autosave --benchmark-storage=.benchmarks
+
+bench: $(STAMP)  ## microbenchmarks, kept in .benchmarks
+	$(MICRO)
+
+bench-compare: $(STAMP)  ## microbenchmarks beside the last kept run
+	$(MICRO) --benchmark-compare
+
+BASE ?= origin/main
+COUNTS := ^(per_step|to_target|harness)\.track_
+
+check-baseline: $(STAMP)  ## the gate: base and head interleaved, see docs/regressions.md
+	$(BIN)/bench-apts check --baseline $(BASE) $(if $(SUMMARY),--markdown $(SUMMARY))
+
+# Never with --quick: a single sample decides nothing. Ends with 1 if a count is worse.
+asv-continuous: $(STAMP)  ## counts of base and head, in environments of asv's own
+	$(BIN)/asv machine --yes
+	$(BIN)/asv continuous --split --show-stderr --factor 1.0001 --bench '$(COUNTS)' $(BASE) HEAD
+
+# asv calls it an error if there is no new commit.
+asv-nightly: $(STAMP)  ## the commits since the last night, five at most, the latest among them
+	$(BIN)/asv machine --yes --machine ci
+	ls .asv/results/ci/$$(git rev-parse main | cut -c 1-8)-*.json || \
+		$(BIN)/asv run --machine ci --show-stderr --steps 5 NEW
+
+asv-publish: $(STAMP)  ## asv's own pages, in .asv/html
+	$(BIN)/asv publish
 
 clean:
 	rm -rf build dist .asv .benchmarks .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,25 +1,19 @@
-"""The regressions: a configuration that asv reads, tracks that it finds, numbers that it keeps."""
+"""The regressions: a configuration that asv reads, and benchmarks that say what they must."""
 
 import importlib.util
-import json
-import os
-import shutil
-import subprocess
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from harness_ranks import run_ranks
 
 from bench_apts import registry
 from bench_apts.records import End, Eval, Header, Start, Traffic, TrialRecord
 
 ROOT = Path(__file__).parents[1]
-UNITS = {
-    "track_bytes_per_step": "bytes",
-    "track_collectives_per_step": "collectives",
-    "track_forwards_per_step": "passes",
-    "track_backwards_per_step": "passes",
-}
+FOLDER = ROOT / "suites" / "regressions"
+BENCHMARK = re.compile("(track|time)_")
 
 
 @pytest.fixture(scope="module")
@@ -31,117 +25,153 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def per_step():
-    path = ROOT / "suites" / "regressions" / "per_step.py"
-    spec = importlib.util.spec_from_file_location("per_step_of_regressions", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def modules():
+    """All modules of the benchmarks, by name, imported as asv does."""
+    sys.path.insert(0, str(FOLDER.parent))
+    try:
+        return {path.stem: importlib.import_module(f"{FOLDER.name}.{path.stem}")
+                for path in FOLDER.glob("*.py") if path.stem != "__init__"}
+    finally:
+        sys.path.remove(str(FOLDER.parent))
+
+
+@pytest.fixture(scope="module")
+def benchmarks(modules):
+    """All benchmarks by their full names."""
+    found = {}
+    for module, content in modules.items():
+        for name, value in vars(content).items():
+            inner = vars(value).items() if isinstance(value, type) else [("", value)]
+            found |= {f"{module}.{name}{part and '.'}{part}": function
+                      for part, function in inner if BENCHMARK.match(part or name)}
+    return found
 
 
 def test_asv_reads_the_configuration(config):
     assert config.project == "bench-apts"
-    folder = ROOT / config.benchmark_dir
-    assert (folder / "__init__.py").is_file()
+    assert ROOT / config.benchmark_dir == FOLDER
+    assert (FOLDER / "__init__.py").is_file()
     # asv imports the folder under its own name, which must not hide anything.
-    assert importlib.util.find_spec(folder.name) is None
+    assert importlib.util.find_spec(FOLDER.name) is None
     ignored = (ROOT / ".gitignore").read_text().split()
     for place in (config.env_dir, config.results_dir, config.html_dir):
         assert f"{Path(place).parts[0]}/" in ignored
     (build,) = config.build_command
     assert "--no-deps" in build
     assert "--no-build-isolation" in build
-    assert any(name == "setuptools" for name in config.matrix["req"])
+    assert config.matrix["req"]["setuptools"] == [""]
 
 
-def test_every_track_says_what_asv_needs(per_step):
-    tracks = {name: value for name, value in vars(per_step).items() if name.startswith("track_")}
-    assert {name: track.unit for name, track in tracks.items()} == UNITS
-    for track in tracks.values():
-        assert track.version
-        assert track.timeout > 0
-        assert track.params == [list(per_step.BACKENDS)]
-        assert track.param_names == ["backend"]
-    assert per_step.setup_cache.timeout >= 600
+def test_environments_of_asvs_own_are_pinned(config):
+    (torch,) = config.matrix["req"]["torch"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", torch)
+    assert set(config.matrix["env_nobuild"]) == {
+        "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    assert all(values == ["1"] for values in config.matrix["env_nobuild"].values())
 
 
-def test_every_built_in_backend_is_tracked(per_step):
+def test_every_benchmark_says_what_asv_needs(benchmarks):
+    assert len(benchmarks) >= 17
+    for name, benchmark in benchmarks.items():
+        assert benchmark.version, name
+        assert benchmark.timeout > 0, name
+        if ".track_" in name:
+            assert benchmark.unit, name
+            # Lower is better in asv.
+            assert not re.search("accuracy|speed|throughput|rate$", name)
+
+
+def test_every_benchmark_has_one_threshold(config, benchmarks):
+    for name in benchmarks:
+        found = [value for pattern, value in config.regressions_thresholds.items()
+                 if re.match(pattern, name)]
+        exact = ".track_" in name and not name.startswith("memory.")
+        assert len(found) == 1, name
+        assert (found == [0.0]) == exact, name
+
+
+def test_one_study_serves_all_modules(modules):
+    study = modules["study"]
+    sharing = {name for name, module in modules.items() if hasattr(module, "setup_cache")}
+    assert sharing == {"study", "per_step", "to_target", "memory", "report"}
+    assert all(modules[name].setup_cache is study.setup_cache for name in sharing)
+    assert study.setup_cache.timeout >= 600
+
+
+def test_every_built_in_backend_is_tracked_at_every_n(modules, benchmarks):
+    study = modules["study"]
     built_in = [name for name in registry.optimizer_names()
                 if registry.optimizer(name).origin == "built in"]
-    assert sorted(per_step.BACKENDS) == built_in
+    assert sorted(study.BACKENDS) == built_in
+    assert study.RANKS == (1, 2, 4)
+    assert set(study.PINNED) <= set(study.BACKENDS)
+    for name, benchmark in benchmarks.items():
+        if name.split(".")[0] in ("per_step", "to_target", "memory"):
+            assert benchmark.params == [list(study.BACKENDS), list(study.RANKS)], name
+            assert benchmark.param_names == ["backend", "N"], name
 
 
-def test_a_backend_without_an_answer_fails(per_step):
-    told = {"adam": {"bytes": 4.0}, "sgd": "error: rank 1: boom"}
-    assert per_step.tracked(told, "adam", "bytes") == 4.0
-    with pytest.raises(RuntimeError, match="sgd: error: rank 1: boom"):
-        per_step.track_bytes_per_step(told, "sgd")
+def evaluation(samples, accuracy, calls):
+    comm = {"train": {"all_reduce": Traffic(calls, calls * 26280, calls * 26280.0)},
+            "eval": {"all_reduce": Traffic(7, 7, 7.0)}}
+    return Eval(samples // 64, samples, 1.0, 1.0, 1.0, 1.0, samples // 32, samples // 64, 0, 0.5,
+                {"accuracy": accuracy}, comm if calls else {})
 
 
-def record(make_trial, status, meter="c10d pre-hook"):
+def record(make_trial, status="miss", meter="c10d pre-hook", curve=(0.1, 0.5, 0.86, 0.87, 0.9)):
     trial = make_trial("adam", ranks=2)
     start = Start(6570, None, "", 1197, 300, meter, "gloo")
-    last = Eval(20, 1280, 1.0, 1.0, 1.0, 1.0, 40, 20, 0, 0.5, {}, {})
-    comm = {"train": {"all_reduce": Traffic(20, 20 * 26280, 20 * 26280.0)},
-            "eval": {"all_reduce": Traffic(7, 7, 7.0)}}
-    end = End(status, "", 1.0, comm=comm, reason="boom")
-    return TrialRecord(Header(trial.run_id, "", trial, {}), start, [last], end, "")
+    evals = [evaluation(2816 * place, accuracy, 44 * place)
+             for place, accuracy in enumerate(curve)]
+    end = End(status, "", 1.0, peak_memory_bytes=5_000_000, reason="boom")
+    return TrialRecord(Header(trial.run_id, "", trial, {}), start, evals, end, "")
 
 
-def test_counts_are_totals_of_training_over_steps(per_step, make_trial):
-    assert per_step.per_step(record(make_trial, "miss")) == {
-        "bytes": 26280.0, "collectives": 1.0, "forwards": 2.0, "backwards": 1.0}
-    assert per_step.per_step(record(make_trial, "error")) == "error: boom"
-    assert per_step.per_step(record(make_trial, "diverged")) == "diverged: boom"
-    assert "not counted" in per_step.per_step(record(make_trial, "hit", "none (old torch)"))
+def test_counts_are_read_at_the_fixed_budget_and_at_the_hit(modules, make_trial):
+    study = modules["study"]
+    assert study.counted(record(make_trial)) == study.Counts(
+        per_step={"bytes": 26280.0, "collectives": 1.0, "forwards": 2.0, "backwards": 1.0},
+        to_target={"samples": 5632, "forwards": 176, "backwards": 88, "bytes": 88 * 26280.0},
+        error=pytest.approx(0.14), peak_bytes=5_000_000)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_asv_stores_exact_numbers(tmp_path, cache, per_step):
-    pytest.importorskip("asv")
-    if not (ROOT / ".git").exists() or not shutil.which("git"):
-        pytest.skip("no git checkout")
-    clone, home = tmp_path / "clone", tmp_path / "home"
-    home.mkdir()
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(clone)]
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    # The clone holds what is committed; what is being tested may not be yet.
-    shutil.copy(ROOT / "asv.conf.json", clone)
-    shutil.copytree(ROOT / "suites" / "regressions", clone / "suites" / "regressions",
-                    dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([*git, "add", "--all"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--no-verify", "-m", "test"],
-                   check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True,
-                            text=True).stdout.strip()
+@pytest.mark.parametrize(("changed", "why"), [
+    ({"status": "error"}, "error: boom"),
+    ({"status": "diverged"}, "diverged: boom"),
+    ({"meter": "none (old torch)"}, "not counted: none"),
+    ({"curve": (0.1, 0.9)}, "no evaluation at 5600 samples"),
+])
+def test_a_trial_without_an_answer_has_no_counts(modules, make_trial, changed, why):
+    assert why in modules["study"].counted(record(make_trial, **changed))
 
-    def asv(*arguments):
-        # asv keeps what it knows of the machine in the home folder.
-        done = subprocess.run(
-            [sys.executable, "-m", "asv", *arguments], cwd=clone, capture_output=True, text=True,
-            check=False, env=os.environ | {"HOME": str(home), "BENCH_APTS_CACHE": str(cache)})
-        assert done.returncode == 0, done.stdout + done.stderr
 
-    asv("machine", "--yes")
-    asv("check", "-E", "existing:same")
-    asv("run", "-E", "existing:same", "--set-commit-hash", commit)
-    (file,) = (clone / ".asv" / "results").glob(f"*/{commit[:8]}-*.json")
-    results = json.loads(file.read_text())["results"]
-    numbers = {name: dict(zip(per_step.BACKENDS, results[f"per_step.{name}"][0], strict=True))
-               for name in UNITS}
-    assert all(value is not None for track in numbers.values() for value in track.values())
-    n = 6570
-    padded = 4 * -(-n // 4) * 4
-    exact = {
-        "sgd": 4 * n, "adam": 4 * n, "tr": 4 * (n + 2), "apts-paper": 4 * (3 * n + 4),
-        "napts": 4 * (3 * n + 4),
-        # f = 1/2: all-reduces of n floats and of 4 bytes, an all-gather of the padded parameters;
-        "zero1": 4 * n + 4 + padded / 2, "zero2": 4 * n + 4 + padded / 2,
-        # reduce-scatter and all-gather of all parameters, an all-reduce of 8 bytes.
-        "zero3": 4 * n + 8,
-    }
-    measured = numbers["track_bytes_per_step"]
-    assert {name: measured[name] for name in exact} == exact
-    assert numbers["track_backwards_per_step"] | {"apts-paper": 1, "napts": 1} == dict.fromkeys(
-        per_step.BACKENDS, 1)
+def test_what_has_no_number_raises(modules, make_trial):
+    study, per_step, to_target = (modules[name] for name in ("study", "per_step", "to_target"))
+    missed = study.counted(record(make_trial, curve=(0.1, 0.5, 0.86, 0.5)))
+    told = {("adam", 2): missed, ("sgd", 2): "error: rank 1: boom"}
+    assert per_step.track_bytes_per_step(told, "adam", 2) == 26280.0
+    with pytest.raises(RuntimeError, match="sgd, N = 2: error: rank 1: boom"):
+        per_step.track_bytes_per_step(told, "sgd", 2)
+    assert missed.to_target is None
+    with pytest.raises(RuntimeError, match="adam, N = 2: 90% of the target was missed"):
+        to_target.track_samples_to_target(told, "adam", 2)
+    assert to_target.track_error_at_fixed_budget(told, "adam", 2) == pytest.approx(0.14)
+
+
+def metered(connect):
+    """What becomes of each meter's all-reduces; in a process of its own: hooks stay."""
+    sys.path.insert(0, str(FOLDER.parent))
+    meter = importlib.import_module(f"{FOLDER.name}.harness").Meter()
+    for how in ("none", "pre-hook", "dispatcher"):
+        meter.setup(how)
+        meter.time_10000_all_reduces(how)
+        meter.teardown(how)
+    meter.setup("pre-hook")
+    try:
+        meter.teardown("pre-hook")
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_the_meter_of_the_benchmark_counts_or_fails():
+    assert run_ranks(metered, 1) == ["meter pre-hook counted {}"]

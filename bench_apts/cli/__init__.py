@@ -25,6 +25,7 @@ from bench_apts.cli import (
     report,
     run,
     slurm,
+    track,
     tune,
 )
 from bench_apts.errors import UserError, one_line
@@ -51,6 +52,7 @@ app.command("compare")(compare.command)
 app.command("merge")(merge.command)
 app.command("project")(project.command)
 app.command("cost")(cost.command)
+app.command("track")(track.command)
 app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 
 

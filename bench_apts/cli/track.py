@@ -1,0 +1,75 @@
+"""``bench-apts track``: measures this commit with asv, and tells what changed since the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from bench_apts.errors import UserError
+
+if TYPE_CHECKING:
+    from bench_apts.tracking.changes import Changes
+
+_SHOWN = 20
+"""Changes that are named at most."""
+
+
+def command(
+    commit: Annotated[str, Option(
+        metavar="REV", help="Commit under which the numbers are stored; it must have the files "
+                            "that are checked out.")] = "HEAD",
+    bench: Annotated[list[str] | None, Option(
+        metavar="REGEX", help="Only the benchmarks in whose names this is found; repeatable.",
+        show_default=False)] = None,
+    quick: Annotated[bool, Option(
+        "--quick", help="Run everything once, to see that it works, and store nothing.")] = False,
+    dirty: Annotated[bool, Option(
+        "--dirty", help="Measure changes that are not committed, and store nothing.")] = False,
+) -> None:
+    """Measure this commit with asv; exit code 1 if a benchmark failed."""
+    from bench_apts.reports.history import commits
+    from bench_apts.tracking import changes, runs
+    from bench_apts.tracking import checkout as checkouts
+
+    runs.require_asv()
+    found = checkouts.checkout(Path.cwd())
+    checkouts.require_installed(found.root)
+    named = checkouts.resolved(found.root, commit)
+    checkouts.require_content(found, named)
+    if found.changed and not (dirty or quick):
+        more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
+        raise UserError(f"{found.changed[0]}{more} in {found.root} not committed, so the numbers "
+                        "would belong to no commit; commit or stash first, or look at them "
+                        "without storing them with --dirty")
+    settings = runs.settings(found.root)
+    machine = runs.require_machine(found.root)
+    stored = runs.run(found.root, settings.results, machine, named, bench or (), quick,
+                      store=not found.changed)
+    if stored.file is None:
+        print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
+                                        f"{found.root} has changes that are not committed"))
+    else:
+        print(f"results: {stored.file}")
+        history = commits.read(settings.results)
+        before = changes.last_before(found.root, history, machine, named)
+        if before is None:
+            print(f"nothing to compare with: no commit before {named[:8]} has results here")
+        else:
+            _show(before, named, changes.changes(history, machine, before, named,
+                                                 settings.thresholds))
+    if stored.failures:
+        print("benchmarks failed, as asv says above")
+        raise typer.Exit(1)
+
+
+def _show(before: str, after: str, found: Changes) -> None:
+    worse = sum(change.worse for change in found.beyond)
+    print(f"since {before[:8]}: of {found.numbers} numbers {worse} worse, "
+          f"{len(found.beyond) - worse} better, the others within their thresholds")
+    for change in found.beyond[:_SHOWN]:
+        print(f"  {change}")
+    if len(found.beyond) > _SHOWN:
+        print(f"  and {len(found.beyond) - _SHOWN} more: asv compare {before[:8]} {after[:8]}")

@@ -1,0 +1,1 @@
+"""Numbers over commits: asv in the environment that holds this checkout."""

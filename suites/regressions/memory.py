@@ -1,0 +1,15 @@
+"""Memory of the largest rank of every backend."""
+
+from __future__ import annotations
+
+from .marks import marked
+from .study import BACKENDS, RANKS, Told, of, setup_cache
+
+__all__ = ["setup_cache"]
+
+
+@marked(unit="bytes", version="1", params=[list(BACKENDS), list(RANKS)],
+        param_names=["backend", "N"])
+def track_peak_memory(told: Told, backend: str, ranks: int) -> float:
+    """Peak memory of a rank while it trains: its resident set, the libraries' code included."""
+    return of(told, backend, ranks).peak_bytes
