@@ -1,18 +1,89 @@
-"""``bench-apts check``: reads every record again and says what cannot be right."""
+"""``bench-apts check``: whether records can be believed, and whether a change costs anything."""
 
 from __future__ import annotations
 
+import math
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument
+from typer import Argument, Option
+
+from bench_apts.cli import options
+from bench_apts.errors import UserError
+from bench_apts.gate import LEAST_PAIRS
+
+if TYPE_CHECKING:
+    from bench_apts.gate.findings import Judged
+    from bench_apts.gate.runs import Asked
+
+_DEFAULT = "apts,sgd,adam,zero2"
 
 
 def command(
-    results: Annotated[Path, Argument(help="A results folder, for instance results/digits.")],
+    results: Annotated[Path | None, Argument(
+        help="A results folder, for instance results/digits.", show_default=False)] = None,
+    baseline: Annotated[str | None, Option(
+        metavar="REVISION|RESULTS", show_default=False,
+        help="Compare the working tree with a revision, for instance origin/main, run in turns "
+             "with it; or with a stored study.")] = None,
+    suite: options.Suites = None,
+    gpus: Annotated[str | None, Option(
+        help="World sizes.  [default: 1,2, as far as there are GPUs]",
+        show_default=False)] = None,
+    optimizers: Annotated[str | None, Option(
+        help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
+        show_default=False)] = None,
+    pairs: Annotated[int, Option(
+        min=LEAST_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
+                              "four times as many.")] = LEAST_PAIRS,
+    factor: Annotated[float, Option(
+        min=1.0, help="Slowdown that is tolerated.")] = 1.10,
+    base_seed: options.BaseSeed = 0,
+    set_: options.Changes = None,
+    data_dir: options.DataDir = None,
+    offline: options.Offline = False,
+    out: Annotated[Path | None, Option(
+        help="New folder to keep the records of all runs in.  [default: they are dropped]",
+        show_default=False)] = None,
+    markdown: Annotated[Path | None, Option(
+        help="File to write a summary for a pull request to.", show_default=False)] = None,
 ) -> None:
-    """Check the records of a results folder; exit code 1 if any cannot be believed."""
+    """Check the records of RESULTS, or with --baseline whether a change costs time or traffic.
+
+    Exit code 1: records cannot be believed, or a regression; 2: it cannot be told.
+    """
+    if baseline is None:
+        if results is None:
+            raise UserError("check takes a results folder whose records to check, or --baseline "
+                            "with a revision to compare the working tree with")
+        if markdown or out or suite or gpus or optimizers or set_:
+            raise UserError("the options of check are for --baseline, which is missing")
+        _sound(results)
+        return
+    if results is not None:
+        raise UserError(f"check looks at the records of {results} or compares with --baseline "
+                        f"{baseline}, one at a time; leave one out")
+    if not math.isfinite(factor):
+        raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
+    try:
+        found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
+                      offline, out, pairs, factor, base_seed)
+    except UserError as error:
+        _write(markdown, f"**cannot tell: {error}**")
+        raise
+    from bench_apts.gate import summary
+
+    text = summary.markdown(found)
+    _write(markdown, text)
+    print(text)
+    print(summary.verdict(found))
+    if found.code:
+        raise typer.Exit(found.code)
+
+
+def _sound(results: Path) -> None:
     from bench_apts import soundness
 
     trials, problems = soundness.check(results)
@@ -21,3 +92,76 @@ def command(
     print(f"trials: {trials}, " + (f"problems: {len(problems)}" if problems else "all sound"))
     if problems:
         raise typer.Exit(1)
+
+
+def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | None,
+          overrides: tuple[str, ...], data_dir: Path | None, offline: bool, out: Path | None,
+          pairs: int, factor: float, base_seed: int) -> Judged:
+    from bench_apts.gate import interleaved, stored, trees
+    from bench_apts.launch.elastic import Interrupted, interruptible
+
+    top = trees.repository(Path.cwd())
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name, interruptible():
+            folder = Path(name)
+            head = trees.head(top, _new(folder / "head"))
+            place = _new((out or folder / "results").absolute())
+            if (Path(baseline) / "study.json").is_file():
+                if gpus or optimizers or overrides or suites != ["digits"]:
+                    raise UserError(f"--baseline {baseline} is a study, which says itself what "
+                                    "is trained; leave --suite, --gpus, --optimizers and --set "
+                                    "out")
+                return stored.judge(Path(baseline), head, place, factor=factor, told=_told,
+                                    data_dir=data_dir, offline=offline)
+            asked = _asked(tuple(trees.suite(head, suite) for suite in suites), gpus, optimizers,
+                           overrides, data_dir, offline)
+            base = trees.base(top, baseline, _new(folder / "base"))
+            _told(f"base: {base.told}, head: {head.told}")
+            return interleaved.judge(base, head, asked, place, pairs=pairs, factor=factor,
+                                     base_seed=base_seed, told=_told)
+    except Interrupted as error:
+        print("interrupted: nothing was judged")
+        raise typer.Exit(128 + error.number) from error
+
+
+def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
+           overrides: tuple[str, ...], data_dir: Path | None,
+           offline: bool) -> Asked:
+    """Resolves what both trees are to train."""
+    from bench_apts import environment, registry, resolve
+    from bench_apts.gate.runs import Asked
+    from bench_apts.selectors import split_selectors
+
+    notes: list[str] = []
+    there = environment.gpu_count()
+    _, ranks = resolve.world_sizes(gpus or ("1" if there == 1 else "1,2"), notes)
+    names = split_selectors(_DEFAULT if optimizers is None else optimizers)
+    if optimizers is None:
+        reasons = {name: registry.optimizer(name).backend.unavailable() for name in names}
+        notes += [f"{name} is left out: unavailable ({why})" for name, why in reasons.items()
+                  if why]
+        names = [name for name in names if not reasons[name]]
+    for note in notes:
+        _told(f"note: {note}")
+    return Asked(suites, ranks, tuple(names), overrides,
+                 data_dir.absolute() if data_dir else None, offline)
+
+
+def _told(text: str) -> None:
+    print(text, flush=True)
+
+
+def _new(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UserError(f"{folder} is there already; name a new folder") from error
+    return folder
+
+
+def _write(file: Path | None, text: str) -> None:
+    if file:
+        from bench_apts import store
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        store.write_bytes(file, f"{text}\n".encode())
