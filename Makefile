@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Cached pip downloads are reused; the stamp is renewed whenever pyproject.toml changes.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint workflows wheel bench bench-compare check-baseline \
+.PHONY: demo test test-all browser lint workflows wheel bench bench-compare check-baseline \
 	asv-continuous asv-nightly asv-publish clean
 
 $(STAMP): pyproject.toml
@@ -27,6 +27,10 @@ test: $(STAMP)  ## lint, types and all tests but the slow ones
 test-all: $(STAMP)  ## the slow tests too
 	$(MAKE) lint
 	$(BIN)/python -m pytest --benchmark-disable -m "slow or not slow"
+
+browser: $(STAMP)  ## the report in Chromium, and by axe: pictures in build/screenshots
+	BENCH_APTS_REQUIRE_BROWSER=1 BENCH_APTS_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest \
+		tests/reports/test_report_browser.py -m "slow or not slow"
 
 # mypy cannot follow setuptools' package-dir, so it is shown the layout that gets installed.
 lint: $(STAMP)
