@@ -1,0 +1,137 @@
+"""What is counted, and so the same in every run: it must not grow.
+
+Counts are taken per global batch of samples, so that optimizers are comparable with their own past
+also where a change alters what they call a step.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from bench_apts.records import train_bytes
+from bench_apts.stats.costs import outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench_apts.records import Eval, TrialRecord
+
+    Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
+    """A record of base and one of head for each seed."""
+
+LEAST_SEEDS = 3
+"""Below, nothing is known of how far seeds scatter."""
+
+_ROUNDING = 1e-9  # sums of floats in another order
+
+Course = Literal["bit-identical", "equal", "another course"]
+"""Whether training ended in the same weights; ``equal`` in every metric, where no rank holds all
+weights and there is no hash of them."""
+
+
+class Count(NamedTuple):
+    """One count of one optimizer, in both trees.
+
+    Attributes:
+        name: What is counted.
+        base: Of each seed, infinite where the target was missed.
+        head: The same.
+        exact: Whether it may not grow at all: both take the same course, or it does not depend on
+            the seed in the base.
+    """
+
+    name: str
+    base: tuple[float, ...]
+    head: tuple[float, ...]
+    exact: bool
+
+    def worse(self, factor: float) -> bool:
+        """Whether head needs more.
+
+        Counts that depend on the seed are worse if head needs more with every seed than base with
+        any, and by more than ``factor`` on average; it takes ``LEAST_SEEDS`` seeds.
+        """
+        if self.exact:
+            return any(_beyond(after, before)
+                       for before, after in zip(self.base, self.head, strict=True))
+        return (len(self.base) >= LEAST_SEEDS and _beyond(min(self.head), max(self.base))
+                and statistics.fmean(self.head) > factor * statistics.fmean(self.base))
+
+    @property
+    def better(self) -> bool:
+        """Whether head needs less, by the same rule without a factor."""
+        pairs = list(zip(self.base, self.head, strict=True))
+        if self.exact:
+            return (any(_beyond(before, after) for before, after in pairs)
+                    and not any(_beyond(after, before) for before, after in pairs))
+        return len(pairs) >= LEAST_SEEDS and _beyond(min(self.base), max(self.head))
+
+
+def course(pairs: Pairs) -> Course:
+    """Says whether both trees train alike."""
+    ends = [(one.end.final_weights_sha256, two.end.final_weights_sha256)
+            for one, two in pairs if one.end and two.end]
+    if len(ends) == len(pairs) and all(one == two for one, two in ends):
+        if all(one for one, _ in ends):
+            return "bit-identical"
+        if all(_metrics(one) == _metrics(two) for one, two in pairs):
+            return "equal"
+    return "another course"
+
+
+def counts(pairs: Pairs) -> list[Count]:
+    """Counts everything that both trees counted.
+
+    Args:
+        pairs: Records that have evaluations after the first step, a pair for each seed.
+
+    Returns:
+        Counts per global batch in training, and those up to the target.
+    """
+    same = course(pairs) != "another course"
+    blind = any(r.start and r.start.comm_meter.startswith("none") for pair in pairs for r in pair)
+    found = []
+    for name, count in _PER_BATCH:
+        if blind and name in _MEASURED:
+            continue
+        base, head = _sides(pairs, lambda r, count=count: (  # type: ignore[misc]
+            count(r.evals[-1]) * r.trial.batch_size / r.evals[-1].samples))
+        if any(base) or any(head):
+            found.append(Count(name, base, head, same or len(set(base)) == 1 < len(base)))
+    for name, currency in (("samples to target", "samples"),
+                           ("gradient evaluations to target", "gradient_evaluations")):
+        base, head = _sides(pairs, lambda r, key=currency: (  # type: ignore[misc]
+            outcome(r).cost[key]))
+        if any(map(math.isfinite, (*base, *head))):
+            found.append(Count(name, base, head, same))
+    return found
+
+
+def _sides(pairs: Pairs, value: Callable[[TrialRecord], float]
+           ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(value(one) for one, _ in pairs), tuple(value(two) for _, two in pairs)
+
+
+def _metrics(record: TrialRecord) -> list[tuple[int, float | None, dict[str, float]]]:
+    return [(e.samples, e.train_loss, e.validation) for e in record.evals]
+
+
+def _beyond(value: float, other: float) -> bool:
+    return value > other * (1 + _ROUNDING)
+
+
+def _calls(event: Eval) -> float:
+    return float(sum(traffic.calls for traffic in event.comm.get("train", {}).values()))
+
+
+_PER_BATCH: tuple[tuple[str, Callable[[Eval], float]], ...] = (
+    ("wire bytes", lambda e: train_bytes(e.comm)),
+    ("collectives", _calls),
+    ("forward passes", lambda e: float(e.forwards)),
+    ("backward passes", lambda e: float(e.backwards)),
+)
+
+_MEASURED = ("wire bytes", "collectives")
+"""What takes the communication meter."""

@@ -1,0 +1,143 @@
+"""Whether new code is slower than old, told from pairs of runs beside pairs of equal code.
+
+Runs come in blocks of four, old-new-new-old or new-old-old-new, so that a steady drift of the
+machine cancels. Each block gives two ratios of new to old and two of equal code (A/A), which say
+how far times scatter at that hour on that machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from bench_apts.stats.bootstrap import RESAMPLES, SEED, Interval, percentiles, resampled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bench_apts.stats.bootstrap import Floats
+
+ALPHA = 0.01
+"""Chance of any false claim that is accepted, over all comparisons and looks of one command."""
+
+LOOKS = (1, 2, 4)
+"""Multiples of the first number of pairs at which what is still open is judged again."""
+
+Verdict = Literal["slower", "faster", "alike", "open"]
+
+K = TypeVar("K")
+
+
+class Ratios(NamedTuple):
+    """Logarithms of the ratios of times, within all blocks of one comparison.
+
+    Attributes:
+        pairs: New over old, shape ``(2 · blocks,)``.
+        equal: Of equal code, shape ``(2 · blocks,)``, as often the later run over the earlier as
+            the other way round.
+    """
+
+    pairs: Sequence[float]
+    equal: Sequence[float]
+
+
+class Slowdown(NamedTuple):
+    """New code's time over old code's.
+
+    Attributes:
+        ratio: The estimate (Hodges and Lehmann, 1963: median of the means of all pairs of
+            ratios, on the log scale).
+        interval: Its 95 % bootstrap interval.
+        noise: How far from 1, in either direction, the same interval of equal code reaches.
+        p: One-sided p-value of "no slower than equal code scatters" (Mann and Whitney, 1947).
+        pairs: How many ratios it rests on.
+        verdict: ``open`` where a slowdown by the factor is suspected and not shown.
+    """
+
+    ratio: float
+    interval: Interval
+    noise: float
+    p: float
+    pairs: int
+    verdict: Verdict
+
+
+def judge(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
+    """Judges one comparison.
+
+    *Slower* takes all of: the interval lies above 1, the estimate is above ``factor`` and above
+    the noise, and the p-value is at most ``alpha``. *Faster* is the same the other way round,
+    without a factor. *Alike* is what leaves no room for a slowdown by ``factor``, or is less than
+    half way there: longer measuring of all that is merely uncertain would take most of the time.
+
+    Args:
+        ratios: The measured ones.
+        factor: Slowdown up to which new code is not slower, at least 1.
+        alpha: Accepted chance that this comparison makes a false claim.
+
+    Raises:
+        ValueError: There are fewer than two ratios of either kind.
+    """
+    from scipy.stats import mannwhitneyu
+
+    ratio, interval = _estimate(ratios.pairs)
+    _, equal = _estimate(ratios.equal)
+    noise = max(equal.high, 1.0 / equal.low)
+    p, p_faster = (float(mannwhitneyu(ratios.pairs, ratios.equal, alternative=side).pvalue)
+                   for side in ("greater", "less"))
+    near = interval.high <= factor or ratio <= math.sqrt(factor)
+    verdict: Verdict = "alike" if near else "open"
+    if interval.low > 1 and ratio > max(factor, noise) and p <= alpha:
+        verdict = "slower"
+    elif interval.high < 1 and ratio * noise < 1 and p_faster <= alpha:
+        verdict = "faster"
+    return Slowdown(ratio, interval, noise, p, len(ratios.pairs), verdict)
+
+
+def settle(
+    cells: Sequence[K], measure: Callable[[Sequence[K], int], Mapping[K, Ratios]], pairs: int,
+    factor: float,
+) -> dict[K, Slowdown]:
+    """Judges several comparisons, and measures those that are still open for longer.
+
+    Every look at every comparison gets an equal share of ``ALPHA``. What is slower ends it: the
+    verdict on all is then certain.
+
+    Args:
+        cells: What is compared.
+        measure: Is given cells and a number of pairs; returns all their ratios, measuring as
+            many more as it takes to have that number.
+        pairs: How many to begin with.
+        factor: As in ``judge``.
+
+    Returns:
+        The last judgement of each; ``open`` where the pairs did not suffice.
+    """
+    found: dict[K, Slowdown] = {}
+    waiting = list(cells)
+    for times in LOOKS:
+        ratios = measure(waiting, times * pairs)
+        for cell in waiting:
+            found[cell] = judge(ratios[cell], factor, ALPHA / (len(cells) * len(LOOKS)))
+        waiting = [cell for cell in waiting if found[cell].verdict == "open"]
+        if not waiting or any(slowdown.verdict == "slower" for slowdown in found.values()):
+            break
+    return found
+
+
+def _estimate(logs: Sequence[float]) -> tuple[float, Interval]:
+    values = np.asarray(logs, dtype=np.float64)
+    drawn = resampled(len(values), None, RESAMPLES, SEED)
+    if drawn is None:
+        raise ValueError(f"{len(values)} ratio has no interval")
+    low, high = percentiles(_centres(values[drawn]), 0.95)
+    return float(np.exp(_centres(values[None])[0])), Interval(math.exp(low), math.exp(high))
+
+
+def _centres(rows: Floats) -> Floats:
+    """Hodges-Lehmann estimate of each row, shape ``(B,)``."""
+    one, other = np.triu_indices(rows.shape[1])
+    centres: Floats = np.median((rows[:, one] + rows[:, other]) / 2, axis=1)
+    return centres

@@ -1,0 +1,182 @@
+"""The gate from end to end: real trees, real trainings, planted regressions."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench_apts import environment as environments
+from bench_apts import store
+from bench_apts.gate import interleaved
+from bench_apts.gate.runs import Asked
+from bench_apts.gate.trees import Tree
+from bench_apts.launch.elastic import Launcher
+from bench_apts.plan import Plan
+from bench_apts.progress import Progress
+from bench_apts.runner import Runner
+
+ROOT = Path(__file__).parents[1]
+CODE = ("pyproject.toml", "bench_apts", "optimizers", "reports", "suites")
+PLANTED = '''
+
+import time
+
+import torch
+
+_step = TrustRegionStepper.step
+
+
+def _planted(self, batch):
+    begun = time.perf_counter()
+    {before}
+    report = _step(self, batch)
+    end = begun + {factor} * (time.perf_counter() - begun)
+    while time.perf_counter() < end:
+        pass
+    return report
+
+
+TrustRegionStepper.step = _planted
+'''
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository with the code as it stands, committed once."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    top = tmp_path / "checkout"
+    top.mkdir()
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, top)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(top)]
+    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "base"]):
+        subprocess.run([*git, *arguments], check=True)
+    return top
+
+
+@pytest.fixture
+def check(environment):
+    """Runs ``bench-apts check`` in a folder, its temporary files where a test can see them."""
+    # Not in the test's own folder: the path of a socket has room for no more.
+    with tempfile.TemporaryDirectory(prefix="gate-") as temporary:
+
+        def run(*arguments, cwd):
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "bench_apts", "check", *map(str, arguments)],
+                cwd=cwd, env=environment | {"TMPDIR": temporary}, capture_output=True, text=True,
+                check=False, timeout=3000)
+            assert not list(Path(temporary).glob("bench-apts-gate-*"))
+            return done
+
+        yield run
+
+
+def plant(checkout, before="pass", factor=1.0):
+    with (checkout / "optimizers" / "trust_region.py").open("a") as file:
+        file.write(PLANTED.format(before=before, factor=factor))
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ((), "check takes a results folder whose records to check, or --baseline"),
+    (("results", "--baseline", "HEAD"), "leave one out"),
+    (("results", "--markdown", "file.md"), "are for --baseline, which is missing"),
+    (("--baseline", "HEAD", "--pairs", "5"), "'--pairs': Input should be greater"),
+    (("--baseline", "HEAD", "--factor", "inf"), "--factor inf tolerates everything"),
+    (("--baseline", "HEAD"), "not a git repository"),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_mistakes_end_in_one_line(cli, monkeypatch, tmp_path, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    done = cli("check", *arguments)
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert expected in done.err
+
+
+def test_what_cannot_be_told_is_in_the_summary_too(cli, monkeypatch, checkout):
+    monkeypatch.chdir(checkout)
+    done = cli("check", "--baseline", "nowhere", "--markdown", "folder/summary.md")
+    assert done.code == 2
+    text = (checkout / "folder" / "summary.md").read_text()
+    assert text.startswith("**cannot tell: git rev-parse")
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_planted_all_reduce_is_found(check, checkout, tmp_path):
+    plant(checkout, "torch.distributed.all_reduce(torch.zeros(1))")
+    done = check("--baseline", "HEAD", "--optimizers", "sgd,apts", "--gpus", "1,2", "--offline",
+                 "--set", "suite.budget.samples=5600", "--out", tmp_path / "kept",
+                 "--markdown", tmp_path / "summary.md", cwd=checkout)
+    assert done.returncode == 1, done.stderr
+    verdict = done.stdout.splitlines()[-1]
+    assert verdict.startswith("regression: ")
+    assert "apts on digits at N = 2 needs" in verdict
+    assert "collectives per global batch instead of" in verdict
+    assert "sgd" not in verdict
+    text = (tmp_path / "summary.md").read_text()
+    assert "bit-identical" in text
+    runs = sorted(folder.name for folder in (tmp_path / "kept").iterdir())
+    assert runs == ["01-1-base", "01-2-head", "01-3-head", "01-4-base"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_planted_slowdown_is_found(check, checkout):
+    plant(checkout, factor=1.3)
+    done = check("--baseline", "HEAD", "--optimizers", "apts", "--gpus", "1", "--offline",
+                 "--set", "suite.budget.samples=112000", cwd=checkout)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "apts on digits at N = 1 takes 1." in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stored_study_is_a_baseline(check, checkout, finished):
+    """Its tuned configurations are trained again; equal code takes the same course."""
+    done = check("--baseline", finished.folder, "--offline", cwd=checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("bit-identical") == 6
+    assert "times are not judged, as the baseline was not run in turns with head" in done.stdout
+    plant(checkout, "torch.distributed.all_reduce(torch.zeros(1))")
+    done = check("--baseline", finished.folder, "--offline", cwd=checkout)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "apts on digits at N = 2 needs" in done.stdout.splitlines()[-1]
+    done = check("--baseline", finished.folder, "--gpus", "1", cwd=checkout)
+    assert done.returncode == 2
+    assert "which says itself what is trained" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_path):
+    """Twenty gates of equal code, with real trainings in one warm server to save their starts."""
+    with Launcher([], "cpu") as launcher:
+
+        def train(tree, asked, out, *, seeds=1, base_seed=0):
+            study = make_study(*asked.optimizers, ranks=asked.ranks, trials=0, seeds=seeds,
+                               base_seed=base_seed,
+                               overrides=("suite.budget.samples=28000",))
+            plan = Plan(study, {"digits": digits})
+            (out / "trials").mkdir(parents=True)
+            runner = Runner(out, {"digits": digits}, environments.card(), launcher,
+                            Progress(Console(quiet=True)))
+            for trial in plan.reporting([]):
+                runner.run(trial)
+            return store.read_trials(out)
+
+        monkeypatch.setattr(interleaved, "train", train)
+        trees = [Tree(name, name, tmp_path) for name in ("base", "head")]
+        for number in range(20):
+            found = interleaved.judge(
+                *trees, Asked(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
+                pairs=6, factor=1.1, base_seed=1000 * number, told=lambda text: None)
+            assert found.code != 1, (number, [f.slower for f in found.findings])

@@ -1,0 +1,106 @@
+"""Two states of the code laid out side by side, from real repositories."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_apts.errors import UserError
+from bench_apts.gate import trees
+
+ROOT = Path(__file__).parents[1]
+CODE = ("pyproject.toml", "bench_apts", "optimizers", "reports", "suites")
+
+
+def git(folder, *arguments):
+    return subprocess.run(
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(folder),
+         *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of its own with this code, committed once."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    top = tmp_path / "checkout"
+    top.mkdir()
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, top / name,
+                            ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, top)
+    git(top, "init", "--quiet")
+    (top / ".gitignore").write_text("__pycache__/\nignored.py\n")
+    git(top, "add", "--all")
+    git(top, "commit", "--quiet", "-m", "base")
+    return top
+
+
+def where(tree, cwd):
+    code = ("import importlib.metadata as m; from bench_apts import registry as r; "
+            "import bench_apts.optimizers as o; print(o.__file__); print(m.version('bench-apts'));"
+            "print(*r.optimizer_names()); print(r.optimizer_origin('sgd'))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=tree.environment(),
+                          capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_each_tree_runs_its_own_code(checkout, tmp_path):
+    (checkout / "bench_apts" / "added.py").write_text("NEW = True\n")
+    (checkout / "optimizers" / "sgd.py").unlink()
+    (checkout / "bench_apts" / "ignored.py").write_text("")
+    text = (checkout / "pyproject.toml").read_text()
+    (checkout / "pyproject.toml").write_text(text.replace(
+        'version = "0.1.0"', 'version = "9.9"').replace("\nadam = ", "\nadam2 = "))
+    base = trees.base(checkout, "HEAD", tmp_path / "b")
+    head = trees.head(checkout, tmp_path / "h")
+    commit = git(checkout, "rev-parse", "HEAD")[:10]
+    assert base.told == f"{commit} (HEAD)"
+    assert head.told == f"{commit} with uncommitted changes"
+    # Not even in a checkout, whose folder Python would search first.
+    place, version, names, origin = where(base, cwd=checkout)
+    assert Path(place) == base.root / "bench_apts" / "optimizers" / "__init__.py"
+    assert (version, origin) == ("0.1.0", "built in")
+    assert "adam" in names.split()
+    assert not (base.root / "bench_apts" / "added.py").exists()
+    place, version, names, _ = where(head, cwd=checkout)
+    assert Path(place) == head.root / "bench_apts" / "optimizers" / "__init__.py"
+    assert version == "9.9"
+    assert {"adam2"} <= set(names.split())
+    assert "adam" not in names.split()
+    assert (head.root / "bench_apts" / "added.py").exists()
+    assert not (head.root / "bench_apts" / "ignored.py").exists()
+    assert not (head.root / "bench_apts" / "optimizers" / "sgd.py").exists()
+    assert trees.suite(head, "digits") == str(head.root / "bench_apts" / "suites" / "digits.toml")
+    assert trees.suite(head, "other.toml") == "other.toml"
+    assert git(checkout, "status", "--porcelain", "--", "bench_apts") == "?? bench_apts/added.py"
+
+
+def test_trees_that_do_not_run(checkout, tmp_path):
+    with pytest.raises(UserError, match=r"git rev-parse: .*; give --baseline a revision"):
+        trees.base(checkout, "nowhere", tmp_path / "1")
+    with pytest.raises(UserError, match="git rev-parse"):
+        trees.base(checkout, "--all", tmp_path / "2")
+    (checkout / "suites" / "__init__.py").write_text("import nothing_of_the_kind\n")
+    with pytest.raises(UserError, match="cannot be imported: ModuleNotFoundError: No module"):
+        trees.head(checkout, tmp_path / "3")
+    (checkout / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    with pytest.raises(UserError, match="is not the code of bench-apts"):
+        trees.head(checkout, tmp_path / "4")
+
+
+def test_no_repository(tmp_path):
+    if Path(os.path.commonpath([tmp_path, ROOT])) == ROOT:
+        pytest.skip("the temporary folder lies in this repository")
+    with pytest.raises(UserError, match=r"git rev-parse: .*not a git repository"):
+        trees.repository(tmp_path)
+
+
+def test_last_line():
+    assert trees.last_line("one\n\nbench-apts: two; see\n\n") == "two; see"
+    assert trees.last_line("") == "it said nothing"
