@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench_apts import git
+
 PACKAGES = ("bench-apts", "torch", "torchvision", "deepspeed", "numpy", "optuna")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SLURM = ("SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS",
@@ -134,10 +136,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _run(*command: str) -> str | None:
     """Returns a command's output, None if it is missing, fails or takes too long."""
-    # A git hook's GIT_DIR would make git answer for another repository.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=10,
+        done = subprocess.run(command, env=git.environment(), capture_output=True, timeout=10,
                               text=True, errors="replace", check=True)
     except (OSError, subprocess.SubprocessError):
         return None

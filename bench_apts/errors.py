@@ -20,6 +20,12 @@ def one_line(message: str) -> str:
                              for c in shown), 1_000)
 
 
+def last_line(text: str) -> str:
+    """Returns the last line of a command's output, where an error says what it is."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("bench-apts: ") if lines else "it said nothing"
+
+
 def shortened(text: str, most: int) -> str:
     """Cuts the middle out of a text of more than ``most`` characters, saying so."""
     if len(text) <= most:

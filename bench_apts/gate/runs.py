@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import store
-from bench_apts.errors import UserError
-from bench_apts.gate.trees import last_line
+from bench_apts.errors import UserError, last_line
 
 if TYPE_CHECKING:
     from pathlib import Path

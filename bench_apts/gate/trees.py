@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_apts import toml
-from bench_apts.errors import UserError
+from bench_apts import git, toml
+from bench_apts.errors import UserError, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Tree:
         """Returns the environment of processes that are to run this code."""
         paths = [str(self.root), os.environ.get("PYTHONPATH", "")]
         # Without PYTHONSAFEPATH the present folder, often a checkout, would come first.
-        return {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {
+        return git.environment() | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
 
 
@@ -58,7 +58,7 @@ def repository(here: Path) -> Path:
     Raises:
         UserError: It lies in none, or git is missing.
     """
-    return Path(os.fsdecode(_git(here, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    return Path(os.fsdecode(git.output(here, "rev-parse", "--show-toplevel").rstrip(b"\n")))
 
 
 def base(top: Path, revision: str, folder: Path) -> Tree:
@@ -72,11 +72,13 @@ def base(top: Path, revision: str, folder: Path) -> Tree:
     Raises:
         UserError: There is no such revision, or it is not the code of bench-apts.
     """
-    commit = _git(top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}",
-                  remedy="give --baseline a revision that `git log` knows (a shallow clone has "
-                         "one alone), or a results folder").decode().strip()
+    commit = git.output(
+        top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}",
+        remedy="give --baseline a revision that `git log` knows (a shallow clone has one alone), "
+               "or a results folder").decode().strip()
     source = folder / "source"
-    with zipfile.ZipFile(io.BytesIO(_git(top, "archive", "--format=zip", commit))) as archive:
+    packed = io.BytesIO(git.output(top, "archive", "--format=zip", commit))
+    with zipfile.ZipFile(packed) as archive:
         archive.extractall(source)
     short = commit[:10]
     told = f"{short} ({revision})" if not commit.startswith(revision) else short
@@ -89,9 +91,9 @@ def head(top: Path, folder: Path) -> Tree:
     Raises:
         UserError: It is not the code of bench-apts.
     """
-    commit = _git(top, "rev-parse", "--verify", "HEAD").decode()[:10]
-    changed = _git(top, "status", "--porcelain")
-    listed = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    commit = git.output(top, "rev-parse", "--verify", "HEAD").decode()[:10]
+    changed = git.output(top, "status", "--porcelain")
+    listed = git.output(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     source = folder / "source"
     for name in set(filter(None, os.fsdecode(listed).split("\0"))):
         if (top / name).is_file():  # a deleted file is still listed
@@ -146,24 +148,3 @@ def _check_imports(tree: Tree, packages: list[str]) -> None:
         if not Path(line).is_relative_to(tree.root):
             raise UserError(f"{tree.name} {tree.told} would run {line}, which is not its own; "
                             "something on this Python's path hides it")
-
-
-def last_line(text: str) -> str:
-    """Returns the last line of an output, where an error says what it is."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("bench-apts: ") if lines else "it said nothing"
-
-
-def _git(top: Path, *arguments: str, remedy: str = "") -> bytes:
-    # A git hook's GIT_DIR would make git answer for another repository.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        return subprocess.run(["git", "-C", str(top), *arguments], env=environment,
-                              capture_output=True, check=True).stdout
-    except FileNotFoundError as error:
-        raise UserError("git is not installed; install it, or give --baseline a results folder"
-                        ) from error
-    except subprocess.CalledProcessError as error:
-        why = last_line(error.stderr.decode(errors="replace"))
-        raise UserError(f"git {arguments[0]}: {why}" + (f"; {remedy}" if remedy else "")
-                        ) from error

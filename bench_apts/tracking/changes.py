@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.tracking.checkout import git
+from bench_apts import git
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ def last_before(root: Path, history: History, machine: str, commit: str) -> str 
     """Returns the closest ancestor of a commit that has results on a machine."""
     measured = {point.commit for line in history.lines if line.machine == machine
                 for point in line.points}
-    ancestors = git(root, "rev-list", "--topo-order", commit).splitlines()[1:]
+    ancestors = git.text(root, "rev-list", "--topo-order", commit).splitlines()[1:]
     return next((ancestor for ancestor in ancestors if ancestor in measured), None)
 
 

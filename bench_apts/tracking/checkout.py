@@ -7,12 +7,11 @@ is given, so both are made sure of before it starts.
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from bench_apts import git
 from bench_apts.errors import UserError
 
 CONFIGURATION = "asv.conf.json"
@@ -20,6 +19,7 @@ CONFIGURATION = "asv.conf.json"
 _PACKAGES = {"bench_apts": "bench_apts", "bench_apts.optimizers": "optimizers",
              "bench_apts.reports": "reports", "bench_apts.suites": "suites"}
 """Where in a checkout each package lies."""
+
 
 class Checkout(NamedTuple):
     """A clone of the repository.
@@ -42,35 +42,15 @@ def checkout(folder: Path) -> Checkout:
         UserError: There is no git, no checkout, no commit, or it is another project's.
     """
     try:
-        root = Path(git(folder, "rev-parse", "--show-toplevel"))
+        root = Path(git.text(folder, "rev-parse", "--show-toplevel"))
     except UserError as error:
         raise UserError(f"{folder} is in no checkout of bench-apts ({error}); go to your clone "
                         "and run `bench-apts track` there") from error
     if not (root / CONFIGURATION).is_file():
         raise UserError(f"{root} has no {CONFIGURATION}; go to a clone of bench-apts and run "
                         "`bench-apts track` there")
-    lines = git(root, "status", "--porcelain", "--untracked-files=all").splitlines()
+    lines = git.text(root, "status", "--porcelain", "--untracked-files=all").splitlines()
     return Checkout(root, resolved(root, "HEAD"), [line[2:].strip() for line in lines])
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """Returns what git says.
-
-    Raises:
-        UserError: git is missing or refuses.
-    """
-    # A git hook's GIT_DIR would make git answer for another repository.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], env=environment, check=False,
-                              capture_output=True, text=True, errors="replace")
-    except FileNotFoundError as error:
-        raise UserError("git is not installed, and asv names its results by commits; install "
-                        "it") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise UserError(said[0] if said else f"git {arguments[0]} failed")
-    return done.stdout.rstrip("\n")
 
 
 def resolved(root: Path, revision: str) -> str:
@@ -80,7 +60,7 @@ def resolved(root: Path, revision: str) -> str:
         UserError: git knows no such commit.
     """
     try:
-        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options",
+        return git.text(root, "rev-parse", "--verify", "--quiet", "--end-of-options",
                    f"{revision}^{{commit}}")
     except UserError as error:
         raise UserError(f"git knows no commit '{revision}' in {root}; see `git log`") from error
@@ -92,7 +72,7 @@ def require_content(found: Checkout, commit: str) -> None:
     Raises:
         UserError: They are not.
     """
-    if git(found.root, "rev-parse", f"{commit}^{{tree}}") != git(
+    if git.text(found.root, "rev-parse", f"{commit}^{{tree}}") != git.text(
             found.root, "rev-parse", f"{found.commit}^{{tree}}"):
         raise UserError(f"--commit {commit[:8]}: {found.root} is at {found.commit[:8]}, whose "
                         f"files differ; `git switch --detach {commit[:8]}` first")

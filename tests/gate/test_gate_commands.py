@@ -1,6 +1,5 @@
 """The gate from end to end: real trees, real trainings, planted regressions."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,6 @@ from bench_apts.plan import Plan
 from bench_apts.progress import Progress
 from bench_apts.runner import Runner
 
-ROOT = Path(__file__).parents[1]
-CODE = ("pyproject.toml", "bench_apts", "optimizers", "reports", "suites")
 PLANTED = '''
 
 import time
@@ -42,24 +39,6 @@ def _planted(self, batch):
 
 TrustRegionStepper.step = _planted
 '''
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A repository with the code as it stands, committed once."""
-    if not shutil.which("git"):
-        pytest.skip("git is not installed")
-    top = tmp_path / "checkout"
-    top.mkdir()
-    for name in CODE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, top)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(top)]
-    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "base"]):
-        subprocess.run([*git, *arguments], check=True)
-    return top
 
 
 @pytest.fixture

@@ -1,44 +1,15 @@
 """Two states of the code laid out side by side, from real repositories."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from clones import ROOT, git
 
 from bench_apts.errors import UserError
 from bench_apts.gate import trees
-
-ROOT = Path(__file__).parents[1]
-CODE = ("pyproject.toml", "bench_apts", "optimizers", "reports", "suites")
-
-
-def git(folder, *arguments):
-    return subprocess.run(
-        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(folder),
-         *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A repository of its own with this code, committed once."""
-    if not shutil.which("git"):
-        pytest.skip("git is not installed")
-    top = tmp_path / "checkout"
-    top.mkdir()
-    for name in CODE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, top / name,
-                            ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, top)
-    git(top, "init", "--quiet")
-    (top / ".gitignore").write_text("__pycache__/\nignored.py\n")
-    git(top, "add", "--all")
-    git(top, "commit", "--quiet", "-m", "base")
-    return top
 
 
 def where(tree, cwd):
@@ -53,7 +24,8 @@ def where(tree, cwd):
 def test_each_tree_runs_its_own_code(checkout, tmp_path):
     (checkout / "bench_apts" / "added.py").write_text("NEW = True\n")
     (checkout / "optimizers" / "sgd.py").unlink()
-    (checkout / "bench_apts" / "ignored.py").write_text("")
+    (checkout / "bench_apts" / "build").mkdir()  # which .gitignore names
+    (checkout / "bench_apts" / "build" / "ignored.py").write_text("")
     text = (checkout / "pyproject.toml").read_text()
     (checkout / "pyproject.toml").write_text(text.replace(
         'version = "0.1.0"', 'version = "9.9"').replace("\nadam = ", "\nadam2 = "))
@@ -74,7 +46,7 @@ def test_each_tree_runs_its_own_code(checkout, tmp_path):
     assert {"adam2"} <= set(names.split())
     assert "adam" not in names.split()
     assert (head.root / "bench_apts" / "added.py").exists()
-    assert not (head.root / "bench_apts" / "ignored.py").exists()
+    assert not (head.root / "bench_apts" / "build").exists()
     assert not (head.root / "bench_apts" / "optimizers" / "sgd.py").exists()
     assert trees.suite(head, "digits") == str(head.root / "bench_apts" / "suites" / "digits.toml")
     assert trees.suite(head, "other.toml") == "other.toml"
@@ -99,8 +71,3 @@ def test_no_repository(tmp_path):
         pytest.skip("the temporary folder lies in this repository")
     with pytest.raises(UserError, match=r"git rev-parse: .*not a git repository"):
         trees.repository(tmp_path)
-
-
-def test_last_line():
-    assert trees.last_line("one\n\nbench-apts: two; see\n\n") == "two; see"
-    assert trees.last_line("") == "it said nothing"

@@ -5,7 +5,8 @@ import shutil
 import sys
 
 import pytest
-from scratch import ROOT, Tracked
+from clones import ROOT
+from scratch import Tracked
 
 
 @pytest.fixture(scope="session")

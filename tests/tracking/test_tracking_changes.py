@@ -2,8 +2,8 @@
 
 import math
 
+import clones
 import pytest
-import scratch
 
 from bench_apts.reports.history.commits import History, Line, Measured
 from bench_apts.tracking import changes
@@ -61,10 +61,10 @@ def test_other_machines_and_new_numbers_have_nothing_to_be_compared_with():
 
 @pytest.mark.usefixtures("git")
 def test_the_nearest_ancestor_with_results_on_this_machine(tmp_path):
-    scratch.git(tmp_path, "init", "--quiet", "--initial-branch", "main")
-    first, second, third, fourth = (scratch.commit(tmp_path, str(n)) for n in range(4))
-    scratch.git(tmp_path, "switch", "--quiet", "--detach", first)
-    aside = scratch.commit(tmp_path, "aside")
+    clones.git(tmp_path, "init", "--quiet", "--initial-branch", "main")
+    first, second, third, fourth = (clones.commit(tmp_path, str(n)) for n in range(4))
+    clones.git(tmp_path, "switch", "--quiet", "--detach", first)
+    aside = clones.commit(tmp_path, "aside")
 
     def history(*places):
         return History(tuple(Line(machine, "counts.track", "", "", (

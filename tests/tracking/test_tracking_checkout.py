@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
+import clones
 import pytest
-import scratch
 
 from bench_apts.errors import UserError
 from bench_apts.tracking import checkout, runs
@@ -18,10 +18,10 @@ def repository(tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "asv.conf.json").write_text('{"version": 1, "repo": ".", "results_dir": "kept"}')
-    scratch.git(folder, "init", "--quiet", "--initial-branch", "main")
-    scratch.commit(folder, "first")
+    clones.git(folder, "init", "--quiet", "--initial-branch", "main")
+    clones.commit(folder, "first")
     (folder / "code.py").write_text("1")
-    scratch.commit(folder, "second")
+    clones.commit(folder, "second")
     return folder
 
 
@@ -58,16 +58,16 @@ def test_no_asv(cli, repository, monkeypatch):
 
 
 def test_every_package_must_be_the_checkouts(monkeypatch):
-    checkout.require_installed(scratch.ROOT)
+    checkout.require_installed(clones.ROOT)
     from bench_apts import reports
 
     monkeypatch.setattr(reports.__spec__, "submodule_search_locations", ["/elsewhere/reports"])
     with pytest.raises(UserError, match=r"bench_apts\.reports comes from /elsewhere/reports"):
-        checkout.require_installed(scratch.ROOT)
+        checkout.require_installed(clones.ROOT)
 
 
 def test_what_is_not_committed_is_named(repository):
-    head = scratch.git(repository, "rev-parse", "HEAD")
+    head = clones.git(repository, "rev-parse", "HEAD")
     assert checkout.checkout(repository) == (repository, head, [])
     below = repository / "a folder"
     below.mkdir()
@@ -81,7 +81,7 @@ def test_what_is_not_committed_is_named(repository):
 
 
 def test_a_hook_of_another_repository_does_not_mislead(repository, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", str(scratch.ROOT / ".git"))
+    monkeypatch.setenv("GIT_DIR", str(clones.ROOT / ".git"))
     assert checkout.checkout(repository).root == repository
 
 
@@ -90,7 +90,7 @@ def test_only_a_commit_with_these_files(repository):
     first = checkout.resolved(repository, "main~1")
     with pytest.raises(UserError, match=f"--commit {first[:8]}: .* is at {found.commit[:8]}"):
         checkout.require_content(found, first)
-    scratch.commit(repository, "third, of the same files")
+    clones.commit(repository, "third, of the same files")
     checkout.require_content(found, checkout.resolved(repository, "main"))
     with pytest.raises(UserError, match="no commit '--all'"):
         checkout.resolved(repository, "--all")

@@ -11,6 +11,7 @@ import json
 import os
 import sysconfig
 
+import clones
 import pytest
 import scratch
 import wheelhouse
@@ -47,10 +48,10 @@ def offline(tracked, tmp_path):
 
 def test_base_and_head_are_built_and_compared(tracked, offline):
     clone = tracked.folder
-    base = scratch.git(clone, "rev-parse", "HEAD")
+    base = clones.git(clone, "rev-parse", "HEAD")
     scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import errno\n",
                  "import errno\nimport this\n")
-    head = scratch.commit(clone, "an import too many")
+    head = clones.commit(clone, "an import too many")
     done = tracked.run("asv", *offline, "continuous", "--split", "--factor", "1.001", "--bench",
                        "track_modules_at_start", base, head)
     assert done.returncode == 1, scratch.told(done)  # asv's word for a regression
@@ -71,7 +72,7 @@ def test_base_and_head_are_built_and_compared(tracked, offline):
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
     made = (environment / "pyvenv.cfg").stat().st_mtime_ns
-    last = scratch.commit(clone, "nothing changed")
+    last = clones.commit(clone, "nothing changed")
     done = tracked.run("asv", *offline, "run", "--bench", "track_modules_at_start", "main^!")
     assert done.returncode == 0, scratch.told(done)
     assert (environment / "pyvenv.cfg").stat().st_mtime_ns == made

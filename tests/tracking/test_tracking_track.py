@@ -2,6 +2,7 @@
 
 import json
 
+import clones
 import pytest
 import scratch
 
@@ -22,7 +23,7 @@ track_missed.version = "1"
 
 def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     clone = tracked.folder
-    first = scratch.git(clone, "rev-parse", "HEAD")
+    first = clones.git(clone, "rev-parse", "HEAD")
 
     (clone / "notes.py").write_text("")
     done = tracked.track(*MODULES)
@@ -48,7 +49,7 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     # A module that nobody else imports: one number of each command rises by exactly one.
     scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import errno\n",
                  "import errno\nimport this\n")
-    second = scratch.commit(clone, "an import too many")
+    second = clones.commit(clone, "an import too many")
     done = tracked.track(*MODULES)
     assert done.returncode == 0, scratch.told(done)
     assert f"since {first[:8]}: of 4 numbers 4 worse, 0 better" in done.stdout
@@ -69,7 +70,7 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
 def test_publishing_and_the_history_survive_a_failed_benchmark(tracked):
     clone = tracked.folder
     (clone / "suites" / "regressions" / "broken.py").write_text(BROKEN)
-    commit = scratch.commit(clone, "a benchmark that fails")
+    commit = clones.commit(clone, "a benchmark that fails")
     done = tracked.track(*MODULES, "--bench", "track_missed")
     assert done.returncode == 1, scratch.told(done)
     assert "the target was missed" in done.stdout + done.stderr
