@@ -2,17 +2,14 @@
 
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import browser
+import node
 import pytest
 import report_fixture as fixture
 
 from bench_apts import reports
-
-ROOT = Path(__file__).parents[1] / "browser"
 
 pytestmark = browser.NEEDED
 
@@ -38,7 +35,7 @@ def pages(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium():
     if browser.path() is None:
-        pytest.fail("CI needs chromium for these tests: apt-get install chromium")
+        pytest.fail("these tests need chromium: apt-get install chromium")
     started = browser.Browser()
     yield started
     started.close()
@@ -175,19 +172,10 @@ def test_it_prints(chromium, pages):
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory):
-    """The source of axe-core, which npm fetches; CI fails where others skip."""
+    """The source of axe-core, which npm fetches; `make browser` fails where others skip."""
     give_up = pytest.fail if browser.REQUIRED else pytest.skip
-    npm = shutil.which("npm")
-    if npm is None:
-        give_up("needs npm: apt-get install npm")
-    folder = tmp_path_factory.mktemp("npm")
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(ROOT / name, folder)
-    done = subprocess.run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                          cwd=folder, capture_output=True, text=True, check=False, timeout=240)
-    if done.returncode:
-        give_up(f"npm could not fetch axe-core: {done.stderr.strip()[-200:]}")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    fetched = node.modules(tmp_path_factory.mktemp("npm"), give_up)
+    return (fetched / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
