@@ -137,7 +137,11 @@ def test_a_stored_study_is_a_baseline(check, checkout, finished):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_path):
-    """Twenty gates of equal code, with real trainings in one warm server to save their starts."""
+    """Twenty gates of equal code, with real trainings in one warm server to save their starts.
+
+    One in a hundred cannot tell where equal runs scatter by a tenth, so one of twenty may.
+    """
+    codes = []
     with Launcher([], "cpu") as launcher:
 
         def train(tree, asked, out, *, seeds=1, base_seed=0):
@@ -158,4 +162,7 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
             found = interleaved.judge(
                 *trees, Asked(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
                 pairs=6, factor=1.1, base_seed=1000 * number, told=lambda text: None)
+            print(number, found.code, [t for f in found.findings for t in f.timings])
             assert found.code != 1, (number, [f.slower for f in found.findings])
+            codes.append(found.code)
+    assert codes.count(0) >= 19, codes
