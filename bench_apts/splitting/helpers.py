@@ -99,9 +99,10 @@ def _start(work: Work, number: int, errors: IO[str]) -> Helper:
         gpus = visible.split(",") if visible else [*map(str, range(environment.gpu_count()))]
         most = max(work.study.ranks)
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * most:(number + 1) * most])
+    # -P: a file in the working folder must not stand in for a module of that name.
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench_apts.splitting.helper"], env=environ, stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=errors, text=True)
+        [sys.executable, "-P", "-m", "bench_apts.splitting.helper"], env=environ,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # its exit code will tell
         # The pipe stays open: at its end, when this command is gone, the helper ends too.

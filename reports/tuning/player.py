@@ -67,9 +67,10 @@ class Player:
             self._errors = stack.enter_context(
                 tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
             try:
-                # Only the report's own end ends it: Ctrl-C is for the report to answer.
+                # Only the report's own end ends it: Ctrl-C is for the report to answer. -P: a
+                # file in the working folder must not stand in for a module of that name.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__], stdin=subprocess.PIPE,
+                    [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE, stderr=self._errors, process_group=0)
             except OSError as error:
                 raise _failed(f"cannot be started: {error.strerror}") from error

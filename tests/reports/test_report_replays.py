@@ -113,6 +113,13 @@ def test_what_a_broken_process_says_last_is_told(job, monkeypatch, tmp_path):
         Player([job])
 
 
+def test_files_of_the_working_folder_are_no_modules(job, monkeypatch, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not that one')\n")
+    monkeypatch.chdir(tmp_path)
+    with Player([job]) as played:
+        assert len(played.found()) == 1
+
+
 def test_a_process_ends_when_its_answer_is_not_wanted(job):
     with Player([Job(job.curves * 4, "max", (2, 4), 30)] * 200) as played:
         process = psutil.Process(played._process.pid)
