@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from .marks import marked
-from .study import BACKENDS, RANKS, Told, of, setup_cache
+from .study import PARAMS, Told, of, setup_cache
 
 __all__ = ["setup_cache"]
 
 
-@marked(unit="bytes", version="1", params=[list(BACKENDS), list(RANKS)],
-        param_names=["backend", "N"])
+@marked(unit="bytes", version="1", **PARAMS)
 def track_peak_memory(told: Told, backend: str, ranks: int) -> float:
     """Peak memory of a rank while it trains: its resident set, the libraries' code included."""
     return of(told, backend, ranks).peak_bytes

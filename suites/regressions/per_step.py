@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .marks import marked
-from .study import BACKENDS, RANKS, Told, of, setup_cache
+from .study import PARAMS, Told, of, setup_cache
 
 __all__ = ["setup_cache"]
-
-PARAMS: dict[str, Any] = {
-    "params": [list(BACKENDS), list(RANKS)], "param_names": ["backend", "N"]}
 
 
 @marked(unit="bytes", version="2", **PARAMS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .marks import marked
 
@@ -27,6 +27,10 @@ PINNED = {
 
 BACKENDS = ("adam", "adam-default", "apts", "apts-paper", "local-adam", "nadamw", "nadamw-list",
             "napts", "prodigy", "schedule-free", "sgd", "tr", "zero1", "zero2", "zero3")
+
+PARAMS: dict[str, Any] = {
+    "params": [list(BACKENDS), list(RANKS)], "param_names": ["backend", "N"]}
+"""Of every benchmark that looks a trial of this study up."""
 
 FIXED = 5_600
 """Samples of all ranks after which what is counted up to a fixed budget is read."""

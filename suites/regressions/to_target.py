@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .marks import marked
-from .study import BACKENDS, LEVEL, RANKS, Told, of, setup_cache
+from .study import LEVEL, PARAMS, Told, of, setup_cache
 
 __all__ = ["setup_cache"]
-
-PARAMS: dict[str, Any] = {
-    "params": [list(BACKENDS), list(RANKS)], "param_names": ["backend", "N"]}
 
 
 def tracked(told: Told, backend: str, ranks: int, what: str) -> float:
