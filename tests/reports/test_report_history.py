@@ -28,12 +28,12 @@ def write(folder, number, values, *, name="per_step.track_bytes_per_step", versi
     empty = [None] * len(values)
     result = SimpleNamespace(
         result=values, samples=empty, stats=empty, number=empty, params=list(params),
-        errcode=0, stderr="", profile=None, duration=1.0,
-        started_at=dt.datetime(2026, 1, 1 + number, tzinfo=dt.UTC))
+        errcode=0, stderr="", profile=None)
     found = asv.Results({"machine": machine}, {}, COMMITS[number], 1_000 * (number + 1), "3.11",
                         "existing", {})
     found.load_data(str(folder))
-    found.add_result({"name": name, "version": version, "params": list(params)}, result)
+    found.add_result({"name": name, "version": version, "params": list(params)}, result,
+                     started_at=dt.datetime(2026, 1, 1 + number, tzinfo=dt.UTC), duration=1.0)
     found.save(str(folder))
     (folder / machine / "machine.json").write_text(
         json.dumps({"machine": machine, "version": 1}))
