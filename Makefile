@@ -24,9 +24,9 @@ test: $(STAMP)  ## lint, types and all tests but the slow ones
 	$(MAKE) lint
 	$(BIN)/python -m pytest --benchmark-disable
 
-test-all: $(STAMP)  ## the slow tests too
+test-all: $(STAMP)  ## the slow tests too, on examples that hypothesis draws anew
 	$(MAKE) lint
-	$(BIN)/python -m pytest --benchmark-disable -m "slow or not slow"
+	$(BIN)/python -m pytest --benchmark-disable -m "slow or not slow" --hypothesis-profile=random
 
 browser: $(STAMP)  ## the report in Chromium, and by axe: pictures in build/screenshots
 	BENCH_APTS_REQUIRE_BROWSER=1 BENCH_APTS_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest \
@@ -62,22 +62,26 @@ bench: $(STAMP)  ## microbenchmarks, kept in .benchmarks
 bench-compare: $(STAMP)  ## microbenchmarks beside the last kept run
 	$(MICRO) --benchmark-compare
 
+# What other branches gained since this one left them is no loss of this one.
 BASE ?= origin/main
+FORK = base=$$(git merge-base '$(BASE)' HEAD)
 COUNTS := ^(per_step|to_target|harness)\.track_
 
 check-baseline: $(STAMP)  ## the gate: base and head interleaved, see docs/regressions.md
-	$(BIN)/bench-apts check --baseline $(BASE) $(if $(SUMMARY),--markdown $(SUMMARY))
+	$(FORK) && $(BIN)/bench-apts check --baseline "$$base" $(if $(SUMMARY),--markdown '$(SUMMARY)')
 
 # Never with --quick: a single sample decides nothing. Ends with 1 if a count is worse.
 asv-continuous: $(STAMP)  ## counts of base and head, in environments of asv's own
 	$(BIN)/asv machine --yes
-	$(BIN)/asv continuous --split --show-stderr --factor 1.0001 --bench '$(COUNTS)' $(BASE) HEAD
+	$(FORK) && $(BIN)/asv continuous --split --show-stderr --factor 1.0001 --bench '$(COUNTS)' \
+		"$$base" HEAD
 
-# asv calls it an error if there is no new commit.
+# asv calls it an error if there is no new commit; with no night before, all commits are new.
 asv-nightly: $(STAMP)  ## the commits since the last night, five at most, the latest among them
 	$(BIN)/asv machine --yes --machine ci
 	ls .asv/results/ci/$$(git rev-parse main | cut -c 1-8)-*.json || \
-		$(BIN)/asv run --machine ci --show-stderr --steps 5 NEW
+		$(BIN)/asv run --machine ci --show-stderr --steps 5 \
+			$$(ls .asv/results/ci/*-*.json >&2 && echo NEW || echo main^!)
 
 asv-publish: $(STAMP)  ## asv's own pages, in .asv/html
 	$(BIN)/asv publish

@@ -51,7 +51,7 @@ class Hyperparameter:
     """A knob: its default, what it means and, if tuning may turn it, its distribution.
 
     ``wide`` is the distribution in the wide space of an optimizer that declares two; a knob
-    without one has the same in both.
+    without one has the same in both. A number is ``least`` or more, and less than ``below``.
     """
 
     default: Scalar
@@ -59,6 +59,8 @@ class Hyperparameter:
     search: Distribution | None = None
     options: tuple[Scalar, ...] = ()
     wide: Distribution | None = None
+    least: float = -math.inf
+    below: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -239,8 +241,8 @@ class Backend:
         """Completes ``values`` with the preset's settings and the defaults.
 
         Raises:
-            UserError: A name is unknown, or a value is of another kind than the default or not
-                among the options.
+            UserError: A name is unknown, or a value is of another kind than the default, out of
+                its range or not among the options.
         """
         full = {key: knob.default for key, knob in self.hyperparameters.items()}
         preset = self.presets.get(str(values.get("preset", full.get("preset"))), {})
@@ -270,6 +272,10 @@ def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
         raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number")
+    if isinstance(value, int | float) and not knob.least <= value < knob.below:
+        limits = ((knob.least, "of at least"), (knob.below, "below"))
+        raise UserError(f"{where}: expected a number " + " and ".join(
+            f"{words} {limit:g}" for limit, words in limits if math.isfinite(limit)))
     if options and value not in options:
         raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
     return value

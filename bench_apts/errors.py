@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 class UserError(Exception):
@@ -18,6 +19,28 @@ def one_line(message: str) -> str:
     shown = " ".join(message.splitlines())
     return shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode()
                              for c in shown), 1_000)
+
+
+def encodable(text: str) -> str:
+    """Writes out what UTF-8 cannot hold, such as the bytes of a file's name that were none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def told(what: str, path: Path) -> str:
+    """Returns a path as text, for processes and records that are told of it in JSON.
+
+    Args:
+        what: What lies there, for the message.
+        path: The path.
+
+    Raises:
+        UserError: Its bytes are no text.
+    """
+    text = str(path)
+    if text != encodable(text):
+        raise UserError(f"the path of {what}, {encodable(text)}, is not valid UTF-8; rename it, "
+                        "or choose another")
+    return text
 
 
 def last_line(text: str) -> str:

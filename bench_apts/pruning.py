@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_apts.errors import UserError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import optuna
     from optuna.storages import JournalStorage
 
     from bench_apts.launch.job import Pruning
     from bench_apts.spec import Pruner
+
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""What Optuna raises at a file that it cannot understand."""
 
 
 class Watch:
@@ -40,11 +50,34 @@ class Watch:
 
 
 def storage(path: Path) -> JournalStorage:
-    """Opens a storage, or begins it; what others add to its file is read when it is asked."""
+    """Opens a storage, or begins it; what others add to its file is read when it is asked.
+
+    Raises:
+        UserError: The file is no storage, or a full disk has torn a line of it.
+    """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    return JournalStorage(JournalFileBackend(str(path)))
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no plain file; move it away")
+    with understood(path, UNREADABLE):
+        return JournalStorage(JournalFileBackend(str(path)))
+
+
+@contextlib.contextmanager
+def understood(
+    path: Path, errors: tuple[type[Exception], ...] = (json.JSONDecodeError, AssertionError)
+) -> Iterator[None]:
+    """Says in a line that a storage is broken, where Optuna finds that while the block runs.
+
+    Raises:
+        UserError: One of the ``errors`` came up.
+    """
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error}); move it away: "
+                        "finished trials are told to a new one") from error
 
 
 def study(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts import suite_file
 from bench_apts.contract import Backend, installed
-from bench_apts.errors import UserError, unknown
+from bench_apts.errors import UserError, told, unknown
 
 if TYPE_CHECKING:
     from bench_apts.spec import Suite
@@ -79,7 +79,8 @@ def _from_file(path: Path) -> Plugin:
         raise UserError(f"no optimizer file {path}: {error.strerror}") from error
     if not there:
         raise UserError(f"no optimizer file {path}")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    whole = told("the optimizer file", path.resolve())
+    place = hashlib.sha256(whole.encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -89,7 +90,7 @@ def _from_file(path: Path) -> Plugin:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path)
+    return _plugin(getattr(module, "backend", None), str(path), whole, path)
 
 
 def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bench_apts import environment, registry
 from bench_apts.errors import UserError
 from bench_apts.selectors import parse_selector, split_selectors
 from bench_apts.spec import Entry, Pruner, Sampler, Space, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.spec import Suite
 
 DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-free,prodigy,"
                       "local-adam,zero1,zero2,zero3")
@@ -48,9 +53,10 @@ def study(
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    device, ranks = world_sizes(gpus, notes, nodes)
+    chosen = tuple(registry.suite(name, overrides) for name in dict.fromkeys(suites))
+    device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
-        suites=tuple(registry.suite(name, overrides) for name in dict.fromkeys(suites)),
+        suites=chosen,
         entries=_entries(optimizers, notes),
         ranks=ranks,
         trials=trials,
@@ -66,11 +72,12 @@ def study(
 
 
 def world_sizes(
-    gpus: str | None, notes: list[str], nodes: int = 1
+    gpus: str | None, notes: list[str], nodes: int = 1, suites: Sequence[Suite] = ()
 ) -> tuple[Literal["cpu", "cuda"], tuple[int, ...]]:
     """Reads ``--gpus`` and decides between GPUs and CPU ranks.
 
-    Several nodes share the ranks evenly; a single rank runs on node 0.
+    Without it there is one rank, and as many as there are GPUs or cores to share the minibatches
+    of ``suites`` evenly. Several nodes share the ranks evenly; a single rank runs on node 0.
 
     Raises:
         UserError: Not a list of positive numbers, more GPUs asked for than there are, or not to
@@ -78,7 +85,8 @@ def world_sizes(
     """
     there, cores = environment.gpu_count() * nodes, environment.cores() * nodes
     most = there or cores
-    ranks = tuple(sorted({1, most})) if gpus is None else sizes("--gpus", gpus)
+    ranks = sizes("--gpus", gpus) if gpus is not None else _all(
+        most, "GPUs" if there else "cores", nodes, suites, notes)
     uneven = [n for n in ranks if n > 1 and n % nodes]
     if uneven:
         raise UserError(f"--gpus {gpus}: {uneven[0]} ranks cannot be spread evenly over {nodes} "
@@ -100,6 +108,17 @@ def world_sizes(
         notes.append(f"{max(ranks)} ranks share {cores} cores: times beyond N={cores} measure "
                      "this machine, not the method")
     return "cpu", ranks
+
+
+def _all(
+    most: int, kind: str, nodes: int, suites: Sequence[Suite], notes: list[str]
+) -> tuple[int, ...]:
+    largest = next(n for n in range(most, 0, -1) if n == 1 or (
+        n % nodes == 0 and all(suite.global_batch(n) % n == 0 for suite in suites)))
+    if largest < most:
+        notes.append(f"N = {largest} of {most} {kind}, which share every suite's minibatch "
+                     "evenly; --gpus chooses otherwise")
+    return tuple(sorted({1, largest}))
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:

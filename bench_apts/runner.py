@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _GRACE_S = 120.0
 """Seconds a trial may take beyond twice its budget, for setup and evaluations."""
 
-
 _DECISIVE = ("cpu", "gpus", "python", "versions", "threads")
 """Fields of the environment card on which the last bit of a result may depend."""
 
@@ -86,6 +85,8 @@ class Runner:
             meanwhile = self._ended_meanwhile(known)
             # What has just failed elsewhere would fail here.
             if known.finished or (meanwhile and known.end and known.end.status == "error"):
+                if known.finished:  # a command that was killed may have left its checkpoints
+                    checkpoint.sweep(self._folder / checkpoint.FOLDER / trial.run_id)
                 self._progress.trial_kept(known, meanwhile)
                 return known
         if self._slots is None or self.jobs.count == 1 or trial.device == "cuda":

@@ -50,7 +50,9 @@ class Search:
             number: From 0; below ``Plan.tunings``.
         """
         plan = self._plan
-        with self._lock:  # between asking for two trials nobody else may ask
+        # A line that was torn is found once another follows it.
+        # Between asking for two trials nobody else may ask.
+        with self._lock, pruning.understood(self._path):
             study = self._study(cell, number)
             for k in range(len(study.get_trials(deepcopy=False)), number + 1):
                 if not plan.adaptive(cell):
@@ -76,7 +78,7 @@ class Search:
             state, told = states.COMPLETE, value
         else:
             state, told = states.FAIL, None
-        with self._lock:
+        with self._lock, pruning.understood(self._path):
             self._study(cell, 0).tell(
                 record.trial.repetition, told, state=state, skip_if_finished=True)
 

@@ -12,8 +12,8 @@ def derive(base: int, role: str, suite: str, repetition: int) -> int:
 
     Args:
         base: The study's base seed.
-        role: ``"data"``, ``"init"`` or ``"tune"``; tuning stages prefix ``"tune-"``, so that
-            no seed used for selection is ever used for reporting.
+        role: What it is for: ``"data"`` or ``"init"``, prefixed ``"tune-"`` in tuning so that
+            no seed used for selection is ever used for reporting; or a search, by its name.
         suite: The suite's name.
         repetition: The number of the repetition, from 0.
     """

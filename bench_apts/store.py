@@ -200,6 +200,8 @@ def read_study(folder: Path) -> StudyFile:
     """
     path = folder / "study.json"
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no plain file; name a folder that `bench-apts run` wrote")
         content = path.read_bytes()
         _refuse_newer(path, content)
         return msgspec.json.decode(content, type=StudyFile)

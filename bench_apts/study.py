@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import ReadWriteLock, Timeout
 
 from bench_apts import environment, store
-from bench_apts.errors import UserError
+from bench_apts.errors import UserError, told
 from bench_apts.execution import WHOLLY
 from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.job import GRACE_S
@@ -23,7 +23,7 @@ from bench_apts.splitting import shards
 from bench_apts.splitting.helpers import Work, helpers, wait
 from bench_apts.splitting.jobs import ALONE
 from bench_apts.stages import Stages
-from bench_apts.tryout import try_out
+from bench_apts.tryout import require_torch, try_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,16 +103,18 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
 
     Raises:
         Interrupted: A signal asked to stop; the running trial is recorded as interrupted.
-        UserError: A suite's data cannot be split, or its model not built, as it says.
+        UserError: A suite's data cannot be split, or its model not built, as it says, or torch
+            lacks what the device needs.
     """
     study, prepared = plan.study, plan.prepared
     comm.prepare()
     if execution.shared and not execution.jobs.helper:
         execution = execution.beginning(store.read_trials(folder))
     shard, jobs = execution.shard, execution.jobs
-    work = Work(study, {name: (str(found.folder), found.sha256, found.source)
+    work = Work(study, {name: (told("decoded data", found.folder), found.sha256, found.source)
                         for name, found in prepared.items()}, str(folder), execution)
     with helpers(work) as started, _launcher(plan, leader) as launcher:
+        require_torch(study.device)
         for suite in study.suites:  # while the server starts
             try_out(study, suite, prepared[suite.data.name])
         card = environment.card()  # now that the launcher has set the thread variables

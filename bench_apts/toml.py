@@ -30,6 +30,8 @@ def read(path: Path, what: str) -> dict[str, Any]:
         UserError: The file cannot be read, is too large or is no TOML.
     """
     try:
+        if path.is_fifo():  # nobody may ever write to it
+            raise UserError(f"cannot read {what} {path}: it is a pipe, name a plain file")
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:

@@ -63,8 +63,8 @@ def main(payload: bytes) -> str:
         run = Run(job, clock, meter, device)
         if job.stop is None:
             return run.execute()
-        store = dist.distributed_c10d._get_default_store()
-        with Stop(Path(job.stop), run.world.rank, run.world.size, store) as stop:
+        shared = dist.distributed_c10d._get_default_store()
+        with Stop(Path(job.stop), run.world.rank, run.world.size, shared) as stop:
             return run.execute(stop)
     finally:
         dist.destroy_process_group()
@@ -159,8 +159,9 @@ class Run:
         if doubts:
             status = "error"
         final = self.evals[-1]
+        wall_s, ledger = self.clock.closed()
         self._write(End(
-            status, store.now(), self.clock.wall, self.clock.ledger(), final.cpu_s,
+            status, store.now(), wall_s, ledger, final.cpu_s,
             final.peak_memory_bytes, final.samples, traffic, test,
             weights.sha256(self.stepper.evaluation_model()), doubts, audit=audited,
             calls=calls))

@@ -1,4 +1,4 @@
-"""Does once what every rank will do, so that a mistake in a suite shows before the first trial."""
+"""Does once what every rank will do, so that a mistake shows before the first trial."""
 
 from __future__ import annotations
 
@@ -14,6 +14,28 @@ if TYPE_CHECKING:
 _FLOAT = 4
 _INDEX = 8
 """Bytes of one number and of one sample's index."""
+
+
+def require_torch(device: str) -> None:
+    """Refuses a torch that cannot reach the device, or connect ranks on it.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        UserError: It is built without CUDA, or without gloo (CPU) or NCCL.
+    """
+    import torch
+    import torch.distributed as dist
+
+    built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    if device == "cuda" and not built:
+        raise UserError(f"there are GPUs, but torch {torch.__version__} is built without CUDA; "
+                        "install one with it, or run CPU ranks with CUDA_VISIBLE_DEVICES=")
+    backend = "NCCL" if device == "cuda" else "gloo"
+    if not (dist.is_available() and dist.is_backend_available(backend.lower())):
+        raise UserError(f"torch {torch.__version__} is built without {backend}, over which ranks "
+                        "send; install one from https://pytorch.org")
 
 
 def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:

@@ -40,7 +40,8 @@ backend = Backend(
     name="local-adam",
     summary="Local-SGD-Adam: the local phases of apts without its trust region, lr tuned",
     hyperparameters={
-        "lr": Hyperparameter(1e-3, "learning rate of local steps", LogUniform(1e-4, 1e-1)),
+        "lr": Hyperparameter(1e-3, "learning rate of local steps", LogUniform(1e-4, 1e-1),
+                             least=0),
         **{key: knob for key, knob in STOCHASTIC.items() if key not in _TRUST_REGION},
     },
     build=build,

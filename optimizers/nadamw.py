@@ -9,6 +9,7 @@ warm-up has length 0; here no step is wasted, see ``schedule.cosine``.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,9 @@ def build(
 
 
 def _hyperparameters(defaults: Mapping[str, float]) -> dict[str, Hyperparameter]:
-    return {name: Hyperparameter(defaults[name], meaning) for name, meaning in _MEANINGS.items()}
+    return {name: Hyperparameter(defaults[name], meaning, least=0,
+                                 below=1 if name.startswith("beta") else math.inf)
+            for name, meaning in _MEANINGS.items()}
 
 
 _SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.nadamw_torch",

@@ -35,29 +35,32 @@ TRUST_REGION = {
         "paper", "the authors' settings: as of the paper, with what their code did besides, or "
         "as of 2026; the rest overrides it",
         options=tuple(PRESETS)),
-    "radius": Hyperparameter(0.01, "initial trust-region radius"),
-    "min_radius": Hyperparameter(1e-3, "lower bound of the radius"),
-    "max_radius": Hyperparameter(4.0, "upper bound of the radius"),
-    "accept": Hyperparameter(0.25, "smallest ratio of a step that is kept, at most 0.25"),
-    "shrink": Hyperparameter(0.5, "factor on the radius after a poor step"),
-    "grow": Hyperparameter(2.0, "factor on the radius after a good step"),
+    "radius": Hyperparameter(0.01, "initial trust-region radius", least=0),
+    "min_radius": Hyperparameter(1e-3, "lower bound of the radius", least=0),
+    "max_radius": Hyperparameter(4.0, "upper bound of the radius", least=0),
+    "accept": Hyperparameter(0.25, "smallest ratio of a step that is kept, at most 0.25", least=0),
+    "shrink": Hyperparameter(0.5, "factor on the radius after a poor step", least=0),
+    "grow": Hyperparameter(2.0, "factor on the radius after a good step", least=1),
     "norm": Hyperparameter("l2", "norm of the trust region", options=("l2", "linf")),
     "global_solver": Hyperparameter(
         "first-order", "model and step on the global loss", options=SOLVERS),
-    "memory": Hyperparameter(5, "pairs of steps and gradients that L-SR1 holds"),
-    "retries": Hyperparameter(0, "shorter steps tried where one is refused"),
-    "window": Hyperparameter(1, "losses whose largest a step must improve on; 1 is monotone"),
+    "memory": Hyperparameter(5, "pairs of steps and gradients that L-SR1 holds", least=1),
+    "retries": Hyperparameter(0, "shorter steps tried where one is refused", least=0),
+    "window": Hyperparameter(
+        1, "losses whose largest a step must improve on; 1 is monotone", least=1),
     "minibatch": Hyperparameter(
-        0, "samples of all ranks per iteration, rounded down to a multiple of N; 0: the suite's"),
-    "growth": Hyperparameter(1.0, "factor on the minibatch after each epoch"),
+        0, "samples of all ranks per iteration, rounded down to a multiple of N; 0: the suite's",
+        least=0),
+    "growth": Hyperparameter(1.0, "factor on the minibatch after each epoch", least=1),
 }
 
 PAPER = TRUST_REGION | {
-    "local_iterations": Hyperparameter(5, "local trust-region iterations per outer iteration"),
-    "local_shrink": Hyperparameter(0.5, "factor on the local radius after a poor step"),
-    "local_grow": Hyperparameter(2.0, "factor on the local radius after a good step"),
-    "local_low": Hyperparameter(0.25, "ratio below which a local step is poor"),
-    "local_high": Hyperparameter(0.75, "ratio above which a local step is good"),
+    "local_iterations": Hyperparameter(
+        5, "local trust-region iterations per outer iteration", least=0),
+    "local_shrink": Hyperparameter(0.5, "factor on the local radius after a poor step", least=0),
+    "local_grow": Hyperparameter(2.0, "factor on the local radius after a good step", least=1),
+    "local_low": Hyperparameter(0.25, "ratio below which a local step is poor", least=0),
+    "local_high": Hyperparameter(0.75, "ratio above which a local step is good", least=0),
     "solver": Hyperparameter(
         "first-order", "model and step on the local losses", options=SOLVERS),
     "consistency": Hyperparameter(
@@ -65,20 +68,20 @@ PAPER = TRUST_REGION | {
     "capped": Hyperparameter(True, "bound the sum of a rank's local steps, not each alone"),
     "global_pass": Hyperparameter(True, "end with an iteration on the global loss"),
     "overlap": Hyperparameter(
-        0.0, "samples of the next ranks that a rank sees too, as a share of its own"),
+        0.0, "samples of the next ranks that a rank sees too, as a share of its own", least=0),
 }
 
 STOCHASTIC = {
-    "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step"),
-    "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step"),
-    "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own"),
-    "start": Hyperparameter(1e-3, "where that search begins"),
+    "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step", least=1),
+    "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step", least=1),
+    "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own", least=0),
+    "start": Hyperparameter(1e-3, "where that search begins", least=0),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
-    "longest_round": Hyperparameter(16, "most local steps between two all-reduces"),
-    "rounds_per_length": Hyperparameter(16, "rounds before their length doubles"),
+    "longest_round": Hyperparameter(16, "most local steps between two all-reduces", least=1),
+    "rounds_per_length": Hyperparameter(16, "rounds before their length doubles", least=1),
     "sharing": Hyperparameter(
-        0.5, "share of the first moment that a round replaces by the ranks' mean"),
+        0.5, "share of the first moment that a round replaces by the ranks' mean", least=0),
 }
 
 
@@ -210,7 +213,7 @@ apts_paper = _published(
 napts = _published(
     "napts",
     "the published APTS with non-monotone acceptance, as in NAPTS (arXiv 2605.14860)",
-    PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on")})
+    PAPER | {"window": Hyperparameter(5, "losses whose largest a step must improve on", least=1)})
 
 tr = _published(
     "tr",

@@ -63,10 +63,11 @@ def _noise(groups: Sequence[Group]) -> str:
     known = [(group.ranks, group.noise) for group in groups if group.noise]
     if not known:
         return ""
-    return (" Noise: times of the same trial run twice were up to "
+    return (" Noise: whole trainings of the same trial run twice were up to "
             + units.listing([f"{units.times(noise.factor)} apart at N = {ranks} "
                              f"({units.plural(noise.pairs, 'pair')})" for ranks, noise in known])
-            + "; what differs by less does not differ.")
+            + "; smaller differences between optimizers may be noise, and short times "
+              "scatter more.")
 
 
 def _test_title(groups: Sequence[Group]) -> str:
@@ -114,13 +115,17 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
     if not cell.draws:
         return Value("not run yet", kind="number missed", numbers={column: None})
     found, interval = cell.ert(currency, level), cell.interval(currency, level)
+    if not found.total:
+        interval = None
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would sound like a measurement.
         return Value(f"more than {units.cost(currency, found.total, device)}"
                      if found.total else "not reached",
                      misses(0, found.trials), {column: None, f"{column}_more_than": found.total},
                      "number missed")
-    if interval is None:
+    if not found.total:
+        detail = ""  # a rank alone sends nothing, however often it is resampled
+    elif interval is None:
         detail = "one trial, no interval"
     elif math.isinf(interval.high):
         detail = f"{units.cost(currency, interval.low, device)} or more"

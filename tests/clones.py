@@ -26,8 +26,9 @@ def clone(folder):
 
 def git(folder, *arguments):
     done = subprocess.run(
-        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(folder),
-         *arguments], capture_output=True, text=True, check=False)
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c",
+         "commit.gpgsign=false", "-C", str(folder), *arguments],
+        capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

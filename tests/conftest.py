@@ -1,20 +1,35 @@
 """What the harness's tests share: real commands, a plug-in, trials on the bundled digits."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from bench_apts import registry, store
 from bench_apts.cli import main
 from bench_apts.plan import Plan
 from bench_apts.selectors import parse_selector
 from bench_apts.spec import Study
+
+# What a terminal, a git hook or a batch job told the tests is not meant for what they start.
+for name in list(os.environ):
+    if name.startswith(("GIT_", "SLURM_")) or name in (
+            "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "LANGUAGE"):
+        del os.environ[name]
+os.environ["LC_ALL"] = "C.UTF-8"
+
+# The same examples on every run, so that one failure in a thousand is found where it was made;
+# `--hypothesis-profile random` looks for new ones. Neither counts seconds.
+settings.register_profile("random", settings.get_profile("ci"), derandomize=False)
+settings.load_profile("ci")
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
 
@@ -88,6 +103,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def environment(cache):
     """The environment of commands: our cache, no data of the user's, CPU ranks everywhere."""
+    # Lists the machine's fonts once; a command that has to says so where it takes over 5 s.
+    importlib.import_module("matplotlib.font_manager")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("BENCH_APTS_")}
     return kept | {"BENCH_APTS_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": "",
                    "PYTHONWARNINGS": ""}
@@ -100,7 +117,7 @@ def command(environment):
     def run(*arguments, cwd=None):
         return subprocess.run(
             [sys.executable, "-m", "bench_apts", *map(str, arguments)], cwd=cwd,
-            env=environment, capture_output=True, text=True, check=False, timeout=200)
+            env=environment, capture_output=True, text=True, check=False, timeout=600)
 
     return run
 
@@ -121,8 +138,7 @@ def started(environment):
 
     yield start
     for process in running:
-        for left in session(process.pid):
-            left.kill()
+        end_session(process.pid)
         process.communicate()
 
 
@@ -139,7 +155,14 @@ def session(leader):
     return found
 
 
-def wait_for(condition, patience_s=60):
+def end_session(leader):
+    """Kills what is left of a session."""
+    for process in session(leader):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def wait_for(condition, patience_s=200):
     """Waits until ``condition()`` holds and returns what it returned; fails if it never does."""
     deadline = time.monotonic() + patience_s
     while not (value := condition()):
@@ -150,8 +173,8 @@ def wait_for(condition, patience_s=60):
 
 @pytest.fixture
 def processes():
-    """Ways to look at processes: ``session(leader)`` and ``wait_for(condition)``."""
-    return SimpleNamespace(session=session, wait_for=wait_for)
+    """Has ``session(leader)``, ``end_session(leader)`` and ``wait_for(condition)``."""
+    return SimpleNamespace(session=session, end_session=end_session, wait_for=wait_for)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 
-def run_ranks(function, size, *arguments, patience_s=90):
+def run_ranks(function, size, *arguments, patience_s=200):
     """Calls ``function(connect, *arguments)`` on each rank; returns the results by rank.
 
     ``connect()`` joins the process group, so that the function can prepare for it before.

@@ -1,9 +1,10 @@
 """Starts one study as two commands, as two machines would."""
 
+import random
 import socket
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from alike import assert_alike
 
@@ -13,15 +14,21 @@ STUDY = ("--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1", "
 
 
 def free_port():
-    """Returns a port that nobody uses."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
+    """Returns a port that nobody uses.
+
+    It is below those that systems hand out: no connection of others gets it before it is used,
+    and whoever knocks at it too early does not meet himself there.
+    """
+    for port in random.SystemRandom().sample(range(10_000, 20_000), 1_000):
+        with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
+            return port
+    raise OSError("no port is free")
 
 
 def node(rank, address, out, *arguments, before=(), nodes=2):
     """Returns the command of one of several nodes; ``before`` is put in front of it."""
     return [*before, sys.executable, "-m", "bench_apts", "run", "--nodes", str(nodes),
-            "--node-rank", str(rank), "--rendezvous", address, "--rendezvous-timeout", "100",
+            "--node-rank", str(rank), "--rendezvous", address, "--rendezvous-timeout", "200",
             *map(str, arguments), "--out", str(out)]
 
 
@@ -37,8 +44,7 @@ def leaving_nothing(processes):
     running = []
     yield running
     for process in running:
-        for left in processes.session(process.pid):
-            left.kill()
+        processes.end_session(process.pid)
         process.communicate()
 
 

@@ -1,8 +1,9 @@
 """The regressions: a configuration that asv reads, and benchmarks that say what they must."""
 
-import importlib.util
+import importlib
 import re
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_asv_reads_the_configuration(config):
     assert ROOT / config.benchmark_dir == FOLDER
     assert (FOLDER / "__init__.py").is_file()
     # asv imports the folder under its own name, which must not hide anything.
-    assert importlib.util.find_spec(FOLDER.name) is None
+    assert PathFinder.find_spec(FOLDER.name) is None
     ignored = (ROOT / ".gitignore").read_text().split()
     for place in (config.env_dir, config.results_dir, config.html_dir):
         assert f"{Path(place).parts[0]}/" in ignored
@@ -156,6 +157,32 @@ def test_what_has_no_number_raises(modules, make_trial):
     with pytest.raises(RuntimeError, match="adam, N = 2: 90% of the target was missed"):
         to_target.track_samples_to_target(told, "adam", 2)
     assert to_target.track_error_at_fixed_budget(told, "adam", 2) == pytest.approx(0.14)
+
+
+def test_a_backend_that_a_commit_does_not_know_is_left_out(modules, make_trial):
+    """asv runs the benchmarks of the present on the commits of the past."""
+    mark = pytest.importorskip("asv_runner.benchmarks.mark")
+    study = modules["study"]
+    told = {("sgd", 2): study.counted(record(make_trial)), ("adam", 2): "error: boom",
+            ("new", 2): None}
+    for name in ("per_step", "to_target", "memory"):
+        assert modules[name].setup is study.setup
+    study.setup(told, "sgd", 2)
+    study.setup(told, "adam", 2)  # which fails instead
+    with pytest.raises(mark.SkipNotImplemented, match="this commit has no new"):
+        study.setup(told, "new", 2)
+
+
+@pytest.mark.slow
+def test_the_study_runs_without_a_backend_that_the_commit_lacks(modules, monkeypatch, tmp_path):
+    study = modules["study"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(study, "BACKENDS", ("sgd", "not-yet"))
+    monkeypatch.setattr(study, "RANKS", (1,))
+    told = study.setup_cache()
+    assert told["not-yet", 1] is None
+    assert told["sgd", 1].per_step["backwards"] == 1
 
 
 def metered(connect):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from checkpoint_study import Folder, Nobody, Ranks
 
+from bench_apts import store
 from bench_apts.checkpoints import checkpoint, state_tree
+from bench_apts.records import End
 
 OVERRIDES = ("suite.budget.samples=1280", "suite.evaluation.every_samples=320")
 CPU = torch.device("cpu")
@@ -161,6 +163,42 @@ def test_a_forged_checkpoint_is_not_executed_and_not_tried_twice(stopped):
     assert not bomb.exists()
     assert resumed_at(folder, trial) is None
     assert "the attempt that went on from it failed" in folder.notes.read_text()
+
+
+@pytest.mark.parametrize("name", [
+    "checkpoint.json", "rank-0/state.json", "rank-0/__0_0.distcp"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(stopped, name):
+    folder, trial = stopped
+    place = folder.checkpoint(trial, 640) / name
+    place.unlink()
+    os.mkfifo(place)
+    assert resumed_at(folder, trial) is None
+    assert f"{place.name} is no plain file" in folder.notes.read_text()
+
+
+def test_a_state_nested_without_end_is_told_in_a_line(tmp_path):
+    place = tmp_path / "a" / "5"
+    (place / "rank-0").mkdir(parents=True)
+    state = b'{"state":' + b"[" * 10**6
+    (place / "rank-0" / "state.json").write_bytes(state)
+    manifest = msgspec.json.encode(checkpoint.Manifest(
+        "a", 1, 5, [hashlib.sha256(state).hexdigest()]))
+    (place / "checkpoint.json").write_bytes(manifest)
+    trouble = checkpoint.problem(
+        tmp_path / "a", 5, hashlib.sha256(manifest).hexdigest(), "a", 1)
+    assert "is damaged" in trouble
+
+
+def test_what_a_killed_command_left_of_a_finished_trials_checkpoints_is_removed(
+        stopped, make_trial):
+    folder, _ = stopped
+    trial = make_trial("sgd", 1, OVERRIDES)
+    header = folder.run(trial, Nobody()).header
+    store.append(folder.events(trial), header)
+    store.append(folder.events(trial), End("miss", "", 1.0))
+    folder.checkpoint(trial, 640).mkdir(parents=True)
+    assert folder.run(trial, None).finished
+    assert not folder.checkpoint(trial, 640).parent.exists()
 
 
 def test_another_machine_begins_anew(stopped):

@@ -16,7 +16,8 @@ def backend(**changes):
         "hyperparameters": {
             "lr": Hyperparameter(0.1, "", LogUniform(1e-3, 1.0)),
             "share": Hyperparameter(0.5, "", Uniform(0.0, 1.0)),
-            "steps": Hyperparameter(5, ""),
+            "steps": Hyperparameter(5, "", least=1),
+            "decay": Hyperparameter(0.9, "", least=0, below=1),
             "nesterov": Hyperparameter(True, ""),
             "norm": Hyperparameter("l2", "", options=("l2", "linf")),
             "width": Hyperparameter(4, "", Choice((2, 4, 8))),
@@ -25,9 +26,11 @@ def backend(**changes):
 
 def test_configurations_are_completed_with_the_defaults():
     assert backend().configure({}) == {
-        "lr": 0.1, "share": 0.5, "steps": 5, "nesterov": True, "norm": "l2", "width": 4}
+        "lr": 0.1, "share": 0.5, "steps": 5, "decay": 0.9, "nesterov": True, "norm": "l2",
+        "width": 4}
     assert backend().configure({"steps": 7, "norm": "linf"}) == {
-        "lr": 0.1, "share": 0.5, "steps": 7, "nesterov": True, "norm": "linf", "width": 4}
+        "lr": 0.1, "share": 0.5, "steps": 7, "decay": 0.9, "nesterov": True, "norm": "linf",
+        "width": 4}
 
 
 def test_a_whole_number_serves_as_a_float():
@@ -44,16 +47,25 @@ def test_a_whole_number_serves_as_a_float():
     ("lr", 10**400, "expected a finite number"),
     ("steps", 5.0, "expected int, got float"),
     ("steps", True, "expected int, got bool"),
+    ("steps", 0, "expected a number of at least 1"),
+    ("decay", -1e-9, "expected a number of at least 0 and below 1"),
+    ("decay", 1, "expected a number of at least 0 and below 1"),
     ("nesterov", 1, "expected bool, got int"),
     ("norm", "l3", "expected one of l2, linf"),
     ("norm", 2, "expected str, got int"),
     ("width", 3, "expected one of 2, 4, 8"),
 ])
-def test_values_of_another_kind_are_refused(key, value, expected):
+def test_values_of_another_kind_or_range_are_refused(key, value, expected):
     with pytest.raises(UserError) as caught:
         backend().configure({key: value})
     assert str(caught.value).startswith(f"mine[{key}=")
     assert expected in str(caught.value)
+
+
+def test_the_ends_of_a_range():
+    assert backend().configure({"decay": 0})["decay"] == 0
+    assert backend().configure({"decay": 0.999})["decay"] == 0.999
+    assert backend().configure({"steps": 1})["steps"] == 1
 
 
 def test_unknown_hyperparameters_are_answered_with_the_nearest():

@@ -80,7 +80,7 @@ def test_without_gpus(monkeypatch, answer):
 def checkout(folder, monkeypatch):
     def git(*arguments):
         subprocess.run(["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b.c",
-                        *arguments], check=True, capture_output=True)
+                        "-c", "commit.gpgsign=false", *arguments], check=True, capture_output=True)
 
     module = folder / "bench_apts" / "environment.py"
     module.parent.mkdir(parents=True)

@@ -67,7 +67,7 @@ def test_ranks_never_outnumber_cores(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert sorted(done) == sorted((1, 2, 4, 1, 8, 2, 2, 1, 4, 1, 1, 1, 1, 2))
     assert most == 4
     assert running == 0
@@ -158,10 +158,10 @@ def test_helpers_end_with_the_command(started, processes, tmp_path, number):
         return len([path for path in trials.glob("*.jsonl")
                     if b'"eval"' in path.read_bytes()]) == 2
 
-    processes.wait_for(evaluated, 120)
+    processes.wait_for(evaluated)
     process.send_signal(number)
-    process.wait(60)
-    processes.wait_for(lambda: not processes.session(process.pid), 60)
+    process.wait(200)
+    processes.wait_for(lambda: not processes.session(process.pid))
     if number == signal.SIGTERM:
         assert process.returncode == 143
     records = store.read_trials(tmp_path / "digits")

@@ -215,6 +215,16 @@ def test_a_checkpoint_comes_along_with_an_unfinished_trial(folders, make_trial, 
     assert (tmp_path / "joined" / saved.relative_to(folders[0]) / "checkpoint.json").exists()
 
 
+def test_copies_of_a_file_are_one_trial(folders, make_trial, tmp_path):
+    trial = make_trial("sgd")
+    path = written(folders[0], trial, 2, "miss")
+    shutil.copyfile(path, path.with_name("copy.jsonl"))
+    shutil.copyfile(path, folders[1] / "trials" / "another.jsonl")
+    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(1, 1, 0)
+    (kept,) = (tmp_path / "joined" / "trials").iterdir()
+    assert kept.name == f"{trial.run_id}.jsonl"
+
+
 def test_a_file_without_a_whole_header_is_left_out_and_counted(folders, tmp_path):
     (folders[0] / "trials" / "0123456789ab.jsonl").write_bytes(b'{"event":"hea')
     assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(0, 0, 1)

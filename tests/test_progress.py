@@ -76,7 +76,7 @@ def test_a_terminal_shows_suite_trial_metric_and_progress(record, tmp_path):
     progress = Progress(console)
 
     def wait_for(text):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while text not in ESCAPE.sub("", console.file.getvalue()):
             assert time.monotonic() < deadline, f"{text!r} was never shown"
             time.sleep(0.05)
@@ -111,7 +111,7 @@ def test_a_half_written_line_is_shown_once_it_is_whole(record, tmp_path):
         assert "0.4375" not in console.file.getvalue()
         file.write(line[50:])
         file.flush()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while "0.4375" not in console.file.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -33,6 +33,30 @@ def test_world_sizes(machine, gpus, there, cores, expected):
     assert resolve.world_sizes(gpus, []) == expected
 
 
+@pytest.mark.parametrize(("there", "cores", "suites", "expected"), [
+    (0, 6, ["digits"], (1, 4)),
+    (0, 48, ["digits"], (1, 32)),
+    (6, 96, ["digits"], (1, 4)),
+    (0, 8, ["mnist", "paper-mnist"], (1, 4)),
+    (0, 7, ["paper-mnist"], (1, 6)),
+])
+def test_without_gpus_given_all_that_share_the_minibatches(
+        machine, there, cores, suites, expected):
+    machine(there, cores)
+    study, notes = resolve.study(**WORDS | {"suites": suites, "gpus": None})
+    assert study.ranks == expected
+    what = f"{there} GPUs" if there else f"{cores} cores"
+    assert any(note.startswith(f"N = {expected[-1]} of {what},") for note in notes)
+
+
+def test_weak_scaling_shares_its_minibatch_over_any_number(machine):
+    machine(0, 6)
+    study, notes = resolve.study(
+        **WORDS | {"gpus": None, "overrides": ("suite.scaling=weak",)})
+    assert study.ranks == (1, 6)
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize("gpus", ["0", "two", "", "1,", "1,0", "-1", "1.5", "1;2", "2x"])
 def test_what_is_no_world_size(machine, gpus):
     with pytest.raises(UserError, match="write world sizes from 1 on, for instance 1,2,4"):

@@ -8,7 +8,8 @@ import sys
 import optuna
 import pytest
 
-from bench_apts import store
+from bench_apts import pruning, store
+from bench_apts.errors import UserError
 from bench_apts.plan import Plan
 from bench_apts.records import End, Eval, Header, TrialRecord
 from bench_apts.search import STORAGE, Search, score
@@ -202,3 +203,17 @@ def test_another_course_pays_for_its_own_search(plan, make_study, digits):
                                                                      status="error")])
     alone = Plan(msgspec.structs.replace(study, share=False), {"digits": digits})
     assert alone.leader(alone.cells[1]) is None
+
+
+@pytest.mark.parametrize("content", [
+    b'{"op_code": 9, torn{"op_code": 0}\n{}\n', b"\xff\xfe\n{}\n", b"[1, 2]\n",
+    b'{"op_code": 0}\n',
+    None], ids=["torn", "binary", "list", "empty", "folder"])
+def test_a_storage_that_is_broken_is_told_in_a_line(tmp_path, content):
+    path = tmp_path / "optuna.journal"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"optuna\.journal is .*; move it away"):
+        pruning.storage(path)

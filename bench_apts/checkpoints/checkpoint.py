@@ -154,7 +154,7 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
     """
     whole = folder / str(samples)
     try:
-        content = (whole / _MANIFEST).read_bytes()
+        content = _read(whole / _MANIFEST)
         if hashlib.sha256(content).hexdigest() != sha256:
             return f"{whole / _MANIFEST} is not what was written"
         manifest = msgspec.json.decode(content, type=Manifest)
@@ -162,7 +162,7 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
             return f"{whole} belongs to another trial"
         for rank, digest in enumerate(manifest.ranks):
             part = whole / f"rank-{rank}"
-            content = (part / _STATE).read_bytes()
+            content = _read(part / _STATE)
             if hashlib.sha256(content).hexdigest() != digest:
                 return f"{part / _STATE} is not what was written"
             state = msgspec.json.decode(content, type=RankState)
@@ -172,7 +172,7 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
             stray = {place.file for place in state.tensors.values()} - state.files.keys()
             if stray:
                 return f"{part / _STATE} names files that it does not vouch for"
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *store.UNREADABLE) as error:
         return f"{whole} is damaged: {error}"
     return None
 
@@ -206,9 +206,21 @@ def _part(folder: Path, samples: int) -> Path:
     return folder / f"{_PART}-{samples}"
 
 
+def _read(path: Path) -> bytes:
+    _refuse_pipes(path)
+    return path.read_bytes()
+
+
 def _sha256(path: Path) -> str:
+    _refuse_pipes(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Reading a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no plain file")
 
 
 def _settle(folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from bench_apts import store
 from bench_apts.checkpoints import checkpoint, resuming
+from bench_apts.errors import encodable
 from bench_apts.meters import audit, memory
 from bench_apts.records import Checkpoint
 
@@ -112,4 +113,4 @@ class Checkpoints:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return encodable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -1,112 +1,18 @@
-"""The command line: one file per command; parse, call, print.
-
-Nothing heavy is imported before a command needs it.
-"""
+"""The command line: one file per command; parse, call, print."""
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import sys
-from typing import Any
-
-import typer
-
-from bench_apts import __version__
-from bench_apts.cli import (
-    check,
-    compare,
-    cost,
-    info,
-    list_,
-    merge,
-    project,
-    report,
-    run,
-    slurm,
-    track,
-    tune,
-)
-from bench_apts.errors import UserError, one_line
-
-# Typer exports only this leaf of its family of usage errors.
-_MisusedOption: Any = typer.BadParameter.__mro__[1]
-
-app = typer.Typer(
-    name="bench-apts",
-    help="Which optimizer reaches the accuracy you need, on N GPUs, for the least time, bytes "
-         "and total bill, tuning included?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("run")(run.command)
-app.command("tune")(tune.command)
-app.command("list")(list_.command)
-app.command("info")(info.command)
-app.command("report")(report.command)
-app.command("check")(check.command)
-app.command("compare")(compare.command)
-app.command("merge")(merge.command)
-app.command("project")(project.command)
-app.command("cost")(cost.command)
-app.command("track")(track.command)
-app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"bench-apts {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True),
-) -> None:
-    pass
 
 
 def main() -> None:
-    """Runs the command line; mistakes that a user can mend end in one line and exit code 2."""
+    """Runs the command line; Ctrl-C ends it in order from here on."""
     try:
-        _readable(sys.argv)
-        code = app(standalone_mode=False)
-        sys.stdout.flush()  # here a full disk can still be told of in one line
-    except UserError as error:
-        _fail(str(error), 2)
-    except _MisusedOption as error:
-        # With no arguments at all this is the help text, which has many lines.
-        if len(sys.argv) == 1:
-            print(error.format_message(), file=sys.stderr)
-            sys.exit(2)
-        _fail(f"{error.format_message().rstrip('.?')}; see `bench-apts --help`", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}; finished trials are kept, make "
-              "room or choose another folder with --out", 2)
-    sys.exit(code if isinstance(code, int) else 0)
+        # Takes a good part of a second on a busy machine, in which users change their minds.
+        from bench_apts.cli import commands
 
-
-def _readable(arguments: list[str]) -> None:
-    """Refuses what no record could hold."""
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"argument {argument!a} is not valid UTF-8") from error
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"bench-apts: {one_line(message)}", file=sys.stderr)
-    sys.exit(code)
+        commands.main()
+    except KeyboardInterrupt:
+        print("bench-apts: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from bench_apts.cli import options
-from bench_apts.errors import UserError
+from bench_apts.cli import options, terminal
+from bench_apts.errors import UserError, one_line
 from bench_apts.gate import LEAST_PAIRS
 
 if TYPE_CHECKING:
@@ -67,18 +68,20 @@ def command(
                         f"{baseline}, one at a time; leave one out")
     if not math.isfinite(factor):
         raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
+    # Minutes before there is an answer: a summary of before must not pass for it.
+    _write(markdown, "**cannot tell: the gate did not come to its end**")
     try:
         found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
                       offline, out, pairs, factor, base_seed)
     except UserError as error:
-        _write(markdown, f"**cannot tell: {error}**")
+        _write(markdown, f"**cannot tell: {one_line(str(error))}**")
         raise
     from bench_apts.gate import summary
 
     text = summary.markdown(found)
-    _write(markdown, text)
     print(text)
-    print(summary.verdict(found))
+    print(summary.verdict(found), flush=True)
+    _write(markdown, text)
     if found.code:
         raise typer.Exit(found.code)
 
@@ -117,8 +120,13 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
                            overrides, data_dir, offline)
             base = trees.base(top, baseline, _new(folder / "base"))
             _told(f"base: {base.told}, head: {head.told}")
-            return interleaved.judge(base, head, asked, place, pairs=pairs, factor=factor,
-                                     base_seed=base_seed, told=_told)
+            found = interleaved.judge(base, head, asked, place, pairs=pairs, factor=factor,
+                                      base_seed=base_seed, told=_told)
+            if lacking := trees.lacking(top, baseline):
+                note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
+                        f"lost; compare with what git merge-base {baseline} HEAD says")
+                found = dataclasses.replace(found, notes=(note, *found.notes))
+            return found
     except Interrupted as error:
         print("interrupted: nothing was judged")
         raise typer.Exit(128 + error.number) from error
@@ -152,16 +160,18 @@ def _told(text: str) -> None:
 
 
 def _new(folder: Path) -> Path:
+    """Makes a folder; an empty one may be left of a command that gave up early."""
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise UserError(f"{folder} is there already; name a new folder") from error
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder} is no folder; name a new one") from error
+    if any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder")
     return folder
 
 
 def _write(file: Path | None, text: str) -> None:
     if file:
-        from bench_apts import store
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(file, f"{text}\n".encode())
+        if file.exists() and not file.is_file():  # to replace a device would break the system
+            raise UserError(f"--markdown {file} is no plain file; name one")
+        terminal.write(file, f"{text}\n".encode(), "name another file with --markdown")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from bench_apts.cli import terminal
 from bench_apts.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ def command(
     markdown: Annotated[bool, Option(
         "--markdown", help="Print Markdown, for instance for a pull request.")] = False,
 ) -> None:
-    """Compare two studies or two optimizers; exit code 1 if B is worse beyond noise."""
-    from bench_apts import store
+    """Compare two studies or two optimizers.
+
+    Exit code 1: B is worse beyond noise; 2: there is nothing to compare.
+    """
     from bench_apts.reports import table
     from bench_apts.reports.comparison import text as text
     from bench_apts.reports.comparison.compared import optimizers, studies
@@ -48,26 +51,22 @@ def command(
             raise UserError(f"compare takes two results folders, or one and two of its "
                             f"optimizers, not {len(compared)} names; see "
                             "`bench-apts compare --help`")
-    if csv:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(csv, table.csv(text.numbers(found)))
     if markdown:
         print(text.markdown(found))
     else:
         _show(found)
+    if csv:
+        terminal.write(csv, table.csv(text.numbers(found)), "name another file with --csv")
     if found.worse:
         raise typer.Exit(1)
 
 
 def _show(found: Compared) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from bench_apts.reports.comparison import text as text
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no edge to break lines at
+    console = terminal.console()
     console.print(f"A: {found.names[0]}\nB: {found.names[1]}", soft_wrap=True)
     for title, rows in text.blocks(found):
         block = Table(box=None, title=title, title_justify="left")
@@ -75,8 +74,8 @@ def _show(found: Compared) -> None:
             block.add_column(head, justify="left" if head in ("measure", "trials", "verdict")
                              else "right")
         for row in rows:
-            block.add_row(*text.entries(row))
+            block.add_row(*map(terminal.plain, text.entries(row)))
         console.print(block)
     for note in found.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    console.print(text.verdict(found), soft_wrap=True)
+        console.print(f"note: {terminal.plain(note)}", soft_wrap=True)
+    console.print(terminal.plain(text.verdict(found)), soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from bench_apts.cli import terminal
 from bench_apts.stats.costs import Currency
 
 if TYPE_CHECKING:
@@ -14,30 +15,29 @@ if TYPE_CHECKING:
 
 
 def command(
-    results: Annotated[Path, Argument(help="A results folder, for instance results/digits.")],
+    results: Annotated[Path, Argument(
+        metavar="RESULTS", help="A results folder, for instance results/digits.")],
     currency: Annotated[Currency, Option(
-        help="What the main columns count; core_seconds are GPU-seconds on CUDA.",
-    )] = "core_seconds",
+        metavar="UNIT", help="What the main columns count: core_seconds (GPU-seconds on CUDA), "
+                             "train_s, wall_s, wire_bytes, gradient_evaluations, flops or "
+                             "samples.")] = "core_seconds",
     level: Annotated[float, Option(
-        help="Level of the target, one of the suite's own.")] = 1.0,
+        metavar="SHARE", help="Level of the target, one of the suite's own; 1 is the full "
+                              "target.")] = 1.0,
     replay: Annotated[bool, Option(
         help="Replay other tuning policies over the recorded trials; takes seconds.")] = True,
 ) -> None:
-    """Show what tuning cost, how sure that is, and from how many trainings on it pays."""
-    from rich.console import Console
+    """Show what tuning cost, how sure that is, and when it pays."""
     from rich.table import Table
 
-    from bench_apts import store
     from bench_apts.reports.gather import gather
     from bench_apts.reports.table import csv
     from bench_apts.reports.tuning.bill import bill
 
     found = bill(gather(results), currency, level, replay=replay)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no edge to break lines at
+    console = terminal.console()
     for line in found.warnings:
-        console.print(_plain(line), markup=False, soft_wrap=True)
+        console.print(terminal.plain(line), soft_wrap=True)
     numbers: dict[str, list[dict[str, str | int | float | bool | None]]] = {}
     for suite, tables in found.tables:
         for table in tables:
@@ -45,15 +45,14 @@ def command(
                           title=f"{suite.name}: {table.title}")
             for row in table.rows:
                 shown.add_row(*(_entry(value, console.is_terminal) for value in row))
-            console.print(shown, markup=False)
+            console.print(shown)
             numbers.setdefault(table.name, []).extend(table.records())
     captions = dict.fromkeys(table.caption for _, tables in found.tables for table in tables)
     for note in (*captions, *found.notes):
-        console.print(f"note: {_plain(note)}", markup=False, soft_wrap=True)
+        console.print(f"note: {terminal.plain(note)}", soft_wrap=True)
     for name, rows in numbers.items():
         path = results / "tables" / f"{name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        store.write_bytes(path, csv(rows))
+        terminal.write(path, csv(rows), terminal.TABLES)
         print(f"table: {path}")
 
 
@@ -61,10 +60,5 @@ def _entry(value: Value, narrow: bool) -> str:
     """Puts the detail below where there is an edge to keep within, else beside."""
     remark = ", ".join(part for part in (value.badge, value.detail) if part)
     if not remark:
-        return _plain(value.text)
-    return _plain(f"{value.text}\n{remark}" if narrow else f"{value.text} ({remark})")
-
-
-def _plain(text: str) -> str:
-    """Puts plain spaces and hyphens in place of those that a web page does not break at."""
-    return text.replace("\u202f", " ").replace("\u2011", "-")
+        return terminal.plain(value.text)
+    return terminal.plain(f"{value.text}\n{remark}" if narrow else f"{value.text} ({remark})")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bench_apts.cli import terminal
+
 
 def command() -> None:
-    """Show machine, versions and commit as they are written into every record."""
-    from rich.console import Console
+    """Show machine, versions and commit, as every record has them."""
     from rich.table import Table
 
     from bench_apts import environment
@@ -19,4 +20,4 @@ def command() -> None:
         else:
             text = "unknown" if value is None else str(value)
         table.add_row(key.replace("_", " "), text)
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    terminal.console().print(table)

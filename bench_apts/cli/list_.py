@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument
 
+from bench_apts.cli import terminal
+
 
 class What(StrEnum):
     """What to list."""
@@ -18,17 +20,16 @@ class What(StrEnum):
 def command(
     what: Annotated[What | None, Argument(help="Only the suites or only the optimizers.")] = None,
 ) -> None:
-    """List suites and optimizers with origin, summary and what is unavailable here."""
-    from rich.console import Console
+    """List suites and optimizers, and what is unavailable here."""
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = terminal.console()
     for kind, rows in (("suites", _suites), ("optimizers", _optimizers)):
         if what is None or what.value == kind:
             table = Table("name", "origin", "summary", title=kind, title_justify="left", box=None)
             for row in rows():
                 table.add_row(*row)
-            console.print(table, markup=False)
+            console.print(table)
 
 
 def _suites() -> list[tuple[str, str, str]]:

@@ -10,12 +10,13 @@ from typer import Argument
 
 
 def command(
-    out: Annotated[Path, Argument(help="The new folder, which is made.", show_default=False)],
+    out: Annotated[Path, Argument(
+        metavar="OUT", help="The new folder, which is made.", show_default=False)],
     folders: Annotated[list[Path], Argument(
         metavar="FOLDERS", help="Results folders, for instance of each --shard.",
         show_default=False)],
 ) -> None:
-    """Join results folders of one study into OUT; they stay as they are."""
+    """Join results folders of one study into a new one."""
     from bench_apts.splitting import merge
 
     found = merge.merge(out, folders, ["bench-apts", *sys.argv[1:]])

@@ -10,16 +10,19 @@ from typer import Option
 from bench_apts.spec import Pruner, Sampler, Space
 
 Suites = Annotated[list[str] | None, Option(
-    "--suite", help="Suite by name or TOML file; repeatable.  [default: digits]",
-    show_default=False)]
+    "--suite", metavar="NAME|FILE", help="Suite by name or TOML file; repeatable.  "
+                                         "[default: digits]", show_default=False)]
 Gpus = Annotated[str | None, Option(
-    help="World sizes, for instance 1,2,4,8. Without GPUs each is a CPU rank.  "
-         "[default: 1 and all there are]", show_default=False)]
+    metavar="N,N,…", help="World sizes, for instance 1,2,4,8. Without GPUs each rank is a process "
+                          "on the CPU.  [default: 1 and all GPUs, or all cores]",
+    show_default=False)]
 Optimizers = Annotated[str | None, Option(
-    help="Competitors, for instance apts,sgd[momentum=0],my_optimizer.py.  "
-         "[default: see `bench-apts list`, as far as available]", show_default=False)]
+    metavar="NAME|FILE,…", help="Competitors, for instance apts,sgd[momentum=0],my_optimizer.py.  "
+                                "[default: all of `bench-apts list` that can run here, but "
+                                "apts-paper, napts and tr]", show_default=False)]
 Trials = Annotated[int, Option(
-    min=0, help="Tuning trials of each optimizer that needs tuning; 0 takes defaults.")]
+    min=0, help="Tuning trials at each N of each optimizer that needs tuning; 0 takes "
+                "defaults.")]
 BaseSeed = Annotated[int, Option(help="What all seeds are derived from.")]
 SamplerOf = Annotated[Sampler, Option(
     "--sampler", help="How configurations are drawn: independently (random), evenly (halton, "
@@ -34,11 +37,11 @@ DataDir = Annotated[Path | None, Option(
     envvar="BENCH_APTS_DATA", help="Folder with data sets, see docs/data.md.")]
 Out = Annotated[Path, Option(help="Folder that results folders are made in.")]
 StudyName = Annotated[str | None, Option(
-    "--study", help="Name of the results folder.  [default: the suites' names]",
+    "--study", metavar="NAME", help="Name of the results folder.  [default: the suites' names]",
     show_default=False)]
 Changes = Annotated[list[str] | None, Option(
-    "--set", help="Change a suite, for instance suite.budget.samples=10000; repeatable.",
-    show_default=False)]
+    "--set", metavar="KEY=VALUE", help="Change a suite, for instance suite.budget.samples=10000; "
+                                       "repeatable.", show_default=False)]
 Shared = Annotated[bool, Option(
     "--shared", help="Work on the study together with other commands that say so too.")]
 ShardOf = Annotated[str | None, Option(
@@ -58,13 +61,13 @@ Rendezvous = Annotated[str | None, Option(
     "--rendezvous", metavar="HOST:PORT", help="Where node 0 waits for the others.",
     show_default=False)]
 Patience = Annotated[int, Option(
-    "--rendezvous-timeout", min=1, metavar="SECONDS",
+    "--rendezvous-timeout", min=1, max=604_800, metavar="SECONDS",
     help="For how long the machines wait for each other at the start.")]
 CheckpointEvery = Annotated[int | None, Option(
     "--checkpoint-every", min=1, metavar="SAMPLES",
     help="Write a checkpoint after each SAMPLES of a trial, at the next evaluation.  [default: "
          "only when SIGTERM ends the command]", show_default=False)]
 Grace = Annotated[float, Option(
-    "--grace", min=0.0, metavar="SECONDS",
+    "--grace", min=0.0, max=86_400.0, metavar="SECONDS",
     help="How long SIGTERM leaves a trial to write a checkpoint before it is killed.")]
 Offline = Annotated[bool, Option("--offline", help="Never download anything.")]

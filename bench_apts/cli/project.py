@@ -8,6 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from bench_apts.cli import terminal
 from bench_apts.stats.projection import Algorithm, Scaling
 
 _ASSUMED = (
@@ -19,7 +20,8 @@ _ASSUMED = (
 
 
 def command(
-    results: Annotated[Path, Argument(help="A results folder, for instance results/digits.")],
+    results: Annotated[Path, Argument(
+        metavar="RESULTS", help="A results folder, for instance results/digits.")],
     ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
     fabric: Annotated[str | None, Option(
         help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",
@@ -37,12 +39,11 @@ def command(
         help="strong: the global minibatch stays; weak: each rank's share of it.  "
              "[default: both]", show_default=False)] = None,
 ) -> None:
-    """Model step time and time to target at other world sizes and on other networks."""
-    from rich.console import Console
+    """Model times at other world sizes and on other networks."""
     from rich.table import Table
 
     from bench_apts import fabrics as known
-    from bench_apts import resolve, store
+    from bench_apts import resolve
     from bench_apts.reports.gather import gather
     from bench_apts.reports.scaling import projected
     from bench_apts.reports.table import csv
@@ -53,9 +54,7 @@ def command(
     rows, notes = projected.rows(
         gather(results), sizes, known.networks(names, there, node_ranks, node_fabric),
         list(Scaling) if scaling is None else [scaling], algorithm)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no edge to break lines at
+    console = terminal.console()
     for suite, group in itertools.groupby(rows, lambda row: row.cell.suite):
         table = Table("optimizer", "measured at", "scaling", "fabric",
                       *(f"N={n}" for n in sizes), box=None, title_justify="left",
@@ -63,14 +62,13 @@ def command(
         for line in zip(*[group] * len(sizes), strict=True):
             row = line[0]
             table.add_row(row.cell.label, f"N={row.cell.ranks}", row.scaling, row.fabric,
-                          *(entry.text for entry in line))
-        console.print(table, markup=False)
+                          *(terminal.plain(entry.text) for entry in line))
+        console.print(table)
     if any(row.middle is None for row in rows):
         notes.append("–: more ranks than the global minibatch has samples")
     for note in (*notes, *_ASSUMED):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
     if rows:
         path = results / "tables" / "projection.csv"
-        path.parent.mkdir(exist_ok=True)
-        store.write_bytes(path, csv(row.numbers() for row in rows))
+        terminal.write(path, csv(row.numbers() for row in rows), terminal.TABLES)
         print(f"table: {path}")

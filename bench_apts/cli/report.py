@@ -29,7 +29,7 @@ def command(
              "if the working directory has it]", show_default=False)] = None,
     show: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Build the HTML report of a results folder from its records, or of two side by side."""
+    """Build the report of a results folder, or of two side by side."""
     from bench_apts.reports import STANDARD, build, compare
 
     formats = STANDARD if form is None else tuple(name.strip() for name in form.split(","))
@@ -37,7 +37,7 @@ def command(
         raise UserError("--open shows the page, but --format does not ask for html; add it")
     match results:
         case [folder]:
-            if history is None and _HISTORY.is_dir():
+            if history is None and any(_HISTORY.glob("*/*-*.json")):  # else nothing ran yet
                 history = _HISTORY
             path = build(folder, formats, out=out, history=history)
         case [first, second]:

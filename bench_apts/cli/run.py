@@ -46,7 +46,7 @@ def command(
         "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
     offline: options.Offline = False,
 ) -> None:
-    """Compare optimizers on suites at several world sizes and write a report."""
+    """Compare optimizers at several world sizes and write a report."""
     from bench_apts import resolve
     from bench_apts.execution import Execution
     from bench_apts.splitting import shards

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from bench_apts.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -38,13 +40,20 @@ def place(
     if note := placement.left_alone(os.environ):
         out.print(f"note: {note}", markup=False)
     found = placement.find(nodes, node_rank, rendezvous, os.environ)
-    if found.nodes > 1:  # torch's sockets warn wherever an address has no name
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if found.nodes > 1:  # torch's sockets complain at length of what we say in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     return found
 
 
 def folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
-    """Returns a study's results folder, named after its suites unless the user names it."""
+    """Returns a study's results folder, named after its suites unless the user names it.
+
+    Raises:
+        UserError: The user's name is not that of a folder in ``out``.
+    """
+    if study is not None and (study in ("", "..") or Path(study).name != study):
+        raise UserError(f"--study {study}: write a name, for instance before; --out says in which "
+                        "folder it lies")
     return out / (study or "+".join(suite.name for suite in suites))
 
 
@@ -54,7 +63,6 @@ def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placemen
     Raises:
         UserError: The ranks are spread over several machines.
     """
-    from bench_apts.errors import UserError
     from bench_apts.splitting.jobs import Jobs, fitting
 
     if asked > 1 and place.nodes > 1:

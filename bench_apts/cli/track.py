@@ -30,6 +30,7 @@ def command(
         "--dirty", help="Measure changes that are not committed, and store nothing.")] = False,
 ) -> None:
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
+    from bench_apts.launch.elastic import Interrupted
     from bench_apts.reports.history import commits
     from bench_apts.tracking import changes, runs
     from bench_apts.tracking import checkout as checkouts
@@ -46,11 +47,18 @@ def command(
                         "without storing them with --dirty")
     settings = runs.settings(found.root)
     machine = runs.require_machine(found.root)
-    stored = runs.run(found.root, settings.results, machine, named, bench or (), quick,
-                      store=not found.changed)
+    try:
+        stored = runs.run(found.root, settings.results, machine, named, bench or (), quick,
+                          store=not dirty)
+    except Interrupted as error:
+        print("interrupted: the numbers are not complete")
+        raise typer.Exit(128 + error.number) from error
     if stored.file is None:
         print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
-                                        f"{found.root} has changes that are not committed"))
+                                        "numbers of --dirty belong to no commit"))
+    elif checkouts.checkout(found.root) != found:
+        raise UserError(f"{found.root} changed while it was measured, so {stored.file} may hold "
+                        "numbers of several states; remove it and measure again")
     else:
         print(f"results: {stored.file}")
         history = commits.read(settings.results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench_apts.cli import options, session
+from bench_apts.cli import options, session, terminal
 from bench_apts.launch.job import GRACE_S
 
 
@@ -33,7 +33,7 @@ def command(
     rendezvous_timeout: options.Patience = 600,
     offline: options.Offline = False,
 ) -> None:
-    """Search hyperparameters only, and print the configurations that would be frozen."""
+    """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
     from bench_apts import resolve, store
@@ -64,7 +64,7 @@ def command(
                 str(len(mine)) if plan.tuned(cell) else "not tuned",
                 "none got that far" if best is None else
                 ", ".join(f"{name}={value}" for name, value in best.items()))
-        console.print(table, markup=False)
+        terminal.console().print(table)
         console.print(f"results: {folder}", markup=False)
 
     session.run(console, plan, folder, execution, frozen, place, rendezvous_timeout)

@@ -59,6 +59,11 @@ class Count(NamedTuple):
         return (len(self.base) >= LEAST_SEEDS and _beyond(min(self.head), max(self.base))
                 and statistics.fmean(self.head) > factor * statistics.fmean(self.base))
 
+    def open(self, factor: float) -> bool:
+        """Whether head needs more, and the seeds are too few to tell whether they did that."""
+        return (not self.exact and len(self.base) < LEAST_SEEDS
+                and _beyond(statistics.fmean(self.head), factor * statistics.fmean(self.base)))
+
     @property
     def better(self) -> bool:
         """Whether head needs less, by the same rule without a factor."""
@@ -91,10 +96,10 @@ def counts(pairs: Pairs) -> list[Count]:
         Counts per global batch in training, and those up to the target.
     """
     same = course(pairs) != "another course"
-    blind = any(r.start and r.start.comm_meter.startswith("none") for pair in pairs for r in pair)
+    unmetered = any(blind(record) for pair in pairs for record in pair)
     found = []
     for name, count in _PER_BATCH:
-        if blind and name in _MEASURED:
+        if unmetered and name in _MEASURED:
             continue
         base, head = _sides(pairs, lambda r, count=count: (  # type: ignore[misc]
             count(r.evals[-1]) * r.trial.batch_size / r.evals[-1].samples))
@@ -107,6 +112,19 @@ def counts(pairs: Pairs) -> list[Count]:
         if any(map(math.isfinite, (*base, *head))):
             found.append(Count(name, base, head, same))
     return found
+
+
+def blind(record: TrialRecord) -> bool:
+    """Whether nothing counted the trial's traffic."""
+    return record.start is not None and record.start.comm_meter.startswith("none")
+
+
+def uncounted(pairs: Pairs) -> str:
+    """Says what head no longer counts though base does, "" if nothing."""
+    lost = [head for base, head in pairs if blind(head) and not blind(base)]
+    if not lost or lost[0].start is None:
+        return ""
+    return f"head does not count its traffic, as base does ({lost[0].start.comm_meter})"
 
 
 def _sides(pairs: Pairs, value: Callable[[TrialRecord], float]

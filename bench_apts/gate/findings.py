@@ -60,6 +60,11 @@ class Finding:
         return [count for count in self.counts if count.worse(self.factor)]
 
     @property
+    def open(self) -> list[Count]:
+        """Counts that grew, of too few seeds to be worse."""
+        return [count for count in self.counts if count.open(self.factor)]
+
+    @property
     def slower(self) -> list[Timing]:
         """Clocks by which head is slower."""
         return [t for t in self.timings if t.slowdown.verdict == "slower"]
@@ -72,7 +77,8 @@ class Finding:
     @property
     def unclear(self) -> bool:
         """Whether something could not be told."""
-        return bool(self.unjudged) or any(timing.unclear for timing in self.timings)
+        return (bool(self.unjudged or self.open)
+                or any(timing.unclear for timing in self.timings))
 
 
 @dataclass(frozen=True)

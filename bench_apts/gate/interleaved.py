@@ -41,9 +41,10 @@ class Block(NamedTuple):
 
     def failures(self, cell: Cell) -> tuple[str, str]:
         """Says how base and head came to no answer, "" where they did not fail."""
-        found = [next(filter(None, (failure(run[cell]) if cell in run else "not run"
-                                    for run in side)), "") for side in (self.base, self.head)]
-        return found[0], found[1]
+        base = [failure(run[cell]) if cell in run else "not run" for run in self.base]
+        head = [failure(run[cell], beside.get(cell)) if cell in run else "not run"
+                for run, beside in zip(self.head, self.base, strict=True)]
+        return next(filter(None, base), ""), next(filter(None, head), "")
 
 
 def judge(base: Tree, head: Tree, asked: Asked, folder: Path, *, pairs: int, factor: float,
@@ -77,6 +78,8 @@ def judge(base: Tree, head: Tree, asked: Asked, folder: Path, *, pairs: int, fac
         if any(finding.regressed for finding in findings):
             return Judged(base.told, head.told, tuple(findings),
                           ("times were not judged, as head is worse without them",))
+        if all(finding.unjudged for finding in findings):
+            return Judged(base.told, head.told, tuple(findings), ())
         keys = [(f.cell, clock) for f in findings if not f.unjudged
                 for clock in _clocks(blocks[0].base[0][f.cell])]
 
@@ -134,6 +137,7 @@ def _findings(blocks: Sequence[Block], factor: float) -> list[Finding]:
             finding.failed = next((two for _, two in failures if two), "")
         if not finding.unjudged and not finding.failed:
             pairs = [(b.base[0][cell], b.head[0][cell]) for b in held]
+            finding.unjudged = counts.uncounted(pairs)
             finding.course, finding.counts = counts.course(pairs), counts.counts(pairs)
         found.append(finding)
     return found
@@ -164,6 +168,10 @@ def _notes(blocks: Sequence[Block], findings: Sequence[Finding]) -> Iterator[str
     odd = [f.cell.where for f in findings if not f.unjudged and not f.failed and any(
         counts.course([(b.base[0][f.cell], b.base[1][f.cell])]) == "another course"
         for b in blocks if f.cell in b.base[0])]
+    dark = [f.cell.where for f in findings if not f.unjudged and not f.failed
+            and counts.blind(blocks[0].base[0][f.cell])]
+    if dark:
+        yield f"nothing counts the traffic of {', '.join(dark)}, in base as in head"
     if odd:
         yield f"base does not repeat itself with equal seeds: {', '.join(odd)}"
     alone = sorted({f.cell.ranks for f in findings if f.timings and all(

@@ -116,12 +116,19 @@ def by_cell(records: list[TrialRecord]) -> dict[Cell, TrialRecord]:
     return {Cell(r.trial.suite.name, r.trial.label, r.trial.ranks): r for r in records}
 
 
-def failure(record: TrialRecord) -> str:
-    """Says how a trial came to no answer, "" where it has one."""
+def failure(record: TrialRecord, base: TrialRecord | None = None) -> str:
+    """Says how a trial came to no answer, "" where it has one.
+
+    Args:
+        record: The trial.
+        base: The same one of the baseline; given, to diverge is no answer either, unless it did.
+    """
     end = record.end
     if end is None or end.status in ("error", "oom", "timeout", "interrupted"):
         status = end.status if end else "no end"
         return f"{status}: {end.reason}" if end and end.reason else status
     if not record.evals or not record.evals[-1].samples:
         return f"{end.status} before any step was evaluated"
+    if base and base.end and end.status == "diverged" != base.end.status:
+        return f"diverged: {end.reason}" if end.reason else "diverged"
     return ""

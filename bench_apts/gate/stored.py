@@ -96,8 +96,9 @@ def _groups(stored: Sequence[TrialRecord]) -> dict[tuple[str, int, bytes], list[
 def _finding(cell: Cell, pairs: Sequence[tuple[TrialRecord, TrialRecord]],
              factor: float) -> Finding:
     finding = Finding(cell, factor)
-    finding.failed = next(filter(None, (failure(head) for _, head in pairs)), "")
+    finding.failed = next(filter(None, (failure(head, base) for base, head in pairs)), "")
     if not finding.failed:
+        finding.unjudged = counts.uncounted(pairs)
         finding.course, finding.counts = counts.course(pairs), counts.counts(pairs)
     return finding
 

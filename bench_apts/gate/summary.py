@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.gate.counts import LEAST_SEEDS
 from bench_apts.reports import units
 from bench_apts.reports.formats.markdown import escaped, line
 
@@ -77,6 +78,8 @@ def _counted(finding: Finding) -> str:
         return units.NONE
     if finding.grown:
         return f"{len(finding.grown)} of {len(finding.counts)} worse"
+    if finding.open:
+        return f"{len(finding.open)} of {len(finding.counts)} larger"
     better = [count.name for count in finding.counts if count.better]
     if better:
         return f"fewer {units.listing(better)}"
@@ -124,9 +127,11 @@ def _number(count: Count, value: float) -> str:
 def _doubts(finding: Finding) -> list[str]:
     if finding.unjudged:
         return [f"{finding.cell.where}: {finding.unjudged}"]
-    return [f"{finding.cell.where} takes {_ratio(t.slowdown.ratio)} times the {t.clock}, which "
-            f"{t.slowdown.pairs} pairs do not show ({_interval(t)}); use a quieter machine, or "
-            "more --pairs" for t in finding.timings if t.unclear]
+    found = [f"{finding.cell.where} {_grew(count)}, on another course: it takes {LEAST_SEEDS} "
+             "seeds to tell whether that is chance" for count in finding.open]
+    return found + [f"{finding.cell.where} takes {_ratio(t.slowdown.ratio)} times the {t.clock}, "
+                    f"which {t.slowdown.pairs} pairs do not show ({_interval(t)}); use a quieter "
+                    "machine, or more --pairs" for t in finding.timings if t.unclear]
 
 
 def _gains(finding: Finding) -> list[str]:

@@ -72,10 +72,7 @@ def base(top: Path, revision: str, folder: Path) -> Tree:
     Raises:
         UserError: There is no such revision, or it is not the code of bench-apts.
     """
-    commit = git.output(
-        top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}",
-        remedy="give --baseline a revision that `git log` knows (a shallow clone has one alone), "
-               "or a results folder").decode().strip()
+    commit = _resolved(top, revision)
     source = folder / "source"
     packed = io.BytesIO(git.output(top, "archive", "--format=zip", commit))
     with zipfile.ZipFile(packed) as archive:
@@ -83,6 +80,22 @@ def base(top: Path, revision: str, folder: Path) -> Tree:
     short = commit[:10]
     told = f"{short} ({revision})" if not commit.startswith(revision) else short
     return _laid_out("base", told, source, folder)
+
+
+def lacking(top: Path, revision: str) -> int:
+    """Counts the commits of a revision that the checked-out one does not have.
+
+    Raises:
+        UserError: There is no such revision.
+    """
+    return int(git.text(top, "rev-list", "--count", f"HEAD..{_resolved(top, revision)}"))
+
+
+def _resolved(top: Path, revision: str) -> str:
+    return git.output(
+        top, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}",
+        remedy="give --baseline a revision that `git log` knows (a shallow clone has one alone), "
+               "or a results folder").decode().strip()
 
 
 def head(top: Path, folder: Path) -> Tree:

@@ -8,18 +8,16 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import current_process, forkserver, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from filelock import FileLock, Timeout
 
-from bench_apts.launch import stacks
+from bench_apts.errors import encodable
+from bench_apts.launch import stacks, temporary
 from bench_apts.launch.job import GRACE_S
 
 if TYPE_CHECKING:
@@ -40,11 +38,8 @@ _NO_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|^MemoryError", r
 _HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 """Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
 
-_LOGS, _CLAIM = "apts-logs-", ".claim"
-"""Short, as the path of a socket in the folder may have no more than 107 bytes."""
-
-_FRESH_S = 60.0
-"""Younger folders of logs are left alone: their owner may be about to lock them."""
+_AT_ONCE_S = 1e-3
+"""Stands for no time at all, as a timer that is set to 0 never rings."""
 
 
 class Interrupted(Exception):
@@ -90,6 +85,9 @@ class Launcher:
 
     Attributes:
         grace_s: How long a trial may take to end in order when SIGTERM asks for it, in seconds.
+
+    Raises:
+        UserError: The path of the temporary folder is too long.
     """
 
     def __init__(
@@ -97,10 +95,7 @@ class Launcher:
     ) -> None:
         self._preload, self._device, self._start_method = preload, device, start_method
         self.grace_s = GRACE_S
-        _sweep_logs()
-        self._logs = Path(tempfile.mkdtemp(prefix=_LOGS))
-        self._claim = FileLock(self._logs / _CLAIM)
-        self._claim.acquire()
+        self._logs, self._claim = temporary.claimed(start_method == "forkserver")
         self._sockets = _multiprocessing().get("tempdir")
 
     def __enter__(self) -> Launcher:
@@ -150,12 +145,14 @@ class Launcher:
 
     def _launch(self, job: Job, limit_s: float, place: dict[str, Any]) -> Outcome:
         """Runs this node's ranks; ``place`` says which of how many nodes it is, and who meets."""
+        from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import (
             DefaultLogsSpecs,
             SignalException,
             Std,
         )
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import RendezvousError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         from bench_apts.launch.worker import work
@@ -188,6 +185,10 @@ class Launcher:
             except ChildFailedError as error:
                 if not asked:
                     return _outcome(error.failures)
+            except (DistError, RendezvousError) as error:
+                if not asked:
+                    return Outcome("error", f"the ranks could not meet ({type(error).__name__}: "
+                                            f"{' '.join(str(error).split())[:300]})")
             except (EOFError, ConnectionError) as error:
                 # No answer from the fork server; the next trial starts another.
                 if not asked:
@@ -203,11 +204,11 @@ def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
     data = first.error_file_data.get("message")
     if isinstance(data, dict):  # the rank could still tell
-        message = str(data["message"])
+        message = encodable(str(data["message"]))
         memory = _NO_MEMORY.search(message)
         return Outcome("oom" if memory else "error",
                        f"rank {rank}: {' '.join(message.split())[:500]}",
-                       data.get("extraInfo", {}).get("py_callstack"))
+                       encodable(str(data.get("extraInfo", {}).get("py_callstack", ""))))
     if first.exitcode >= 0:
         return Outcome("error", f"rank {rank} exited with code {first.exitcode}, saying nothing")
     killed = first.exitcode == -signal.SIGKILL
@@ -225,16 +226,21 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
         limit_s: Seconds until the trial is killed.
         grace_s: Seconds from the signal until then.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     def ask(number: int, frame: FrameType | None) -> None:
         if not asked:  # SLURM may send it again
             asked.append(number)
             stop.touch()
-            signal.setitimer(signal.ITIMER_REAL, grace_s)
+            signal.setitimer(signal.ITIMER_REAL, max(grace_s, _AT_ONCE_S))
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SignalException("time is up", signal.Signals(number))
 
     names = ("SIGTERM", *_HANDLED)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGALRM, end)  # torch does the same, but not before the ranks start
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
@@ -248,15 +254,6 @@ def _multiprocessing() -> dict[str, Any]:
     """The settings that multiprocessing keeps for this process, with its folder of sockets."""
     settings: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
     return settings
-
-
-def _sweep_logs() -> None:
-    """Removes the logs of commands that were killed; those of living ones are locked."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_LOGS}*"):
-        with suppress(OSError, Timeout):  # another's, or gone meanwhile
-            if time.time() - folder.stat().st_mtime > _FRESH_S:
-                with FileLock(folder / _CLAIM).acquire(timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

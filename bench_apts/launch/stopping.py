@@ -121,7 +121,9 @@ class Stop:
         try:
             self._store.set(_REQUEST, "")
             self._store.set(keys[self._rank], str(self._begun))
-            while not self._over.is_set() and not self._store.check(keys):
+            while not self._store.check(keys):
+                if self._over.is_set():  # as may be the other ranks, without a word
+                    return
                 time.sleep(_TICK_S / 10)
             self._last = max(int(self._store.get(key)) for key in keys)
         except RuntimeError:  # a rank has failed, and with it the trial

@@ -35,6 +35,9 @@ def work(payload: bytes) -> str:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         return trial.main(payload)
+    except SystemExit as error:
+        # The launcher would take an exit with code 0 for an answer.
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
     except Exception as error:
         # The agent blames the first rank that it sees gone, and its peers fail within
         # milliseconds. It ends the waiting ones.

@@ -99,3 +99,8 @@ class Clock:
         """Returns the seconds of each part as ``<part>_s``, up to now."""
         self._bill()
         return {f"{part}_s": seconds for part, seconds in self._seconds.items()}
+
+    def closed(self) -> tuple[float, dict[str, float]]:
+        """Returns the wall clock in seconds and the ledger, both of the same instant."""
+        ledger = self.ledger()
+        return self._since - self._start, ledger

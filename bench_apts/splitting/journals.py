@@ -49,7 +49,7 @@ def _read(journal: Path) -> dict[str, list[FrozenTrial]]:
         storage = pruning.storage(journal)
         return {study.study_name: storage.get_all_trials(study._study_id, deepcopy=False)
                 for study in storage.get_all_studies()}
-    except (ValueError, KeyError, AssertionError) as error:
+    except pruning.UNREADABLE as error:
         raise UserError(f"{journal} is broken ({error}); move it away: finished trials are told "
                         "to a new one") from error
 

@@ -72,24 +72,24 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
         records = store.read_trials(folder)
         headless += len(list((folder / "trials").glob("*.jsonl"))) - len(records)
         for record in records:
-            found.setdefault(Path(record.path).name, []).append(record)
+            found.setdefault(record.header.run_id, []).append(record)
     conflicts = [line for records in found.values() for line in _conflicts(records)]
     if conflicts:
         more = len(conflicts) - _MOST_NAMED
         raise UserError("; ".join(conflicts[:_MOST_NAMED])
                         + (f"; and {more} more" if more > 0 else "")
                         + ": move away those you do not believe, nothing was written")
-    chosen = {name: _best(records) for name, records in found.items()}
+    chosen = {run_id: _best(records) for run_id, records in found.items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
             whole = Path(beside) / "whole"
             (whole / "trials").mkdir(parents=True)
-            for name, record in chosen.items():
-                shutil.copyfile(record.path, whole / "trials" / name)
-                saved = Path(record.path).parent.parent / checkpoint.FOLDER / record.header.run_id
+            for run_id, record in chosen.items():
+                shutil.copyfile(record.path, whole / "trials" / f"{run_id}.jsonl")
+                saved = Path(record.path).parent.parent / checkpoint.FOLDER / run_id
                 if not record.finished and saved.is_dir():
-                    shutil.copytree(saved, whole / checkpoint.FOLDER / record.header.run_id)
+                    shutil.copytree(saved, whole / checkpoint.FOLDER / run_id)
             merge_journals.merge(whole / STORAGE, [folder / STORAGE for folder in folders])
             store.write_json(whole / "study.json", store.StudyFile(
                 study, command, store.now(), files[0].environment, data=data,

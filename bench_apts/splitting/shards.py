@@ -119,11 +119,12 @@ def what_next(shard: Shard, folder: Path, tuning: int, final: int) -> str:
         tuning: Tuning trials that are missing.
         final: Final trainings that are missing.
     """
-    counted = (f"{tuning} tuning trial{'s' * (tuning != 1)}" if tuning
-               else f"{final} final training{'s' * (final != 1)}")
+    number, what = (tuning, "tuning trial") if tuning else (final, "final training")
+    missing = f"1 {what} of the other shards is" if number == 1 else (
+        f"{number} {what}s of the other shards are")
     after = ("then run the same command with --out and --study naming OUT: without --shard, or "
              "with it on a copy for each machine, which splits the final trainings as well"
              if tuning else "then run the same command with --out and --study naming OUT, "
              "without --shard")
-    return (f"shard {shard} is done, its results are in {folder}; {counted} of the other shards "
-            f"are not there: join all folders with `bench-apts merge OUT A B …`, {after}")
+    return (f"shard {shard} is done, its results are in {folder}; {missing} "
+            f"not there: join all folders with `bench-apts merge OUT A B …`, {after}")

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.environment import THREADS
 from bench_apts.errors import UserError
+from bench_apts.launch.elastic import interruptible
 from bench_apts.tracking.checkout import CONFIGURATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+_PATIENCE_S = 10.0
+"""How long asv may take to end in order."""
 
 _FAILURES = 2
 """asv's exit code where benchmarks failed; with it the others are stored all the same."""
@@ -31,10 +37,37 @@ def require_asv() -> None:
 
 
 def asv(root: Path, arguments: Sequence[str]) -> int:
-    """Runs asv on one thread, its output going to the terminal; returns its exit code."""
+    """Runs asv on one thread, its output going to the terminal; returns its exit code.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C; asv and its benchmarks are gone.
+    """
     threads = dict.fromkeys(THREADS, "1")
-    return subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=root, check=False,
-                          env=os.environ | threads).returncode
+    # Unset, SIGINT would stay ignored in what a shell starts in the background.
+    with interruptible(), subprocess.Popen(
+            [sys.executable, "-m", "asv", *arguments], cwd=root, env=os.environ | threads,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        try:
+            return process.wait()
+        except BaseException as error:
+            _end(process, told=isinstance(error, KeyboardInterrupt))
+            raise
+
+
+def _end(process: subprocess.Popen[bytes], told: bool) -> None:
+    """Ends asv by SIGINT, on which alone it ends its benchmarks.
+
+    Args:
+        process: asv.
+        told: Whether Ctrl-C may have reached it too; a second one would disturb its clearing up.
+    """
+    for signalled in (False, True) if told else (True,):
+        if signalled:
+            process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
+            return
+    process.kill()
 
 
 def require_machine(root: Path) -> str:

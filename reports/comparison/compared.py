@@ -76,11 +76,13 @@ class Compared:
         names: What A and B are.
         rows: In the order of A's study.
         notes: What was left out, and what the numbers cannot say.
+        blind: Whether there are too few trials to show any difference in costs, however large.
     """
 
     names: tuple[str, str]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    blind: bool = False
 
     @property
     def worse(self) -> list[Row]:
@@ -224,10 +226,11 @@ def _judged(names: tuple[str, str], matches: Sequence[Match], notes: list[str], 
     tested = [i for i, (_, m) in enumerate(found) if m.least is not None and m.least <= ALPHA]
     for index, p in zip(tested, holm([found[i][1].p for i in tested]), strict=True):
         adjusted[index] = p
-    notes += _power([m.least for _, m in found if m.least is not None], len(tested))
+    powerless = _power([m.least for _, m in found if m.least is not None], len(tested))
     return Compared(names, tuple(
         Row(match, measure, p, _verdict(measure, p, factor))
-        for (match, measure), p in zip(found, adjusted, strict=True)), tuple(dict.fromkeys(notes)))
+        for (match, measure), p in zip(found, adjusted, strict=True)),
+        tuple(dict.fromkeys([*notes, *powerless])), bool(powerless))
 
 
 def _noises(match: Match) -> tuple[Noises, list[str]]:

@@ -75,7 +75,16 @@ def verdict(compared: Compared) -> str:
             compared.better) else text
     if compared.better:
         return f"B is better: {_told(compared.better)}; nothing is worse beyond noise"
+    if compared.blind and any(_apart(row) for row in compared.rows):
+        return "too few trials to tell: there are differences, none of which they can prove"
     return "no difference beyond noise"
+
+
+def _apart(row: Row) -> bool:
+    """Whether a ratio's interval alone excludes 1, as that of a real difference would."""
+    interval = row.measure.interval
+    return (row.verdict == "noise" and row.measure.kind == "ratio" and interval is not None
+            and not interval.low <= 1 <= interval.high)
 
 
 def _told(rows: Sequence[Row]) -> str:

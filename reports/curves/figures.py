@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,12 @@ def leaders(group: Group, against: Against) -> list[tuple[float, Cell]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def ties(ranked: Sequence[tuple[float, Cell]]) -> list[tuple[float, list[str]]]:
+    """Joins the labels of ``leaders`` that need exactly as much, whom no order may tell apart."""
+    return [(value, [cell.label for _, cell in equal])
+            for value, equal in itertools.groupby(ranked, lambda pair: pair[0])]
+
+
 def _figure(context: Context, group: Group, against: Against, found: Sequence[Course], step: int,
             limits: tuple[float, float], table: Table) -> Figure:
     target, column = group.suite.target, against.column
@@ -99,12 +106,13 @@ def _caption(group: Group, against: Against, found: Sequence[Course], step: int,
     ranked = leaders(group, against)
     text = "No optimizer's median seed reaches the target."
     if ranked:
-        first, cell = ranked[0]
-        text = (f"First to the target (median seed): {cell.label}, after "
+        (first, labels), *later = ties(ranked)
+        text = (f"First to the target (median seed): {units.listing(labels)}, "
+                f"{'equally ' if len(labels) > 1 else ''}after "
                 f"{against.form(first)}{against.noun}.")
-        if len(ranked) > 1:
-            second, other = ranked[1]
-            text = text[:-1] + f"; then {other.label}, after {against.form(second)}."
+        if later:
+            second, others = later[0]
+            text = text[:-1] + f"; then {units.listing(others)}, after {against.form(second)}."
             if (against.column == "train_s" and group.noise
                     and second <= first * group.noise.factor):
                 text += " Times of equal trials are as far apart."

@@ -74,7 +74,7 @@ class Contest:
     Attributes:
         best: The lowest value; None if nobody reached the target.
         rivals: All others, the lowest first.
-        fewest: Trials of the optimizer that has the fewest.
+        fewest: Trials of the optimizer that has the fewest; 0 if there is none.
     """
 
     best: Entrant | None
@@ -123,10 +123,11 @@ def words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
         show: Formats a value.
     """
     if contested.best is None:
-        return "None", "No optimizer reached the target."
+        return "None", ("No optimizer reached the target." if contested.fewest
+                        else "Nothing has been run to tell.")
     label, least = contested.best.cell.label, show(contested.best.value)
     if not contested.rivals:
-        return label, f"{least}; nothing else was run to compare it."
+        return f"Only {label}", f"{least}; nothing else was run to compare it."
     if contested.verdict == "unclear":
         tied = contested.tied
         equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < _LEAST]
@@ -158,7 +159,10 @@ def _against(rival: Rival) -> str:
     if interval is None:
         return f"{text} (one trial, no interval)"
     if math.isinf(interval.high):
-        return f"{text} ({units.digits(interval.low)} or more)"
+        return f"{text} ({units.digits(interval.low)} or more)" if interval.low else (
+            f"{text} (an interval without limits)")
+    if not interval.low:
+        return f"{text} ({units.digits(interval.high)} or less)"
     return f"{text} ({units.digits(interval.low)} to {units.digits(interval.high)})"
 
 

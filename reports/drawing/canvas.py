@@ -193,9 +193,12 @@ def handle(look: Look, label: str, xs: list[float] | None = None,
 
 
 def plain(label: str, width: int = 26) -> str:
-    """Shortens a label for a figure and drops what cannot be drawn."""
+    """Shortens a label in its middle, as ends tell more apart; drops what cannot be drawn."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in label)
-    return shown if len(shown) <= width else shown[:width - 1] + "…"
+    if len(shown) <= width:
+        return shown
+    tail = width // 2
+    return f"{shown[:width - 1 - tail]}…{shown[-tail:]}"
 
 
 def _svg(drawing: Drawing, slug: str, **options: Any) -> str:

@@ -105,6 +105,20 @@ def costs(context: Context, currency: Currency, slug: str, words: str) -> Figure
         data=_costs_table(context, currency, words, groups))
 
 
+def comparable(rows: Sequence[Scaled]) -> tuple[list[Scaled], int]:
+    """Returns those at the largest N beyond N0 that share the smallest N0 there, and that N0.
+
+    An efficiency against a larger N0 is higher for having less to lose.
+    """
+    beyond = [(row.cell.ranks, row.base.ranks, row) for row in rows
+              if row.efficiency and row.base and row.base.ranks < row.cell.ranks]
+    if not beyond:
+        return [], 0
+    ranks = max(entry[0] for entry in beyond)
+    base = min(entry[1] for entry in beyond if entry[0] == ranks)
+    return [row for *sizes, row in beyond if sizes == [ranks, base]], base
+
+
 def factor(context: Context, rows: Sequence[Scaled], which: str) -> Figure | None:
     """Draws one factor of efficiency against N; None where no N can be compared.
 
@@ -118,7 +132,8 @@ def factor(context: Context, rows: Sequence[Scaled], which: str) -> Figure | Non
     usable = [row for row in rows if row.efficiency and not (which == "hardware" and row.crowded)]
     sizes = {row.cell.ranks for row in usable}
     groups = [group for group in context.groups if group.ranks in sizes]
-    if len(groups) < 2:
+    last, base = comparable(usable)
+    if not last:
         return None
     at = {group.ranks: place for place, group in enumerate(groups)}
     drawing, axes = panel(4.9, 3.0, left=0.62)
@@ -136,9 +151,8 @@ def factor(context: Context, rows: Sequence[Scaled], which: str) -> Figure | Non
           limits=(min(*values, 0.9) / 1.15, max(*values, 1.0) * 1.15))
     positions(axes, context, groups, times=False)
     heading(axes, f"{which} factor of the efficiency")
-    last = [row for row in usable if row.cell.ranks == groups[-1].ranks]
     best = max(last, key=lambda row: getattr(row.efficiency, which))
-    caption = (f"Largest at N = {groups[-1].ranks}: {best.cell.label}, "
+    caption = (f"Largest at N = {best.cell.ranks} against N0 = {base}: {best.cell.label}, "
                f"{units.digits(getattr(best.efficiency, which))}. ")
     caption += ("Samples a second and rank, over those at N0: what communication costs."
                 if which == "hardware" else

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .projected import Row
 
 
+_LETTER = 0.065
+"""Inches that a digit of an axis takes, at most."""
+
+
 def figures(context: Context, rows: Sequence[Row]) -> list[Figure]:
     """Draws for each network the time to the target against N: measured, then modelled.
 
@@ -75,9 +79,11 @@ def _figure(context: Context, fabric: str, rows: Sequence[Row],
     axes.axvspan(len(groups) - 0.5, end, facecolor="none", hatch="////", edgecolor=GRID,
                  linewidth=0, zorder=0)
     scale(axes, "y", units.seconds, log=True, limits=limits)
+    room = axes.get_position().width * drawing.get_figwidth() / (len(groups) + len(modelled))
     axes.set_xticks(range(len(groups) + len(modelled)), [
-        *(f"{group.ranks}{' †' if context.crowded[group.ranks] else ''}" for group in groups),
-        *map(str, modelled)])
+        *spaced([f"{group.ranks}{' †' if context.crowded[group.ranks] else ''}"
+                 for group in groups], room),
+        *spaced([str(ranks) for ranks in modelled], room)])
     axes.set_xlim(-0.5, end)
     axes.grid(False, axis="x")
     mode = context.suite.scaling
@@ -98,6 +104,18 @@ def _figure(context: Context, fabric: str, rows: Sequence[Row],
         "here. Open, on the hatched ground: modelled, not measured, from the trainings at "
         f"N = {units.listing([str(n) for n in recorded])}.", drawn,
         basis=basis.seeds(context, groups), data=_table(context, fabric, rows))
+
+
+def spaced(labels: Sequence[str], room: float) -> list[str]:
+    """Blanks labels of an axis so that those left, the last among them, do not touch.
+
+    Args:
+        labels: In their order.
+        room: Inches from one to the next.
+    """
+    every = max(1, math.ceil(_LETTER * (1 + max(map(len, labels))) / room))
+    return [label if (len(labels) - 1 - at) % every == 0 else ""
+            for at, label in enumerate(labels)]
 
 
 def _table(context: Context, fabric: str, rows: Sequence[Row]) -> Table:

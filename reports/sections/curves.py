@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import basis, units
 from ..curves.courses import AXES
-from ..curves.figures import figures, leaders
+from ..curves.figures import figures, leaders, ties
 from ..parts import Part, Pictures
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def part(context: Context) -> Part | None:
 
 def _finding(context: Context) -> str:
     hit, total = basis.hits(context.groups)
-    firsts = [f"at {context.size(group.ranks)} {ranked[0][1].label} ({AXES[0].form(ranked[0][0])})"
-              for group in context.groups if (ranked := leaders(group, AXES[0]))]
+    firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({AXES[0].form(seconds)})"
+              for group in context.groups if (ranked := leaders(group, AXES[0]))
+              for seconds, labels in ties(ranked)[:1]]
     reached = f"{hit} of {units.plural(total, 'final training')} reached the target"
     if not firsts:
         return f"{reached}{', no median seed among them' if hit else ''}."

@@ -7,7 +7,6 @@ import statistics
 from typing import TYPE_CHECKING
 
 from bench_apts import fabrics
-from bench_apts.stats.amortisation import break_even
 from bench_apts.stats.noise import noise
 from bench_apts.stats.payoff import break_even_interval
 
@@ -17,8 +16,10 @@ from ..decision.contest import Contest, contest, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
 from ..findings import ENOUGH, HEADLINE, misses
 from ..parts import Answer, Box, Boxes, Part, Prose
-from ..tuning.pays import sentence
+from ..tuning.envelope import crossings
+from ..tuning.pays import sentence, span
 from ..tuning.pool import View, pool
+from ..tuning.scene import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,22 +128,25 @@ def _memory_noise(group: Group) -> float:
 
 
 def _pays(pools: Sequence[Pool]) -> Answer | None:
-    """Break-even of the best tuned optimizer against the best one without tuning."""
-    tuned = [found for found in pools if found.cell.tune and found.ert.hits]
-    free = [found for found in pools if not found.cell.tune and found.ert.hits]
-    if not tuned or not free:
+    """From how many trainings on the first tuned optimizer costs no more than the untuned one."""
+    against = reference(pools)
+    crossed = crossings([found for found in pools if not found.cell.leader],
+                        [against] if against else [])
+    if not crossed:
         return None
-    mine = min(tuned, key=lambda found: by_trainings(found, MANY).value)
-    theirs = min(free, key=lambda found: found.ert.cost)
-    found = break_even(mine.lines, theirs.lines)
+    # Of those that never pay, the one that comes nearest is told of.
+    mine, theirs, found = min(crossed, key=lambda each: (
+        each.found.trainings, by_trainings(each.tuned, MANY).value))
     interval = break_even_interval(mine.tuning, (theirs.spent, theirs.cost))
     label, other = mine.cell.label, theirs.cell.label
-    limits = [f"{limit:.0f}" if math.isfinite(limit) else "never" for limit in interval or ()]
-    text = f"Of {label}, the cheapest tuned one in the long run, against {other}, which is not."
-    if limits:
-        text += (f" The interval of R* is {limits[0]} to {limits[1]}." if limits[0] != limits[1]
-                 else f" The interval says the same: {limits[0]}.")
-    said = sentence(label, found.verdict)
+    said, text = sentence(label, found.verdict), (
+        f"{label} is the first whose bill is no more than that of {other}, which is not tuned.")
+    if found.verdict == "never":
+        said, text = "tuning never pays", (
+            f"No tuned optimizer's bill falls to that of {other}, which is not tuned; {label} "
+            f"comes nearest over {MANY} trainings.")
+    if interval:
+        text += f" R* of {label}, 95 % interval: {span(interval)}."
     return Answer("When tuning pays (R*)", "unclear", said[0].upper() + said[1:], text, "", {
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even",
         "verdict": found.verdict, "lowest": label, "runner_up": other,

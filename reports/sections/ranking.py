@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .. import units
@@ -62,7 +63,12 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
     parts = [f"{label} {'on' if several else 'at'} {units.listing(places)}"
              for label, places in firsts.items()]
     text = f"Cheapest in most resamples: {'; '.join(parts)}."
+    alone = list(dict.fromkeys(rival.pool.cell.label for ranking in rankings
+                               for rival in ranking.rivals if math.isnan(rival.first)))
+    if alone:
+        text += f" Not among them, as one trial cannot be resampled: {units.listing(alone)}."
     if compared:
         text += (f" {sure} of {units.plural(len(compared), 'comparison')} with the reference "
-                 f"{'is' if sure == 1 else 'are'} beyond doubt.")
+                 f"{'excludes' if sure == 1 else 'exclude'} equal costs at 95 %, corrected by "
+                 "Holm.")
     return text

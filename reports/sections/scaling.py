@@ -11,7 +11,7 @@ from bench_apts.stats.projection import Algorithm, Scaling
 from .. import units
 from ..parts import Listing, Part, Pictures
 from ..scaling import modelled, projected
-from ..scaling.figures import costs, factor
+from ..scaling.figures import comparable, costs, factor
 from ..scaling.networks import figures
 from ..scaling.numbers import scaled, summary, table
 
@@ -66,20 +66,19 @@ def _networks(context: Context) -> list[Block]:
 def _finding(context: Context, rows: Sequence[Scaled]) -> str:
     mode = f"{context.suite.scaling.capitalize()} scaling"
     crowded = [row.cell.ranks for row in rows if context.crowded[row.cell.ranks]]
-    compared = [(row, row.efficiency, row.base.ranks) for row in rows
-                if row.efficiency and row.base and row.base.ranks != row.cell.ranks]
-    clear = [entry for entry in compared if not entry[0].crowded]
+    compared, base = comparable(rows)
+    clear, clear_base = comparable([row for row in rows if not row.crowded])
     if len({row.cell.ranks for row in rows}) < 2:
         return f"{mode}: a single N was run, so that times at others are modelled, not measured."
     text = f"{mode}: no optimizer's median seed reached the target at two N that can be compared"
     if clear:
-        cell, found, base = _best(clear, lambda found: found.total)
-        text = (f"{mode}: at N = {cell.ranks} the highest efficiency against N = {base} is "
+        cell, found = _best(clear, lambda found: found.total)
+        text = (f"{mode}: at N = {cell.ranks} the highest efficiency against N = {clear_base} is "
                 f"that of {cell.label}, {units.digits(found.total)} = "
                 f"{units.digits(found.hardware)} hardware × "
                 f"{units.digits(found.statistical)} statistical")
     elif compared:
-        cell, found, base = _best(compared, lambda found: found.statistical)
+        cell, found = _best(compared, lambda found: found.statistical)
         text = (f"{mode}: at N = {cell.ranks} {cell.label} has the largest statistical "
                 f"factor against N = {base}, {units.digits(found.statistical)}")
     if crowded:
@@ -88,10 +87,9 @@ def _finding(context: Context, rows: Sequence[Scaled]) -> str:
     return text + "."
 
 
-def _best(compared: Sequence[tuple[Scaled, Efficiency, int]],
-          value: Callable[[Efficiency], float]) -> tuple[Cell, Efficiency, int]:
-    """Finds who has the largest value at the largest N, its efficiency, and N0."""
-    last = max(row.cell.ranks for row, _, _ in compared)
-    row, found, base = max((entry for entry in compared if entry[0].cell.ranks == last),
-                           key=lambda entry: value(entry[1]))
-    return row.cell, found, base
+def _best(rows: Sequence[Scaled],
+          value: Callable[[Efficiency], float]) -> tuple[Cell, Efficiency]:
+    """Finds who has the largest value, and its efficiency."""
+    found = [(value(row.efficiency), row.cell, row.efficiency) for row in rows if row.efficiency]
+    _, cell, efficiency = max(found, key=lambda entry: entry[0])
+    return cell, efficiency

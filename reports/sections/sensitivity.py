@@ -52,8 +52,7 @@ def _finding(found: Sequence[Sweep]) -> str:
         return "No trial reached the target, whatever its hyperparameters."
     if _share(best) == _share(worst):
         return f"Over all N, {units.listing([_rate(sweep) for sweep in found])}."
-    return (f"Least sensitive to its hyperparameter is {best.label}: over all N, {_rate(best)}; "
-            f"most sensitive is {worst.label}: {_rate(worst)}.")
+    return f"Over all N, {_rate(best)}, the largest share; {_rate(worst)}, the smallest."
 
 
 def _share(sweep: Sweep) -> float:

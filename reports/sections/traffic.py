@@ -42,8 +42,9 @@ def _finding(rows: Sequence[Sent]) -> str:
     last = max(row.ranks for row in rows)
     most, least = (choose((row.step_bytes, row.label) for row in rows if row.ranks == last)
                    for choose in (max, min))
-    return (f"A step at N = {last} sends from {units.size(least[0])} ({least[1]}) to "
-            f"{units.size(most[0])} ({most[1]}) per rank; "
+    sends = (f"from {units.size(least[0])} ({least[1]}) to {units.size(most[0])} ({most[1]})"
+             if units.size(least[0]) != units.size(most[0]) else units.size(most[0]))
+    return (f"A step at N = {last} sends {sends} per rank; "
             f"over all N > 1, {_lower(agreement(rows))}")
 
 

@@ -12,6 +12,7 @@ from ..tuning.bill import remarks, suite_bill
 from ..tuning.cost_figures import bill as tuning_and_training
 from ..tuning.cost_figures import expected_cost
 from ..tuning.envelope import crossings, envelope
+from ..tuning.pays import sentence
 from ..tuning.pool import View
 from ..tuning.replay_figures import replays
 from ..tuning.restarts import restarts
@@ -61,18 +62,22 @@ def _finding(groups: Sequence[Group], scenes: Sequence[Scene]) -> str:
         return ("Nothing was tuned in this study; lowest expected cost: "
                 f"{units.listing(found)}." if found else
                 "Nothing was tuned in this study, and no trial reached the target.")
-    return f"Tuning pays {units.listing([_pays(scene) for scene in scenes if scene.pools])}."
+    said: dict[str, list[str]] = {}
+    for scene in scenes:
+        if scene.pools:
+            said.setdefault(_pays(scene), []).append(f"N = {scene.ranks}")
+    text = "; ".join(f"at {units.listing(places)} {what}" for what, places in said.items())
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _pays(scene: Scene) -> str:
-    against, where = reference(scene.pools), f"at N = {scene.ranks}"
+    against = reference(scene.pools)
     found = crossings(scene.searches, [against] if against else [])
     if against is None:
-        tuned = [pool for pool in scene.pools if pool.cell.tune and pool.ert.hits]
-        return f"{where} by necessity, as nothing reached the target without" if tuned else (
-            f"not {where}, where no trial reached the target")
+        tuned = any(pool.cell.tune and pool.ert.hits for pool in scene.pools)
+        return ("only what was tuned reached the target" if tuned
+                else "no trial reached the target")
     first = min(found, key=lambda each: each.found.trainings, default=None)
     if first is None or first.found.verdict == "never":
-        return f"never {where} (against {against.cell.label})"
-    return (f"{first.found.verdict} {where} ({first.tuned.cell.label} against "
-            f"{against.cell.label})")
+        return f"tuning never pays against {against.cell.label}"
+    return f"{sentence(first.tuned.cell.label, first.found.verdict)}, against {against.cell.label}"

@@ -127,8 +127,14 @@ def _finding(scene: Scene, drawn: Sequence[tuple[Pool, Best]]) -> str:
     if not reached:
         return "On average not even the best of half of the trials reaches the target."
     bill, draws, label = min(reached)
-    return (f"The best of K trials is at the target, on average, for the least with {label}: "
-            f"K = {draws}, {scene.view.show(bill)}.")
+    text = ("Of what was tuned, the best of K trials is at the target, on average, for the least "
+            f"with {label}: K = {draws}, {scene.view.show(bill)}")
+    free = [(one.bills[0], pool.cell.label) for pool, one in drawn if not pool.cell.tune
+            and pool.cell.suite.target.reached(one.values[0], scene.view.level)]
+    if not free:
+        return f"{text}."
+    once, other = min(free)
+    return f"{text}; without tuning, {other} is there for {scene.view.show(once)}."
 
 
 def _table(scene: Scene, found: Sequence[tuple[Pool, Best]]) -> Table:

@@ -76,32 +76,53 @@ def bill(group: Group, name: str, looks: Mapping[str, Look], device: str,
     """Draws what was spent: the tuning trials, and one training with the result."""
     cells = [cell for cell in group.cells if cell.draws]
     parts = [_parts(cell) for cell in cells]
-    if not any(part.tuning + part.training for part in parts):
+    if not any(part.together for part in parts):
         return None
     drawing, axes = _rows(cells)
     for row, (cell, part) in enumerate(zip(cells, parts, strict=True)):
         color = looks[cell.label].color
         axes.barh(row, part.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
         axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
-        total = units.cost(HEADLINE, part.tuning + part.training, device)
-        _beside(axes, row, f"{total}{'' if part.reached else ', missed'}")
+        total = units.cost(HEADLINE, part.together, device)
+        _beside(axes, row, f"{total}{_ENDINGS[part.ended]}")
     scale(axes, "x", _short, ticks=4,
-          limits=(0, max(part.tuning + part.training for part in parts) * 1.04))
+          limits=(0, max(part.together for part in parts) * 1.04))
     heading(axes, "tuning (pale) and one final training (solid), in "
                   f"{units.unit_of(device)}-seconds")
-    missed = [cell.label for cell, part in zip(cells, parts, strict=True) if not part.reached]
-    caption = "Each tuning trial is billed up to its first hit, and whole without one."
-    if missed:
-        caption += f" The final training of {units.listing(missed)} missed, or has not run."
+    caption = (f"{_spread(cells, parts, device)} Each tuning trial is billed up to its first hit, "
+               "and whole without one.")
+    for ended, said in (("miss", "missed"), ("not run", "has not run")):
+        who = [cell.label for cell, part in zip(cells, parts, strict=True) if part.ended == ended]
+        if who:
+            caption += f" The final training of {units.listing(who)} {said}."
     return finish(drawing, f"{name}-bill",
                   f"{group.suite.name}, N = {group.ranks}: tuning bill and one final training",
                   caption, {}, basis=basis, data=_spent(cells, parts, device))
 
 
+_ENDINGS = {"hit": "", "miss": ", missed", "not run": ", tuning only"}
+"""What stands behind a bill, by how the final training ended."""
+
+
 class _Parts(NamedTuple):
     tuning: float
     training: float
-    reached: bool
+    ended: str
+
+    @property
+    def together(self) -> float:
+        return self.tuning + self.training
+
+
+def _spread(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> str:
+    """Says who spent least and most until a final training reached the target."""
+    found = sorted((part.together, cell.label)
+                   for cell, part in zip(cells, parts, strict=True) if part.ended == "hit")
+    if not found:
+        return "No final training reached the target."
+    told = [f"{label}, {units.cost(HEADLINE, spent, device)}" for spent, label in found]
+    most = f"; most by {told[-1]}" if len(told) > 1 else ""
+    return f"Least spent until a final training reached the target: by {told[0]}{most}."
 
 
 def _parts(cell: Cell) -> _Parts:
@@ -110,7 +131,8 @@ def _parts(cell: Cell) -> _Parts:
     reached = bool(cell.seeds) and math.isfinite(middle)
     spent = sorted(o.spent[HEADLINE] for o in cell.finals)
     training = middle if reached else (spent[len(spent) // 2] if spent else 0.0)
-    return _Parts(cell.tuning_bill.get(HEADLINE, 0.0), training, reached)
+    return _Parts(cell.tuning_bill.get(HEADLINE, 0.0), training,
+                  "hit" if reached else "miss" if cell.seeds else "not run")
 
 
 def _expected(cells: Sequence[Cell], device: str) -> Table:
@@ -135,10 +157,9 @@ def _spent(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> Table
                number(units.cost(HEADLINE, part.tuning, device), tuning_core_seconds=part.tuning),
                number(units.cost(HEADLINE, part.training, device),
                       training_core_seconds=part.training),
-               number(units.cost(HEADLINE, part.tuning + part.training, device),
-                      together_core_seconds=part.tuning + part.training),
-               words("hit" if part.reached else "miss" if cell.seeds else "not run",
-                     reached=part.reached))
+               number(units.cost(HEADLINE, part.together, device),
+                      together_core_seconds=part.together),
+               words(part.ended, reached=part.ended == "hit"))
               for cell, part in zip(cells, parts, strict=True)))
 
 

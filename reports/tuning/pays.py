@@ -108,7 +108,7 @@ def _payoff(mine: Pool, theirs: Pool, view: View) -> tuple[Value, ...]:
         *opening(mine.cell, view),
         words(other, against=other),
         words(sentence(label, verdict), verdict=verdict),
-        number(_range(sure) if sure else "none",
+        number(span(sure) if sure else "none",
                break_even=found.trainings if math.isfinite(found.trainings) else None,
                break_even_low=sure.low if sure else None,
                break_even_high=sure.high if sure else None))
@@ -124,6 +124,7 @@ def sentence(label: str, verdict: str) -> str:
     return f"tuning {label} pays {verdict}"
 
 
-def _range(interval: Interval) -> str:
+def span(interval: Interval) -> str:
+    """Formats an interval of R*, for instance ``4 to never``."""
     low, high = (f"{value:.0f}" if math.isfinite(value) else "never" for value in interval)
     return low if low == high else f"{low} to {high}"

@@ -36,8 +36,9 @@ def restarts(scene: Scene) -> Figure | None:
         ends += [costs[0], costs[-1]]
         axes.plot(costs, levels, color=look.color, linestyle=look.dashes, marker=look.marker,
                   markevery=(9, 40), markersize=5, markeredgewidth=0, drawstyle="steps-post")
-    scale(axes, "x", scene.axis, log=True,
-          limits=(max(min(ends), max(ends) / 1e6) / 1.3, max(ends) * 1.3))
+    # A search that costs nothing has no place on a logarithmic axis.
+    paid = [end for end in ends if end > 0]
+    scale(axes, "x", scene.axis, log=True, limits=(min(paid) / 1.3, max(paid) * 1.3))
     scale(axes, "y", lambda share: units.percent(share, 0), limits=(0, 1.02))
     axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
     heading(axes, "share of searches that such a bill suffices for")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .marks import marked
-from .study import PARAMS, Told, of, setup_cache
+from .study import PARAMS, Told, of, setup, setup_cache
 
-__all__ = ["setup_cache"]
+__all__ = ["setup", "setup_cache"]
 
 
 @marked(unit="bytes", version="1", **PARAMS)

@@ -39,14 +39,39 @@ def test_help_names_every_command(cli):
     assert done.code == 0
     for name in ("run", "tune", "list", "info", "report", "check", "project", "cost", "compare"):
         assert name in done.out
+    assert not [line for line in done.out.splitlines() if line.endswith("...")][1:]  # cut off
     assert cli("--version").out == f"bench-apts {__version__}\n"
     for option in ("--suite", "--gpus", "--optimizers", "--trials", "--seeds", "--data-dir",
                    "--out", "--set", "--dry-run", "--offline"):
         assert option in cli("run", "--help").out
 
 
-def test_list_names_everything_with_origin_and_summary(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize(("words", "expected"), [
+    ("bench-apts re", ["report"]),
+    ("bench-apts run --opt", ["--optimizers"]),
+    ("bench-apts run --pruner h", ["hyperband"]),
+])
+def test_the_shell_completes_commands_and_options(environment, tmp_path, words, expected):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench_apts"], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env=environment | {
+            "_BENCH_APTS_COMPLETE": "complete_bash", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" "))})
+    assert (done.stdout.split(), done.stderr) == (expected, "")
+
+
+def test_ctrl_c_before_the_commands_are_there(environment):
+    code = ("import sys\nfrom bench_apts.cli import main\n"
+            "class Interrupted:\n"
+            "    def find_spec(name, *args):\n"
+            "        if name == 'bench_apts.cli.commands': raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Interrupted)\nmain()")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bench-apts: interrupted\n")
+
+
+def test_list_names_everything_with_origin_and_summary(cli):
     everything = cli("list").out
     for name in (*registry.suite_names(), *registry.optimizer_names()):
         assert name in everything
@@ -63,7 +88,6 @@ def test_list_names_everything_with_origin_and_summary(cli, monkeypatch):
 
 
 def test_list_says_what_cannot_run_here(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("bench_apts.contract.installed", lambda name: name != "deepspeed")
     lines = cli("list", "optimizers").out.splitlines()
     (zero2,) = [line for line in lines if line.split()[:1] == ["zero2"]]

@@ -30,12 +30,16 @@ def assert_one_line(done, *expected):
     (("--optimizers", ""), ["--optimizers names none"]),
     (("--optimizers", "sgd[lr=fast]"), ["sgd[lr=fast]: expected float, got str"]),
     (("--optimizers", "sgd[lr=nan]"), ["sgd[lr=nan]: expected a finite number"]),
+    (("--optimizers", "sgd[lr=-1]"), ["sgd[lr=-1]: expected a number of at least 0"]),
     (("--optimizers", "sgd[learning=1]"), ["unknown hyperparameter of sgd 'learning'"]),
     (("--optimizers", "sgd[lr=1"), ["is no selector; write name or name[key=value"]),
     (("--gpus", "0"), ["--gpus 0: write world sizes from 1 on"]),
     (("--gpus", "two"), ["--gpus two: write world sizes from 1 on"]),
     (("--gpus", ""), ["write world sizes from 1 on"]),
     (("--gpus", "3"), ["batch of 64 cannot be shared by 3 ranks", "--set suite.batch_size=66"]),
+    (("--study", "../mine"), ["--study ../mine: write a name", "--out"]),
+    (("--study", ".."), ["--study ..: write a name"]),
+    (("--study", ""), ["--study : write a name"]),
     (("--set", "nonsense"), ["--set nonsense: write suite.KEY=VALUE"]),
     (("--set", "suite.batch=32"), ["unknown key 'batch'; did you mean batch_size?"]),
     (("--set", "suite.batch_size=many"), ["key 'batch_size': expected `int`, got `str`"]),
@@ -59,6 +63,23 @@ def test_what_does_not_fit_is_found_before_the_first_trial(
     assert_one_line(cli(*RUN, "--set", assignment, "--out", tmp_path / "out"), expected)
     assert list(tmp_path.glob("out/digits/trials/*")) == []
     assert list(tmp_path.glob("out/digits/study.json")) == []
+
+
+@pytest.mark.parametrize(("gpus", "lacks", "expected"), [
+    (0, "torch.distributed.is_available", ["is built without gloo", "pytorch.org"]),
+    (0, "torch.distributed.is_gloo_available", ["is built without gloo", "pytorch.org"]),
+    (1, "torch.distributed.is_nccl_available", ["is built without NCCL", "pytorch.org"]),
+    (1, "torch.backends.cuda.is_built", ["built without CUDA", "CUDA_VISIBLE_DEVICES="]),
+])
+def test_a_torch_that_lacks_what_ranks_need(
+        cli, monkeypatch, tmp_path, gpus, lacks, expected):
+    monkeypatch.setattr("bench_apts.study.Launcher", lambda *args: _NoLauncher())
+    monkeypatch.setattr("bench_apts.environment.gpu_count", lambda: gpus)
+    for name in ("backends.cuda.is_built", "distributed.is_nccl_available"):
+        monkeypatch.setattr(f"torch.{name}", lambda: True)
+    monkeypatch.setattr(lacks, lambda: False)
+    assert_one_line(cli(*RUN, "--out", tmp_path), *expected)
+    assert not (tmp_path / "digits" / "study.json").exists()
 
 
 class _NoLauncher:
@@ -176,6 +197,23 @@ def test_checking_and_projecting_what_is_no_results_folder(cli, tmp_path):
         assert_one_line(cli(command, tmp_path), "is no results folder", "study.json")
 
 
+@pytest.mark.parametrize("arguments", [("cost", "--no-replay"), ("project",)])
+def test_tables_that_cannot_be_written(cli, finished, tmp_path, arguments):
+    folder = tmp_path / "digits"
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "tables")
+    (folder / "tables").write_text("")
+    done = cli(arguments[0], folder, *arguments[1:])
+    assert_one_line(done, f"cannot write {folder / 'tables'}", "copy the results folder")
+    assert "digits: " in done.out
+
+
+def test_a_comparison_that_cannot_be_written(cli, finished, tmp_path):
+    done = cli("compare", finished.folder, "sgd", "adam", "--csv", tmp_path)
+    assert_one_line(done, f"cannot write {tmp_path}", "name another file with --csv")
+    assert "sgd" in done.out
+
+
 def test_corrupt_records(cli, finished, tmp_path):
     folder = tmp_path / "digits"
     shutil.copytree(finished.folder, folder)
@@ -198,10 +236,13 @@ def test_the_real_command_too_ends_in_one_line(command, tmp_path):
 
 @pytest.mark.parametrize("arguments", [("run", "--trials", "-1"), ("run", "--seeds", "0"),
                                        ("run", "--gpu", "1"), ("rnu",), ("list", "models"),
-                                       ("report",)])
+                                       ("report",), ("run", "--grace", "inf"),
+                                       ("run", "--grace", "nan"), ("run", "--grace", "1e300"),
+                                       ("run", "--rendezvous-timeout", str(10**20))])
 def test_what_typer_refuses_ends_in_one_line_too(cli, arguments):
     done = cli(*arguments)
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert line.startswith("bench-apts: ")
-    assert line.endswith("see `bench-apts --help`")
+    command = "bench-apts" if arguments == ("rnu",) else f"bench-apts {arguments[0]}"
+    assert line.endswith(f"see `{command} --help`")

@@ -82,10 +82,10 @@ def test_a_local_job_runs_a_study_to_its_report(command, environment, tmp_path, 
     results = tmp_path / "digits"
     report = results / "report.html"
     assert f"report: {report}, once the job is done" in done.stdout
-    processes.wait_for(report.exists, 150)
+    processes.wait_for(report.exists)
     job = int(done.stdout.split("job ")[1].split(":")[0])
     output = results / "slurm" / f"{job}_0_log.out"
-    processes.wait_for(lambda: "Job completed successfully" in output.read_text(), 30)
+    processes.wait_for(lambda: "Job completed successfully" in output.read_text())
     assert f"report: {report}" in output.read_text()
     assert {r.end.status for r in store.read_trials(results)} == {"miss"}
     result = submitit.LocalExecutor(results / "slurm")
@@ -105,12 +105,11 @@ def slurm(environment, tmp_path, processes):
     def submit(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "bench_apts", "slurm", *map(str, arguments)], check=False,
-            env=with_slurm, capture_output=True, text=True, timeout=100)
+            env=with_slurm, capture_output=True, text=True, timeout=200)
 
     yield submit
     for path in tmp_path.glob("**/batch.pid"):
-        for left in processes.session(int(path.read_text())):
-            left.kill()
+        processes.end_session(int(path.read_text()))
 
 
 @pytest.mark.slow
@@ -120,7 +119,7 @@ def test_a_job_of_two_nodes_runs_a_study_to_its_report(slurm, tmp_path, processe
     assert "`scontrol requeue 4711` or the same command go on from where it stood" in done.stdout
     results = tmp_path / "digits"
     assert "#SBATCH --nodes=2" in (results / "slurm" / "4711_submission.sh").read_text()
-    processes.wait_for((results / "report.html").exists, 200)
+    processes.wait_for((results / "report.html").exists)
     records = store.read_trials(results)
     assert {r.end.status for r in records} == {"miss"}
     assert {r.trial.ranks: len(r.header.environment["nodes"]) for r in records} == {1: 1, 2: 2}
@@ -142,7 +141,7 @@ def test_a_job_whose_time_is_up_ends_in_order_and_is_queued_again(slurm, tmp_pat
     for process in processes.session(batch):
         if "srun" in process.cmdline():
             os.kill(process.pid, signal.SIGUSR2)
-    processes.wait_for(lambda: not processes.session(batch), 100)
+    processes.wait_for(lambda: not processes.session(batch))
     (record,) = store.read_trials(results)
     assert record.end.status == "interrupted"
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4711\n"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,12 @@ class Command:
 
     def ranks(self):
         """Returns the ranks of the running trial: what the fork server has forked."""
-        return [p for p in self.processes() if server(p.parent()) and not server(p)]
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                if server(process.parent()) and not server(process):
+                    found.append(process)
+        return found
 
     def servers(self):
         """Returns the fork server, if it runs."""
@@ -108,12 +114,14 @@ class Command:
 
     def kill(self):
         """Ends all that is left of the command."""
-        for process in self.processes():
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        self.strike()
         self.process.communicate()
+
+    def strike(self):
+        """Sends SIGKILL to all that is left of the command."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def server(process):

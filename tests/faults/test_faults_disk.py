@@ -88,6 +88,34 @@ def test_records_that_are_no_plain_files_are_refused_and_not_read_for_ever(tmp_p
         store.read_trials(tmp_path)
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
+                         ids=["pipe", "device"])
+def test_a_study_file_that_is_no_plain_file_is_refused(tmp_path, make):
+    make(tmp_path / "study.json")
+    with pytest.raises(UserError, match=r"study\.json is no plain file"):
+        store.read_study(tmp_path)
+
+
+def test_a_suite_that_is_a_pipe_is_refused(cli, tmp_path):
+    os.mkfifo(tmp_path / "mine.toml")
+    done = cli("run", "--suite", "mine.toml", "--dry-run")
+    assert_one_line(done.code, done.err, "mine.toml: it is a pipe, name a plain file")
+
+
+@pytest.mark.parametrize("what", ["plug-in", "data"])
+def test_a_path_that_is_no_text_is_refused(cli, plugin, tmp_path, monkeypatch, what):
+    place = tmp_path / os.fsdecode(b"\xff")
+    place.mkdir()
+    if what == "data":
+        monkeypatch.setenv("BENCH_APTS_CACHE", str(place))
+    else:
+        plugin(f"{place.name}/mine.py")
+        monkeypatch.chdir(place)
+    name = "sgd" if what == "data" else "mine.py"
+    done = cli("run", *SMALL, "--optimizers", name, "--out", tmp_path)
+    assert_one_line(done.code, done.err, "is not valid UTF-8; rename it, or choose another")
+
+
 @pytest.mark.slow
 def test_a_report_that_does_not_fit_leaves_the_old_one(command, mounted):
     place = mounted("disk", "size=40M")

@@ -38,8 +38,7 @@ def undisturbed(environment, tmp_path_factory):
 def strike(command, victim):
     """Kills a part of a running command; returns whether there was such a part."""
     if victim == "group":
-        for process in command.processes():
-            process.kill()
+        command.strike()
         return True
     if victim == "command":
         command.process.kill()

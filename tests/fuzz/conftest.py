@@ -1,7 +1,9 @@
 """What the fuzzers share: the tests' own records, a planted plug-in, a look at side effects."""
 
 import contextlib
+import gc
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1] / "reports"))  # report_fixture wr
 _EFFECTS = frozenset({
     "open", "import", "exec", "os.system", "os.exec", "os.posix_spawn", "os.fork",
     "subprocess.Popen", "socket.connect", "ctypes.dlopen", "os.remove", "os.rename", "os.mkdir",
-    "shutil.rmtree",
+    "shutil.rmtree", "_thread.start_new_thread",
 })
 
 
@@ -29,11 +31,11 @@ class _Effects:
     """Notes what the interpreter is asked to read, run or change; hooks cannot be taken back."""
 
     def __init__(self):
-        self.seen, self._on = [], False
+        self.seen, self._on = [], None
         sys.addaudithook(self._note)
 
     def _note(self, event, arguments):
-        if not self._on or event not in _EFFECTS:
+        if self._on != threading.get_ident() or event not in _EFFECTS:
             return
         caller = sys._getframe(1).f_globals.get("__name__")
         if (event, caller) != ("exec", "typing"):  # which reads our own annotations
@@ -41,11 +43,14 @@ class _Effects:
 
     @contextlib.contextmanager
     def watched(self):
-        self.seen, self._on = [], True
+        # What other threads do, or garbage that is collected, is not the doing of the block.
+        gc.disable()
+        self.seen, self._on = [], threading.get_ident()
         try:
             yield self.seen
         finally:
-            self._on = False
+            self._on = None
+            gc.enable()
 
 
 @pytest.fixture(scope="session")

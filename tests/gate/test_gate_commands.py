@@ -6,11 +6,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from clones import commit, git
 from rich.console import Console
 
 from bench_apts import environment as environments
 from bench_apts import store
 from bench_apts.gate import interleaved
+from bench_apts.gate.findings import Judged
 from bench_apts.gate.runs import Asked
 from bench_apts.gate.trees import Tree
 from bench_apts.launch.elastic import Launcher
@@ -86,6 +88,57 @@ def test_what_cannot_be_told_is_in_the_summary_too(cli, monkeypatch, checkout):
     text = (checkout / "folder" / "summary.md").read_text()
     assert text.startswith("**cannot tell: git rev-parse")
     assert len(text.splitlines()) == 1
+
+
+def test_a_mistake_does_not_use_up_the_folder(cli, monkeypatch, checkout):
+    monkeypatch.chdir(checkout)
+    for _ in range(2):
+        done = cli("check", "--baseline", "nowhere", "--out", "kept")
+        assert "give --baseline a revision" in done.err
+    (checkout / "kept" / "something").touch()
+    done = cli("check", "--baseline", "HEAD", "--out", "kept")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "kept is not empty; name a new folder" in done.err
+    done = cli("check", "--baseline", "HEAD", "--out", "LICENSE")
+    assert "LICENSE is no folder" in done.err
+
+
+def test_a_summary_that_cannot_be_written_is_told_before_anything_runs(cli, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for place, expected in (("file/summary.md", "cannot write file/summary.md: "),
+                            ("/dev/null", "--markdown /dev/null is no plain file"),
+                            (".", "--markdown . is no plain file")):
+        done = cli("check", "--baseline", "HEAD", "--markdown", place)
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+        assert expected in done.err
+
+
+def test_a_gate_that_is_killed_leaves_no_summary_of_another(cli, monkeypatch, tmp_path):
+    (tmp_path / "summary.md").write_text("**no regression**")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench_apts.cli.check._gate", killed)
+    assert cli("check", "--baseline", "HEAD", "--markdown", tmp_path / "summary.md").code == 130
+    assert (tmp_path / "summary.md").read_text() == (
+        "**cannot tell: the gate did not come to its end**\n")
+
+
+def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
+    git(checkout, "switch", "--quiet", "--create", "topic")
+    git(checkout, "switch", "--quiet", "main")
+    commit(checkout, "of main")
+    git(checkout, "switch", "--quiet", "topic")
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(interleaved, "judge", lambda base, head, *_, **__: Judged(
+        base.told, head.told, (), ()))
+    done = cli("check", "--baseline", "main")
+    assert done.code == 0
+    assert "head lacks 1 of base's commits" in done.out
+    assert "compare with what git merge-base main HEAD says" in done.out
+    assert "lacks" not in cli("check", "--baseline", "HEAD").out
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ def trained(make_trial):
     """Makes the record of a training of ten steps that evaluates after five and ten."""
 
     def make(label="sgd", ranks=2, seconds=1.0, calls=1, weights="w", accuracy=(0.96, 0.97),
-             forwards=1, status="hit", initial="i"):
+             forwards=1, status="hit", initial="i", meter="c10d pre-hook"):
         trial = make_trial(label, ranks=ranks)
         evals = [Eval(step, BATCH * step, 1.0, seconds * step, 99.0, seconds * step / 2,
                       forwards * step, step, 0, 0.5, {"accuracy": value, "loss": 1 - value},
                       {"train": {"all_reduce": Traffic(calls * step, 8 * step, 8.0 * step)}})
                  for step, value in ((5, accuracy[0]), (STEPS, accuracy[1]))]
-        start = Start(10, initial, "", 1197, 300, "c10d pre-hook", "gloo")
+        start = Start(10, initial, "", 1197, 300, meter, "gloo")
         end = End(status, "", 99.0, final_weights_sha256=weights, reason="boom")
         return TrialRecord(Header(trial.run_id, "", trial, {}), start, evals, end, "")
 
@@ -140,6 +140,35 @@ def test_a_training_that_diverges_at_once_is_no_number(gate, trained):
     assert "fails (diverged before any step was evaluated)" in summary.verdict(found)
 
 
+@pytest.mark.parametrize(("base", "head", "code"), [
+    ("miss", "diverged", 1), ("diverged", "diverged", 0), ("diverged", "miss", 0)])
+def test_to_diverge_is_a_failure_where_base_does_not(gate, trained, base, head, code):
+    """Also where neither reaches the target, so that no count tells it."""
+    statuses = {"base": base, "head": head}
+    found, runs = gate(lambda tree, number, *_: [trained(
+        accuracy=(0.5, 0.6), seconds=jitter(number), status=statuses[tree])])
+    assert (found.code, len(runs)) == (code, 4 if code else 12)
+    assert ("sgd on digits at N = 2 fails (diverged: boom)" in summary.verdict(found)) == code
+
+
+def test_nothing_is_trained_on_where_nothing_can_be_told(gate, trained):
+    found, runs = gate(lambda tree, *_: [trained(status="oom" if tree == "base" else "hit")])
+    assert (found.code, len(runs)) == (2, 4)
+
+
+def test_traffic_that_head_no_longer_counts_is_no_all_clear(gate, trained):
+    found, _ = gate(lambda tree, number, *_: [trained(
+        seconds=jitter(number), meter="none (lost)" if tree == "head" else "c10d pre-hook")])
+    assert found.code == 2
+    assert summary.verdict(found) == ("cannot tell: sgd on digits at N = 2: head does not count "
+                                      "its traffic, as base does (none (lost))")
+    found, _ = gate(lambda tree, number, *_: [trained(seconds=jitter(number), meter="none (old)")])
+    assert found.code == 0
+    assert ("nothing counts the traffic of sgd on digits at N = 2, in base as in head"
+            ) in summary.markdown(found)
+    assert "wire bytes" not in {count.name for count in found.findings[0].counts}
+
+
 def test_a_command_that_fails(gate):
     def failing(name):
         def make(tree, *_):
@@ -188,6 +217,23 @@ def test_what_depends_on_the_seed_is_judged_by_seeds(base, head, worse):
     count = counts.Count("samples to target", tuple(map(float, base)), tuple(map(float, head)),
                          exact=False)
     assert count.worse(1.1) is worse
+
+
+@pytest.mark.parametrize(("base", "head", "open_"), [
+    ((100,), (150,), True), ((100, 120), (150, 160), True), ((100,), (float("inf"),), True),
+    ((100,), (105,), False), ((float("inf"),), (100,), False), ((100,) * 3, (150,) * 3, False),
+])
+def test_growth_of_too_few_seeds_is_open(base, head, open_):
+    count = counts.Count("samples to target", tuple(map(float, base)), tuple(map(float, head)),
+                         exact=False)
+    assert count.open(1.1) is open_
+    finding = Finding(Cell("digits", "sgd", 2), 1.1, "another course", [count])
+    judged = Judged("a study", "head", (finding,), ())
+    if open_:
+        assert judged.code == 2
+        assert summary.verdict(judged).startswith("cannot tell: sgd on digits at N = 2 ")
+        assert "it takes 3 seeds to tell" in summary.verdict(judged)
+        assert "| 1 of 1 larger |" in summary.markdown(judged)
 
 
 def test_courses(trained):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clones import ROOT, git
+from clones import ROOT, commit, git
 
 from bench_apts.errors import UserError
 from bench_apts.gate import trees
@@ -64,6 +64,18 @@ def test_trees_that_do_not_run(checkout, tmp_path):
     (checkout / "pyproject.toml").write_text("[project]\nname = 'other'\n")
     with pytest.raises(UserError, match="is not the code of bench-apts"):
         trees.head(checkout, tmp_path / "4")
+
+
+def test_what_head_lacks_of_base_is_counted(checkout):
+    git(checkout, "switch", "--quiet", "--create", "topic")
+    commit(checkout, "of the topic")
+    assert trees.lacking(checkout, "main") == 0
+    git(checkout, "switch", "--quiet", "main")
+    assert trees.lacking(checkout, "topic") == 1
+    commit(checkout, "of main")
+    assert trees.lacking(checkout, "topic") == 1
+    with pytest.raises(UserError, match="give --baseline a revision"):
+        trees.lacking(checkout, "--all")
 
 
 def test_no_repository(tmp_path):

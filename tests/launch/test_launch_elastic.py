@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import time
+from contextlib import suppress
 
 import msgspec
 import psutil
@@ -11,7 +13,7 @@ import pytest
 from bench_apts import store
 from bench_apts.launch.elastic import Launcher, Outcome
 from bench_apts.launch.job import Job
-from bench_apts.records import Header
+from bench_apts.records import End, Header
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def launcher(make_trial, digits, tmp_path_factory):
     saved = dict(os.environ)
     with Launcher([], "cpu") as launcher:
         # The server and the resource tracker start once and stay from trial to trial.
-        attempt(launcher, make_trial("sgd"), digits, tmp_path_factory.mktemp("warm"), 100)
+        attempt(launcher, make_trial("sgd"), digits, tmp_path_factory.mktemp("warm"), 250)
         yield launcher
     os.environ.clear()
     os.environ.update(saved)
@@ -33,19 +35,24 @@ def attempt(launcher, trial, digits, folder, limit_s):
 
 
 def children():
-    return {p.pid for p in psutil.Process().children(recursive=True)
-            if p.status() != psutil.STATUS_ZOMBIE}
+    """Returns the living descendants of this process, zombies aside."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
 
 
 @pytest.fixture
 def run(launcher, make_trial, digits, tmp_path, processes):
     """Runs a trial; returns its outcome and record once no process of it is left."""
 
-    def run(selector, ranks=2, limit_s=100.0, overrides=()):
+    def run(selector, ranks=2, limit_s=250.0, overrides=()):
         there = children()
         result = attempt(launcher, make_trial(str(selector), ranks, overrides), digits, tmp_path,
                          limit_s)
-        processes.wait_for(lambda: children() <= there, 10)
+        processes.wait_for(lambda: children() <= there)
         return result
 
     return run
@@ -126,6 +133,41 @@ def test_a_rank_that_exits_without_a_word(run, plugin):
     assert outcome.reason == "rank 1 exited with code 3, saying nothing"
 
 
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_rank_that_calls_exit_has_not_finished(run, plugin, code):
+    outcome, _ = run(plugin(on_step=f"if self.steps == 8: sys.exit({code})"), ranks=1)
+    assert outcome.status == "error"
+    assert outcome.reason == f"rank 0: RuntimeError: it called sys.exit({code})"
+    assert "mine.py" in outcome.traceback
+
+
+def test_an_error_that_is_no_text_can_be_recorded(run, plugin, tmp_path):
+    outcome, _ = run(plugin(
+        on_step="if self.steps == 8: raise ValueError(os.fsdecode(b'no \\xff'))"), ranks=1)
+    assert outcome.reason == "rank 0: ValueError: no \\udcff"
+    path = tmp_path / "end.jsonl"
+    store.append(path, End("error", "", 0.0, reason=outcome.reason,
+                           traceback=outcome.traceback))
+    assert b"udcff" in path.read_bytes()
+
+
+def test_a_rendezvous_that_fails_is_the_trials_error(launcher, make_trial, digits, tmp_path,
+                                                     monkeypatch):
+    from torch.distributed import DistStoreError
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    def fail(self):
+        raise DistStoreError("no\nsocket")
+
+    handler = dynamic_rendezvous.DynamicRendezvousHandler
+    with monkeypatch.context() as patch:
+        patch.setattr(handler, "next_rendezvous", fail)
+        outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 250)
+    assert outcome == Outcome("error", "the ranks could not meet (DistStoreError: no socket)")
+    assert record.end is None
+    assert attempt(launcher, make_trial("sgd"), digits, tmp_path, 250)[0].reason is None
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
 def test_a_rank_that_is_killed(run, plugin, name):
     outcome, _ = run(plugin(
@@ -141,24 +183,48 @@ def test_memory_that_runs_out_has_a_status_of_its_own(run, plugin):
     assert "Out of memory" in outcome.reason
 
 
-def test_a_trial_beyond_its_limit_is_killed(run, plugin):
+@pytest.fixture
+def hang(run, plugin, tmp_path):
+    """Has some ranks wait for ever at a step; returns the time limit and how the trial ended.
+
+    The limit is one that lets them get there in half of it, however slow the machine is.
+    """
+
+    def hang(*ranks, before="pass"):
+        flags = [tmp_path / f"rank-{rank}" for rank in ranks]
+        path = plugin(on_step=(
+            f"{before}; rank in {ranks} and self.steps == 8 and "
+            f"(open({str(tmp_path)!r} + f'/rank-{{rank}}', 'w').close(), time.sleep(600))"))
+        for limit_s in (6.0, 24.0, 96.0):
+            began = time.time()
+            # Another budget makes it another trial, which has its own logs.
+            outcome, record = run(path, limit_s=limit_s,
+                                  overrides=(f"suite.budget.seconds={100 + limit_s}",))
+            if all(flag.exists() and began < flag.stat().st_mtime < began + limit_s / 2
+                   for flag in flags):
+                return limit_s, outcome, record
+        raise AssertionError("the ranks never got there")
+
+    return hang
+
+
+def test_a_trial_beyond_its_limit_is_killed(hang):
     # The ranks ignore polite requests, as one that hangs in a collective does.
-    path = plugin(on_step="signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-                          "self.steps == 8 and time.sleep(600)")
-    outcome, record = run(path, limit_s=6.0)
+    limit_s, outcome, record = hang(
+        0, 1, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     assert outcome.status == "timeout"
-    assert re.fullmatch(r"killed after 6 s; ranks 0, 1 were in step \(mine\.py, line \d+\)",
-                        outcome.reason)
+    assert re.fullmatch(rf"killed after {limit_s:.0f} s; ranks 0, 1 were in step "
+                        r"\(mine\.py, line \d+\)", outcome.reason)
     assert record.end is None
 
 
-def test_a_rank_that_hangs_is_named(run, plugin):
-    path = plugin(on_step="rank == 1 and self.steps == 8 and time.sleep(600)")
-    outcome, record = run(path, limit_s=6.0)
+def test_a_rank_that_hangs_is_named(hang):
+    limit_s, outcome, record = hang(1)
     assert outcome.status == "timeout"
     # One waits for the other, which is where it should not be for so long.
-    assert re.fullmatch(r"killed after 6 s; rank 0 was in \w+ \(\w+\.py, line \d+\), "
-                        r"rank 1 in step \(mine\.py, line \d+\)", outcome.reason)
+    assert re.fullmatch(rf"killed after {limit_s:.0f} s; rank 0 was in \w+ "
+                        r"\(\w+\.py, line \d+\), rank 1 in step \(mine\.py, line \d+\)",
+                        outcome.reason)
     assert "rank 0 was in step" not in outcome.reason
     assert len(record.evals) == 1
 
@@ -226,6 +292,6 @@ def test_nothing_of_a_trial_is_left_to_the_next(run, plugin):
 def test_spawning_works_where_forking_does_not(make_trial, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with Launcher([], "cpu", start_method="spawn") as launcher:
-        outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 100)
+        outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 250)
     assert outcome.reason is None
     assert record.end.status == outcome.status

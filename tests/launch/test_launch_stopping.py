@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,12 +14,17 @@ import stopping_ranks
 from harness_ranks import run_ranks
 
 from bench_apts import soundness, store
+from bench_apts.errors import UserError
 from bench_apts.launch.elastic import Launcher
+from bench_apts.launch.stopping import Stop
 
 RANK = '''
 import os, signal, sys, time
 from pathlib import Path
+from bench_apts.launch import stopping
 from bench_apts.launch.stopping import Stop
+
+stopping._PATIENCE_S = float(sys.argv[2])
 
 class Store(dict):
     set = dict.__setitem__
@@ -58,16 +64,52 @@ def test_ranks_stop_after_the_same_step(tmp_path, agree_every):
 @pytest.mark.parametrize("asked", [True, False])
 def test_sigterm_ends_a_rank_unless_the_command_has_asked_it_to_stop(tmp_path, asked):
     flag = tmp_path / "stop"
-    rank = subprocess.Popen([sys.executable, "-c", RANK, str(flag)], stdout=subprocess.PIPE,
-                            text=True, start_new_session=True)
+    rank = subprocess.Popen([sys.executable, "-c", RANK, str(flag), "60" if asked else "1"],
+                            stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert rank.stdout.readline() == "ready\n"
     rank.send_signal(signal.SIGTERM)
     if asked:  # SLURM's signal may reach the ranks first
         time.sleep(0.1)
         flag.touch()
-    out, _ = rank.communicate(timeout=60)
+    out, _ = rank.communicate(timeout=200)
     assert out == ("stopped\n" if asked else "")
     assert rank.returncode == (0 if asked else 128 + signal.SIGTERM)
+
+
+def test_a_rank_that_is_done_waits_for_no_other(tmp_path):
+    """The other rank ended before it could hear of the request, and will never answer."""
+    begun, waited = threading.Event(), []
+
+    class Store(dict):
+        set = dict.__setitem__
+
+        def check(self, keys):
+            begun.set()
+            return all(key in self for key in keys)
+
+        def get(self, key):  # where a real one waits for minutes
+            waited.append(key)
+            return dict.get(self, key, "0")
+
+    flag = tmp_path / "stop"
+    with Stop(flag, 0, 2, Store()) as stop:
+        assert stop.go_on(True)
+        flag.touch()
+        assert begun.wait(60)
+    assert waited == []
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("long" * 30, "leave it 70; set TMPDIR to a shorter one"),
+    (os.fsdecode(b"\xff"), "is not valid UTF-8"),
+])
+def test_a_temporary_folder_that_sockets_or_ranks_cannot_use(monkeypatch, tmp_path, name, says):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(UserError, match=says) as error:
+        Launcher([], "cpu")
+    assert "the temporary folder" in str(error.value)
+    assert list((tmp_path / name).iterdir()) == []
 
 
 def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(monkeypatch, tmp_path):
@@ -95,7 +137,7 @@ def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(monk
     finally:
         for command in commands:
             command.kill()
-            command.communicate(timeout=30)
+            command.communicate(timeout=200)  # its fork server ends once it has imported torch
 
 
 @pytest.mark.slow
@@ -113,11 +155,11 @@ def test_a_command_that_slurm_ends_goes_on_from_its_checkpoint(
         os.killpg(process.pid, signal.SIGTERM)
     else:
         process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 143
     assert "interrupted: finished trials are kept in" in out
     assert err == ""
-    processes.wait_for(lambda: not processes.session(process.pid), 15)
+    processes.wait_for(lambda: not processes.session(process.pid))
     (record,) = store.read_trials(folder)
     assert record.end.status == "interrupted"
     assert record.end.reason == "stopped by a signal"
@@ -137,18 +179,19 @@ def test_a_command_that_slurm_ends_goes_on_from_its_checkpoint(
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("grace", ["1", "0"])
 def test_a_trial_that_does_not_stop_is_killed_when_the_grace_is_over(
-        started, processes, plugin, tmp_path):
-    path = plugin(on_step="self.steps == 8 and time.sleep(600)")
+        started, processes, plugin, tmp_path, grace):
+    path = plugin(on_step=f"self.steps == 8 and (open({str(tmp_path)!r} + f'/rank-{{rank}}', 'w')"
+                          ".close(), time.sleep(600))")
     process = started("tune", "--gpus", "2", "--optimizers", path, "--trials", "1", "--offline",
-                      "--grace", "1", "--out", tmp_path)
+                      "--grace", grace, "--out", tmp_path)
     folder = tmp_path / "digits"
-    processes.wait_for(lambda: (folder / "trials").exists()
-                       and any(r.evals for r in store.read_trials(folder)))
+    processes.wait_for(lambda: len(list(tmp_path.glob("rank-*"))) == 2)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 143
-    processes.wait_for(lambda: not processes.session(process.pid), 15)
+    processes.wait_for(lambda: not processes.session(process.pid))
     (record,) = store.read_trials(folder)
     assert record.end.status == "interrupted"
     assert record.checkpoints == []

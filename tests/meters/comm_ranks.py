@@ -85,6 +85,12 @@ def collectives(w, n):
     }
 
 
+def stay(w):
+    """Waits until all have billed: whoever leaves closes the others' sockets, counts and all."""
+    w.meter.phase = "between"
+    w.dist.barrier()
+
+
 def every_collective(connect, n, dispatch=False):
     """Issues each collective in a phase of its own; returns name, counts and the audit's parts."""
     w = watched(connect, dispatch)
@@ -97,6 +103,7 @@ def every_collective(connect, n, dispatch=False):
         w.meter.phase = name
         call()
         w.audit.bill(name)
+    stay(w)
     return (w.meter.name, msgspec.to_builtins(w.meter.snapshot()), w.audit.result(w.rank),
             w.meter.complaints())
 
@@ -109,6 +116,7 @@ def uneven(connect, dispatch=False):
     w.dist.all_to_all_single(w.torch.ones(own * w.size), w.torch.ones(sum(every)),
                              [own] * w.size, every)
     w.audit.bill("train")
+    stay(w)
     return w.audit.result(w.rank)
 
 

@@ -131,10 +131,13 @@ def test_real_clocks_agree():
     clock.switch("train")
     sum(range(200_000))
     clock.switch("eval")
-    ledger = clock.ledger()
-    assert 0 < ledger["train_s"] <= clock.wall
+    before, ledger, after = clock.wall, clock.ledger(), clock.wall
+    assert 0 < ledger["train_s"] <= after
     assert clock.cpu_seconds("train") > 0
-    assert sum(ledger.values()) == pytest.approx(clock.wall, rel=0.01, abs=1e-3)
+    # Between two readings others may use the machine, however long.
+    assert before - 1e-9 <= sum(ledger.values()) <= after + 1e-9
+    wall, ledger = clock.closed()
+    assert abs(sum(ledger.values()) - wall) < 1e-9
 
 
 def on_a_late_device(connect, job):

@@ -8,7 +8,6 @@ measures all of it as root, for twenty minutes on two cores, and prints a CSV ta
 import argparse
 import csv
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from network_ranks import timed, trained
 
 sys.path.append(str(Path(__file__).parents[1]))
 from harness_ranks import run_ranks
+from nodes_run import free_port
 
 from bench_apts import store
 from bench_apts.launch.job import Job
@@ -156,7 +156,7 @@ def training(network, measured, record, folder, cache):
         store.append(events, Header(trial.run_id, store.now(), trial, {}))
         job = msgspec.json.encode(Job(trial, str(prepared.folder), str(events)))
         with emulated(link, trial.ranks) if link else nullcontext() as path:
-            run_ranks(trained, trial.ranks, path, trial.ranks, _free_port(), job, patience_s=280)
+            run_ranks(trained, trial.ranks, path, trial.ranks, free_port(), job, patience_s=280)
         found[link] = store.read_trial(events)
     base, took = (next(event.train_s for event in repeated.evals if event.step == done.steps)
                   for repeated in found.values())
@@ -169,11 +169,6 @@ def training(network, measured, record, folder, cache):
                sum(traffic.payload_bytes for traffic in done.traffic.values()),
                sum(traffic.calls for traffic in done.traffic.values()),
                took, took, took, base, 1, gloo, best), found[NETWORKS[network]]
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def _network(link):

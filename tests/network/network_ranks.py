@@ -68,6 +68,7 @@ def _retry(connect, patience_s=20):
 
 def probed(_, path):
     """Joins the network and returns the link as ``probe`` sees it."""
+    ahead_of_all_else()
     return probe(join(path))
 
 

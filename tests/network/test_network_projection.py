@@ -9,7 +9,6 @@ from network_measure import collectives, on_loopback, training
 BAR = 0.25
 
 
-@pytest.mark.timeout(120)
 def test_the_model_of_gloo_predicts_collectives_of_two_ranks():
     rows, _ = collectives("10 ms, 100 Mb/s", 2, (4, 424_800), 3)
     assert {row.what for row in rows} == {

@@ -22,7 +22,7 @@ def on_ranks(request):
     preload = optimizer_ranks.PRELOAD + getattr(request.module, "PRELOAD", [])
     optimizer_ranks.stop_server()
 
-    def run(function, size, *arguments, timeout=120.0, killed=()):
+    def run(function, size, *arguments, timeout=optimizer_ranks.PATIENCE_S, killed=()):
         optimizer_ranks.start_server(preload)
         return optimizer_ranks.run(function, size, arguments, timeout, killed)
 

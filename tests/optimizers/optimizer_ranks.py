@@ -20,10 +20,13 @@ ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "TORCH_DISTRIBUTED_DEBUG": "OFF",
     "CUDA_VISIBLE_DEVICES": "",
+    # Else a rank that is done at once is gone before the others are connected to it.
+    "TORCH_DIST_INIT_BARRIER": "1",
 }
 PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "torch.nn.parallel", "hypothesis",
            "pytest"]
-GRACE_S = 3.0
+PATIENCE_S = 200.0
+GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def _main(pipe, function, rank, size, port, arguments):
         meter.install()
         store = dist.TCPStore(HOST, port, size, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size,
-                                timeout=timedelta(seconds=60))
+                                timeout=timedelta(seconds=PATIENCE_S))
         try:
             result = function(Rank(rank, size, meter), *arguments)
         finally:

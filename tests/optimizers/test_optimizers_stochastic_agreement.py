@@ -15,6 +15,7 @@ from bench_apts.optimizers.apts.collective import Ranks
 from bench_apts.optimizers.apts.flat import Flat
 
 N = 3
+PATIENCE_S = 60
 
 
 class Threads(Ranks):
@@ -26,9 +27,9 @@ class Threads(Ranks):
 
     def sum(self, message):
         self._slots[self.rank] = message.clone()
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE_S)
         total = torch.stack(self._slots).sum(dim=0)
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE_S)
         message.copy_(total)
         self.floats += message.numel()
         self.calls += 1
@@ -82,7 +83,7 @@ def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(2 * PATIENCE_S)
     assert [len(rows) for rows in told] == [len(plan)] * size  # nobody hung
     known = None
     for what, *cells in zip(plan, *told, strict=True):

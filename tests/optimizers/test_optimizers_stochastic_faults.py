@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import time
 from datetime import timedelta
 
 import numpy as np
@@ -389,7 +388,8 @@ def test_a_gradient_that_is_not_finite_is_rejected_by_the_next_test(on_ranks, el
 # --- a rank that dies ---------------------------------------------------------------------------
 
 
-TIMEOUT_S = 5
+TIMEOUT_S = 50
+"""Of a collective: a slow rank is not a dead one."""
 
 
 def dying(ranks, variant):
@@ -403,17 +403,13 @@ def dying(ranks, variant):
             os.kill(os.getpid(), signal.SIGKILL)
 
         task.disturb = die
-    started = time.monotonic()
     with pytest.raises(RuntimeError):
         task.step()
     anchor = task.optimizer.state_dict()["apts"].get("anchor", before)
-    return torch.equal(task.weights(), anchor), time.monotonic() - started
+    return torch.equal(task.weights(), anchor)
 
 
 @pytest.mark.parametrize("variant", ["stochastic", "paper"])
 def test_a_rank_that_dies_is_an_error_for_the_others(on_ranks, variant):
-    one, other, dead = on_ranks(dying, 3, variant, timeout=60, killed={2})
-    assert dead is None
-    for restored, seconds in (one, other):
-        assert restored
-        assert seconds < 4 * TIMEOUT_S  # it need not even wait for the timeout
+    # They hear of it when the timeout ends at the latest.
+    assert on_ranks(dying, 3, variant, timeout=4 * TIMEOUT_S, killed={2}) == [True, True, None]

@@ -66,8 +66,12 @@ class Browser:
 
     def wait(self, method, session):
         """Waits for an event of a tab."""
-        while not any(e["method"] == method and e.get("sessionId") == session
-                      for e in self.events):
+        self.until(lambda: any(e["method"] == method and e.get("sessionId") == session
+                               for e in self.events))
+
+    def until(self, condition):
+        """Reads events until ``condition()`` holds."""
+        while not condition():
             self.events.append(self._read())
 
     def _read(self):

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from unittest import mock
 
 import matplotlib.figure
 import msgspec
@@ -14,7 +15,7 @@ from bench_apts import store
 from bench_apts.reports import units
 from bench_apts.reports.curves import courses as curves
 from bench_apts.reports.sections import curves as section
-from bench_apts.spec import Budget
+from bench_apts.spec import Budget, Entry
 from bench_apts.stats.costs import hit_bracket, outcome
 
 
@@ -88,6 +89,18 @@ def test_captions_name_the_first_and_figures_their_conditions(part, seeds):
     assert figure.basis == (
         "n = 3 seeds of each optimizer's frozen configuration. Target: validation accuracy of at "
         "least 94\u202f%; cap: 28\u202fk samples or 2\u202fmin.")
+
+
+def test_those_who_need_the_same_are_first_together(tmp_path):
+    plan = msgspec.structs.replace(fixture.study((2,)), entries=(
+        Entry("lion", "lion"), Entry("muon", "muon"), Entry("apts", "apts")))
+    with mock.patch.dict(fixture.PACE, {label: (pace, 0.002, 1, 1) for label, pace in (
+            ("lion", 1.5), ("muon", 1.5), ("apts", 0.9))}, clear=True):
+        part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    caption = sections.figures(part)["n2-accuracy-samples"].caption
+    assert re.match(r"First to the target \(median seed\): lion and muon, equally after [\d,]+ "
+                    r"samples; then apts, after ", caption)
+    assert "at N = 2 lion and muon (" in part.finding
 
 
 def test_figures_are_images_with_words_and_real_text(part):

@@ -16,7 +16,7 @@ from bench_apts.reports.gather import Gathered
 from bench_apts.reports.sections import decision
 from bench_apts.reports.tuning.pool import View, pool
 from bench_apts.reports.units import THIN
-from bench_apts.stats.amortisation import best_plan
+from bench_apts.stats.amortisation import best_plan, break_even
 from bench_apts.stats.comparison import compare, stars
 from bench_apts.stats.projection import Fabric
 from bench_apts.store import StudyFile, read_trial
@@ -167,8 +167,28 @@ def test_without_a_meter_bytes_stand_in(make):
 def test_break_even_is_printed(make):
     found = answer(box(make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[0.7] * 6)),
                    "break_even")
-    assert found.choice.startswith(("Tuning sgd", "Whether tuning sgd"))
-    assert "against apts, which is not" in found.detail
+    assert found.choice.startswith("Tuning sgd pays from ")
+    assert "sgd is the first whose bill is no more than that of apts" in found.detail
+
+
+def test_the_break_even_is_that_of_the_first_to_pay(make):
+    """As the section on tuning has it, or the page would contradict itself."""
+    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], adam=[3.9, 0.05, 0.9, 0.9, 2.0, 1.0],
+                 apts=[0.7] * 6)
+    pools = [pool(cell, VIEW) for cell in group.cells]
+    mine = {found.cell.label: break_even(found.lines, pools[-1].lines).trainings
+            for found in pools[:-1]}
+    found = answer(box(group), "break_even")
+    assert (found.numbers["lowest"], found.numbers["value"]) == min(
+        mine.items(), key=lambda pair: pair[1])
+    assert mine["sgd"] != mine["adam"]
+
+
+def test_tuning_that_never_pays_is_said_of_all(make):
+    found = answer(box(make(1, sgd=[0.6, 0.05] * 3, apts=[4.0] * 6)), "break_even")
+    assert found.choice == "Tuning never pays"
+    assert found.detail.startswith("No tuned optimizer's bill falls to that of apts, which is "
+                                   "not tuned; sgd comes nearest over 10 trainings.")
 
 
 def test_apts_that_misses_is_said_in_words(make):
@@ -189,6 +209,22 @@ def test_one_optimizer_alone_is_not_a_winner(make):
     found = box(make(1, sgd=[4.0] * 6))
     assert found.verdict == "unclear"
     assert "nothing was run to compare it" in found.headline
+    assert answer(found, "train_once").choice == "Only sgd"
+
+
+def test_without_final_trainings_memory_is_unknown(make):
+    found = answer(box(make(1, sgd=[4.0] * 6, adam=[3.0] * 6)), "memory")
+    assert (found.choice, found.detail) == ("None", "Nothing has been run to tell.")
+
+
+def test_an_interval_without_limits_is_no_number():
+    def entrant(label, value, drawn):
+        cell = Cell(fixture.SUITE, label, label, 1, True, (), None, ())
+        return Entrant(cell, value, (1,) * 6, lambda _: np.array(drawn))
+
+    found = contest([entrant("adam", 1.0, [1.0, math.inf] * 500),
+                     entrant("sgd", 2.0, [math.inf, 2.0] * 500)])
+    assert "sgd at 2.00 times that (an interval without limits)" in words(found, str)[1]
 
 
 def test_nothing_run_yet(make):

@@ -57,7 +57,15 @@ def test_ratios_to_apts_in_pairs(three):
     assert {label: found[label]["first_rank"] for label in shares} == shares
     assert found["sgd"]["first_rank"] == 0
     assert shown(part, "ranking", "apts")[4].text == "reference"
-    assert "1 of 2 comparisons with the reference is beyond doubt" in part.finding
+    assert ("1 of 2 comparisons with the reference excludes equal costs at 95 %, corrected by "
+            "Holm." in part.finding)
+
+
+def test_one_trial_has_no_rank_and_is_named(tmp_path):
+    folder = Folder(tmp_path / "study", labels=("adam", "sgd", "apts"))
+    folder.add("adam", "tune", (4, 6, 4)).add("sgd", "tune", (5, 6, 4))
+    part = built(folder.add("apts", "report", (2,)))
+    assert "Not among them, as one trial cannot be resampled: apts." in part.finding
 
 
 def test_other_seeds_are_no_pairs(tmp_path):

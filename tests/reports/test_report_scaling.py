@@ -1,6 +1,7 @@
 """Scaling: efficiency and factors against the raw records, what crowded times must not show."""
 
 import html
+import itertools
 import re
 import statistics
 
@@ -11,6 +12,7 @@ import section_contexts as sections
 
 from bench_apts import store
 from bench_apts.reports import units
+from bench_apts.reports.scaling.networks import spaced
 from bench_apts.reports.sections import scaling as section
 from bench_apts.stats.costs import outcome
 
@@ -112,6 +114,30 @@ def test_the_finding_leaves_crowded_times_alone(part):
         f"{best['optimizer']}, {units.digits(best['efficiency'])} = "
         f"{units.digits(best['hardware'])} hardware × {units.digits(best['statistical'])} "
         "statistical; times at N = 4 measure this machine, which has fewer cores.")
+
+
+def test_only_efficiencies_against_the_same_n_are_compared(tmp_path):
+    """Against N0 = 2 an optimizer has less to lose than one against N0 = 1, and at N0 nothing."""
+    folder = fixture.populate(tmp_path / "study", fixture.study((1, 2, 4), 2, 2))
+    for record in store.read_trials(folder):
+        if (record.trial.label, record.trial.ranks, record.trial.stage) == ("sgd", 1, "report"):
+            (folder / "trials" / f"{record.trial.run_id}.jsonl").unlink()
+            fixture.write(folder, record.trial, record.evals[:3], "miss")
+    part = sections.build(section, folder)
+    captions = {slug: figure.caption for slug, figure in sections.figures(part).items()}
+    assert captions["hardware-ranks"].startswith("Largest at N = 2 against N0 = 1: ")
+    assert captions["statistical-ranks"].startswith("Largest at N = 4 against N0 = 1: apts, ")
+    assert "the highest efficiency against N = 1 is that of" in part.finding
+    assert "that of sgd" not in part.finding
+
+
+def test_labels_of_many_n_do_not_touch():
+    labels = [f"{2**power} †" for power in range(12)]
+    assert spaced(labels, 1.0) == labels
+    shown = spaced(labels, 0.2)
+    assert shown[-1] == labels[-1]
+    gaps = [at for at, label in enumerate(shown) if label]
+    assert {b - a for a, b in itertools.pairwise(gaps)} == {3}
 
 
 def test_costs_against_n_hold_the_medians_and_one_rank_sends_nothing(part, median):

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from bench_apts.reports import units
+from bench_apts.reports.drawing.canvas import plain
 from bench_apts.reports.drawing.style import LOOKS, looks
 from bench_apts.reports.drawing.ticks import Round, log_ticks
 
@@ -76,3 +77,10 @@ def _contrast(first, second):
 def test_colours_stand_out_on_both_pages(look):
     assert _contrast(look.color, "#ffffff") >= 3
     assert _contrast(look.dark, "#1a2028") >= 3
+
+
+def test_long_labels_stay_apart_and_within_their_width():
+    names = [plain(f"optimizer_with_a_long_name_{number}_x", 20) for number in range(3)]
+    assert len(set(names)) == 3
+    assert {len(name) for name in names} == {20}
+    assert plain("adam", 20) == "adam"

@@ -1,6 +1,7 @@
 """Communication: bytes of a step against formulas, by phase and collective."""
 
 import re
+from unittest import mock
 
 import msgspec
 import pytest
@@ -112,6 +113,15 @@ def test_the_finding_compares_all_that_have_a_formula(part):
         f"A step at N = 4 sends from {1.5 * apts / STEPS / 1e3:.2f}\u202fkB (apts) to "
         "78.8\u202fkB (mine) per rank; over all N > 1, 2 of 4 meet their formula to the byte; "
         "the largest difference is 50\u202f%, half at N = 4; none is known for mine.")
+
+
+def test_equal_bytes_are_no_range(tmp_path):
+    plan = msgspec.structs.replace(fixture.study((2,)), entries=(
+        Entry("lion", "lion"), Entry("muon", "muon")))
+    with mock.patch.dict(fixture.PACE, dict.fromkeys(("lion", "muon"), (1.5, 0.002, 1, 1)),
+                         clear=True):
+        part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    assert part.finding.startswith("A step at N = 2 sends 26.3\u202fkB per rank; over all N > 1, ")
 
 
 def test_figures_hold_bytes_of_a_step_and_of_all_phases(part):

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+import report_fixture as fixture
 from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
 
+from bench_apts import store
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import tuning
@@ -53,7 +55,7 @@ def known(tmp_path):
 
 def test_every_figure_says_what_it_rests_on(known):
     part = built(known)
-    assert part.finding == "Tuning pays from 5 trainings on at N = 1 (adam against apts)."
+    assert part.finding == "At N = 1 tuning adam pays from 5 trainings on, against apts."
     drawn = figures(part)
     assert [*drawn] == ["expected-cost", "bill", "best-of-k", "envelope", "restarts", "policies",
                         "policies-hits"]
@@ -87,6 +89,52 @@ def test_best_of_k_by_hand(known):
     (free,) = rows(figure, "apts")
     assert (free["draws"], free["best"], free["bill_core_seconds"]) == (1, pytest.approx(HIT), 4)
     assert "not even the best of half of the trials reaches the target" in figure.caption
+
+
+def test_the_best_of_k_is_held_against_what_needs_no_tuning(tmp_path):
+    folder = Folder(tmp_path / "study").add("adam", "tune", (2, 3, 4, 5))
+    caption = figures(built(folder.add("apts", "report", FREE)))["best-of-k"].caption
+    assert "on average, for the least with adam: K = 1, 3.50\u202fcore\u2011s; without " in caption
+    assert "without tuning, apts is there for 4.00\u202fcore\u2011s." in caption
+
+
+def test_the_finding_joins_the_n_of_one_answer(tmp_path):
+    folder = Folder(tmp_path / "study", ranks=(1, 2, 4))
+    for ranks in (1, 2, 4):
+        folder.add("adam", "tune", POOL, ranks)
+        folder.add("apts", "report", (1, 1) if ranks < 4 else (-4, -4), ranks)
+    assert built(folder).finding == (
+        "At N = 1 and N = 2 tuning never pays against apts; at N = 4 only what was tuned reached "
+        "the target.")
+
+
+def test_the_bill_says_who_spent_least_and_whose_training_is_missing(known, tmp_path):
+    caption = figures(built(known))["bill"].caption
+    assert caption.startswith(
+        "Least spent until a final training reached the target: by apts, 4.00\u202fcore\u2011s; "
+        "most by adam, 22.0\u202fcore\u2011s.")
+    folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", (-4, -4))
+    figure = figures(built(folder))["bill"]
+    assert figure.caption.startswith("No final training reached the target.")
+    assert "The final training of apts missed." in figure.caption
+    assert "The final training of adam has not run." in figure.caption
+    assert "20.0\u202fcore\u2011s, tuning only" in figure.inline
+
+
+def test_searches_of_any_length_are_drawn(tmp_path):
+    folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", FREE)
+    for record in store.read_trials(folder.path):
+        if record.trial.label == "apts":
+            path = folder.path / "trials" / f"{record.trial.run_id}.jsonl"
+            path.unlink()
+            fixture.write(folder.path, record.trial, [
+                msgspec.structs.replace(event, train_s=1e-9 * event.train_s)
+                for event in record.evals], "hit")
+    figure = figures(built(folder))["restarts"]
+    assert "end for the least with apts" in figure.caption
+    low, high = figure.drawing[0].axes[0].get_xlim()
+    assert low < 4e-9
+    assert high > 10
 
 
 def test_what_a_bill_did_not_pay_for_was_not_seen(tmp_path):
@@ -128,7 +176,7 @@ def test_a_line_ends_where_nothing_arrives(tmp_path):
     assert mine["bill_1_core_seconds"] == pytest.approx(10)
     assert mine["bill_10_core_seconds"] is None
     assert "tuning pays never with adam" in figures(part)["envelope"].caption
-    assert part.finding == "Tuning pays never at N = 1 (against apts)."
+    assert part.finding == "At N = 1 tuning never pays against apts."
 
 
 def test_misses_are_said_and_never_drawn(tmp_path):
@@ -145,14 +193,13 @@ def test_misses_are_said_and_never_drawn(tmp_path):
     assert lost["restart_q90_core_seconds"] is None
     assert [v.text for row in drawn["restarts"].data.rows for v in row if "more" in v.text] == [
         "more than 40.0\u202fcore\u2011s"] * 3
-    assert part.finding == "Tuning pays never at N = 1 (against apts)."
+    assert part.finding == "At N = 1 tuning never pays against apts."
 
 
 def test_nobody_without_tuning_arrives(tmp_path):
     folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", (-4, -4))
     part = built(folder)
-    assert part.finding == (
-        "Tuning pays at N = 1 by necessity, as nothing reached the target without.")
+    assert part.finding == "At N = 1 only what was tuned reached the target."
     assert "nothing to break even with" in figures(part)["envelope"].caption
 
 

@@ -158,7 +158,7 @@ def test_interrupted_decoding_leaves_nothing_behind(own_cache, monkeypatch):
     assert not stale.exists()
 
 
-def _prepare_slowly(folder, cache, counter, answers):
+def _prepare_slowly(folder, cache, both, counter, answers):
     def slowly(source):
         with counter.get_lock():
             counter.value += 1
@@ -166,23 +166,25 @@ def _prepare_slowly(folder, cache, counter, answers):
         return original(source)
 
     original, data.decode = data.decode, slowly
+    both.wait(200)
     answers.put(data.prepare("mnist", folder, offline=True, cache=cache))
 
 
 def test_two_processes_prepare_at_once(tmp_path, mini, write_parquet):
     write_parquet(tmp_path / "mnist", mini.mnist, "image")
-    context = multiprocessing.get_context("fork")
-    counter, answers = context.Value("i", 0), context.Queue()
+    # A fork would take over locks that threads of this process hold.
+    context = multiprocessing.get_context("spawn")
+    both, counter, answers = context.Barrier(2), context.Value("i", 0), context.Queue()
     processes = [
         context.Process(target=_prepare_slowly,
-                        args=(tmp_path, tmp_path / "own", counter, answers))
+                        args=(tmp_path, tmp_path / "own", both, counter, answers))
         for _ in range(2)
     ]
     for process in processes:
         process.start()
-    first, second = answers.get(timeout=30), answers.get(timeout=30)
+    first, second = answers.get(timeout=200), answers.get(timeout=200)
     for process in processes:
-        process.join(10)
+        process.join()
     assert first == second
     assert counter.value == 1
     assert same(data.load(first.folder), mini.mnist)

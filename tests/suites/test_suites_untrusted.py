@@ -8,6 +8,7 @@ import os
 import pickle
 import pickletools
 import tarfile
+import tempfile
 import tracemalloc
 import zlib
 from dataclasses import replace
@@ -28,7 +29,10 @@ def test_unpublished_checksum_is_refused_before_anything_is_opened(
     write_idx(tmp_path, mini.mnist, compressed=True)
     data.prepare("mnist", tmp_path, offline=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
+    before = path.stat()
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"x", mtime=1))
+    # Of the same size, it may also be of the same tick of the file system's clock.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("opened"))
     message = refusal("mnist", tmp_path)
     assert f"{path} is not the published file" in message
@@ -75,6 +79,9 @@ def test_a_decompression_bomb_stops_at_the_published_size(
     assert peak < 16 * 2**20
 
 
+ESCAPED = Path(tempfile.gettempdir()) / f"escaped-{os.getpid()}"
+
+
 def archive(change):
     """The batches' archive with ``change(member)`` made to what describes data_batch_2."""
     def write(tmp_path, publish):
@@ -91,7 +98,7 @@ def archive(change):
 
 
 def absolute(member):
-    member.name = "/tmp/escaped"
+    member.name = str(ESCAPED)
 
 
 def parent(member):
@@ -126,7 +133,7 @@ def test_a_path_that_escapes_or_is_no_file_is_refused(
     assert "data_batch_2" in message
     after = {path for path in tmp_path.rglob("*") if own_cache not in path.parents}
     assert after - {own_cache} == before - {own_cache}
-    assert not Path("/tmp/escaped").exists()
+    assert not ESCAPED.exists()
     assert not list(own_cache.rglob("*.npy"))
 
 

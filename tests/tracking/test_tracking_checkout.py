@@ -98,6 +98,20 @@ def test_only_a_commit_with_these_files(repository):
         checkout.resolved(repository, "nowhere")
 
 
+def test_a_checkout_that_changes_under_way_is_told(cli, repository, monkeypatch):
+    pytest.importorskip("asv")
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(checkout, "require_installed", lambda root: None)
+    monkeypatch.setattr(runs, "require_machine", lambda root: "box")
+
+    def run(*_, **__):
+        (repository / "code.py").write_text("2")
+        return runs.Stored(repository / "kept.json", False)
+
+    monkeypatch.setattr(runs, "run", run)
+    refused(cli("track"), f"{repository} changed while it was measured", "kept.json may hold")
+
+
 def test_settings_are_asvs(repository):
     pytest.importorskip("asv")
     assert runs.settings(repository) == (repository / "kept", {})

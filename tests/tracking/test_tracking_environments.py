@@ -49,8 +49,8 @@ def offline(tracked, tmp_path):
 def test_base_and_head_are_built_and_compared(tracked, offline):
     clone = tracked.folder
     base = clones.git(clone, "rev-parse", "HEAD")
-    scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import errno\n",
-                 "import errno\nimport this\n")
+    scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import signal\n",
+                 "import signal\nimport this\n")
     head = clones.commit(clone, "an import too many")
     done = tracked.run("asv", *offline, "continuous", "--split", "--factor", "1.001", "--bench",
                        "track_modules_at_start", base, head)

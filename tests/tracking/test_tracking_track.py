@@ -1,8 +1,14 @@
 """`bench-apts track` from end to end in a scratch clone, and what is made of its results."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import time
 
 import clones
+import psutil
 import pytest
 import scratch
 
@@ -31,8 +37,11 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     assert done.stderr.startswith(f"bench-apts: notes.py in {clone} not committed")
     done = tracked.track(*MODULES, "--dirty")
     assert done.returncode == 0, scratch.told(done)
-    assert f"nothing was stored: {clone} has changes" in done.stdout
+    assert "nothing was stored: numbers of --dirty belong to no commit" in done.stdout
     (clone / "notes.py").unlink()
+    done = tracked.track(*MODULES, "--dirty")
+    assert done.returncode == 0, scratch.told(done)
+    assert not tracked.files()
     done = tracked.track(*MODULES, "--quick")
     assert done.returncode == 0, scratch.told(done)
     assert "nothing was stored: a quick run" in done.stdout
@@ -47,8 +56,8 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     assert "nothing to compare with" in done.stdout
 
     # A module that nobody else imports: one number of each command rises by exactly one.
-    scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import errno\n",
-                 "import errno\nimport this\n")
+    scratch.edit(clone / "bench_apts" / "cli" / "__init__.py", "import signal\n",
+                 "import signal\nimport this\n")
     second = clones.commit(clone, "an import too many")
     done = tracked.track(*MODULES)
     assert done.returncode == 0, scratch.told(done)
@@ -65,6 +74,45 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     assert done.returncode == 2
     assert "asv ended with exit code 1" in done.stderr
     assert len(tracked.files()) == 2
+
+
+def test_sigterm_ends_asv_and_its_benchmarks(tracked):
+    mark = f"track-{os.getpid()}-{os.urandom(4).hex()}"
+    command = [str(tracked.python), "-m", "bench_apts", "track", "--dirty", "--bench", "per_step"]
+
+    def left():
+        # asv's forkserver, the study's own and its ranks among them.
+        return [process for process in psutil.process_iter()
+                if mark in of(process).get("BENCH_APTS_TEST", "")]
+
+    with subprocess.Popen(command, cwd=tracked.folder, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT,
+                          env=tracked.environment | {"BENCH_APTS_TEST": mark}) as process:
+        try:
+            until(lambda: any("bench_apts.launch.preload" in str(p.cmdline()) for p in left()))
+            process.terminate()
+            said, _ = process.communicate(timeout=120)
+            assert process.returncode == 128 + signal.SIGTERM, said
+            assert said.endswith("interrupted: the numbers are not complete\n")
+            until(lambda: not left())
+        finally:
+            for other in left():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    other.kill()
+
+
+def of(process):
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def until(true, seconds=240):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_publishing_and_the_history_survive_a_failed_benchmark(tracked):

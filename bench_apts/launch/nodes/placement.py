@@ -71,8 +71,8 @@ def find(
     starter = "torchrun" if outer else "srun"
     if outer:
         tasks = _number(outer, "WORLD_SIZE")
-        found = Placement(tasks // _number(outer, "LOCAL_WORLD_SIZE"), _number(outer, "RANK"),
-                          outer.get("MASTER_ADDR", ""), 0, outer)
+        found = Placement(tasks // max(1, _number(outer, "LOCAL_WORLD_SIZE")),
+                          _number(outer, "RANK"), outer.get("MASTER_ADDR", ""), 0, outer)
         one = "--nproc-per-node 1"
     else:
         tasks = _number(environ, "SLURM_STEP_NUM_TASKS")
@@ -83,6 +83,9 @@ def find(
         raise UserError(f"{starter} started {tasks} commands on {found.nodes} "
                         f"node{'s' * (found.nodes > 1)}; one starts the ranks of a node: say {one}"
                         f" to {starter}, or --nodes 1 for commands of their own")
+    if found.rank >= found.nodes:
+        raise UserError(f"{starter} says that this is node {found.rank} of {found.nodes}, counted "
+                        "from 0; --nodes 1 uses this machine alone")
     for option, told, seen in (("--nodes", nodes, found.nodes),
                                ("--node-rank", node_rank, found.rank)):
         if told not in (None, seen):

@@ -1,0 +1,116 @@
+"""All commands together, and how their mistakes end.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+
+from bench_apts import __version__
+from bench_apts.cli import (
+    check,
+    compare,
+    cost,
+    info,
+    list_,
+    merge,
+    project,
+    report,
+    run,
+    slurm,
+    track,
+    tune,
+)
+from bench_apts.errors import UserError, one_line
+
+# Typer exports only this leaf of its family of usage errors.
+_MisusedOption: Any = typer.BadParameter.__mro__[1]
+
+_NAME = "bench-apts"
+
+app = typer.Typer(
+    name=_NAME,
+    help="Which optimizer reaches the accuracy you need, on N GPUs, for the least time, bytes "
+         "and total bill, tuning included?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.command)
+app.command("tune")(tune.command)
+app.command("list")(list_.command)
+app.command("info")(info.command)
+app.command("report")(report.command)
+app.command("check", short_help="Check records, or whether a change costs time or traffic.")(
+    check.command)
+app.command("compare")(compare.command)
+app.command("merge")(merge.command)
+app.command("project")(project.command)
+app.command("cost")(cost.command)
+app.command("track")(track.command)
+app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"{_NAME} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs a command; mistakes that a user can mend end in one line and exit code 2."""
+    try:
+        _readable(sys.argv)
+        code = app(prog_name=_NAME, standalone_mode=False)
+        sys.stdout.flush()  # here a full disk can still be told of in one line
+    except UserError as error:
+        _fail(str(error), 2)
+    except _MisusedOption as error:
+        # With no arguments at all this is the help text, which has many lines.
+        if len(sys.argv) == 1:
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        command = error.ctx.command_path if error.ctx else _NAME
+        _fail(f"{error.format_message().rstrip('.?')}; see `{command} --help`", 2)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO,
+                               errno.ESTALE):
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}; finished trials are kept, make "
+              "room or choose another folder with --out", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _readable(arguments: list[str]) -> None:
+    """Refuses what no record could hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"argument {argument!a} is not valid UTF-8") from error
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"{_NAME}: {one_line(message)}", file=sys.stderr)
+    sys.exit(code)
