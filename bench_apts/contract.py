@@ -51,7 +51,8 @@ class Hyperparameter:
     """A knob: its default, what it means and, if tuning may turn it, its distribution.
 
     ``wide`` is the distribution in the wide space of an optimizer that declares two; a knob
-    without one has the same in both. A number is ``least`` or more, and less than ``below``.
+    without one has the same in both. A number is ``least`` or more, more than ``above``, and less
+    than ``below``.
     """
 
     default: Scalar
@@ -60,6 +61,7 @@ class Hyperparameter:
     options: tuple[Scalar, ...] = ()
     wide: Distribution | None = None
     least: float = -math.inf
+    above: float = -math.inf
     below: float = math.inf
 
 
@@ -272,8 +274,9 @@ def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
         raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number")
-    if isinstance(value, int | float) and not knob.least <= value < knob.below:
-        limits = ((knob.least, "of at least"), (knob.below, "below"))
+    if isinstance(value, int | float) and not (
+            knob.least <= value < knob.below and value > knob.above):
+        limits = ((knob.least, "of at least"), (knob.above, "above"), (knob.below, "below"))
         raise UserError(f"{where}: expected a number " + " and ".join(
             f"{words} {limit:g}" for limit, words in limits if math.isfinite(limit)))
     if options and value not in options:

@@ -120,7 +120,7 @@ def read_trial(path: Path) -> TrialRecord | None:
             # A line may be torn inside a number, which is then valid but for its value.
             if _is_json(line):
                 _refuse_newer(path, line)
-                raise _broken(f"{where}: {error}") from error
+                raise broken(f"{where}: {error}") from error
             torn = f"{where}: {error}"
             if record:
                 record.torn.append(number)
@@ -129,13 +129,13 @@ def read_trial(path: Path) -> TrialRecord | None:
         # the attempt ended, or a new attempt.
         if torn and not (isinstance(event, Header)
                          or (isinstance(event, End) and event.status in _FORCED)):
-            raise _broken(torn)
+            raise broken(torn)
         torn = None
         if isinstance(event, Header):
             _refuse_newer(path, line)
             record = _attempt(event, record, path)
         elif record is None:
-            raise _broken(f"{where}: an event before any header")
+            raise broken(f"{where}: an event before any header")
         elif isinstance(event, Start):
             record.start = event
         elif isinstance(event, Eval):
@@ -188,7 +188,8 @@ def _refuse_newer(path: Path, content: bytes) -> None:
                         "install a newer bench-apts")
 
 
-def _broken(what: str) -> UserError:
+def broken(what: str) -> UserError:
+    """Returns the error for a file of records that is corrupt, as ``what`` says."""
     return UserError(f"{what}; the file is corrupt, move it away and run the study again")
 
 

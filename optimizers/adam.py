@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HYPERPARAMETERS = {
     "lr": Hyperparameter(1e-3, "peak learning rate", LogUniform(1e-4, 1e-1),
-                         wide=LogUniform(1e-5, 1.0), least=0),
+                         wide=LogUniform(1e-5, 1.0), above=0),
     "beta1": Hyperparameter(0.9, "decay of the first moment", wide=Uniform(0.8, 0.98),
                             least=0, below=1),
     "beta2": Hyperparameter(0.999, "decay of the second moment", least=0, below=1),

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
-from bench_apts.errors import UserError
 from bench_apts.optimizers.trust_region import STOCHASTIC, per_rank, stochastic
 
 if TYPE_CHECKING:
@@ -25,14 +24,8 @@ _TRUST_REGION = ("radius", "start", "judge")
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds the stepper of ``apts`` with a radius that stays at the learning rate.
-
-    Raises:
-        UserError: The learning rate is not positive.
-    """
+    """Builds the stepper of ``apts`` with a radius that stays at the learning rate."""
     shared = {key: value for key, value in values.items() if key != "lr"}
-    if values["lr"] <= 0:  # to APTS-S a radius of 0 means that it shall find its own
-        raise UserError(f"local-adam[lr={values['lr']}]: expected a positive number")
     return stochastic(model, loss, shared | {"radius": values["lr"], "judge": False}, world)
 
 
@@ -41,7 +34,7 @@ backend = Backend(
     summary="Local-SGD-Adam: the local phases of apts without its trust region, lr tuned",
     hyperparameters={
         "lr": Hyperparameter(1e-3, "learning rate of local steps", LogUniform(1e-4, 1e-1),
-                             least=0),
+                             above=0),
         **{key: knob for key, knob in STOCHASTIC.items() if key not in _TRUST_REGION},
     },
     build=build,

@@ -72,9 +72,14 @@ def build(
 
 
 def _hyperparameters(defaults: Mapping[str, float]) -> dict[str, Hyperparameter]:
-    return {name: Hyperparameter(defaults[name], meaning, least=0,
-                                 below=1 if name.startswith("beta") else math.inf)
-            for name, meaning in _MEANINGS.items()}
+    return {name: _knob(name, meaning, defaults[name]) for name, meaning in _MEANINGS.items()}
+
+
+def _knob(name: str, meaning: str, default: float) -> Hyperparameter:
+    if name == "lr":
+        return Hyperparameter(default, meaning, above=0)
+    below = 1 if name.startswith("beta") else math.inf
+    return Hyperparameter(default, meaning, least=0, below=below)
 
 
 _SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.nadamw_torch",

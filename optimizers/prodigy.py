@@ -36,11 +36,11 @@ backend = Backend(
     name="prodigy",
     summary="Prodigy at its authors' defaults with a cosine schedule (DistributedDataParallel)",
     hyperparameters={
-        "lr": Hyperparameter(1.0, "factor on the estimated learning rate, at its peak", least=0),
+        "lr": Hyperparameter(1.0, "factor on the estimated learning rate, at its peak", above=0),
         "beta1": Hyperparameter(0.9, "decay of the first moment", least=0, below=1),
         "beta2": Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
         "weight_decay": Hyperparameter(0.0, "decoupled weight decay", least=0),
-        "d0": Hyperparameter(1e-6, "first estimate of the distance", least=0),
+        "d0": Hyperparameter(1e-6, "first estimate of the distance", above=0),
         "d_coef": Hyperparameter(1.0, "factor on every estimate of the distance"),
     },
     build=build,

@@ -79,7 +79,7 @@ backend = Backend(
     name="schedule-free",
     summary="Schedule-Free AdamW at its authors' defaults (DistributedDataParallel)",
     hyperparameters={
-        "lr": Hyperparameter(0.0025, "learning rate", least=0),
+        "lr": Hyperparameter(0.0025, "learning rate", above=0),
         "beta1": Hyperparameter(0.9, "weight of x in y, in the place of momentum", least=0,
                                 below=1),
         "beta2": Hyperparameter(0.999, "decay of the second moment", least=0, below=1),

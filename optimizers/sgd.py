@@ -31,7 +31,7 @@ backend = Backend(
     summary="SGD with Nesterov momentum and a cosine schedule (DistributedDataParallel)",
     hyperparameters={
         "lr": Hyperparameter(0.05, "peak learning rate", LogUniform(1e-3, 1.0),
-                             wide=LogUniform(1e-4, 10.0), least=0),
+                             wide=LogUniform(1e-4, 10.0), above=0),
         "momentum": Hyperparameter(0.9, "Nesterov momentum; 0 switches it off",
                                    wide=Uniform(0.0, 0.99), least=0),
         "weight_decay": Hyperparameter(0.0, "L2 penalty", least=0),

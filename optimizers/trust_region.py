@@ -35,11 +35,11 @@ TRUST_REGION = {
         "paper", "the authors' settings: as of the paper, with what their code did besides, or "
         "as of 2026; the rest overrides it",
         options=tuple(PRESETS)),
-    "radius": Hyperparameter(0.01, "initial trust-region radius", least=0),
+    "radius": Hyperparameter(0.01, "initial trust-region radius", above=0),
     "min_radius": Hyperparameter(1e-3, "lower bound of the radius", least=0),
-    "max_radius": Hyperparameter(4.0, "upper bound of the radius", least=0),
+    "max_radius": Hyperparameter(4.0, "upper bound of the radius", above=0),
     "accept": Hyperparameter(0.25, "smallest ratio of a step that is kept, at most 0.25", least=0),
-    "shrink": Hyperparameter(0.5, "factor on the radius after a poor step", least=0),
+    "shrink": Hyperparameter(0.5, "factor on the radius after a poor step", above=0),
     "grow": Hyperparameter(2.0, "factor on the radius after a good step", least=1),
     "norm": Hyperparameter("l2", "norm of the trust region", options=("l2", "linf")),
     "global_solver": Hyperparameter(

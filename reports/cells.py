@@ -214,10 +214,14 @@ class Group:
 
     @cached_property
     def noise(self) -> Noise | None:
-        """How far the times of its A/A pairs are apart, by training seconds of a sample."""
-        return noise([(pace(first), pace(twin)) for cell in self.cells
-                      for first, twin in cell.pairs
-                      if pace(first) > 0 and pace(twin) > 0])
+        """How far the times of its A/A pairs are apart, whole or to the target.
+
+        Of a pair the more distant ones count: a short time to the target scatters more.
+        """
+        found = [[times for times in ((pace(first), pace(twin)), (reached(first), reached(twin)))
+                  if min(times) > 0] for cell in self.cells for first, twin in cell.pairs]
+        return noise([max(times, key=lambda pair: abs(math.log(pair[1] / pair[0])))
+                      for times in found if times])
 
 
 def peak_memory(record: TrialRecord) -> int:
@@ -230,6 +234,12 @@ def pace(record: TrialRecord) -> float:
     """Training seconds of a sample over the whole trial; 0 if it took no step."""
     last = record.evals[-1] if record.evals else None
     return last.train_s / last.samples if last and last.samples else 0.0
+
+
+def reached(record: TrialRecord) -> float:
+    """Training seconds to the target; 0 if the trial missed it."""
+    hit = hit_bracket(record)
+    return record.evals[hit[1]].train_s if hit else 0.0
 
 
 def _middle(costs: Sequence[float], before: Sequence[float]) -> Middle:

@@ -63,11 +63,10 @@ def _noise(groups: Sequence[Group]) -> str:
     known = [(group.ranks, group.noise) for group in groups if group.noise]
     if not known:
         return ""
-    return (" Noise: whole trainings of the same trial run twice were up to "
+    return (" Noise: times of the same trial run twice, whole or to the target, were up to "
             + units.listing([f"{units.times(noise.factor)} apart at N = {ranks} "
                              f"({units.plural(noise.pairs, 'pair')})" for ranks, noise in known])
-            + "; smaller differences between optimizers may be noise, and short times "
-              "scatter more.")
+            + "; smaller differences between optimizers may be noise.")
 
 
 def _test_title(groups: Sequence[Group]) -> str:

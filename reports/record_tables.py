@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from . import units
-from .cells import pace
+from .cells import pace, reached
 from .cost_tables import STATUS
 from .table import Table, Value, mono, name, number, words
 
@@ -107,27 +107,37 @@ def noise(groups: Sequence[Group]) -> Table | None:
             for first, twin in cell.pairs:
                 assert first.end
                 assert twin.end
-                one, two = pace(first), pace(twin)
                 same = first.end.final_weights_sha256 == twin.end.final_weights_sha256
                 rows.append((
                     name(cell.label, suite=cell.suite.name),
                     number(str(cell.ranks), ranks=cell.ranks),
                     number(str(first.trial.repetition + 1), repetition=first.trial.repetition),
-                    number(units.seconds(one), train_s_per_sample=one),
-                    number(units.seconds(two), twin_train_s_per_sample=two),
-                    number(units.digits(two / one) if one else units.NONE,
-                           ratio=two / one if one else None),
+                    *_apart("train_s_per_sample", "ratio", pace(first), pace(twin)),
+                    *_apart("train_s_to_target", "ratio_to_target", reached(first),
+                            reached(twin)),
                     words("equal" if same else "different", weights_equal=same)))
     if not rows:
         return None
     return Table(
         "noise", "Noise: equal trials",
         "The first optimizer's final trainings, each run twice as far apart in time as the study "
-        "allows. Whatever their times differ by is this machine's noise; a smaller difference "
-        "between two optimizers tells nothing.",
+        "allows. Whatever their times differ by, over the whole training or up to the target, is "
+        "this machine's noise; a smaller difference between two optimizers tells nothing.",
         (("Optimizer", ""), ("N", "ranks"), ("Seed", ""), ("Time", "of a sample"),
-         ("Twin", "time of a sample"), ("Ratio", "twin to first"), ("Final weights", "")),
+         ("Twin", "time of a sample"), ("Ratio", "twin to first"), ("Time", "to target"),
+         ("Twin", "time to target"), ("Ratio", "twin to first"), ("Final weights", "")),
         tuple(rows), frozenset(breaks))
+
+
+def _apart(column: str, ratio: str, first: float, twin: float) -> tuple[Value, Value, Value]:
+    """Seconds of a trial and of its twin, 0 where there are none, and their ratio."""
+    found = twin / first if first and twin else None
+    return (_seconds(column, first), _seconds(f"twin_{column}", twin),
+            number(units.digits(found) if found else units.NONE, "", **{ratio: found}))
+
+
+def _seconds(column: str, value: float) -> Value:
+    return number(units.seconds(value) if value else units.NONE, "", **{column: value or None})
 
 
 def trials(records: Sequence[TrialRecord]) -> Table:

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -98,6 +100,13 @@ backend = Backend(
 def cache(tmp_path_factory):
     """A cache of decoded data for the whole session, away from the user's."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def short_path():
+    """A folder for temporary files of commands: sockets in pytest's own may have no room."""
+    with tempfile.TemporaryDirectory(prefix="apts-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ def backend(**changes):
     return Backend(**{
         "name": "mine", "summary": "", "build": lambda *args: None,
         "hyperparameters": {
-            "lr": Hyperparameter(0.1, "", LogUniform(1e-3, 1.0)),
+            "lr": Hyperparameter(0.1, "", LogUniform(1e-3, 1.0), above=0),
             "share": Hyperparameter(0.5, "", Uniform(0.0, 1.0)),
             "steps": Hyperparameter(5, "", least=1),
             "decay": Hyperparameter(0.9, "", least=0, below=1),
@@ -45,6 +45,7 @@ def test_a_whole_number_serves_as_a_float():
     ("lr", float("nan"), "expected a finite number"),
     ("lr", float("inf"), "expected a finite number"),
     ("lr", 10**400, "expected a finite number"),
+    ("lr", 0, "expected a number above 0"),
     ("steps", 5.0, "expected int, got float"),
     ("steps", True, "expected int, got bool"),
     ("steps", 0, "expected a number of at least 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from bench_apts import store
 from bench_apts.stats.curves import curve
 from bench_apts.stats.replay import listed, replay, sequential
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.records import TrialRecord
+    from bench_apts.stats.curves import Curve
     from bench_apts.stats.replay import Replayed
 
     from ..cells import Cell
@@ -99,9 +101,16 @@ class Replays:
 
 def _job(pool: Pool, view: View) -> Job:
     cell = pool.cell
-    return Job([curve(record, view.currency, view.level) for record in cell.tune],
+    return Job([_curve(record, view) for record in cell.tune],
                cell.suite.target.direction, _RACES if view.currency in _CLOCKS else (),
                min(ARRIVALS, len(cell.tune)))
+
+
+def _curve(record: TrialRecord, view: View) -> Curve:
+    try:
+        return curve(record, view.currency, view.level)
+    except ValueError as error:  # what was not counted is not replayed at all
+        raise store.broken(f"{record.path}: {error}") from error
 
 
 def _replayed(pools: Sequence[Pool], view: View,
@@ -166,7 +175,7 @@ def _own(pool: Pool, view: View,
     cell = pool.cell
     if tries_a_list(cell):
         tried = _listed(cell)
-        curves = {str(index): [curve(record, view.currency, view.level) for record in records]
+        curves = {str(index): [_curve(record, view) for record in records]
                   for index, records in enumerate(tried)}
         return [Played(cell.suite.name, cell.ranks, cell, f"ordered list of {len(tried)}",
                        len(tried), replay(sequential, listed(curves, ordered=True)))]
@@ -191,7 +200,7 @@ def _defaults(cells: Sequence[Cell], view: View, notes: list[str]) -> list[Playe
             notes.append(f"not among the defaults: {_where(cell)}, whose first configuration did "
                          "not run to the end")
             continue
-        curves[cell.label] = [curve(record, view.currency, view.level) for record in trials]
+        curves[cell.label] = [_curve(record, view) for record in trials]
     if len(curves) < 2:
         return []
     return [Played(cells[0].suite.name, cells[0].ranks, None,

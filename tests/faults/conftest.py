@@ -10,6 +10,12 @@ sys.path.append(str(Path(__file__).parents[1] / "reports"))  # report_fixture wr
 
 
 @pytest.fixture
+def tmp_path(short_path):
+    """Takes the place of pytest's, as commands keep their temporary files in it."""
+    return short_path
+
+
+@pytest.fixture
 def launch(environment, tmp_path):
     """Starts ``bench-apts …`` as a ``Command``, and leaves nothing of it behind."""
     running = []

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 from clones import commit, git
@@ -44,20 +42,18 @@ TrustRegionStepper.step = _planted
 
 
 @pytest.fixture
-def check(environment):
+def check(environment, short_path):
     """Runs ``bench-apts check`` in a folder, its temporary files where a test can see them."""
-    # Not in the test's own folder: the path of a socket has room for no more.
-    with tempfile.TemporaryDirectory(prefix="gate-") as temporary:
 
-        def run(*arguments, cwd):
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "bench_apts", "check", *map(str, arguments)],
-                cwd=cwd, env=environment | {"TMPDIR": temporary}, capture_output=True, text=True,
-                check=False, timeout=3000)
-            assert not list(Path(temporary).glob("bench-apts-gate-*"))
-            return done
+    def run(*arguments, cwd):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "bench_apts", "check", *map(str, arguments)],
+            cwd=cwd, env=environment | {"TMPDIR": str(short_path)}, capture_output=True,
+            text=True, check=False, timeout=3000)
+        assert not list(short_path.glob("bench-apts-gate-*"))
+        return done
 
-        yield run
+    return run
 
 
 def plant(checkout, before="pass", factor=1.0):

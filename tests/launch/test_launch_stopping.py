@@ -112,14 +112,15 @@ def test_a_temporary_folder_that_sockets_or_ranks_cannot_use(monkeypatch, tmp_pa
     assert list((tmp_path / name).iterdir()) == []
 
 
-def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(
+        monkeypatch, short_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     long_ago = time.time() - 3600
     script = ("from bench_apts.launch.elastic import Launcher; import sys, time; "
               "launcher = Launcher([], 'cpu').__enter__(); print(launcher._logs, flush=True); "
               "time.sleep(600)")
     commands = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
-                                 env=os.environ | {"TMPDIR": str(tmp_path)}) for _ in range(2)]
+                                 env=os.environ | {"TMPDIR": str(short_path)}) for _ in range(2)]
     try:
         living, killed = (Path(command.stdout.readline().strip()) for command in commands)
         commands[1].kill()
@@ -132,7 +133,7 @@ def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(monk
         assert living.is_dir()
         assert not killed.exists()
         own.__exit__(None, None, None)
-        left = [path.name for path in tmp_path.iterdir()]
+        left = [path.name for path in short_path.iterdir()]
         assert [name for name in left if not name.startswith("torchinductor_")] == [living.name]
     finally:
         for command in commands:

@@ -158,5 +158,5 @@ def test_its_learning_rate_is_tuned_over_the_range_of_adams():
 
 @pytest.mark.parametrize("lr", [0.0, -0.1])
 def test_a_learning_rate_that_would_switch_the_search_on_is_refused(lr):
-    with pytest.raises(UserError, match="expected a positive number"):
+    with pytest.raises(UserError, match="expected a number above 0"):
         Course(local_adam.backend, lr=lr)

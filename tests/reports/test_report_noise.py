@@ -8,6 +8,7 @@ import report_fixture as fixture
 from bench_apts import reports, store
 from bench_apts.reports.caveats import caveats
 from bench_apts.reports.gather import gather
+from bench_apts.stats.costs import hit_bracket
 
 
 def slower(curve, factor):
@@ -64,7 +65,21 @@ def test_the_report_says_it_beside_its_times(folder):
     assert "up to 1.50 times apart at N = 1 (2 pairs) and 1.25 times apart at N = 2" in page
     rows = pd.read_csv(folder / "tables" / "noise.csv")
     assert list(rows["ratio"].round(6)) == [1.5, 1.5, 0.8, 0.8]
+    assert list(rows["ratio_to_target"].dropna().round(6)) == [1.5, 1.5, 0.8, 0.8]
     assert rows["weights_equal"].all()
+
+
+def test_times_to_the_target_that_are_further_apart_than_whole_trainings_count(folder):
+    """One evaluation came late in the twin, which made up for it before the end."""
+    for record in store.read_trials(folder):
+        hit = hit_bracket(record)
+        if record.trial.twin and record.trial.ranks == 1 and hit:
+            late = [msgspec.structs.replace(e, train_s=2 * e.train_s) if n == hit[1] else e
+                    for n, e in enumerate(record.evals)]
+            fixture.write(folder, record.trial, late, record.end.status, test=0.5)
+    one, _ = gather(folder).groups
+    assert one.noise.factor == pytest.approx(3.0)
+    assert one.noise.pairs == 2
 
 
 def test_without_pairs_the_noise_is_unknown(tmp_path):

@@ -123,6 +123,13 @@ def test_files_of_the_working_folder_are_no_modules(job, monkeypatch, tmp_path):
         assert len(played.found()) == 1
 
 
+def test_evaluations_out_of_order_are_told_of_with_their_file(folder):
+    path = min((folder.path / "trials").glob("*.jsonl"))
+    path.write_text(path.read_text().replace('"samples":1400,', '"samples":2800,'))
+    with pytest.raises(UserError, match=f"{path}: steps must increase; the file is corrupt"):
+        reports.build(folder.path)
+
+
 def test_a_process_ends_when_its_answer_is_not_wanted(job):
     with Player([Job(job.curves * 4, "max", (2, 4), 30)] * 200) as played:
         process = psutil.Process(played._process.pid)
