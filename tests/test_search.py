@@ -148,9 +148,9 @@ def test_two_commands_share_a_search(environment, tmp_path):
     records = store.read_trials(tmp_path / "digits")
     assert len(records) == 2 * 6 + 3 * 2 + 2
     assert all(r.finished and r.attempts == 1 for r in records)
-    kept = [out.count("kept from an earlier run") for out, _ in told]
-    assert sum(kept) == len(records)  # what one ran, the other kept
-    assert all(0 < count < len(records) for count in kept)
+    left = [out.count("run beside") + out.count("kept from an earlier run") for out, _ in told]
+    assert sum(left) == len(records)  # what one ran, the other did not
+    assert all(0 < count < len(records) for count in left)
 
 
 def test_zero_takes_over_the_search_of_adam(command, tmp_path):

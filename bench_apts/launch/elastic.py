@@ -173,7 +173,8 @@ class Launcher:
         stop.unlink(missing_ok=True)
         payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
         asked: list[int] = []
-        with _quiet(), _signals(stop, asked, limit_s, self.grace_s):
+        with (_quiet(), temporary.within(self._logs),
+              _signals(stop, asked, limit_s, self.grace_s)):
             try:
                 results = elastic_launch(config, work)(payload)
             except SignalException as error:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from bench_apts.errors import UserError, told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LOGS, _CLAIM = "apts-logs-", ".claim"
 _SOCKET_BYTES = 107
@@ -45,6 +49,16 @@ def claimed(sockets: bool) -> tuple[Path, FileLock]:
     claim = FileLock(folder / _CLAIM)
     claim.acquire()
     return folder, claim
+
+
+@contextmanager
+def within(folder: Path) -> Iterator[None]:
+    """Has libraries make their temporary files in a folder, where a later command sweeps them."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _sweep(place: Path) -> None:

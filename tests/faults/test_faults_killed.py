@@ -54,7 +54,7 @@ def strike(command, victim):
 
 
 def survive(launch, out, victim, moment):
-    """Runs the study until a moment, kills a part of it, and checks what is left.
+    """Runs the study until a moment, kills a part of it as soon as there is one, and checks.
 
     Returns:
         Whether the part was there to be killed.
@@ -65,8 +65,10 @@ def survive(launch, out, victim, moment):
     try:
         command.process.wait(moment)
     except subprocess.TimeoutExpired:
-        ports = command.listening()
-        struck = strike(command, victim)
+        ports, struck = command.listening(), strike(command, victim)
+        while not struck and command.process.poll() is None:  # no such part yet, or no longer
+            time.sleep(0.02)
+            ports, struck = command.listening(), strike(command, victim)
         code, shown, err = command.finish()
     else:
         code, shown, err = command.finish()
@@ -99,11 +101,14 @@ def test_a_study_survives_being_killed_at_random_moments(launch, tmp_path, undis
     # One moment in each part of the run, from start-up to the report, in any order.
     moments = [(part + chance.random()) / number * seconds for part in range(number)]
     chance.shuffle(moments)
-    struck = 0
+    struck = place = lives = 0
     for round_, moment in enumerate(moments):
-        out = tmp_path / f"{struck // 3}"  # begun anew now and then, or there were no trials left
+        out = tmp_path / str(place)
         out.mkdir(exist_ok=True)
-        struck += survive(launch, out, VICTIMS[(round_ + group) % len(VICTIMS)], moment)
+        hit = survive(launch, out, VICTIMS[(round_ + group) % len(VICTIMS)], moment)
+        struck, lives = struck + hit, lives + hit
+        if not hit or lives == 3:  # begun anew, or there were no trials left to be struck in
+            place, lives = place + 1, 0
     assert struck >= number // 2
     for left in (tmp_path / "tmp").iterdir():
         os.utime(left, (0, 0))  # the sweep leaves folders of the last minute alone

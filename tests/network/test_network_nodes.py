@@ -118,4 +118,4 @@ def test_a_cable_that_is_pulled_ends_both_hosts(two, hosts, tmp_path, processes)
     (record,) = store.read_trials(folder)
     assert record.end.status == "error"
     assert "node 1 (host1)" in record.end.reason
-    assert not any(processes.session(process.pid) for process in pair)
+    processes.wait_for(lambda: not any(processes.session(process.pid) for process in pair))
