@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -62,17 +63,13 @@ def survive(launch, out, victim, moment):
     folder = out / "digits"
     before = finished(folder)
     command = launch(*STUDY, "--out", out)
-    try:
+    ports, struck = set(), False
+    with suppress(subprocess.TimeoutExpired):
         command.process.wait(moment)
-    except subprocess.TimeoutExpired:
+    while not struck and command.process.poll() is None:  # no such part yet, or no longer
         ports, struck = command.listening(), strike(command, victim)
-        while not struck and command.process.poll() is None:  # no such part yet, or no longer
-            time.sleep(0.02)
-            ports, struck = command.listening(), strike(command, victim)
-        code, shown, err = command.finish()
-    else:
-        code, shown, err = command.finish()
-        ports, struck = set(), False
+        time.sleep(0.02)
+    code, shown, err = command.finish()
     command.assert_gone(ports, tracked=not (struck and victim == "group"))
     assert "Traceback" not in shown + err
     assert "corrupt" not in err
