@@ -162,7 +162,12 @@ class Stepper(Protocol):
         """
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the module whose forward pass is evaluated; all ranks use it in lockstep."""
+        """Returns the module whose forward pass is evaluated; all ranks use it in lockstep.
+
+        All ranks must evaluate one model: weights and buffers that are not sharded are compared.
+        What happens here is billed to the stepper: time, bytes and passes. The weights of the
+        model must not change, unless the backend says ``moves_weights``.
+        """
 
 
 Loss = Callable[..., Any]
@@ -197,6 +202,8 @@ class Backend:
             versions draw equal configurations.
         sources: Further modules or packages whose source decides what it does; with the file
             that defines ``build`` they make the plug-in's hash.
+        moves_weights: Whether ``evaluation_model`` puts other weights into the model than those
+            that are trained, for instance an average; else a trial in which it does is an error.
     """
 
     name: str
@@ -213,6 +220,7 @@ class Backend:
     follows: str = ""
     space_version: int = 1
     sources: tuple[str, ...] = ()
+    moves_weights: bool = False
 
     def unavailable(self) -> str | None:
         """Returns why the backend cannot run here, or None if it can."""

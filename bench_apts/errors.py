@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can make and mend."""
+"""The exceptions for mistakes that a user or the author of a plug-in can make and mend."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 class UserError(Exception):
     """Something the user can mend; shown as one line, without a traceback, exit code 2."""
+
+
+class ContractError(Exception):
+    """A plug-in does not do what the contract asks, or what it claims; ends its trial."""
 
 
 def one_line(message: str) -> str:

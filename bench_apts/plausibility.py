@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from bench_apts.conformance.stretch import TOLERANCE, TOLERANCE_S
 from bench_apts.meters import bounds, calls
 from bench_apts.meters.flops import Flops
 from bench_apts.meters.wire import ideal_bytes
@@ -35,6 +36,7 @@ def complaints(record: TrialRecord) -> Iterator[str]:
         if event.peak_memory_bytes <= 0:
             yield f"no memory was in use at step {event.step}"
     yield from _operations(record, start)
+    yield from _claims(record)
     if end is None:
         return
     yield from _comm(end.comm, "at the end", record.trial.ranks)
@@ -43,8 +45,9 @@ def complaints(record: TrialRecord) -> Iterator[str]:
         if end.peak_memory_bytes != last.peak_memory_bytes:
             yield (f"peak_memory_bytes is {end.peak_memory_bytes} at the end, "
                    f"{last.peak_memory_bytes} at the last evaluation")
-        if end.comm.get("train") != last.comm.get("train"):
-            yield "there was traffic of training after the last evaluation"
+        for phase in ("train", "validate"):
+            if end.comm.get(phase) != last.comm.get(phase):
+                yield f"there was traffic of the phase {phase} after the last evaluation"
     if end.calls is not None:
         yield from calls.mismatches(end.calls, end.comm)
     unknown = [f"{collective} ({phase})" for phase, collectives in end.comm.items()
@@ -55,6 +58,21 @@ def complaints(record: TrialRecord) -> Iterator[str]:
         yield from _unaudited(record, start, end.audit)
     if end.status in FINISHED and end.audit is not None and not end.audit.skipped:
         yield from _audited(record, end, end.audit)
+
+
+def _claims(record: TrialRecord) -> Iterator[str]:
+    """Compares what steps reported with what the harness counted, where it did."""
+    for event in record.evals:
+        counted = event.counted
+        if counted is None:
+            continue
+        for name in ("samples", "forwards", "backwards"):
+            claimed, seen = getattr(event, name), getattr(counted, name)
+            if claimed < seen:
+                yield f"{name} at step {event.step} is {claimed}, {seen} were counted"
+        if event.train_s < counted.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
+            yield (f"train_s at step {event.step} is {event.train_s:g}, the steps took "
+                   f"{counted.steps_s:g} by a second clock")
 
 
 def _comm(comm: Communication, when: str, ranks: int) -> Iterator[str]:

@@ -22,7 +22,8 @@ FINISHED: frozenset[str] = frozenset({"hit", "miss", "diverged", "oom", "timeout
 Int64 = Annotated[int, Meta(ge=-2**63, le=2**63 - 1)]
 """A count as it is read: statistics can bear it, and ``bench-apts check`` says if it cannot be."""
 
-Phase = Literal["setup", "warmup", "train", "eval", "checkpoint"]
+Phase = Literal["setup", "warmup", "train", "validate", "eval", "checkpoint"]
+"""``validate`` is what a method sends to be evaluated, ``eval`` what the harness itself sends."""
 
 
 class Traffic(Struct, gc=False):
@@ -117,6 +118,9 @@ class Start(Struct, tag="start", tag_field="event"):
 
     The operations are those of one sample; None in records of before they were counted.
     ``numerics`` is that of ``numerics.settings``; empty in records of before it was kept.
+    ``build_s`` are the seconds that the backend's ``build`` took and ``build_backwards`` the
+    backward passes in it; ``chance`` is the accuracy of always answering the most frequent class
+    of the validation split. None in records of before they were kept.
     """
 
     parameters: Int64
@@ -129,13 +133,33 @@ class Start(Struct, tag="start", tag_field="event"):
     forward_flops: float | None = None
     backward_flops: float | None = None
     numerics: dict[str, bool | str] = {}
+    build_s: float | None = None
+    build_backwards: Int64 | None = None
+    chance: float | None = None
+
+
+class Counted(Struct, gc=False):
+    """What the harness counted itself, whatever the stepper reported; cumulative.
+
+    Attributes:
+        samples: Of all ranks: the larger of what was handed out and what passed through the model.
+        forwards: Passes of the model, the maximum over ranks.
+        backwards: Likewise.
+        steps_s: Seconds that rank 0 spent in steps, by a second clock.
+    """
+
+    samples: Int64
+    forwards: Int64
+    backwards: Int64
+    steps_s: float
 
 
 class Eval(Struct, tag="eval", tag_field="event", gc=False):
     """One evaluation. All counters are cumulative since the first training step.
 
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
-    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's.
+    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``counted`` is None in
+    records of before it was kept.
     """
 
     step: Int64
@@ -152,6 +176,7 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     comm: Communication
     diagnostics: dict[str, float] = {}
     flops: float | None = None
+    counted: Counted | None = None
 
 
 class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
@@ -223,5 +248,17 @@ class TrialRecord(Struct):
 
 
 def train_bytes(comm: Communication) -> float:
-    """Returns the ideal wire bytes that one rank sent in training, over all collectives."""
-    return sum(traffic.ideal_bytes for traffic in comm.get("train", {}).values())
+    """Return the ideal wire bytes that one rank sent in steps, over all collectives."""
+    return _ideal_bytes(comm, "train")
+
+
+def method_bytes(comm: Communication) -> float:
+    """Return the ideal wire bytes that one rank sent for the method: in steps and evaluations.
+
+    What the harness itself sends for evaluations is not in it.
+    """
+    return _ideal_bytes(comm, "train") + _ideal_bytes(comm, "validate")
+
+
+def _ideal_bytes(comm: Communication, phase: str) -> float:
+    return sum(traffic.ideal_bytes for traffic in comm.get(phase, {}).values())

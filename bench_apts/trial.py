@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,11 @@ import torch.distributed as dist
 
 from bench_apts import numerics, pruning, registry, store, weights
 from bench_apts.checkpoints.saving import Checkpoints
+from bench_apts.conformance import undo
+from bench_apts.conformance.observer import Observer
+from bench_apts.conformance.passes import instrument
 from bench_apts.contract import StepReport, World
+from bench_apts.errors import ContractError
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.launch.job import Job
 from bench_apts.launch.stopping import Stop
@@ -23,7 +28,7 @@ from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.pending import Pending
-from bench_apts.records import End, Eval, Start, Status
+from bench_apts.records import Counted, End, Eval, Event, Start, Status
 from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
 from bench_apts.suites import models
@@ -31,7 +36,7 @@ from bench_apts.suites import models
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.contract import Batch, Stepper
+    from bench_apts.contract import Batch
 
 WARMUP_STEPS = 3
 """DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
@@ -95,16 +100,20 @@ class Run:
         self.parameters = sum(p.numel() for p in model.parameters())
         self.loss = getattr(torch.nn.functional, suite.loss)
         self.flops = flops.per_sample(model, self.loss, self.dataset.train_inputs.shape[1:])
-        model = weights.in_precision(
-            model.to(device).to(memory_format=self.memory_format), device, suite.precision)
-        if suite.compile:
-            model.compile()
+        self.chance = _chance(self.validation.targets)
+        model = model.to(device).to(memory_format=self.memory_format)
+        forward = weights.in_precision(type(model).forward, device, suite.precision)
+        passes = instrument(model, torch.compile(forward) if suite.compile else forward)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
         sampling = plugin.backend.sampling
         self.sampling = sampling(trial.hyperparameters) if sampling else None
-        self.stepper: Stepper = plugin.backend.build(
-            model, self.loss, trial.hyperparameters, self.world)
+        began = time.perf_counter()
+        stepper = plugin.backend.build(model, self.loss, trial.hyperparameters, self.world)
+        self.build_s, self.build_backwards = time.perf_counter() - began, passes.backwards
+        self.model = model
+        self.observer = Observer(
+            stepper, model, passes, clock, meter, plugin.backend.moves_weights)
         self.watch = (pruning.Watch(job.pruning)
                       if job.pruning and self.world.rank == 0 else None)
         self.evals: list[Eval] = []
@@ -145,7 +154,7 @@ class Run:
         self._write(Start(
             self.parameters, self.initial, self.order.sha256(), len(self.train),
             len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops,
-            numerics.settings()))
+            numerics.settings(), self.build_s, self.build_backwards, self.chance))
         self._warm_up()
         memory.reset_peak(self.world.device.type)
         status = self._train(stop)
@@ -163,29 +172,22 @@ class Run:
         self._write(End(
             status, store.now(), wall_s, ledger, final.cpu_s,
             final.peak_memory_bytes, final.samples, traffic, test,
-            weights.sha256(self.stepper.evaluation_model()), doubts, audit=audited,
-            calls=calls))
+            weights.sha256(self.evaluated), doubts, audit=audited, calls=calls))
         return status
 
     def _warm_up(self) -> None:
         """Keeps one-off costs out of training: compiling first, if asked for, then the rest."""
         self.meter.phase = "warmup"
+        stepper, reports = self.observer.stepper, self.observer.reports
+        batches = list(itertools.islice(self._batches(), WARMUP_STEPS))
         if self.trial.suite.compile:
             with self.clock.during("compile"):
-                self._rehearse()
+                undo.rehearse(stepper, batches, self.world, reports)
                 # Passes for evaluation are compiled apart, and once more for restored weights.
-                evaluate(self.stepper.evaluation_model(), self.validation, self.loss, self.world)
+                evaluate(self.model, self.validation, self.loss, self.world)
         with self.clock.during("warmup"):
-            self._rehearse()
-
-    def _rehearse(self) -> None:
-        """Takes a few real steps and undoes them."""
-        state = self.stepper.state_dict()
-        generators = torch.random.get_rng_state()
-        for _, batch in zip(range(WARMUP_STEPS), self._batches(), strict=False):
-            self.stepper.step(batch)
-        self.stepper.load_state_dict(state)
-        torch.random.set_rng_state(generators)
+            undo.prove_undone(stepper, self.model, batches, self.world, reports)
+        self.observer.begin()
 
     def _train(self, stop: Stop | None) -> Status:
         budget, every = self.trial.suite.budget, self.trial.suite.evaluation.every_samples
@@ -193,19 +195,19 @@ class Run:
         if self.checkpoints.resumes:
             self.checkpoints.resume()
         else:
-            self.meter.phase = "eval"
-            self.clock.switch("eval")
             status = self._evaluate()
         due = min((self.samples // every + 1) * every, budget.samples)
         batches = self._batches()
         agreed = True
         while status is None:
             if stop and not stop.go_on(agreed):
+                self.observer.pause()
                 self.checkpoints.write()
                 return "interrupted"
-            report = self.stepper.step(next(batches))
+            report = self.observer.step(next(batches))
             agreed = report.agreed
             self._count(report)
+            self.observer.check_agreement(self.samples, agreed, self.trial.suite)
             if self.samples >= due and agreed:
                 status = self._evaluate()
                 due = min((self.samples // every + 1) * every, budget.samples)
@@ -223,16 +225,28 @@ class Run:
 
     def _evaluate(self) -> Status | None:
         """Evaluates, writes the event and returns how the trial ends, or None to go on."""
+        self.observer.pause()
+        self.meter.phase = "validate"
+        self.evaluated, made = self.observer.evaluation_model()  # in the time of training
+        self.forwards += made.forwards
+        self.backwards += made.backwards
         self.meter.phase = "eval"
         self.clock.switch("eval")
         self.audit.bill("train" if self.step else "setup")
-        sums = [float(self.pending.loss), float(self.pending.steps)]
+        counted = self.observer.passes
+        sums = [float(self.pending.loss), float(self.pending.steps), float(made.samples),
+                float(self.observer.counted_samples)]
         self.peak = max(self.peak, memory.peak_bytes(self.world.device.type))
-        peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards]
-        result = evaluate(self.stepper.evaluation_model(), self.validation, self.loss,
-                          self.world, sums, [float(peak) for peak in peaks])
-        loss_sum, loss_steps = result.sums
-        cpu, peak, forwards, backwards = result.peaks
+        peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
+                 counted.forwards, counted.backwards, counted.forwards - self.forwards,
+                 counted.backwards - self.backwards]
+        result = evaluate(self.evaluated, self.validation, self.loss, self.world, sums,
+                          [float(peak) for peak in peaks],
+                          self.observer.validating(self.evaluated))
+        loss_sum, loss_steps, made_samples, counted_samples = result.sums
+        cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing = result.peaks
+        self.samples += int(made_samples)
+        self._require_true(result.unequal, counted_samples, *missing)
         self.evals.append(Eval(
             step=self.step,
             samples=self.samples,
@@ -248,6 +262,8 @@ class Run:
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
             flops=self.flops.total(self.samples, int(forwards), int(backwards)),
+            counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
+                            self.observer.steps_s),
         ))
         self.pending = Pending()
         status = self._decide(result, loss_sum)
@@ -258,6 +274,34 @@ class Run:
             self.clock.switch("train")
             self.meter.phase = "train"
         return status
+
+    def _require_true(
+        self, unequal: str, samples: float, forwards: float, backwards: float
+    ) -> None:
+        """Refuses claims that what all ranks saw together disproves.
+
+        Args:
+            unequal: What of the evaluated model differs between ranks.
+            samples: Samples of all ranks as counted.
+            forwards: Forward passes counted beyond those reported, on the worst rank.
+            backwards: Backward passes likewise.
+
+        Raises:
+            ContractError: On all ranks.
+        """
+        if unequal:
+            raise ContractError(
+                f"after {self.samples} samples the ranks' {unequal} differ, though they claim to "
+                "hold one model: average gradients or weights in step(), report agreed=False "
+                "where ranks differ, align buffers in evaluation_model() (align_buffers)")
+        for what, more in (("forward", forwards), ("backward", backwards)):
+            if more > 0:
+                raise ContractError(f"{more:.0f} {what} passes more were counted on a rank than "
+                                    f"its steps reported as StepReport.{what}s")
+        if samples > self.samples:
+            raise ContractError(
+                f"steps reported {self.samples:,} samples of all ranks and {samples:,.0f} were "
+                "counted: a sample counts at each forward pass, and when it is handed out")
 
     def _decide(self, result: Result, loss_sum: float) -> Status | None:
         """Rank 0 decides whether and how the trial ends; all ranks hear it."""
@@ -286,12 +330,18 @@ class Run:
         self.meter.phase = "eval"
         with self.clock.during("eval"):
             split = self._resident(None, "test")
-            model = self.stepper.evaluation_model()
-            return evaluate(model, split, self.loss, self.world).metrics()
+            with self.observer.passes.paused():
+                return evaluate(self.evaluated, split, self.loss, self.world).metrics()
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:
+            msgspec.json.decode(msgspec.json.encode(event), type=Event)  # as readers will
             store.append(self.events, event)
+
+
+def _chance(targets: torch.Tensor) -> float:
+    """Returns the accuracy of always answering the most frequent class."""
+    return float(torch.bincount(targets).max()) / len(targets)
 
 
 def _finite(value: float) -> float | None:

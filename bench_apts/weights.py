@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Forward = Callable[..., Any]
 
 
 def sha256(model: torch.nn.Module) -> str | None:
@@ -22,18 +28,20 @@ def sha256(model: torch.nn.Module) -> str | None:
     return total.hexdigest()
 
 
-def in_precision(
-    model: torch.nn.Module, device: torch.device, precision: str
-) -> torch.nn.Module:
-    """Makes forward passes run in bf16 where the suite says so; outputs are float32 anyway."""
-    if precision == "fp32":
-        return model
-    forward = model.forward
+def in_precision(forward: Forward, device: torch.device, precision: str) -> Forward:
+    """Return a forward pass that runs in bf16 where the suite says so; outputs are float32.
 
-    def mixed(inputs: torch.Tensor) -> torch.Tensor:
+    Args:
+        forward: ``forward(model, *inputs)``.
+        device: Where the model lies.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
+    if precision == "fp32":
+        return forward
+
+    def mixed(model: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            output: torch.Tensor = forward(inputs)
+            output: torch.Tensor = forward(model, *inputs)
         return output.float()
 
-    model.forward = mixed
-    return model
+    return mixed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.parallel import DistributedDataParallel
 
+from bench_apts.conformance.replicas import align_buffers
 from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.optimizers.schedule import cosine
 
@@ -73,5 +74,11 @@ class DataParallelStepper:
         self.taken = state["taken"]
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the replicated module, which brings buffers in line before a forward pass."""
-        return self.model
+        """Return the bare module; all ranks then have the buffers of rank 0.
+
+        DistributedDataParallel would broadcast them before each forward pass.
+        """
+        module: torch.nn.Module = (
+            self.model.module if isinstance(self.model, DistributedDataParallel) else self.model)
+        align_buffers(module)
+        return module

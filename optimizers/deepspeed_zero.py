@@ -106,8 +106,14 @@ class ZeroStepper:
         return list(stage12 if stage12 is not None else zero.fp32_partitioned_groups_flat)
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the engine, which gathers partitioned parameters in its forward pass."""
+        """Return the engine, which gathers partitioned parameters in its forward pass.
+
+        All ranks then have the buffers of rank 0.
+        """
+        from bench_apts.conformance.replicas import align_buffers
+
         module: torch.nn.Module = self.engine
+        align_buffers(module)
         return module
 
 

@@ -90,4 +90,5 @@ backend = Backend(
     tuning_free=True,
     requires=("schedulefree",),
     sources=("schedulefree", "bench_apts.optimizers.data_parallel"),
+    moves_weights=True,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.soundness import ledger_gap
 
-from . import units
+from . import starting_points, units
 
 if TYPE_CHECKING:
     from bench_apts.records import TrialRecord
@@ -57,7 +57,8 @@ def crowded(gathered: Gathered, ranks: int) -> bool:
 
 def caveats(gathered: Gathered) -> list[Caveat]:
     """Writes all caveats: about the machine, then the results, then the records."""
-    return [*_machine(gathered), *_results(gathered), *_records(gathered)]
+    begun = (Caveat(*found) for found in starting_points.caveats(gathered.trials))
+    return [*_machine(gathered), *begun, *_results(gathered), *_records(gathered)]
 
 
 def on_the_edge(cell: Cell) -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .cells import Group
     from .drawing.canvas import Figure
 
-_PHASES = ("setup", "warmup", "train", "eval", "checkpoint")
+_PHASES = ("setup", "warmup", "train", "validate", "eval", "checkpoint")
 _PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "eval_s", "log_s", "checkpoint_s")
 
 
@@ -53,7 +53,9 @@ def communication(groups: Sequence[Group]) -> Table | None:
         "communication", "Bytes by phase and collective",
         "Of one training of each optimizer, from its first to its last step. Payload: the "
         "logical tensors, as often as they were sent. Ideal: what one rank must send at least, "
-        "averaged over ranks; the number that all comparisons use (phase train only).",
+        "averaged over ranks; the number that all comparisons use. Bytes to target are those of "
+        "the phases train and validate (what a method sends to be evaluated); eval is what the "
+        "harness sends.",
         (("Optimizer", ""), ("N", "ranks"), ("Phase", ""), ("Collective", ""), ("Calls", ""),
          ("Payload", "logical tensors"), ("Ideal", "sent per rank"), ("Run", "")),
         tuple(rows), frozenset(breaks))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-import torch
 
+from bench_apts.conformance.undo import random_states, set_random_states
 from bench_apts.meters import memory
 from bench_apts.records import Eval
 
@@ -25,12 +23,13 @@ def take(run: Run) -> dict[str, Any]:
     state itself is in it.
     """
     run.peak = max(run.peak, memory.peak_bytes(run.world.device.type))
-    stepper = run.stepper.state_dict()
+    stepper = run.observer.stepper.state_dict()
     run.audit.bill("checkpoint")
     return {
         "stepper": stepper,
-        "random": _random(run.world.device),
+        "random": random_states(run.world.device),
         "counters": {name: getattr(run, name) for name in _COUNTERS},
+        "observer": run.observer.state(),
         "pending": run.pending.state(),
         "evals": msgspec.to_builtins(run.evals),
         "clock": run.clock.state(),
@@ -41,34 +40,15 @@ def take(run: Run) -> dict[str, Any]:
 
 def give(run: Run, state: dict[str, Any]) -> None:
     """Puts a run that has warmed up where ``take`` was called; all ranks call it together."""
-    run.stepper.load_state_dict(state["stepper"])
+    run.observer.stepper.load_state_dict(state["stepper"])
     run.audit.bill("checkpoint")
     for name in _COUNTERS:
         setattr(run, name, state["counters"][name])
+    run.observer.resume(state["observer"])
     run.pending.resume(state["pending"])
     run.evals = msgspec.convert(state["evals"], list[Eval])
     run.clock.resume(state["clock"])
     run.meter.resume(state["traffic"])
     run.audit.resume(state["audit"])
-    _set_random(run.world.device, state["random"])
+    set_random_states(run.world.device, state["random"])
     memory.reset_peak(run.world.device.type)
-
-
-def _random(device: torch.device) -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    found: dict[str, Any] = {
-        "torch": torch.random.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": (kind, np.asarray(keys).tolist(), *rest),
-    }
-    if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
-
-
-def _set_random(device: torch.device, state: dict[str, Any]) -> None:
-    torch.random.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -142,7 +142,7 @@ class CommMeter:
 
     @property
     def phase(self) -> str:
-        """What is being done now: ``setup``, ``warmup``, ``train``, ``eval`` or ``checkpoint``."""
+        """What is being done now, a ``records.Phase``."""
         return self._phase
 
     @phase.setter
@@ -180,6 +180,16 @@ class CommMeter:
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
+
+    def calls_by_phase(self) -> dict[str, int]:
+        """Return how many collectives were seen in each phase, without pricing them."""
+        self._collect()
+        calls: dict[str, int] = {}
+        with self._lock:
+            for seen in self._groups:
+                for (phase, _), number in seen.counts.items():
+                    calls[phase] = calls.get(phase, 0) + number
+        return calls
 
     @property
     def counting(self) -> bool:

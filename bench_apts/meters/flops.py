@@ -48,7 +48,7 @@ def per_sample(model: torch.nn.Module, loss: Loss, input_shape: Sequence[int]) -
 
     Args:
         model: The plain model, on any device, before a backend wraps or shards it and before
-            ``weights.in_precision`` binds its forward pass.
+            ``passes.instrument`` replaces its forward pass.
         loss: ``loss(output, targets)`` for class numbers as targets.
         input_shape: Shape of one sample.
     """

@@ -11,7 +11,7 @@ import operator
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench_apts.records import TrialRecord, train_bytes
+from bench_apts.records import TrialRecord, method_bytes
 from bench_apts.stats.hitting import bracket
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ _READ: dict[Currency, Callable[[Eval, int], float]] = {
     "core_seconds": lambda event, ranks: ranks * event.train_s,
     "train_s": lambda event, _: event.train_s,
     "wall_s": lambda event, _: event.wall_s,
-    "wire_bytes": lambda event, _: train_bytes(event.comm),
+    "wire_bytes": lambda event, _: method_bytes(event.comm),
     "gradient_evaluations": lambda event, _: float(event.backwards),
     "flops": lambda event, _: math.nan if event.flops is None else event.flops,
     "samples": lambda event, _: float(event.samples),
@@ -115,7 +115,7 @@ def cost_recorded(record: TrialRecord) -> Cost:
         "core_seconds": record.trial.ranks * train_s,
         "train_s": train_s,
         "wall_s": max(cost["wall_s"], end.wall_s),
-        "wire_bytes": max(cost["wire_bytes"], train_bytes(end.comm)),
+        "wire_bytes": max(cost["wire_bytes"], method_bytes(end.comm)),
         "samples": max(cost["samples"], float(end.samples)),
     }
 

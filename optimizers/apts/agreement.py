@@ -138,11 +138,7 @@ class Agreement:
                 "failure": failure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned.
-
-        A state from before the first round knows no counts; those known here are then kept.
-        """
-        if state["total"]:
-            self._told, self._total = state["told"], state["total"]
+        """Restore what ``state_dict`` returned; ranks exchange counts anew if it knows none."""
+        self._told, self._total = state["told"], state["total"]
         self._samples = state["samples"]
         self._failure = RuntimeError(state["failure"]) if state["failure"] else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench_apts.records import train_bytes
+from bench_apts.records import method_bytes
 from bench_apts.stats.bands import band, kept, stride
 from bench_apts.stats.costs import hit_bracket
 
@@ -90,7 +90,7 @@ def frame(groups: tuple[Group, ...]) -> pd.DataFrame:
                         "optimizer": cell.label, "seed": record.trial.repetition,
                         "run_id": record.header.run_id, "evaluation": index, "step": event.step,
                         "samples": event.samples, "train_s": event.train_s,
-                        "wire_bytes": train_bytes(event.comm), "forwards": event.forwards,
+                        "wire_bytes": method_bytes(event.comm), "forwards": event.forwards,
                         "backwards": event.backwards, "train_loss": event.train_loss,
                         "validation": event.validation.get(group.suite.target.metric),
                         "hit": found is not None and found[1] == index,

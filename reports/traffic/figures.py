@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _SHADES = (0.85, 0.45, 0.2, 0.08)
 """Opacities of a bar's collectives, the one that sends most first; the last for all others."""
 
-_PHASES = {"setup": "v", "warmup": "^", "train": "o", "eval": "x", "checkpoint": "s"}
+_PHASES = {"setup": "v", "warmup": "^", "train": "o", "validate": "D", "eval": "x",
+           "checkpoint": "s"}
 """Markers of the phases."""
 
 

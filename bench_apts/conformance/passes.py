@@ -1,0 +1,116 @@
+"""Forward and backward passes of the model as the harness counts them, whatever is reported."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Forward = Callable[..., Any]
+
+
+class Passes:
+    """Counts of one rank since the model was instrumented.
+
+    Attributes:
+        samples: Samples that went through forward passes; a sample passed twice counts twice.
+        forwards: Forward passes.
+        backwards: Backward passes: how often a gradient reached the output of a forward pass.
+    """
+
+    def __init__(self, samples: int = 0, forwards: int = 0, backwards: int = 0) -> None:
+        self.samples, self.forwards, self.backwards = samples, forwards, backwards
+        self._counting = True
+
+    def reset(self) -> None:
+        """Start the counts at 0."""
+        self.samples = self.forwards = self.backwards = 0
+
+    def copy(self) -> Passes:
+        """Return the counts of now."""
+        return Passes(self.samples, self.forwards, self.backwards)
+
+    def since(self, before: Passes) -> Passes:
+        """Return what was counted since ``before`` was copied."""
+        return Passes(self.samples - before.samples, self.forwards - before.forwards,
+                      self.backwards - before.backwards)
+
+    def state(self) -> list[int]:
+        """Return the counts as plain values."""
+        return [self.samples, self.forwards, self.backwards]
+
+    def resume(self, state: list[int]) -> None:
+        """Go on from the counts that ``state`` returned."""
+        self.samples, self.forwards, self.backwards = state
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the harness's own passes in this block out of the counts."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True
+
+    def count(self, inputs: torch.Tensor | None, outputs: list[torch.Tensor]) -> None:
+        """Count a forward pass, and each later backward pass through its outputs.
+
+        Args:
+            inputs: ``(b, …)``, the first tensor argument of the pass.
+            outputs: Tensors that it returned.
+        """
+        if not self._counting:
+            return
+        self.forwards += 1
+        self.samples += len(inputs) if inputs is not None and inputs.dim() else 1
+        differentiable = [output for output in outputs if output.requires_grad]
+        if len(differentiable) == 1:
+            differentiable[0].register_hook(  # type: ignore[no-untyped-call]
+                self._count_backward)
+        elif differentiable:
+            torch.autograd.graph.register_multi_grad_hook(
+                differentiable, self._count_backward, mode="any")
+
+    def _count_backward(self, gradient: torch.Tensor) -> None:
+        if self._counting:
+            self.backwards += 1
+
+
+def instrument(model: torch.nn.Module, forward: Forward) -> Passes:
+    """Have a model run ``forward`` and count its passes.
+
+    The method is replaced on the instance, so that ``model(x)``, ``model.forward(x)`` and calls
+    by wrappers all count. A deep copy of the model counts too, with its own weights. Passes in
+    code that a plug-in compiles itself are not counted: a counter would be a constant there.
+
+    Args:
+        model: The model; its class stays.
+        forward: ``forward(model, *inputs)``, for instance ``type(model).forward``.
+    """
+    passes = Passes()
+
+    def counted(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            tensors = _tensors([args, kwargs])
+            passes.count(tensors[0] if tensors else None, _tensors(output))
+        return output
+
+    model.forward = MethodType(counted, model)
+    return passes
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for item in value for tensor in _tensors(item)]
