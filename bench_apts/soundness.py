@@ -112,7 +112,7 @@ def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[
         if samples is not None and samples not in written:
             yield f"it goes on from {samples} samples, where no checkpoint was written"
     for kind in ("trial", "start"):
-        found = [event.get(kind) if kind == "trial" else event for event in events
+        found = [event.get(kind) if kind == "trial" else event | {"build_s": 0} for event in events
                  if event.get("event") == ("header" if kind == "trial" else kind)]
         if any(other != found[0] for other in found[1:]):
             yield f"the attempts that it was resumed in differ in their {kind}"

@@ -1,8 +1,10 @@
 """Records of one training that was run twice."""
 
+from msgspec.structs import replace
+
 from bench_apts import soundness
 
-CLOCKS = {"train_s", "wall_s", "cpu_s", "peak_memory_bytes", "comm"}
+CLOCKS = {"train_s", "wall_s", "cpu_s", "peak_memory_bytes", "comm", "counted"}
 
 
 def assert_alike(one, other):
@@ -14,9 +16,10 @@ def assert_alike(one, other):
     for first, second in zip(one.evals, other.evals, strict=True):
         for name in set(first.__struct_fields__) - CLOCKS:
             assert getattr(first, name) == getattr(second, name), (name, first.samples)
-        for phase in ("train", "eval"):
+        assert replace(first.counted, steps_s=0) == replace(second.counted, steps_s=0)
+        for phase in ("train", "validate", "eval"):
             assert first.comm.get(phase) == second.comm.get(phase), (phase, first.samples)
-    for phase in ("train", "eval"):
+    for phase in ("train", "validate", "eval"):
         assert one.end.comm.get(phase) == other.end.comm.get(phase)
         assert ([c for c in one.end.calls if c.phase == phase]
                 == [c for c in other.end.calls if c.phase == phase])

@@ -205,7 +205,7 @@ AUDITED = (-1, "audit", "parts")
      ["all_reduce (train) at step 0: actual_bytes is -1"]),
     (together, also(setter(-1, "calls", None), setter(-1, "comm", "train", "broadcast", {
         "calls": 1, "payload_bytes": 0, "ideal_bytes": 0, "actual_bytes": 0})),
-     ["there was traffic of training after the last evaluation"]),
+     ["there was traffic of the phase train after the last evaluation"]),
     (together, setter(-1, "calls", 0, "calls", 19),
      ["calls of all_reduce (train) are 20, the distinct calls sum to 19",
       "payload_bytes of all_reduce (train) are 8000, the distinct calls sum to 7600",
@@ -224,6 +224,11 @@ AUDITED = (-1, "audit", "parts")
      ["flops at step 20 is 3840000.0, of its samples and passes 3968000.0"]),
     (alone, setter(1, "forward_flops", 0.0), ["no operations of a sample were counted"]),
     (alone, setter(1, "backward_flops", None), ["no operations of a sample were counted"]),
+    (alone, setter(-2, "counted", {"samples": 1281, "forwards": 21, "backwards": 20,
+                                   "steps_s": 99.0}),
+     ["samples at step 20 is 1280, 1281 were counted",
+      "forwards at step 20 is 20, 21 were counted",
+      "train_s at step 20 is 1, the steps took 99 by a second clock"]),
     (alone, lambda lines: lines.pop(1), ["it ended without a start event"]),
 ])
 def test_each_count_that_cannot_be_is_found(folder, change, choose, edit, words):

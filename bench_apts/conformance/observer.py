@@ -51,7 +51,8 @@ class Observer:
         if missing:
             raise ContractError(f"build() returned a {type(stepper).__name__} without the "
                                 f"method{'s' * (len(missing) > 1)} {', '.join(missing)}")
-        self.stepper, self._model, self.passes = stepper, model, passes
+        self.stepper, self.passes = stepper, passes
+        self._parameters = list(model.parameters())
         self._clock, self._meter, self._moves_weights = clock, meter, moves_weights
         self.reports = ReportCheck()
         self._stretch: Stretch | None = None
@@ -94,13 +95,13 @@ class Observer:
             ContractError: It is no module, or the model's weights changed without the backend
                 saying that they may.
         """
-        before = replicas.fingerprint(self._model.parameters())
+        before = replicas.fingerprint(self._parameters)
         since = self.passes.copy()
         module = self.stepper.evaluation_model()
         if not isinstance(module, torch.nn.Module):
             raise ContractError(f"evaluation_model() returned a {type(module).__name__}; a "
                                 "torch.nn.Module was expected")
-        moved = replicas.fingerprint(self._model.parameters()) != before
+        moved = replicas.fingerprint(self._parameters) != before
         if moved and not self._moves_weights:
             raise ContractError(
                 "evaluation_model() changed the weights of the model: train in step(), or, for a "

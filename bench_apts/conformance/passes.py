@@ -57,26 +57,27 @@ class Passes:
         finally:
             self._counting = True
 
-    def count(self, inputs: torch.Tensor | None, outputs: list[torch.Tensor]) -> None:
-        """Count a forward pass, and each later backward pass through its outputs.
+    def count(self, inputs: torch.Tensor | None, output: Any) -> None:
+        """Count a forward pass, and each later backward pass through what it returned.
 
         Args:
             inputs: ``(b, …)``, the first tensor argument of the pass.
-            outputs: Tensors that it returned.
+            output: A tensor, or nested lists, tuples and dictionaries of them.
         """
         if not self._counting:
             return
         self.forwards += 1
-        self.samples += len(inputs) if inputs is not None and inputs.dim() else 1
-        differentiable = [output for output in outputs if output.requires_grad]
-        if len(differentiable) == 1:
-            differentiable[0].register_hook(  # type: ignore[no-untyped-call]
-                self._count_backward)
-        elif differentiable:
+        self.samples += inputs.size(0) if inputs is not None and inputs.dim() else 1
+        if isinstance(output, torch.Tensor):  # nearly always; a node's hook is the cheapest one
+            if output.grad_fn is not None:
+                output.grad_fn.register_prehook(self._count_backward)
+            return
+        differentiable = [tensor for tensor in _tensors(output) if tensor.requires_grad]
+        if differentiable:
             torch.autograd.graph.register_multi_grad_hook(
                 differentiable, self._count_backward, mode="any")
 
-    def _count_backward(self, gradient: torch.Tensor) -> None:
+    def _count_backward(self, *gradients: Any) -> None:
         if self._counting:
             self.backwards += 1
 
@@ -97,8 +98,10 @@ def instrument(model: torch.nn.Module, forward: Forward) -> Passes:
     def counted(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
         if not torch.compiler.is_compiling():
-            tensors = _tensors([args, kwargs])
-            passes.count(tensors[0] if tensors else None, _tensors(output))
+            first = args[0] if args else None
+            if not isinstance(first, torch.Tensor):
+                first = next(iter(_tensors([args, kwargs])), None)
+            passes.count(first, output)
         return output
 
     model.forward = MethodType(counted, model)

@@ -20,6 +20,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 """2**64 over the golden ratio, an odd number, as a signed integer: for multiplicative hashes."""
 
 _CHUNK = 1 << 20
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def fingerprint(tensors: Iterable[torch.Tensor]) -> int:
@@ -36,7 +37,9 @@ def fingerprint(tensors: Iterable[torch.Tensor]) -> int:
     for tensor in tensors:
         part = local_part(tensor)
         if part.device.type == "cpu":
-            total.update(part.contiguous().flatten().view(torch.uint8).numpy().data)
+            if part.dtype == torch.bfloat16 or not part.is_contiguous():  # NumPy has no bfloat16
+                part = part.contiguous().flatten().view(torch.uint8)
+            total.update(part.numpy().data)
         else:
             remote.append(_reduced(part))
     if remote:
@@ -57,23 +60,24 @@ def _reduced(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """Return this rank's part of a tensor that is sharded over ranks, else the tensor, detached.
-
-    Shards are those of DTensor (FSDP2) and of DeepSpeed ZeRO-3.
-    """
-    shard: Any = tensor
-    if hasattr(shard, "to_local"):
-        shard = shard.to_local()
-    elif hasattr(shard, "ds_tensor"):
-        shard = shard.ds_tensor
-    part: torch.Tensor = shard.detach()
-    return part
+    """Return this rank's part of a tensor that is sharded, else the tensor itself, detached."""
+    shard = _shard(tensor)
+    return (tensor if shard is None else shard).detach()
 
 
 def replicated(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return the tensors that every rank holds whole, and that must be equal on all of them."""
-    return [tensor for tensor in tensors
-            if not hasattr(tensor, "to_local") and not hasattr(tensor, "ds_tensor")]
+    return [tensor for tensor in tensors if _shard(tensor) is None]
+
+
+def _shard(tensor: Any) -> torch.Tensor | None:
+    """Return this rank's part of a tensor that FSDP2 (DTensor) or DeepSpeed ZeRO-3 shards."""
+    if type(tensor) in _PLAIN and "ds_tensor" not in vars(tensor):
+        return None
+    if hasattr(tensor, "to_local"):
+        part: torch.Tensor = tensor.to_local()
+        return part
+    return getattr(tensor, "ds_tensor", None)
 
 
 def model_fingerprints(model: torch.nn.Module) -> tuple[int, int]:

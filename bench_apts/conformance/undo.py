@@ -89,7 +89,8 @@ def prove_undone(
         raise ContractError("the same step, taken twice from the state that load_state_dict() "
                             "took back, ends at different weights: state_dict() leaves out "
                             "something that decides a step (momentum, a step count, a generator)")
-    if _weights(model) != shown or _fingerprint(stepper.state_dict()) != kept:
+    now = _fingerprint(stepper.state_dict())
+    if now != kept or _weights(model) != shown:
         raise ContractError("state_dict() does not return what load_state_dict() took back, so "
                             "something of the undone steps of the warm-up is left")
     set_random_states(world.device, generators)

@@ -118,11 +118,13 @@ def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
         known = counts
 
 
-def test_a_state_from_before_the_first_round_leaves_what_is_known():
+def test_a_state_from_before_the_first_round_brings_back_that_nothing_was_known():
     flat = Flat([nn.Parameter(torch.zeros(N))], [], 6)
     agreement = Agreement(flat, Ranks(None))
     fresh = agreement.state_dict()
     agreement.count(12)
     agreement.mean(1, None)
-    agreement.load_state_dict(fresh)
     assert agreement.rate == 12
+    agreement.load_state_dict(fresh)
+    assert agreement.rate == 0
+    assert agreement.state_dict() == fresh

@@ -1,0 +1,60 @@
+"""No report that is let through makes a record that cannot be read."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench_apts.conformance.step_report import ReportCheck
+from bench_apts.contract import StepReport
+from bench_apts.errors import ContractError
+from bench_apts.pending import Pending
+from bench_apts.records import Eval, Event
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
+    st.floats().map(torch.tensor), st.integers(-2**63, 2**63 - 1).map(torch.tensor),
+    st.lists(st.floats(), max_size=3).map(torch.tensor), st.integers(-99, 99).map(np.int64),
+    st.floats().map(np.float32), st.just(torch.ones((), requires_grad=True)),
+    st.just(torch.ones((), dtype=torch.complex64)))
+
+
+@given(loss=ODD, samples=ODD, forwards=ODD, backwards=ODD, total=ODD, agreed=ODD,
+       diagnostics=st.one_of(ODD, st.dictionaries(st.one_of(st.text(), st.integers()), ODD)))
+def test_a_report_is_refused_or_can_be_recorded(
+    loss, samples, forwards, backwards, total, agreed, diagnostics
+):
+    report = StepReport(loss, samples, forwards, backwards, total, agreed, diagnostics)
+    try:
+        checked = ReportCheck().checked(report, 8)
+    except ContractError:
+        return
+    pending = Pending()
+    pending.add(checked)
+    event = Eval(1, checked.samples, 0.0, 0.0, 0.0, 0.0, checked.forwards, checked.backwards, 1,
+                 float(pending.loss), {}, {}, pending.diagnostics())
+    read = msgspec.json.decode(msgspec.json.encode(event), type=Event)
+    assert read.samples == checked.samples
+    assert read.diagnostics == pending.diagnostics()
+
+
+@given(st.integers(1, 2**53), st.integers(0, 2**53), st.integers(0, 2**53),
+       st.floats(allow_nan=True), st.dictionaries(st.text(max_size=100), st.floats(), max_size=9))
+def test_sensible_reports_pass_unchanged(samples, forwards, backwards, loss, diagnostics):
+    try:
+        for name in diagnostics:
+            name.encode()
+    except UnicodeEncodeError:
+        return
+    report = StepReport(loss, samples, forwards, backwards, diagnostics=diagnostics)
+    assert ReportCheck().checked(report, 1) is report
+
+
+def test_names_are_counted_over_all_steps():
+    check = ReportCheck()
+    for number in range(256):
+        check.checked(StepReport(0.0, 1, 1, 1, diagnostics={str(number): 1.0}), 1)
+    with pytest.raises(ContractError, match="256"):
+        check.checked(StepReport(0.0, 1, 1, 1, diagnostics={"one more": 1.0}), 1)
