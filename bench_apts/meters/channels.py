@@ -82,6 +82,7 @@ class Channels:
         self._store: dict[str, int] = {}
         self._store_bytes = self._store_allowed = 0
         self._bytes_read = self._bytes_written = 0
+        self._pauses = 0  # of which all ranks have made as many
         self._try("descriptors", self._inherit)
         self._begin(0)
 
@@ -116,6 +117,7 @@ class Channels:
         """
         now = self._try("read and written", descriptors.transferred)
         events = self._events
+        self._pauses += 1
         self._received |= events.bound
         self._try("sockets", self._look_at_sockets)
         self._try("descriptors", self._look_at_files)
@@ -152,12 +154,13 @@ class Channels:
         for process in [os.getpid(), *(child.pid for child in children)]:
             self._received.add(f"/proc/{process}")
             for file in self._try("descriptors", descriptors.opened, process) or ():
-                if file.name in self._inherited:
+                if file.empty or file.name in self._inherited:
                     continue
+                name = f"{file.name} (pause {self._pauses})" if file.nameless else file.name
                 if file.writable:
-                    (self._written if file.regular else self._sent).add(file.name)
+                    (self._written if file.regular else self._sent).add(name)
                 if file.readable:
-                    (self._read if file.regular else self._received).add(file.name)
+                    (self._read if file.regular else self._received).add(name)
         for child in children:
             self._add(self._try("sockets of children", descriptors.ends_of_child, child, self._own)
                       or (set(), set()))

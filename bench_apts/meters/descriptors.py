@@ -25,7 +25,9 @@ class Open(NamedTuple):
     """A pipe, FIFO or regular file that a process holds open, and what it may do with it."""
 
     name: str
+    nameless: bool
     regular: bool
+    empty: bool
     readable: bool
     writable: bool
 
@@ -55,9 +57,10 @@ def children() -> list[psutil.Process]:
 
 
 def opened(process: int) -> list[Open]:
-    """Return the pipes, FIFOs and regular files of a process, without empty files.
+    """Return the pipes, FIFOs and regular files of a process.
 
-    A file without a path any more is named by its inode, another one by its path.
+    A file without a path any more is named by its inode, a number that the next file may get
+    once it is closed; another one by its path.
 
     Raises:
         OSError: The kernel does not show the process's files.
@@ -71,15 +74,15 @@ def _opened(process: int) -> Iterator[Open]:
             path = f"/proc/{process}/fd/{number}"
             name = os.readlink(path)
             if name.startswith("pipe:"):
-                yield Open(name, False, True, True)
+                yield Open(name, False, False, False, True, True)
             elif name.startswith("/") and is_ordinary(name):
                 found = os.stat(path)
-                if stat.S_ISFIFO(found.st_mode) or (stat.S_ISREG(found.st_mode)
-                                                    and found.st_size):
+                regular = stat.S_ISREG(found.st_mode)
+                if regular or stat.S_ISFIFO(found.st_mode):
                     if not found.st_nlink:
                         name = f"{name}, inode {found.st_ino} of device {found.st_dev}"
                     access = _access(process, number)
-                    yield Open(name, stat.S_ISREG(found.st_mode),
+                    yield Open(name, not found.st_nlink, regular, regular and not found.st_size,
                                access != os.O_WRONLY, access != os.O_RDONLY)
 
 

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.meters import descriptors
-from bench_apts.meters.mappings import Segment, Shared
+from bench_apts.meters.mappings import Shared, is_memory, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +89,14 @@ class Events:
             return
         name = os.readlink(f"/proc/self/fd/{number}")
         # What is in memory was made to be shared; another file may be mapped as a private copy.
-        if access == _MAP_WRITABLE or name.startswith(("/dev/shm/", "/memfd:")):
-            found = os.fstat(number)
-            segment: Segment = (f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}",
-                                found.st_ino)
+        found = os.fstat(number)
+        path = name.removesuffix(" (deleted)")
+        if is_memory(path) or (access == _MAP_WRITABLE and found.st_nlink):
+            device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
             if len(self.mapped.writable) < MOST:
-                self.mapped.mapped[segment] = name.removesuffix(" (deleted)")
-                self.mapped.writable.add(segment)
+                mapped = segment(path, device, found.st_ino, found.st_nlink == 0)
+                self.mapped.mapped[mapped] = path
+                self.mapped.writable.add(mapped)
 
 
 def _add(names: set[str], name: str) -> None:

@@ -30,7 +30,10 @@ _NAMED = 3
 
 
 Segment = tuple[str, int]
-"""Device and inode of what is mapped; it may go by several names, or by none any more."""
+"""What is mapped: of memory device and inode, as it may go by several names or none; of a file on
+disk its path and 0, as disks use inodes again; of one without a path any more, ``_DELETED``."""
+
+_DELETED = "deleted, "
 
 
 class Shared(NamedTuple):
@@ -48,8 +51,10 @@ class Mappings:
     """
 
     def __init__(self) -> None:
-        self._before = shared_mappings().writable
+        self._now = shared_mappings()
+        self._before = self._now.writable
         self._pages = _pages()
+        self._pauses = 0
         self.seen = Shared({}, set())
 
     def read(self) -> None:
@@ -58,12 +63,16 @@ class Mappings:
         To list all takes milliseconds, and is done only if the process's memory has another size.
         """
         pages = _pages()
-        if pages == self._pages:
-            return
-        self._pages = pages
-        now = shared_mappings()
-        self.seen.mapped.update(now.mapped)
-        self.seen.writable.update(now.writable - self._before)
+        if pages != self._pages:
+            self._pages, self._now = pages, shared_mappings()
+        self._pauses += 1
+        for found, name in self._now.mapped.items():
+            # The inode of a deleted file is the same file's only while both ranks pause.
+            kept = (f"{found[0]}, pause {self._pauses}" if found[0].startswith(_DELETED)
+                    else found[0], found[1])
+            self.seen.mapped[kept] = name
+            if found in self._now.writable and found not in self._before:
+                self.seen.writable.add(kept)
 
 
 def _pages() -> bytes:
@@ -85,11 +94,23 @@ def shared_mappings() -> Shared:
             continue
         if not deleted and _is_device(path):  # memory without a name is of /dev/zero (deleted)
             continue
-        segment = (device.decode(), int(inode))
-        found.mapped[segment] = path
+        mapped = segment(path, device.decode(), int(inode), bool(deleted))
+        found.mapped[mapped] = path
         if writable == b"w":
-            found.writable.add(segment)
+            found.writable.add(mapped)
     return found
+
+
+def is_memory(path: str) -> bool:
+    """Say whether the kernel gives such a path to memory, not to a file on disk."""
+    return path.startswith(("/dev/", "/memfd:", "/SYSV"))
+
+
+def segment(path: str, device: str, inode: int, deleted: bool) -> Segment:
+    """Return what all ranks call the same memory or file."""
+    if is_memory(path):
+        return device, inode
+    return (f"{_DELETED}{device}", inode) if deleted else (path, 0)
 
 
 def _is_device(path: str) -> bool:

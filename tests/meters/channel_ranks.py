@@ -4,11 +4,13 @@ Each function runs in both ranks between two pauses of the audit; ``w`` is of ``
 ``w.folder`` for files.
 """
 
+import mmap
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -302,6 +304,27 @@ def swapped_out(w):
     """State that does not fit lies on disk for a while, one file a rank."""
     w.torch.save(w.torch.ones(MANY), w.folder / f"{w.rank}.pt")
     w.torch.load(w.folder / f"{w.rank}.pt")
+
+
+def temporary_files_in_turn(w):
+    """Disks give the inode of a file that is gone to the next one."""
+    for turn in (0, 1):
+        if w.rank == turn:
+            with tempfile.TemporaryFile(dir=w.folder) as file:
+                file.write(bytes(MANY))
+                file.seek(0)
+                file.read()
+                with mmap.mmap(file.fileno(), MANY, access=mmap.ACCESS_WRITE):
+                    w.audit.bill("train")
+        else:
+            w.audit.bill("train")
+        w.dist.barrier()
+
+
+def output_of_all_ranks(w):
+    """They have it from whoever forked them, and begin to write to it."""
+    os.write(1, bytes(MANY))
+    log_of_each_rank(w)
 
 
 def data_of_before(w):

@@ -88,6 +88,7 @@ def test_memory_that_is_mapped_within_a_step_shows(short_path):
 
 @pytest.mark.parametrize("way", [
     ways.log_of_each_rank, ways.log_of_all_ranks, ways.lock_of_all_ranks, ways.swapped_out,
+    ways.temporary_files_in_turn, ways.output_of_all_ranks,
     ways.data_of_before, ways.compiled_code, ways.loader, ways.pool, ways.statistics_by_udp,
     ways.names_and_interfaces, ways.group_in_each_step])
 def test_what_ranks_do_for_themselves_is_no_channel(way, short_path):
