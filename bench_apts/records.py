@@ -89,12 +89,14 @@ class AuditPart(Struct, gc=False):
 class Audited(Struct):
     """The kernel's count of bytes against the meter's, of the rank where they differ most.
 
-    ``skipped`` says why there was no audit; it is empty where there was one.
+    ``skipped`` says why there was no audit; it is empty where there was one. ``unread`` is what
+    the kernel did not show of files and sockets.
     """
 
     skipped: str = ""
     rank: int = 0
     parts: dict[str, AuditPart] = {}
+    unread: list[str] = []
 
 
 class Header(Struct, tag="header", tag_field="event"):

@@ -3,7 +3,7 @@
 Linux counts the bytes of every TCP socket, and a process may ask for its own (``TCP_INFO``). With
 gloo's algorithms modelled (``wire.gloo_bytes``) the two must agree to the byte; whatever
 communicates behind the meter's back shows as a difference, or as memory that ranks share. Read
-only where training pauses. Pipes, datagrams and files that are read and written are not watched.
+only where training pauses. What is no TCP socket is for ``channels`` and ``mappings``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from msgspec import convert, to_builtins
 
-from bench_apts.meters import bounds, mappings
+from bench_apts.meters import bounds, channels, descriptors, mappings
 from bench_apts.records import Audited, AuditPart
 
 if TYPE_CHECKING:
@@ -52,8 +52,13 @@ class Audit:
         if not self.skipped:
             self._store_ports = _store_ports()
             self._mappings = mappings.Mappings()
+            self._channels = channels.Channels(
+                _sockets, self._leads_to_store, self._mappings)
             self._seen, (self._predicted, _) = self._read(), meter.predicted()
             _before_a_group_closes(self._read)  # its sockets take their counts with them
+
+    def _leads_to_store(self, own: socket.socket) -> bool:
+        return descriptors.is_tcp(own) and bool(self._store_ports & _ports(own))
 
     def _read(self) -> int:
         """Bytes sent so far by this process's sockets, those of the store apart.
@@ -68,7 +73,7 @@ class Audit:
         if self.skipped:
             return
         seen, (predicted, unsure) = self._read(), self._meter.predicted()
-        self._mappings.read()
+        self._channels.look(part, predicted - self._predicted, self._meter.peers)
         bill = self._parts.setdefault(part, AuditPart())
         bill.seen_bytes += seen - self._seen
         bill.predicted_bytes += predicted - self._predicted
@@ -92,11 +97,16 @@ class Audit:
 
     def result(self, rank: int) -> Audited:
         """Returns this rank's parts for the record."""
-        return Audited(self.skipped, rank, self._parts)
+        unread = [] if self.skipped else sorted(self._channels.unread)
+        return Audited(self.skipped, rank, self._parts, unread)
 
     def shared(self) -> mappings.Shared:
         """Returns what memory this rank may share with others."""
         return mappings.Shared({}, set()) if self.skipped else self._mappings.seen
+
+    def reached(self) -> channels.Seen | None:
+        """Return by what else this rank may exchange data with others; None if skipped."""
+        return None if self.skipped else self._channels.seen()
 
 
 def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str | None]:
@@ -107,13 +117,14 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
         cannot be believed, why: the same line on every rank.
     """
     own = audit.result(world.rank)
-    every = [(own, bounds.complaints(own) + meter.complaints(), audit.shared())]
+    every = [(own, bounds.complaints(own) + meter.complaints(), audit.shared(), audit.reached())]
     if world.size > 1:
         told, every = every[0], every * world.size
         dist.all_gather_object(every, told)
-    worst = max((audited for audited, _, _ in every), key=_largest_difference)
-    lines = [line for _, lines, _ in every for line in lines]
-    lines += mappings.complaints([shared for _, _, shared in every])
+    worst = max((audited for audited, *_ in every), key=_largest_difference)
+    lines = [line for _, lines, _, _ in every for line in lines]
+    lines += mappings.complaints([shared for _, _, shared, _ in every])
+    lines += channels.complaints([reached for *_, reached in every])
     return worst, "; ".join(dict.fromkeys(lines)) or None
 
 
@@ -132,9 +143,7 @@ def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
     sent = {}
     for inode, own in _sockets():
         with own:
-            if own.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            if own.type != socket.SOCK_STREAM:
+            if not descriptors.is_tcp(own):
                 continue
             info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
             if info[0] == _LISTEN or but_ports & _ports(own):

@@ -254,6 +254,11 @@ class CommMeter:
             unsure += calls * uncertainty(key[0], key[2])
         return sent, unsure + HANDSHAKE * sum(seen.ranks - 1 for seen in self._groups)
 
+    @property
+    def peers(self) -> int:
+        """Sum of the sizes of all process groups so far, those destroyed included."""
+        return sum(seen.ranks for seen in self._groups)
+
     def complaints(self) -> list[str]:
         """Probes every live process group; all ranks call it together, when all is done.
 

@@ -21,13 +21,19 @@ _MAPPING = re.compile(
 """A shared mapping of something with a path, which an ``anon_inode:[...]`` has not."""
 
 _SEMAPHORE = "/dev/shm/sem."
+_FLAGS_END = 40
+"""Bytes of a line by which two addresses and the flags ``rw-s`` have ended."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NAMED = 3
 """Most segments that a line names."""
 
 
 Segment = tuple[str, int]
-"""Device and inode of what is mapped; it may go by several names, or by none any more."""
+"""What is mapped: of memory device and inode, as it may go by several names or none; of a file on
+disk its path and 0, as disks use inodes again; of one without a path any more, ``_DELETED``."""
+
+_DELETED = "deleted, "
 
 
 class Shared(NamedTuple):
@@ -40,19 +46,38 @@ class Shared(NamedTuple):
 class Mappings:
     """Follows the shared mappings of this process from now on.
 
-    What is mapped and unmapped between two calls of ``read`` is missed, and so is a file that one
-    rank reads without mapping it.
+    What is mapped and unmapped between two calls of ``read`` is missed, and so is what takes the
+    place of as much other memory.
     """
 
     def __init__(self) -> None:
-        self._before = shared_mappings().writable
+        self._now = shared_mappings()
+        self._before = self._now.writable
+        self._pages = _pages()
+        self._pauses = 0
         self.seen = Shared({}, set())
 
     def read(self) -> None:
-        """Takes down what is mapped now; what could be written from the beginning is not."""
-        now = shared_mappings()
-        self.seen.mapped.update(now.mapped)
-        self.seen.writable.update(now.writable - self._before)
+        """Takes down what is mapped now; what could be written from the beginning is not.
+
+        To list all takes milliseconds, and is done only if the process's memory has another size.
+        """
+        pages = _pages()
+        if pages != self._pages:
+            self._pages, self._now = pages, shared_mappings()
+        self._pauses += 1
+        for found, name in self._now.mapped.items():
+            # The inode of a deleted file is the same file's only while both ranks pause.
+            kept = (f"{found[0]}, pause {self._pauses}" if found[0].startswith(_DELETED)
+                    else found[0], found[1])
+            self.seen.mapped[kept] = name
+            if found in self._now.writable and found not in self._before:
+                self.seen.writable.add(kept)
+
+
+def _pages() -> bytes:
+    """Return how many pages the process has mapped, as the kernel writes it."""
+    return Path("/proc/self/statm").read_bytes().partition(b" ")[0]
 
 
 def shared_mappings() -> Shared:
@@ -61,18 +86,31 @@ def shared_mappings() -> Shared:
     Devices are left out, and semaphores, a page each: ``multiprocessing`` gives ranks many.
     """
     found = Shared({}, set())
-    maps = Path("/proc/self/maps").read_bytes()
-    for start, end, writable, device, inode, name, deleted in _MAPPING.findall(maps):
+    shared = b"\n".join(line for line in Path("/proc/self/maps").read_bytes().splitlines()
+                        if b"s " in line[:_FLAGS_END])
+    for start, end, writable, device, inode, name, deleted in _MAPPING.findall(shared):
         path = os.fsdecode(name)
         if path.startswith(_SEMAPHORE) and int(end, 16) - int(start, 16) <= _PAGE:
             continue
         if not deleted and _is_device(path):  # memory without a name is of /dev/zero (deleted)
             continue
-        segment = (device.decode(), int(inode))
-        found.mapped[segment] = path
+        mapped = segment(path, device.decode(), int(inode), bool(deleted))
+        found.mapped[mapped] = path
         if writable == b"w":
-            found.writable.add(segment)
+            found.writable.add(mapped)
     return found
+
+
+def is_memory(path: str) -> bool:
+    """Say whether the kernel gives such a path to memory, not to a file on disk."""
+    return path.startswith(("/dev/", "/memfd:", "/SYSV"))
+
+
+def segment(path: str, device: str, inode: int, deleted: bool) -> Segment:
+    """Return what all ranks call the same memory or file."""
+    if is_memory(path):
+        return device, inode
+    return (f"{_DELETED}{device}", inode) if deleted else (path, 0)
 
 
 def _is_device(path: str) -> bool:
@@ -93,10 +131,11 @@ def complaints(ranks: Sequence[Shared]) -> list[str]:
         members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
         if len(members) > 1:
             sharing.setdefault(members, []).append(ranks[members[0]].mapped[segment])
-    return [f"ranks {', '.join(map(str, members))} share memory: {_some(paths)}: bytes may have "
+    return [f"ranks {', '.join(map(str, members))} share memory: {some(paths)}: bytes may have "
             "passed behind the meter's back" for members, paths in sharing.items()]
 
 
-def _some(paths: list[str]) -> str:
-    more = len(paths) - _NAMED
-    return ", ".join(paths[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def some(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
