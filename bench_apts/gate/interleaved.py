@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import environment
+from bench_apts import environment, resolve
 from bench_apts.errors import UserError
 from bench_apts.gate import counts
 from bench_apts.gate.findings import Finding, Judged, Timing
@@ -121,7 +121,8 @@ def _narrowed(asked: Asked, cells: set[Cell]) -> Asked:
     """Leaves out optimizers and world sizes of which nothing is asked any more."""
     return dataclasses.replace(
         asked, ranks=tuple(n for n in asked.ranks if n in {c.ranks for c in cells}),
-        optimizers=tuple(o for o in asked.optimizers if o in {c.label for c in cells}))
+        optimizers=tuple(o for o in asked.optimizers
+                         if resolve.entry(o)[0].label in {c.label for c in cells}))
 
 
 def _findings(blocks: Sequence[Block], factor: float) -> list[Finding]:
