@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from bench_apts import registry, seeds, tuning
 from bench_apts.contract import LogUniform, Uniform
@@ -252,7 +253,8 @@ class Plan:
         leader = self.leader(cell)
         return Searched(study.sampler, study.pruner, study.space,
                         self._backend(cell).space_version, ranges,
-                        leader.entry.label if leader else "", tuple(space))
+                        leader.entry.label if leader else "",
+                        tuple(name for name in space if name not in ranges) or UNSET)
 
 
 def _place(cell: Cell) -> tuple[Suite, int]:

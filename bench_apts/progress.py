@@ -28,11 +28,11 @@ _decoder = msgspec.json.Decoder(Event)
 def describe(trial: Trial) -> str:
     """Names a trial in a few words: of a tuning trial also what was searched."""
     what = "tuning" if trial.stage == "tune" else "twin of report" if trial.twin else "report"
-    known = trial.hyperparameters
-    searched = (trial.searched and trial.searched.knobs) or [
-        name for name, value in known.items() if isinstance(value, float)]
-    knobs = ", ".join(f"{name}={_value(known[name])}" for name in searched
-                      ) if trial.stage == "tune" else ""
+    searched = {*trial.searched.ranges, *(trial.searched.choices or ())} if trial.searched else ()
+    knobs = ", ".join(
+        f"{name}={_value(value)}" for name, value in trial.hyperparameters.items()
+        if (name in searched if searched else isinstance(value, float))
+    ) if trial.stage == "tune" else ""
     return (f"{trial.suite.name} {trial.label} N={trial.ranks} {what} {trial.repetition + 1}"
             + (f" ({knobs})" if knobs else ""))
 

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 SCHEMA = 1
 """Version of every file that the harness writes; readers accept this one and older ones."""
@@ -139,7 +139,8 @@ class Searched(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``ranges`` are the bounds of what was searched between two numbers; an optimum on one of them
     says that the space is too small. ``follows`` is the label of the competitor whose search may
-    serve this one too. ``knobs`` are the names of all that was searched; empty in older records.
+    serve this one too. ``choices`` names what was searched besides; where there is nothing the
+    field is absent, as it is in older records, so that searches of ranges keep their addresses.
     """
 
     sampler: Sampler
@@ -148,7 +149,7 @@ class Searched(Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     ranges: dict[str, tuple[float, float]] = {}
     follows: str = ""
-    knobs: tuple[str, ...] = ()
+    choices: tuple[str, ...] | UnsetType = UNSET
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):

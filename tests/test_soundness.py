@@ -286,7 +286,8 @@ def test_on_cpus_a_twin_ends_with_the_same_weights(folder):
             if isinstance(event, End):
                 event.final_weights_sha256 = weights
             store.append(paths[weights], event)
-    assert only(folder, paths["other"]) == [
+    # Of two that differ, the first in the folder counts as what is usual.
+    assert only(folder, max(paths.values())) == [
         f"final weights of {twin.label} at N = {twin.ranks} differ from 1 of the 2 report trials "
         f"number {twin.repetition}"]
 
