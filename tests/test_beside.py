@@ -50,7 +50,7 @@ def write(tmp_path, plugin):
     return write
 
 
-def run(command, out, *plugins, gpus="2", cwd=None):
+def run(command, out, *plugins, gpus, cwd=None):
     done = command("run", "--optimizers", ",".join(map(str, plugins)), "--gpus", gpus, "--seeds",
                    "1", "--no-twins", "--offline", "--out", out, *SMALL, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -155,7 +155,7 @@ def test_a_helper_that_cannot_be_imported_ends_in_a_line(write, text, token):
 
 def test_helpers_are_found_in_the_ranks_each_plugin_its_own(write, command, tmp_path):
     one, two = write("a", "one", 1.0), write("b", "two", 0.0)
-    records = run(command, tmp_path / "out", one, two)
+    records = run(command, tmp_path / "out", one, two, gpus="2")
     losses = {r.trial.label: [e.validation["loss"] for e in r.evals] for r in records}
     assert set(losses) == {"one", "two"}
     assert losses["one"][-1] < losses["one"][0]  # its factor is 1
@@ -164,13 +164,12 @@ def test_helpers_are_found_in_the_ranks_each_plugin_its_own(write, command, tmp_
 
 def test_a_changed_helper_is_another_trial_and_a_moved_folder_is_not(write, command, tmp_path):
     path, out = write("a"), tmp_path / "out"
-    first = run(command, out, path)
+    first = run(command, out, path, gpus="1")
     path = path.parent.rename(tmp_path / "moved") / path.name
-    assert run(command, out, path) == first
-    # From another place, and by another spelling of the path.
-    assert run(command, out, f"./{path.name}", cwd=path.parent) == first
+    # From another folder, and by another spelling of the path.
+    assert run(command, out, f"./{path.name}", gpus="1", cwd=path.parent) == first
     (path.parent / "my_parts" / "deeper.py").write_text("FACTOR = 0.5\n")
-    records = run(command, out, path)
+    records = run(command, out, path, gpus="1")
     assert len({r.header.run_id for r in records}) == len(records) == 2
     assert len({r.trial.plugin_sha256 for r in records}) == 2
     checked = command("check", out / "digits")

@@ -20,6 +20,7 @@ from bench_apts.records import (
     Start,
     Traffic,
 )
+from bench_apts.spec import digest
 
 LINUX = {"os": "Debian GNU/Linux 12, Linux 6.1.0-13-amd64"}
 
@@ -274,6 +275,21 @@ def test_checking_does_without_torch(folder):
 def test_tuning_must_not_see_the_test_split(folder, change):
     path = change(setter(-1, "test", {"accuracy": 0.9}), lambda trial: trial.stage == "tune")
     assert only(folder, path) == ["the test split was read in tuning"]
+
+
+@pytest.mark.parametrize("written", ["portable", "whole"])
+def test_the_address_of_a_plugin_file_holds_its_name_or_in_older_records_its_path(
+        folder, written):
+    (first, *_) = store.read_trials(folder)
+    trial = msgspec.structs.replace(first.trial, plugin="/home/me/mine.py", plugin_sha256="q")
+    hashed = trial.portable if written == "portable" else trial
+    run_id = digest({"schema": 1, "trial": hashed})[:12]
+    assert (run_id == trial.run_id) == (written == "portable")
+    for event in events(trial):
+        if isinstance(event, Header):
+            event.run_id = run_id
+        store.append(folder / "trials" / f"{run_id}.jsonl", event)
+    assert soundness.check(folder) == (11, [])
 
 
 def test_on_cpus_a_twin_ends_with_the_same_weights(folder):
