@@ -8,61 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from bench_apts import declared
 from bench_apts.errors import UserError, unknown
+from bench_apts.knobs import Choice as Choice
+from bench_apts.knobs import Distribution as Distribution
+from bench_apts.knobs import Hyperparameter as Hyperparameter
+from bench_apts.knobs import LogUniform as LogUniform
+from bench_apts.knobs import Uniform as Uniform
+from bench_apts.knobs import coerce
 
 if TYPE_CHECKING:
     import torch
 
     from bench_apts.spec import Scalar
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """Search distribution: uniform in the logarithm between two positive bounds."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Search distribution: uniform between two bounds."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Search distribution: each option as likely as the others."""
-
-    options: tuple[Scalar, ...]
-
-
-Distribution = LogUniform | Uniform | Choice
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """A knob: its default, what it means and, if tuning may turn it, its distribution.
-
-    ``wide`` is the distribution in the wide space of an optimizer that declares two; a knob
-    without one has the same in both. A number is ``least`` or more, more than ``above``, and less
-    than ``below``.
-    """
-
-    default: Scalar
-    meaning: str
-    search: Distribution | None = None
-    options: tuple[Scalar, ...] = ()
-    wide: Distribution | None = None
-    least: float = -math.inf
-    above: float = -math.inf
-    below: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -204,6 +167,10 @@ class Backend:
             that defines ``build`` they make the plug-in's hash.
         moves_weights: Whether ``evaluation_model`` puts other weights into the model than those
             that are trained, for instance an average; else a trial in which it does is an error.
+
+    Raises:
+        UserError: A field cannot be used as declared; names the backend, the field and what was
+            expected.
     """
 
     name: str
@@ -222,6 +189,9 @@ class Backend:
     sources: tuple[str, ...] = ()
     moves_weights: bool = False
 
+    def __post_init__(self) -> None:
+        declared.check(self)
+
     def unavailable(self) -> str | None:
         """Returns why the backend cannot run here, or None if it can."""
         missing = [name for name in self.requires if not installed(name)]
@@ -235,8 +205,6 @@ class Backend:
         They are those that the ordered configurations name, or where there are none those with
         a distribution in the space, which is then their ``search``.
         """
-        if self.tuning_free:
-            return {}
         if self.ordered:
             turned = {key for values in self.ordered for key in values}
             known = {key: self.hyperparameters[key] for key in self.hyperparameters
@@ -259,34 +227,67 @@ class Backend:
         for key, value in {**preset, **values}.items():
             if key not in full:
                 raise unknown(f"hyperparameter of {self.name}", key, full)
-            full[key] = _coerce(f"{self.name}[{key}={value}]", value, self.hyperparameters[key])
+            full[key] = coerce(f"{self.name}[{key}={value}]", value, self.hyperparameters[key])
         return full
+
+    def minibatch(self, suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
+        """Return the global minibatch that this optimizer wants, in samples.
+
+        Args:
+            suite_batch: The suite's global minibatch.
+            values: All hyperparameters.
+            ranks: World size N.
+
+        Raises:
+            UserError: ``batch_size`` raises, or returns no whole number from 1 on.
+        """
+        if self.batch_size is None:
+            return suite_batch
+        where = f"{self.name}: batch_size({suite_batch}, …, {ranks})"
+        found = _answer(where, self.batch_size, suite_batch, values, ranks)
+        try:
+            number = 0 if isinstance(found, bool) else operator.index(found)
+        except TypeError:
+            number = 0
+        if not 1 <= number < 2**63:
+            raise UserError(f"{where} returned {declared.shown(found)}, which cannot be shared by "
+                            f"{ranks} ranks; expected a whole number of samples from 1 on")
+        return number
+
+    def slicing(self, values: Mapping[str, Any]) -> Sampling | None:
+        """Return how minibatches overlap and grow; None for neither.
+
+        Raises:
+            UserError: ``sampling`` raises, or returns no ``Sampling``.
+        """
+        if self.sampling is None:
+            return None
+        found = _answer(f"{self.name}: sampling(…)", self.sampling, values)
+        if not isinstance(found, Sampling):
+            raise UserError(f"{self.name}: sampling(…) returned {declared.shown(found)}; expected "
+                            "a Sampling")
+        return found
+
+
+def _answer(where: str, asked: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return asked(*arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 def installed(module: str) -> bool:
     """Says whether a module, possibly inside a package, can be found."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ImportError:  # a package around it is missing
+    except Exception:  # a package around it is missing, or cannot be imported
         return False
 
 
-def _coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
-    kind = type(knob.default)
-    options = knob.options or (knob.search.options if isinstance(knob.search, Choice) else ())
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1023 else math.inf
-    if kind is str and str(value) in options:  # an option that reads like a number
-        value = str(value)
-    if type(value) is not kind:
-        raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: expected a finite number")
-    if isinstance(value, int | float) and not (
-            knob.least <= value < knob.below and value > knob.above):
-        limits = ((knob.least, "of at least"), (knob.above, "above"), (knob.below, "below"))
-        raise UserError(f"{where}: expected a number " + " and ".join(
-            f"{words} {limit:g}" for limit, words in limits if math.isfinite(limit)))
-    if options and value not in options:
-        raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
-    return value
+
+def missing_methods(stepper: object) -> list[str]:
+    """Return the names of the methods of ``Stepper`` that an object lacks, in their order."""
+    return [name for name in ("step", "state_dict", "load_state_dict", "evaluation_model")
+            if not callable(getattr(stepper, name, None))]

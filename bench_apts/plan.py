@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from bench_apts import registry, seeds, tuning
 from bench_apts.contract import LogUniform, Uniform
@@ -135,7 +136,7 @@ class Plan:
         """Returns a name for a competitor's search: the same as long as it tries the same."""
         trial = self._trial(cell, "tune", 0, self._backend(cell).configure(cell.entry.pinned))
         return (f"{cell.suite.name} {cell.entry.label} N={cell.ranks} "
-                f"{digest([trial, self.study.base_seed])[:12]}")
+                f"{digest([trial.portable, self.study.base_seed])[:12]}")
 
     def evaluations(self, cell: Cell) -> int:
         """How many evaluations a full trial has, the one before the first step apart."""
@@ -214,10 +215,9 @@ class Plan:
         self, cell: Cell, stage: Stage, repetition: int, values: dict[str, Scalar]
     ) -> Trial:
         plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
-        batch = suite.global_batch(ranks)
-        if plugin.backend.batch_size:
-            batch = plugin.backend.batch_size(batch, values, ranks)
-        if batch < 1 or batch % ranks:
+        batch = plugin.backend.minibatch(suite.global_batch(ranks), values, ranks)
+        plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        if batch % ranks:
             mend = ranks * (suite.batch_size // ranks + 1)
             raise UserError(
                 f"suite {suite.name}: the global batch of {batch} cannot be shared by {ranks} "
@@ -245,13 +245,16 @@ class Plan:
 
     def _searched(self, cell: Cell) -> Searched:
         study = self.study
-        ranges = {name: (knob.search.low, knob.search.high)
-                  for name, knob in self.space(cell).items()
+        space = self.space(cell)
+        # As floats, as which they are read again: the address of a record depends on it.
+        ranges = {name: (float(knob.search.low), float(knob.search.high))
+                  for name, knob in space.items()
                   if isinstance(knob.search, LogUniform | Uniform)}
         leader = self.leader(cell)
         return Searched(study.sampler, study.pruner, study.space,
                         self._backend(cell).space_version, ranges,
-                        leader.entry.label if leader else "")
+                        leader.entry.label if leader else "",
+                        tuple(name for name in space if name not in ranges) or UNSET)
 
 
 def _place(cell: Cell) -> tuple[Suite, int]:

@@ -19,19 +19,28 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bench_apts.spec import Trial
+    from bench_apts.spec import Scalar, Trial
 
 _POLL_S = 0.2
 _decoder = msgspec.json.Decoder(Event)
 
 
 def describe(trial: Trial) -> str:
-    """Names a trial in a few words."""
+    """Names a trial in a few words: of a tuning trial also what was searched."""
     what = "tuning" if trial.stage == "tune" else "twin of report" if trial.twin else "report"
-    knobs = ", ".join(f"{k}={v:.3g}" for k, v in trial.hyperparameters.items()
-                      if isinstance(v, float)) if trial.stage == "tune" else ""
+    searched = {*trial.searched.ranges, *(trial.searched.choices or ())} if trial.searched else ()
+    knobs = ", ".join(
+        f"{name}={_value(value)}" for name, value in trial.hyperparameters.items()
+        if (name in searched if searched else isinstance(value, float))
+    ) if trial.stage == "tune" else ""
     return (f"{trial.suite.name} {trial.label} N={trial.ranks} {what} {trial.repetition + 1}"
             + (f" ({knobs})" if knobs else ""))
+
+
+def _value(value: Scalar) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Progress:

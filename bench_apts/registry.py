@@ -11,13 +11,15 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench_apts import suite_file
+from bench_apts.beside import Beside
 from bench_apts.contract import Backend, installed
 from bench_apts.errors import UserError, told, unknown
 
@@ -63,8 +65,7 @@ def optimizer(name: str) -> Plugin:
     try:
         backend = entry.load()
     except Exception as error:
-        raise UserError(f"optimizer '{name}' ({entry.value}) cannot be imported: "
-                        f"{type(error).__name__}: {error}") from error
+        raise UserError(_failure(f"optimizer '{name}' ({entry.value})", error)) from error
     plugin = _plugin(backend, _origin(entry), entry.value)
     if plugin.backend.name != name:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
@@ -86,11 +87,35 @@ def _from_file(path: Path) -> Plugin:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return _plugin(getattr(module, "backend", None), str(path), whole, path)
+    beside = Beside(path)
+    with beside.importable():
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise UserError(_failure(f"{path}{_line(error, path)}", error)) from error
+        plugin = _plugin(getattr(module, "backend", None), str(path), whole, path,
+                         *beside.files())
+    backend = plugin.backend
+    return replace(plugin, backend=replace(
+        backend,
+        # A rank builds a single plug-in, and its steps may import more.
+        build=beside.within(backend.build, stay=True),
+        batch_size=backend.batch_size and beside.within(backend.batch_size),
+        sampling=backend.sampling and beside.within(backend.sampling)))
+
+
+def _failure(where: str, error: BaseException) -> str:
+    """Say why a module cannot be imported; a backend's own complaint needs no introduction."""
+    if isinstance(error, UserError):
+        return f"{where}: {error}"
+    return f"{where} cannot be imported: {type(error).__name__}: {error}"
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Return where in a file an exception passed last, as ``:3``; "" if nowhere."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if frame.filename == str(path)]
+    return f":{lines[-1]}" if lines else ""
 
 
 def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:
@@ -101,9 +126,16 @@ def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugi
 
 
 def _source_hash(backend: Backend, *files: Path) -> str:
-    """Hashes the source that defines a backend: its files, and the modules that it declares."""
-    build = backend.build.func if isinstance(backend.build, functools.partial) else backend.build
-    paths = [*files, Path(inspect.getfile(build))]
+    """Hash the source that defines a backend: its files, and the modules that it declares."""
+    build: Any = backend.build.func if isinstance(
+        backend.build, functools.partial) else backend.build
+    if not (inspect.isroutine(build) or inspect.isclass(build)):
+        build = type(build)  # an object that can be called
+    try:
+        paths = [*files, Path(inspect.getfile(build))]
+    except (TypeError, OSError) as error:
+        raise UserError(f"{backend.name}: build: expected a function or class that a file "
+                        f"defines: {error}") from error
     for package in backend.sources:
         found = importlib.util.find_spec(package) if installed(package) else None
         if found is None or found.origin is None:

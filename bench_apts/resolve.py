@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from bench_apts import environment, registry
 from bench_apts.errors import UserError
 from bench_apts.selectors import parse_selector, split_selectors
-from bench_apts.spec import Entry, Pruner, Sampler, Space, Study
+from bench_apts.spec import Entry, Pruner, Sampler, Space, Study, called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.registry import Plugin
     from bench_apts.spec import Suite
 
 DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-free,prodigy,"
@@ -136,23 +139,40 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     return ranks
 
 
+def entry(selector: str) -> tuple[Entry, Plugin]:
+    """Reads a selector and finds its optimizer, which is called by its backend's name.
+
+    Raises:
+        UserError: The selector is malformed, or the optimizer unknown or misconfigured.
+    """
+    written = parse_selector(selector)
+    plugin = registry.optimizer(written.optimizer)
+    plugin.backend.configure(written.pinned)
+    label = called(written.label, plugin.backend.name)
+    return msgspec.structs.replace(written, label=label), plugin
+
+
 def _entries(optimizers: str | None, notes: list[str]) -> tuple[Entry, ...]:
-    entries = []
+    entries: list[Entry] = []
+    known: dict[str, tuple[str, str]] = {}
     for text in split_selectors(DEFAULT_OPTIMIZERS if optimizers is None else optimizers):
-        entry = parse_selector(text)
-        backend = registry.optimizer(entry.optimizer).backend
-        backend.configure(entry.pinned)
-        reason = backend.unavailable()
+        found, plugin = entry(text)
+        reason = plugin.backend.unavailable()
         if reason and optimizers is None:
-            notes.append(f"{entry.label} is left out: unavailable ({reason})")
+            notes.append(f"{found.label} is left out: unavailable ({reason})")
         elif reason:
-            raise UserError(f"optimizer {entry.label} is unavailable: {reason}; install it or "
+            raise UserError(f"optimizer {found.label} is unavailable: {reason}; install it or "
                             "leave the optimizer out of --optimizers")
         else:
-            entries.append(entry)
+            entries.append(found)
+            name = plugin.backend.name
+            reference, other = known.setdefault(name, (plugin.reference, found.optimizer))
+            if reference != plugin.reference:
+                raise UserError(f"--optimizers: {other} and {found.optimizer} are both called "
+                                f"'{name}'; give the backend in one of them another name")
     if not entries:
         raise UserError("--optimizers names none; see `bench-apts list optimizers`")
-    labels = [entry.label for entry in entries]
+    labels = [one.label for one in entries]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
         raise UserError(f"--optimizers names {', '.join(sorted(twice))} twice")

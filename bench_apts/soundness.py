@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -91,12 +91,15 @@ def _written(path: Path) -> list[dict[str, Any]]:
 def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Recomputes the content address from the trial as written, not as this version reads it.
 
-    A field that later versions add would otherwise change the address of older records.
+    A field that later versions add would otherwise change the address of older records, where it
+    also depends on the folder of a plug-in file.
     """
     header = record.header
-    trials = [event["trial"] for event in events if event.get("event") == "header"]
-    address = digest({"schema": header.schema, "trial": trials[-1]})[:12]
-    if header.run_id != address:
+    written = next(event["trial"] for event in reversed(events) if event.get("event") == "header")
+    portable = written | {"plugin": PurePath(header.trial.plugin).name}
+    address, older = (digest({"schema": header.schema, "trial": trial})[:12]
+                      for trial in (portable, written))
+    if header.run_id not in (address, older):
         yield f"run id {header.run_id}, but its trial has the address {address}"
     if Path(record.path).stem != header.run_id:
         yield f"the file holds the trial {header.run_id}"
@@ -191,7 +194,7 @@ def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
     ended = [r for r in records if r.finished and r.trial.stage == "report"
              and r.trial.device == "cpu" and r.end and r.end.final_weights_sha256]
     yield from _odd("final weights", ended,
-                    lambda r: (canonical(msgspec.structs.replace(r.trial, twin=False)),
+                    lambda r: (canonical(msgspec.structs.replace(r.trial.portable, twin=False)),
                                r.header.environment.get("cpu"),
                                canonical(r.header.environment.get("versions"))),
                     lambda r: r.end and r.end.final_weights_sha256)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 SCHEMA = 1
 """Version of every file that the harness writes; readers accept this one and older ones."""
@@ -138,7 +139,8 @@ class Searched(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``ranges`` are the bounds of what was searched between two numbers; an optimum on one of them
     says that the space is too small. ``follows`` is the label of the competitor whose search may
-    serve this one too.
+    serve this one too. ``choices`` names what was searched besides; where there is nothing the
+    field is absent, as it is in older records, so that searches of ranges keep their addresses.
     """
 
     sampler: Sampler
@@ -147,13 +149,15 @@ class Searched(Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     ranges: dict[str, tuple[float, float]] = {}
     follows: str = ""
+    choices: tuple[str, ...] | UnsetType = UNSET
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):
     """One run: everything that decides its course, and nothing else.
 
     A ``twin`` repeats another report-stage trial in everything: the second half of an A/A pair,
-    whose two times differ by nothing but the machine's noise.
+    whose two times differ by nothing but the machine's noise. ``plugin`` says where the
+    optimizer's code lies: ``module:attribute``, or the absolute path of a plug-in file.
     """
 
     label: str
@@ -174,9 +178,14 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
     searched: Searched | None = None
 
     @property
+    def portable(self) -> Trial:
+        """The same trial wherever its plug-in file lies: without the path to its folder."""
+        return msgspec.structs.replace(self, plugin=PurePath(self.plugin).name)
+
+    @property
     def run_id(self) -> str:
-        """Content address: twelve hexadecimal digits of the sha256 of the resolved trial."""
-        return digest({"schema": SCHEMA, "trial": self})[:12]
+        """Content address: twelve hexadecimal digits of the sha256 of the portable trial."""
+        return digest({"schema": SCHEMA, "trial": self.portable})[:12]
 
     @property
     def configuration(self) -> str:
@@ -185,11 +194,20 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One competitor of a study: its selector as written, and what the user pinned."""
+    """One competitor of a study: what it is called, where it is found and what the user pinned.
+
+    ``optimizer`` is an installed optimizer's name or a plug-in file's path as written; ``label``
+    is the backend's name with the pinned hyperparameters, as ``name[lr=0.1]``.
+    """
 
     label: str
     optimizer: str
     pinned: dict[str, Scalar] = {}
+
+    @property
+    def portable(self) -> Entry:
+        """The same competitor wherever its plug-in file lies: without the path to its folder."""
+        return msgspec.structs.replace(self, optimizer=PurePath(self.optimizer).name)
 
 
 class Study(Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,6 +231,15 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     space: Space = "narrow"
     share: bool = True
     schema: int = SCHEMA
+
+
+def called(selector: str, name: str) -> str:
+    """Return a competitor's label: its selector, with the backend's name for a plug-in file.
+
+    In older records the label of a plug-in file begins with the file's path.
+    """
+    optimizer, bracket, pinned = selector.partition("[")
+    return f"{name}{bracket}{pinned}" if optimizer.strip().endswith(".py") else selector
 
 
 def canonical(value: Any) -> bytes:

@@ -75,7 +75,11 @@ def distributions(
     backend: Backend, searched: Mapping[str, Hyperparameter]
 ) -> dict[str, BaseDistribution]:
     """Returns a search space as Optuna knows it."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
 
     if backend.ordered:
         return {ORDERED: CategoricalDistribution(tuple(range(len(backend.ordered))))}
@@ -83,10 +87,12 @@ def distributions(
     for name, knob in searched.items():
         if isinstance(knob.search, Choice):
             known[name] = CategoricalDistribution(knob.search.options)
-        else:
-            assert knob.search is not None
-            known[name] = FloatDistribution(
-                knob.search.low, knob.search.high, log=isinstance(knob.search, LogUniform))
+        elif knob.search is not None:
+            low, high, log = (knob.search.low, knob.search.high,
+                              isinstance(knob.search, LogUniform))
+            known[name] = (IntDistribution(int(low), int(high), log=log)
+                           if isinstance(knob.default, int)
+                           else FloatDistribution(low, high, log=log))
     return known
 
 
@@ -110,19 +116,25 @@ def _grid(
     """A grid of at most ``count`` points, with as many along each range as there is room for."""
     options = {name: knob.search.options for name, knob in searched.items()
                if isinstance(knob.search, Choice)}
-    ranges = {name: knob.search for name, knob in searched.items()
+    ranges = {name: knob for name, knob in searched.items()
               if isinstance(knob.search, LogUniform | Uniform)}
     room = count / math.prod(len(values) for values in options.values())
     along = max(1, math.floor(room ** (1 / len(ranges)) + 1e-9)) if ranges else 1
     axes: dict[str, tuple[Scalar, ...]] = options | {
-        name: tuple(_between(search, (i + 0.5) / along) for i in range(along))
-        for name, search in ranges.items()}
+        # Fewer integers than parts are tried once each.
+        name: tuple(dict.fromkeys(_between(knob, (i + 0.5) / along) for i in range(along)))
+        for name, knob in ranges.items()}
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     random.Random(seed).shuffle(points)
     return points
 
 
-def _between(search: LogUniform | Uniform, share: float) -> float:
+def _between(knob: Hyperparameter, share: float) -> float:
+    """Return the value at a share of the way through a range; the nearest integer of integers."""
+    search = knob.search
+    assert isinstance(search, LogUniform | Uniform)
     if isinstance(search, LogUniform):
-        return math.exp((1 - share) * math.log(search.low) + share * math.log(search.high))
-    return (1 - share) * search.low + share * search.high
+        value = math.exp((1 - share) * math.log(search.low) + share * math.log(search.high))
+    else:
+        value = (1 - share) * search.low + share * search.high
+    return round(value) if isinstance(knob.default, int) else value

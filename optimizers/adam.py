@@ -55,5 +55,7 @@ default = replace(
     backend,
     name="adam-default",
     summary="AdamW as adam, at its default learning rate: what no tuning at all gives",
+    hyperparameters={name: replace(knob, search=None, wide=None)
+                     for name, knob in HYPERPARAMETERS.items()},
     tuning_free=True,
 )

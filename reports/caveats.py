@@ -72,7 +72,7 @@ def on_the_edge(cell: Cell) -> list[str]:
     found = []
     for name, (low, high) in searched.ranges.items():
         value = cell.frozen.trial.hyperparameters[name]
-        assert isinstance(value, float)
+        assert isinstance(value, int | float)
         place = ((math.log(value / low) / math.log(high / low)) if low > 0 and high > 10 * low
                  else (value - low) / (high - low))
         if not _EDGE < place < 1 - _EDGE:

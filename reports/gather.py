@@ -12,6 +12,7 @@ from bench_apts.stats.following import follows
 from bench_apts.stats.selection import select
 
 from .cells import Cell, Group
+from .labels import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,9 +54,8 @@ def gather(folder: Path) -> Gathered:
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
-    file = store.read_study(folder)
+    file, records = named(store.read_study(folder), store.read_trials(folder))
     study = file.study
-    records = store.read_trials(folder)
     left_out: dict[str, int] = {}
 
     def keep(records: Iterable[TrialRecord], reason: str,

@@ -29,7 +29,7 @@ def cards(gathered: Gathered) -> list[Card]:
     data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
     meters = sorted({f"{r.start.comm_meter} on {r.start.process_group}"
                      for r in gathered.trials if r.start})
-    code = sorted({(r.trial.optimizer, r.trial.plugin, r.trial.plugin_sha256)
+    code = sorted({(r.trial.optimizer, r.trial.portable.plugin, r.trial.plugin_sha256)
                    for r in gathered.trials})
     run = [
         ("Command", shlex.join(gathered.file.command)),

@@ -3,10 +3,19 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bench_apts import registry
-from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
+from bench_apts.contract import (
+    Backend,
+    Choice,
+    Hyperparameter,
+    LogUniform,
+    Sampling,
+    Uniform,
+    missing_methods,
+)
 from bench_apts.errors import UserError
 
 
@@ -77,7 +86,6 @@ def test_unknown_hyperparameters_are_answered_with_the_nearest():
 def test_what_is_searched():
     assert set(backend().searched()) == {"lr", "share", "width"}
     assert set(backend().searched({"lr": 0.1, "steps": 3})) == {"share", "width"}
-    assert backend(tuning_free=True).searched() == {}
 
 
 def test_ordered_configurations_decide_what_is_searched():
@@ -85,7 +93,59 @@ def test_ordered_configurations_decide_what_is_searched():
     assert set(listed.searched()) == {"steps", "norm"}
     assert set(listed.searched({"norm": "l2"})) == {"steps"}
     assert listed.searched({"norm": "l2", "steps": 3}) == {}
-    assert backend(ordered=listed.ordered, tuning_free=True).searched() == {}
+
+
+def test_a_choice_of_either_space_is_a_value_of_the_knob():
+    knob = Hyperparameter(2, "", Choice((2, 4)), wide=Choice((2, 4, 8)))
+    both = backend(hyperparameters={"width": knob})
+    assert both.configure({"width": 8}) == {"width": 8}
+    with pytest.raises(UserError, match="one of 2, 4, 8"):
+        both.configure({"width": 16})
+    mixed = backend(hyperparameters={
+        "width": Hyperparameter(2, "", Choice((2, 4)), wide=Uniform(1, 64))})
+    assert mixed.configure({"width": 33}) == {"width": 33}
+
+
+@pytest.mark.parametrize(("answer", "token"), [
+    (32.0, "float 32.0"), (0, "int 0"), (-4, "int -4"), (True, "bool True"), (None, "NoneType"),
+    ("32", "str '32'"), (2**70, "from 1 on")])
+def test_a_minibatch_is_a_whole_number_from_1_on(answer, token):
+    asked = backend(batch_size=lambda batch, values, ranks: answer)
+    with pytest.raises(UserError, match="mine: batch_size") as caught:
+        asked.minibatch(64, {}, 2)
+    assert token in str(caught.value)
+
+
+def test_the_minibatch_and_its_slices_are_the_functions_answers():
+    assert backend().minibatch(64, {}, 2) == 64
+    assert backend().slicing({}) is None
+    asked = backend(batch_size=lambda batch, values, ranks: np.int64(batch * ranks),
+                    sampling=lambda values: Sampling(values["overlap"]))
+    assert asked.minibatch(64, {}, 2) == 128
+    assert type(asked.minibatch(64, {}, 2)) is int
+    assert asked.slicing({"overlap": 0.5}) == Sampling(0.5)
+
+
+@pytest.mark.parametrize(("sampling", "token"), [
+    (lambda values: 0.5, "float 0.5"), (lambda values: Sampling(-1), "overlap=-1"),
+    (lambda values: values["none"], "KeyError"), (lambda values: Sampling("half"), "TypeError")])
+def test_a_sampling_is_one(sampling, token):
+    with pytest.raises(UserError, match="mine: sampling") as caught:
+        backend(sampling=sampling).slicing({})
+    assert token in str(caught.value)
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        backend(batch_size=lambda batch, values, ranks: batch // 0).minibatch(64, {}, 2)
+
+
+def test_missing_methods_of_a_stepper_are_named():
+    class Half:
+        step = evaluation_model = lambda self: None
+        state_dict = None
+
+    assert missing_methods(Half()) == ["state_dict", "load_state_dict"]
+    assert missing_methods(None) == ["step", "state_dict", "load_state_dict", "evaluation_model"]
+    Half.state_dict = Half.load_state_dict = lambda self: None
+    assert missing_methods(Half()) == []
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no_such_package.part", "json.no_such_part"])

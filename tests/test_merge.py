@@ -11,6 +11,7 @@ from bench_apts.errors import UserError
 from bench_apts.records import End, Eval, Header, Start
 from bench_apts.search import STORAGE, Search
 from bench_apts.soundness import check
+from bench_apts.spec import Entry
 from bench_apts.splitting import merge
 
 
@@ -223,6 +224,17 @@ def test_copies_of_a_file_are_one_trial(folders, make_trial, tmp_path):
     assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(1, 1, 0)
     (kept,) = (tmp_path / "joined" / "trials").iterdir()
     assert kept.name == f"{trial.run_id}.jsonl"
+
+
+def test_one_plugin_file_may_lie_in_another_folder(folders, make_trial, tmp_path):
+    for folder, place in zip(folders, ("../mine.py", "/b/mine.py"), strict=True):
+        file = store.read_study(folder)
+        file.study = msgspec.structs.replace(file.study, entries=(Entry("mine", place),))
+        store.write_json(folder / "study.json", file)
+        written(folder, msgspec.structs.replace(
+            make_trial("sgd"), label="mine", plugin=f"/{folder.name}/mine.py"), 2, "miss")
+    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(1, 1, 0)
+    assert store.read_study(tmp_path / "joined").study.entries == (Entry("mine", "mine.py"),)
 
 
 def test_a_file_without_a_whole_header_is_left_out_and_counted(folders, tmp_path):

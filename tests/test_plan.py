@@ -7,6 +7,7 @@ from bench_apts import store
 from bench_apts.errors import UserError
 from bench_apts.plan import Plan
 from bench_apts.records import End, Eval, Header, TrialRecord
+from bench_apts.spec import Trial
 
 
 @pytest.fixture
@@ -191,3 +192,32 @@ def test_a_list_of_configurations_is_tried_in_its_order_and_no_further(make_plan
     frozen = {t.hyperparameters["lr"] for t in plan.reporting(records) if t.optimizer == "mine"}
     assert frozen == {0.25}
     assert [t.hyperparameters["lr"] for t in make_plan(listed, trials=2).tuning()] == [0.5, 0.25]
+
+
+def test_what_was_searched_is_written_so_that_a_reader_gets_the_same_address(
+        make_plan, make_study, plugin, digits):
+    path = plugin(options="")
+    path.write_text(path.read_text().replace('"lr": Hyperparameter(0.1', (
+        '"steps": Hyperparameter(4, "", LogUniform(1, 64)), '
+        '"on": Hyperparameter(True, "", Choice((True, False))), '
+        '"lr": Hyperparameter(0.1')).replace("import Backend,", "import Backend, Choice,"))
+    trials = [*make_plan(path).tuning(), *make_plan("sgd", "nadamw-list").tuning()]
+    found = {}
+    for trial in trials:
+        again = msgspec.json.decode(msgspec.json.encode(trial), type=Trial)
+        assert again == trial
+        assert again.run_id == trial.run_id
+        found[trial.optimizer] = trial.searched
+    assert found["mine"].ranges == {"steps": (1.0, 64.0), "lr": (1e-2, 1.0)}
+    assert found["mine"].choices == ("on",)
+    assert found["nadamw-list"].choices == ("lr", "beta1", "beta2", "weight_decay", "warmup")
+    assert "choices" not in msgspec.to_builtins(found["sgd"])
+
+
+def test_a_trial_is_the_same_wherever_its_file_lies(make_plan, plugin, tmp_path):
+    (trial,) = make_plan(plugin(), trials=0).reporting([])
+    moved = msgspec.structs.replace(trial, plugin="/elsewhere/mine.py")
+    assert moved.run_id == trial.run_id
+    assert msgspec.structs.replace(trial, plugin="/elsewhere/other.py").run_id != trial.run_id
+    (built_in,) = make_plan("sgd", trials=0).reporting([])
+    assert built_in.portable == built_in

@@ -11,6 +11,7 @@ from rich.console import Console
 from bench_apts import store
 from bench_apts.progress import Progress, describe
 from bench_apts.records import End, Eval, Header, TrialRecord
+from bench_apts.spec import Searched
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -38,6 +39,16 @@ def test_a_trial_is_described_by_what_tells_it_from_others(record):
     assert "lr=0.05" in text
     report = msgspec.structs.replace(record.trial, stage="report", repetition=4)
     assert describe(report) == "digits sgd[momentum=0.5] N=2 report 5"
+
+
+def test_values_of_every_type_are_shown_if_they_were_searched(record):
+    values = {"lr": 0.012345, "momentum": 0.5, "steps": 16, "on": True, "norm": "l2", "left": 3}
+    searched = Searched("random", "none", "narrow", 1, {"lr": (1e-3, 1.0), "steps": (1.0, 64.0)},
+                        choices=("on", "norm"))
+    trial = msgspec.structs.replace(record.trial, hyperparameters=values, searched=searched)
+    assert describe(trial).endswith("tuning 1 (lr=0.0123, steps=16, on=true, norm=l2)")
+    older = msgspec.structs.replace(trial, searched=Searched("random", "none", "narrow", 1))
+    assert describe(older).endswith("tuning 1 (lr=0.0123, momentum=0.5)")
 
 
 def test_a_pipe_gets_plain_lines(record, tmp_path):

@@ -96,6 +96,27 @@ def test_a_study_as_it_was_asked_for(machine):
     assert study.device == "cpu"
 
 
+def test_a_file_is_called_by_its_backends_name(machine, plugin, tmp_path):
+    path = plugin()
+    study, _ = resolve.study(**WORDS | {"optimizers": f"{path},{path}[lr=0.2],adam"})
+    assert [(e.label, e.optimizer, e.pinned) for e in study.entries] == [
+        ("mine", str(path), {}), ("mine[lr=0.2]", str(path), {"lr": 0.2}), ("adam", "adam", {})]
+    with pytest.raises(UserError, match="names mine twice"):
+        resolve.study(**WORDS | {"optimizers": f"{path},{tmp_path}/./mine.py"})
+
+
+def test_two_optimizers_of_one_name_are_refused(machine, plugin):
+    one, two = plugin("one.py"), plugin("two.py")
+    for words in (f"{one},{two}", f"{one},{two}[lr=0.2]"):
+        with pytest.raises(UserError, match=rf"{one} and {two} are both called 'mine'"):
+            resolve.study(**WORDS | {"optimizers": words})
+    two.write_text(two.read_text().replace('name="mine"', 'name="adam"'))
+    with pytest.raises(UserError, match=rf"adam and {two} are both called 'adam'"):
+        resolve.study(**WORDS | {"optimizers": f"adam[lr=0.1],{two}"})
+    study, _ = resolve.study(**WORDS | {"optimizers": f"{one},{two}"})
+    assert [entry.label for entry in study.entries] == ["mine", "adam"]
+
+
 @pytest.mark.parametrize(("words", "expected"), [
     ({"suites": ["digit"]}, r"unknown suite 'digit'; did you mean digits\?"),
     ({"optimizers": "adm"}, r"unknown optimizer 'adm'; did you mean adam or nadamw\?"),

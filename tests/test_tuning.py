@@ -105,6 +105,36 @@ def test_a_grid_covers_its_ranges_evenly():
     assert len(draws(BACKEND, {}, 1, 0, "grid")) == 1
 
 
+WHOLE = replace(BACKEND, hyperparameters={
+    "steps": Hyperparameter(4, "", Uniform(1, 4)),
+    "length": Hyperparameter(16, "", LogUniform(1, 256)),
+    "lr": Hyperparameter(0.1, "", LogUniform(1e-4, 1.0))})
+
+
+@pytest.mark.parametrize("sampler", ["random", "halton", "grid"])
+def test_a_knob_whose_default_is_an_integer_gets_integers(sampler):
+    drawn = draws(WHOLE, {}, 64, 3, sampler)
+    for name, low, high in (("steps", 1, 4), ("length", 1, 256)):
+        assert {type(values[name]) for values in drawn} == {int}
+        assert all(low <= values[name] <= high for values in drawn)
+    assert {type(values["lr"]) for values in drawn} == {float}
+    assert {values["steps"] for values in drawn} >= {1, 2, 3}
+    assert draws(WHOLE, {}, 64, 3, sampler) == drawn
+
+
+def test_integers_are_spread_as_declared_up_to_both_bounds():
+    drawn = draws(WHOLE, {}, 400, 0)
+    counts = [sum(values["steps"] == k for values in drawn) for k in (1, 2, 3, 4)]
+    assert min(counts) > 60  # 100 expected, with a deviation of 9
+    below = sum(values["length"] <= 16 for values in drawn)
+    assert 150 < below < 270  # half, and the one that rounding gives the 1
+
+
+def test_a_grid_tries_each_integer_once():
+    drawn = draws(WHOLE, {"length": 2, "lr": 0.1}, 9, 0, "grid")
+    assert sorted(values["steps"] for values in drawn) == [1, 2, 3, 4]
+
+
 def test_the_wide_space_has_its_own_ranges():
     wide = replace(BACKEND, hyperparameters={
         **BACKEND.hyperparameters,

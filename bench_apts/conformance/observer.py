@@ -10,6 +10,7 @@ import torch
 from bench_apts.conformance import replicas
 from bench_apts.conformance.step_report import ReportCheck
 from bench_apts.conformance.stretch import Stretch
+from bench_apts.contract import missing_methods
 from bench_apts.errors import ContractError
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
     from bench_apts.spec import Suite
-
-_METHODS = ("step", "state_dict", "load_state_dict", "evaluation_model")
-
 
 class Observer:
     """Runs one stepper on this rank and counts what it does.
@@ -47,7 +45,7 @@ class Observer:
         self, stepper: Stepper, model: torch.nn.Module, passes: Passes, clock: Clock,
         meter: CommMeter, moves_weights: bool,
     ) -> None:
-        missing = [name for name in _METHODS if not callable(getattr(stepper, name, None))]
+        missing = missing_methods(stepper)
         if missing:
             raise ContractError(f"build() returned a {type(stepper).__name__} without the "
                                 f"method{'s' * (len(missing) > 1)} {', '.join(missing)}")

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import environment
+from bench_apts import environment, resolve
 from bench_apts.errors import UserError
 from bench_apts.gate import counts
 from bench_apts.gate.findings import Finding, Judged, Timing
 from bench_apts.gate.runs import Failed, by_cell, failure, train
+from bench_apts.selectors import parse_selector
 from bench_apts.stats.slowdown import Ratios, settle
 
 if TYPE_CHECKING:
@@ -119,9 +120,16 @@ def _block(base: Tree, head: Tree, asked: Asked, folder: Path, number: int, seed
 
 def _narrowed(asked: Asked, cells: set[Cell]) -> Asked:
     """Leaves out optimizers and world sizes of which nothing is asked any more."""
+    labels = {cell.label for cell in cells}
     return dataclasses.replace(
         asked, ranks=tuple(n for n in asked.ranks if n in {c.ranks for c in cells}),
-        optimizers=tuple(o for o in asked.optimizers if o in {c.label for c in cells}))
+        optimizers=tuple(o for o in asked.optimizers if _label(o) in labels))
+
+
+def _label(selector: str) -> str:
+    """Returns what records call a competitor; only a plug-in file has to be asked."""
+    named = parse_selector(selector)
+    return resolve.entry(selector)[0].label if named.optimizer.endswith(".py") else named.label
 
 
 def _findings(blocks: Sequence[Block], factor: float) -> list[Finding]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import store
 from bench_apts.errors import UserError, last_line
+from bench_apts.spec import called
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench_apts.gate.trees import Tree
     from bench_apts.records import TrialRecord
+    from bench_apts.spec import Trial
 
 _PATIENCE_S = 10.0
 """How long a command may take to end in order when this one is interrupted."""
@@ -113,7 +115,12 @@ def train(tree: Tree, asked: Asked, out: Path, *, seeds: int = 1,
 
 def by_cell(records: list[TrialRecord]) -> dict[Cell, TrialRecord]:
     """Places the records of one repetition."""
-    return {Cell(r.trial.suite.name, r.trial.label, r.trial.ranks): r for r in records}
+    return {cell_of(r.trial): r for r in records}
+
+
+def cell_of(trial: Trial) -> Cell:
+    """Returns where a trial belongs; older trees call a plug-in file by its path."""
+    return Cell(trial.suite.name, called(trial.label, trial.optimizer), trial.ranks)
 
 
 def failure(record: TrialRecord, base: TrialRecord | None = None) -> str:

@@ -17,7 +17,7 @@ from bench_apts import environment, store
 from bench_apts.errors import UserError
 from bench_apts.gate import counts
 from bench_apts.gate.findings import Finding, Judged
-from bench_apts.gate.runs import Asked, Cell, Failed, failure, train
+from bench_apts.gate.runs import Asked, Cell, Failed, cell_of, failure, train
 from bench_apts.spec import canonical
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def judge(baseline: Path, head: Tree, folder: Path, *, factor: float, data_dir: 
                         "baseline again")
     pairs: dict[Cell, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
     for record in stored:
-        trial = record.trial
-        pairs[Cell(trial.suite.name, trial.label, trial.ranks)].append(
-            (record, found[_key(trial)]))
+        pairs[cell_of(record.trial)].append((record, found[_key(record.trial)]))
     return Judged(f"the study {baseline}", head.told,
                   tuple(_finding(cell, of, factor) for cell, of in pairs.items()),
                   tuple(_notes(stored, pairs)))

@@ -122,8 +122,8 @@ def _union(studies: Sequence[Study], folders: Sequence[Path]) -> Study:
                                 "`bench-apts compare`")
     suites = _by_name("suites", [[(s.name, s) for s in study.suites] for study in studies],
                       folders)
-    entries = _by_name("entries", [[(e.label, e) for e in study.entries] for study in studies],
-                       folders)
+    entries = _by_name("entries", [[(e.label, e.portable) for e in study.entries]
+                                   for study in studies], folders)
     return msgspec.structs.replace(
         first, suites=tuple(suites), entries=tuple(entries),
         ranks=tuple(dict.fromkeys(ranks for study in studies for ranks in study.ranks)),
@@ -181,7 +181,7 @@ def _conflicts(records: Sequence[TrialRecord]) -> list[str]:
     answers = [record for record in records if record.finished]
     found = []
     for other in records[1:]:
-        if canonical(records[0].trial) != canonical(other.trial):
+        if canonical(records[0].trial.portable) != canonical(other.trial.portable):
             found.append(f"{records[0].path} and {other.path} hold different trials")
     for other in answers[1:]:
         if what := _disagreement(answers[0], other):

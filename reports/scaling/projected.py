@@ -144,10 +144,10 @@ def _batches(cell: Cell) -> tuple[Callable[[Scaling, int], int | None], list[str
     wish, values = None, trial.hyperparameters
     try:
         if trial.plugin.endswith(".py"):
-            raise UserError(f"{trial.plugin} is not run to ask for another")
+            raise UserError(f"{trial.portable.plugin} is not run to ask for another")
         backend = registry.optimizer(trial.optimizer).backend
         if backend.batch_size:
-            values, wish = backend.configure(values), backend.batch_size
+            values, wish = backend.configure(values), backend.minibatch
     except UserError as error:
         notes = [f"{cell.label} on {cell.suite.name} is modelled with the suite's minibatch: "
                  f"{error}"]

@@ -80,7 +80,7 @@ def _edges(context: Context) -> list[str]:
             for knob in on_the_edge(cell):
                 low, high = cell.frozen.trial.searched.ranges[knob]
                 value = cell.frozen.trial.hyperparameters[knob]
-                assert isinstance(value, float)
+                assert isinstance(value, int | float)
                 lines.append(
                     f"Optimum at the edge: at N = {group.ranks} the best {knob} of {cell.label} "
                     f"is {units.trim(units.digits(value))}, at an end of what was searched, "

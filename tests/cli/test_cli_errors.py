@@ -51,6 +51,29 @@ def test_mistakes_on_the_command_line(cli, arguments, expected):
     assert_one_line(cli(*RUN, *arguments), *expected)
 
 
+@pytest.mark.parametrize("declared", [
+    "0.1", "Hyperparameter(0.1, '', [1e-3, 1e-1])", "Hyperparameter(0.1, '', LogUniform(1, 1e-3))",
+    "Hyperparameter(0.1, '', LogUniform(0, 1))"])
+def test_a_plugin_file_that_cannot_be_used_is_named_with_its_line(cli, plugin, declared):
+    path = plugin()
+    text = path.read_text()
+    path.write_text(text.replace(
+        'Hyperparameter(0.1, "learning rate", LogUniform(1e-2, 1.0))', declared))
+    line = text.splitlines().index("backend = Backend(") + 1
+    assert_one_line(cli("run", "--optimizers", path, "--gpus", "1", "--offline"),
+                    f"{path}:{line}: mine: hyperparameter lr: ", "expected")
+    assert_one_line(cli("tune", "--optimizers", f"{path}[lr=0.2]", "--gpus", "1", "--offline"),
+                    f"{path}:{line}: mine: hyperparameter lr: ")
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ("batch_size=lambda batch, values, ranks: batch / 2,", "batch_size(64, …, 1) returned float"),
+    ("sampling=lambda values: 2,", "sampling(…) returned int 2")])
+def test_what_a_plugin_answers_is_checked_before_the_first_trial(cli, plugin, options, expected):
+    done = cli("run", "--optimizers", plugin(options=options), "--gpus", "1", "--offline")
+    assert_one_line(done, f"mine: {expected}")
+
+
 @pytest.mark.parametrize(("assignment", "expected"), [
     ("suite.model.name=mpl", "unknown model 'mpl'; did you mean mlp?"),
     ("suite.model.options.hiden=[8]", "unknown option of model 'mlp' 'hiden'; did you mean hid"),

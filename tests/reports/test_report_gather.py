@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import report_fixture as fixture
 
-from bench_apts import store
+from bench_apts import reports, store
 from bench_apts.errors import UserError
 from bench_apts.reports.caveats import caveats, on_the_edge
 from bench_apts.reports.gather import gather
@@ -133,10 +133,55 @@ def test_a_tuning_free_optimizer_has_one_configuration_everywhere(tmp_path):
 
 @pytest.mark.parametrize(("value", "low", "high", "found"), [
     (0.01, 1e-4, 1.0, []), (1.2e-4, 1e-4, 1.0, ["lr"]), (0.9, 1e-4, 1.0, ["lr"]),
-    (0.5, 0.0, 1.0, []), (0.96, 0.0, 1.0, ["lr"]), (1.0, 0.0, 1.0, ["lr"])])
+    (0.5, 0.0, 1.0, []), (0.96, 0.0, 1.0, ["lr"]), (1.0, 0.0, 1.0, ["lr"]),
+    (1, 1.0, 64.0, ["lr"]), (8, 1.0, 64.0, []), (64, 1.0, 64.0, ["lr"]), (2, 1.0, 3.0, [])])
 def test_an_optimum_at_the_edge_of_its_range_is_named(folder, value, low, high, found):
     searched = Searched("random", "none", "narrow", 1, {"lr": (low, high)})
     record = cell(gather(folder)).frozen
     record.header.trial = msgspec.structs.replace(
         record.trial, searched=searched, hyperparameters={"lr": value})
     assert on_the_edge(replace(cell(gather(folder)), frozen=record)) == found
+
+
+def older(tmp_path, files):
+    """Writes a study as older versions did, which called plug-in files by their paths."""
+    plan = fixture.study(ranks=(1,))
+    labels = {e.label: next((path for path, (label, _) in files.items() if label == e.label),
+                            e.label) for e in plan.entries}
+    plan = msgspec.structs.replace(plan, entries=tuple(
+        msgspec.structs.replace(e, label=labels[e.label], optimizer=labels[e.label].split("[")[0])
+        for e in plan.entries))
+    folder = fixture.populate(tmp_path / "study", plan)
+    for path in (folder / "trials").glob("*.jsonl"):
+        head, *rest = path.read_bytes().splitlines(keepends=True)
+        header = msgspec.json.decode(head)
+        spec = header["trial"]
+        if (file := labels[spec["label"]]) in files:
+            spec |= {"label": file, "optimizer": files[file][1], "plugin": file.split("[")[0]}
+        path.write_bytes(msgspec.json.encode(header) + b"\n" + b"".join(rest))
+    file = store.read_study(folder)
+    file.code = dict.fromkeys(labels.values(), "p" * 64)
+    store.write_json(folder / "study.json", file)
+    return folder
+
+
+def labels(folder):
+    return [c.label for c in gather(folder).groups[0].cells]
+
+
+def test_files_of_older_studies_are_called_by_their_backends_names(tmp_path):
+    folder = older(tmp_path, {"/home/me/first.py[lr=0.1]": ("sgd", "mine"),
+                              "second.py": ("adam", "other")})
+    found = gather(folder)
+    assert labels(folder) == ["apts", "mine[lr=0.1]", "other", fixture.NASTY]
+    assert set(found.file.code) == set(labels(folder))
+    assert [r.trial.repetition for r in cell(found, "mine[lr=0.1]").seeds] == [0, 1]
+    assert found.left_out == {}
+    reports.build(folder, formats=("html", "json", "csv"))
+    for path in (folder / "report.html", folder / "report.json", *folder.glob("tables/*.csv")):
+        assert "/home/me" not in path.read_text(encoding="utf-8")
+
+
+def test_files_of_one_name_keep_their_paths(tmp_path):
+    folder = older(tmp_path, {"/a/mine.py": ("sgd", "mine"), "/b/mine.py": ("adam", "mine")})
+    assert labels(folder) == ["apts", "/a/mine.py", "/b/mine.py", fixture.NASTY]

@@ -165,6 +165,6 @@ def test_a_record_does_not_decide_which_code_runs(tmp_path):
     found, notes = rows(study)
     reports.build(study)
     assert found
-    assert f"sgd on digits is modelled with the suite's minibatch: {plugin} is not run" in (
+    assert f"sgd on digits is modelled with the suite's minibatch: {plugin.name} is not run" in (
         " ".join(notes))
     assert not (tmp_path / "ran").exists()
