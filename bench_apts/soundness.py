@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import plausibility, store
+from bench_apts import plausibility, store, trial_files
 from bench_apts.errors import UserError
 from bench_apts.spec import canonical, digest
 
@@ -38,26 +38,18 @@ def check(folder: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: It is no results folder.
     """
-    store.read_study(folder)
-    paths = sorted((folder / "trials").glob("*.jsonl"))
+    study = store.read_study(folder)
     found: list[str] = []
-    records = []
-    for path in paths:
-        try:
-            record = store.read_trial(path)
-        except UserError as error:
-            found.append(str(error))
-            continue
-        if record is None:
-            found.append(f"{path}: no header was written whole")
-            continue
-        records.append(record)
-        events = _written(path)
-        found += (f"{path}: {text}" for text in (
+    trials = trial_files.read(folder, broken=lambda error: found.append(str(error)))
+    unread = len(found) + len(trials.headless)
+    found += (f"{path}: no header was written whole" for path in trials.headless)
+    found += map(str, trials.copies)
+    for record in trials.records:
+        events = _written(Path(record.path))
+        found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
             *plausibility.complaints(record)))
-    found += _together(records)
-    return len(paths), found
+    return len(trials.records) + unread, [*sorted(found), *_together(trials.records)]
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
