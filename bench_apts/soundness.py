@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import plausibility, store, trial_files
-from bench_apts.errors import UserError
+from bench_apts import origins, plausibility, store, trial_files
 from bench_apts.spec import canonical, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from bench_apts.records import Communication, TrialRecord
+    from bench_apts.store import StudyFile
 
 TOLERANCE = 0.01
 """Share of the wall clock by which the parts of a ledger may miss it (MEASUREMENT section 2)."""
@@ -49,7 +49,8 @@ def check(folder: Path) -> tuple[int, list[str]]:
         found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
             *plausibility.complaints(record)))
-    return len(trials.records) + unread, [*sorted(found), *_together(trials.records)]
+    return len(trials.records) + unread, [
+        *sorted(found), *_together(trials.records), *_unlike(folder, study, trials.records)]
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
@@ -91,7 +92,7 @@ def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator
     if header.run_id != address:
         yield f"run id {header.run_id}, but its trial has the address {address}"
     if Path(record.path).stem != header.run_id:
-        yield f"the file holds the trial {header.run_id}"
+        yield f"the file holds the trial {header.run_id}; rename it to {header.run_id}.jsonl"
     if header.configuration not in ("", header.trial.configuration):
         yield (f"configuration {header.configuration}, but its hyperparameters have the hash "
                f"{header.trial.configuration}")
@@ -193,6 +194,28 @@ def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
         used = {record.trial.seeds.data, record.trial.seeds.init} & tuned
         if used and record.trial.stage == "report":
             yield f"{record.path}: a report-stage trial with seeds of tuning trials"
+
+
+def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> Iterator[str]:
+    """Name what differs in the environments of one machine's trials that are compared."""
+    wanted = {canonical(suite): suite.name for suite in study.study.suites}
+    labels = {entry.label for entry in study.study.entries}
+    groups: dict[tuple[bytes, int, str], list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        trial, suite = record.trial, canonical(record.trial.suite)
+        if (suite in wanted and trial.label in labels and trial.ranks in study.study.ranks
+                and trial.data_sha256 == study.data.get(trial.suite.data.name, trial.data_sha256)
+                and trial.plugin_sha256 == study.code.get(trial.label, trial.plugin_sha256)
+                and (trial.stage == "tune" or trial.configuration == study.untuned.get(
+                    trial.label, trial.configuration))):
+            groups[suite, trial.ranks, str(record.header.environment.get("hostname"))].append(
+                record)
+    for (suite, ranks, machine), group in groups.items():
+        found = origins.differences(origins.cards(group))
+        if found:
+            yield (f"{folder}: the trials of {wanted[suite]} at N = {ranks} on {machine} ran in "
+                   f"unlike environments, so that their times do not compare: "
+                   f"{origins.counted(found)}")
 
 
 def _odd(

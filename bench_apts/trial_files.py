@@ -43,8 +43,8 @@ class Copy(NamedTuple):
     def __str__(self) -> str:
         """Say what the file holds, and why it does not count."""
         if self.kept is None:
-            return (f"{self.path} holds the trial {self.run_id} under the name of a backup; rename "
-                    f"it to {self.run_id}.jsonl if it is the record, else move it away")
+            return (f"{self.path} holds the trial {self.run_id} under a backup's name; rename it "
+                    f"to {self.run_id}.jsonl if it is the record, else move it away")
         return (f"{self.path} holds the trial {self.run_id} again, {self.kept.name} counts; move "
                 "one of them away")
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.origins import SPREAD, cards, counted, differences
 from bench_apts.soundness import ledger_gap
 
 from . import units
@@ -38,15 +39,16 @@ class Caveat(NamedTuple):
     text: str
 
 
-def cores(gathered: Gathered, ranks: int) -> int | None:
+def cores(gathered: Gathered, ranks: int) -> float | None:
     """Returns how many cores the smallest machine has that trials of ``ranks`` ran on.
 
-    None if no environment tells.
+    As far as quotas and binding let ranks use them. None if no environment tells.
     """
     cards = [r.header.environment for r in gathered.trials if r.trial.ranks == ranks]
-    found = [card["cores"] for card in cards or [gathered.file.environment]
-             if isinstance(card.get("cores"), int) and card["cores"] > 0]
-    return min(found, default=None)
+    told = [card.get("effective_cores", card.get("cores"))
+            for card in cards or [gathered.file.environment]]
+    return min((have for have in told if isinstance(have, int | float) and have > 0),
+               default=None)
 
 
 def crowded(gathered: Gathered, ranks: int) -> bool:
@@ -93,7 +95,7 @@ def _machine(gathered: Gathered) -> list[Caveat]:
         found.append(Caveat(
             "More ranks than cores",
             f"At N = {units.listing([str(n) for n in too_many])} the ranks shared "
-            f"{units.plural(have, 'core')}. Times there (marked †) measure the machine, not "
+            f"{have:g} core{'s' * (have != 1)}. Times there (marked †) measure the machine, not "
             "the method, and are never drawn as speed-ups; the expected cost in "
             f"{units.unit_of(gathered.device)}-seconds suffers likewise."))
     beside = [r for r in gathered.trials if r.header.environment.get("beside")]
@@ -115,12 +117,12 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "Ranks on several machines",
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these."))
-    for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
-        names = sorted({str(r.header.environment[key]) for r in gathered.trials
-                        if r.header.environment.get(key)})
-        if len(names) > 1:
-            found.append(Caveat(f"Several {noun}", f"The trials ran on {units.listing(names)}; "
-                                "their times do not compare."))
+    if unlike := differences(cards(gathered.trials), SPREAD):
+        found.append(Caveat(
+            "Trials of unlike environments",
+            f"The trials differ in {counted(unlike)}. Times and memory are not judged where "
+            "trials differ at the same N, and no efficiency is worked out between such trials; "
+            "samples, passes, bytes and accuracies are. Provenance lists all environments."))
     alone = dict.fromkeys(str(group.ranks) for group in gathered.groups if not group.noise)
     if alone:
         found.append(Caveat(
@@ -229,6 +231,8 @@ def _records(gathered: Gathered) -> list[Caveat]:
             + units.listing([f"{r.header.run_id} ({r.trial.label} at N = {r.trial.ranks}, "
                              f"{gap:+.1%})" for r, gap in adrift])
             + ". Believe none of the times of these trials."))
+    if gathered.copies:
+        found.append(Caveat("Copies of records", f"In this folder {gathered.copies}."))
     for reason, number in sorted(gathered.left_out.items()):
         found.append(Caveat("Left out", f"{units.plural(number, 'trial')} of the folder "
                             f"{'is' if number == 1 else 'are'} not in this report: {reason}."))
