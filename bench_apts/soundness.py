@@ -49,8 +49,8 @@ def check(folder: Path) -> tuple[int, list[str]]:
         found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
             *plausibility.complaints(record)))
-    return len(trials.records) + unread, [
-        *sorted(found), *_together(trials.records), *_unlike(folder, study, trials.records)]
+    found += [*_together(trials.records), *_unlike(folder, study, trials.records)]
+    return len(trials.records) + unread, found
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
@@ -92,7 +92,7 @@ def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator
     if header.run_id != address:
         yield f"run id {header.run_id}, but its trial has the address {address}"
     if Path(record.path).stem != header.run_id:
-        yield f"the file holds the trial {header.run_id}; rename it to {header.run_id}.jsonl"
+        yield f"the file holds the trial {header.run_id}"
     if header.configuration not in ("", header.trial.configuration):
         yield (f"configuration {header.configuration}, but its hyperparameters have the hash "
                f"{header.trial.configuration}")
@@ -203,13 +203,13 @@ def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> I
     groups: dict[tuple[bytes, int, str], list[TrialRecord]] = defaultdict(list)
     for record in records:
         trial, suite = record.trial, canonical(record.trial.suite)
-        if (suite in wanted and trial.label in labels and trial.ranks in study.study.ranks
+        machine = record.header.environment.get("hostname")
+        if (machine and suite in wanted and trial.label in labels and trial.ranks in study.study.ranks
                 and trial.data_sha256 == study.data.get(trial.suite.data.name, trial.data_sha256)
                 and trial.plugin_sha256 == study.code.get(trial.label, trial.plugin_sha256)
                 and (trial.stage == "tune" or trial.configuration == study.untuned.get(
                     trial.label, trial.configuration))):
-            groups[suite, trial.ranks, str(record.header.environment.get("hostname"))].append(
-                record)
+            groups[suite, trial.ranks, str(machine)].append(record)
     for (suite, ranks, machine), group in groups.items():
         found = origins.differences(origins.cards(group))
         if found:

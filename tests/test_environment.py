@@ -95,18 +95,21 @@ def test_commit_and_dirty_flag(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-m", "x")
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside another repository's hook
-    commit, dirty = environment._commit()
+    commit, dirty, unknown = environment._commit()
     assert len(commit) == 40
     assert dirty is False
+    assert unknown == ""
     environment._commit.cache_clear()
     module.write_text("changed")
-    assert environment._commit() == (commit, True)
+    assert environment._commit() == (commit, True, "")
 
 
 def test_other_repositories_are_not_our_checkout(tmp_path, monkeypatch):
     git, _ = checkout(tmp_path / "venv" / "site-packages", monkeypatch)
-    assert environment._commit() == (None, None)
+    nowhere = None, None, "installed outside a git checkout"
+    assert environment._commit() == nowhere
     subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
     git("add", ".")
     git("commit", "-m", "x")
-    assert environment._commit() == (None, None)
+    environment._commit.cache_clear()
+    assert environment._commit() == nowhere
