@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.origins import SPREAD, cards, counted, differences
 from bench_apts.soundness import ledger_gap
+from bench_apts.stats.costs import hit_bracket
 
 from . import units
 
@@ -150,6 +151,7 @@ def _results(gathered: Gathered) -> list[Caveat]:
                 f"Target of {suite.name} not calibrated",
                 f"Nobody measured with trials that {units.goal(suite.target)} is a sensible "
                 f"target.{note} Rankings can depend on it; see the lower levels."))
+    found += _untrained(gathered)
     seeds = [len(cell.seeds) for group in gathered.groups for cell in group.cells if cell.seeds]
     if seeds and min(seeds) < 5:
         found.append(Caveat(
@@ -199,6 +201,17 @@ def _results(gathered: Gathered) -> list[Caveat]:
                 found.append(Caveat("No final training", f"{where} has no report-stage trial of "
                                     "its frozen configuration yet."))
     return found
+
+
+def _untrained(gathered: Gathered) -> list[Caveat]:
+    """Name the suites whose target some trial met before its first step."""
+    found = Counter(record.trial.suite.name for record in gathered.trials
+                    if (hit := hit_bracket(record)) and not record.evals[hit[1]].samples)
+    return [Caveat(
+        "Target met by the untrained model",
+        f"In {units.plural(number, 'trial')} of {suite} the model met the target before any "
+        "training. Costs to the target are zero there, and say nothing of the optimizers; raise "
+        "the target.") for suite, number in found.items()]
 
 
 def _records(gathered: Gathered) -> list[Caveat]:

@@ -1,6 +1,7 @@
 """The environment card: complete, plain, fast, and without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,35 @@ def test_other_repositories_are_not_our_checkout(tmp_path, monkeypatch):
     git("commit", "-m", "x")
     environment._commit.cache_clear()
     assert environment._commit() == nowhere
+
+
+def test_dubious_ownership_is_named_with_its_remedy(tmp_path, monkeypatch):
+    git, _ = checkout(tmp_path, monkeypatch)
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    # git's own switch for its tests: every folder counts as somebody else's.
+    kept = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
+    monkeypatch.setattr(environment.git, "environment", lambda: kept)
+    card = environment.card()
+    assert card["commit"] is None
+    assert card["dirty"] is None
+    assert "dubious ownership" in card["commit_unknown"]
+    assert "safe.directory" in card["commit_unknown"]
+    assert "\n" not in card["commit_unknown"]
+
+
+def test_versions_of_what_a_plug_in_requires_are_found_by_module():
+    found = environment.versions(["schedulefree", "yaml", "no_such_module"])
+    assert found["no_such_module"] == "not installed"
+    assert found["schedulefree"][0].isdigit()
+    assert found["yaml"][0].isdigit()  # of the distribution PyYAML
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("OMP_DYNAMIC", "threads"), ("OMP_PLACES", "binding"), ("KMP_AFFINITY", "binding"),
+    ("NVIDIA_TF32_OVERRIDE", "switches")])
+def test_variables_that_bear_on_times_are_in_the_card(monkeypatch, name, key):
+    assert name not in environment.card()[key]
+    monkeypatch.setenv(name, "1")
+    assert environment.card()[key][name] == "1"

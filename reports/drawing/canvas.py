@@ -119,7 +119,12 @@ def heading(axes: Axes, text: str) -> None:
 
 def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
           limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
-    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``."""
+    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
+
+    Limits that begin at zero, as where the untrained model met the target, make it linear.
+    """
+    if log and limits is not None and limits[0] <= 0:
+        log, limits = False, (0.0, limits[1] or 1.0)
     axis = axes.xaxis if which == "x" else axes.yaxis
     bound = axes.set_xlim if which == "x" else axes.set_ylim
     if log:

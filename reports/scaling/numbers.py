@@ -121,7 +121,7 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
         if not lines or lines[-1][0].label != cell.label:
             breaks.add(len(lines))
         reached = math.isfinite(run.seconds)
-        speed = run.samples / run.seconds if reached else None
+        speed = run.samples / run.seconds if reached and run.seconds else None
         mark = " †" if row.crowded else ""
         kind = "number" if reached else "number missed"
         hits = sum(outcome.hit for outcome in cell.finals)

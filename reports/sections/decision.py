@@ -220,6 +220,8 @@ def _apts(once: Contest, cells: Sequence[Cell], device: str) -> list[str]:
     if mine is once.best.cell or once.verdict == "not judged":
         return []
     expected = mine.ert(HEADLINE)
+    if not once.best.value:  # the untrained model met the target
+        return []
     if not expected.hits:
         return [f"{mine.label} loses here: more than "
                 f"{units.cost(HEADLINE, expected.total, device)} spent, "
