@@ -204,7 +204,8 @@ def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> I
     for record in records:
         trial, suite = record.trial, canonical(record.trial.suite)
         machine = record.header.environment.get("hostname")
-        if (machine and suite in wanted and trial.label in labels and trial.ranks in study.study.ranks
+        if (machine and suite in wanted and trial.label in labels
+                and trial.ranks in study.study.ranks
                 and trial.data_sha256 == study.data.get(trial.suite.data.name, trial.data_sha256)
                 and trial.plugin_sha256 == study.code.get(trial.label, trial.plugin_sha256)
                 and (trial.stage == "tune" or trial.configuration == study.untuned.get(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_apts import environment
+from bench_apts import environment, store
 
 GPUS = (("GPU-aaaa-1", "NVIDIA H100"), ("GPU-bbbb-2", "NVIDIA A100"))
 
@@ -146,3 +146,16 @@ def test_variables_that_bear_on_times_are_in_the_card(monkeypatch, name, key):
     assert name not in environment.card()[key]
     monkeypatch.setenv(name, "1")
     assert environment.card()[key][name] == "1"
+
+
+def test_records_hold_the_versions_of_what_their_plug_in_requires(cli, plugin, tmp_path):
+    path = plugin(options='requires=("schedulefree",),')
+    done = cli("run", "--gpus", "1", "--trials", "0", "--seeds", "1", "--no-twins", "--offline",
+               "--set", "suite.budget.samples=640", "--set", "suite.evaluation.every_samples=640",
+               "--optimizers", f"{path},sgd", "--out", tmp_path / "results")
+    assert done.code == 0, done.err
+    found = {record.trial.label: record.header.environment
+             for record in store.read_trials(tmp_path / "results" / "digits")}
+    assert "requires" not in found.pop("sgd")
+    (card,) = found.values()
+    assert card["requires"] == environment.versions(["schedulefree"])

@@ -123,8 +123,9 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
 
     Limits that begin at zero, as where the untrained model met the target, make it linear.
     """
-    if log and limits is not None and limits[0] <= 0:
-        log, limits = False, (0.0, limits[1] or 1.0)
+    if limits is not None:
+        low, high = limits
+        log, limits = log and low > 0, (low, high if high != low else low + 1)
     axis = axes.xaxis if which == "x" else axes.yaxis
     bound = axes.set_xlim if which == "x" else axes.set_ylim
     if log:
