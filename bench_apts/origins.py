@@ -128,10 +128,7 @@ def shares(records: Sequence[TrialRecord]) -> dict[tuple[tuple[str, str], ...], 
 
 @lru_cache(maxsize=4096)
 def _values(written: bytes, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    origin = _origin(written)
-    values: dict[str, str] = {}
-    for key in origin.values:
-        values[_title(key)] = origin.values[key]
+    values = {_title(key): value for key, value in _origin(written).values.items()}
     return tuple((name, values.get(name, "unset or unknown")) for name in names)
 
 

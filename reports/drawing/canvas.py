@@ -144,6 +144,15 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
     axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
 
 
+def headroom(low: float, high: float, share: float) -> tuple[float, float]:
+    """Return limits of a logarithmic axis with ``share`` of its length left free above ``high``.
+
+    From a ``low`` of zero on those of a linear one, which ``scale`` then makes it.
+    """
+    room = share / (1 - share)
+    return low, high * (high / low) ** room if low > 0 else high * (1 + room)
+
+
 def finish(drawing: Drawing, slug: str, title: str, caption: str,
            legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
     """Writes a drawing as SVG with legend and white ground, and without them for the page."""

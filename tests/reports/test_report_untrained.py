@@ -63,10 +63,23 @@ def unbegun(event):
 ], ids=["all", "untuned", "tuning", "some seeds", "idle", "all idle", "unbegun"])
 def test_the_page_and_its_tables_are_built(study, tmp_path, change, wanted):
     folder = spoilt(study, tmp_path / "study", change, wanted)
+    check(study, folder, reached=change is not unbegun)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("wanted", [
+    lambda trial: True, lambda trial: trial.ranks == 2,
+    lambda trial: trial.stage == "report" and trial.label == "sgd"], ids=["all", "N = 2", "sgd"])
+def test_so_are_those_of_a_searched_study(searched, tmp_path, wanted):
+    check(searched, spoilt(searched, tmp_path / "study", met, wanted), reached=True)
+
+
+def check(study, folder, *, reached):
+    """Builds everything from a spoilt copy of a study, alone and beside it."""
     assert reports.build(folder, ("html", "csv", "json", "md")).is_file()
     document = json.loads((folder / "report.json").read_bytes())
     said = [c["text"] for c in document["caveats"] if "untrained" in c["title"]]
-    assert ["digits" in text for text in said] == [True] * (change is not unbegun)
+    assert ["digits" in text for text in said] == [True] * reached
     gathered = gather(folder)
     for currency in CURRENCIES:
         assert bill(gathered, currency, replay=False).tables
