@@ -41,7 +41,8 @@ def lines(plan: Plan, folder: Path) -> Iterator[str]:
             seconds = statistics.mean(times)
             source = f"as {len(times)} finished trials took"
         else:
-            workers = min(cell.ranks, environment.cores()) if study.device == "cpu" else cell.ranks
+            workers = (min(cell.ranks, environment.usable_cores()) if study.device == "cpu"
+                       else cell.ranks)
             seconds = timed[cell.suite.name] * cell.suite.budget.samples / workers
             source, bare = "computing alone", True
         total += seconds * left

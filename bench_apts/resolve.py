@@ -107,7 +107,11 @@ def world_sizes(
                         f"{max(ranks) * _RANK_BYTES / 2**30:,.1f} GiB, and there are "
                         f"{memory / 2**30:,.1f} GiB; ask for fewer")
     notes.append("no GPU here: every rank is a CPU process over gloo, and times are CPU times")
-    if max(ranks) > cores:
+    usable = environment.usable_cores()
+    if usable < 1:
+        notes.append(f"every rank has to do with {usable:g} cores or less: all times measure this "
+                     "machine, not the method")
+    elif max(ranks) > cores:
         notes.append(f"{max(ranks)} ranks share {cores} cores: times beyond N={cores} measure "
                      "this machine, not the method")
     return "cpu", ranks

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _GRACE_S = 120.0
 """Seconds a trial may take beyond twice its budget, for setup and evaluations."""
 
-_DECISIVE = ("cpu", "gpus", "python", "versions", "threads")
+_DECISIVE = ("cpu", "gpus", "python", "versions", "requires", "threads")
 """Fields of the environment card on which the last bit of a result may depend."""
 
 
@@ -42,6 +42,7 @@ class Runner:
         launcher: Runs the ranks.
         progress: Is told what happens.
         execution: How trials are run.
+        requires: Versions of what each competitor's plug-in requires, by label and package.
 
     Attributes:
         jobs: How many trials run side by side; may be set between trials.
@@ -55,7 +56,9 @@ class Runner:
         launcher: Launcher,
         progress: Progress,
         execution: Execution = WHOLLY,
+        requires: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        self._requires = requires or {}
         self._folder, self._prepared, self._card = folder, prepared, card
         self._launcher, self._progress = launcher, progress
         self._shared, self._every = execution.shared, execution.checkpoint_every
@@ -148,8 +151,10 @@ class Runner:
 
     def _moved(self, known: TrialRecord | None) -> str | None:
         """Says why an earlier attempt would not go on alike on this machine, if it would not."""
-        before = known.header.environment if known else {}
-        changed = [name for name in _DECISIVE if before.get(name) != self._card.get(name)]
+        if known is None:
+            return None
+        before, here = known.header.environment, self._machine(known.trial)
+        changed = [name for name in _DECISIVE if before.get(name) != here.get(name)]
         return (f"it was written with another {' and '.join(changed)} in the environment card"
                 if changed else None)
 
@@ -159,6 +164,8 @@ class Runner:
     def _machine(self, trial: Trial) -> dict[str, object]:
         """The environment card; a single rank runs on the first of several nodes."""
         card = self._card | {"beside": self.jobs.beside(trial.device, trial.ranks)}
+        if requires := self._requires.get(trial.label):
+            card["requires"] = dict(requires)
         nodes = card.get("nodes")
         if not isinstance(nodes, list) or trial.ranks > 1:
             return card

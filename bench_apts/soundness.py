@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import plausibility, store
-from bench_apts.errors import UserError
+from bench_apts import origins, plausibility, store, trial_files
 from bench_apts.spec import canonical, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from bench_apts.records import Communication, TrialRecord
+    from bench_apts.store import StudyFile
 
 TOLERANCE = 0.01
 """Share of the wall clock by which the parts of a ledger may miss it (MEASUREMENT section 2)."""
@@ -38,26 +38,19 @@ def check(folder: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: It is no results folder.
     """
-    store.read_study(folder)
-    paths = sorted((folder / "trials").glob("*.jsonl"))
+    study = store.read_study(folder)
     found: list[str] = []
-    records = []
-    for path in paths:
-        try:
-            record = store.read_trial(path)
-        except UserError as error:
-            found.append(str(error))
-            continue
-        if record is None:
-            found.append(f"{path}: no header was written whole")
-            continue
-        records.append(record)
-        events = _written(path)
-        found += (f"{path}: {text}" for text in (
+    trials = trial_files.read(folder, broken=lambda error: found.append(str(error)))
+    unread = len(found) + len(trials.headless)
+    found += (f"{path}: no header was written whole" for path in trials.headless)
+    found += map(str, trials.copies)
+    for record in trials.records:
+        events = _written(Path(record.path))
+        found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
             *plausibility.complaints(record)))
-    found += _together(records)
-    return len(paths), found
+    found += [*_together(trials.records), *_unlike(folder, study, trials.records)]
+    return len(trials.records) + unread, found
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
@@ -204,6 +197,29 @@ def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
         used = {record.trial.seeds.data, record.trial.seeds.init} & tuned
         if used and record.trial.stage == "report":
             yield f"{record.path}: a report-stage trial with seeds of tuning trials"
+
+
+def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> Iterator[str]:
+    """Name what differs in the environments of one machine's trials that are compared."""
+    wanted = {canonical(suite): suite.name for suite in study.study.suites}
+    labels = {entry.label for entry in study.study.entries}
+    groups: dict[tuple[bytes, int, str], list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        trial, suite = record.trial, canonical(record.trial.suite)
+        machine = record.header.environment.get("hostname")
+        if (machine and suite in wanted and trial.label in labels
+                and trial.ranks in study.study.ranks
+                and trial.data_sha256 == study.data.get(trial.suite.data.name, trial.data_sha256)
+                and trial.plugin_sha256 == study.code.get(trial.label, trial.plugin_sha256)
+                and (trial.stage == "tune" or trial.configuration == study.untuned.get(
+                    trial.label, trial.configuration))):
+            groups[suite, trial.ranks, str(machine)].append(record)
+    for (suite, ranks, machine), group in groups.items():
+        found = origins.differences(origins.cards(group))
+        if found:
+            yield (f"{folder}: the trials of {wanted[suite]} at N = {ranks} on {machine} ran in "
+                   f"unlike environments, so that their times do not compare: "
+                   f"{origins.counted(found)}")
 
 
 def _odd(

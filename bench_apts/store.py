@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from bench_apts import collection
 from bench_apts.errors import UserError
 from bench_apts.records import Checkpoint, End, Eval, Event, Header, Start, TrialRecord
 from bench_apts.spec import SCHEMA, Study
@@ -215,7 +214,7 @@ def read_study(folder: Path) -> StudyFile:
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:
-    """Reads all trials of a results folder, in the order of their files' names."""
-    with collection.paused():
-        records = [read_trial(path) for path in sorted((folder / "trials").glob("*.jsonl"))]
-    return [record for record in records if record is not None]
+    """Return one record for each run id of a results folder, as ``trial_files.read`` finds it."""
+    from bench_apts import trial_files  # it reads single trials through this module
+
+    return trial_files.read(folder).records

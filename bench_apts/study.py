@@ -126,7 +126,9 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                 data={name: found.sha256 for name, found in prepared.items()},
                 code={label: plugin.sha256 for label, plugin in plan.plugins.items()},
                 untuned=plan.untuned()))
-        runner = Runner(folder, prepared, card, launcher, progress, execution)
+        runner = Runner(folder, prepared, card, launcher, progress, execution, {
+            label: environment.versions(plugin.backend.requires)
+            for label, plugin in plan.plugins.items()})
         launcher.grace_s = execution.grace_s
         stages = Stages(plan, folder, runner, progress, execution)
         missing = stages.tune()

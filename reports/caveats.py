@@ -6,7 +6,9 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.origins import SPREAD, cards, counted, differences
 from bench_apts.soundness import ledger_gap
+from bench_apts.stats.costs import hit_bracket
 
 from . import starting_points, units
 
@@ -38,15 +40,16 @@ class Caveat(NamedTuple):
     text: str
 
 
-def cores(gathered: Gathered, ranks: int) -> int | None:
+def cores(gathered: Gathered, ranks: int) -> float | None:
     """Returns how many cores the smallest machine has that trials of ``ranks`` ran on.
 
-    None if no environment tells.
+    As far as quotas and binding let ranks use them. None if no environment tells.
     """
     cards = [r.header.environment for r in gathered.trials if r.trial.ranks == ranks]
-    found = [card["cores"] for card in cards or [gathered.file.environment]
-             if isinstance(card.get("cores"), int) and card["cores"] > 0]
-    return min(found, default=None)
+    told = [card.get("effective_cores", card.get("cores"))
+            for card in cards or [gathered.file.environment]]
+    return min((have for have in told if isinstance(have, int | float) and have > 0),
+               default=None)
 
 
 def crowded(gathered: Gathered, ranks: int) -> bool:
@@ -94,7 +97,7 @@ def _machine(gathered: Gathered) -> list[Caveat]:
         found.append(Caveat(
             "More ranks than cores",
             f"At N = {units.listing([str(n) for n in too_many])} the ranks shared "
-            f"{units.plural(have, 'core')}. Times there (marked †) measure the machine, not "
+            f"{have:g} core{'s' * (have != 1)}. Times there (marked †) measure the machine, not "
             "the method, and are never drawn as speed-ups; the expected cost in "
             f"{units.unit_of(gathered.device)}-seconds suffers likewise."))
     beside = [r for r in gathered.trials if r.header.environment.get("beside")]
@@ -116,12 +119,12 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "Ranks on several machines",
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these."))
-    for key, noun in (("hostname", "machines"), ("cpu", "processor models")):
-        names = sorted({str(r.header.environment[key]) for r in gathered.trials
-                        if r.header.environment.get(key)})
-        if len(names) > 1:
-            found.append(Caveat(f"Several {noun}", f"The trials ran on {units.listing(names)}; "
-                                "their times do not compare."))
+    if unlike := differences(cards(gathered.trials), SPREAD):
+        found.append(Caveat(
+            "Trials of unlike environments",
+            f"The trials differ in {counted(unlike)}. Times and memory are not judged where "
+            "trials differ at the same N, and no efficiency is worked out between such trials; "
+            "samples, passes, bytes and accuracies are. Provenance lists all environments."))
     alone = dict.fromkeys(str(group.ranks) for group in gathered.groups if not group.noise)
     if alone:
         found.append(Caveat(
@@ -149,6 +152,7 @@ def _results(gathered: Gathered) -> list[Caveat]:
                 f"Target of {suite.name} not calibrated",
                 f"Nobody measured with trials that {units.goal(suite.target)} is a sensible "
                 f"target.{note} Rankings can depend on it; see the lower levels."))
+    found += _untrained(gathered)
     seeds = [len(cell.seeds) for group in gathered.groups for cell in group.cells if cell.seeds]
     if seeds and min(seeds) < 5:
         found.append(Caveat(
@@ -200,6 +204,17 @@ def _results(gathered: Gathered) -> list[Caveat]:
     return found
 
 
+def _untrained(gathered: Gathered) -> list[Caveat]:
+    """Name the suites whose target some trial met before its first step."""
+    found = Counter(record.trial.suite.name for record in gathered.trials
+                    if (hit := hit_bracket(record)) and not record.evals[hit[1]].samples)
+    return [Caveat(
+        "Target met by the untrained model",
+        f"In {units.plural(number, 'trial')} of {suite} the model met the target before any "
+        "training. Costs to the target are zero there, and say nothing of the optimizers; raise "
+        "the target.") for suite, number in found.items()]
+
+
 def _records(gathered: Gathered) -> list[Caveat]:
     found = []
     grouped: dict[str, list[TrialRecord]] = defaultdict(list)
@@ -230,6 +245,8 @@ def _records(gathered: Gathered) -> list[Caveat]:
             + units.listing([f"{r.header.run_id} ({r.trial.label} at N = {r.trial.ranks}, "
                              f"{gap:+.1%})" for r, gap in adrift])
             + ". Believe none of the times of these trials."))
+    if gathered.copies:
+        found.append(Caveat("Copies of records", f"In this folder {gathered.copies}."))
     for reason, number in sorted(gathered.left_out.items()):
         found.append(Caveat("Left out", f"{units.plural(number, 'trial')} of the folder "
                             f"{'is' if number == 1 else 'are'} not in this report: {reason}."))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts import origins
 from bench_apts.records import train_bytes
 from bench_apts.stats.bootstrap import ert_interval
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
@@ -94,10 +95,11 @@ class Cell:
 
     @property
     def pairs(self) -> list[tuple[TrialRecord, TrialRecord]]:
-        """A/A pairs: a finished seed and its finished twin."""
+        """A/A pairs: a finished seed and its finished twin, of one environment."""
         twins = {r.trial.repetition: r for r in self.twins if r.finished}
-        return [(r, twins[r.trial.repetition]) for r in self.seeds
-                if r.finished and r.trial.repetition in twins]
+        found = [(r, twins[r.trial.repetition]) for r in self.seeds
+                 if r.finished and r.trial.repetition in twins]
+        return [pair for pair in found if not origins.unlike(pair)]
 
     @property
     def draws(self) -> tuple[TrialRecord, ...]:
@@ -211,6 +213,11 @@ class Group:
     suite: Suite
     ranks: int
     cells: tuple[Cell, ...]
+
+    @cached_property
+    def unlike(self) -> str:
+        """In what the environments of its trials differ, so that times do not compare, or ""."""
+        return origins.unlike([r for cell in self.cells for r in (*cell.draws, *cell.seeds)])
 
     @cached_property
     def noise(self) -> Noise | None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Literal
 
+from bench_apts import origins
 from bench_apts.stats.costs import known
 from bench_apts.stats.stability import stability
 
@@ -25,13 +26,18 @@ ENOUGH = 5
 side of the truth too often (with 5 independent ones, at 1 in 16)."""
 
 
-Verdict = Literal["clear", "tentative", "unclear", "none"]
+Verdict = Literal["clear", "tentative", "unclear", "none", "not judged"]
 """Whether one optimizer leads beyond its interval, leads so with too few trials to tell, is tied
-with others, or none hit."""
+with others, none hit, or the trials are of environments whose times do not compare."""
 
 
 def unstable(group: Group, currency: Currency = HEADLINE) -> str:
-    """Says how the winner depends on the level of the target; "" if it does not."""
+    """Says how the winner depends on the level of the target; "" if it does not.
+
+    And "" where the trials are of environments whose times do not compare.
+    """
+    if currency in origins.TIMES and group.unlike:
+        return ""
     levels = group.suite.target.every_level
     cells = [cell for cell in group.cells if cell.draws and all(
         known(cell.outcomes(level), currency) for level in levels)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bench_apts import store
+from bench_apts import store, trial_files
 from bench_apts.errors import UserError
 from bench_apts.spec import canonical
 from bench_apts.stats.following import follows
@@ -35,12 +35,14 @@ class Gathered:
         groups: One for each suite and N, in the study's order.
         trials: The trials that the report is made of, by run id.
         left_out: Why trials of the folder were left out, and how many for each reason.
+        copies: Which files were left out as copies of others, in a sentence; or "".
     """
 
     file: StudyFile
     groups: tuple[Group, ...]
     trials: tuple[TrialRecord, ...]
     left_out: dict[str, int]
+    copies: str = ""
 
     @property
     def device(self) -> str:
@@ -54,7 +56,8 @@ def gather(folder: Path) -> Gathered:
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
-    file, records = named(store.read_study(folder), store.read_trials(folder))
+    read = trial_files.read(folder)
+    file, records = named(store.read_study(folder), read.records)
     study = file.study
     left_out: dict[str, int] = {}
 
@@ -125,7 +128,8 @@ def gather(folder: Path) -> Gathered:
         raise UserError(f"{folder} has no finished trial of its study yet; "
                         "`bench-apts run` with the same arguments goes on where it stopped")
     used.sort(key=lambda r: (r.header.run_id, r.path))
-    return Gathered(file, tuple(groups), tuple(used), left_out)
+    return Gathered(file, tuple(groups), tuple(used), left_out,
+                    trial_files.left_out(read.copies))
 
 
 def _tuning(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench_apts import origins
 
 from . import units
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench_apts.records import TrialRecord
+
     from .gather import Gathered
 
-_MACHINE = ("hostname", "os", "cpu", "cores", "memory_bytes", "gpus", "device", "threads")
-_CODE = ("commit", "dirty", "version", "bench_apts")
+_MACHINE = ("hostname", "os", "cpu", "cores", "affinity", "cpu_quota", "effective_cores",
+            "memory_bytes", "memory_limit_bytes", "address_space_bytes", "gpus", "device",
+            "threads", "binding")
+_CODE = ("commit", "commit_unknown", "dirty", "version", "bench_apts")
+_MOST_VALUES = 6
 
 
 class Card(NamedTuple):
@@ -25,7 +35,7 @@ class Card(NamedTuple):
 
 def cards(gathered: Gathered) -> list[Card]:
     """Returns the cards of the provenance section; unknown environment keys are shown too."""
-    study, environment = gathered.file.study, dict(gathered.file.environment)
+    study, environment = gathered.file.study, _environment(gathered)
     data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
     meters = sorted({f"{r.start.comm_meter} on {r.start.process_group}"
                      for r in gathered.trials if r.start})
@@ -34,7 +44,7 @@ def cards(gathered: Gathered) -> list[Card]:
     run = [
         ("Command", shlex.join(gathered.file.command)),
         ("Created", gathered.file.created),
-        *((_title(key), show(key, environment[key])) for key in _CODE if key in environment),
+        *((_title(key), environment[key]) for key in _CODE if key in environment),
         ("Base seed", str(study.base_seed)),
         ("Trials per tuned optimizer", str(study.trials)),
         ("Seeds per optimizer", str(study.seeds)),
@@ -43,17 +53,55 @@ def cards(gathered: Gathered) -> list[Card]:
         ("Repeatable", _repeatable(gathered)),
         ("Determinism", _determinism(gathered)),
     ]
-    machine = [(_title(key), show(key, environment[key])) for key in _MACHINE
-               if key in environment]
-    rest = [(_title(key), show(key, value)) for key, value in sorted(environment.items())
+    machine = [(_title(key), environment[key]) for key in _MACHINE if key in environment]
+    rest = [(_title(key), value) for key, value in sorted(environment.items())
             if key not in (*_MACHINE, *_CODE)]
     found = [Card("Run", tuple(run)), Card("Machine", tuple(machine)),
              Card("Versions and settings", tuple(rest)),
+             Card("Environments in which trials differ", _environments(gathered), True),
              *(Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites),
              Card("Data and code fingerprints (SHA-256)", tuple(
                  [(f"Data of {name}", sha) for name, sha in data]
                  + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]), True)]
     return [card for card in found if card.items]
+
+
+def _environment(gathered: Gathered) -> dict[str, str]:
+    """Write the environments of all trials key by key, with counts where they differ."""
+    every: Counter[int] = Counter()
+    known: dict[int, dict[str, Any]] = {}
+    for record in gathered.trials:
+        card = record.header.environment
+        every[id(card)] += 1
+        known[id(card)] = card
+    found = {key: show(key, value) for key, value in gathered.file.environment.items()}
+    for key in dict.fromkeys(key for card in known.values() for key in card):
+        values: Counter[str] = Counter()
+        for which, card in known.items():
+            if key in card:
+                values[show(key, card[key])] += every[which]
+        shown = [f"{text} ({units.plural(number, 'trial')})"
+                 for text, number in values.most_common(_MOST_VALUES)]
+        more = len(values) - _MOST_VALUES
+        found[key] = next(iter(values)) if len(values) == 1 else "; ".join(
+            [*shown, *([f"{more} more"] if more > 0 else [])])
+    return found
+
+
+def _environments(gathered: Gathered) -> tuple[tuple[str, str], ...]:
+    """List each distinct environment: whose trials ran in it, and in what it differs."""
+    found = origins.shares(gathered.trials)
+    if len(found) < 2:
+        return ()
+    return tuple((_whose(records), ", ".join(f"{name}={value}" for name, value in values))
+                 for values, records in sorted(found.items(), key=lambda item: item[0]))
+
+
+def _whose(records: Sequence[TrialRecord]) -> str:
+    labels = sorted({record.trial.label for record in records})
+    sizes = sorted({record.trial.ranks for record in records})
+    return (f"{units.plural(len(records), 'trial')} ({', '.join(labels)}; "
+            f"N = {', '.join(map(str, sizes))})")
 
 
 def _spent(gathered: Gathered) -> str:

@@ -1,13 +1,14 @@
 """The environment card: complete, plain, fast, and without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench_apts import environment
+from bench_apts import environment, store
 
 GPUS = (("GPU-aaaa-1", "NVIDIA H100"), ("GPU-bbbb-2", "NVIDIA A100"))
 
@@ -95,18 +96,66 @@ def test_commit_and_dirty_flag(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-m", "x")
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside another repository's hook
-    commit, dirty = environment._commit()
+    commit, dirty, unknown = environment._commit()
     assert len(commit) == 40
     assert dirty is False
+    assert unknown == ""
     environment._commit.cache_clear()
     module.write_text("changed")
-    assert environment._commit() == (commit, True)
+    assert environment._commit() == (commit, True, "")
 
 
 def test_other_repositories_are_not_our_checkout(tmp_path, monkeypatch):
     git, _ = checkout(tmp_path / "venv" / "site-packages", monkeypatch)
-    assert environment._commit() == (None, None)
+    nowhere = None, None, "installed outside a git checkout"
+    assert environment._commit() == nowhere
     subprocess.run(["git", "init", tmp_path], check=True, capture_output=True)
     git("add", ".")
     git("commit", "-m", "x")
-    assert environment._commit() == (None, None)
+    environment._commit.cache_clear()
+    assert environment._commit() == nowhere
+
+
+def test_dubious_ownership_is_named_with_its_remedy(tmp_path, monkeypatch):
+    git, _ = checkout(tmp_path, monkeypatch)
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    # git's own switch for its tests: every folder counts as somebody else's.
+    kept = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
+    monkeypatch.setattr(environment.git, "environment", lambda: kept)
+    card = environment.card()
+    assert card["commit"] is None
+    assert card["dirty"] is None
+    assert "dubious ownership" in card["commit_unknown"]
+    assert "safe.directory" in card["commit_unknown"]
+    assert "\n" not in card["commit_unknown"]
+
+
+def test_versions_of_what_a_plug_in_requires_are_found_by_module():
+    found = environment.versions(["schedulefree", "yaml", "no_such_module"])
+    assert found["no_such_module"] == "not installed"
+    assert found["schedulefree"][0].isdigit()
+    assert found["yaml"][0].isdigit()  # of the distribution PyYAML
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("OMP_DYNAMIC", "threads"), ("OMP_PLACES", "binding"), ("KMP_AFFINITY", "binding"),
+    ("NVIDIA_TF32_OVERRIDE", "switches")])
+def test_variables_that_bear_on_times_are_in_the_card(monkeypatch, name, key):
+    assert name not in environment.card()[key]
+    monkeypatch.setenv(name, "1")
+    assert environment.card()[key][name] == "1"
+
+
+def test_records_hold_the_versions_of_what_their_plug_in_requires(cli, plugin, tmp_path):
+    path = plugin(options='requires=("schedulefree",),')
+    done = cli("run", "--gpus", "1", "--trials", "0", "--seeds", "1", "--no-twins", "--offline",
+               "--set", "suite.budget.samples=640", "--set", "suite.evaluation.every_samples=640",
+               "--optimizers", f"{path},sgd", "--out", tmp_path / "results")
+    assert done.code == 0, done.err
+    found = {record.trial.label: record.header.environment
+             for record in store.read_trials(tmp_path / "results" / "digits")}
+    assert "requires" not in found.pop("sgd")
+    (card,) = found.values()
+    assert card["requires"] == environment.versions(["schedulefree"])

@@ -13,6 +13,7 @@ from bench_apts.search import STORAGE, Search
 from bench_apts.soundness import check
 from bench_apts.spec import Entry
 from bench_apts.splitting import merge
+from bench_apts.trial_files import Copy
 
 
 def contents(folder, pattern):
@@ -219,9 +220,11 @@ def test_a_checkpoint_comes_along_with_an_unfinished_trial(folders, make_trial, 
 def test_copies_of_a_file_are_one_trial(folders, make_trial, tmp_path):
     trial = make_trial("sgd")
     path = written(folders[0], trial, 2, "miss")
-    shutil.copyfile(path, path.with_name("copy.jsonl"))
+    copy = path.with_name("copy.jsonl")
+    shutil.copyfile(path, copy)
     shutil.copyfile(path, folders[1] / "trials" / "another.jsonl")
-    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(1, 1, 0)
+    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(
+        1, 1, 0, (Copy(copy, trial.run_id, path),))
     (kept,) = (tmp_path / "joined" / "trials").iterdir()
     assert kept.name == f"{trial.run_id}.jsonl"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bench_apts.cli import terminal
 
+_UNLIMITED = ("cpu_quota", "memory_limit_bytes", "address_space_bytes", "container")
+
 
 def command() -> None:
     """Show machine, versions and commit, as every record has them."""
@@ -12,8 +14,14 @@ def command() -> None:
     from bench_apts import environment
 
     table = Table(show_header=False, box=None)
-    for key, value in environment.card().items():
-        if isinstance(value, dict):
+    card = environment.card()
+    unknown = card.pop("commit_unknown", "")
+    for key, value in card.items():
+        if key in ("commit", "dirty") and value is None:
+            text = f"unknown: {unknown}"
+        elif key in _UNLIMITED and value is None:
+            text = "none"
+        elif isinstance(value, dict):
             text = ", ".join(f"{name} {item}" for name, item in value.items()) or "none"
         elif isinstance(value, list):
             text = ", ".join(map(str, value)) or "none"

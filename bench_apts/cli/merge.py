@@ -25,6 +25,8 @@ def command(
     if found.headless:
         print(f"note: left out {_counted(found.headless, 'file')} without a whole header: the "
               "writer was killed")
+    for copy in found.copies:
+        print(f"note: left out {copy}")
     print(f"results: {out}")
 
 

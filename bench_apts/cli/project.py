@@ -51,8 +51,9 @@ def command(
     sizes = resolve.sizes("--ranks", ranks)
     there = known.load(fabrics)
     names = list(there) if fabric is None else [name.strip() for name in fabric.split(",")]
+    gathered = gather(results)
     rows, notes = projected.rows(
-        gather(results), sizes, known.networks(names, there, node_ranks, node_fabric),
+        gathered, sizes, known.networks(names, there, node_ranks, node_fabric),
         list(Scaling) if scaling is None else [scaling], algorithm)
     console = terminal.console()
     for suite, group in itertools.groupby(rows, lambda row: row.cell.suite):
@@ -64,6 +65,7 @@ def command(
             table.add_row(row.cell.label, f"N={row.cell.ranks}", row.scaling, row.fabric,
                           *(terminal.plain(entry.text) for entry in line))
         console.print(table)
+    notes = [*([gathered.copies] if gathered.copies else []), *notes]
     if any(row.middle is None for row in rows):
         notes.append("–: more ranks than the global minibatch has samples")
     for note in (*notes, *_ASSUMED):

@@ -36,7 +36,7 @@ def command(
     """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
-    from bench_apts import resolve, store
+    from bench_apts import resolve, trial_files
     from bench_apts.execution import Execution
     from bench_apts.splitting import shards
 
@@ -54,7 +54,8 @@ def command(
     plan = session.plan(console, resolved, notes, data_dir, offline)
 
     def frozen() -> None:
-        records = store.read_trials(folder)
+        read = trial_files.read(folder)
+        records = read.records
         table = Table("suite", "optimizer", "N", "trials", "frozen configuration", box=None)
         for cell in plan.cells:
             mine = [r for r in records if plan.belongs(r, cell)]
@@ -65,6 +66,8 @@ def command(
                 "none got that far" if best is None else
                 ", ".join(f"{name}={value}" for name, value in best.items()))
         terminal.console().print(table)
+        if read.copies:
+            console.print(f"note: {trial_files.left_out(read.copies)}", markup=False)
         console.print(f"results: {folder}", markup=False)
 
     session.run(console, plan, folder, execution, frozen, place, rendezvous_timeout)

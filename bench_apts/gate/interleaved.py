@@ -161,7 +161,7 @@ def _clocks(record: TrialRecord) -> tuple[Clock, ...]:
     """Which clocks say something of the code (MEASUREMENT, section 2)."""
     if record.trial.device == "cuda":
         return ("training time",)
-    if record.trial.ranks > environment.cores():  # the wall clock measures the machine
+    if record.trial.ranks > environment.usable_cores():  # the wall clock measures the machine
         return ("CPU time",)
     return "training time", "CPU time"
 
@@ -186,4 +186,4 @@ def _notes(blocks: Sequence[Block], findings: Sequence[Finding]) -> Iterator[str
         timing.clock == "CPU time" for timing in f.timings)})
     if alone:
         yield (f"at N = {', '.join(map(str, alone))} only CPU time is judged, as "
-               f"{environment.cores()} cores are fewer than the ranks")
+               f"{environment.usable_cores():g} cores are fewer than the ranks")

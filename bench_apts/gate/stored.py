@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import environment, store
+from bench_apts import environment, origins, store, trial_files
 from bench_apts.errors import UserError
 from bench_apts.gate import counts
 from bench_apts.gate.findings import Finding, Judged
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from bench_apts.gate.trees import Tree
     from bench_apts.records import TrialRecord
     from bench_apts.spec import Scalar, Suite, Trial
-
-_CARD = ("hostname", "cpu", "cores", "gpus", "versions", "threads")
-"""What of the environment decides on times and rounding."""
-
 
 def judge(baseline: Path, head: Tree, folder: Path, *, factor: float, data_dir: Path | None,
           offline: bool, told: Callable[[str], None]) -> Judged:
@@ -49,7 +45,8 @@ def judge(baseline: Path, head: Tree, folder: Path, *, factor: float, data_dir: 
         UserError: The study has no final training that ended, or head cannot repeat it.
     """
     file = store.read_study(baseline)
-    stored = [r for r in store.read_trials(baseline) if r.trial.stage == "report"
+    read = trial_files.read(baseline)
+    stored = [r for r in read.records if r.trial.stage == "report"
               and not r.trial.twin and not failure(r)]
     if not stored:
         raise UserError(f"{baseline} has no final training that came to an answer; give "
@@ -79,7 +76,7 @@ def judge(baseline: Path, head: Tree, folder: Path, *, factor: float, data_dir: 
         pairs[cell_of(record.trial)].append((record, found[_key(record.trial)]))
     return Judged(f"the study {baseline}", head.told,
                   tuple(_finding(cell, of, factor) for cell, of in pairs.items()),
-                  tuple(_notes(stored, pairs)))
+                  (*_copies(read), *_notes(stored, pairs)))
 
 
 def _groups(stored: Sequence[TrialRecord]) -> dict[tuple[str, int, bytes], list[TrialRecord]]:
@@ -101,13 +98,17 @@ def _finding(cell: Cell, pairs: Sequence[tuple[TrialRecord, TrialRecord]],
     return finding
 
 
+def _copies(read: trial_files.Trials) -> list[str]:
+    return [trial_files.left_out(read.copies)] if read.copies else []
+
+
 def _notes(stored: Sequence[TrialRecord],
            pairs: dict[Cell, list[tuple[TrialRecord, TrialRecord]]]) -> Iterator[str]:
-    card = environment.card()
-    cards = [record.header.environment for record in stored]
-    other = [name for name in _CARD if any(known.get(name) != card[name] for known in cards)]
+    cards = {origins.card(record.header.environment) for record in stored}
+    other = origins.words(origins.differences(
+        [*cards, origins.card(environment.card())], origins.CODE))
     yield ("times are not judged, as the baseline was not run in turns with head"
-           + (f", and on another machine (other {', '.join(other)})" if other else ""))
+           + (f", and in another environment: {other}" if other else ""))
     for cell, of in pairs.items():
         ratios = [head.evals[-1].train_s / base.evals[-1].train_s for base, head in of
                   if head.evals and base.evals[-1].train_s]

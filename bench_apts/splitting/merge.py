@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import store
+from bench_apts import store, trial_files
 from bench_apts.checkpoints import checkpoint
 from bench_apts.errors import UserError
 from bench_apts.search import STORAGE
@@ -37,11 +37,13 @@ class Merged:
         trials: Trials in the new folder.
         twice: How many of them were in more than one folder.
         headless: Files without a whole header, which are left out.
+        copies: Files that are left out, as others of their folder hold the same trials.
     """
 
     trials: int
     twice: int
     headless: int
+    copies: tuple[trial_files.Copy, ...] = ()
 
 
 def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
@@ -68,10 +70,12 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
     untuned = _same("untuned", [file.untuned for file in files], folders)
     found: dict[str, list[TrialRecord]] = {}
     headless = 0
+    copies: list[trial_files.Copy] = []
     for folder in folders:
-        records = store.read_trials(folder)
-        headless += len(list((folder / "trials").glob("*.jsonl"))) - len(records)
-        for record in records:
+        trials = trial_files.read(folder)
+        headless += len(trials.headless)
+        copies += trials.copies
+        for record in trials.records:
             found.setdefault(record.header.run_id, []).append(record)
     conflicts = [line for records in found.values() for line in _conflicts(records)]
     if conflicts:
@@ -99,7 +103,8 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; make room, or name a folder "
                         "elsewhere") from error
-    return Merged(len(chosen), sum(len(records) > 1 for records in found.values()), headless)
+    return Merged(len(chosen), sum(len(records) > 1 for records in found.values()), headless,
+                  tuple(copies))
 
 
 def _origin(folder: Path, file: StudyFile) -> store.Origin:
@@ -172,7 +177,7 @@ def _difference(one: Any, other: Any) -> tuple[str, Any, Any]:
 def _best(records: Sequence[TrialRecord]) -> TrialRecord:
     """The most complete attempt: the same whatever the order of the folders."""
     return min(records, key=lambda r: (
-        not r.finished, r.end is None, -len(r.evals), r.header.time,
+        trial_files.incompleteness(r), r.header.time,
         Path(r.path).read_bytes() if len(records) > 1 else b""))
 
 

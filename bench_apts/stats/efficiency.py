@@ -39,19 +39,22 @@ class Efficiency(NamedTuple):
 
 
 def efficiency(base: Training, scaled: Training) -> Efficiency | None:
-    """Compares two trainings to the same accuracy; None where one of them did not get there.
+    """Compares two trainings to the same accuracy.
+
+    None where one of them did not get there, or where the untrained model already met the target:
+    no time and no samples have no ratio.
 
     Args:
         base: At N0 ranks.
         scaled: At N ranks.
 
     Raises:
-        ValueError: A training took no time or no samples.
+        ValueError: A number is negative.
     """
     numbers = (base.seconds, base.samples, scaled.seconds, scaled.samples)
-    if min(numbers) <= 0:
-        raise ValueError(f"a training takes time and samples, got {base} and {scaled}")
-    if not all(map(math.isfinite, numbers)):
+    if min(numbers) < 0:
+        raise ValueError(f"times and samples are not negative, got {base} and {scaled}")
+    if not all(map(math.isfinite, numbers)) or not all(numbers):
         return None
     one, other = (run.samples / run.seconds / run.ranks for run in (base, scaled))
     return Efficiency(other / one, base.samples / scaled.samples)

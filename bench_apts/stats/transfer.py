@@ -19,16 +19,19 @@ def regret(transferred: float, native: float) -> float:
 
     Returns:
         1 where transferring costs nothing, infinite where only the native configuration hits,
-        0 where only the transferred one does, NaN where neither does: that ratio is unknown.
+        or hits at no cost, 0 where only the transferred one does, NaN where neither does: that
+        ratio is unknown.
 
     Raises:
-        ValueError: A cost is not positive, or is unknown (NaN).
+        ValueError: A cost is negative, or is unknown (NaN).
     """
     for value in (transferred, native):
-        if not value > 0:
-            raise ValueError(f"an expected cost must be positive, got {value}")
+        if not value >= 0:
+            raise ValueError(f"an expected cost must not be negative, got {value}")
     if math.isinf(native):
         return math.nan if math.isinf(transferred) else 0.0
+    if not native:
+        return math.inf if transferred else 1.0
     return transferred / native
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from bench_apts import origins
 from bench_apts.errors import UserError, unknown
 from bench_apts.spec import canonical
 from bench_apts.stats.bootstrap import RESAMPLES
@@ -115,7 +116,10 @@ def studies(first: Gathered, second: Gathered, names: tuple[str, str],
               for cell, group in _cells(gathered)} for gathered in (first, second)]
     shared = [key for key in cells[0] if key in cells[1]]
     changed = _changed(first, second)
-    notes, matches = [*changed.values()], []
+    notes = [f"{name}: {study.copies}" for name, study in zip(names, (first, second), strict=True)
+             if study.copies]
+    notes += changed.values()
+    matches = []
     for key in shared:
         (one, group), (two, other) = cells[0][key], cells[1][key]
         match = Match(one, two, (group, other))
@@ -155,7 +159,7 @@ def optimizers(gathered: Gathered, first: str, second: str, factor: float) -> Co
     for label in (first, second):
         if label not in labels:
             raise unknown("optimizer of this study", label, labels)
-    matches, notes = [], []
+    matches, notes = [], [gathered.copies] if gathered.copies else []
     for group in gathered.groups:
         found = {cell.label: cell for cell in group.cells if answered((*cell.draws, *cell.seeds))}
         if first in found and second in found:
@@ -235,16 +239,23 @@ def _judged(names: tuple[str, str], matches: Sequence[Match], notes: list[str], 
 
 def _noises(match: Match) -> tuple[Noises, list[str]]:
     """How far apart equal trials were in either study, and what to say of it."""
-    environments = [r.header.environment for cell in match[:2] for r in _records(cell)]
-    if len({(str(e.get("hostname")), str(e.get("cpu"))) for e in environments}) > 1:
+    if unlike := _unlike(match):
         return Noises(math.inf, math.inf), ["times and memory are not judged: the trials ran on "
-                                            "several machines"]
+                                            f"several machines or settings: {unlike}"]
     times = [group.noise.factor for group in match.groups if group.noise]
     peaks = [noise([(float(peak_memory(a)), float(peak_memory(b)))
                     for cell in group.cells for a, b in cell.pairs
                     if peak_memory(a) and peak_memory(b)]) for group in match.groups]
     return (Noises(max(times, default=1.0), max([p.factor for p in peaks if p], default=1.0)),
             [] if times else ["no trial was run twice, so the noise of times is unknown"])
+
+
+def _unlike(match: Match) -> str:
+    """Say in what environments differ, or "": two studies may be of two versions of bench-apts."""
+    one, two = (_records(cell) for cell in match[:2])
+    within = match.groups[0] is match.groups[1]
+    return (origins.unlike(one) or origins.unlike(two)
+            or origins.unlike((*one, *two), () if within else origins.CODE))
 
 
 def _power(least: Sequence[float], tested: int) -> list[str]:

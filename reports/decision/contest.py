@@ -75,17 +75,22 @@ class Contest:
         best: The lowest value; None if nobody reached the target.
         rivals: All others, the lowest first.
         fewest: Trials of the optimizer that has the fewest; 0 if there is none.
+        unlike: In what the trials' environments differ, so that nothing is judged; "" if they
+            are alike, or it does not matter.
     """
 
     best: Entrant | None
     rivals: tuple[Rival, ...]
     fewest: int
+    unlike: str = ""
 
     @property
     def verdict(self) -> Verdict:
         """Whether the best leads beyond all intervals, does so with too few trials, or not."""
         if self.best is None:
             return "none"
+        if self.rivals and self.unlike:
+            return "not judged"
         if not self.rivals or self.tied:
             return "unclear"
         sure = all(rival.star for rival in self.rivals) and self.fewest >= ENOUGH
@@ -97,18 +102,23 @@ class Contest:
         return [rival for rival in self.rivals if not rival.apart]
 
 
-def contest(entrants: Sequence[Entrant], noise: float = 1.0) -> Contest:
+def contest(entrants: Sequence[Entrant], noise: float = 1.0, unlike: str = "") -> Contest:
     """Finds the best and compares every other with it.
 
     Args:
         entrants: All that were run.
         noise: Ratio by which equal trials differ, which no lead may undercut.
+        unlike: As in ``Contest``.
     """
     ordered = sorted(entrants, key=lambda entrant: entrant.value)
     fewest = min((len(entrant.seeds) for entrant in ordered), default=0)
     if not ordered or math.isinf(ordered[0].value):
         return Contest(None, (), fewest)
     best, *others = ordered
+    if unlike:
+        return Contest(best, tuple(
+            Rival(other, Comparison(_ratio(other, best), None, 1.0), False, False)
+            for other in others), fewest, unlike)
     found = [_compare(other, best) for other in others]
     return Contest(best, tuple(
         Rival(other, comparison, _apart(comparison, noise), star and _apart(comparison, noise))
@@ -128,6 +138,9 @@ def words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
     label, least = contested.best.cell.label, show(contested.best.value)
     if not contested.rivals:
         return f"Only {label}", f"{least}; nothing else was run to compare it."
+    if contested.verdict == "not judged":
+        return "Not judged", (f"Lowest on record is {label}, {least}, but trials differ in "
+                              f"{contested.unlike}.")
     if contested.verdict == "unclear":
         tied = contested.tied
         equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < _LEAST]
@@ -170,11 +183,15 @@ def _apart(comparison: Comparison, noise: float) -> bool:
     return comparison.differs and comparison.ratio > max(noise, _LEAST)
 
 
+def _ratio(other: Entrant, best: Entrant) -> float:
+    return other.value / best.value if best.value else math.inf if other.value else 1.0
+
+
 def _compare(other: Entrant, best: Entrant) -> Comparison:
     paired = other.seeds == best.seeds
     # The same seed draws the same repetitions, which is what makes them pairs.
     one, base = other.resample(SEED), best.resample(SEED if paired else SEED + 1)
-    ratio = other.value / best.value if best.value else math.inf if other.value else 1.0
+    ratio = _ratio(other, best)
     if one is None or base is None:
         return Comparison(ratio, None, 1.0)
     return judged(ratio, one, base, least_p(len(other.seeds), len(best.seeds), paired=paired))

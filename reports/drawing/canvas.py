@@ -119,7 +119,13 @@ def heading(axes: Axes, text: str) -> None:
 
 def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
           limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
-    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``."""
+    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
+
+    Limits that begin at zero, as where the untrained model met the target, make it linear.
+    """
+    if limits is not None:
+        low, high = limits
+        log, limits = log and low > 0, (low, high if high != low else low + 1)
     axis = axes.xaxis if which == "x" else axes.yaxis
     bound = axes.set_xlim if which == "x" else axes.set_ylim
     if log:
@@ -136,6 +142,15 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
     else:
         axis.set_major_locator(Round(ticks, form))
     axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
+
+
+def headroom(low: float, high: float, share: float) -> tuple[float, float]:
+    """Return limits of a logarithmic axis with ``share`` of its length left free above ``high``.
+
+    From a ``low`` of zero on those of a linear one, which ``scale`` then makes it.
+    """
+    room = share / (1 - share)
+    return low, high * (high / low) ** room if low > 0 else high * (1 + room)
 
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,

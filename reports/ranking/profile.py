@@ -36,8 +36,8 @@ class Problems(NamedTuple):
 
 
 def problems(rankings: Sequence[Ranking]) -> Problems:
-    """Collects expected costs; a problem that nobody has tried yet is none."""
-    tried = [ranking for ranking in rankings if ranking.rivals]
+    """Collects expected costs, without problems that nobody has tried or where none compare."""
+    tried = [ranking for ranking in rankings if ranking.rivals and not ranking.unlike]
     costs: dict[str, list[float]] = {}
     for ranking in tried:
         for rival in ranking.rivals:

@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.comparison import compare, first_ranks, holm, stars
+from bench_apts.stats.comparison import Comparison, compare, first_ranks, holm, stars
 
-from ..tuning.pool import View, pool
+from ..tuning.pool import View, pool, unlike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from bench_apts.stats.comparison import Comparison
 
     from ..cells import Cell, Group
     from ..tuning.pool import Pool
@@ -30,6 +28,8 @@ class Rival:
         star: Whether the difference may be claimed.
         paired: Whether its trials and the reference's share their seeds.
         first: Share of resamples in which its expected cost is the lowest; NaN if unknown.
+        unlike: In what its trials' environments differ from the reference's, so that the costs
+            are not judged; or "".
     """
 
     pool: Pool
@@ -38,6 +38,7 @@ class Rival:
     star: bool
     paired: bool
     first: float
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,14 @@ class Ranking:
         reference: apts, or the cheapest where no apts reached the target; None if nobody did.
         rivals: The cheapest first, without those whose search was another's: they would be the
             same rival again.
+        unlike: In what the environments of all their trials differ, so that nobody is called
+            the first; or "".
     """
 
     group: Group
     reference: Cell | None
     rivals: tuple[Rival, ...]
+    unlike: str = ""
 
     @property
     def leader(self) -> Rival | None:
@@ -75,20 +79,30 @@ def ranked(group: Group, view: View) -> Ranking:
     hit = [found for found in pools if found.ert.hits]
     base = next((found for found in hit if found.cell.optimizer == "apts"),
                 hit[0] if hit else None)
-    shares = _first_ranks(pools)
+    unlike_all = unlike(pools, view)
+    shares = (_first_ranks(pools) if not unlike_all
+              else dict.fromkeys((found.cell.label for found in pools), math.nan))
     judged: dict[str, tuple[Comparison, float, bool]] = {}
+    apart: dict[str, str] = {}
     if base:
-        others = [found for found in pools if found is not base]
+        apart = {found.cell.label: unlike((found, base), view) for found in pools
+                 if found is not base}
+        judged = {found.cell.label: (
+            Comparison(found.ert.cost / base.ert.cost if base.ert.cost else math.nan, None, 1.0),
+            1.0, False) for found in pools if apart.get(found.cell.label)}
+        others = [found for found in pools if found is not base
+                  and not apart[found.cell.label]]
         family = [compare((found.spent, found.cost), (base.spent, base.cost),
                           paired=_pairs(found, base)) for found in others]
-        judged = {found.cell.label: (each, adjusted, star) for found, each, adjusted, star in zip(
+        judged |= {found.cell.label: (each, adjusted, star) for found, each, adjusted, star in zip(
             others, family, holm([each.p for each in family]), stars(family), strict=True)}
     rivals = []
     for found in pools:
         comparison, adjusted, star = judged.get(found.cell.label, (None, 1.0, False))
         rivals.append(Rival(found, comparison, adjusted, star,
-                            base is not None and _pairs(found, base), shares[found.cell.label]))
-    return Ranking(group, base.cell if base else None, tuple(rivals))
+                            base is not None and _pairs(found, base), shares[found.cell.label],
+                            apart.get(found.cell.label, "")))
+    return Ranking(group, base.cell if base else None, tuple(rivals), unlike_all)
 
 
 def _first_ranks(pools: Sequence[Pool]) -> dict[str, float]:

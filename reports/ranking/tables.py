@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.origins import TIMES
 from bench_apts.stats.costs import known
 from bench_apts.stats.stability import stability
 
@@ -56,7 +57,8 @@ def _row(ranking: Ranking, rival: Rival, view: View) -> tuple[Value, ...]:
         number(units.NONE if comparison is None or comparison.interval is None
                else _p(rival.adjusted),
                p_holm=None if comparison is None else rival.adjusted, star=rival.star),
-        number(units.percent(rival.first, 0) if math.isfinite(rival.first) else "one trial",
+        number(units.percent(rival.first, 0) if math.isfinite(rival.first)
+               else "not judged" if ranking.unlike else "one trial",
                first_rank=finite(rival.first)))
 
 
@@ -73,6 +75,8 @@ def _ratio(rival: Rival, against: str | None) -> Value:
     if math.isinf(comparison.ratio):
         return Value("never reached it", numbers=numbers, kind="number missed")
     star = " ★" if rival.star else ""
+    if rival.unlike:
+        return Value(units.digits(comparison.ratio), f"not judged: {rival.unlike}", numbers)
     return Value(units.digits(comparison.ratio) + star, _limits(comparison), numbers)
 
 
@@ -94,6 +98,8 @@ def levels(groups: Sequence[Group], view: View) -> Table | None:
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for group in groups:
+        if view.currency in TIMES and group.unlike:
+            continue
         every = group.suite.target.every_level
         cells = [cell for cell in group.cells if cell.draws and all(
             known(cell.outcomes(level), view.currency) for level in every)]

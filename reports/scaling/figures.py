@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .. import basis, units
-from ..drawing.canvas import Figure, finish, heading, panel, scale
+from ..drawing.canvas import Figure, finish, heading, headroom, panel, scale
 from ..drawing.style import MUTED
 from ..table import Table, Value, name, number
 
@@ -85,7 +85,7 @@ def costs(context: Context, currency: Currency, slug: str, words: str) -> Figure
     if not values:
         return None
     low, high = min(values) / 1.3, max(values) * 1.3
-    scale(axes, "y", form, log=True, limits=(low, high * (high / low) ** (0.1 if missed else 0)))
+    scale(axes, "y", form, log=True, limits=headroom(low, high, 1 / 11 if missed else 0))
     positions(axes, context, groups, times=currency == "train_s")
     heading(axes, f"{words} to the target")
     caption = ("No optimizer's median seed reached the target at "

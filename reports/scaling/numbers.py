@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts import origins
 from bench_apts.stats.efficiency import Efficiency, Training, efficiency
 
 from .. import units
@@ -29,6 +30,8 @@ class Scaled(NamedTuple):
         spread: Smallest and largest efficiency of a seed beside the same seed at N0, where both
             hit; None without such a pair.
         crowded: More ranks than cores at N or at N0: its times measure the machine.
+        unlike: In what the environments of its trials differ from those at N0, so that nothing is
+            worked out; or "".
     """
 
     cell: Cell
@@ -37,6 +40,7 @@ class Scaled(NamedTuple):
     efficiency: Efficiency | None
     spread: tuple[float, float] | None
     crowded: bool
+    unlike: str = ""
 
 
 def scaled(context: Context) -> list[Scaled]:
@@ -49,12 +53,14 @@ def scaled(context: Context) -> list[Scaled]:
         for cell in cells:
             training = _median(cell)
             first = _median(base) if base else None
-            pairs = _pairs(base, cell) if base else []
+            unlike = origins.unlike((*base.seeds, *cell.seeds), origins.SPREAD) if base else ""
+            pairs = _pairs(base, cell) if base and not unlike else []
             found.append(Scaled(
-                cell, training, first, efficiency(first, training) if first else None,
+                cell, training, first,
+                efficiency(first, training) if first and not unlike else None,
                 (min(pairs), max(pairs)) if pairs else None,
                 context.crowded[cell.ranks]
-                or (base is not None and context.crowded[base.ranks])))
+                or (base is not None and context.crowded[base.ranks]), unlike))
     return found
 
 
@@ -93,6 +99,9 @@ def summary(context: Context, rows: Sequence[Scaled]) -> Table | None:
 
 
 def _factors(row: Scaled | None, ranks: int) -> Value:
+    if row and row.unlike:
+        return Value("not judged", f"trials differ in {row.unlike}",
+                     {f"efficiency_n{ranks}": None})
     if row is None or row.efficiency is None:
         return Value("no hit" if row else units.NONE, kind="number missed" if row else "number",
                      numbers={f"efficiency_n{ranks}": None})
@@ -112,7 +121,7 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
         if not lines or lines[-1][0].label != cell.label:
             breaks.add(len(lines))
         reached = math.isfinite(run.seconds)
-        speed = run.samples / run.seconds if reached else None
+        speed = run.samples / run.seconds if reached and run.seconds else None
         mark = " †" if row.crowded else ""
         kind = "number" if reached else "number missed"
         hits = sum(outcome.hit for outcome in cell.finals)
@@ -128,7 +137,8 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
                   numbers={"samples_to_target": run.samples if reached else None}),
             number(f"{units.count(speed)}{mark}" if speed is not None else units.NONE,
                    samples_per_s=speed),
-            number(f"{units.digits(found.total)}{mark}" if found else units.NONE,
+            number(f"{units.digits(found.total)}{mark}" if found
+                   else "not judged" if row.unlike else units.NONE,
                    units.between(units.digits(low), units.digits(high))
                    if low is not None and high is not None and low < high else "",
                    efficiency=found.total if found else None,

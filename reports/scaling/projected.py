@@ -120,6 +120,10 @@ def rows(
         cell = max(metered, key=lambda cell: cell.ranks)
         alone = _alone([other for other in mine if other.ranks == 1])
         done = [w for r in cell.seeds if (w := work(r, alone)) is not None]
+        if not done:
+            notes.append(f"{entry.label} on {suite.name} is not projected: it took no step before "
+                         "the target")
+            continue
         strange = {name for w in done for name in w.traffic}.difference(COLLECTIVES)
         if strange:
             notes.append(f"{entry.label} on {suite.name} is not projected: the model does not "

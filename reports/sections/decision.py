@@ -40,6 +40,8 @@ _HOW = ("Ratios are to the lowest expected value and come with their 95 % interv
         "trials differ by. Costs of one and of ten trainings count the tuning. Memory is the mean "
         "peak of a rank in the final trainings, of those whose median seed reached the target.")
 
+_PAYS = "When tuning pays (R*)"
+
 _SLOW = 2
 """Named networks that count as slow: those of the least bandwidth."""
 
@@ -61,17 +63,17 @@ def _box(context: Context, group: Group) -> Box:
     def bill(value: float) -> str:
         return units.cost(HEADLINE, value, device)
 
-    once = contest([by_trainings(found, 1) for found in pools], scatter)
-    many = contest([by_trainings(found, MANY) for found in pools], scatter)
+    once = contest([by_trainings(found, 1) for found in pools], scatter, group.unlike)
+    many = contest([by_trainings(found, MANY) for found in pools], scatter, group.unlike)
     answers = [_answer(group, "Training once", once, bill, "train_once"),
                _answer(group, "Training ten times", many, bill, "train_ten_times")]
     if group.ranks > 1:
         answers += _networks(context, group, cells)
     answers.append(_answer(group, "When memory is short", contest(
-        [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group)), units.size,
-        "memory"))
+        [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike),
+        units.size, "memory"))
     headline, remarks = _headline(group, cells, once, device)
-    pays = _pays(pools)
+    pays = _pays(pools, group.unlike)
     if pays:
         answers.append(pays)
     return Box(
@@ -111,8 +113,8 @@ def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[Ans
     alone = {label: statistics.median(found) for label, found in paces.items() if found}
     slow = sorted(fabrics.load().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [_answer(group, f"On {_speed(fabric)} (modelled)", contest(
-        [by_network(cell, fabric, alone.get(cell.label)) for cell in cells]), units.seconds,
-        f"network_{name}") for name, fabric in slow]
+        [by_network(cell, fabric, alone.get(cell.label)) for cell in cells],
+        unlike=group.unlike), units.seconds, f"network_{name}") for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
@@ -127,13 +129,23 @@ def _memory_noise(group: Group) -> float:
     return found.factor if found else 1.0
 
 
-def _pays(pools: Sequence[Pool]) -> Answer | None:
-    """From how many trainings on the first tuned optimizer costs no more than the untuned one."""
+def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
+    """From how many trainings on the first tuned optimizer costs no more than the untuned one.
+
+    Args:
+        pools: Trials of all optimizers.
+        unlike: In what their environments differ, so that this is not judged; or "".
+    """
     against = reference(pools)
     crossed = crossings([found for found in pools if not found.cell.leader],
                         [against] if against else [])
     if not crossed:
         return None
+    if unlike:
+        cell = crossed[0].tuned.cell
+        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "", {
+            "suite": cell.suite.name, "ranks": cell.ranks, "question": "break_even",
+            "verdict": "not judged"})
     # Of those that never pay, the one that comes nearest is told of.
     mine, theirs, found = min(crossed, key=lambda each: (
         each.found.trainings, by_trainings(each.tuned, MANY).value))
@@ -147,7 +159,7 @@ def _pays(pools: Sequence[Pool]) -> Answer | None:
             f"comes nearest over {MANY} trainings.")
     if interval:
         text += f" R* of {label}, 95 % interval: {span(interval)}."
-    return Answer("When tuning pays (R*)", "unclear", said[0].upper() + said[1:], text, "", {
+    return Answer(_PAYS, "unclear", said[0].upper() + said[1:], text, "", {
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even",
         "verdict": found.verdict, "lowest": label, "runner_up": other,
         "value": found.trainings if math.isfinite(found.trainings) else None,
@@ -164,6 +176,9 @@ def _headline(group: Group, cells: Sequence[Cell], once: Contest,
     cost = units.cost(HEADLINE, once.best.value, device)
     if not once.rivals:
         return f"{label} reaches the target for {cost}; nothing was run to compare it.", ()
+    if once.verdict == "not judged":
+        return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
+                f"record, {cost}."), ()
     if once.verdict == "unclear":
         return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
                 f"{_few_or_many([rival.entrant.cell.label for rival in once.tied])} cannot be "
@@ -202,9 +217,11 @@ def _apts(once: Contest, cells: Sequence[Cell], device: str) -> list[str]:
     if once.best is None or not family or len(cells) == 1:
         return []
     mine = min(family, key=lambda cell: (cell.ert(HEADLINE).cost, cell.ert(HEADLINE).total))
-    if mine is once.best.cell:
+    if mine is once.best.cell or once.verdict == "not judged":
         return []
     expected = mine.ert(HEADLINE)
+    if not once.best.value:  # the untrained model met the target
+        return []
     if not expected.hits:
         return [f"{mine.label} loses here: more than "
                 f"{units.cost(HEADLINE, expected.total, device)} spent, "

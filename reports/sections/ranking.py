@@ -56,14 +56,21 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
             firsts.setdefault(ranking.leader.pool.cell.label, []).append(
                 f"{where}N = {ranking.group.ranks} "
                 f"({units.percent(ranking.leader.first, 0)})")
-    compared = [rival for ranking in rankings for rival in ranking.rivals if rival.comparison]
+    compared = [rival for ranking in rankings for rival in ranking.rivals
+                if rival.comparison and not rival.unlike]
     sure = sum(rival.star for rival in compared)
+    unlike = [f"{ranking.group.suite.name} at N = {ranking.group.ranks}, where trials differ in "
+              f"{ranking.unlike}" for ranking in rankings if ranking.unlike]
+    unjudged = f"Not judged: {'; '.join(unlike)}." if unlike else ""
+    if not firsts and unjudged:
+        return unjudged
     if not firsts:
         return "Nobody is first: no trial reached the target, or there are too few to resample."
     parts = [f"{label} {'on' if several else 'at'} {units.listing(places)}"
              for label, places in firsts.items()]
     text = f"Cheapest in most resamples: {'; '.join(parts)}."
     alone = list(dict.fromkeys(rival.pool.cell.label for ranking in rankings
+                               if not ranking.unlike
                                for rival in ranking.rivals if math.isnan(rival.first)))
     if alone:
         text += f" Not among them, as one trial cannot be resampled: {units.listing(alone)}."
@@ -71,4 +78,4 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
         text += (f" {sure} of {units.plural(len(compared), 'comparison')} with the reference "
                  f"{'excludes' if sure == 1 else 'exclude'} equal costs at 95 %, corrected by "
                  "Holm.")
-    return text
+    return f"{text} {unjudged}".rstrip()

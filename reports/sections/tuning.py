@@ -13,7 +13,7 @@ from ..tuning.cost_figures import bill as tuning_and_training
 from ..tuning.cost_figures import expected_cost
 from ..tuning.envelope import crossings, envelope
 from ..tuning.pays import sentence
-from ..tuning.pool import View
+from ..tuning.pool import View, unlike
 from ..tuning.replay_figures import replays
 from ..tuning.restarts import restarts
 from ..tuning.scene import Scene, reference
@@ -71,6 +71,8 @@ def _finding(groups: Sequence[Group], scenes: Sequence[Scene]) -> str:
 
 
 def _pays(scene: Scene) -> str:
+    if apart := unlike(scene.pools, scene.view):
+        return f"costs are not judged, as trials differ in {apart}"
     against = reference(scene.pools)
     found = crossings(scene.searches, [against] if against else [])
     if against is None:

@@ -9,7 +9,7 @@ from bench_apts.stats.sensitivity import log_edges, success
 
 from .. import units
 from ..cost_tables import STATUS
-from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
+from ..drawing.canvas import Figure, finish, heading, headroom, panel, plain, scale
 from ..drawing.style import INK, LOOKS
 from ..table import Table, Value, name, number, words
 
@@ -60,7 +60,7 @@ def cost(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figure | None
                                         for points in at.values()))
     least, most = min(costs) / 1.25, max(costs) * 1.25
     scale(axes, "y", lambda value: units.seconds(value), log=True,
-          limits=(least, most * (most / least) ** (strip / (1 - strip))))
+          limits=headroom(least, most, strip))
     scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
     line = 1.0

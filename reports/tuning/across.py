@@ -134,7 +134,8 @@ def _regret(place: _Place) -> Value:
     if native.hits and transferred.hits:
         return Value(units.digits(ratio), numbers={column: ratio})
     if native.hits:
-        text = f"more than {units.digits(transferred.total / native.cost)}"
+        least = regret(transferred.total, native.cost)
+        text = f"more than {units.digits(least)}" if math.isfinite(least) else "no hit"
     else:
         text = "only transferred hit" if transferred.hits else "neither hit"
     return Value(text, numbers={column: None}, kind="number missed")

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.errors import UserError
+from bench_apts.origins import TIMES
 
 from .. import units
 from ..findings import ENOUGH, unstable
@@ -79,7 +80,10 @@ def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float =
         if level not in levels:
             raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
                             f"{units.listing([f'{each:g}' for each in levels])}")
-    warnings = [line for group in gathered.groups if (line := unstable(group, currency))]
+    warnings = [*([gathered.copies] if gathered.copies else []), *(
+        f"{group.suite.name} at N = {group.ranks}: times are not judged, as trials differ in "
+        f"{group.unlike}" for group in gathered.groups if currency in TIMES and group.unlike)]
+    warnings += [line for group in gathered.groups if (line := unstable(group, currency))]
     with contextlib.ExitStack() as stack:
         replays = (stack.enter_context(Replays(pools(gathered.groups, view), view)) if replay
                    else None)

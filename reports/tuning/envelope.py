@@ -12,6 +12,7 @@ from bench_apts.stats.amortisation import best_plan, break_even
 from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..table import Table, name, number
+from .pool import unlike
 from .scene import SIZE, finite, reference
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bench_apts.stats.amortisation import BreakEven
 
     from ..table import Value
-    from .pool import Pool
+    from .pool import Pool, View
     from .scene import Scene
 
 _POINTS = 60
@@ -53,7 +54,8 @@ def envelope(scene: Scene) -> Figure | None:
     able = [pool for pool in scene.searches if pool.ert.hits]
     if not any(pool.cell.tune for pool in able):
         return None
-    found = crossings(able, [pool for pool in able if not pool.cell.tune])
+    found = [] if unlike(able, scene.view) else crossings(
+        able, [pool for pool in able if not pool.cell.tune])
     last = max([100.0, *(2.5 * each.found.trainings for each in found if each.shown)])
     grid = np.unique(np.geomspace(1, last, _POINTS).round().astype(int)).tolist()
     drawing, axes = panel(*SIZE)
@@ -69,13 +71,16 @@ def envelope(scene: Scene) -> Figure | None:
     heading(axes, f"least bill of R trainings, divided by R{scene.unit}")
     return finish(
         drawing, scene.slug("envelope"), scene.title("bill of R trainings, tuning included"),
-        f"{pays(scene.pools)} The least C(K, R) over K ≤ n/2 tuning trials; level lines: without "
-        f"tuning. Rings: break-even R*.{scene.missed(scene.searches)}{scene.followers}",
+        f"{pays(scene.pools, scene.view)} The least C(K, R) over K ≤ n/2 tuning trials; level "
+        f"lines: without tuning. Rings: break-even R*.{scene.missed(scene.searches)}"
+        f"{scene.followers}",
         scene.legend(able), basis=scene.basis, data=_table(scene, grid))
 
 
-def pays(pools: Sequence[Pool]) -> str:
+def pays(pools: Sequence[Pool], view: View) -> str:
     """Says from how many trainings on tuning pays against the reference without tuning."""
+    if apart := unlike(pools, view):
+        return f"When tuning pays is not judged: trials differ in {apart}."
     against = reference(pools)
     able = [pool for pool in pools if not pool.cell.leader]
     if against is None:
@@ -123,6 +128,9 @@ def _row(scene: Scene, pool: Pool, counts: Sequence[int]) -> tuple[Value, ...]:
             zip(counts, found, strict=True)]
     if not pool.cell.tune or against is None:
         return (*row, number(units.NONE, break_even=None, against=None))
+    if unlike((pool, against), view):
+        return (*row, number("not judged", against.cell.label, break_even=None,
+                             against=against.cell.label))
     crossing = break_even(pool.lines, against.lines)
     shown = f"{crossing.trainings:.0f}" if math.isfinite(crossing.trainings) else "never"
     return (*row, number(shown, against.cell.label, break_even=finite(crossing.trainings),

@@ -13,7 +13,7 @@ from bench_apts.stats.payoff import break_even_interval, envelope_interval
 
 from .. import units
 from ..table import Table, Value, number, words
-from .pool import opening
+from .pool import opening, unlike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +91,10 @@ def payoff(pools: Sequence[Pool], view: View) -> Table | None:
 
 
 def _payoff(mine: Pool, theirs: Pool, view: View) -> tuple[Value, ...]:
+    if apart := unlike((mine, theirs), view):
+        return (*opening(mine.cell, view), words(theirs.cell.label, against=theirs.cell.label),
+                words(f"not judged: trials differ in {apart}", verdict="not judged"),
+                number("none", break_even=None, break_even_low=None, break_even_high=None))
     found = break_even(mine.lines, theirs.lines)
     interval = break_even_interval(mine.tuning, (theirs.spent, theirs.cost))
     label, other = mine.cell.label, theirs.cell.label

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts import origins
 from bench_apts.stats.amortisation import plans, untuned
 from bench_apts.stats.costs import known, outcome
 from bench_apts.stats.payoff import Tuning
@@ -143,6 +144,14 @@ def _read(cell: Cell, view: View) -> Pool | None:
 def pools(groups: Iterable[Group], view: View) -> list[Pool]:
     """Reads the trials of all cells of which there are any with a known currency."""
     return [found for group in groups for cell in group.cells if (found := pool(cell, view))]
+
+
+def unlike(pools: Iterable[Pool], view: View) -> str:
+    """Say why costs in seconds of these trials do not compare; "" if they do."""
+    if view.currency not in origins.TIMES:
+        return ""
+    return origins.unlike([record for found in pools
+                           for record in (*found.cell.draws, *found.cell.seeds)])
 
 
 def opening(cell: Cell, view: View) -> tuple[Value, Value]:

@@ -14,8 +14,11 @@ def test_regret():
     assert regret(INF, 20) == INF
     assert regret(30, INF) == 0.0
     assert math.isnan(regret(INF, INF))
-    for bad in (0.0, math.nan, -1.0):
-        with pytest.raises(ValueError, match="positive"):
+    assert regret(0, 20) == 0.0
+    assert regret(20, 0) == INF
+    assert regret(0, 0) == 1.0
+    for bad in (math.nan, -1.0):
+        with pytest.raises(ValueError, match="negative"):
             regret(bad, 1)
 
 

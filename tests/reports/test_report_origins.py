@@ -1,0 +1,196 @@
+"""Trials of unlike environments: all are listed, a caveat says so, and times are not judged."""
+
+import json
+import shutil
+
+import pytest
+import report_fixture as fixture
+
+from bench_apts import origins, reports, soundness, store
+from bench_apts.reports.caveats import caveats
+from bench_apts.reports.comparison.compared import optimizers, studies
+from bench_apts.reports.gather import gather
+from bench_apts.reports.provenance import cards
+from bench_apts.reports.ranking.rivals import ranked
+from bench_apts.reports.tuning.bill import bill
+from bench_apts.reports.tuning.pool import View
+
+CARD = {
+    **fixture.ENVIRONMENT, "threads": {"OMP_NUM_THREADS": "1"}, "binding": {}, "switches": {},
+    "versions": {"bench-apts": "0.1.0", "torch": "2.14.1"}, "container": None, "gpu_driver": "570",
+    "affinity": "0-1", "cpu_quota": None, "effective_cores": 2, "memory_limit_bytes": None,
+    "beside": 0, "slurm": {}}
+
+OTHERS = {
+    "threads": {"threads": {"OMP_NUM_THREADS": "2"}}, "threads unset": {"threads": {}},
+    "binding": {"binding": {"OMP_PROC_BIND": "true"}}, "affinity": {"affinity": "0"},
+    "versions": {"versions": {"bench-apts": "0.1.0", "torch": "2.15.0"}},
+    "commit": {"commit": "4567def"}, "dirty": {"dirty": False}, "driver": {"gpu_driver": "580"},
+    "container": {"container": "docker"}, "quota": {"cpu_quota": 0.5, "effective_cores": 0.5},
+    "memory limit": {"memory_limit_bytes": 2**30}, "machine": {"hostname": "bench-2"},
+    "kernel": {"os": "Linux 6.2"}, "later field": {"firmware": "B"},
+    "switches": {"switches": {"NVIDIA_TF32_OVERRIDE": "1"}}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = fixture.populate(tmp_path_factory.mktemp("origins") / "study")
+    rewritten(folder, lambda _: {**CARD, "firmware": "A"})
+    return folder
+
+
+def rewritten(folder, card, wanted=lambda trial: True, numerics=None):
+    """Gives the trials that are ``wanted`` another environment card."""
+    for record in store.read_trials(folder):
+        if wanted(record.trial):
+            path = folder / "trials" / f"{record.trial.run_id}.jsonl"
+            events = [json.loads(line) for line in path.read_text().splitlines()]
+            events[0]["environment"] = card(events[0]["environment"])
+            if numerics is not None and events[1]["event"] == "start":
+                events[1]["numerics"] = numerics
+            path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+@pytest.fixture
+def other(study, tmp_path):
+    """Makes a copy in which some trials have another card."""
+
+    def make(change, wanted=lambda trial: trial.label == "sgd", numerics=None):
+        folder = shutil.copytree(study, tmp_path / "other", dirs_exist_ok=True)
+        rewritten(folder, lambda card: {**card, **change}, wanted, numerics)
+        return folder
+
+    return make
+
+
+def titles(gathered):
+    return [caveat.title for caveat in caveats(gathered)]
+
+
+def listed(gathered):
+    return [card for card in cards(gathered) if card.title.startswith("Environments")]
+
+
+def test_one_environment_is_judged(study):
+    gathered = gather(study)
+    assert "Trials of unlike environments" not in titles(gathered)
+    assert listed(gathered) == []
+    assert not any(group.unlike for group in gathered.groups)
+    assert not [line for line in soundness.check(study)[1] if "unlike environments" in line]
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_whatever_differs_is_listed_and_times_are_not_judged(other, change):
+    gathered = gather(other(change))
+    assert titles(gathered).count("Trials of unlike environments") == 1
+    (card,) = listed(gathered)
+    numbers = [int(name.split()[0]) for name, _ in card.items]
+    assert len(numbers) == 2
+    assert sum(numbers) == len(gathered.trials)
+    for group in gathered.groups:
+        assert group.unlike
+        ranking = ranked(group, View("core_seconds", 1.0, "cpu"))
+        assert ranking.unlike
+        assert ranking.leader is None
+        for rival in ranking.rivals:  # sgd alone ran elsewhere
+            base = ranking.reference.label if ranking.reference else None
+            assert bool(rival.unlike) == ((rival.pool.cell.label == "sgd") != (base == "sgd")
+                                          and rival.comparison is not None)
+            assert not (rival.unlike and (rival.star or rival.comparison.interval))
+        # What is not a time still is.
+        bytes_sent = ranked(group, View("samples", 1.0, "cpu"))
+        assert not bytes_sent.unlike
+        assert not any(rival.unlike for rival in bytes_sent.rivals)
+
+
+@pytest.mark.parametrize("change", [
+    {"beside": 3}, {"slurm": {"SLURM_JOB_ID": "7"}}, {"requires": {"schedulefree": "1.4"}},
+    {"nodes": [{"hostname": "bench-1"}]}, {"commit_unknown": "no git"}],
+    ids=lambda change: next(iter(change)))
+def test_what_is_harmless_or_unknown_is_no_difference(other, change):
+    gathered = gather(other(change))
+    assert not any(group.unlike for group in gathered.groups)
+    assert "Trials of unlike environments" not in titles(gathered)
+
+
+def test_switches_of_torch_count_too(other):
+    gathered = gather(other({}, numerics={**fixture.NUMERICS, "matmul_precision": "high"}))
+    assert "matmul_precision (high, highest)" in gathered.groups[0].unlike
+
+
+@pytest.mark.parametrize("change", [OTHERS["threads"], OTHERS["commit"], OTHERS["container"]])
+def test_check_names_it_in_one_line_for_each_group(other, change):
+    folder = other(change)
+    found = [line for line in soundness.check(folder)[1] if "unlike environments" in line]
+    assert len(found) == 2  # N = 1 and 2
+    assert all(line.startswith(f"{folder}: ") for line in found)
+
+
+def test_check_leaves_trials_out_that_are_not_compared(other):
+    folder = other(OTHERS["threads"])
+    file = store.read_study(folder)
+    file.code = {"sgd": "0" * 64}  # they were run with older code
+    store.write_json(folder / "study.json", file)
+    assert not [line for line in soundness.check(folder)[1] if "unlike environments" in line]
+    machine = other(OTHERS["machine"])  # the same machine is another matter
+    assert not [line for line in soundness.check(machine)[1] if "unlike environments" in line]
+
+
+def test_the_page_says_not_judged_and_bytes_still_are(other):
+    folder = other(OTHERS["threads"])
+    reports.build(folder, ("html", "json", "md"))
+    document = json.loads((folder / "report.json").read_bytes())
+    for box in document["suites"][0]["decisions"]:
+        assert box["verdict"] == "not judged"
+        assert box["headline"].startswith("Not judged: trials differ in OMP_NUM_THREADS (1, 2)")
+        times = [a for a in box["answers"] if "bytes" not in a["question"]]
+        assert {a["verdict"] for a in times} == {"not judged"}
+        assert {a["optimizer"] for a in times} == {None}
+    (threads,) = [text for card in document["provenance"] for name, text in card["items"]
+                  if name == "Threads"]
+    assert "OMP_NUM_THREADS=1 (" in threads
+    assert "OMP_NUM_THREADS=2 (" in threads
+    found = bill(gather(folder), replay=False)
+    assert any("not judged" in line for line in found.warnings)
+    samples = bill(gather(folder), "samples", replay=False)
+    assert not any("not judged" in line for line in samples.warnings)
+
+
+def test_twins_of_another_environment_are_no_measure_of_noise(other):
+    folder = other({})
+    for record in store.read_trials(folder):
+        if record.trial.stage == "report" and record.trial.label == "sgd":
+            twin = fixture.trial("sgd", record.trial.ranks, "report", record.trial.repetition,
+                                 twin=True)
+            fixture.write(folder, twin, record.evals, record.end.status)
+    alike = gather(folder).groups[0].noise
+    rewritten(folder, lambda _: {**CARD, "firmware": "A"}, lambda trial: trial.twin)
+    assert gather(folder).groups[0].noise
+    rewritten(folder, lambda _: {**CARD, **OTHERS["threads"]}, lambda trial: trial.twin)
+    assert gather(folder).groups[0].noise is None
+    assert alike is None or alike.pairs
+
+
+@pytest.mark.parametrize(("change", "judged"), [
+    (OTHERS["commit"], True), (OTHERS["dirty"], True), (OTHERS["threads"], False),
+    (OTHERS["versions"], False), (OTHERS["machine"], False)])
+def test_compare_judges_times_of_two_versions_in_one_environment(study, other, change, judged):
+    changed = gather(other(change, lambda trial: True))
+    found = studies(gather(study), changed, ("a", "b"), 1.0)
+    times = [row.verdict for row in found.rows if row.measure.name == "time to target"]
+    assert ("not judged" not in times) == judged
+    assert any("not judged" in note for note in found.notes) != judged
+    assert "not judged" not in [row.verdict for row in found.rows if "bytes" in row.measure.name]
+
+
+def test_compare_does_not_judge_times_of_two_versions_within_a_study(other):
+    found = optimizers(gather(other(OTHERS["commit"])), "sgd", "adam", 1.0)
+    assert [row.verdict for row in found.rows if row.measure.name == "time to target"] == [
+        "not judged"] * 2
+
+
+def test_words_are_few():
+    many = [origins.card({f"key{n}": value for n in range(9)}) for value in range(9)]
+    text = origins.words(origins.differences(many))
+    assert text == ("key0 (0, 1, 2, 3, 5 more), key1 (0, 1, 2, 3, 5 more), "
+                    "key2 (0, 1, 2, 3, 5 more), key3 (0, 1, 2, 3, 5 more) and 5 more")

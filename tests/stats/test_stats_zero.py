@@ -1,0 +1,97 @@
+"""Hits before the first step: what costs nothing divides nothing, in any currency."""
+
+import math
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from stats_records import record
+
+from bench_apts import fabrics
+from bench_apts.stats.amortisation import best_plan, break_even, plans, untuned
+from bench_apts.stats.bootstrap import ert_interval, restart_interval
+from bench_apts.stats.comparison import compare, first_ranks
+from bench_apts.stats.costs import CURRENCIES, outcome
+from bench_apts.stats.curves import curve
+from bench_apts.stats.cutoff import cutoff_curve
+from bench_apts.stats.efficiency import Training, efficiency
+from bench_apts.stats.payoff import Tuning, break_even_interval, envelope_interval
+from bench_apts.stats.projection import Network, Scaling, project, work
+from bench_apts.stats.race import race
+from bench_apts.stats.restart import restart_costs, restart_quantile
+from bench_apts.stats.transfer import regret
+from bench_apts.stats.tuning import best_of, ert, sequential_bill
+
+replace = msgspec.structs.replace
+FEW = 50
+"""Resamples: how many do not matter to a division by zero."""
+
+
+@st.composite
+def trials(draw):
+    """Records of which some hit before the first step, and some measured nothing at all."""
+    found = []
+    for number in range(draw(st.integers(1, 4))):
+        values = draw(st.sampled_from([(0.95,) * 4, (0.1, 0.2, 0.95, 0.95), (0.1,) * 4, (0.95,),
+                                       (0.1,)]))
+        made = record(values, repetition=number)
+        if draw(st.booleans()):
+            made.evals = [replace(event, train_s=0.0, wall_s=0.0, cpu_s=0.0, backwards=0,
+                                  forwards=0, comm={}, flops=0.0) for event in made.evals]
+        found.append(made)
+    return found
+
+
+def usable(value):
+    return not math.isnan(value) and value >= 0
+
+
+@given(trials(), trials(), st.sampled_from(CURRENCIES))
+def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
+    bills = []
+    for side in (mine, theirs):
+        drawn = [outcome(each) for each in side]
+        bills.append(([o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]))
+    for spent, cost in bills:
+        assert usable(ert(spent, cost).cost)
+        assert usable(sequential_bill(spent, cost))
+        assert usable(best_of(cost, 1))
+        assert usable(restart_quantile(spent, cost))
+        assert all(map(usable, restart_costs(spent, cost, draws=FEW)))
+        assert usable(race(spent, cost, 1).bill)
+        assert all(usable(point.cap) for point in cutoff_curve(spent, cost))
+        for interval in (ert_interval(spent, cost, resamples=FEW),
+                         restart_interval(spent, cost, resamples=FEW)):
+            assert interval is None or (usable(interval.low) and usable(interval.high))
+    one, two = bills
+    ratio = compare(one, two, paired=False, resamples=FEW)
+    assert 0 < ratio.p <= 1
+    shares = first_ranks({"a": one, "b": two}, paired=False, resamples=FEW)
+    assert sum(filter(math.isfinite, shares.values())) <= 1 + 1e-9
+    again = [[(bill, value)] for bill, value in zip(*one, strict=True)]
+    rerun = [bill if math.isfinite(value) else math.inf for ((bill, value),) in again]
+    lines = plans(*one, rerun)
+    assert usable(best_plan(lines, 10).at(10))
+    assert break_even(lines, untuned(*two)).trainings >= 1
+    tuning = Tuning(*one, tuple(tuple(each) for each in again))
+    for interval in (envelope_interval(tuning, 10, resamples=FEW),
+                     break_even_interval(tuning, two, resamples=FEW)):
+        assert interval is None or interval.low <= interval.high
+    assert usable(regret(0.0, 0.0))
+    costs = ert(*one).cost, ert(*two).cost
+    assert math.isinf(max(costs)) or usable(regret(*costs))
+
+
+@given(trials())
+def test_no_step_has_no_pace_and_no_model(side):
+    for each in side:
+        assert len(curve(each, "samples").costs) == len(each.evals)
+        done = work(each)
+        if done is not None:
+            network = Network(next(iter(fabrics.load().values())))
+            found = project(done, 8, Scaling.strong, network)
+            assert found is not None
+            assert usable(found.step_s)
+        last = each.evals[-1]
+        run = Training(2, last.train_s, last.samples)
+        assert efficiency(run, Training(4, 1.0, 1.0)) is None or (last.train_s and last.samples)
