@@ -63,7 +63,8 @@ class Flat:
         self.values = torch.empty(self.size, dtype=dtype, device=first.device)
         self.message = torch.zeros(self.size + slots + room, dtype=dtype, device=first.device)
         self.with_scalars = self.message[: self.size + slots]
-        self.gradient, self.scalars = self.with_scalars.split([self.size, slots])
+        self.gradient: torch.Tensor = self.with_scalars[: self.size]
+        self.scalars: torch.Tensor = self.with_scalars[self.size :]
         self._shown, self._slopes = self.values, self.gradient
         if self.rounded:
             self._shown = torch.empty_like(self.values, dtype=first.dtype)
@@ -143,7 +144,7 @@ class Flat:
             raise RuntimeError("the model's buffers have another size than when this APTS was "
                                "made; make a new APTS")
         places = (part.view(buffer.shape) for buffer, part
-                  in zip(buffers, room.split(sizes), strict=True))
+                  in zip(buffers, torch.split(room, sizes), strict=True))
         return zip(buffers, places, strict=True)
 
     def save_buffers(self) -> list[torch.Tensor]:
