@@ -1,32 +1,51 @@
-"""Training with any torch optimizer under DistributedDataParallel: one gradient, one step."""
+"""Training with any torch optimizer under DistributedDataParallel: averaged gradients, a step."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bench_apts.conformance.replicas import align_buffers
 from bench_apts.contract import Batch, Loss, StepReport, World
+from bench_apts.errors import UserError
 from bench_apts.optimizers.schedule import cosine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import torch
+    from collections.abc import Callable, Sequence
 
 
 class DataParallelStepper:
     """Steps a torch optimizer on the gradient averaged over ranks, on a schedule.
 
+    An optimizer whose ``step`` requires a closure (LBFGS) evaluates loss and gradient itself, as
+    often as it likes. The closure averages the loss over the ranks too, in one more all-reduce of
+    one float: what the optimizer decides by it must be the same everywhere.
+
     Args:
         model: On the device, the same weights on every rank.
         loss: The suite's loss.
         world: This rank's place; its budget is the schedule's horizon.
-        optimizer: Makes the optimizer from the parameters, at its peak learning rate.
-        schedule: ``schedule(step, steps)`` returns the factor on the peak learning rate.
+        optimizer: Makes the optimizer from the parameters, at its peak learning rate; or several
+            of them, of different parameters (Muon for the matrices, AdamW for the rest).
+        schedule: ``schedule(step, steps)`` returns the factor on the peak learning rate; a step
+            is one minibatch processed, so that a closure called five times counts five.
+        named: Whether ``optimizer`` is called with ``model.named_parameters()``, pairs of name
+            and parameter, instead of ``model.parameters()``.
+        closure: Whether ``step`` is given a closure although it does not require one (SAM). The
+            gradient is there before the call all the same.
+
+    Attributes:
+        optimizers: What ``optimizer`` made.
+        optimizer: The first of them.
+
+    Raises:
+        UserError: Several optimizers were made, and one takes a closure.
     """
 
     def __init__(
@@ -34,43 +53,87 @@ class DataParallelStepper:
         model: torch.nn.Module,
         loss: Loss,
         world: World,
-        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Any], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]],
         schedule: Callable[[int, int], float] = cosine,
+        *,
+        named: bool = False,
+        closure: bool = False,
     ) -> None:
         ids = [world.device.index] if world.device.type == "cuda" else None
         # A group of one has nothing to average, so it is not asked to.
         self.model = (DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
                       if world.size > 1 else model)
-        self.loss, self.schedule = loss, schedule
-        self.optimizer = optimizer(model.parameters())
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.loss, self.schedule, self.world = loss, schedule, world
+        made = optimizer(model.named_parameters() if named else model.parameters())
+        self.optimizers = (made,) if isinstance(made, torch.optim.Optimizer) else tuple(made)
+        self.optimizer: Any = self.optimizers[0]
+        self.required = any(_requires_closure(each) for each in self.optimizers)
+        self.closure = closure or self.required
+        if self.closure and len(self.optimizers) > 1:
+            raise UserError("an optimizer that takes a closure must be the only one of a "
+                            "DataParallelStepper: each of several would evaluate alone")
+        self.peaks = [group["lr"] for each in self.optimizers for group in each.param_groups]
         self.steps = math.ceil(world.budget_samples / world.batch_size)
         self.taken = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One forward and backward pass, one all-reduce of the gradient, one step."""
+        """One forward and backward pass, one all-reduce of the gradient, one step.
+
+        With a closure as many passes as the optimizer asks for.
+        """
         factor = self.schedule(self.taken, self.steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+        groups = (group for each in self.optimizers for group in each.param_groups)
+        for group, peak in zip(groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        self.optimizer.zero_grad()
-        loss = self.loss(self.model(batch.inputs), batch.targets)
-        loss.backward()
-        self.optimizer.step()
-        self.taken += 1
-        return StepReport(loss.detach(), len(batch.targets), 1, 1)
+        losses: list[torch.Tensor] = []
+
+        def evaluate() -> torch.Tensor:
+            for each in self.optimizers:
+                each.zero_grad()
+            with torch.enable_grad():
+                loss = self.loss(self.model(batch.inputs), batch.targets)
+                loss.backward()
+            losses.append(loss.detach())
+            return losses[-1]
+
+        def closure() -> torch.Tensor:
+            mean = evaluate().clone()
+            if self.world.size > 1:
+                dist.all_reduce(mean)
+                mean /= self.world.size
+            return mean
+
+        arguments: list[Any] = [closure] if self.closure else []
+        if not self.required:
+            evaluate()
+        for each in self.optimizers:
+            try:
+                each.step(*arguments)
+            except RuntimeError as error:
+                if "grad_fn" in str(error) or "create_graph" in str(error):
+                    raise UserError(_SECOND.format(type(each).__name__)) from error
+                raise
+        if not losses:
+            raise UserError(f"{type(self.optimizer).__name__}.step(closure) never called the "
+                            "closure that it requires")
+        passes = len(losses)
+        self.taken += passes
+        return StepReport(losses[0], passes * len(batch.targets), passes, passes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of weights, buffers, optimizer state and the step count."""
+        """Returns copies of weights, buffers, optimizer state and the count of minibatches."""
         return copy.deepcopy({
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [each.state_dict() for each in self.optimizers],
             "taken": self.taken,
         })
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it takes the tensors
+        # They take the tensors themselves.
+        for each, saved in zip(self.optimizers, copy.deepcopy(state["optimizers"]), strict=True):
+            each.load_state_dict(saved)
         self.taken = state["taken"]
 
     def evaluation_model(self) -> torch.nn.Module:
@@ -82,3 +145,14 @@ class DataParallelStepper:
             self.model.module if isinstance(self.model, DistributedDataParallel) else self.model)
         align_buffers(module)
         return module
+
+
+def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+_SECOND = (
+    "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
+    "DistributedDataParallel: give it a stepper of its own that computes second derivatives and "
+    "averages them (docs/optimizers.md)")

@@ -13,7 +13,7 @@ from bench_apts.errors import UserError
 
 from . import batches, published
 from .arrays import stratified
-from .sources import BATCHES, KNOWN, Source
+from .sources import BATCHES, IDX, KNOWN, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,17 +68,16 @@ def _digits() -> Arrays:
 
 
 def _idx(source: Source) -> tuple[Half, Half]:
-    images, labels, test_images, test_labels = (_idx_file(path) for path in source.files)
+    images, labels, test_images, test_labels = (
+        _idx_file(path, name) for path, name in zip(source.files, IDX, strict=True))
     return ((images[:, None], labels.astype(np.int64)),
             (test_images[:, None], test_labels.astype(np.int64)))
 
 
-def _idx_file(path: Path) -> NDArray[np.uint8]:
+def _idx_file(path: Path, name: str) -> NDArray[np.uint8]:
     """Reads unsigned bytes in the IDX format: magic 0 0 8 d, d big-endian sizes, values."""
-    content = published.read(path)
-    if path.suffix == ".gz":
-        content = published.unpacked(path, content)
-    dimensions = 3 if "idx3" in path.name else 1
+    content = published.checked(path, name, published.read(path))
+    dimensions = 3 if "idx3" in name else 1
     start = 4 + 4 * dimensions
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], dtype=">u4"))
     size = math.prod(shape) if len(shape) == dimensions else -1
@@ -91,12 +90,11 @@ def _idx_file(path: Path) -> NDArray[np.uint8]:
 def _batches(source: Source) -> tuple[Half, Half]:
     contents: Iterator[tuple[Path, bytes]]
     if source.kind == "batches":
-        contents = ((path, published.read(path)) for path in source.files)
+        contents = ((path, published.checked(path, name, published.read(path)))
+                    for path, name in zip(source.files, BATCHES, strict=True))
     else:
         (archive,) = source.files
-        contents = published.members(
-            archive, published.unpacked(archive, published.read(archive)),
-            [f"cifar-10-batches-py/{name}" for name in BATCHES])
+        contents = published.members(archive, published.read(archive), BATCHES)
     halves = [batches.parse(path, content) for path, content in contents]
     images = np.concatenate([x for x, _ in halves[:-1]])
     labels = np.concatenate([y for _, y in halves[:-1]])

@@ -1,7 +1,7 @@
 """Downloads the published archives into a folder beside that is renamed once it is whole.
 
-They are kept packed: what the network sends is compared with the published sha256 and never
-unpacked onto the disk.
+They are kept packed: the sha256 of what the network sends, unpacked in memory, is compared with
+the published one, and nothing is unpacked onto the disk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bench_apts.errors import UserError
 
 from . import arrays, published
-from .sources import ARCHIVE, IDX, KNOWN, search
+from .sources import ARCHIVE, BATCHES, IDX, KNOWN, search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,12 @@ def fetch(url: str, path: Path) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _failed(url, reason) from error
     try:
-        published.checked(path, content)
+        plain = published.unpacked(path, content)
+        if path.name == ARCHIVE:
+            for _ in published.members(path, plain, BATCHES):
+                pass  # each is checked as it is read
+        else:
+            published.checked(path, path.stem, plain)
     except UserError as error:
         raise _failed(url, "what came is not the published file") from error
     path.parent.mkdir(parents=True, exist_ok=True)

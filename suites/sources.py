@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench_apts.errors import UserError
 
-from . import arrays
+from . import arrays, published
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +137,8 @@ def search(name: str, folder: Path, incomplete: list[str]) -> Source | None:
     """
     try:
         usual = _idx if name == "mnist" else _batches
-        return usual(folder, incomplete) or _parquet(name, folder, incomplete)
+        return (usual(folder, incomplete) or _parquet(name, folder, incomplete)
+                or _content(name, folder, incomplete))
     except PermissionError as error:
         raise UserError(f"cannot read {error.filename or folder}: {error.strerror}") from error
 
@@ -146,7 +147,6 @@ def _idx(folder: Path, incomplete: list[str]) -> Source | None:
     for place in (folder / "MNIST" / "raw", folder / "raw", folder):
         found = []
         for stem in IDX:
-            # The compressed file first: its checksum is the published one.
             named = [place / f"{stem}.gz", place / stem]
             found += [path for path in named if path.is_file()][:1]
         if len(found) == len(IDX):
@@ -167,6 +167,21 @@ def _batches(folder: Path, incomplete: list[str]) -> Source | None:
             incomplete.append(f"{place} lacks {', '.join(missing)}")
         if (place / ARCHIVE).is_file():
             return Source("cifar10", "archive", (place / ARCHIVE,))
+    return None
+
+
+def _content(name: str, folder: Path, incomplete: list[str]) -> Source | None:
+    """Looks for the published files under any other name, by what they hold."""
+    names: tuple[str, ...] = IDX if name == "mnist" else BATCHES
+    kind: Kind = "idx" if name == "mnist" else "batches"
+    found = published.recognised(folder, names, kind)
+    if len(found) == len(names):
+        return Source(name, kind, tuple(found[each] for each in names))
+    if found and not incomplete:
+        incomplete.append(f"{folder} lacks {', '.join(n for n in names if n not in found)}")
+    if name == "cifar10":
+        for path in published.beginning(folder, "archive"):
+            return Source(name, "archive", (path,))
     return None
 
 

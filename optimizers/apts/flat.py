@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.weak import TensorWeakRef
+
+from bench_apts.optimizers.apts.views import Views, check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _SHORT = (torch.bfloat16, torch.float16)
 """Too coarse for small steps to add up: such parameters are copies of float32 values."""
@@ -21,85 +23,67 @@ class Flat:
     evaluation (``publish``); their gradients are converted after it (``collect``).
 
     Args:
-        parameters: All of one dtype on one device.
-        buffers: BatchNorm statistics and the like; those that are not floats are only saved and
-            restored, never averaged.
+        parameters: Real floating-point tensors, all of one dtype on one device.
+        buffers: BatchNorm statistics and the like, or a function that returns them; those that
+            are not floats are only saved and restored, never averaged.
         slots: Scalars that travel with the gradients in the same collective.
+        names: What messages call the parameters; their numbers if empty.
 
     Attributes:
+        size: n, the number of elements of all parameters.
         values: ``(n,)``, the parameters; float32 where those have 16 bits, else of their dtype.
         message: ``(n + slots + b,)``, like ``values``: gradients, scalars, and room for b buffer
             elements. What is all-reduced is a leading part of it.
+        gradient: ``(n,)``: the gradients, a view of the message.
+        scalars: ``(slots,)``: the scalars that travel with the gradients, a view of it.
+        with_scalars: ``(n + slots,)``: gradients and scalars, a view of it.
+        averages: Whether there are buffers that are averaged.
         rounded: Whether the parameters are rounded copies of ``values``.
 
     Raises:
-        ValueError: Dtypes or devices differ.
+        ValueError: A parameter cannot be trained, or dtypes or devices differ.
     """
 
     def __init__(
         self,
         parameters: Sequence[torch.nn.Parameter],
-        buffers: Sequence[torch.Tensor],
+        buffers: Iterable[torch.Tensor] | Callable[[], Iterable[torch.Tensor]],
         slots: int,
+        names: Sequence[str] = (),
     ) -> None:
+        names = names or [f"parameter {i}" for i in range(len(parameters))]
+        check(parameters, names)
         first = parameters[0]
-        if any(p.dtype != first.dtype or p.device != first.device for p in parameters):
-            raise ValueError("all parameters must have the same dtype and device")
-        self._buffers = list(buffers)
-        self._averaged = [b for b in buffers if b.is_floating_point()]
+        self._find = buffers if callable(buffers) else _held(buffers)
         self.size = sum(p.numel() for p in parameters)
-        self._slots = slots
-        room = sum(b.numel() for b in self._averaged)
+        room = sum(b.numel() for b in self._averaged())
+        self.averages = room > 0
         self.rounded = first.dtype in _SHORT
         dtype = torch.float32 if self.rounded else first.dtype
         self.values = torch.empty(self.size, dtype=dtype, device=first.device)
         self.message = torch.zeros(self.size + slots + room, dtype=dtype, device=first.device)
-        self._shown, self._slopes = self.values, self.message
+        self.with_scalars = self.message[: self.size + slots]
+        self.gradient: torch.Tensor = self.with_scalars[: self.size]
+        self.scalars: torch.Tensor = self.with_scalars[self.size :]
+        self._shown, self._slopes = self.values, self.gradient
         if self.rounded:
             self._shown = torch.empty_like(self.values, dtype=first.dtype)
             self._slopes = torch.zeros_like(self._shown)
-        ends = accumulate((p.numel() for p in parameters), initial=0)
-        self._views = [
-            (p, self._shown[begin:end].view_as(p), self._slopes[begin:end].view_as(p))
-            for p, (begin, end) in zip(parameters, pairwise(ends), strict=True)]
-        self.attach()
+        self._views = Views(parameters, names, self._shown, self._slopes)
         self.values.copy_(self._shown)
 
     @property
-    def gradient(self) -> torch.Tensor:
-        """``(n,)``: the gradients, a view."""
-        return self.message[: self.size]
-
-    @property
-    def scalars(self) -> torch.Tensor:
-        """``(slots,)``: the scalars that travel with the gradients, a view."""
-        return self.message[self.size : self.size + self._slots]
-
-    @property
-    def with_scalars(self) -> torch.Tensor:
-        """``(n + slots,)``: gradients and scalars, a view."""
-        return self.message[: self.size + self._slots]
-
-    @property
-    def averages(self) -> bool:
-        """Whether there are buffers that are averaged."""
-        return bool(self._averaged)
+    def strides(self) -> list[list[int]]:
+        """The strides of each parameter that has elements: the order of the values."""
+        return self._views.strides
 
     def attach(self) -> None:
-        """Moves parameters into the buffer and makes them, and their gradients, views of it.
+        """Takes parameters that others moved, changed or replaced into the buffer (again).
 
-        Calling it again is cheap where nothing has moved; ``Module.to`` or an assignment to
-        ``p.data`` or ``p.grad`` is noticed and undone.
+        Raises:
+            ValueError: A parameter was converted or frozen; says what to do.
         """
-        for parameter, value, gradient in self._views:
-            if parameter.data_ptr() != value.data_ptr():
-                value.copy_(parameter.data)
-                parameter.data = value
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
-
-    def adopt(self) -> None:
-        """Takes over what others wrote into parameters that are rounded copies."""
+        self._views.attach()
         if self.rounded:
             written = self._shown != self.values.to(self._shown.dtype)
             torch.where(written, self._shown, self.values, out=self.values)
@@ -109,10 +93,22 @@ class Flat:
         if self.rounded:
             self._shown.copy_(self.values)
 
-    def collect(self) -> None:
-        """Brings the gradients into the message, where the parameters are rounded copies."""
-        if self.rounded:
+    def collect(self, backward: bool) -> bool:
+        """Ends an evaluation: brings the gradients into the message.
+
+        Args:
+            backward: Whether there was a backward pass.
+
+        Returns:
+            Whether it has reached any parameter.
+
+        Raises:
+            ValueError: A parameter was converted by the closure.
+        """
+        reached = self._views.settle(backward)
+        if backward and self.rounded:
             self.gradient.copy_(self._slopes)
+        return reached
 
     def clear(self) -> None:
         """Zeroes the message and the gradients."""
@@ -120,25 +116,65 @@ class Flat:
         if self.rounded:
             self._slopes.zero_()
 
+    def _averaged(self) -> list[torch.Tensor]:
+        return [b for b in self._find() if b.is_floating_point()]
+
     def pack_buffers(self) -> None:
-        """Copies the averaged buffers to the end of the message."""
-        offset = self.size + self._slots
-        for buffer in self._averaged:
-            self.message[offset : offset + buffer.numel()] = buffer.flatten()
-            offset += buffer.numel()
+        """Copies the averaged buffers to the end of the message.
+
+        Raises:
+            RuntimeError: There are others than at first.
+        """
+        for buffer, place in self._packed():
+            place.copy_(buffer)
 
     def unpack_buffers(self) -> None:
         """Copies the end of the message back into the averaged buffers."""
-        offset = self.size + self._slots
-        for buffer in self._averaged:
-            buffer.copy_(self.message[offset : offset + buffer.numel()].view_as(buffer))
-            offset += buffer.numel()
+        for buffer, place in self._packed():
+            buffer.copy_(place)
+
+    def _packed(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Returns the averaged buffers, each with its place in the message."""
+        room = self.message[len(self.with_scalars) :]
+        if not len(room):
+            return iter(())
+        buffers = self._averaged()
+        sizes = [buffer.numel() for buffer in buffers]
+        if sum(sizes) != len(room):
+            raise RuntimeError("the model's buffers have another size than when this APTS was "
+                               "made; make a new APTS")
+        places = (part.view(buffer.shape) for buffer, part
+                  in zip(buffers, torch.split(room, sizes), strict=True))
+        return zip(buffers, places, strict=True)
 
     def save_buffers(self) -> list[torch.Tensor]:
-        """Returns copies of all buffers."""
-        return [buffer.clone() for buffer in self._buffers]
+        """Returns copies of all buffers.
+
+        Raises:
+            RuntimeError: The model no longer holds those that it was given.
+        """
+        return [buffer.clone() for buffer in self._find()]
 
     def restore_buffers(self, saved: list[torch.Tensor]) -> None:
         """Takes back what ``save_buffers`` returned."""
-        for buffer, copy in zip(self._buffers, saved, strict=True):
+        for buffer, copy in zip(self._find(), saved, strict=True):
             buffer.copy_(copy)
+
+
+def _held(buffers: Iterable[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+    """Returns a function that returns the buffers as long as the model holds them.
+
+    Conversions put new tensors in the place of a model's buffers. References to the old ones
+    would keep alive what is of no use any more.
+    """
+    held = [TensorWeakRef(buffer) for buffer in buffers]
+
+    def find() -> list[torch.Tensor]:
+        found = [buffer for ref in held if (buffer := ref()) is not None]
+        if len(found) < len(held):
+            raise RuntimeError(
+                "the model has replaced buffers that APTS was given (a conversion does): make the "
+                "APTS with buffers=model.buffers, without calling it, which finds the new ones")
+        return found
+
+    return find

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bench_apts.optimizers.apts.collective import Ranks
 from bench_apts.optimizers.apts.flat import Flat
-from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
+from bench_apts.optimizers.apts.paper import PaperMethod, PaperSettings, paper_settings
 from bench_apts.optimizers.apts.problem import Closure, Problem
 from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch.distributed as dist
 
 _VARIANTS = {
-    "paper": (PaperMethod, paper_settings),
-    "stochastic": (StochasticMethod, StochasticSettings),
+    "paper": (PaperMethod, paper_settings,
+              ("preset", *(field.name for field in dataclasses.fields(PaperSettings)))),
+    "stochastic": (StochasticMethod, StochasticSettings,
+                   tuple(field.name for field in dataclasses.fields(StochasticSettings))),
 }
+"""Of each variant: the method, what makes its settings, and their names."""
 
 
 class APTS(torch.optim.Optimizer):
@@ -28,7 +32,7 @@ class APTS(torch.optim.Optimizer):
 
     Every rank calls ``step`` with a closure over its own shard of the minibatch::
 
-        opt = APTS(model.parameters(), buffers=model.buffers())
+        opt = APTS(model.parameters(), buffers=model.buffers)
 
         def closure(backward=True):
             losses = loss_function(model(inputs), targets, reduction="none")
@@ -38,7 +42,10 @@ class APTS(torch.optim.Optimizer):
 
         opt.step(closure)
 
-    Parameters and gradients become views of two flat buffers. Replicas start with equal weights
+    Parameters and gradients become views of two flat buffers, and whatever moves them elsewhere
+    between two steps (``model.half(); model.float()``, ``p.data = …``, ``zero_grad``) is undone at
+    the next, which takes over their values. A model that has another dtype, device or shape by
+    then, or other parameters, is an error that says so. Replicas start with equal weights
     and stay equal; do not wrap the model in DistributedDataParallel. The closure may be called
     several times within one ``step``, at several points, always over the same shard; it must give
     the same losses at the same point (no fresh dropout masks). It may run under autocast, call a
@@ -54,16 +61,18 @@ class APTS(torch.optim.Optimizer):
     which together with the model's goes on bit for bit, and cannot be copied or pickled itself.
 
     Args:
-        params: Parameters of one dtype on one device, or parameter groups of them. All groups
-            are one problem with one radius: they have no options of their own, and none can be
-            added later.
+        params: Real parameters of one dtype on one device, or parameter groups of them. All
+            groups are one problem with one radius: they have no options of their own, and none
+            can be added later. Those that are frozen now are left out for good.
         process_group: The ranks that work together; None for the default group, or for a single
             process where torch.distributed is not initialised.
         variant: ``"paper"``, the published method (see ``PaperSettings`` and its presets), or
             ``"stochastic"``, local phases under a trust region judged on fresh minibatches (see
             ``StochasticSettings``).
-        buffers: ``model.buffers()`` of a model with BatchNorm: the statistics are averaged over
-            the ranks like the parameters, and restored where a step is rejected.
+        buffers: ``model.buffers`` of a model with BatchNorm: the statistics are averaged over
+            the ranks like the parameters, and restored where a step is rejected. The function is
+            asked whenever they are needed. ``model.buffers()`` costs less where there are many
+            modules, but ends with an error once a conversion of the model has replaced them.
         **settings: Settings of the variant.
 
     Attributes:
@@ -74,9 +83,9 @@ class APTS(torch.optim.Optimizer):
             and ``calls`` (all-reduced).
 
     Raises:
-        ValueError: No parameters, mixed dtypes, a group with options, a process outside of the
-            group, or a setting out of its range.
-        TypeError: A setting that the variant does not have.
+        ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a
+            process outside of the group, or a setting out of its range.
+        TypeError: A setting that the variant does not have, or no ``samples`` where it needs them.
     """
 
     def __init__(
@@ -85,21 +94,31 @@ class APTS(torch.optim.Optimizer):
         process_group: dist.ProcessGroup | None = None,
         *,
         variant: str = "paper",
-        buffers: Iterable[torch.Tensor] = (),
+        buffers: Iterable[torch.Tensor] | Callable[[], Iterable[torch.Tensor]] = (),
         **settings: Any,
     ) -> None:
         if variant not in _VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, not {variant!r}")
         make_method: Any
         make_settings: Any
-        make_method, make_settings = _VARIANTS[variant]
+        make_method, make_settings, known = _VARIANTS[variant]
+        if unknown := ", ".join(sorted(settings.keys() - set(known))):
+            raise TypeError(f"variant={variant!r} has no setting {unknown}; it has "
+                            + ", ".join(known))
+        if variant == "stochastic" and "samples" not in settings:
+            raise TypeError("variant='stochastic' needs samples=…: how many samples this rank "
+                            "will process, every pass counted; its schedule runs over them")
         chosen = make_settings(**settings)
         super().__init__(params, {})
-        trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        everything = [p for group in self.param_groups for p in group["params"]]
+        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        names = names or [f"parameter {number}" for number in range(len(everything))]
+        trained = {name: p for name, p in zip(names, everything, strict=True) if p.requires_grad}
         if not trained:
             raise ValueError("no parameter requires a gradient")
+        self._left_out = [p for p in everything if not p.requires_grad]
         self._ranks = Ranks(process_group)
-        self._flat = Flat(trained, list(buffers), make_method.SLOTS)
+        self._flat = Flat(list(trained.values()), buffers, make_method.SLOTS, list(trained))
         self._problem = Problem(self._flat)
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)
@@ -128,11 +147,17 @@ class APTS(torch.optim.Optimizer):
             RankError: The closure raised an exception on some rank of several; raised on all
                 ranks, in the stochastic variant at the end of the round. A single process sees
                 the exception itself.
-            ValueError: No rank has a sample.
-            RuntimeError: What torch.distributed raises where a rank has died.
+            ValueError: No rank has a sample, a parameter was converted or frozen after the
+                optimizer was made, or one that was frozen then no longer is.
+            TypeError: The closure does not return a tensor.
+            RuntimeError: The closure's gradients do not reach the parameters, or what
+                torch.distributed raises where a rank has died.
 
         After each of these the parameters stand at the last accepted point.
         """
+        if any(p.requires_grad for p in self._left_out):
+            raise ValueError("a parameter that was frozen when this APTS was made requires a "
+                             "gradient now; make a new APTS of the parameters to be trained")
         problem, ranks = self._problem, self._ranks
         before = problem.forwards, problem.backwards, ranks.floats, ranks.calls
         problem.pose(closure)
@@ -171,15 +196,22 @@ class APTS(torch.optim.Optimizer):
         For parameters of 16 bits it holds the float32 values too. Save it on every rank: in the
         stochastic variant ranks differ.
         """
-        state = super().state_dict() | {"apts": self._method.state_dict()}
+        state = super().state_dict() | {"apts": self._method.state_dict(),
+                                        "strides": self._flat.strides}
         if self._flat.rounded:
             state["values"] = self._flat.values.clone()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned, on the same rank of as many."""
-        super().load_state_dict(
-            {k: v for k, v in state_dict.items() if k not in ("apts", "values")})
+        """Takes back what ``state_dict`` returned, on the same rank of as many.
+
+        Raises:
+            ValueError: It is of other parameters, or they lay in another order in memory.
+        """
+        if state_dict.get("strides", self._flat.strides) != self._flat.strides:
+            raise ValueError("the state is of parameters in another shape or memory format: give "
+                             "the model that one before the APTS is made")
+        super().load_state_dict({k: state_dict[k] for k in ("state", "param_groups")})
         self._method.load_state_dict(state_dict["apts"])
         if self._flat.rounded:
             self._flat.values.copy_(state_dict["values"])

@@ -134,9 +134,10 @@ class PaperMethod:
         """
         flat = self._flat
         flat.scalars[0] = own_value
-        flat.pack_buffers()
-        self._shard.mean(flat.message, flat.size, first=True)
-        flat.unpack_buffers()
+        if self._ranks.size > 1:
+            flat.pack_buffers()
+            self._shard.mean(flat.message, flat.size, first=True)
+            flat.unpack_buffers()
         value = flat.scalars[0].clone()
         square = torch.dot(flat.gradient, flat.gradient)
         sound, zero = (value + square).isfinite(), torch.zeros_like(value)

@@ -40,10 +40,10 @@ class StochasticSettings:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
+        if not self.samples >= 1:  # nor NaN
             raise ValueError(f"samples must be a positive number, not {self.samples}")
-        if self.radius < 0:
-            raise ValueError(f"radius must not be negative, but is {self.radius}")
+        if not self.radius >= 0:
+            raise ValueError(f"radius must be a number of at least 0, but is {self.radius}")
         if not SMALLEST <= self.start <= LARGEST:
             raise ValueError(f"start must lie between {SMALLEST} and {LARGEST}, but is "
                              f"{self.start}")

@@ -4,6 +4,8 @@ import functools
 import gzip
 import http.client
 import http.server
+import os
+import shutil
 import struct
 import threading
 import urllib.error
@@ -94,7 +96,7 @@ def test_broken_image_names_file_and_row(tmp_path, mini, write_parquet, monkeypa
     assert f"{path}, image 3: damaged" in refusal("mnist", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(bytes(50))[:-9],
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b no gzip", gzip.compress(bytes(50))[:-9],
                                      gzip.compress(bytes(50))])
 def test_broken_gzip_names_the_file(tmp_path, mini, write_idx, publish, content):
     write_idx(tmp_path, mini.mnist, compressed=True)
@@ -117,11 +119,96 @@ def test_truncated_batch_and_archive_are_refused(tmp_path, mini, write_batches, 
 def test_checksums_cover_what_torchvision_downloads():
     from torchvision.datasets import CIFAR10, MNIST
 
-    names = [*(name for name, _ in [*MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list]),
-             CIFAR10.filename, *sources.IDX]
+    names = [name.removesuffix(".gz") for name, _ in [
+        *MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list]]
     assert sorted(published.SHA256) == sorted(names)
     assert {Path(place).name for place in download.URLS} == {
         *(name for name, _ in MNIST.resources), CIFAR10.filename}
+
+
+def plain(path):
+    content = path.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def renamed(folder, change):
+    """Gives each published file the name and content that ``change`` makes of its own."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        name, content = change(path.name.removesuffix(".gz"), plain(path))
+        path.unlink()
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+NAMES = {
+    "Kaggle's": lambda name, content: (name.replace("-idx", ".idx"), content),
+    "Kaggle's folders": lambda name, content: (f"{name}/{name}", content),
+    "unpacked by a browser": lambda name, content: (f"{name}.gz", content),
+    "packed again": lambda name, content: (
+        f"{name}.gz", gzip.compress(content, compresslevel=1, mtime=7)),
+    "packed twice differently": lambda name, content: (
+        f"{name}.GZ", gzip.compress(content[:50]) + gzip.compress(content[50:])),
+    "upper case": lambda name, content: (name.upper(), content),
+    "a second download": lambda name, content: (f"{name}(1).gz", gzip.compress(content)),
+    "deeper": lambda name, content: (f"data/sets/{name}", content),
+    "without a meaning": lambda name, content: (f"{sum(content)}.bin", content),
+}
+
+
+@pytest.mark.parametrize("change", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("data_set", ["mnist", "cifar10"])
+def test_published_files_are_known_by_content(
+        tmp_path, mini, write_idx, write_batches, data_set, change):
+    for folder in (tmp_path / "usual", tmp_path / "other"):
+        if data_set == "mnist":
+            write_idx(folder, mini.mnist, compressed=True)
+        else:
+            write_batches(folder, mini.cifar10)
+    renamed(tmp_path / "other", change)
+    (tmp_path / "other" / "notes.gz").write_bytes(b"no gzip")
+    (tmp_path / "other" / "more.gz").write_bytes(b"\x1f\x8b no gzip either")
+    usual, other = (data.prepare(data_set, tmp_path / place, offline=True)
+                    for place in ("usual", "other"))
+    assert usual.sha256 == other.sha256
+    assert str(tmp_path / "other") in other.source
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar", "cifar-10-python(1).tar.gz", "x/CIFAR"])
+def test_an_archive_is_known_by_content(tmp_path, mini, write_batches, name):
+    write_batches(tmp_path, mini.cifar10, archive=True)
+    usual = data.prepare("cifar10", tmp_path, offline=True)
+    content = plain(tmp_path / "cifar-10-python.tar.gz")
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert data.prepare("cifar10", tmp_path, offline=True).sha256 == usual.sha256
+
+
+def test_another_data_set_of_the_same_form_is_passed_by(tmp_path, mini, write_idx):
+    """Fashion-MNIST has MNIST's file names, shapes and sizes."""
+    (x, y), test = mini.mnist
+    write_idx(tmp_path / "FashionMNIST" / "raw", ((255 - x, y[::-1]), test), compressed=True)
+    write_idx(tmp_path / "digits", mini.mnist, compressed=True)  # the published ones from now on
+    assert str(tmp_path / "digits") in data.prepare("mnist", tmp_path, offline=True).source
+    shutil.rmtree(tmp_path / "digits")
+    assert "no data for 'mnist'" in refusal("mnist", tmp_path)
+
+
+def test_files_under_other_names_that_lack_one_are_named(tmp_path, mini, write_idx):
+    write_idx(tmp_path, mini.mnist, compressed=False)
+    renamed(tmp_path, NAMES["Kaggle's"])
+    (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(b"\0\0\x08\x01 something else")
+    assert "lacks t10k-labels-idx1-ubyte" in refusal("mnist", tmp_path)
+
+
+def test_crowded_and_unreadable_folders_are_passed_by(tmp_path, mini, write_idx, monkeypatch):
+    write_idx(tmp_path / "deep" / "mnist", mini.mnist, compressed=False)
+    os.mkfifo(tmp_path / "deep" / "pipe")
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    assert data.prepare("mnist", tmp_path, offline=True)
+    monkeypatch.setattr(published, "_CROWDED", 3)
+    assert "no data for 'mnist'" in refusal("mnist", tmp_path)
 
 
 @pytest.mark.slow
@@ -133,7 +220,7 @@ def test_checksums_are_those_of_the_real_images(real_data, tmp_path):
         for kind, array in (("images-idx3", images[:, 0]), ("labels-idx1", labels)):
             head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             content = head + array.astype(np.uint8).tobytes()
-            published.checked(tmp_path / f"{stem}-{kind}-ubyte", content)
+            published.checked(tmp_path, f"{stem}-{kind}-ubyte", content)
 
 
 @pytest.fixture

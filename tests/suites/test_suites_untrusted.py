@@ -24,30 +24,58 @@ from bench_apts.errors import UserError
 from bench_apts.suites import batches, data, published, sources
 
 
-def test_unpublished_checksum_is_refused_before_anything_is_opened(
-        tmp_path, mini, write_idx, monkeypatch):
+def test_unpublished_content_is_refused(tmp_path, mini, write_idx):
     write_idx(tmp_path, mini.mnist, compressed=True)
     data.prepare("mnist", tmp_path, offline=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    before = path.stat()
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"x", mtime=1))
+    before, content = path.stat(), gzip.decompress(path.read_bytes())[:-1] + b"x"
+    path.write_bytes(gzip.compress(content, mtime=1))
     # Of the same size, it may also be of the same tick of the file system's clock.
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
-    monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("opened"))
     message = refusal("mnist", tmp_path)
     assert f"{path} is not the published file" in message
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in message
+    assert hashlib.sha256(content).hexdigest() in message
 
 
-@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "data_batch_1"])
-def test_unpublished_batches_are_refused_before_they_are_opened(
-        tmp_path, mini, write_batches, monkeypatch, name):
-    write_batches(tmp_path, mini.cifar10, archive=name.endswith(".gz"))
-    path = tmp_path / name
-    path.write_bytes(path.read_bytes() + b" ")
-    monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("opened"))
-    monkeypatch.setattr(pickletools, "genops", lambda *_: pytest.fail("opened"))
-    assert f"{path} is not the published file" in refusal("cifar10", tmp_path)
+def forged(folder, content):
+    """Puts another content in the place of data_batch_1, wherever it lies."""
+    path = folder / "cifar-10-python.tar.gz"
+    if not path.exists():
+        (folder / "data_batch_1").write_bytes(content)
+        return
+    packed = io.BytesIO()
+    with tarfile.open(path) as old, tarfile.open(fileobj=packed, mode="w:gz") as new:
+        for member in old.getmembers():
+            kept = old.extractfile(member).read()
+            if member.name.endswith("data_batch_1"):
+                kept, member.size = content, len(content)
+            new.addfile(member, io.BytesIO(kept))
+    path.write_bytes(packed.getvalue())
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_unpublished_batches_are_refused_before_they_are_taken_apart(
+        tmp_path, mini, write_batches, monkeypatch, archive):
+    write_batches(tmp_path, mini.cifar10, archive=archive)
+    forged(tmp_path, pickle.dumps(Malicious(tmp_path / "harm")))
+    monkeypatch.setattr(pickletools, "genops", lambda *_: pytest.fail("taken apart"))
+    message = refusal("cifar10", tmp_path)
+    assert "data_batch_1 is not the published file" in message
+    assert str(tmp_path) in message
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pickle_under_another_name_is_not_even_taken_apart(
+        tmp_path, mini, write_batches, monkeypatch, packed):
+    write_batches(tmp_path, mini.cifar10)
+    for path in list(tmp_path.glob("*_batch*")):
+        path.rename(path.with_suffix(".pkl"))
+    content = pickle.dumps({b"data": Malicious(tmp_path / "harm")}, 2)
+    (tmp_path / "data_batch_2.pkl").write_bytes(gzip.compress(content) if packed else content)
+    monkeypatch.setattr(pickletools, "genops", lambda *_: pytest.fail("taken apart"))
+    assert "lacks data_batch_2" in refusal("cifar10", tmp_path)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_file_larger_than_any_published_one_is_not_even_read(tmp_path, mini, write_idx):
