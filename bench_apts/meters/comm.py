@@ -5,6 +5,9 @@ All groups are registered through ``distributed_c10d._register_pg_in_world``; wr
 ``hooks.by_native``). Where torch lacks that hook, c10d's operators are overridden instead
 (``hooks.by_dispatch``). Counting is host arithmetic on tensor sizes: nothing is synchronised.
 What a call costs in bytes is worked out when somebody asks, once for each distinct call.
+
+Once it is installed, nothing here raises into the training: what cannot be accounted for is
+counted as a call that is ``unmeasured``, with the reason.
 """
 
 from __future__ import annotations
@@ -12,27 +15,21 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.errors import UserError, brief, unknown
 from bench_apts.meters import calls as distinct
 from bench_apts.meters import hooks, native
-from bench_apts.meters.wire import (
-    HANDSHAKE,
-    Call,
-    gloo_bytes,
-    ideal_bytes,
-    payload_bytes,
-    uncertainty,
-)
+from bench_apts.meters.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.records import Communication, DistinctCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MECHANISM = "BENCH_APTS_COMM_METER"
 """Environment variable: ``dispatch`` forces what serves a torch without the hook, ``native`` asks
@@ -71,9 +68,18 @@ def prepare() -> None:
         native.module()
 
 
+_READ = len(Call._fields) - 1
+"""Fields of a call that could be read; the one after them says why one could not."""
+
+_MOST_REASONS = 20
+
+
 @dataclass
 class _Group:
-    """A process group as seen from this rank, and what came by of it."""
+    """A process group as seen from this rank, and what came by of it.
+
+    ``lost`` says that not all that it does can be seen; the reason stands among the calls.
+    """
 
     rank: int
     ranks: int
@@ -83,6 +89,7 @@ class _Group:
     first: int = 0
     last: int = -1
     counts: dict[tuple[str, hooks.Fields], int] = field(default_factory=dict)
+    lost: bool = False
 
 
 class CommMeter:
@@ -95,13 +102,14 @@ class CommMeter:
     def __init__(self) -> None:
         self._phase = "setup"
         self.name = "none (install() was not called)"
-        self._groups: list[_Group] = []
+        self._stray = _Group(0, 1, "unknown", lost=True)  # for groups that cannot be read
+        self._groups = [self._stray]
         self._by_name: dict[str, _Group] = {}  # a reference would keep a destroyed group alive
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
         self._lock = threading.Lock()  # backward passes and hooks count from threads of their own
         self._overrides: Any = None
-
+        self._reasons: set[str] = set()
     def install(self) -> None:
         """Sees every process group made from now on; call before ``init_process_group``.
 
@@ -111,34 +119,39 @@ class CommMeter:
         from torch.distributed import distributed_c10d
 
         chosen = mechanism()
-        self.name = _NAMES[chosen]
-        if chosen == "dispatch":
-            self._overrides = hooks.by_dispatch(self._dispatched)
-            return
-        watch = self.watch
         if chosen == "native":
             native.module()
-            watch = self.watch_natively
-        register = distributed_c10d._register_pg_in_world
+        try:
+            if chosen == "dispatch":
+                self._overrides = hooks.by_dispatch(self._dispatched)
+            else:
+                register = distributed_c10d._register_pg_in_world
+                watch = self.watch_natively if chosen == "native" else self.watch
 
-        def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
-            register(group, *args, **kwargs)
-            watch(group)
+                def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
+                    register(group, *args, **kwargs)
+                    watch(group)
 
-        setattr(distributed_c10d, register.__name__, register_and_hook)
+                setattr(distributed_c10d, register.__name__, register_and_hook)
+        except Exception as error:  # whatever this torch lacks, training can do without
+            self.name = f"none ({brief(error)})"
+        else:
+            self.name = _NAMES[chosen]
 
     def watch(self, group: Any) -> None:
         """Counts the collectives of one process group."""
-        hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+        try:
+            hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+        except Exception as error:
+            self._lose(group, error)
 
     def watch_natively(self, group: Any) -> None:
-        """Counts the collectives of one process group without Python.
-
-        Raises:
-            UserError: The hook cannot be compiled.
-        """
-        take = hooks.by_native(group)
-        self._added(group).take = take
+        """Counts the collectives of one process group without Python."""
+        try:
+            take = hooks.by_native(group)
+            self._added(group).take = take
+        except Exception as error:
+            self._lose(group, error)
 
     @property
     def phase(self) -> str:
@@ -152,34 +165,63 @@ class CommMeter:
 
     def _collect(self) -> None:
         """Takes over what native hooks counted; they know no phases."""
-        with self._lock:
-            for seen in self._groups:
-                if seen.take is None:
-                    continue
-                seen.calls, seen.first, seen.last, counts = seen.take()
-                for call, calls in counts.items():
-                    key = (self._phase, call)
-                    seen.counts[key] = seen.counts.get(key, 0) + calls
+        for seen in self._groups:
+            if seen.take is None:
+                continue
+            try:
+                with self._lock:
+                    seen.calls, seen.first, seen.last, counts = seen.take()
+                    for call, calls in counts.items():
+                        key = self._key(call)
+                        seen.counts[key] = seen.counts.get(key, 0) + calls
+            except Exception as error:
+                seen.take, seen.lost = None, True
+                self._count(seen, hooks.unread("UNKNOWN", (), (), error))
 
     def _dispatched(self, group: Any, call: hooks.Fields) -> None:
-        self._count(self._by_name.get(group.group_name) or self._added(group), call)
+        try:
+            seen = self._by_name.get(group.group_name) or self._added(group)
+        except Exception as error:
+            self._lose(group, error)
+        else:
+            self._count(seen, call)
 
     def _count(self, seen: _Group, call: hooks.Fields, number: int = -1) -> None:
         """Counts a call; ``number`` is c10d's, −1 where it tells none."""
-        key = (self._phase, call)
+        try:
+            self._add(seen, call, number)
+        except TypeError as error:  # of fields that are not hashable
+            self._add(seen, hooks.unread(call[0], (), (), error), number)
+
+    def _add(self, seen: _Group, call: hooks.Fields, number: int) -> None:
+        key = self._key(call)
         with self._lock:
+            seen.counts[key] = seen.counts.get(key, 0) + 1
             if not seen.calls:
                 seen.first = number
             if number > seen.last:
                 seen.last = number
             seen.calls += 1
-            seen.counts[key] = seen.counts.get(key, 0) + 1
+
+    def _key(self, call: hooks.Fields) -> tuple[str, hooks.Fields]:
+        """The call with its phase; of reasons, which may differ in every call, a few are kept."""
+        if len(call) > _READ:
+            if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+                call = (*call[:_READ], "other reasons")
+            self._reasons.add(call[_READ])
+        return self._phase, call
 
     def _added(self, group: Any) -> _Group:
         seen = _Group(group.rank(), group.size(), group.name())
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
+
+    def _lose(self, group: Any, error: Exception) -> None:
+        """Counts as unmeasured that a group cannot be watched."""
+        with suppress(Exception):
+            self._by_name[group.group_name] = self._stray
+        self._count(self._stray, hooks.unread("UNKNOWN", (), (), error))
 
     @property
     def counting(self) -> bool:
@@ -197,14 +239,7 @@ class CommMeter:
         """What a single call is and moves; without its phase and number."""
         known = self._known.get(key)
         if known is None:
-            call, rank, ranks, backend = key
-            payload = payload_bytes(call.collective, call.inputs, call.outputs, ranks)
-            known = self._known[key] = DistinctCall(
-                "", call.collective, ranks, call.operation,
-                str(call.dtype).removeprefix("torch.") if call.dtype else None,
-                call.root if call.root >= 0 else None, payload,
-                ideal_bytes(call.collective, payload, ranks),
-                gloo_bytes(call, rank, ranks) if backend == "gloo" else None, 0)
+            known = self._known[key] = distinct.priced(*key)
         return known
 
     def calls(self, most: int = distinct.MOST) -> list[DistinctCall]:
@@ -255,24 +290,43 @@ class CommMeter:
         import torch
         import torch.distributed as dist
 
-        lines = []
+        import torch.distributed as dist
+
         self._collect()
+        lines = []
         for group in list(dist.distributed_c10d._world.pg_map):
-            backend = dist.get_backend(group)
-            seen = self._by_name.get(group.group_name)
-            before = seen.calls if seen else 0
-            # It passes all hooks and sends nothing.
-            device = "cuda" if backend == "nccl" else "cpu"
-            dist.all_reduce(torch.empty(0, device=device), group=group)
-            self._collect()
-            seen = self._by_name.get(group.group_name)
-            where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
-            if seen is None or seen.calls != before + 1:
-                lines.append(f"{where} is not watched: its hook was removed or never set")
-            elif seen.last >= 0 and seen.last - seen.first + 1 != seen.calls:
-                lines.append(f"{where} was not watched all the time: "
-                             f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
+            try:
+                lines += self._probe(group)
+            except Exception as error:
+                self._lose(group, error)
         return lines
+
+    def _probe(self, group: Any) -> Iterator[str]:
+        import torch
+        import torch.distributed as dist
+
+        backend = dist.get_backend(group)
+        seen = self._by_name.get(group.group_name)
+        before = seen.calls if seen else 0
+        # It passes all hooks and sends nothing.
+        device = "cuda" if backend == "nccl" else "cpu"
+        dist.all_reduce(torch.empty(0, device=device), group=group)
+        self._collect()
+        seen = self._by_name.get(group.group_name)
+        where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
+        if seen is not None and seen.lost:
+            return
+        if seen is None or seen.calls != before + 1:
+            yield f"{where} is not watched: its hook was removed or never set"
+        elif seen.last >= 0 and seen.last - seen.first + 1 != seen.calls:
+            yield (f"{where} was not watched all the time: "
+                   f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
+
+    def unmeasured(self) -> str:
+        """Returns why calls so far could not be accounted for; empty if all could."""
+        reasons = {reason for call in self._calls() if call.unmeasured
+                   for reason in str(call.unmeasured).split("; ")}
+        return "; ".join(sorted(reasons))
 
 
 _Key = tuple[Call, int, int, str]
