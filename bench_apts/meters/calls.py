@@ -52,7 +52,8 @@ def priced(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
     return DistinctCall(
         "", call.collective, ranks, call.operation,
         str(call.dtype).removeprefix("torch.") if call.dtype else None,
-        call.root if isinstance(call.root, int) and call.root >= 0 else None, payload, ideal, actual, 0,
+        call.root if isinstance(call.root, int) and call.root >= 0 else None,
+        payload, ideal, actual, 0,
         unmeasured=f"{call.operation}: {reason}" if reason else UNSET)
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msgspec import convert, to_builtins
@@ -25,11 +23,12 @@ from msgspec.structs import replace
 from bench_apts.errors import UserError, brief, unknown
 from bench_apts.meters import calls as distinct
 from bench_apts.meters import hooks, native
+from bench_apts.meters.watched import Watched
 from bench_apts.meters.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.records import Communication, DistinctCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 MECHANISM = "BENCH_APTS_COMM_METER"
 """Environment variable: ``dispatch`` forces what serves a torch without the hook, ``native`` asks
@@ -68,30 +67,6 @@ def prepare() -> None:
         native.module()
 
 
-_READ = len(Call._fields) - 1
-"""Fields of a call that could be read; the one after them says why one could not."""
-
-_MOST_REASONS = 20
-
-
-@dataclass
-class _Group:
-    """A process group as seen from this rank, and what came by of it.
-
-    ``lost`` says that not all that it does can be seen; the reason stands among the calls.
-    """
-
-    rank: int
-    ranks: int
-    backend: str
-    take: Callable[[], hooks.Taken] | None = None
-    calls: int = 0
-    first: int = 0
-    last: int = -1
-    counts: dict[tuple[str, hooks.Fields], int] = field(default_factory=dict)
-    lost: bool = False
-
-
 class CommMeter:
     """Counts the collectives of this process by phase.
 
@@ -102,14 +77,13 @@ class CommMeter:
     def __init__(self) -> None:
         self._phase = "setup"
         self.name = "none (install() was not called)"
-        self._stray = _Group(0, 1, "unknown", lost=True)  # for groups that cannot be read
+        self._stray = Watched(0, 1, "unknown", lost=True)  # for groups that cannot be read
         self._groups = [self._stray]
-        self._by_name: dict[str, _Group] = {}  # a reference would keep a destroyed group alive
+        self._by_name: dict[str, Watched] = {}  # a reference would keep a destroyed group alive
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
-        self._lock = threading.Lock()  # backward passes and hooks count from threads of their own
         self._overrides: Any = None
-        self._reasons: set[str] = set()
+
     def install(self) -> None:
         """Sees every process group made from now on; call before ``init_process_group``.
 
@@ -164,19 +138,8 @@ class CommMeter:
         self._phase = phase
 
     def _collect(self) -> None:
-        """Takes over what native hooks counted; they know no phases."""
         for seen in self._groups:
-            if seen.take is None:
-                continue
-            try:
-                with self._lock:
-                    seen.calls, seen.first, seen.last, counts = seen.take()
-                    for call, calls in counts.items():
-                        key = self._key(call)
-                        seen.counts[key] = seen.counts.get(key, 0) + calls
-            except Exception as error:
-                seen.take, seen.lost = None, True
-                self._count(seen, hooks.unread("UNKNOWN", (), (), error))
+            seen.collect(self._phase)
 
     def _dispatched(self, group: Any, call: hooks.Fields) -> None:
         try:
@@ -186,33 +149,11 @@ class CommMeter:
         else:
             self._count(seen, call)
 
-    def _count(self, seen: _Group, call: hooks.Fields, number: int = -1) -> None:
-        """Counts a call; ``number`` is c10d's, −1 where it tells none."""
-        try:
-            self._add(seen, call, number)
-        except TypeError as error:  # of fields that are not hashable
-            self._add(seen, hooks.unread(call[0], (), (), error), number)
+    def _count(self, seen: Watched, call: hooks.Fields, number: int = -1) -> None:
+        seen.add(self._phase, call, number)
 
-    def _add(self, seen: _Group, call: hooks.Fields, number: int) -> None:
-        key = self._key(call)
-        with self._lock:
-            seen.counts[key] = seen.counts.get(key, 0) + 1
-            if not seen.calls:
-                seen.first = number
-            if number > seen.last:
-                seen.last = number
-            seen.calls += 1
-
-    def _key(self, call: hooks.Fields) -> tuple[str, hooks.Fields]:
-        """The call with its phase; of reasons, which may differ in every call, a few are kept."""
-        if len(call) > _READ:
-            if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
-                call = (*call[:_READ], "other reasons")
-            self._reasons.add(call[_READ])
-        return self._phase, call
-
-    def _added(self, group: Any) -> _Group:
-        seen = _Group(group.rank(), group.size(), group.name())
+    def _added(self, group: Any) -> Watched:
+        seen = Watched(group.rank(), group.size(), group.name())
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
@@ -230,10 +171,8 @@ class CommMeter:
 
     def _items(self) -> list[tuple[str, _Key, int]]:
         self._collect()
-        with self._lock:
-            return [(phase, (Call(*call), seen.rank, seen.ranks, seen.backend), calls)
-                    for seen in self._groups
-                    for (phase, call), calls in seen.counts.items()]
+        return [(phase, (call, seen.rank, seen.ranks, seen.backend), calls)
+                for seen in self._groups for phase, call, calls in seen.listed()]
 
     def _one(self, key: _Key) -> DistinctCall:
         """What a single call is and moves; without its phase and number."""
@@ -287,18 +226,16 @@ class CommMeter:
         Returns:
             A line for each group that this meter does not see, or did not see all the time.
         """
-        import torch
-        import torch.distributed as dist
-
-        import torch.distributed as dist
+        from torch.distributed import distributed_c10d
 
         self._collect()
-        lines = []
-        for group in list(dist.distributed_c10d._world.pg_map):
-            try:
+        lines: list[str] = []
+        group = None
+        try:
+            for group in list(distributed_c10d._world.pg_map):
                 lines += self._probe(group)
-            except Exception as error:
-                self._lose(group, error)
+        except Exception as error:
+            self._lose(group, error)
         return lines
 
     def _probe(self, group: Any) -> Iterator[str]:

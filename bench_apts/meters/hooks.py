@@ -172,9 +172,9 @@ def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
                     _flat(argument(operator.inputs)), _flat(argument(operator.outputs)),
                     tuple(argument(operator.splits))))
             except Exception as error:  # raised on, it would end the training
-                told(group, unread(operator.operation, *(
-                    args[place:place + 1] if place is not None else ()
-                    for place in (operator.inputs, operator.outputs)), error))
+                inputs, outputs = (() if place is None else args[place:place + 1]
+                                   for place in (operator.inputs, operator.outputs))
+                told(group, unread(operator.operation, inputs, outputs, error))
             return overload.redispatch(keyset & below, *args, **kwargs)
 
         library.impl(name, kernel, "BackendSelect", with_keyset=True)

@@ -33,6 +33,7 @@ COLLECTIVES = {
     "RECV": "recv",
     "RECV_ANY_SOURCE": "recv",
     "BARRIER": "barrier",
+    "MONITORED_BARRIER": "barrier",
 }
 """How the names of c10d's operations map to the collectives that people know."""
 
@@ -86,8 +87,8 @@ def payload_bytes(
 ) -> int:
     """Returns the logical tensor's bytes: the full one wherever ranks hold parts of it.
 
-    That is the larger side of a collective's tensors, of an unknown collective too; of a gather or scatter only the root sees
-    it, so there it is N times the part that every rank has.
+    That is the larger side of a collective's tensors, of one that is not known too; of a gather or
+    scatter only the root sees it, so there it is N times the part that every rank has.
     """
     if collective == "barrier":
         return 0
@@ -159,6 +160,8 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
             return 2 * _PREAMBLE + size
         case "recv":
             return _PREAMBLE
+        case "barrier" if call.operation == "MONITORED_BARRIER":  # an int32 to rank 0 and back
+            return (1 if rank else peers) * (_exchange() + 4)
         case "barrier":  # dissemination: each round a message to a rank twice as far away
             return peers.bit_length() * _exchange()
     raise ValueError(f"no bytes are known of {call.collective}")
