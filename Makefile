@@ -15,9 +15,9 @@ VERSION =
 
 $(STAMP): pyproject.toml $(wildcard constraints.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --upgrade pip
 	sed '$(if $(VERSION),/^torch/d)' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]' \
+	$(VENV)/bin/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]' \
 		$(if $(VERSION),'torch==$(VERSION).*')
 	rm -rf bench_apts.egg-info  # of an older build it would hide entry points from commands run here
 	touch $@

@@ -64,6 +64,13 @@ def test_the_two_commands_install_within_them(target, monkeypatch):
     assert "torch==" not in shown
 
 
+def test_tools_of_another_environment_are_used_and_not_changed():
+    code, shown = commands("test", "VENV=environment", "BIN=/elsewhere")
+    assert code == 0
+    assert "/elsewhere/ruff check" in shown
+    assert "/elsewhere/pip" not in shown
+
+
 def test_another_torch_has_an_environment_of_its_own():
     code, shown = commands("test-torch", "VERSION=2.11")
     assert code == 0

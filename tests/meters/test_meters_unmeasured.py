@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
+import torch_names
 from comm_ranks import watched
 from harness_ranks import run_ranks
 from unmeasured import ARGUMENTS, GAPS
@@ -15,7 +15,6 @@ from bench_apts.meters.calls import folded, mismatches, priced, totals
 from bench_apts.meters.wire import COLLECTIVES, Call
 
 PLUGIN = Path(__file__).with_name("unmeasured.py")
-HOOKED = hasattr(torch.distributed.ProcessGroup, "register_pre_hook")
 BY_HOOK = {*ARGUMENTS, "no hook"}
 AUDIT_ONLY = {"reading sockets of one rank", "closing a group"}
 KNOWN = {"no gap", *AUDIT_ONLY}
@@ -25,7 +24,7 @@ KNOWN = {"no gap", *AUDIT_ONLY}
 def study(request, tmp_path_factory, command, environment):
     """Records of real trials over gloo, by gap, and their folder."""
     kinds = [kind for kind in GAPS if request.param == "pre-hook" or kind not in BY_HOOK]
-    if request.param == "pre-hook" and not HOOKED:
+    if request.param == "pre-hook" and not torch_names.HOOKED:
         pytest.skip("this torch has no pre-hook")
     folder = tmp_path_factory.mktemp("unmeasured")
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +121,7 @@ def lost_groups(connect):
     return w.meter.snapshot(), w.meter.complaints(), w.meter.unmeasured()
 
 
-@pytest.mark.skipif(not HOOKED, reason="this torch has no pre-hook")
+@torch_names.hooked
 def test_a_group_that_cannot_be_watched_is_unmeasured_and_no_cheat():
     for counts, complaints, reason in run_ranks(lost_groups, 2):
         assert complaints == []
@@ -130,7 +129,7 @@ def test_a_group_that_cannot_be_watched_is_unmeasured_and_no_cheat():
         assert counts["setup"]["all_reduce"].calls == 1
 
 
-@pytest.mark.skipif(not HOOKED, reason="this torch has no pre-hook")
+@torch_names.hooked
 def test_a_torch_in_which_the_meter_finds_no_place_is_not_counted(monkeypatch):
     monkeypatch.delattr("torch.distributed.distributed_c10d._register_pg_in_world")
     meter = comm.CommMeter()
