@@ -209,7 +209,7 @@ def _readable(tensors: Any) -> tuple[int, ...]:
     found = []
     for tensor in _flat(tensors):
         try:
-            found.append(int(_size(tensor)))
+            found += [int(size) for size in _sizes([tensor])]
         except Exception:  # counted as unmeasured anyhow
             continue
     return tuple(found)
@@ -227,16 +227,12 @@ def _sizes(tensors: Sequence[Any]) -> tuple[int, ...]:
     """Bytes of each tensor; what is asked most often is answered first."""
     if not tensors:
         return ()
+    for tensor in tensors:
+        if tensor.is_sparse:  # its numel() is that of the dense tensor
+            raise ValueError("a sparse tensor, whose bytes are not known")
     if len(tensors) == 1:
-        return (_size(tensors[0]),)
-    return tuple([_size(tensor) for tensor in tensors])
-
-
-def _size(tensor: Any) -> int:
-    if tensor.is_sparse:  # its numel() is that of the dense tensor
-        raise ValueError("a sparse tensor, whose bytes are not known")
-    size: int = tensor.numel() * tensor.element_size()
-    return size
+        return (tensors[0].numel() * tensors[0].element_size(),)
+    return tuple([tensor.numel() * tensor.element_size() for tensor in tensors])
 
 
 def _flat(tensors: Any) -> list[Any]:

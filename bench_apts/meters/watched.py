@@ -50,26 +50,23 @@ class Watched:
     def add(self, phase: str, call: hooks.Fields, number: int = -1) -> None:
         """Counts a call; ``number`` is c10d's, −1 where it tells none."""
         try:
-            self._add(phase, call, number)
+            with self._lock:
+                key = (phase, self._bounded(call) if len(call) > _READ else call)
+                self.counts[key] = self.counts.get(key, 0) + 1
+                if not self.calls:
+                    self.first = number
+                if number > self.last:
+                    self.last = number
+                self.calls += 1
         except TypeError as error:  # of fields that cannot be hashed or compared
-            self._add(phase, hooks.unread("UNKNOWN", (), (), error), -1)
+            self.add(phase, hooks.unread("UNKNOWN", (), (), error))
 
-    def _add(self, phase: str, call: hooks.Fields, number: int) -> None:
-        with self._lock:
-            self._increase(phase, call, 1)
-            if not self.calls:
-                self.first = number
-            if number > self.last:
-                self.last = number
-            self.calls += 1
-
-    def _increase(self, phase: str, call: hooks.Fields, calls: int) -> None:
-        if len(call) > _READ:  # reasons may differ in every call, so that some are kept
-            if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
-                call = (*call[:_READ], "other reasons")
-            self._reasons.add(call[_READ])
-        key = (phase, call)
-        self.counts[key] = self.counts.get(key, 0) + calls
+    def _bounded(self, call: hooks.Fields) -> hooks.Fields:
+        """A call that could not be read; reasons may differ in every call, so some are kept."""
+        if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            return (*call[:_READ], "other reasons")
+        self._reasons.add(call[_READ])
+        return call
 
     def collect(self, phase: str) -> None:
         """Takes over what a native hook counted in a phase; it knows none."""
@@ -79,7 +76,8 @@ class Watched:
             with self._lock:
                 self.calls, self.first, self.last, counts = self.take()
                 for call, calls in counts.items():
-                    self._increase(phase, call, calls)
+                    key = (phase, self._bounded(call) if len(call) > _READ else call)
+                    self.counts[key] = self.counts.get(key, 0) + calls
         except Exception as error:
             self.take, self.lost = None, True
             self.add(phase, hooks.unread("UNKNOWN", (), (), error))
