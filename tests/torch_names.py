@@ -10,6 +10,9 @@ HOOKED = hasattr(dist.ProcessGroup, "register_pre_hook")
 METER = "c10d pre-hook" if HOOKED else "c10d dispatcher"
 """What counts collectives unless it is asked otherwise."""
 
+GLOO_ALL_TO_ALL = HOOKED
+"""Whether gloo sends a list of tensors to all, and not a single tensor only."""
+
 hooked = pytest.mark.skipif(not HOOKED, reason="this torch has no pre-hook")
 
 all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

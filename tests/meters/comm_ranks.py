@@ -45,7 +45,7 @@ def collectives(w, n):
         elif rank == 1:
             dist.recv(one, *source)
 
-    return {
+    found = {
         "all_reduce": lambda: dist.all_reduce(one),
         "all_reduce_async": lambda: dist.all_reduce(one, async_op=True).wait(),
         "all_reduce_max": lambda: dist.all_reduce(one, op=dist.ReduceOp.MAX),
@@ -84,6 +84,9 @@ def collectives(w, n):
         "barrier": dist.barrier,
         "twice": lambda: (dist.all_reduce(one), dist.broadcast(one, 0), dist.all_reduce(whole)),
     }
+    if not torch_names.GLOO_ALL_TO_ALL:
+        del found["all_to_all"]
+    return found
 
 
 def stay(w):

@@ -186,7 +186,7 @@ def honest_short_lived_group(w):
 def cheated(connect, cheat, arguments=(), dispatch=False):
     from torch.distributed import distributed_c10d
 
-    register = distributed_c10d._register_pg_in_world
+    register = getattr(distributed_c10d, "_register_pg_in_world", None)  # the hook's place
     w = watched(connect, dispatch)
     w.register = register
     step = ddp(w)
