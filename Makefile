@@ -4,16 +4,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Cached pip downloads are reused; the stamp is renewed whenever pyproject.toml changes.
+# Cached pip downloads are reused; the stamp is renewed whenever one of its two files changes.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all browser lint workflows wheel bench bench-compare check-baseline \
-	asv-continuous asv-nightly asv-publish clean
+# For test-torch, such as 2.11 or 2.14.1; pip chooses the torchvision that fits it.
+VERSION =
 
-$(STAMP): pyproject.toml
+.PHONY: demo test test-torch test-all browser lint workflows wheel bench bench-compare \
+	check-baseline asv-continuous asv-nightly asv-publish clean
+
+$(STAMP): pyproject.toml $(wildcard constraints.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	sed '$(if $(VERSION),/^torch/d)' constraints.txt > $(VENV)/constraints.txt
+	$(VENV)/bin/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]' \
+		$(if $(VERSION),'torch==$(VERSION).*')
 	rm -rf bench_apts.egg-info  # of an older build it would hide entry points from commands run here
 	touch $@
 
@@ -23,6 +28,11 @@ demo: $(STAMP)  ## compare APTS, SGD, Adam and ZeRO-2 on real data, at 1 and 2 r
 test: $(STAMP)  ## lint, types and all tests but the slow ones
 	$(MAKE) lint
 	$(BIN)/python -m pytest --benchmark-disable
+
+test-torch:  ## the tests with VERSION of torch, in an environment of its own
+	$(if $(VERSION),,$(error say which torch, for instance VERSION=2.11))
+	$(MAKE) VENV=.venv-torch-$(VERSION) .venv-torch-$(VERSION)/.installed
+	.venv-torch-$(VERSION)/bin/python -m pytest --benchmark-disable
 
 test-all: $(STAMP)  ## the slow tests too, on examples that hypothesis draws anew
 	$(MAKE) lint
@@ -48,7 +58,7 @@ wheel: $(STAMP)  ## build the wheel, install it elsewhere and use it there
 	rm -rf dist build/installed
 	$(BIN)/python -m build --wheel --outdir dist
 	$(PYTHON) -m venv build/installed
-	build/installed/bin/pip install --quiet dist/*.whl
+	build/installed/bin/pip install --quiet --constraint constraints.txt dist/*.whl
 	cd build && installed/bin/bench-apts list && installed/bin/bench-apts run --suite digits \
 		--gpus 1 --optimizers sgd --trials 0 --seeds 1 --offline --out installed/results
 

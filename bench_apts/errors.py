@@ -25,6 +25,11 @@ def one_line(message: str) -> str:
                              for c in shown), 1_000)
 
 
+def brief(error: BaseException) -> str:
+    """Returns an error's class and message as one line of bounded length, for a record."""
+    return encodable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
 def encodable(text: str) -> str:
     """Writes out what UTF-8 cannot hold, such as the bytes of a file's name that were none."""
     return text.encode(errors="backslashreplace").decode()

@@ -50,6 +50,9 @@ def complaints(record: TrialRecord) -> Iterator[str]:
                 yield f"there was traffic of the phase {phase} after the last evaluation"
     if end.calls is not None:
         yield from calls.mismatches(end.calls, end.comm)
+    if record.uncounted and not start.comm_meter.startswith("none"):
+        yield f"not all of its bytes could be measured: {record.uncounted}"
+        return
     unknown = [f"{collective} ({phase})" for phase, collectives in end.comm.items()
                for collective, traffic in collectives.items() if traffic.actual_bytes is None]
     if unknown and start.process_group == "gloo":

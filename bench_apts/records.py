@@ -6,9 +6,10 @@ that is run again appends a new ``header``; the last attempt counts. See docs/fo
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bench_apts.spec import SCHEMA, Trial
 
@@ -31,13 +32,15 @@ class Traffic(Struct, gc=False):
 
     ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
     (averaged over the ranks of the group); ``actual_bytes`` is what this rank's gloo sends,
-    headers included, None elsewhere (see bench_apts/meters/wire.py).
+    headers included, None elsewhere (see bench_apts/meters/wire.py). Where the meter could not
+    account for a call, ``unmeasured`` says why, and the bytes are those of the other calls only.
     """
 
     calls: Int64 = 0
     payload_bytes: Int64 = 0
     ideal_bytes: float = 0.0
     actual_bytes: Int64 | None = None
+    unmeasured: str | UnsetType = UNSET  # left out of files where all is measured
 
 
 Communication = dict[str, dict[str, Traffic]]
@@ -55,6 +58,7 @@ class DistinctCall(Struct, frozen=True, gc=False):
         root: Rank in the group that it starts or ends at; None where there is none or folded.
         payload_bytes: Of one call, like the two below; of all together where calls are folded.
         folded: How many distinct calls this entry stands for; 0 for a single one.
+        unmeasured: Why its bytes are not known, or not all of them; unset where they are.
     """
 
     phase: str
@@ -68,6 +72,7 @@ class DistinctCall(Struct, frozen=True, gc=False):
     actual_bytes: Int64 | None
     calls: Int64
     folded: Int64 = 0
+    unmeasured: str | UnsetType = UNSET
 
 
 class AuditPart(Struct, gc=False):
@@ -248,19 +253,35 @@ class TrialRecord(Struct):
         """Whether the trial's answer is in, so that it need not run again."""
         return self.end is not None and self.end.status in FINISHED
 
+    @property
+    def uncounted(self) -> str:
+        """Why the trial's bytes are not known, or not all of them; empty where they are."""
+        if self.start is not None and self.start.comm_meter.startswith("none"):
+            return self.start.comm_meter
+        for event in (self.end, *self.evals[-1:]):
+            reasons = {traffic.unmeasured for collectives in (event.comm if event else {}).values()
+                       for traffic in collectives.values() if traffic.unmeasured}
+            if reasons:
+                return "; ".join(sorted(map(str, reasons)))
+        return ""
+
 
 def train_bytes(comm: Communication) -> float:
-    """Return the ideal wire bytes that one rank sent in steps, over all collectives."""
+    """Return the ideal wire bytes that one rank sent in steps, over all collectives.
+
+    NaN, which says *unknown*, if a call of them could not be accounted for.
+    """
     return _ideal_bytes(comm, "train")
 
 
 def method_bytes(comm: Communication) -> float:
     """Return the ideal wire bytes that one rank sent for the method: in steps and evaluations.
 
-    What the harness itself sends for evaluations is not in it.
+    What the harness itself sends for evaluations is not in it. NaN as in ``train_bytes``.
     """
     return _ideal_bytes(comm, "train") + _ideal_bytes(comm, "validate")
 
 
 def _ideal_bytes(comm: Communication, phase: str) -> float:
-    return sum(traffic.ideal_bytes for traffic in comm.get(phase, {}).values())
+    return sum(math.nan if traffic.unmeasured else traffic.ideal_bytes
+               for traffic in comm.get(phase, {}).values())

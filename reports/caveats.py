@@ -131,13 +131,21 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "Noise unknown",
             f"No trial was run twice at N = {units.listing([*alone])}, so nobody knows how far "
             "times scatter on this machine; small differences of time may be nothing."))
-    silent = [r for r in gathered.trials if r.start and r.start.comm_meter.startswith("none")]
+    silent = [r for r in gathered.trials if r.uncounted]
     if silent:
         found.append(Caveat(
             "Bytes were not measured",
-            f"{units.plural(len(silent), 'trial')} ran without a communication meter "
-            f"({', '.join(sorted({r.start.comm_meter for r in silent if r.start}))}); their "
-            "bytes read zero and mean nothing."))
+            f"The bytes of {units.plural(len(silent), 'trial')} are not known, or not all of "
+            f"them ({'; '.join(sorted({r.uncounted for r in silent}))}); no number of bytes "
+            "rests on these."))
+    unaudited = [r for r in gathered.trials if r.start and r.start.process_group == "gloo"
+                 and r.end and r.end.audit and r.end.audit.skipped and not r.uncounted]
+    if unaudited:
+        reasons = sorted({r.end.audit.skipped for r in unaudited if r.end and r.end.audit})
+        found.append(Caveat(
+            "Bytes were not audited",
+            f"Of {units.plural(len(unaudited), 'trial')} nothing shows that all bytes passed the "
+            f"meter: the kernel's counts could not be compared ({'; '.join(reasons)})."))
     return found
 
 

@@ -32,7 +32,8 @@ class Middle(NamedTuple):
     """A cost to the target over seeds.
 
     Attributes:
-        median: Infinite where half of the seeds or more missed.
+        median: Infinite where half of the seeds or more missed; NaN, like the others, where the
+            cost of a seed is not known.
         after: Median cost at the last evaluation before the hit: the bracket's open end.
         low: Smallest over seeds.
         high: Largest over seeds, infinite with a miss.
@@ -164,7 +165,9 @@ class Cell:
 
     @property
     def bytes_per_step(self) -> float | None:
-        """Ideal wire bytes sent per rank and training step, median over seeds."""
+        """Ideal wire bytes sent per rank and training step, median over seeds; None if unknown."""
+        if any(r.uncounted for r in self.seeds):
+            return None
         return _median([train_bytes(r.evals[-1].comm) / r.evals[-1].step
                         for r in self.seeds if r.evals and r.evals[-1].step])
 
@@ -251,6 +254,8 @@ def reached(record: TrialRecord) -> float:
 
 def _middle(costs: Sequence[float], before: Sequence[float]) -> Middle:
     hits = sum(math.isfinite(value) for value in costs)
+    if any(map(math.isnan, costs)):
+        return Middle(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
     if not costs:
         return Middle(math.inf, math.inf, math.inf, math.inf, 0, 0)
     return Middle(statistics.median(costs), statistics.median(before), min(costs), max(costs),

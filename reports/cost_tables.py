@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench_apts.stats.costs import outcome
+from bench_apts.stats.costs import known, outcome
 from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.selection import best_metric
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from .cells import Cell, Group, Middle
     from .table import Plain
+
+UNCOUNTED = "not counted"
+"""What stands for a cost that is not known."""
 
 STATUS = {"oom": "out of memory", "timeout": "time limit"}
 
@@ -113,6 +116,8 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
     column = f"ert_{currency}"
     if not cell.draws:
         return Value("not run yet", kind="number missed", numbers={column: None})
+    if not known(cell.outcomes(level), currency):
+        return Value(UNCOUNTED, numbers={column: None})
     found, interval = cell.ert(currency, level), cell.interval(currency, level)
     if not found.total:
         interval = None
@@ -164,6 +169,8 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
     """A median cost to the target; where half of the seeds missed, in words."""
     if not middle.seeds:
         return Value(units.NONE, numbers={column: None})
+    if math.isnan(middle.median):
+        return Value(UNCOUNTED, numbers={column: None})
     if not math.isfinite(middle.median):
         # Success and Seeds say it of the whole row where none of them hit.
         return Value("not reached", misses(middle.hits, middle.seeds) if middle.hits else "",
@@ -276,7 +283,8 @@ def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, re
                    kind="number missed"),
         number(units.cost(HEADLINE, result.spent[HEADLINE], device),
                core_seconds_spent=result.spent[HEADLINE],
-               wire_bytes_spent=result.spent["wire_bytes"],
+               wire_bytes_spent=(result.spent["wire_bytes"]
+                                 if known([result], "wire_bytes") else None),
                gradient_evaluations_spent=result.spent["gradient_evaluations"]),
         number(units.metric(target.metric, best) if math.isfinite(best) else units.NONE,
                best_validation=best if math.isfinite(best) else None),

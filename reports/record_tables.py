@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from . import units
 from .cells import pace, reached
-from .cost_tables import STATUS
+from .cost_tables import STATUS, UNCOUNTED
 from .table import Table, Value, mono, name, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.records import Traffic, TrialRecord
 
     from .cells import Group
     from .drawing.canvas import Figure
@@ -43,8 +43,7 @@ def communication(groups: Sequence[Group]) -> Table | None:
                     words(phase, phase=phase),
                     mono(collective, collective=collective),
                     number(f"{traffic.calls:,}", calls=traffic.calls),
-                    number(units.size(traffic.payload_bytes), payload_bytes=traffic.payload_bytes),
-                    number(units.size(traffic.ideal_bytes), ideal_bytes=traffic.ideal_bytes),
+                    *_moved(traffic),
                     mono(record.header.run_id, run_id=record.header.run_id),
                 ) for collective, traffic in sorted(comm[phase].items())]
     if not rows:
@@ -59,6 +58,16 @@ def communication(groups: Sequence[Group]) -> Table | None:
         (("Optimizer", ""), ("N", "ranks"), ("Phase", ""), ("Collective", ""), ("Calls", ""),
          ("Payload", "logical tensors"), ("Ideal", "sent per rank"), ("Run", "")),
         tuple(rows), frozenset(breaks))
+
+
+def _moved(traffic: Traffic) -> tuple[Value, Value]:
+    """Payload and ideal bytes; of what is unmeasured no more than the payload that is known."""
+    payload = number(units.size(traffic.payload_bytes), payload_bytes=traffic.payload_bytes)
+    if not traffic.unmeasured:
+        return payload, number(units.size(traffic.ideal_bytes), ideal_bytes=traffic.ideal_bytes)
+    if not traffic.payload_bytes:
+        payload = Value(UNCOUNTED, numbers={"payload_bytes": None})
+    return payload, Value(UNCOUNTED, str(traffic.unmeasured), numbers={"ideal_bytes": None})
 
 
 def ledger(groups: Sequence[Group]) -> Table | None:

@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+import torch_names
 from harness_ranks import run_ranks
 
 from bench_apts import registry
@@ -200,5 +201,6 @@ def metered(connect):
         return str(error)
 
 
+@torch_names.hooked
 def test_the_meter_of_the_benchmark_counts_or_fails():
     assert run_ranks(metered, 1) == ["meter pre-hook counted {}"]

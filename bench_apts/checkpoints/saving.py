@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from bench_apts import store
 from bench_apts.checkpoints import checkpoint, resuming
-from bench_apts.errors import encodable
+from bench_apts.errors import brief
 from bench_apts.meters import audit, memory
 from bench_apts.records import Checkpoint
 
@@ -86,7 +86,7 @@ class Checkpoints:
         try:
             digest = checkpoint.write_rank(self._folder, run.samples, run.world.rank, state)
         except Exception as error:  # whatever it is, the trial can do without
-            trouble = f"rank {run.world.rank}: {_line(error)}"
+            trouble = f"rank {run.world.rank}: {brief(error)}"
         told = [(digest, trouble)] * run.world.size
         if run.world.size > 1:
             dist.all_gather_object(told, told[0])
@@ -106,11 +106,7 @@ class Checkpoints:
                 event.folder = "/".join(
                     [checkpoint.FOLDER, run.trial.run_id, str(run.samples)])
             except OSError as error:
-                event.skipped = _line(error)
+                event.skipped = brief(error)
         store.append(run.events, event)
         self._kept = run.samples if event.sha256 else self._kept
         checkpoint.sweep(self._folder, self._kept)
-
-
-def _line(error: Exception) -> str:
-    return encodable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -115,16 +115,16 @@ def counts(pairs: Pairs) -> list[Count]:
 
 
 def blind(record: TrialRecord) -> bool:
-    """Whether nothing counted the trial's traffic."""
-    return record.start is not None and record.start.comm_meter.startswith("none")
+    """Whether the trial's traffic was not counted, or not all of it."""
+    return bool(record.uncounted)
 
 
 def uncounted(pairs: Pairs) -> str:
     """Says what head no longer counts though base does, "" if nothing."""
     lost = [head for base, head in pairs if blind(head) and not blind(base)]
-    if not lost or lost[0].start is None:
+    if not lost:
         return ""
-    return f"head does not count its traffic, as base does ({lost[0].start.comm_meter})"
+    return f"head does not count its traffic, as base does ({lost[0].uncounted})"
 
 
 def _sides(pairs: Pairs, value: Callable[[TrialRecord], float]

@@ -159,13 +159,14 @@ class Launcher:
 
         logs = self._logs / job.trial.run_id
         logs.mkdir(exist_ok=True)
+        if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
+            place = place | {"shutdown_timeout": 3}
         config = LaunchConfig(
             **place,
             run_id=job.trial.run_id,
             max_restarts=0,
             monitor_interval=0.05,
             start_method=self._start_method,
-            shutdown_timeout=3,
             signals_to_handle=",".join(_HANDLED),
             logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
         )

@@ -4,6 +4,7 @@ Linux counts the bytes of every TCP socket, and a process may ask for its own (`
 gloo's algorithms modelled (``wire.gloo_bytes``) the two must agree to the byte; whatever
 communicates behind the meter's back shows as a difference, or as memory that ranks share. Read
 only where training pauses. What is no TCP socket is for ``channels`` and ``mappings``.
+Nothing here raises into the training: an audit that fails is skipped from then on, and says why.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from msgspec import convert, to_builtins
 
+from bench_apts.errors import brief
 from bench_apts.meters import bounds, channels, descriptors, mappings
 from bench_apts.records import Audited, AuditPart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from bench_apts.contract import World
     from bench_apts.meters.comm import CommMeter
@@ -48,30 +50,46 @@ class Audit:
         self._parts: dict[str, AuditPart] = {}
         self._sockets: dict[str, int] = {}
         self._unsure_before = 0
-        self.skipped = _obstacle(meter)
+        self.skipped = ""
+        self._guarded(self._begin)
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """Does a part of the audit, unless it is skipped or does not succeed."""
+        if self.skipped:
+            return
+        try:
+            do()
+        except Exception as error:
+            self.skipped = brief(error)
+
+    def _begin(self) -> None:
+        self.skipped = _obstacle(self._meter)
         if not self.skipped:
             self._store_ports = _store_ports()
             self._mappings = mappings.Mappings()
             self._channels = channels.Channels(
                 _sockets, self._leads_to_store, self._mappings)
-            self._seen, (self._predicted, _) = self._read(), meter.predicted()
-            _before_a_group_closes(self._read)  # its sockets take their counts with them
+            self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
+            # Its sockets take their counts with them.
+            _before_a_group_closes(lambda: self._guarded(self._update))
+
+    def _update(self) -> None:
+        """Reads how many bytes the sockets have sent; one that is gone keeps its last count."""
+        self._sockets.update(sent_by_socket(self._store_ports))
 
     def _leads_to_store(self, own: socket.socket) -> bool:
         return descriptors.is_tcp(own) and bool(self._store_ports & _ports(own))
 
     def _read(self) -> int:
-        """Bytes sent so far by this process's sockets, those of the store apart.
-
-        A socket that is gone keeps its last count.
-        """
-        self._sockets.update(sent_by_socket(self._store_ports))
+        """Returns the bytes sent so far by this process's sockets, those of the store apart."""
+        self._update()
         return sum(self._sockets.values())
 
     def bill(self, part: str) -> None:
         """Bills what was sent since the last call; nothing may be under way on this rank."""
-        if self.skipped:
-            return
+        self._guarded(lambda: self._bill(part))
+
+    def _bill(self, part: str) -> None:
         seen, (predicted, unsure) = self._read(), self._meter.predicted()
         self._channels.look(part, predicted - self._predicted, self._meter.peers)
         bill = self._parts.setdefault(part, AuditPart())
@@ -96,9 +114,10 @@ class Audit:
             bill.unsure_bytes += part.unsure_bytes
 
     def result(self, rank: int) -> Audited:
-        """Returns this rank's parts for the record."""
+        """Returns this rank's parts for the record; skipped if not all calls were measured."""
+        skipped = self.skipped or self._meter.unmeasured()
         unread = [] if self.skipped else sorted(self._channels.unread)
-        return Audited(self.skipped, rank, self._parts, unread)
+        return Audited(skipped, rank, self._parts, unread)
 
     def shared(self) -> mappings.Shared:
         """Returns what memory this rank may share with others."""
@@ -113,15 +132,17 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
     """Closes the audit on all ranks together, when all is done.
 
     Returns:
-        The parts of the rank where prediction and kernel differ most; and, if this trial's bytes
-        cannot be believed, why: the same line on every rank.
+        The parts of the rank where prediction and kernel differ most, or of one that skipped its
+        audit; and, if this trial's bytes cannot be believed, why: the same line on every rank.
     """
+    unwatched = meter.complaints()
     own = audit.result(world.rank)
-    every = [(own, bounds.complaints(own) + meter.complaints(), audit.shared(), audit.reached())]
+    every = [(own, bounds.complaints(own) + unwatched, audit.shared(), audit.reached())]
     if world.size > 1:
         told, every = every[0], every * world.size
         dist.all_gather_object(every, told)
-    worst = max((audited for audited, *_ in every), key=_largest_difference)
+    worst = max((audited for audited, *_ in every),
+                key=lambda audited: (bool(audited.skipped), _largest_difference(audited)))
     lines = [line for _, lines, _, _ in every for line in lines]
     lines += mappings.complaints([shared for _, _, shared, _ in every])
     lines += channels.complaints([reached for *_, reached in every])
@@ -204,8 +225,8 @@ def _before_a_group_closes(read: Any) -> None:
 
     unregister = c10d._unregister_process_group  # type: ignore[attr-defined]
 
-    def read_and_unregister(name: Any) -> None:
+    def read_and_unregister(*args: Any, **kwargs: Any) -> None:
         read()
-        unregister(name)
+        unregister(*args, **kwargs)
 
     setattr(c10d, unregister.__name__, read_and_unregister)

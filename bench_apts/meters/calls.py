@@ -10,18 +10,51 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from bench_apts.meters.wire import ideal_bytes
+from bench_apts.errors import brief
+from bench_apts.meters.wire import COLLECTIVES, gloo_bytes, ideal_bytes, payload_bytes
 from bench_apts.records import DistinctCall, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from bench_apts.meters.wire import Call
     from bench_apts.records import Communication
 
 MOST = 256
 """Distinct calls that a record lists; training repeats a few, so that more are an exception."""
+
+
+def priced(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
+    """Returns what one call is and moves, without its phase and number; never raises.
+
+    What cannot be worked out is ``unmeasured``, and so is all of an operation that is not known:
+    its payload stays, if its tensors are known.
+
+    Args:
+        call: The collective as issued here.
+        rank: This process's number in the group.
+        ranks: Size of the group.
+        backend: The group's, ``"gloo"`` where its bytes can be predicted.
+    """
+    payload, ideal, actual, reason = 0, 0.0, None, call.unmeasured
+    try:
+        payload = payload_bytes(call.collective, call.inputs, call.outputs, ranks)
+        ideal = ideal_bytes(call.collective, payload, ranks)
+        if not reason and call.operation not in COLLECTIVES:
+            reason = "the operation is not known"
+        if not reason and backend == "gloo":
+            actual = gloo_bytes(call, rank, ranks)
+    except Exception as error:  # raised on, it would end the training
+        reason = brief(error)
+    return DistinctCall(
+        "", call.collective, ranks, call.operation,
+        str(call.dtype).removeprefix("torch.") if call.dtype else None,
+        call.root if isinstance(call.root, int) and call.root >= 0 else None,
+        payload, ideal, actual, 0,
+        unmeasured=f"{call.operation}: {reason}" if reason else UNSET)
 
 
 def merged(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
@@ -55,10 +88,11 @@ def folded(calls: Iterable[DistinctCall], most: int = MOST) -> list[DistinctCall
 def totals(calls: Iterable[DistinctCall]) -> Communication:
     """Sums calls by phase and collective, folded ones too.
 
-    The actual bytes are None as soon as those of one call are.
+    The actual bytes are None as soon as those of one call are; why any are unmeasured is told.
     """
     sums: dict[str, dict[str, Traffic]] = {}
     payloads: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    reasons: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for call in sorted(calls, key=_order):
         total = sums.setdefault(call.phase, {}).setdefault(
             call.collective, Traffic(actual_bytes=0))
@@ -68,6 +102,10 @@ def totals(calls: Iterable[DistinctCall]) -> Communication:
         total.actual_bytes = (None if total.actual_bytes is None or call.actual_bytes is None
                               else total.actual_bytes + times * call.actual_bytes)
         payloads[call.phase, call.collective][call.ranks] += times * call.payload_bytes
+        if call.unmeasured:
+            reasons[call.phase, call.collective].update(call.unmeasured.split("; "))
+    for (phase, collective), why in reasons.items():
+        sums[phase][collective].unmeasured = "; ".join(sorted(why))
     for (phase, collective), by_ranks in payloads.items():
         sums[phase][collective].ideal_bytes = math.fsum(
             ideal_bytes(collective, payload, ranks) for ranks, payload in by_ranks.items())
@@ -101,10 +139,11 @@ def _fold(calls: list[DistinctCall]) -> DistinctCall:
     total = totals(calls)[first.phase][first.collective]
     return DistinctCall(
         first.phase, first.collective, first.ranks, None, None, None, total.payload_bytes,
-        total.ideal_bytes, total.actual_bytes, total.calls, folded=len(calls))
+        total.ideal_bytes, total.actual_bytes, total.calls, folded=len(calls),
+        unmeasured=total.unmeasured)
 
 
 def _order(call: DistinctCall) -> tuple[str | int, ...]:
     return (call.phase, call.collective, call.ranks, call.folded, call.operation or "",
             call.dtype or "", -1 if call.root is None else call.root, call.payload_bytes,
-            call.actual_bytes or 0)
+            call.actual_bytes or 0, call.unmeasured or "")

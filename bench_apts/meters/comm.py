@@ -5,34 +5,30 @@ All groups are registered through ``distributed_c10d._register_pg_in_world``; wr
 ``hooks.by_native``). Where torch lacks that hook, c10d's operators are overridden instead
 (``hooks.by_dispatch``). Counting is host arithmetic on tensor sizes: nothing is synchronised.
 What a call costs in bytes is worked out when somebody asks, once for each distinct call.
+
+Once it is installed, nothing here raises into the training: what cannot be accounted for is
+counted as a call that is ``unmeasured``, with the reason.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import threading
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.errors import UserError, brief, unknown
 from bench_apts.meters import calls as distinct
 from bench_apts.meters import hooks, native
-from bench_apts.meters.wire import (
-    HANDSHAKE,
-    Call,
-    gloo_bytes,
-    ideal_bytes,
-    payload_bytes,
-    uncertainty,
-)
+from bench_apts.meters.watched import Watched
+from bench_apts.meters.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.records import Communication, DistinctCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 MECHANISM = "BENCH_APTS_COMM_METER"
 """Environment variable: ``dispatch`` forces what serves a torch without the hook, ``native`` asks
@@ -71,20 +67,6 @@ def prepare() -> None:
         native.module()
 
 
-@dataclass
-class _Group:
-    """A process group as seen from this rank, and what came by of it."""
-
-    rank: int
-    ranks: int
-    backend: str
-    take: Callable[[], hooks.Taken] | None = None
-    calls: int = 0
-    first: int = 0
-    last: int = -1
-    counts: dict[tuple[str, hooks.Fields], int] = field(default_factory=dict)
-
-
 class CommMeter:
     """Counts the collectives of this process by phase.
 
@@ -95,11 +77,11 @@ class CommMeter:
     def __init__(self) -> None:
         self._phase = "setup"
         self.name = "none (install() was not called)"
-        self._groups: list[_Group] = []
-        self._by_name: dict[str, _Group] = {}  # a reference would keep a destroyed group alive
+        self._stray = Watched(0, 1, "unknown", lost=True)  # for groups that cannot be read
+        self._groups = [self._stray]
+        self._by_name: dict[str, Watched] = {}  # a reference would keep a destroyed group alive
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
-        self._lock = threading.Lock()  # backward passes and hooks count from threads of their own
         self._overrides: Any = None
 
     def install(self) -> None:
@@ -111,34 +93,39 @@ class CommMeter:
         from torch.distributed import distributed_c10d
 
         chosen = mechanism()
-        self.name = _NAMES[chosen]
-        if chosen == "dispatch":
-            self._overrides = hooks.by_dispatch(self._dispatched)
-            return
-        watch = self.watch
         if chosen == "native":
             native.module()
-            watch = self.watch_natively
-        register = distributed_c10d._register_pg_in_world
+        try:
+            if chosen == "dispatch":
+                self._overrides = hooks.by_dispatch(self._dispatched)
+            else:
+                register = distributed_c10d._register_pg_in_world
+                watch = self.watch_natively if chosen == "native" else self.watch
 
-        def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
-            register(group, *args, **kwargs)
-            watch(group)
+                def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
+                    register(group, *args, **kwargs)
+                    watch(group)
 
-        setattr(distributed_c10d, register.__name__, register_and_hook)
+                setattr(distributed_c10d, register.__name__, register_and_hook)
+        except Exception as error:  # whatever this torch lacks, training can do without
+            self.name = f"none ({brief(error)})"
+        else:
+            self.name = _NAMES[chosen]
 
     def watch(self, group: Any) -> None:
         """Counts the collectives of one process group."""
-        hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+        try:
+            hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+        except Exception as error:
+            self._lose(group, error)
 
     def watch_natively(self, group: Any) -> None:
-        """Counts the collectives of one process group without Python.
-
-        Raises:
-            UserError: The hook cannot be compiled.
-        """
-        take = hooks.by_native(group)
-        self._added(group).take = take
+        """Counts the collectives of one process group without Python."""
+        try:
+            take = hooks.by_native(group)
+            self._added(group).take = take
+        except Exception as error:
+            self._lose(group, error)
 
     @property
     def phase(self) -> str:
@@ -151,32 +138,22 @@ class CommMeter:
         self._phase = phase
 
     def _collect(self) -> None:
-        """Takes over what native hooks counted; they know no phases."""
-        with self._lock:
-            for seen in self._groups:
-                if seen.take is None:
-                    continue
-                seen.calls, seen.first, seen.last, counts = seen.take()
-                for call, calls in counts.items():
-                    key = (self._phase, call)
-                    seen.counts[key] = seen.counts.get(key, 0) + calls
+        for seen in self._groups:
+            seen.collect(self._phase)
 
     def _dispatched(self, group: Any, call: hooks.Fields) -> None:
-        self._count(self._by_name.get(group.group_name) or self._added(group), call)
+        try:
+            seen = self._by_name.get(group.group_name) or self._added(group)
+        except Exception as error:
+            self._lose(group, error)
+        else:
+            self._count(seen, call)
 
-    def _count(self, seen: _Group, call: hooks.Fields, number: int = -1) -> None:
-        """Counts a call; ``number`` is c10d's, −1 where it tells none."""
-        key = (self._phase, call)
-        with self._lock:
-            if not seen.calls:
-                seen.first = number
-            if number > seen.last:
-                seen.last = number
-            seen.calls += 1
-            seen.counts[key] = seen.counts.get(key, 0) + 1
+    def _count(self, seen: Watched, call: hooks.Fields, number: int = -1) -> None:
+        seen.add(self._phase, call, number)
 
-    def _added(self, group: Any) -> _Group:
-        seen = _Group(group.rank(), group.size(), group.name())
+    def _added(self, group: Any) -> Watched:
+        seen = Watched(group.rank(), group.size(), group.name())
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
@@ -185,11 +162,16 @@ class CommMeter:
         """Return how many collectives were seen in each phase, without pricing them."""
         self._collect()
         calls: dict[str, int] = {}
-        with self._lock:
-            for seen in self._groups:
-                for (phase, _), number in seen.counts.items():
-                    calls[phase] = calls.get(phase, 0) + number
+        for seen in self._groups:
+            for phase, _, number in seen.listed():
+                calls[phase] = calls.get(phase, 0) + number
         return calls
+
+    def _lose(self, group: Any, error: Exception) -> None:
+        """Counts as unmeasured that a group cannot be watched."""
+        with suppress(Exception):
+            self._by_name[group.group_name] = self._stray
+        self._count(self._stray, hooks.unread("UNKNOWN", (), (), error))
 
     @property
     def counting(self) -> bool:
@@ -198,23 +180,14 @@ class CommMeter:
 
     def _items(self) -> list[tuple[str, _Key, int]]:
         self._collect()
-        with self._lock:
-            return [(phase, (Call(*call), seen.rank, seen.ranks, seen.backend), calls)
-                    for seen in self._groups
-                    for (phase, call), calls in seen.counts.items()]
+        return [(phase, (call, seen.rank, seen.ranks, seen.backend), calls)
+                for seen in self._groups for phase, call, calls in seen.listed()]
 
     def _one(self, key: _Key) -> DistinctCall:
         """What a single call is and moves; without its phase and number."""
         known = self._known.get(key)
         if known is None:
-            call, rank, ranks, backend = key
-            payload = payload_bytes(call.collective, call.inputs, call.outputs, ranks)
-            known = self._known[key] = DistinctCall(
-                "", call.collective, ranks, call.operation,
-                str(call.dtype).removeprefix("torch.") if call.dtype else None,
-                call.root if call.root >= 0 else None, payload,
-                ideal_bytes(call.collective, payload, ranks),
-                gloo_bytes(call, rank, ranks) if backend == "gloo" else None, 0)
+            known = self._known[key] = distinct.priced(*key)
         return known
 
     def calls(self, most: int = distinct.MOST) -> list[DistinctCall]:
@@ -267,27 +240,44 @@ class CommMeter:
         Returns:
             A line for each group that this meter does not see, or did not see all the time.
         """
+        from torch.distributed import distributed_c10d
+
+        self._collect()
+        lines: list[str] = []
+        group = None
+        try:
+            for group in list(distributed_c10d._world.pg_map):
+                lines += self._probe(group)
+        except Exception as error:
+            self._lose(group, error)
+        return lines
+
+    def _probe(self, group: Any) -> Iterator[str]:
         import torch
         import torch.distributed as dist
 
-        lines = []
+        backend = dist.get_backend(group)
+        seen = self._by_name.get(group.group_name)
+        before = seen.calls if seen else 0
+        # It passes all hooks and sends nothing.
+        device = "cuda" if backend == "nccl" else "cpu"
+        dist.all_reduce(torch.empty(0, device=device), group=group)
         self._collect()
-        for group in list(dist.distributed_c10d._world.pg_map):
-            backend = dist.get_backend(group)
-            seen = self._by_name.get(group.group_name)
-            before = seen.calls if seen else 0
-            # It passes all hooks and sends nothing.
-            device = "cuda" if backend == "nccl" else "cpu"
-            dist.all_reduce(torch.empty(0, device=device), group=group)
-            self._collect()
-            seen = self._by_name.get(group.group_name)
-            where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
-            if seen is None or seen.calls != before + 1:
-                lines.append(f"{where} is not watched: its hook was removed or never set")
-            elif seen.last >= 0 and seen.last - seen.first + 1 != seen.calls:
-                lines.append(f"{where} was not watched all the time: "
-                             f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
-        return lines
+        seen = self._by_name.get(group.group_name)
+        where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
+        if seen is not None and seen.lost:
+            return
+        if seen is None or seen.calls != before + 1:
+            yield f"{where} is not watched: its hook was removed or never set"
+        elif seen.last >= 0 and seen.last - seen.first + 1 != seen.calls:
+            yield (f"{where} was not watched all the time: "
+                   f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
+
+    def unmeasured(self) -> str:
+        """Returns why calls so far could not be accounted for; empty if all could."""
+        reasons = {reason for call in self._calls() if call.unmeasured
+                   for reason in str(call.unmeasured).split("; ")}
+        return "; ".join(sorted(reasons))
 
 
 _Key = tuple[Call, int, int, str]

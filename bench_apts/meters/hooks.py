@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench_apts.errors import brief, one_line
 from bench_apts.meters import native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    import torch
-
-Fields = tuple[
-    str, int, "torch.dtype | None", tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Fields = tuple[Any, ...]
 """The fields of a ``wire.Call``, as a plain tuple: one is made for every collective."""
 
 _HOOK_ID = 0x0A9750
@@ -32,8 +30,14 @@ def by_hook(group: Any, told: Callable[[Fields, int], None]) -> None:
     names = _operations()
 
     def hook(args: Any) -> None:
-        told(_fields(names[args.name.value], args.root, args.input_tensors, args.output_tensors),
-             args.op_id)
+        try:
+            told(_fields(names[args.name.value], args.root, args.input_tensors,
+                         args.output_tensors), args.op_id)
+        except Exception as error:  # raised on, it would end the training
+            name, number = _attribute(args, "name"), _attribute(args, "op_id")
+            told(unread(str(_attribute(name, "name") or "UNKNOWN"),
+                         _attribute(args, "input_tensors"), _attribute(args, "output_tensors"),
+                         error), number if isinstance(number, int) else -1)
 
     group.register_pre_hook(_HOOK_ID, hook)
 
@@ -70,11 +74,14 @@ def by_native(group: Any) -> Callable[[], Taken]:
     names = _operations()
 
     def take() -> Taken:
-        calls, first, last, counts = counter.take()
+        calls, first, last, counts, unread = counter.take()
         # c10d's hooks do not tell the splits of an all-to-all.
-        return Taken(calls, first, last, {
+        found: dict[Fields, int] = {
             (names[operation], root, dtype, inputs, outputs, ()): number
-            for operation, root, dtype, inputs, outputs, number in counts})
+            for operation, root, dtype, inputs, outputs, number in counts}
+        found |= {(names[operation], -1, None, (), (), (), one_line(text)): number
+                  for operation, text, number in unread}
+        return Taken(calls, first, last, found)
 
     return take
 
@@ -91,34 +98,46 @@ class _Operator(NamedTuple):
     """A c10d operator: its name among the hooks and where its arguments stand."""
 
     operation: str
+    group: int
     inputs: int | None
-    outputs: int | None = None
-    group: int = 1
-    root: int | None = None
-    splits: int | None = None
+    outputs: int | None
+    root: int | None
+    splits: int | None
 
 
-_OPERATORS = {
-    "allreduce_": _Operator("ALLREDUCE", 0),
-    "allreduce_coalesced_": _Operator("ALLREDUCE_COALESCED", 0),
-    "broadcast_": _Operator("BROADCAST", 0, root=2),
-    "reduce_": _Operator("REDUCE", 0, root=3),
-    "allgather_": _Operator("ALLGATHER", 1, 0, 2),
-    "_allgather_base_": _Operator("ALLGATHER_BASE", 1, 0, 2),
-    "allgather_coalesced_": _Operator("ALLGATHER_COALESCED", 1, 0, 2),
-    "allgather_into_tensor_coalesced_": _Operator("ALLGATHER_INTO_TENSOR_COALESCED", 1, 0, 2),
-    "reduce_scatter_": _Operator("REDUCE_SCATTER", 1, 0, 2),
-    "_reduce_scatter_base_": _Operator("REDUCE_SCATTER_BASE", 1, 0, 2),
-    "reduce_scatter_tensor_coalesced_": _Operator("REDUCE_SCATTER_TENSOR_COALESCED", 1, 0, 2),
-    "alltoall_": _Operator("ALLTOALL", 1, 0, 2),
-    "alltoall_base_": _Operator("ALLTOALL_BASE", 1, 0, 2, splits=4),
-    "gather_": _Operator("GATHER", 1, 0, 2, root=3),
-    "scatter_": _Operator("SCATTER", 1, 0, 2, root=3),
-    "send": _Operator("SEND", 0, root=2),
-    "recv_": _Operator("RECV", None, 0, root=2),
-    "recv_any_source_": _Operator("RECV", None, 0),
-    "barrier": _Operator("BARRIER", None),
+_ROLES = {
+    "group": {"process_group"},
+    "inputs": {"input_tensors", "input_tensor", "inputs", "input", "input_list", "tensors",
+               "tensor"},
+    "outputs": {"output_tensors", "output_tensor", "outputs", "output", "output_lists"},
+    "root": {"root_rank", "dst", "src"},
+    "splits": {"input_split_sizes"},
 }
+"""What c10d calls the arguments of its operators, by what they are to the meter."""
+
+
+def operators() -> dict[str, _Operator]:
+    """Returns c10d's operators on a process group in this torch, by name, from their schemas."""
+    import torch
+
+    found = {}
+    for full in torch._C._dispatch_get_all_op_names():
+        name = full.removeprefix("c10d::")
+        if name == full or "." in name:
+            continue
+        arguments = [argument.name for argument in torch._C._get_schema(full, "").arguments]
+        group, inputs, outputs, root, splits = (
+            next((at for at, argument in enumerate(arguments) if argument in known), None)
+            for known in _ROLES.values())
+        if group is None:
+            continue
+        if name.startswith("recv"):  # received into the tensors that it is given
+            inputs, outputs = None, inputs
+        operation = name.strip("_").upper()
+        if operation.endswith("BARRIER"):  # its tensor only names the device
+            inputs = None
+        found[name] = _Operator(operation, group, inputs, outputs, root, splits)
+    return found
 
 
 def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
@@ -127,7 +146,7 @@ def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
     BackendSelect is the one key that all calls pass, those in inference mode included.
 
     Args:
-        told: Is called with the process group and the collective.
+        told: Is called with the process group, None if it cannot be read, and the collective.
 
     Returns:
         The library of overrides; they go when it does.
@@ -145,15 +164,22 @@ def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
             def argument(place: int | None) -> Any:
                 return () if place is None else args[place]
 
-            told(unbox(args[operator.group]), _fields(
-                operator.operation, -1 if operator.root is None else args[operator.root],
-                _flat(argument(operator.inputs)), _flat(argument(operator.outputs)),
-                tuple(argument(operator.splits))))
+            group = None
+            try:
+                group = unbox(args[operator.group])
+                told(group, _fields(
+                    operator.operation, -1 if operator.root is None else args[operator.root],
+                    _flat(argument(operator.inputs)), _flat(argument(operator.outputs)),
+                    tuple(argument(operator.splits))))
+            except Exception as error:  # raised on, it would end the training
+                inputs, outputs = (() if place is None else args[place:place + 1]
+                                   for place in (operator.inputs, operator.outputs))
+                told(group, unread(operator.operation, inputs, outputs, error))
             return overload.redispatch(keyset & below, *args, **kwargs)
 
         library.impl(name, kernel, "BackendSelect", with_keyset=True)
 
-    for name, operator in _OPERATORS.items():
+    for name, operator in operators().items():
         override(name, operator)
     return library
 
@@ -167,10 +193,43 @@ def _fields(
             _sizes(inputs), _sizes(outputs), splits)
 
 
+def unread(operation: str, inputs: Any, outputs: Any, error: Exception) -> Fields:
+    """Returns the fields of a collective that could not be read.
+
+    Args:
+        operation: c10d's name for it.
+        inputs: Tensors that go in, of which those count that can be read.
+        outputs: Tensors that come out, likewise.
+        error: Why it could not be read.
+    """
+    return (operation, -1, None, _readable(inputs), _readable(outputs), (), brief(error))
+
+
+def _readable(tensors: Any) -> tuple[int, ...]:
+    found = []
+    for tensor in _flat(tensors):
+        try:
+            found += [int(size) for size in _sizes([tensor])]
+        except Exception:  # counted as unmeasured anyhow
+            continue
+    return tuple(found)
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """An attribute of something of an unexpected kind; None where it has none."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
 def _sizes(tensors: Sequence[Any]) -> tuple[int, ...]:
     """Bytes of each tensor; what is asked most often is answered first."""
     if not tensors:
         return ()
+    for tensor in tensors:
+        if tensor.is_sparse:  # its numel() is that of the dense tensor
+            raise ValueError("a sparse tensor, whose bytes are not known")
     if len(tensors) == 1:
         return (tensors[0].numel() * tensors[0].element_size(),)
     return tuple([tensor.numel() * tensor.element_size() for tensor in tensors])

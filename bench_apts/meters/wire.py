@@ -31,9 +31,13 @@ COLLECTIVES = {
     "SCATTER": "scatter",
     "SEND": "send",
     "RECV": "recv",
+    "RECV_ANY_SOURCE": "recv",
     "BARRIER": "barrier",
+    "MONITORED_BARRIER": "barrier",
 }
 """How the names of c10d's operations map to the collectives that people know."""
+
+_ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 
 _PREAMBLE = 48
 """Bytes of gloo's message header (Op::preamble in gloo/transport/tcp/pair.h)."""
@@ -49,12 +53,14 @@ class Call(NamedTuple):
     """One collective as issued by this rank: all that its bytes depend on.
 
     Attributes:
-        operation: c10d's name for it, a key of ``COLLECTIVES``.
+        operation: c10d's name for it, a key of ``COLLECTIVES`` if it is known. One torch tells
+            ``ALLTOALL_BASE`` where another says ``ALLTOALL``; which it is shows in the tensors.
         root: Rank in the group that it starts or ends at; −1 where there is none.
         dtype: Of the elements; None without tensors.
         inputs: Bytes of each tensor that goes in, on this rank.
         outputs: Bytes of each tensor that comes out; none where it works in place.
         splits: Elements of the input for each rank in an uneven all-to-all, if they are known.
+        unmeasured: Why it could not be read; empty where it was.
     """
 
     operation: str
@@ -63,6 +69,7 @@ class Call(NamedTuple):
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     splits: tuple[int, ...] = ()
+    unmeasured: str = ""
 
     @property
     def collective(self) -> str:
@@ -80,8 +87,8 @@ def payload_bytes(
 ) -> int:
     """Returns the logical tensor's bytes: the full one wherever ranks hold parts of it.
 
-    That is the larger side of a collective's tensors; of a gather or scatter only the root sees
-    it, so there it is N times the part that every rank has.
+    That is the larger side of a collective's tensors, of one that is not known too; of a gather or
+    scatter only the root sees it, so there it is N times the part that every rank has.
     """
     if collective == "barrier":
         return 0
@@ -119,8 +126,15 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
         call: The collective as issued here.
         rank: This process's number in the group.
         ranks: Size of the group.
+
+    Raises:
+        ValueError: The collective is not known, or not with such arguments.
     """
     size, peers = sum(call.inputs), ranks - 1
+    if call.operation not in COLLECTIVES:
+        raise ValueError("the operation is not known")
+    if call.collective in _ROOTED and not 0 <= call.root < ranks:
+        raise ValueError(f"rank {call.root} is not in its group of {ranks}")
     match call.collective:
         case _ if ranks == 1:
             return 0
@@ -141,20 +155,21 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
         case "scatter":
             if rank != call.root:
                 return _PREAMBLE
-            return peers * 2 * _PREAMBLE + size - call.inputs[rank]
+            return peers * 2 * _PREAMBLE + size - _own_part(call, rank, ranks)
         case "send":
             return 2 * _PREAMBLE + size
         case "recv":
             return _PREAMBLE
+        case "barrier" if call.operation == "MONITORED_BARRIER":  # an int32 to rank 0 and back
+            return (1 if rank else peers) * (_exchange() + 4)
         case "barrier":  # dissemination: each round a message to a rank twice as far away
             return peers.bit_length() * _exchange()
-        case _:
-            return 0
+    raise ValueError(f"no bytes are known of {call.collective}")
 
 
 def uncertainty(call: Call, ranks: int) -> int:
     """Returns by how many bytes ``gloo_bytes`` may be wrong: an all-to-all of unknown splits."""
-    if call.operation != "ALLTOALL_BASE" or call.splits or ranks == 1:
+    if call.collective != "all_to_all" or len(call.inputs) != 1 or call.splits or ranks == 1:
         return 0
     size = sum(call.inputs)
     even = size == sum(call.outputs) and size % (ranks * call.itemsize) == 0
@@ -177,10 +192,12 @@ def _exchange() -> int:
 
 
 def _own_part(call: Call, rank: int, ranks: int) -> int:
-    """Bytes of an all-to-all that stay on this rank."""
+    """Bytes of an all-to-all, or of a scatter's root, that stay on this rank."""
     size = sum(call.inputs)
-    if call.operation == "ALLTOALL":
+    if len(call.inputs) == ranks:  # a tensor for each rank
         return call.inputs[rank]
+    if len(call.inputs) != 1:
+        raise ValueError(f"{len(call.inputs)} input tensors in a group of {ranks}")
     if call.splits and sum(call.splits):
         return size * call.splits[rank] // sum(call.splits)
     return size // ranks

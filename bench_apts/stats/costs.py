@@ -30,8 +30,9 @@ CURRENCIES: tuple[Currency, ...] = (
 ``wire_bytes`` the ideal bytes that one rank sent in phase train, ``gradient_evaluations`` the
 backward passes of the busiest rank, ``flops`` and ``samples`` those of all ranks together.
 
-Records of before operations were counted have no ``flops``: they are NaN there, which says
-*unknown* (``known``) and which every estimator refuses."""
+Records of before operations were counted have no ``flops``, and those whose traffic could not be
+measured no ``wire_bytes``: they are NaN there, which says *unknown* (``known``) and which every
+estimator refuses."""
 
 Cost = dict[Currency, float]
 
@@ -87,15 +88,19 @@ _READ: dict[Currency, Callable[[Eval, int], float]] = {
 }
 
 
+def _readers(record: TrialRecord) -> dict[Currency, Callable[[Eval, int], float]]:
+    return _READ | {"wire_bytes": lambda *_: math.nan} if record.uncounted else _READ
+
+
 def cost_at(record: TrialRecord, index: int) -> Cost:
     """Returns the cost from the first training step up to evaluation ``index``."""
     event, ranks = record.evals[index], record.trial.ranks
-    return {currency: read(event, ranks) for currency, read in _READ.items()}
+    return {currency: read(event, ranks) for currency, read in _readers(record).items()}
 
 
 def costs_along(record: TrialRecord, currency: Currency) -> list[float]:
     """Returns the cost up to each evaluation, in one currency."""
-    read, ranks = _READ[currency], record.trial.ranks
+    read, ranks = _readers(record)[currency], record.trial.ranks
     return [read(event, ranks) for event in record.evals]
 
 
@@ -115,7 +120,8 @@ def cost_recorded(record: TrialRecord) -> Cost:
         "core_seconds": record.trial.ranks * train_s,
         "train_s": train_s,
         "wall_s": max(cost["wall_s"], end.wall_s),
-        "wire_bytes": max(cost["wire_bytes"], method_bytes(end.comm)),
+        "wire_bytes": (math.nan if record.uncounted
+                       else max(cost["wire_bytes"], method_bytes(end.comm))),
         "samples": max(cost["samples"], float(end.samples)),
     }
 

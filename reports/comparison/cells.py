@@ -230,8 +230,7 @@ def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | Non
 
 
 def _blind(trials: Trials) -> bool:
-    return any(r.start and r.start.comm_meter.startswith("none")
-               for r in (*trials.first, *trials.second))
+    return any(r.uncounted for r in (*trials.first, *trials.second))
 
 
 def _counts(trials: Trials, blind: bool) -> tuple[list[Measure], str]:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench_apts.records import method_bytes
 from bench_apts.stats.bands import band, kept, stride
-from bench_apts.stats.costs import hit_bracket
+from bench_apts.stats.costs import costs_along, hit_bracket
 
 from .. import units
 
@@ -83,14 +82,14 @@ def frame(groups: tuple[Group, ...]) -> pd.DataFrame:
     for group in groups:
         for cell in group.cells:
             for record in cell.seeds:
-                found = hit_bracket(record)
+                found, sent = hit_bracket(record), costs_along(record, "wire_bytes")
                 for index, event in enumerate(record.evals):
                     rows.append({
                         "suite": group.suite.name, "ranks": group.ranks,
                         "optimizer": cell.label, "seed": record.trial.repetition,
                         "run_id": record.header.run_id, "evaluation": index, "step": event.step,
                         "samples": event.samples, "train_s": event.train_s,
-                        "wire_bytes": method_bytes(event.comm), "forwards": event.forwards,
+                        "wire_bytes": sent[index], "forwards": event.forwards,
                         "backwards": event.backwards, "train_loss": event.train_loss,
                         "validation": event.validation.get(group.suite.target.metric),
                         "hit": found is not None and found[1] == index,

@@ -81,8 +81,7 @@ def by_network(cell: Cell, fabric: Fabric, alone: float | None) -> Entrant:
 
 def projectable(cell: Cell) -> bool:
     """Says whether the draws' traffic was counted and consists of collectives with a model."""
-    return all(record.start is None or not record.start.comm_meter.startswith("none")
-               for record in cell.draws) and not {
+    return not any(record.uncounted for record in cell.draws) and not {
         name for record in cell.draws for event in record.evals[-1:]
         for name in event.comm.get("train", {})}.difference(COLLECTIVES)
 

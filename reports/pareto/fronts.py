@@ -42,9 +42,10 @@ class Point:
 
 
 def points(group: Group, against: Against) -> list[Point]:
-    """Returns the optimizers whose median seed hit, as points in two costs."""
+    """Returns the optimizers whose median seed hit and whose costs are known, as points."""
     found = [(cell, _range(cell, "time"), _range(cell, against)) for cell in group.cells
-             if cell.seeds and math.isfinite(cell.to_target("train_s").median)]
+             if cell.seeds and math.isfinite(cell.to_target("train_s").median)
+             and not (against == "bytes" and math.isnan(cell.to_target("wire_bytes").median))]
     pairs = [(time[0], other[0]) for _, time, other in found]
     front = on_front(pairs)
     single = _seeds_on_front(group, against)
@@ -66,8 +67,9 @@ def _values(cell: Cell, what: Against | Literal["time"]) -> Sequence[float]:
     """One number for each seed, infinite where it missed or was not measured."""
     if what == "memory":
         return [float(peak_memory(record) or math.inf) for record in cell.seeds]
-    return [outcome.cost["train_s" if what == "time" else "wire_bytes"]
-            for outcome in cell.finals]
+    values = [outcome.cost["train_s" if what == "time" else "wire_bytes"]
+              for outcome in cell.finals]
+    return [math.inf if math.isnan(value) else value for value in values]
 
 
 def _seeds_on_front(group: Group, against: Against) -> dict[str, int]:

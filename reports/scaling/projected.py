@@ -111,8 +111,8 @@ def rows(
         mine = [cell for group in gathered.groups if group.suite == suite
                 for cell in group.cells if cell.label == entry.label]
         metered = [cell for cell in mine if cell.ranks > 1 and any(
-            r.start and not r.start.comm_meter.startswith("none") and r.evals
-            and r.evals[-1].step for r in cell.seeds)]
+            r.start and r.evals and r.evals[-1].step for r in cell.seeds)
+            and not any(r.uncounted for r in cell.seeds)]
         if not metered:
             notes.append(f"{entry.label} on {suite.name} is not projected: no report-stage "
                          "trial at N = 2 or more with its bytes counted")

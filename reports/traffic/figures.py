@@ -88,7 +88,8 @@ def phases(context: Context, group: Group) -> Figure | None:
     totals = {cell.label: {phase: sum(t.ideal_bytes for t in moved.values())
                            for phase, moved in cell.communication[1].items()
                            if phase in _PHASES}
-              for cell in group.cells if cell.communication}
+              for cell in group.cells
+              if cell.communication and not cell.communication[0].uncounted}
     values = [sent for sums in totals.values() for sent in sums.values() if sent > 0]
     if not values:
         return None

@@ -84,6 +84,8 @@ def sent(groups: Sequence[Group]) -> list[Sent]:
             if cell.communication is None or group.ranks == 1:
                 continue
             record, comm = cell.communication
+            if record.uncounted:
+                continue
             moved = comm.get("train", {})
             steps = record.evals[-1].step if record.evals else 0
             formula = _FORMULAS.get(record.trial.plugin)

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import known
 from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.tuning import best_of, hit_probability, miss_limit, sequential_bill
 
@@ -47,8 +46,6 @@ def search(groups: Sequence[Group], view: View) -> Table:
 
 
 def _expected(cell: Cell, currency: Currency, view: View) -> Value:
-    if not known(cell.outcomes(view.level), currency):
-        return Value("not counted", numbers={f"ert_{currency}": None})
     found = expected(cell, currency, view.device, view.level)
     # How many missed stands beside already.
     return replace(found, detail="") if found.kind != "number" else found

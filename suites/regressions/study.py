@@ -103,8 +103,8 @@ def counted(record: TrialRecord) -> Counts | str:
     start, end, suite = record.start, record.end, record.trial.suite
     if start is None or end is None or end.status not in ("hit", "miss"):
         return f"{end.status}: {end.reason}" if end else "the trial has no end"
-    if start.comm_meter.startswith("none"):
-        return f"bytes are not counted: {start.comm_meter}"
+    if record.uncounted:
+        return f"bytes are not counted: {record.uncounted}"
     fixed = next((e for e in record.evals if e.samples >= FIXED), None)
     if fixed is None:
         return f"no evaluation at {FIXED} samples or later"

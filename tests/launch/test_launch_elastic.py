@@ -9,6 +9,7 @@ from contextlib import suppress
 import msgspec
 import psutil
 import pytest
+import torch_names
 
 from bench_apts import store
 from bench_apts.launch.elastic import Launcher, Outcome
@@ -63,7 +64,7 @@ def test_a_trial_runs_to_its_end(run):
     assert outcome == Outcome(record.end.status)
     assert record.end.status in ("hit", "miss")
     assert record.evals[-1].samples == 1280
-    assert record.start.comm_meter == "c10d pre-hook"
+    assert record.start.comm_meter == torch_names.METER
     assert record.start.process_group == "gloo"
 
 

@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 import msgspec
+import torch_names
 
 from bench_apts.meters.audit import Audit, verdict
 from bench_apts.meters.comm import CommMeter
@@ -44,7 +45,7 @@ def collectives(w, n):
         elif rank == 1:
             dist.recv(one, *source)
 
-    return {
+    found = {
         "all_reduce": lambda: dist.all_reduce(one),
         "all_reduce_async": lambda: dist.all_reduce(one, async_op=True).wait(),
         "all_reduce_max": lambda: dist.all_reduce(one, op=dist.ReduceOp.MAX),
@@ -63,14 +64,14 @@ def collectives(w, n):
         "reduce_nothing": lambda: dist.reduce(nothing[0], 0),
         "all_gather": lambda: dist.all_gather(parts, one),
         "all_gather_nothing": lambda: dist.all_gather(nothing, torch.ones(0)),
-        "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(whole, one),
+        "all_gather_single": lambda: torch_names.all_gather_single(whole, one),
         "all_gather_coalesced": lambda: group.allgather_coalesced(
             [[torch.ones(n), torch.ones(3)] for _ in range(size)], [one, torch.ones(3)]).wait(),
         "all_gather_into_tensor_coalesced": lambda: group.allgather_into_tensor_coalesced(
             [whole, whole.clone()], [one, one.clone()]).wait(),
         "all_gather_object": lambda: dist.all_gather_object([None] * size, {"answer": 42}),
         "reduce_scatter": lambda: dist.reduce_scatter(one, parts),
-        "reduce_scatter_tensor": lambda: dist.reduce_scatter_tensor(one, whole),
+        "reduce_scatter_single": lambda: torch_names.reduce_scatter_single(one, whole),
         "reduce_scatter_tensor_coalesced": lambda: group.reduce_scatter_tensor_coalesced(
             [one, one.clone()], [whole, whole.clone()]).wait(),
         "all_to_all": lambda: dist.all_to_all(parts, [part.clone() for part in parts]),
@@ -83,6 +84,9 @@ def collectives(w, n):
         "barrier": dist.barrier,
         "twice": lambda: (dist.all_reduce(one), dist.broadcast(one, 0), dist.all_reduce(whole)),
     }
+    if not torch_names.GLOO_ALL_TO_ALL:
+        del found["all_to_all"]
+    return found
 
 
 def stay(w):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import msgspec
 import peerless
+import torch_names
 
 from bench_apts.meters.comm import CommMeter
 from bench_apts.meters.wire import Call, payload_bytes
@@ -128,7 +129,7 @@ def reduced(connect, place=None, heard=None):
     def own_slot():
         output = torch.zeros(4 * size)
         part = output[4 * dist.get_rank() :][:4].copy_(one())
-        dist.all_gather_into_tensor(output, part)
+        torch_names.all_gather_single(output, part)
         return [output]
 
     whole = torch.arange(4.0 * size)
@@ -142,11 +143,11 @@ def reduced(connect, place=None, heard=None):
         "broadcast": in_place(lambda x: dist.broadcast(x.add_(dist.get_rank()), 0)),
         "gather": gathered(lambda out: dist.all_gather(out, one()), *[4] * size),
         "gather into": gathered(
-            lambda out: dist.all_gather_into_tensor(out[0], one()), 4 * size),
+            lambda out: torch_names.all_gather_single(out[0], one()), 4 * size),
         "gather into own": own_slot(),
         "gather coalesced": gathered(lambda out: group.allgather_into_tensor_coalesced(
             out, [one(), one() + 1]).wait(), 4 * size, 4 * size),
-        "scatter": gathered(lambda out: dist.reduce_scatter_tensor(out[0], whole), 4),
+        "scatter": gathered(lambda out: torch_names.reduce_scatter_single(out[0], whole), 4),
         "scatter coalesced": gathered(lambda out: group.reduce_scatter_tensor_coalesced(
             out, [whole, whole + 1]).wait(), 4, 4),
     }

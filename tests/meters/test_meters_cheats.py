@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch_names
 from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
@@ -181,7 +182,7 @@ def honest_short_lived_group(w):
 def cheated(connect, cheat, arguments=(), dispatch=False):
     from torch.distributed import distributed_c10d
 
-    register = distributed_c10d._register_pg_in_world
+    register = getattr(distributed_c10d, "_register_pg_in_world", None)  # the hook's place
     w = watched(connect, dispatch)
     w.register = register
     step = ddp(w)
@@ -199,7 +200,8 @@ def hidden_bytes(difference):
     return HIDDEN <= difference < HIDDEN + 2000
 
 
-@pytest.mark.parametrize("cheat", [backend_call, own_socket, removed_hook])
+@pytest.mark.parametrize("cheat", [
+    backend_call, own_socket, pytest.param(removed_hook, marks=torch_names.hooked)])
 def test_hidden_bytes_show(cheat):
     (difference, doubts), other = run_ranks(cheated, 2, cheat)
     assert other == (difference, doubts), "all ranks must come to the same verdict"
@@ -209,6 +211,7 @@ def test_hidden_bytes_show(cheat):
     assert "\n" not in doubts
 
 
+@torch_names.hooked
 @pytest.mark.parametrize("cheat", [
     removed_hook_before_a_scalar, group_without_a_hook, removed_hook])
 def test_a_group_without_a_hook_shows_however_little_it_sent(cheat):
@@ -216,6 +219,7 @@ def test_a_group_without_a_hook_shows_however_little_it_sent(cheat):
         assert "(gloo, 2 ranks) is not watched: its hook was removed or never set" in doubts
 
 
+@torch_names.hooked
 def test_a_hook_that_was_away_for_a_while_shows():
     for _, doubts in run_ranks(cheated, 2, hook_put_back):
         assert "(gloo, 2 ranks) was not watched all the time: 1 operations are missing" in doubts

@@ -5,6 +5,7 @@ import sys
 
 import comm_ranks
 import pytest
+import torch_names
 from comm_ranks import (
     assert_counts_are_the_hooks,
     assert_every_record_was_counted,
@@ -15,6 +16,7 @@ from comm_ranks import (
 from harness_ranks import run_ranks
 
 
+@torch_names.hooked
 @pytest.mark.parametrize(("size", "n"), [(2, 12), (4, 1001)])
 def test_it_counts_every_collective_as_the_hook_does(size, n):
     by_hook = run_ranks(every_collective, size, n)
@@ -22,6 +24,7 @@ def test_it_counts_every_collective_as_the_hook_does(size, n):
     assert_counts_are_the_hooks(by_hook, by_dispatch, "c10d dispatcher")
 
 
+@torch_names.hooked
 @pytest.mark.parametrize("make", [
     comm_ranks.ddp, comm_ranks.ddp_batchnorm, comm_ranks.power_sgd, comm_ranks.fsdp2])
 def test_it_counts_a_training_as_the_hook_does(make):
@@ -36,7 +39,8 @@ def test_it_counts_a_training_as_the_hook_does(make):
 def without_the_hook(connect):
     import torch
 
-    del torch.distributed.ProcessGroup.register_pre_hook
+    if torch_names.HOOKED:
+        del torch.distributed.ProcessGroup.register_pre_hook
     w = comm_ranks.watched(connect)
     w.dist.all_reduce(torch.ones(12))
     return w.meter.name, w.meter.snapshot()["setup"]["all_reduce"].payload_bytes

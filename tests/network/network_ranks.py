@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 import msgspec
+import torch_names
 from network_emulator import DEVICE, Link, address, ahead_of_all_else, join
 
 from bench_apts.launch.job import Job
@@ -105,8 +106,8 @@ def timed(connect, path, ranks, payloads, repetitions, pause_s):
             "broadcast": partial(dist.broadcast, whole, 0)}
         if len(part):
             calls |= {
-                "reduce_scatter": partial(dist.reduce_scatter_tensor, part, whole),
-                "all_gather": partial(dist.all_gather_into_tensor, whole, part)}
+                "reduce_scatter": partial(torch_names.reduce_scatter_single, part, whole),
+                "all_gather": partial(torch_names.all_gather_single, whole, part)}
         for name, call in calls.items():
             found[name, payload] = [_once(call, pause_s) for _ in range(repetitions)]
     found["barrier", 0] = [_once(dist.barrier, pause_s) for _ in range(repetitions)]
