@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 from bench_apts import environment, store
 from bench_apts.checkpoints import checkpoint
 from bench_apts.execution import WHOLLY
-from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
+from bench_apts.launch.elastic import Interrupted, Launcher
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.job import Job, Saving
 from bench_apts.progress import describe
 from bench_apts.records import End, Header, TrialRecord
