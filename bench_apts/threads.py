@@ -34,6 +34,6 @@ def openmp(environ: MutableMapping[str, str] = os.environ) -> int:
         environ[VARIABLE] = text = _DEFAULT
     levels = text.split(",")
     if not all(_NUMBER.fullmatch(level) for level in levels):
-        raise UserError(f"{VARIABLE}='{text}' is not a list of positive numbers of threads; set it "
-                        f"to one, for instance {VARIABLE}=1, or unset it")
+        raise UserError(f"{VARIABLE}='{text}' is not a list of positive numbers of threads; set "
+                        f"it to one, for instance {VARIABLE}=1, or unset it")
     return int(levels[0])

@@ -8,7 +8,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -191,8 +191,8 @@ class Launcher:
             ranks = job.trial.ranks // place.nodes
             handler = rendezvous.Rendezvous(
                 job.trial.run_id, place, silent.Watch(logs, ranks).look)
-            limits = ({"shutdown_timeout": 3}  # since torch 2.12
-                      if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {})
+            limits: dict[str, Any] = ({"shutdown_timeout": 3}  # since torch 2.12
+                                      if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {})
             config = LaunchConfig(
                 min_nodes=place.nodes,
                 max_nodes=place.nodes,

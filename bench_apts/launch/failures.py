@@ -23,7 +23,8 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE)
 """How torch, its CPU allocator, Python, the C library and C++ say it."""
 
-_NATIVE = re.compile(r"\s*(Exception raised from|C\+\+ CapturedTraceback|frame #\d+:).*", re.DOTALL)
+_NATIVE = re.compile(r"\s*(Exception raised from|C\+\+ CapturedTraceback|frame #\d+:).*",
+                     re.DOTALL)
 """Where torch begins to list what was called in C++."""
 
 

@@ -21,7 +21,7 @@ _TAIL_BYTES = 16_384
 _END_S = 5.0
 """How long killed processes may take to be gone, in seconds."""
 
-_PLACE = re.compile(r'^\s*File "(?P<file>[^"]*)", line (?P<line>\d+)', re.MULTILINE)
+_PLACE = re.compile(r'^\s*File "([^"]*)", line (\d+)', re.MULTILINE)
 _FRAME = re.compile(r"frame #\d+|Fatal Python error|\s*$")
 
 
@@ -103,15 +103,13 @@ def last_words(log: Path, offset: int = 0) -> str:
     lines = [line.strip() for line in text.splitlines() if not _FRAME.match(line)]
     if not lines:
         return ""
-    place = None
-    for place in _PLACE.finditer(text.rpartition("Traceback (most recent call last)")[2]):
-        pass
-    where = f" ({os.path.basename(place['file'])}:{place['line']})" if place else ""
+    places = _PLACE.findall(text.rpartition("Traceback (most recent call last)")[2])
+    where = f" ({os.path.basename(places[-1][0])}:{places[-1][1]})" if places else ""
     return lines[-1][:300] + where
 
 
 def _server() -> Any:
-    return forkserver._forkserver  # type: ignore[attr-defined]
+    return forkserver._forkserver
 
 
 def _settings() -> dict[str, Any]:

@@ -84,6 +84,11 @@ class Follower:
         self._channel.close()
 
     @property
+    def nodes(self) -> int:
+        """How many nodes there are."""
+        return self._placement.nodes
+
+    @property
     def address(self) -> str:
         """This node's address as node 0 sees it."""
         return self._channel.here

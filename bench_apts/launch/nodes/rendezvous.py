@@ -1,8 +1,9 @@
 """How the agents of all nodes meet for one trial: a store of its own, node ranks as given.
 
-One machine is the case of a single agent. torch's dynamic c10d rendezvous numbers nodes by their addresses; here node 0 must have rank 0,
-which writes the records. Its static one leaves an agent in C++ calls that no signal ends and that
-notice a lost node after minutes. So this handler takes the ranks as given, and waits in Python.
+One machine is the case of a single agent. torch's dynamic c10d rendezvous numbers nodes by their
+addresses; here node 0 must have rank 0, which writes the records. Its static one leaves an agent
+in C++ calls that no signal ends and that notice a lost node after minutes. So this handler takes
+the ranks as given, and waits in Python.
 """
 
 from __future__ import annotations
