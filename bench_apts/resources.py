@@ -35,8 +35,8 @@ def require_address_space(beyond: int = 0) -> None:
     least = beyond + _RANK_ADDRESS_SPACE if beyond else _LEAST_ADDRESS_SPACE
     if limit is not None and limit < least:
         raise UserError(f"a process may take {limit / _GIB:.2f} GiB of address space here "
-                        f"(ulimit -v), and a study takes {least / _GIB:.1f} GiB or more; raise the "
-                        "limit")
+                        f"(ulimit -v), and a study takes {least / _GIB:.1f} GiB or more; raise "
+                        "the limit")
 
 
 def require(ranks: int, threads: int) -> None:

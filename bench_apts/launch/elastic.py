@@ -191,8 +191,9 @@ class Launcher:
             ranks = job.trial.ranks // place.nodes
             handler = rendezvous.Rendezvous(
                 job.trial.run_id, place, silent.Watch(logs, ranks).look)
-            limits: dict[str, Any] = ({"shutdown_timeout": 3}  # since torch 2.12
-                                      if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {})
+            limits: dict[str, Any] = {}
+            if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
+                limits["shutdown_timeout"] = 3
             config = LaunchConfig(
                 min_nodes=place.nodes,
                 max_nodes=place.nodes,
