@@ -338,7 +338,7 @@ def test_control_c_before_the_first_trial(started, processes, tmp_path):
     processes.wait_for((tmp_path / "digits" / ".lock.db").exists)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert "interrupted" in out + err
     processes.wait_for(lambda: not processes.session(process.pid))
