@@ -45,7 +45,8 @@ def shell(environment):
         return subprocess.run(
             [*prefix, "bash", "-c", f'{before} exec "$@" {after}', "bash", sys.executable,
              *["-P"] * safe, "-m", "bench_apts", *map(str, arguments)],
-            env=environment | variables, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+            env=environment | variables, cwd=cwd, capture_output=True, text=True, check=False,
+            timeout=300)
 
     return run
 

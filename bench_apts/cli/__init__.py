@@ -18,6 +18,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("bench-apts: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    finally:
+        # An interrupt within exec(), by which dataclasses are made, marks the interpreter as ended
+        # by SIGINT, whatever is caught later; this takes the mark away.
+        exec("")
 
 
 def _open_standard_streams() -> None:
