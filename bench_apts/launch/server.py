@@ -49,7 +49,9 @@ class Server:
         get_context("forkserver").set_forkserver_preload(["bench_apts.launch.preload"])
         written = self._log.stat().st_size if self._log.exists() else 0
         with _stderr_to(self._log):
-            forkserver.ensure_running()
+            type(_server()).ensure_running(_server())
+        # Python would start another whenever a rank is to be forked, past the log.
+        _server().ensure_running = lambda: None
         if self._pid != _server()._forkserver_pid:
             self._pid, self._written = _server()._forkserver_pid, written
 
@@ -80,6 +82,7 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError, FileNotFoundError):
                 _server()._stop()
+        vars(_server()).pop("ensure_running", None)
         _settings()["tempdir"] = self._sockets
 
 

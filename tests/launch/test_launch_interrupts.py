@@ -18,11 +18,11 @@ ARGUMENTS = ("run", "--gpus", "3", "--optimizers", "adam-default", "--trials", "
 # Sends itself a signal at the given call of a function that starts processes, or in what follows.
 STRIKE = """
 import os, signal, sys, threading, time
-from multiprocessing import forkserver, process
+from multiprocessing import forkserver
 place, number, after, everyone = (
     sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "True")
 del sys.argv[1:5]
-owner = {"server": forkserver._forkserver, "ranks": forkserver}[place]
+owner = {"server": forkserver.ForkServer, "ranks": forkserver}[place]
 name = {"server": "ensure_running", "ranks": "connect_to_new_process"}[place]
 begun = getattr(owner, name)
 lock, calls = threading.Lock(), []
@@ -41,7 +41,6 @@ def struck(*arguments):
     return begun(*arguments)
 
 setattr(owner, name, struck)
-forkserver.ensure_running = forkserver._forkserver.ensure_running
 from bench_apts.cli import main
 main()
 """
