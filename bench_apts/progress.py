@@ -88,6 +88,11 @@ class Progress:
         self._ran += 1
         self._advance(record, "")
 
+    def trial_skipped(self) -> None:
+        """Tells that a trial is not run, as others like it failed before their first step."""
+        self._done += 1
+        self._bars.update(self._study, completed=self._done, note=f"{self._done}/{self._total}")
+
     def _advance(self, record: TrialRecord, note: str) -> None:
         assert record.end is not None
         status = record.end.status

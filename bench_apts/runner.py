@@ -10,11 +10,13 @@ from filelock import FileLock, Timeout
 from bench_apts import environment, store
 from bench_apts.checkpoints import checkpoint
 from bench_apts.execution import WHOLLY
-from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
+from bench_apts.launch.elastic import Interrupted, Launcher
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.job import Job, Saving
 from bench_apts.progress import describe
 from bench_apts.records import End, Header, TrialRecord
 from bench_apts.splitting.jobs import Slots
+from bench_apts.startups import Startups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +48,7 @@ class Runner:
 
     Attributes:
         jobs: How many trials run side by side; may be set between trials.
+        startups: Which optimizers fail before their first step.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Runner:
         self._launcher, self._progress = launcher, progress
         self._shared, self._every = execution.shared, execution.checkpoint_every
         self.jobs, self._ended = execution.jobs, execution.jobs.ended
+        self.startups = Startups()
         self._slots = Slots(folder, environment.cores()) if self.jobs.count > 1 else None
         if self._shared:
             (folder / ".claims").mkdir(exist_ok=True)
@@ -71,6 +75,10 @@ class Runner:
         """Returns the trial's record when it has ended.
 
         None if another command is at it, or at others that leave no cores for it.
+
+        Raises:
+            Interrupted: A signal asked the command to stop.
+            Stopped: The environment lets no trial start.
         """
         if not self._shared:
             return self._run(trial, pruning)
@@ -91,6 +99,10 @@ class Runner:
                 if known.finished:  # a command that was killed may have left its checkpoints
                     checkpoint.sweep(self._folder / checkpoint.FOLDER / trial.run_id)
                 self._progress.trial_kept(known, meanwhile)
+                if meanwhile:
+                    self._judge(known)
+                else:
+                    self.startups.began(known)
                 return known
         if self._slots is None or self.jobs.count == 1 or trial.device == "cuda":
             return self._begin(path, trial, known, pruning)
@@ -129,7 +141,15 @@ class Runner:
         self._progress.trial_finished(record)
         if outcome.status == "error":
             self._launcher.ready()  # a node that is gone ends the study, even in its last trial
+        self._judge(record)
         return record
+
+    def _judge(self, record: TrialRecord) -> None:
+        """Says so where the optimizer's other trials would fail as this one has."""
+        if reason := self.startups.told(record):
+            trial = record.trial
+            self._progress.note(f"{trial.label} (last at N = {trial.ranks}) failed alike before "
+                                f"its first step, so it is given up: {reason}")
 
     def _saving(self, trial: Trial, known: TrialRecord | None) -> Saving:
         """Finds the checkpoint that a trial can go on from, and removes all others."""

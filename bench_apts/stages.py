@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench_apts.plan import Cell, Plan
     from bench_apts.progress import Progress
     from bench_apts.runner import Runner
+    from bench_apts.spec import Trial
     from bench_apts.splitting.shards import Task
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Stages:
                  execution: Execution) -> None:
         self._plan, self._folder, self._runner = plan, folder, runner
         self._progress, self._shard = progress, execution.shard
+        self._given_up = runner.startups.given_up
         self._search = Search(plan, folder)
         self._tunings = [
             (number, cell) for number in range(plan.study.trials) for cell in plan.cells
@@ -59,7 +61,10 @@ class Stages:
         _until_all_are_done(self._tune, self._shard.tuning(self._plan, rest))
         if self._shard.count == 1:
             return 0
-        return shards.missing(self._plan, self._first + rest, store.read_trials(self._folder))
+        return shards.missing(
+            self._plan, [(number, cell) for number, cell in self._first + rest
+                         if not self._given_up(cell.entry.label, cell.suite.name, cell.ranks)],
+            store.read_trials(self._folder))
 
     def report(self) -> int:
         """Freezes the best configurations and runs the final trainings of this part.
@@ -68,13 +73,13 @@ class Stages:
             How many of all parts' have no answer here.
         """
         finals = self._plan.reporting(store.read_trials(self._folder))
-        _until_all_are_done(lambda trial: self._runner.run(trial) is not None,
-                            self._shard.reporting(self._plan, finals))
+        _until_all_are_done(self._report, self._shard.reporting(self._plan, finals))
         if self._shard.count == 1:
             return 0
         there = {record.header.run_id for record in store.read_trials(self._folder)
                  if shards.tried(record)}
-        return sum(trial.run_id not in there for trial in finals)
+        return sum(trial.run_id not in there and not self._given_up(
+            trial.label, trial.suite.name, trial.ranks) for trial in finals)
 
     def _tune(self, task: Task) -> bool:
         number, cell = task
@@ -82,10 +87,22 @@ class Stages:
         trial, pruning = self._search.trial(leader or cell, number)
         if leader:
             trial, pruning = self._plan.following(cell, trial), None
+        if self._skipped(trial):
+            return True
         record = self._runner.run(trial, pruning)
         if record is not None and not leader:
             self._search.told(cell, record)
         return record is not None
+
+    def _report(self, trial: Trial) -> bool:
+        return self._skipped(trial) or self._runner.run(trial) is not None
+
+    def _skipped(self, trial: Trial) -> bool:
+        """Leaves out a trial of an optimizer that has been given up."""
+        if not self._given_up(trial.label, trial.suite.name, trial.ranks):
+            return False
+        self._progress.trial_skipped()
+        return True
 
     def _paying(self) -> list[Cell]:
         """Competitors with a search of their own, as far as the first trials have told.

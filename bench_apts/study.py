@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
 
-from bench_apts import environment, store
+from bench_apts import environment, resources, store, threads
 from bench_apts.errors import UserError, told
 from bench_apts.execution import WHOLLY
 from bench_apts.launch.elastic import Launcher
@@ -104,9 +104,10 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
     Raises:
         Interrupted: A signal asked to stop; the running trial is recorded as interrupted.
         UserError: A suite's data cannot be split, or its model not built, as it says, or torch
-            lacks what the device needs.
+            or the system lacks what the ranks need.
     """
     study, prepared = plan.study, plan.prepared
+    _require_resources(study, len(leader.machines) if leader else 1)
     comm.prepare()
     if execution.shared and not execution.jobs.helper:
         execution = execution.beginning(store.read_trials(folder))
@@ -115,6 +116,7 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                         for name, found in prepared.items()}, str(folder), execution)
     with helpers(work) as started, _launcher(plan, leader) as launcher:
         require_torch(study.device)
+        resources.require_address_space(resources.address_space())
         for suite in study.suites:  # while the server starts
             try_out(study, suite, prepared[suite.data.name])
         card = environment.card()  # now that the launcher has set the thread variables
@@ -168,8 +170,13 @@ def follow(plan: Plan, follower: Follower, told: Callable[[str], None],
         Interrupted: A signal asked to stop.
         UserError: Node 0 is gone, or ended by a mistake that the user can mend.
     """
+    _require_resources(plan.study, follower.nodes)
     comm.prepare()
     return follower.serve(_packages(plan), told, grace_s)
+
+
+def _require_resources(study: Study, nodes: int) -> None:
+    resources.require(max(1, max(study.ranks) // nodes), threads.openmp())
 
 
 def _launcher(plan: Plan, leader: Leader | None) -> Launcher:

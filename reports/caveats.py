@@ -237,13 +237,15 @@ def _records(gathered: Gathered) -> list[Caveat]:
                 f"{_whose(records)} had not ended when this report was made. They are billed what "
                 "they recorded so far and count as misses unless they already hit.")))
             continue
-        reasons = Counter(r.end.reason for r in records if r.end and r.end.reason)
-        why = "; ".join(f"“{reason}”" + (f" ({number} times)" if number > 1 else "")
-                        for reason, number in sorted(reasons.items()))
+        alike: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
+        for record in records:
+            reason = record.end.reason if record.end else None
+            alike[record.trial.label if reason else "", reason or ""].append(record)
+        told = "; ".join(_whose(of) + (f": “{reason}”" if reason else "")
+                         for (_, reason), of in sorted(alike.items()))
         found.append(Caveat(
             f"Trials that {_WORDS[status]}" if status != "error" else "Trials that failed",
-            f"{_whose(records)}. Each is billed all that it recorded."
-            + (f" Reason given: {why}." if why else "")))
+            f"{told}. Each is billed all that it recorded."))
     adrift = [(record, gap) for record in gathered.trials
               if (gap := ledger_gap(record)) is not None]
     if adrift:

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from bench_apts import environment, store
 from bench_apts.execution import Execution
-from bench_apts.launch.elastic import Interrupted, Outcome
+from bench_apts.launch.elastic import Interrupted
+from bench_apts.launch.failures import Outcome
 from bench_apts.progress import Progress
 from bench_apts.runner import Runner
 

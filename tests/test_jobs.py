@@ -135,11 +135,12 @@ def test_each_trial_runs_once_and_final_trainings_alone_unless_asked(command, tm
 @pytest.mark.skipif(machine.cores() < 2, reason="a single core runs one trial at a time")
 def test_what_failed_beside_a_command_is_tried_again_by_the_next_one_alone(
         command, plugin, tmp_path):
-    arguments = ("tune", "--gpus", "1", "--optimizers", plugin(on_step="1 / 0"), "--trials", "4",
+    arguments = ("tune", "--gpus", "1", "--optimizers", plugin(
+        on_step="self.steps == 8 and 1 / 0"), "--trials", "4",
                  "--offline", "--jobs", "2", "--out", tmp_path)
     for attempts in (1, 2):
         done = command(*arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 1, done.stderr
         records = store.read_trials(tmp_path / "digits")
         assert [(r.end.status, r.attempts) for r in records] == [("error", attempts)] * 4
 

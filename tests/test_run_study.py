@@ -249,13 +249,15 @@ def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path)
                  "--seeds", "1", "--no-twins", "--offline", *SMALL, "--out",
                  tmp_path / "results")
     done = command(*arguments)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert re.search(r"^\[1/2\] .*: error, .*rank 1: ValueError: no luck", done.stdout,
                      re.MULTILINE)
     assert "note: 1 error among the trials" in done.stdout
     records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "results" / "digits")}
     failed = records["mine"].end
-    assert (failed.status, failed.reason) == ("error", "rank 1: ValueError: no luck")
+    assert failed.status == "error"
+    assert re.fullmatch(r"rank 1: ValueError: no luck \(mine\.py:\d+\)", failed.reason)
+    assert "mine.py on digits at N = 2 ran to an end: rank 1: ValueError" in done.stderr
     assert "raise ValueError('no luck')" in failed.traceback
     assert records["sgd"].end.status in ("hit", "miss")
     # Mended, it is another plug-in and runs; the finished trial is kept.
@@ -337,7 +339,7 @@ def test_control_c_before_the_first_trial(started, processes, tmp_path):
     processes.wait_for((tmp_path / "digits" / ".lock.db").exists)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert "interrupted" in out + err
     processes.wait_for(lambda: not processes.session(process.pid))

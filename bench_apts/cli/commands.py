@@ -29,6 +29,7 @@ from bench_apts.cli import (
     tune,
 )
 from bench_apts.errors import UserError, one_line
+from bench_apts.resources import shortage
 
 # Typer exports only this leaf of its family of usage errors.
 _MisusedOption: Any = typer.BadParameter.__mro__[1]
@@ -93,9 +94,11 @@ def main() -> None:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO,
-                               errno.ESTALE):
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        if why := shortage(error):
+            _fail(why, 2)
+        if not isinstance(error, OSError) or error.errno not in (
+                errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}; finished trials are kept, make "
               "room or choose another folder with --out", 2)

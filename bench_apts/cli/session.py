@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bench_apts.errors import UserError
+from bench_apts.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,15 +35,22 @@ def console() -> Console:
 def place(
     out: Console, nodes: int | None, node_rank: int | None, rendezvous: str | None
 ) -> Placement:
-    """Finds which of how many machines this one is; torchrun's variables leave the environment."""
+    """Finds which of how many machines this one is; torchrun's variables leave the environment.
+
+    Raises:
+        UserError: It cannot be told, or the environment lets no trial run.
+    """
+    from bench_apts import resources, threads
     from bench_apts.launch.nodes import placement
+
+    threads.openmp()
+    resources.require_address_space()
+    # Before torch is imported: its sockets complain at length of what we say in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
     if note := placement.left_alone(os.environ):
         out.print(f"note: {note}", markup=False)
-    found = placement.find(nodes, node_rank, rendezvous, os.environ)
-    if found.nodes > 1:  # torch's sockets complain at length of what we say in a line
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    return found
+    return placement.find(nodes, node_rank, rendezvous, os.environ)
 
 
 def folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
@@ -94,22 +102,34 @@ def run(
 
     On several machines node 0 does so, and the others run their ranks of its trials. Of a shard
     ``then`` waits for the whole.
+
+    Raises:
+        Exit: With code 1, if no trial of an optimizer ran to an end.
+        Stopped: The environment let no further trial start.
     """
     if place.rank:
         _follow(out, planned, place, patience_s, execution.grace_s)
         return
+    from bench_apts import startups, store
     from bench_apts import study as studies
     from bench_apts.progress import Progress
 
     with (_leading(out, planned, place, patience_s) as leader,
           studies.opened(results, execution.shared), _ending_in_order(out, f"in {results}")):
         progress = Progress(out)
-        with progress.shown():
-            missing = studies.run(planned, results, progress, execution, leader)
-        if leader:
-            leader.dismiss()
+        try:
+            with progress.shown():
+                missing = studies.run(planned, results, progress, execution, leader)
+        except startups.Stopped:
+            if any(map(startups.ran, store.read_trials(results))):
+                then()
+            raise
         failed = {name: count for name, count in progress.statuses.items()
                   if name in ("error", "oom", "timeout")}
+        fruitless = startups.fruitless(planned, store.read_trials(results)) if failed else []
+        code = int(bool(fruitless))
+        if leader:
+            leader.dismiss(code)
         if failed:
             out.print("note: " + ", ".join(f"{n} {s}" for s, n in failed.items())
                       + " among the trials; the report says why", markup=False)
@@ -117,6 +137,10 @@ def run(
             out.print(missing, markup=False)
         else:
             then()
+        for line in fruitless:
+            print(f"bench-apts: {one_line(line)}", file=sys.stderr)
+        if fruitless:
+            raise typer.Exit(code)
 
 
 @contextlib.contextmanager

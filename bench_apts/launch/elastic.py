@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
-import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import current_process, forkserver, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts.errors import encodable
-from bench_apts.launch import stacks, temporary
+from bench_apts import threads
+from bench_apts.errors import UserError
+from bench_apts.launch import failures, silent, stacks, temporary
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.job import GRACE_S
+from bench_apts.launch.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
     from bench_apts.launch.job import Job
+    from bench_apts.launch.nodes.rendezvous import Place
     from bench_apts.records import Status
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
-
-_NO_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory|^MemoryError", re.IGNORECASE)
-"""How torch, its CPU allocator and Python say it."""
 
 _HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 """Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
@@ -66,15 +61,6 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial's processes ended; ``reason`` and ``traceback`` only where one failed."""
-
-    status: Status
-    reason: str | None = None
-    traceback: str | None = None
-
-
 class Launcher:
     """Owns the warm server. Use as a context manager; one trial at a time.
 
@@ -87,7 +73,7 @@ class Launcher:
         grace_s: How long a trial may take to end in order when SIGTERM asks for it, in seconds.
 
     Raises:
-        UserError: The path of the temporary folder is too long.
+        UserError: The path of the temporary folder is too long, or no process can be started.
     """
 
     def __init__(
@@ -96,22 +82,24 @@ class Launcher:
         self._preload, self._device, self._start_method = preload, device, start_method
         self.grace_s = GRACE_S
         self._logs, self._claim = temporary.claimed(start_method == "forkserver")
-        self._sockets = _multiprocessing().get("tempdir")
+        self._server = Server(self._logs)
 
     def __enter__(self) -> Launcher:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        threads.openmp()
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
         os.environ[PRELOAD] = ",".join(self._preload)
+        # Files of the working directory must not stand in for modules of the same name.
+        os.environ["PYTHONSAFEPATH"] = "1"
         if self._device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        if self._start_method == "forkserver":
-            # Its sockets are swept with the logs: killed, it could not remove their folder itself.
-            _multiprocessing()["tempdir"] = str(self._logs)
-            get_context("forkserver").set_forkserver_preload(["bench_apts.launch.preload"])
-            with _stderr_to(self._logs / "server.log"):
-                forkserver.ensure_running()
+        try:
+            self._start_server()
+        except OSError as error:
+            self.__exit__(type(error), error, None)
+            raise UserError(f"no process can be started: {error.strerror}; see `ulimit -a`"
+                            ) from error
         return self
 
     def __exit__(
@@ -120,9 +108,7 @@ class Launcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._start_method == "forkserver":
-            forkserver._forkserver._stop()  # type: ignore[attr-defined]
-            _multiprocessing()["tempdir"] = self._sockets
+        self._server.stop()
         shutil.rmtree(self._logs, ignore_errors=True)
         self._claim.release()
 
@@ -139,37 +125,23 @@ class Launcher:
         Raises:
             Interrupted: A signal asked the command to stop.
         """
-        return self._launch(job, limit_s, {
-            "min_nodes": 1, "max_nodes": 1, "nproc_per_node": job.trial.ranks,
-            "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"})
+        from bench_apts.launch.nodes import rendezvous
 
-    def _launch(self, job: Job, limit_s: float, place: dict[str, Any]) -> Outcome:
-        """Runs this node's ranks; ``place`` says which of how many nodes it is, and who meets."""
+        return self._launch(job, limit_s, rendezvous.alone)
+
+    def _start_server(self) -> None:
+        if self._start_method == "forkserver":
+            self._server.start()
+
+    def _launch(self, job: Job, limit_s: float, begin: Callable[[], Place]) -> Outcome:
+        """Runs this node's ranks; ``begin`` returns its place among the nodes."""
         from torch.distributed import DistError
-        from torch.distributed.elastic.multiprocessing import (
-            DefaultLogsSpecs,
-            SignalException,
-            Std,
-        )
+        from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous import RendezvousError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-        from bench_apts.launch.worker import work
 
         logs = self._logs / job.trial.run_id
         logs.mkdir(exist_ok=True)
-        if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
-            place = place | {"shutdown_timeout": 3}
-        config = LaunchConfig(
-            **place,
-            run_id=job.trial.run_id,
-            max_restarts=0,
-            monitor_interval=0.05,
-            start_method=self._start_method,
-            signals_to_handle=",".join(_HANDLED),
-            logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
-        )
         stop = logs / "stop"
         stop.unlink(missing_ok=True)
         payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
@@ -177,7 +149,9 @@ class Launcher:
         with (_quiet(), temporary.within(self._logs),
               _signals(stop, asked, limit_s, self.grace_s)):
             try:
-                results = elastic_launch(config, work)(payload)
+                results = self._run(job, logs, begin, payload)
+            except KeyboardInterrupt as error:  # before the agent handles signals
+                raise Interrupted(signal.SIGINT) from error
             except SignalException as error:
                 if error.sigval != signal.SIGALRM:
                     raise Interrupted(error.sigval) from error
@@ -186,36 +160,64 @@ class Launcher:
                         f"killed after {limit_s:.0f} s", stacks.places(logs)))))
             except ChildFailedError as error:
                 if not asked:
-                    return _outcome(error.failures)
-            except (DistError, RendezvousError) as error:
+                    return failures.of_ranks(error.failures, self._server)
+            except silent.SilentExit as error:
                 if not asked:
-                    return Outcome("error", f"the ranks could not meet ({type(error).__name__}: "
-                                            f"{' '.join(str(error).split())[:300]})")
+                    return Outcome("error", str(error))
             except (EOFError, ConnectionError) as error:
                 # No answer from the fork server; the next trial starts another.
                 if not asked:
-                    return Outcome("error", "the fork server ended before the ranks had begun "
-                                            f"({type(error).__name__}: {error})")
+                    return failures.of_server(error, self._server)
+            except (DistError, RendezvousError, OSError, RuntimeError, MemoryError) as error:
+                if not asked:
+                    return failures.of_start(error)
         if asked:
             raise Interrupted(asked[0])
         return Outcome(next(iter(results.values())))  # the same from every rank
 
+    def _run(self, job: Job, logs: Path, begin: Callable[[], Place], payload: bytes
+             ) -> dict[int, Status]:
+        """Returns the ranks' answers; however it ends, it leaves none of them."""
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-def _outcome(failures: dict[int, ProcessFailure]) -> Outcome:
-    """Finds the root cause: the rank that failed first."""
-    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    data = first.error_file_data.get("message")
-    if isinstance(data, dict):  # the rank could still tell
-        message = encodable(str(data["message"]))
-        memory = _NO_MEMORY.search(message)
-        return Outcome("oom" if memory else "error",
-                       f"rank {rank}: {' '.join(message.split())[:500]}",
-                       encodable(str(data.get("extraInfo", {}).get("py_callstack", ""))))
-    if first.exitcode >= 0:
-        return Outcome("error", f"rank {rank} exited with code {first.exitcode}, saying nothing")
-    killed = first.exitcode == -signal.SIGKILL
-    return Outcome("error", f"rank {rank} was ended by {signal.Signals(-first.exitcode).name}" + (
-        " (out of memory, or somebody killed it)" if killed else ""))
+        from bench_apts.launch.nodes import rendezvous
+        from bench_apts.launch.worker import work
+
+        try:
+            self._start_server()
+            place = begin()
+            ranks = job.trial.ranks // place.nodes
+            handler = rendezvous.Rendezvous(
+                job.trial.run_id, place, silent.Watch(logs, ranks).look)
+            limits: dict[str, Any] = {}
+            if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
+                limits["shutdown_timeout"] = 3
+            config = LaunchConfig(
+                min_nodes=place.nodes,
+                max_nodes=place.nodes,
+                nproc_per_node=ranks,
+                rdzv_backend=rendezvous.BACKEND,
+                rdzv_configs={"handler": handler},
+                local_addr=place.address,
+                run_id=job.trial.run_id,
+                max_restarts=0,
+                monitor_interval=0.05,
+                start_method=self._start_method,
+                **limits,
+                signals_to_handle=",".join(_HANDLED),
+                logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
+            )
+            results: dict[int, Status] = elastic_launch(config, work)(payload)
+            return results
+        except ChildFailedError:  # the agent has ended them
+            raise
+        except BaseException:
+            # A signal may have come while ranks were being forked, of which the agent then does
+            # not know, and which wait for each other.
+            self._server.end_ranks()
+            raise
 
 
 @contextmanager
@@ -252,12 +254,6 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
             signal.signal(getattr(signal, name), handler)
 
 
-def _multiprocessing() -> dict[str, Any]:
-    """The settings that multiprocessing keeps for this process, with its folder of sockets."""
-    settings: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
-    return settings
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the agent's log: its failures come back as outcomes."""
@@ -267,16 +263,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-
-@contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
-    """Sends file descriptor 2 to a file, for processes that are started meanwhile."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

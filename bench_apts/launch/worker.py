@@ -10,8 +10,13 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
-from bench_apts.launch import stacks
+import msgspec
+
+from bench_apts import threads
+from bench_apts.launch import blame, silent, stacks
+from bench_apts.launch.job import Job
 
 _YIELD_S = 2.0
 """How long a rank that lost its peers lets the agent find the one that failed first."""
@@ -29,21 +34,36 @@ def work(payload: bytes) -> str:
     stacks.register()
     import torch
 
-    from bench_apts import trial
-
-    if os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    job = msgspec.json.decode(payload, type=Job)
+    if job.stop:
+        silent.tell(Path(job.stop).parent)
+    torch.set_num_threads(threads.openmp())
     try:
-        return trial.main(payload)
-    except SystemExit as error:
-        # The launcher would take an exit with code 0 for an answer.
-        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+        return _answer(payload)
     except Exception as error:
+        blame.note(error, job.trial)
         # The agent blames the first rank that it sees gone, and its peers fail within
         # milliseconds. It ends the waiting ones.
         if LOST_PEERS.search(str(error)):
             time.sleep(_YIELD_S)
         raise
+
+
+def _answer(payload: bytes) -> str:
+    """Return the trial's status; whatever else ends this process is an exception of its own.
+
+    The launcher would take an exit with code 0 for an answer, and wait for the other ranks.
+    """
+    from bench_apts import trial
+
+    try:
+        return trial.main(payload)
+    except Exception:
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+    except BaseException as error:
+        raise RuntimeError(f"it raised {type(error).__name__}") from error
 
 
 def _die_with_the_command() -> None:

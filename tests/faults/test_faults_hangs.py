@@ -18,7 +18,7 @@ def test_a_rank_that_hangs_is_named_in_the_record_and_the_study_goes_on(
     path = plugin(on_step="rank == 1 and self.steps == 20 and time.sleep(3_600)")
     done = cli("run", "--optimizers", f"{path},sgd", *SMALL, "--out", tmp_path, "--set",
                "suite.budget.seconds=0.5")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "digits")}
     assert records["mine"].end.status == "timeout"
     assert "killed after 26 s; rank 0 was in " in records["mine"].end.reason
@@ -40,7 +40,7 @@ def test_a_fork_server_that_is_killed_is_started_again(launch, plugin, tmp_path)
         time.sleep(0.01)
     command.servers()[0].kill()  # while it starts
     code, out, err = command.finish()
-    assert code == 0, err
+    assert code == 1, err
     assert "Traceback" not in out + err
     command.assert_gone()
     records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "digits")}
@@ -61,7 +61,7 @@ def test_memory_that_runs_out_is_a_record_and_the_study_goes_on(
     command = launch("run", "--optimizers", f"{plugin(on_step=line)},sgd", *SMALL, "--out",
                      tmp_path)
     code, out, err = command.finish()
-    assert code == 0, err
+    assert code == 1, err
     command.assert_gone()
     records = {r.trial.optimizer: r for r in store.read_trials(tmp_path / "digits")}
     assert records["mine"].end.status == "oom"

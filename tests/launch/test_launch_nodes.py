@@ -12,7 +12,7 @@ from nodes_run import free_port
 
 from bench_apts import resolve
 from bench_apts.errors import UserError
-from bench_apts.launch.elastic import Outcome
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.job import Job
 from bench_apts.launch.nodes import network
 from bench_apts.launch.nodes.agreement import agreement, differences

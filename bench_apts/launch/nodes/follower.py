@@ -21,14 +21,15 @@ from bench_apts.launch.nodes.channel import (
     farewell,
     last_word,
 )
-from bench_apts.launch.nodes.spread import EndedElsewhere, SpreadLauncher, placed
+from bench_apts.launch.nodes.spread import EndedElsewhere, SpreadLauncher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.launch.elastic import Outcome
+    from bench_apts.launch.failures import Outcome
     from bench_apts.launch.job import Job
     from bench_apts.launch.nodes.placement import Placement
+    from bench_apts.launch.nodes.rendezvous import Place
     from bench_apts.plan import Plan
 
 _STORE_WAIT_S = 30.0
@@ -83,6 +84,11 @@ class Follower:
         self._channel.close()
 
     @property
+    def nodes(self) -> int:
+        """How many nodes there are."""
+        return self._placement.nodes
+
+    @property
     def address(self) -> str:
         """This node's address as node 0 sees it."""
         return self._channel.here
@@ -119,14 +125,14 @@ class Follower:
     def ready(self) -> None:
         """Does nothing: node 0 makes sure that the others are there."""
 
-    def begin(self, job: Job, limit_s: float) -> dict[str, Any]:
+    def begin(self, job: Job, limit_s: float) -> Place:
         """Takes this node's place in the trial that node 0 has begun."""
         from bench_apts.launch.nodes import rendezvous
 
         assert self._begun is not None
         store = rendezvous.reach_store(self._channel.there, self._begun.port, _STORE_WAIT_S)
-        return placed(job, self._placement.nodes, self._placement.rank, store,
-                      self._channel.here, self._watch)
+        return rendezvous.Place(self._placement.nodes, self._placement.rank, store,
+                                self._channel.here, self._watch)
 
     def settled(self, own: Outcome) -> Outcome:
         """Tells node 0 how the trial ended here."""

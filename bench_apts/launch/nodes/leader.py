@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.errors import UserError
-from bench_apts.launch.elastic import Outcome
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.nodes import network
 from bench_apts.launch.nodes.agreement import differences
 from bench_apts.launch.nodes.channel import (
@@ -24,7 +24,7 @@ from bench_apts.launch.nodes.channel import (
     farewell,
     last_word,
 )
-from bench_apts.launch.nodes.spread import ELSEWHERE, EndedElsewhere, placed
+from bench_apts.launch.nodes.spread import ELSEWHERE, EndedElsewhere
 from bench_apts.launch.worker import LOST_PEERS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from bench_apts.launch.job import Job
     from bench_apts.launch.nodes.placement import Placement
+    from bench_apts.launch.nodes.rendezvous import Place
 
 _STORE_WAIT_S = 30.0
 """How long the agents of a trial may take to meet in its store; all have been told to."""
@@ -170,11 +171,11 @@ class Leader:
                 raise UserError(f"{node} is gone: {node.lost}; finished trials are kept, the same "
                                 "command on all nodes goes on from there")
 
-    def begin(self, job: Job, limit_s: float) -> dict[str, Any]:
+    def begin(self, job: Job, limit_s: float) -> Place:
         """Hands a trial to all nodes.
 
         Returns:
-            Where this node stands in the trial, for the elastic launcher.
+            This node's place in it.
         """
         from bench_apts.launch.nodes import rendezvous
 
@@ -184,7 +185,7 @@ class Leader:
         store = rendezvous.host_store(_STORE_WAIT_S)
         for node in self._nodes:
             self._tell(node, Begin(self._number, job, store.port, limit_s))
-        return placed(job, self._placement.nodes, 0, store, self.address, self._watch)
+        return rendezvous.Place(self._placement.nodes, 0, store, self.address, self._watch)
 
     def settled(self, own: Outcome) -> Outcome:
         """Waits until the trial is over on all nodes, which takes seconds, and says how it ended.

@@ -1,13 +1,15 @@
-"""How the agents of several nodes meet for one trial: a store of its own, node ranks as given.
+"""How the agents of all nodes meet for one trial: a store of its own, node ranks as given.
 
-torch's dynamic c10d rendezvous numbers nodes by their addresses; here node 0 must have rank 0,
-which writes the records. Its static one leaves an agent in C++ calls that no signal ends and that
-notice a lost node after minutes. So this handler takes the ranks as given, and waits in Python.
+One machine is the case of a single agent. torch's dynamic c10d rendezvous numbers nodes by their
+addresses; here node 0 must have rank 0, which writes the records. Its static one leaves an agent
+in C++ calls that no signal ends and that notice a lost node after minutes. So this handler takes
+the ranks as given, and waits in Python.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 BACKEND = "bench-apts"
 """Name of the rendezvous among those of torch's elastic launcher."""
 
+LOOPBACK = "127.0.0.1"
+
 _LOOK_S = 0.05
+_WAIT_S = 30.0
 
 
 class _WatchedStore(PrefixStore):
@@ -54,22 +59,37 @@ class _WatchedStore(PrefixStore):
         return super().multi_get(list(keys))
 
 
+@dataclass(frozen=True)
+class Place:
+    """A node's place in a trial.
+
+    Attributes:
+        nodes: How many agents there are.
+        rank: Number of this one.
+        store: The trial's store, of which the ranks make use too.
+        address: This node's address.
+        watch: Called time and again while ranks run; raises if they are to be ended.
+    """
+
+    nodes: int
+    rank: int
+    store: TCPStore
+    address: str
+    watch: Callable[[], None]
+
+
 class Rendezvous(RendezvousHandler):
     """Joins the agents of one trial.
 
     Args:
         run_id: Name of the trial.
-        nodes: How many agents there are.
-        rank: Number of this one.
-        store: The trial's store, of which the ranks make use too.
-        watch: Called time and again while ranks run; raises if they are to be ended.
+        place: This node's place in it.
+        watch: Called like that of ``place``.
     """
 
-    def __init__(
-        self, run_id: str, nodes: int, rank: int, store: TCPStore, watch: Callable[[], None]
-    ) -> None:
-        self._run_id, self._nodes, self._rank = run_id, nodes, rank
-        self._store, self._watch = store, watch
+    def __init__(self, run_id: str, place: Place, watch: Callable[[], None]) -> None:
+        self._run_id, self._place = run_id, place
+        self._watches = (place.watch, watch)
 
     def get_backend(self) -> str:
         """Names the rendezvous."""
@@ -82,13 +102,15 @@ class Rendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Tells the agent its rank; it meets the others in the store."""
+        place = self._place
         return RendezvousInfo(
-            _WatchedStore("agents", self._store, self._watch), self._rank, self._nodes,
-            RendezvousStoreInfo(self._store.host, self._store.port))
+            _WatchedStore("agents", place.store, place.watch), place.rank, place.nodes,
+            RendezvousStoreInfo(place.store.host, place.store.port))
 
     def num_nodes_waiting(self) -> int:
         """Is asked by the agent whenever it has looked at its ranks; nodes never come late."""
-        self._watch()
+        for watch in self._watches:
+            watch()
         return 0
 
     def is_closed(self) -> bool:
@@ -107,9 +129,17 @@ class Rendezvous(RendezvousHandler):
         return True
 
 
+def alone() -> Place:
+    """Return the place of a node whose ranks are all of a trial's."""
+    return Place(1, 0, host_store(_WAIT_S), LOOPBACK, lambda: None)
+
+
 def host_store(wait_s: float) -> TCPStore:
-    """Opens a trial's store on this node, on a port that the system chooses."""
-    return TCPStore("localhost", 0, None, is_master=True, timeout=timedelta(seconds=wait_s),
+    """Opens a trial's store on this node, on a port that the system chooses.
+
+    Its own ranks reach it by address: ``localhost`` is a name, which need not resolve.
+    """
+    return TCPStore(LOOPBACK, 0, None, is_master=True, timeout=timedelta(seconds=wait_s),
                     wait_for_workers=False)
 
 

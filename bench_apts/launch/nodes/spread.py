@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bench_apts.launch.elastic import Interrupted, Launcher, Outcome
+from bench_apts.launch.elastic import Interrupted, Launcher
+from bench_apts.launch.failures import Outcome
 from bench_apts.launch.nodes import network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from collections.abc import Sequence
 
     from bench_apts.launch.job import Job
+    from bench_apts.launch.nodes.rendezvous import Place
 
 ELSEWHERE = Outcome("error", "ended because it was over on another node")
 
@@ -34,7 +34,7 @@ class Peers(Protocol):
         """Makes sure that all of them are there."""
         ...
 
-    def begin(self, job: Job, limit_s: float) -> dict[str, Any]:
+    def begin(self, job: Job, limit_s: float) -> Place:
         """Agrees with the others on a trial; returns this node's place in it."""
         ...
 
@@ -81,9 +81,8 @@ class SpreadLauncher(Launcher):
         """
         if job.trial.ranks == 1:
             return super().run(job, limit_s)
-        place = self._peers.begin(job, limit_s)
         try:
-            outcome = self._launch(job, limit_s, place)
+            outcome = self._launch(job, limit_s, lambda: self._peers.begin(job, limit_s))
         except EndedElsewhere:
             outcome = ELSEWHERE
         except Interrupted as signal:
@@ -91,23 +90,3 @@ class SpreadLauncher(Launcher):
             raise
         return self._peers.settled(outcome)
 
-
-def placed(
-    job: Job, nodes: int, rank: int, store: TCPStore, address: str, watch: Callable[[], None]
-) -> dict[str, Any]:
-    """Returns the part of the elastic launcher's configuration that places a node in a trial.
-
-    Args:
-        job: The trial's.
-        nodes: How many nodes share its ranks.
-        rank: This node's.
-        store: The trial's store on node 0.
-        address: This node's address.
-        watch: Called time and again; raises ``EndedElsewhere`` to end the ranks.
-    """
-    from bench_apts.launch.nodes import rendezvous
-
-    handler = rendezvous.Rendezvous(job.trial.run_id, nodes, rank, store, watch)
-    return {"min_nodes": nodes, "max_nodes": nodes, "nproc_per_node": job.trial.ranks // nodes,
-            "rdzv_backend": rendezvous.BACKEND, "rdzv_configs": {"handler": handler},
-            "local_addr": address}
