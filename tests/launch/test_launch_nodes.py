@@ -295,7 +295,7 @@ def others(meet, job):
     def begin(nodes=3):
         met = meet(*[{}] * nodes)
         place = met.leader.begin(job, 10.0)
-        assert (place["min_nodes"], place["max_nodes"]) == (nodes, nodes)
+        assert (place.nodes, place.rank) == (nodes, 0)
         return met.leader, [met.followers[rank]._channel for rank in range(1, nodes)]
 
     return begin
