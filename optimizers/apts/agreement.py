@@ -24,7 +24,8 @@ class Agreement:
     The mean is Σ cᵢ dᵢ / Σ cᵢ with cᵢ rank i's samples per local step of the round. The ranks
     remember Σ cᵢ; one whose cᵢ is not the one it told last, or whose closure failed, marks its
     message, and then all exchange counts, failures and the element that the mark took the place
-    of, in one small all-reduce. Before the first round they do so without a mark.
+    of, in one small all-reduce. Before the first round they do so without a mark. What the ranks
+    remember is no part of the state: it saves that exchange and changes no result.
 
     Args:
         flat: Holds the message.
@@ -33,14 +34,14 @@ class Agreement:
 
     def __init__(self, flat: Flat, ranks: Ranks) -> None:
         self._flat, self._ranks = flat, ranks
-        self._told = self._total = 0.0
+        self._told = self._total = self._rate = 0.0
         self._samples = 0
         self._failure: Exception | None = None
 
     @property
     def rate(self) -> float:
         """Samples per local step and rank, on average: the same on all ranks; 0 if unknown."""
-        return self._total / self._ranks.size
+        return self._rate
 
     @property
     def together(self) -> bool:
@@ -111,6 +112,7 @@ class Agreement:
             flat.message[0] = self._exchange(count, first.item())
             if before != self._total:
                 message.mul_(before / self._total)
+        self._rate = self._total / ranks.size  # as after an exchange, whether there was one or not
         flat.unpack_buffers()
         return [ranks.size * number for number in told]
 
@@ -130,15 +132,15 @@ class Agreement:
         if not total:
             raise ValueError("no rank has a sample")
         self._told, self._total = count, total
+        self._rate = total / self._ranks.size
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what decides the future, on this rank; of a failure only its words."""
         failure = self._failure and f"{type(self._failure).__name__}: {self._failure}"
-        return {"told": self._told, "total": self._total, "samples": self._samples,
-                "failure": failure}
+        return {"rate": self._rate, "samples": self._samples, "failure": failure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; ranks exchange counts anew if it knows none."""
-        self._told, self._total = state["told"], state["total"]
+        """Restore what ``state_dict`` returned."""
+        self._rate = state["rate"]
         self._samples = state["samples"]
         self._failure = RuntimeError(state["failure"]) if state["failure"] else None

@@ -133,7 +133,7 @@ def trained(connect, job, metered):
     run._warm_up()
     run._train(None)
     weights = [torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().numpy()
-               for model in (run.stepper.evaluation_model(), run.bare.model)]
+               for model in (run.evaluated, run.bare.model)]
     return SimpleNamespace(
         steps=(run.step, run.bare.taken), weights=weights, seconds=run.seconds,
         cpu_seconds=run.cpu_seconds, counted=meter.snapshot())

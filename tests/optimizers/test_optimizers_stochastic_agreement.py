@@ -118,7 +118,7 @@ def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
         known = counts
 
 
-def test_a_state_from_before_the_first_round_brings_back_that_nothing_was_known():
+def test_a_state_from_before_the_first_round_is_restored():
     flat = Flat([nn.Parameter(torch.zeros(N))], [], 6)
     agreement = Agreement(flat, Ranks(None))
     fresh = agreement.state_dict()
