@@ -149,7 +149,7 @@ class Runner:
         if reason := self.startups.told(record):
             trial = record.trial
             self._progress.note(f"{trial.label} (last at N = {trial.ranks}) failed alike before "
-                                f"its first step, so it is given up: {reason}")
+                                f"its first step, or hung, so it is given up: {reason}")
 
     def _saving(self, trial: Trial, known: TrialRecord | None) -> Saving:
         """Finds the checkpoint that a trial can go on from, and removes all others."""

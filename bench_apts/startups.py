@@ -1,4 +1,4 @@
-"""Trials that fail before their first step: twice alike, and the others would fail, too.
+"""Trials that fail before their first step, or hang: twice alike, and the others would, too.
 
 Each of them would cost a start, or the time limit, and none would have a result. If all trials of
 one optimizer fail alike, it is given up and the others go on. If two optimizers that share no
@@ -56,7 +56,7 @@ class Startups:
             return ""
         alike = _CHANCE.sub("", reason)
         last, self._suspected = self._suspected, (alike, trial.plugin_sha256)
-        if last and last[0] == alike and last[1] != trial.plugin_sha256:
+        if last and last[0] == alike and last[1] != trial.plugin_sha256 and not record.evals:
             raise Stopped("the study stops, as two optimizers failed alike before their first "
                           f"step: {reason}; finished trials are kept, the same command goes on "
                           "from there")
@@ -113,9 +113,11 @@ def ran(record: TrialRecord) -> bool:
 
 
 def _failure(record: TrialRecord) -> str | None:
-    """Return why a trial failed before its first step; None if it did not."""
+    """Return why a trial failed before its first step, or was killed at its time limit."""
     end = record.end
-    if end is None or end.status not in _FAILED or record.evals:
+    if end is None or end.status not in _FAILED:
+        return None
+    if record.evals and (end.status != "timeout" or end.ledger):  # what was killed has no ledger
         return None
     return end.reason or end.status
 

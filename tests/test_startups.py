@@ -151,10 +151,10 @@ def test_a_plugin_that_never_starts_is_given_up_and_the_others_go_on(command, pl
     assert [line for line in done.stdout.splitlines() if "given up" in line and why in line]
     (last,) = done.stderr.splitlines()
     assert "no trial of" in last
-    assert "mine.py on digits at N = 1" in last
+    assert "mine on digits at N = 1" in last
     assert why in last
     report = (tmp_path / "digits" / "report.html").read_text(encoding="utf-8")
-    assert f"2 tuning trials of {path} at N = 1: “rank 0: {why}”" in report
+    assert f"2 tuning trials of mine at N = 1: “rank 0: {why}”" in report
 
 
 def test_all_trials_failed(command, plugin, tmp_path):
@@ -255,6 +255,18 @@ def test_two_optimizers_that_fail_alike_in_a_row_stop_the_study():
     starts.told(ended())
     starts.told(ended(label="third", sha256="3", evals=[first()]))
     assert starts.told(ended(label="other", sha256="2")) == "", "a trial began in between"
+
+
+def test_an_optimizer_that_hangs_twice_is_given_up_but_ends_no_study():
+    starts = Startups()
+    hung = {"status": "timeout", "reason": "killed after 360 s", "evals": [first()]}
+    assert starts.told(ended(**hung)) == ""
+    assert starts.told(ended(label="other", sha256="2", **hung)) == ""
+    assert starts.told(ended(**hung)) == "killed after 360 s"
+    assert starts.given_up("mine", "digits", 1)
+    assert starts.told(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
+    assert starts.told(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
+    assert not starts.given_up("slow", "digits", 1)
 
 
 @pytest.mark.parametrize(("record", "expected"), [
