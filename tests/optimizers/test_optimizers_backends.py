@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from bench_apts import registry
@@ -304,11 +303,6 @@ def trust_region(size):
     return {"all_reduce": (2, 4 * floats, 2 * (size - 1) / size * 4 * floats)}
 
 
-counted = pytest.mark.skipif(not hasattr(dist.ProcessGroup, "register_pre_hook"),
-                             reason="this torch cannot count collectives")
-
-
-@counted
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(("name", "expected"), [
     ("sgd", gradient_sum), ("adam", gradient_sum), ("zero1", zero_1_and_2),
@@ -322,7 +316,6 @@ def test_bytes_per_step_are_exactly_these(trained, name, expected, size):
             assert step == expected(size)
 
 
-@counted
 @pytest.mark.parametrize("size", [2, 4])
 def test_apts_sends_n_floats_a_round_and_six_more_where_it_judges(trained, size):
     for rank in trained("apts", size, warm=True):

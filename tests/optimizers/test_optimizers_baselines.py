@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 from baseline_task import Course
 
 from bench_apts.optimizers import adam, nadamw, prodigy, schedule_free
@@ -54,8 +53,6 @@ def courses(on_ranks):
     return of
 
 
-@pytest.mark.skipif(not hasattr(dist.ProcessGroup, "register_pre_hook"),
-                    reason="this torch cannot count collectives")
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_step_sends_the_gradient_once_and_nothing_else(courses, name):
     for rank in courses(name, 2):

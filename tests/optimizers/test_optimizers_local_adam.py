@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from baseline_task import BATCH, Course
 from torch import nn
 
@@ -116,8 +115,6 @@ def test_it_is_apts_with_a_fixed_radius_and_no_judgement(together):
             np.testing.assert_array_equal(mine[0], theirs[0])
 
 
-@pytest.mark.skipif(not hasattr(dist.ProcessGroup, "register_pre_hook"),
-                    reason="this torch cannot count collectives")
 def test_it_sends_what_apts_sends_without_the_six_scalars_of_a_test(together):
     for rank in together:
         n, mine = rank["local"]

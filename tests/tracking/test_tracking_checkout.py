@@ -34,10 +34,12 @@ def refused(done, *expected):
 
 
 def test_a_folder_outside_of_a_checkout(cli):
+    pytest.importorskip("asv")
     refused(cli("track"), "is in no checkout of bench-apts", "go to your clone")
 
 
 def test_another_project(cli, repository, monkeypatch):
+    pytest.importorskip("asv")
     monkeypatch.chdir(repository)
     refused(cli("track"), "what is installed is not this checkout: bench_apts comes from",
             f"pip install --editable {repository}")
@@ -46,6 +48,7 @@ def test_another_project(cli, repository, monkeypatch):
 
 
 def test_no_git(cli, repository, monkeypatch, tmp_path):
+    pytest.importorskip("asv")
     monkeypatch.chdir(repository)
     monkeypatch.setenv("PATH", str(tmp_path))
     refused(cli("track"), "git is not installed")
