@@ -55,7 +55,6 @@ default = replace(
     backend,
     name="adam-default",
     summary="AdamW as adam, at its default learning rate: what no tuning at all gives",
-    hyperparameters={name: replace(knob, search=None, wide=None)
-                     for name, knob in HYPERPARAMETERS.items()},
+    hyperparameters={n: replace(k, search=None, wide=None) for n, k in HYPERPARAMETERS.items()},
     tuning_free=True,
 )

@@ -257,7 +257,7 @@ def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path)
     failed = records["mine"].end
     assert failed.status == "error"
     assert re.fullmatch(r"rank 1: ValueError: no luck \(mine\.py:\d+\)", failed.reason)
-    assert "mine.py on digits at N = 2 ran to an end: rank 1: ValueError" in done.stderr
+    assert "mine on digits at N = 2 ran to an end: rank 1: ValueError" in done.stderr
     assert "raise ValueError('no luck')" in failed.traceback
     assert records["sgd"].end.status in ("hit", "miss")
     # Mended, it is another plug-in and runs; the finished trial is kept.

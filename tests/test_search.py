@@ -62,11 +62,11 @@ def test_what_is_asked_is_what_the_plan_lists(plan, tmp_path, sampler):
 def test_an_adaptive_search_learns_and_goes_on_where_it_stood(plan, tmp_path):
     def run(folder, interrupted):
         folder.mkdir()
-        planned = plan(sampler="tpe", trials=16)
+        planned = plan(sampler="tpe", trials=30)
         (cell,) = planned.cells
         assert planned.tuning() == []
         search, rates = Search(planned, folder), []
-        for k in range(16):
+        for k in range(30):
             trial, _ = search.trial(cell, k)
             if interrupted:  # as if the command had been killed after asking
                 search = Search(planned, folder)
@@ -77,8 +77,9 @@ def test_an_adaptive_search_learns_and_goes_on_where_it_stood(plan, tmp_path):
 
     rates = run(tmp_path / "one", interrupted=False)
     assert run(tmp_path / "two", interrupted=True) == rates
-    # The optimum is at -1.5: after ten random trials it looks there.
-    assert sum(abs(r + 1.5) for r in rates[10:]) / 6 < sum(abs(r + 1.5) for r in rates[:10]) / 10
+    # The optimum is at -1.5: after ten random trials it looks there. (The draws follow from the
+    # optimizer's source; with other base seeds the last ten are 0.2 to 0.6 closer.)
+    assert sum(abs(r + 1.5) for r in rates[20:]) < sum(abs(r + 1.5) for r in rates[:10])
     values = [trial.value for trial in stored(tmp_path / "one").trials]
     assert values == pytest.approx([1 - abs(r + 1.5) / 3 for r in rates])
 

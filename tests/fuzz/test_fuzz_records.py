@@ -158,5 +158,5 @@ def test_a_header_twice_is_two_attempts_and_another_trials_header_is_told(tmp_pa
     assert store.read_trial(first).attempts == 2
     first.write_bytes(content + second.read_bytes())
     _, problems = soundness.check(place)
-    assert any(first.name in problem and "the file holds the trial" in problem
+    assert any(first.name in problem and f"holds the trial {second.stem} again" in problem
                for problem in problems)
