@@ -74,7 +74,8 @@ def survive(launch, out, victim, moment):
     assert "Traceback" not in shown + err
     assert "corrupt" not in err
     if victim in ("rank", "server") or not struck:
-        assert code == 0, (code, shown, err)
+        # The trial that was struck may be the only one of its optimizer.
+        assert code == 0 or (struck and code == 1 and "ran to an end" in err), (code, shown, err)
     after = finished(folder)
     for name, content in before.items():
         assert after[name] == content, "a finished trial was written to"
