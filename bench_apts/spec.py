@@ -130,9 +130,9 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     """One training problem: data, model, batch, budget and target.
 
-    Without ``task`` it is a classification, which ``loss`` says too in older files. Fields that
-    are absent there are absent from records, so that these keep their addresses. ``code_sha256``
-    is the hash of the source that the suite names; it is filled in when a command names the suite.
+    Without ``task`` it is a classification; with it ``loss`` is ``"task"``. Fields that are absent
+    there are absent from records, so that these keep their addresses. ``code_sha256`` is the hash
+    of the source that the suite names; it is filled in when a command names the suite.
 
     With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
     torch's name for how model and images lie in memory.
@@ -148,7 +148,7 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     target: Target
     version: Positive = 1
     task: TaskChoice | UnsetType = UNSET
-    loss: Literal["cross_entropy"] | UnsetType = UNSET
+    loss: Literal["cross_entropy", "task"] = "cross_entropy"
     precision: Literal["fp32", "bf16"] = "fp32"
     scaling: Literal["strong", "weak"] = "strong"
     compile: bool = False

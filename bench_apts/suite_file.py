@@ -49,7 +49,7 @@ def _named(raw: dict[str, Any]) -> dict[str, Any]:
     for table, name in (("data", raw["name"]), ("model", raw["model"].get("source"))):
         if "source" in raw[table]:
             named[table] = {**raw[table], "name": name}
-    return named
+    return named | ({"loss": "task"} if "task" in raw else {})
 
 
 def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
@@ -60,14 +60,14 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
         if ("name" in table) == ("source" in table):
             yield f"key '{name}': write one of name and source"
     data = tables.get("data", {})
-    if "source" not in data:
+    if data and "source" not in data:
         yield from (f"key 'data.{key}' belongs to a source, which is missing"
                     for key in ("options", "mean", "std") if key in data)
         if data.get("validation", 0) == 0:
             yield "key 'data.validation' is missing: how many training samples validate"
     task = tables.get("task")
-    if task and "loss" in raw:
-        yield "key 'loss': leave it out, the task says what is trained"
+    if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
+        yield "key 'loss': leave it out, [task] says what is trained"
     if task and isinstance(task.get("name"), str) and task["name"] not in READY:
         yield str(unknown("task", task["name"], READY))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Flops(NamedTuple):
         return samples * (self.forward + share * self.backward)
 
 
+class _Whole(nullcontext[None]):
+    """Stands for torch's tracker of modules: all operations belong to the whole."""
+
+    parents = frozenset({"Global"})
+
+
 def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None:
     """Counts matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does.
 
@@ -64,9 +71,13 @@ def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None
     twin = copy.deepcopy(model, bare).train()
     shapes = tree_map(lambda tensor: tensor.to("meta"), batch)
     try:
-        with FlopCounterMode(display=False) as forward, torch.enable_grad():
+        forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+        # Counts by module need hooks, with which a forward pass cannot differentiate.
+        for counter in (forward, backward):
+            counter.mod_tracker = _Whole()  # type: ignore[assignment]
+        with forward, torch.enable_grad():
             value = loss(twin(shapes.inputs), shapes.targets)
-        with FlopCounterMode(display=False) as backward:
+        with backward:
             value.backward()
     except (RuntimeError, NotImplementedError):
         return None

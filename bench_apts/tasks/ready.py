@@ -99,10 +99,10 @@ class LanguageModel(OutputTask):
         if not 0 < bytes_per_token < math.inf:
             raise ValueError(f"bytes_per_token = {bytes_per_token}: expected a positive number")
         self.metrics = {
-            "nats_per_token": Metric("min", "nats"),
+            "nats_per_token": Metric("min"),
             "perplexity": Metric("min", "", math.exp),
             "bits_per_byte": Metric(
-                "min", "bits", lambda nats: nats / math.log(2) / bytes_per_token)}
+                "min", "", lambda nats: nats / math.log(2) / bytes_per_token)}
 
     def loss(self, output: Any, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """Return the cross-entropy in nats, the mean over the tokens of a window."""

@@ -106,3 +106,25 @@ def test_totals_follow_the_counted_passes():
     assert one.total(samples=64, forwards=1, backwards=1) == 64 * 28
     # A trust-region step: three passes over 32 samples, one of them backwards.
     assert one.total(samples=96, forwards=3, backwards=1) == 96 * 10 + 32 * 18
+
+
+def test_a_forward_pass_that_differentiates_counts():
+    model = Slopes()
+    # Forward and the derivative by the inputs: two products of either layer.
+    found = per_sample(model, lambda output, targets: output.mean(), samples((3,)))
+    assert found.forward == 2 * (2 * (3 * 4) + 2 * 4)
+
+
+def test_what_needs_numbers_is_not_counted():
+    assert per_sample(nn.Flatten(), lambda output, targets: output.sum().item(),
+                      samples((3,))) is None
+
+
+class Slopes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.body(x).sum(), x, create_graph=True)[0].square()
