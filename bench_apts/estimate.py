@@ -73,7 +73,8 @@ def _sample_seconds(problem: Problem, prepared: Prepared, device: str) -> float:
     model, loss = tasks.trained(problem.network(dataset), problem.task)
     model.to(device)
     size = min(suite.batch_size, len(dataset.train_targets))
-    split = Resident(dataset.train_inputs[:size], dataset.train_targets[:size], dataset.mean,
+    some = range(size)  # a copy, unlike a slice of mapped arrays
+    split = Resident(dataset.train_inputs[some], dataset.train_targets[some], dataset.mean,
                      dataset.std, dataset.scale, torch.device(device))
     batch = tasks.handed(problem.task, split.take(torch.arange(size, device=device)))
     times = []
