@@ -49,9 +49,16 @@ class Sampling:
 
 
 class Batch(NamedTuple):
-    """One rank's share of a minibatch: inputs ``(b, …)`` in floats, targets ``(b,)`` int64."""
+    """One rank's share of a minibatch.
 
-    inputs: torch.Tensor
+    Attributes:
+        inputs: What the forward pass of the model takes: ``(b, …)``, normalised floats, or int64
+            such as tokens. Where the task computes its losses from a whole batch, a ``Batch`` of
+            inputs and targets; the model then returns losses, ``(b,)``.
+        targets: ``(b, …)``, int64 or float32; ``len(batch.targets)`` is the number of samples.
+    """
+
+    inputs: Any
     targets: torch.Tensor
 
 

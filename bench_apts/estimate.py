@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bench_apts import environment, store
+from bench_apts.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,8 @@ def lines(plan: Plan, folder: Path) -> Iterator[str]:
     """
     study = plan.study
     known = [r for r in store.read_trials(folder) if r.finished] if folder.exists() else []
-    timed = {suite.name: _sample_seconds(suite, plan.prepared[suite.data.name], study.device)
+    timed = {suite.name: _sample_seconds(Problem(suite, study.folder(suite)),
+                                         plan.prepared[suite.data.name], study.device)
              for suite in study.suites}
     yield f"results folder: {folder}"
     yield f"device: {study.device}, world sizes: {', '.join(map(str, study.ranks))}"
@@ -58,22 +60,28 @@ def _key(cell: Cell) -> tuple[Suite, str, int]:
     return cell.suite, cell.entry.label, cell.ranks
 
 
-def _sample_seconds(suite: Suite, prepared: Prepared, device: str) -> float:
+def _sample_seconds(problem: Problem, prepared: Prepared, device: str) -> float:
     """Times one forward and backward pass here; returns seconds per sample on one device."""
     import torch
 
-    from bench_apts.suites import data, models
+    from bench_apts.loader import Resident
+    from bench_apts.suites import data
+    from bench_apts.tasks import module as tasks
 
     torch.set_num_threads(1)
-    dataset = data.load(prepared.folder)
-    model = models.build(suite.model.name, suite.model.options, dataset.input_shape,
-                         dataset.classes).to(device)
-    inputs = torch.rand(suite.batch_size, *dataset.input_shape, device=device)
+    dataset, suite = data.load(prepared.folder), problem.suite
+    model, loss = tasks.trained(problem.network(dataset), problem.task)
+    model.to(device)
+    size = min(suite.batch_size, len(dataset.train_targets))
+    some = range(size)  # a copy, unlike a slice of mapped arrays
+    split = Resident(dataset.train_inputs[some], dataset.train_targets[some], dataset.mean,
+                     dataset.std, dataset.scale, torch.device(device))
+    batch = tasks.handed(problem.task, split.take(torch.arange(size, device=device)))
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        model(inputs).sum().backward()
+        loss(model(batch.inputs), batch.targets).backward()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times) / suite.batch_size
+    return min(times) / size

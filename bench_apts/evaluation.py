@@ -11,15 +11,24 @@ import torch
 import torch.distributed as dist
 
 from bench_apts.conformance import replicas
+from bench_apts.tasks.contract import every_metric
+from bench_apts.tasks.module import measured
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from bench_apts.contract import Loss, World
+    from bench_apts.contract import World
     from bench_apts.loader import Resident
+    from bench_apts.tasks.contract import Task
 
 _CHUNK = 1000
 """Largest evaluation batch of one rank."""
+
+_TOKENS = 2**14
+"""Most targets in it that are integers, each of which has an output of one number per class."""
+
+_FLOATS = 2**20
+"""Most targets in it that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,36 +36,30 @@ class Result:
     """Sums over a whole split.
 
     Attributes:
-        correct: Samples classified correctly.
-        loss_sum: Sum of the samples' losses.
+        loss: Mean loss of a sample.
+        values: The metrics of the task by name, ``loss`` among them.
         count: Samples evaluated; equals the split's size.
         sums: The caller's numbers, summed over ranks.
         peaks: The caller's numbers, their maximum over ranks.
         unequal: What differs between the ranks' models, for instance ``"weights"``; else empty.
     """
 
-    correct: int
-    loss_sum: float
+    loss: float
+    values: dict[str, float]
     count: int
     sums: tuple[float, ...]
     peaks: tuple[float, ...]
     unequal: str = ""
 
-    @property
-    def loss(self) -> float:
-        """Mean loss of a sample."""
-        return self.loss_sum / self.count
-
     def metrics(self) -> dict[str, float]:
-        """Returns accuracy and loss; a loss that is not finite is left out."""
-        metrics = {"accuracy": self.correct / self.count}
-        return metrics | {"loss": self.loss} if math.isfinite(self.loss) else metrics
+        """Return the metrics; those that are not finite are left out."""
+        return {name: value for name, value in self.values.items() if math.isfinite(value)}
 
 
 def evaluate(
     model: torch.nn.Module,
     split: Resident,
-    loss: Loss,
+    task: Task,
     world: World,
     sums: list[float] | None = None,
     peaks: list[float] | None = None,
@@ -71,7 +74,7 @@ def evaluate(
     Args:
         model: What the stepper gives to evaluate.
         split: The samples, the same on every rank.
-        loss: The suite's loss.
+        task: The suite's task.
         world: This rank's place.
         sums: Further numbers to be summed over ranks in the same collective.
         peaks: Further numbers whose maximum over ranks is wanted.
@@ -81,23 +84,21 @@ def evaluate(
         RuntimeError: Not every sample was counted once.
     """
     share = torch.tensor_split(torch.arange(len(split)), world.size)[world.rank]
-    passes = math.ceil(math.ceil(len(split) / world.size) / _CHUNK)
-    total = torch.zeros(3, dtype=torch.float64, device=world.device)
+    passes = math.ceil(math.ceil(len(split) / world.size) / _chunk(split))
+    known = every_metric(task)
+    total = torch.zeros(len(known), 2, dtype=torch.float64, device=world.device)
     training = model.training
     model.eval()
     with around or nullcontext(), torch.no_grad():
         for indices in torch.tensor_split(share, passes):
-            batch = split.take(indices.to(world.device))
-            output = model(batch.inputs)
-            correct = (output.argmax(dim=1) == batch.targets).sum()
-            total += torch.stack([
-                correct.double(),
-                loss(output, batch.targets, reduction="sum").double(),
-                torch.tensor(len(indices), dtype=torch.float64, device=world.device),
-            ])
+            # A rank that has fewer samples than the others passes one that does not count.
+            some = indices if len(indices) else torch.zeros(1, dtype=torch.int64)
+            found = measured(model, task, split.take(some.to(world.device)))
+            if len(indices):
+                total += found
     model.train(training)
     prints = [float(number) for number in replicas.model_fingerprints(model)]
-    added = torch.tensor([*total.tolist(), *(sums or [])], dtype=torch.float64)
+    added = torch.tensor([*total.flatten().tolist(), *(sums or [])], dtype=torch.float64)
     # The highest of x and of -x over all ranks say whether all x are equal.
     highest = torch.tensor([*prints, *(-number for number in prints), *(peaks or [])],
                            dtype=torch.float64)
@@ -106,9 +107,19 @@ def evaluate(
         dist.all_reduce(added)
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
     values, maxima = added.tolist(), highest.tolist()
-    if values[2] != len(split):
-        raise RuntimeError(f"evaluated {values[2]:.0f} samples of {len(split)}")
+    own = {name: metric.value(values[2 * place], values[2 * place + 1])
+           for place, (name, metric) in enumerate(known.items())}
+    count = values[2 * len(known) - 1]  # of the loss, which is the last
+    if count != len(split):
+        raise RuntimeError(f"evaluated {count:.0f} samples of {len(split)}")
     unequal = [name for name, high, low in zip(
         ("weights", "buffers"), maxima[:2], maxima[2:4], strict=True) if high != -low]
-    return Result(int(values[0]), values[1], int(values[2]), tuple(values[3:]),
+    return Result(own["loss"], own, int(count), tuple(values[2 * len(known):]),
                   tuple(maxima[4:]), " and ".join(unequal))
+
+
+def _chunk(split: Resident) -> int:
+    """Return the largest evaluation batch of one rank; long targets mean large outputs."""
+    size = split.targets[0].numel()
+    most = _FLOATS if split.targets.dtype.is_floating_point else _TOKENS
+    return max(1, min(_CHUNK, most // max(1, size)))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bench_apts.contract import Batch, Sampling
+from bench_apts.suites import arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,9 @@ class Resident:
     """One split of a data set, kept on the device as it was decoded, normalised batch by batch.
 
     Args:
-        inputs: ``(n, …)``, uint8 images with channels first, or floats.
-        targets: ``(n,)`` int64.
+        inputs: ``(n, …)``, uint8 images with channels first, floats, or other integers, which
+            are not normalised.
+        targets: ``(n, …)`` integers or floats.
         mean: Per channel (or one for all) of the scaled inputs.
         std: Standard deviations likewise.
         scale: Factor that brings raw inputs to the range of ``mean`` and ``std``.
@@ -43,6 +45,8 @@ class Resident:
         shape = (-1, *[1] * (inputs.ndim - 2)) if len(mean) > 1 else (-1,)
         spread = torch.tensor(std, dtype=torch.float32, device=device).reshape(shape)
         self._memory_format = memory_format
+        self._scaled = arrays.scaled(inputs)
+        self._kind = torch.float32 if targets.dtype.kind == "f" else torch.int64
         self._factor = scale / spread
         self._offset = -torch.tensor(mean, device=device).reshape(shape) / spread
 
@@ -50,11 +54,17 @@ class Resident:
         return len(self.targets)
 
     def take(self, indices: torch.Tensor) -> Batch:
-        """Returns the samples ``indices`` (int64 on the device) as normalised float32."""
+        """Return the samples ``indices`` (int64 on the device).
+
+        Inputs are normalised float32, or int64; targets are float32 or int64.
+        """
+        targets = self.targets.index_select(0, indices).to(self._kind)
+        if not self._scaled:
+            return Batch(self.inputs.index_select(0, indices).to(torch.int64), targets)
         inputs = self.inputs.index_select(0, indices).to(
             torch.float32, memory_format=self._memory_format)
         inputs.mul_(self._factor).add_(self._offset)
-        return Batch(inputs, self.targets.index_select(0, indices))
+        return Batch(inputs, targets)
 
 
 class Order:

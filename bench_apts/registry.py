@@ -10,18 +10,15 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import sys
-import traceback
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_apts import suite_file
-from bench_apts.beside import Beside
+from bench_apts import sources, suite_file
 from bench_apts.contract import Backend, installed
-from bench_apts.errors import UserError, told, unknown
+from bench_apts.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from bench_apts.spec import Suite
@@ -65,7 +62,7 @@ def optimizer(name: str) -> Plugin:
     try:
         backend = entry.load()
     except Exception as error:
-        raise UserError(_failure(f"optimizer '{name}' ({entry.value})", error)) from error
+        raise UserError(sources.failure(f"optimizer '{name}' ({entry.value})", error)) from error
     plugin = _plugin(backend, _origin(entry), entry.value)
     if plugin.backend.name != name:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
@@ -74,26 +71,9 @@ def optimizer(name: str) -> Plugin:
 
 
 def _from_file(path: Path) -> Plugin:
-    try:
-        there = path.is_file()
-    except OSError as error:  # the name is too long, for instance
-        raise UserError(f"no optimizer file {path}: {error.strerror}") from error
-    if not there:
-        raise UserError(f"no optimizer file {path}")
-    whole = told("the optimizer file", path.resolve())
-    place = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look there
-    beside = Beside(path)
+    module, beside = sources.from_file(path, "optimizer")
     with beside.importable():
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            raise UserError(_failure(f"{path}{_line(error, path)}", error)) from error
-        plugin = _plugin(getattr(module, "backend", None), str(path), whole, path,
+        plugin = _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path,
                          *beside.files())
     backend = plugin.backend
     return replace(plugin, backend=replace(
@@ -102,20 +82,6 @@ def _from_file(path: Path) -> Plugin:
         build=beside.within(backend.build, stay=True),
         batch_size=backend.batch_size and beside.within(backend.batch_size),
         sampling=backend.sampling and beside.within(backend.sampling)))
-
-
-def _failure(where: str, error: BaseException) -> str:
-    """Say why a module cannot be imported; a backend's own complaint needs no introduction."""
-    if isinstance(error, UserError):
-        return f"{where}: {error}"
-    return f"{where} cannot be imported: {type(error).__name__}: {error}"
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """Return where in a file an exception passed last, as ``:3``; "" if nowhere."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if frame.filename == str(path)]
-    return f":{lines[-1]}" if lines else ""
 
 
 def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:
@@ -164,12 +130,21 @@ def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
     Raises:
         UserError: There is none, or it is not valid.
     """
+    return suite_file.load(suite_path(name), overrides)
+
+
+def suite_path(name: str) -> Path:
+    """Return the file of a suite, given its name or the path of a TOML file.
+
+    Raises:
+        UserError: There is none of the name.
+    """
     if name.endswith(".toml"):
-        return suite_file.load(Path(name), overrides)
+        return Path(name)
     found = _suite_files()
     if name not in found:
         raise unknown("suite", name, found, "A file's path ending in .toml works too.")
-    return suite_file.load(found[name][0], overrides)
+    return found[name][0]
 
 
 @functools.cache

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import UNSET
 
-from bench_apts import environment, registry
-from bench_apts.errors import UserError
+from bench_apts import environment, problem, registry
+from bench_apts.errors import UserError, told
 from bench_apts.selectors import parse_selector, split_selectors
 from bench_apts.spec import Entry, Pruner, Sampler, Space, Study, called
 
@@ -56,7 +57,7 @@ def study(
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    chosen = tuple(registry.suite(name, overrides) for name in dict.fromkeys(suites))
+    chosen, folders = _suites(suites, overrides)
     device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
         suites=chosen,
@@ -71,7 +72,30 @@ def study(
         pruner=pruner,
         space=space,
         share=share,
+        folders=folders or UNSET,
     ), notes
+
+
+def _suites(
+    names: list[str], overrides: tuple[str, ...]
+) -> tuple[tuple[Suite, ...], dict[str, str]]:
+    """Find the suites, and the folders of those that name Python files."""
+    chosen: dict[str, Suite] = {}
+    folders = {}
+    for name in dict.fromkeys(names):
+        suite = registry.suite(name, overrides)
+        if suite.name in chosen and (suite.sources or chosen[suite.name].sources):
+            raise UserError(f"--suite {name}: there is another suite of the name '{suite.name}'; "
+                            "rename one")
+        if suite.sources:
+            folder = registry.suite_path(name).resolve().parent
+            suite = problem.resolved(suite, str(folder))
+            if any(source.partition(":")[0].endswith(".py") for source in suite.sources.values()):
+                folders[suite.name] = told("the suite", folder)
+        elif suite.task:
+            suite = problem.resolved(suite, "")
+        chosen[suite.name if suite.sources else name] = suite
+    return tuple(chosen.values()), folders
 
 
 def world_sizes(

@@ -45,6 +45,7 @@ class Runner:
         progress: Is told what happens.
         execution: How trials are run.
         requires: Versions of what each competitor's plug-in requires, by label and package.
+        suites: Folders of suites that name Python files, by the suite's name.
 
     Attributes:
         jobs: How many trials run side by side; may be set between trials.
@@ -60,7 +61,9 @@ class Runner:
         progress: Progress,
         execution: Execution = WHOLLY,
         requires: Mapping[str, Mapping[str, str]] | None = None,
+        suites: Mapping[str, str] | None = None,
     ) -> None:
+        self._suites = suites or {}
         self._requires = requires or {}
         self._folder, self._prepared, self._card = folder, prepared, card
         self._launcher, self._progress = launcher, progress
@@ -123,7 +126,7 @@ class Runner:
         self._launcher.ready()
         store.append(path, header)
         job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path), pruning,
-                  saving)
+                  saving, folder=self._suites.get(trial.suite.name, ""))
         with self._progress.trial(trial, path):
             try:
                 outcome = self._launcher.run(job, 2 * trial.suite.budget.seconds + _GRACE_S)

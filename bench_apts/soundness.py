@@ -181,6 +181,7 @@ def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
     whole = [r for r in begun if r.start and r.start.initial_weights_sha256]
     yield from _odd("initial weights", whole,
                     lambda r: (r.trial.data_sha256, canonical(r.trial.suite.model),
+                               r.trial.suite.code_sha256 or "",
                                r.trial.seeds.init),
                     lambda r: r.start and r.start.initial_weights_sha256)
     # On CPUs a trial repeats itself bit for bit, as far as processor and libraries are the same.

@@ -28,17 +28,43 @@ Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Data(Struct, frozen=True, forbid_unknown_fields=True):
-    """The data set's name (see suites/data.py) and how many training samples validate."""
+Numbers = float | tuple[float, ...]
+Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
 
-    name: str
-    validation: Positive
+
+class Data(Struct, frozen=True, forbid_unknown_fields=True):
+    """The data set and how many of its training samples validate.
+
+    It is a known one (see suites/data.py), or what the callable ``source``, written
+    ``module:attribute`` or ``file.py:attribute``, returns for ``options``; ``name`` is then the
+    suite's. ``validation`` is 0 where the data has a validation split of its own. Inputs of
+    ``source`` are normalised by ``mean`` and ``std``, or by those of the training split.
+    """
+
+    name: str = ""
+    validation: Count = 0
+    source: Source | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+    mean: Numbers | UnsetType = UNSET
+    std: Numbers | UnsetType = UNSET
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
-    """The model's name (see suites/models.py) and the keyword arguments of its builder."""
+    """The network: a known one (see suites/models.py) or the callable ``source``.
 
-    name: str
+    ``options`` are keyword arguments. ``name`` is ``source`` where there is one.
+    """
+
+    name: str = ""
+    options: dict[str, Any] = {}
+    source: Source | UnsetType = UNSET
+
+
+class TaskChoice(Struct, frozen=True, forbid_unknown_fields=True):
+    """The task: a ready-made one (see tasks/ready.py) or the class ``source``, and its options."""
+
+    name: str = ""
+    source: Source | UnsetType = UNSET
     options: dict[str, Any] = {}
 
 
@@ -69,16 +95,17 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
     """The metric to reach on the validation split, with its direction and its levels.
 
     A level is a share of the way: at direction ``max`` the threshold is ``level * value``, at
-    ``min`` it is ``value / level``.
+    ``min`` it is ``value / level``. The task declares the metric's direction and ``unit``.
     """
 
-    metric: Literal["accuracy", "loss"]
+    metric: Annotated[str, Meta(min_length=1, max_length=64)]
     direction: Literal["max", "min"]
     value: Annotated[float, Meta(gt=0)]
     provenance: Provenance
     split: Literal["validation"] = "validation"
     version: Positive = 1
     levels: tuple[Share, ...] = (0.95, 0.99, 1.0)
+    unit: str | UnsetType = UNSET
 
     @property
     def every_level(self) -> list[float]:
@@ -103,6 +130,10 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     """One training problem: data, model, batch, budget and target.
 
+    Without ``task`` it is a classification; with it ``loss`` is ``"task"``. Fields that are absent
+    there are absent from records, so that these keep their addresses. ``code_sha256`` is the hash
+    of the source that the suite names; it is filled in when a command names the suite.
+
     With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
     torch's name for how model and images lie in memory.
     """
@@ -116,11 +147,19 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     evaluation: Evaluation
     target: Target
     version: Positive = 1
-    loss: Literal["cross_entropy"] = "cross_entropy"
+    task: TaskChoice | UnsetType = UNSET
+    loss: Literal["cross_entropy", "task"] = "cross_entropy"
     precision: Literal["fp32", "bf16"] = "fp32"
     scaling: Literal["strong", "weak"] = "strong"
     compile: bool = False
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    code_sha256: str | UnsetType = UNSET
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the suite names by ``source``, by table."""
+        tables = {"data": self.data, "model": self.model, "task": self.task}
+        return {name: table.source for name, table in tables.items() if table and table.source}
 
     def global_batch(self, ranks: int) -> int:
         """Samples in one global minibatch: fixed (strong) or growing with N (weak scaling)."""
@@ -215,7 +254,8 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
 
     With ``twins`` the first competitor of each suite and N is reported twice, which tells how
     far times scatter on this machine. With ``share`` an optimizer that is seen to follow another's
-    trajectory takes over what that one's search found.
+    trajectory takes over what that one's search found. ``folders`` are those of the suites that
+    name Python files, by suite: such a file's path is relative to it.
     """
 
     suites: tuple[Suite, ...]
@@ -231,6 +271,11 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     space: Space = "narrow"
     share: bool = True
     schema: int = SCHEMA
+    folders: dict[str, str] | UnsetType = UNSET
+
+    def folder(self, suite: Suite) -> str:
+        """Return where a suite's file lies; "" where nothing is read from there."""
+        return self.folders.get(suite.name, "") if self.folders else ""
 
 
 def called(selector: str, name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
+from msgspec.structs import replace
 
 from bench_apts import environment, resources, store, threads
 from bench_apts.errors import UserError, told
@@ -18,6 +19,7 @@ from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.job import GRACE_S
 from bench_apts.launch.nodes.spread import SpreadLauncher
 from bench_apts.meters import comm
+from bench_apts.problem import Problem
 from bench_apts.runner import Runner
 from bench_apts.splitting import shards
 from bench_apts.splitting.helpers import Work, helpers, wait
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from bench_apts.launch.nodes.leader import Leader
     from bench_apts.plan import Plan
     from bench_apts.progress import Progress
-    from bench_apts.spec import Study
+    from bench_apts.spec import Study, Suite
     from bench_apts.splitting.helpers import Helper
     from bench_apts.suites.data import Prepared
 
@@ -46,11 +48,21 @@ def prepare(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Pre
 
     Returns:
         The prepared data sets by name.
-    """
-    from bench_apts.suites import data
 
-    names = dict.fromkeys(suite.data.name for suite in study.suites)
-    return {name: data.prepare(name, data_dir, offline) for name in names}
+    Raises:
+        UserError: They cannot be had, or two of one name differ.
+    """
+    from bench_apts.suites import data, own
+
+    chosen: dict[str, Suite] = {}
+    for suite in study.suites:
+        other = chosen.setdefault(suite.data.name, suite)
+        if replace(other.data, validation=0) != replace(suite.data, validation=0):
+            raise UserError(f"the suites {other.name} and {suite.name} have different data of the "
+                            f"name '{suite.data.name}'; rename one of the suites")
+    return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir)
+                   if suite.data.source else data.prepare(name, data_dir, offline))
+            for name, suite in chosen.items()}
 
 
 @contextlib.contextmanager
@@ -130,7 +142,7 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                 untuned=plan.untuned()))
         runner = Runner(folder, prepared, card, launcher, progress, execution, {
             label: environment.versions(plugin.backend.requires)
-            for label, plugin in plan.plugins.items()})
+            for label, plugin in plan.plugins.items()}, study.folders or {})
         launcher.grace_s = execution.grace_s
         stages = Stages(plan, folder, runner, progress, execution)
         missing = stages.tune()

@@ -28,10 +28,12 @@ from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.pending import Pending
+from bench_apts.problem import Problem
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
 from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
-from bench_apts.suites import models
+from bench_apts.tasks import module as tasks
+from bench_apts.tasks.ready import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,19 +90,21 @@ class Run:
                            suite.budget.samples, suite.precision)
         self.dataset = datasets.load(Path(job.data))
         self.memory_format: torch.memory_format = getattr(torch, suite.memory_format)
-        train, validation = datasets.split(
-            self.dataset.train_targets, suite.data.validation, suite.data.name)
-        self.train = self._resident(train)
-        self.validation = self._resident(validation)
+        problem = Problem(suite, job.folder)
+        self.task = problem.task
+        train, validation = datasets.divided(
+            self.dataset, suite.data.validation, suite.data.name, self.task.contiguous)
+        self.train = self._resident(*train)
+        self.validation = self._resident(*validation)
         self.order = Order(len(self.train), trial.seeds.data)
         torch.manual_seed(trial.seeds.init)
-        model = models.build(suite.model.name, suite.model.options,
-                             self.dataset.train_inputs.shape[1:], self.dataset.classes)
+        model, self.loss = tasks.trained(problem.network(self.dataset), self.task)
         self.initial = weights.sha256(model)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.loss = getattr(torch.nn.functional, suite.loss)
-        self.flops = flops.per_sample(model, self.loss, self.dataset.train_inputs.shape[1:])
-        self.chance = _chance(self.validation.targets)
+        self.flops = flops.per_sample(model, self.loss, self._handed(
+            self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))))
+        self.chance = (_chance(self.validation.targets)
+                       if isinstance(self.task, Classification) else None)
         model = model.to(device).to(memory_format=self.memory_format)
         forward = weights.in_precision(type(model).forward, device, suite.precision)
         passes = instrument(model, torch.compile(forward) if suite.compile else forward)
@@ -121,12 +125,8 @@ class Run:
         self.pending = Pending()
         self.checkpoints = Checkpoints(self, job.saving)
 
-    def _resident(self, indices: Any, part: str = "train") -> Resident:
+    def _resident(self, inputs: Any, targets: Any) -> Resident:
         data = self.dataset
-        inputs = getattr(data, f"{part}_inputs")
-        targets = getattr(data, f"{part}_targets")
-        if indices is not None:
-            inputs, targets = inputs[indices], targets[indices]
         return Resident(inputs, targets, data.mean, data.std, data.scale, self.world.device,
                         self.memory_format)
 
@@ -142,7 +142,10 @@ class Run:
         world = self.world
         slices = self.order.slices(
             world.batch_size, world.rank, world.size, self.sampling, world.device)
-        return map(self.train.take, itertools.islice(slices, self.step, None))
+        return map(self._handed, map(self.train.take, itertools.islice(slices, self.step, None)))
+
+    def _handed(self, batch: Batch) -> Batch:
+        return tasks.handed(self.task, batch)
 
     def execute(self, stop: Stop | None = None) -> Status:
         """Runs to the end and, on rank 0, writes every event.
@@ -151,9 +154,10 @@ class Run:
             stop: Who may ask for a checkpoint and an early end; that end is written by whoever
                 asked for it.
         """
+        forward, backward = self.flops or (None, None)
         self._write(Start(
             self.parameters, self.initial, self.order.sha256(), len(self.train),
-            len(self.validation), self.meter.name, str(dist.get_backend()), *self.flops,
+            len(self.validation), self.meter.name, str(dist.get_backend()), forward, backward,
             numerics.settings(), self.build_s, self.build_backwards, self.chance))
         self._warm_up()
         memory.reset_peak(self.world.device.type)
@@ -184,7 +188,7 @@ class Run:
             with self.clock.during("compile"):
                 undo.rehearse(stepper, batches, self.world, reports)
                 # Passes for evaluation are compiled apart, and once more for restored weights.
-                evaluate(self.model, self.validation, self.loss, self.world)
+                evaluate(self.model, self.validation, self.task, self.world)
         with self.clock.during("warmup"):
             undo.prove_undone(stepper, self.model, batches, self.world, reports)
         self.observer.begin()
@@ -240,7 +244,7 @@ class Run:
         peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
                  counted.forwards, counted.backwards, counted.forwards - self.forwards,
                  counted.backwards - self.backwards]
-        result = evaluate(self.evaluated, self.validation, self.loss, self.world, sums,
+        result = evaluate(self.evaluated, self.validation, self.task, self.world, sums,
                           [float(peak) for peak in peaks],
                           self.observer.validating(self.evaluated))
         loss_sum, loss_steps, made_samples, counted_samples = result.sums
@@ -261,7 +265,8 @@ class Run:
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
-            flops=self.flops.total(self.samples, int(forwards), int(backwards)),
+            flops=self.flops and self.flops.total(
+                self.samples, int(forwards), int(backwards)),
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
         ))
@@ -311,7 +316,8 @@ class Run:
         hit = bracket([e.validation.get(target.metric, math.nan) for e in self.evals],
                       target.reached, evaluation.consecutive)
         initial = self.evals[0].validation.get("loss", math.nan)
-        if not math.isfinite(loss_sum) or not result.loss <= _DIVERGED * initial:
+        if not math.isfinite(loss_sum) or not (
+                result.loss <= initial + (_DIVERGED - 1) * abs(initial)):
             status = "diverged"
         elif self.samples >= budget.samples:
             status = "hit" if hit else "miss"
@@ -329,9 +335,9 @@ class Run:
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"
         with self.clock.during("eval"):
-            split = self._resident(None, "test")
+            split = self._resident(self.dataset.test_inputs, self.dataset.test_targets)
             with self.observer.passes.paused():
-                return evaluate(self.evaluated, split, self.loss, self.world).metrics()
+                return evaluate(self.evaluated, split, self.task, self.world).metrics()
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:

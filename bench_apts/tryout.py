@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts import environment
 from bench_apts.errors import UserError
+from bench_apts.problem import Problem
 
 if TYPE_CHECKING:
     from bench_apts.spec import Study, Suite
@@ -50,28 +51,32 @@ def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:
         UserError: The data cannot be split, the model not be built, or both are too large.
     """
     try:
-        parameters, shape = _build(suite, prepared)
+        problem = Problem(suite, study.folder(suite))
+        problem.metric()
+        parameters, shape = _build(problem, prepared)
         for ranks in study.ranks:
             _require_memory(suite, study.device, ranks, parameters, shape)
     except UserError as error:
         raise UserError(f"suite {suite.name}: {error}") from error
 
 
-def _build(suite: Suite, prepared: Prepared) -> tuple[int, int]:
+def _build(problem: Problem, prepared: Prepared) -> tuple[int, int]:
     """Returns the number of the model's parameters and of the numbers in one input."""
     import torch
 
+    from bench_apts.rehearsal import rehearse
     from bench_apts.suites import data, models
 
-    dataset = data.load(prepared.folder)
-    data.split(dataset.train_targets, suite.data.validation, suite.data.name)
+    suite, dataset = problem.suite, data.load(prepared.folder)
+    data.divided(dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
     if suite.memory_format == "channels_last" and len(dataset.input_shape) != 3:
         raise UserError("key 'memory_format': channels_last is for images, and "
                         f"{suite.data.name} has none")
+    if suite.sources or suite.task:
+        return rehearse(problem, dataset), dataset.train_inputs[0].size
     try:
         with torch.device("meta"):
-            model = models.build(suite.model.name, suite.model.options, dataset.input_shape,
-                                 dataset.classes)
+            model = problem.network(dataset)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"model '{suite.model.name}' cannot be built with the options "
                         f"{suite.model.options}: {str(error).splitlines()[0]}") from error

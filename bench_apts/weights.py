@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +40,13 @@ def in_precision(forward: Forward, device: torch.device, precision: str) -> Forw
     if precision == "fp32":
         return forward
 
-    def mixed(model: torch.nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    def mixed(model: torch.nn.Module, *inputs: Any, **named: Any) -> Any:
         with torch.autocast(device.type, torch.bfloat16):
-            output: torch.Tensor = forward(model, *inputs)
-        return output.float()
+            output = forward(model, *inputs, **named)
+        return tree_map_only(torch.Tensor, _float, output)
 
     return mixed
+
+
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -178,9 +178,10 @@ class Cell:
 
     @property
     def test_metric(self) -> str:
-        """Name of the test metric shown: accuracy where it was measured."""
+        """Name of the test metric shown: the target's, or accuracy where that is the loss."""
         names = {name for r in self.seeds if r.end and r.end.test for name in r.end.test}
-        return "accuracy" if "accuracy" in names else self.suite.target.metric
+        metric = self.suite.target.metric
+        return "accuracy" if metric == "loss" and "accuracy" in names else metric
 
     @property
     def test(self) -> list[float]:
@@ -216,6 +217,13 @@ class Group:
     suite: Suite
     ranks: int
     cells: tuple[Cell, ...]
+
+    @property
+    def validation_samples(self) -> int:
+        """Samples of the validation split, at least 1."""
+        return self.suite.data.validation or max(
+            [1, *(r.start.validation_samples for cell in self.cells
+                  for r in (*cell.draws, *cell.seeds) if r.start)])
 
     @cached_property
     def unlike(self) -> str:

@@ -78,7 +78,7 @@ def _test_title(groups: Sequence[Group]) -> str:
 
 
 def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
-    metric, tests = cell.test_metric, cell.test
+    metric, tests, target = cell.test_metric, cell.test, cell.suite.target
     forwards = cell.forwards_to_target()
     passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
                        units.count)
@@ -101,8 +101,9 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         sent,
         passes,
         number(units.NONE if memory is None else units.size(memory), peak_memory_bytes=memory),
-        number(units.metric(metric, statistics.fmean(tests)) if tests else units.NONE,
-               units.between(units.metric(metric, min(tests)), units.metric(metric, max(tests)))
+        number(units.metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
+               units.between(units.metric(target, metric, min(tests)),
+                             units.metric(target, metric, max(tests)))
                if len(tests) > 1 else "",
                test_mean=statistics.fmean(tests) if tests else None, test_metric=metric,
                test_low=min(tests, default=None), test_high=max(tests, default=None)),
@@ -286,7 +287,7 @@ def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, re
                wire_bytes_spent=(result.spent["wire_bytes"]
                                  if known([result], "wire_bytes") else None),
                gradient_evaluations_spent=result.spent["gradient_evaluations"]),
-        number(units.metric(target.metric, best) if math.isfinite(best) else units.NONE,
+        number(units.metric(target, target.metric, best) if math.isfinite(best) else units.NONE,
                best_validation=best if math.isfinite(best) else None),
     )
 

@@ -139,13 +139,17 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
     return (
         ("What", suite.summary),
         ("Version", str(suite.version)),
+        *((f"{table.capitalize()} from", f"{source} {show('', options)}".strip())
+          for table, source in suite.sources.items() if table != "model"
+          for options in [getattr(suite, table).options or {}]),
         ("Model", f"{suite.model.name} {show('', suite.model.options)}".strip()),
         ("Batch", f"{suite.batch_size} ({suite.scaling} scaling), {suite.precision}"),
         ("Budget", f"{suite.budget.samples:,} samples, "
                    f"{units.trim(units.seconds(suite.budget.seconds))}"),
         ("Evaluated every", f"{suite.evaluation.every_samples:,} samples; "
                             f"{suite.evaluation.consecutive} in a row make a hit"),
-        ("Validation samples", f"{suite.data.validation:,}"),
+        ("Validation samples", f"{suite.data.validation:,}" if suite.data.validation
+                               else "a split of the data's own"),
         ("Target", f"{units.goal(suite.target)} (version {suite.target.version})"),
         ("Target set by", f"{measured}. {origin.note}".strip(". ") + "."),
     )

@@ -6,6 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,17 +75,40 @@ def percent(value: float, places: int = 1) -> str:
     return f"{100 * value:.{places}f}{THIN}%" if math.isfinite(value) else NONE
 
 
-def metric(name: str, value: float) -> str:
-    """Formats an accuracy in percent, a loss with three digits."""
-    return percent(value, 2) if name == "accuracy" else digits(value)
+def is_share(target: Target, name: str) -> bool:
+    """Say whether a metric is a share of one, shown in percent: an accuracy, or of the unit %."""
+    unit = target.unit if name == target.metric else UNSET
+    return unit == "%" or (unit is UNSET and name == "accuracy")
+
+
+def metric_unit(target: Target, name: str) -> str:
+    """Return a metric's unit as it follows a number or a name; "" for none, and for shares."""
+    if name != target.metric or not target.unit or is_share(target, name):
+        return ""
+    return target.unit
+
+
+def metric(target: Target, name: str, value: float) -> str:
+    """Format a metric: a share in percent, others with three digits and their unit.
+
+    Args:
+        target: The suite's, which holds the unit of its metric.
+        name: The metric.
+        value: Its value.
+    """
+    if is_share(target, name):
+        return percent(value, 2)
+    unit = metric_unit(target, name)
+    return f"{digits(value)}{THIN}{unit}" if unit and math.isfinite(value) else digits(value)
 
 
 def goal(target: Target, level: float = 1.0) -> str:
     """Says what a target asks for, for instance ``accuracy of at least 94 %``."""
     bound = "at least" if target.direction == "max" else "at most"
     value = target.threshold(level)
-    shown = f"{digits(100 * value)}{THIN}%" if target.metric == "accuracy" else digits(value)
-    shown = trim(shown)
+    unit = "%" if is_share(target, target.metric) else metric_unit(target, target.metric)
+    shown = trim(digits(100 * value if unit == "%" else value))
+    shown += f"{THIN}{unit}" if unit else ""
     return f"{target.split} {target.metric} of {bound} {shown}"
 
 

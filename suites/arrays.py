@@ -2,7 +2,7 @@
 
 The cache is written beside and renamed, and checked before use.
 
-A folder holds one ``.npy`` file for each of ``NAMES`` and ``meta.json``, which carries the
+A folder holds one ``.npy`` file for each array and ``meta.json``, which carries the
 fingerprint and the sizes by which a damaged folder is recognised.
 """
 
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .own import Scaling
     from .sources import Facts
 
 NAMES = ("train_inputs", "train_targets", "test_inputs", "test_targets")
+OWN = ("validation_inputs", "validation_targets")
+"""Arrays of data that comes with a validation split."""
 VERSION = 1
 """Raised with every change of the decoding or of ``sources.KNOWN``: old folders are passed by."""
 
@@ -52,11 +55,19 @@ def fingerprint(arrays: Arrays) -> str:
     It depends on the decoded values alone, not on the layout or format they were read from.
     """
     total = hashlib.sha256()
-    for name in NAMES:
+    for name in (*NAMES, *(name for name in OWN if name in arrays)):
         array = np.ascontiguousarray(arrays[name])
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.data)
     return total.hexdigest()
+
+
+def scaled(inputs: NDArray[Any]) -> bool:
+    """Say whether inputs are normalised: floats, and uint8 images ``(n, H, W)``, ``(n, C, H, W)``.
+
+    Whole numbers, such as tokens, are given to the model as int64.
+    """
+    return inputs.dtype.kind == "f" or (inputs.dtype == np.uint8 and inputs.ndim >= 3)
 
 
 def stratified(
@@ -88,8 +99,10 @@ def valid(folder: Path) -> dict[str, Any] | None:
     """
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        for name in NAMES:
-            path, expected = folder / f"{name}.npy", meta["arrays"][name]
+        if not set(NAMES) <= set(meta["arrays"]):
+            return None
+        for name, expected in meta["arrays"].items():
+            path = folder / f"{name}.npy"
             if path.stat().st_size != expected["file_bytes"]:
                 return None
             array = np.load(path, mmap_mode="r")
@@ -101,7 +114,7 @@ def valid(folder: Path) -> dict[str, Any] | None:
 
 
 def store(
-    folder: Path, facts: Facts, decode: Callable[[], Arrays], source: str
+    folder: Path, facts: Facts | Scaling, decode: Callable[[], Arrays], source: str
 ) -> dict[str, Any]:
     """Decodes into ``folder``, once for all processes that ask at the same time.
 
@@ -124,10 +137,10 @@ def store(
     return meta
 
 
-def _write(folder: Path, facts: Facts, arrays: Arrays, source: str) -> dict[str, Any]:
+def _write(folder: Path, facts: Facts | Scaling, arrays: Arrays, source: str) -> dict[str, Any]:
     described: dict[str, Any] = {}
-    for name in NAMES:
-        path, array = folder / f"{name}.npy", arrays[name]
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
         with path.open("wb") as file:
             np.save(file, array)
             file.flush()

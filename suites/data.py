@@ -47,19 +47,23 @@ class Dataset:
 
     ``train_inputs`` and ``test_inputs`` have the shape ``(n, C, H, W)`` and dtype uint8, or
     ``(n, features)`` and float32; the targets are int64 ``(n,)`` in ``0 … classes - 1``. A model
-    is fed ``(inputs * scale - mean) / std``, with one mean and deviation per channel.
+    is fed ``(inputs * scale - mean) / std``, with one mean and deviation per channel. Data of the
+    user's may have other shapes, inputs of int64, which stay as they are, targets ``(n, …)`` of
+    float32, int64 or uint8, and a validation split.
     """
 
     train_inputs: NDArray[Any]
-    train_targets: NDArray[np.int64]
+    train_targets: NDArray[Any]
     test_inputs: NDArray[Any]
-    test_targets: NDArray[np.int64]
+    test_targets: NDArray[Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float
     classes: int
     sha256: str
     source: str
+    validation_inputs: NDArray[Any] | None = None
+    validation_targets: NDArray[Any] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -104,26 +108,48 @@ def load(folder: Path) -> Dataset:
     if meta is None:
         raise UserError(f"{folder} holds no complete data set; run the same command again to "
                         "build it anew")
-    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays.NAMES}
+    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
     return Dataset(
         **mapped, mean=tuple(meta["mean"]), std=tuple(meta["std"]), scale=meta["scale"],
         classes=meta["classes"], sha256=meta["sha256"], source=meta["source"],
     )
 
 
+def divided(
+    dataset: Dataset, validation: int, name: str, contiguous: bool = False
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+    """Return inputs and targets of the training and of the validation split.
+
+    Args:
+        dataset: The data; a validation split of its own is taken as it is.
+        validation: As in ``split``.
+        name: As in ``split``.
+        contiguous: As in ``split``.
+
+    Raises:
+        UserError: As in ``split``.
+    """
+    inputs, targets = dataset.train_inputs, dataset.train_targets
+    if dataset.validation_inputs is not None and dataset.validation_targets is not None:
+        return (inputs, targets), (dataset.validation_inputs, dataset.validation_targets)
+    train, held = split(targets, validation, name, contiguous)
+    return (inputs[train], targets[train]), (inputs[held], targets[held])
+
+
 def split(
-    targets: NDArray[np.int64], validation: int, name: str
+    targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divides the training samples once and for all into training and validation.
 
     The division depends on the targets and the name alone: it is the same for every seed,
     optimizer and number of ranks. Each class gives its share to the validation, to within one
-    sample.
+    sample; targets that are no classes, integers of the shape ``(n,)``, count as one class.
 
     Args:
-        targets: The classes, int64 ``(n,)``.
+        targets: The classes, int64 ``(n,)``, or other targets ``(n, …)``.
         validation: How many samples validate.
         name: The data set's name.
+        contiguous: Whether the last samples validate.
 
     Returns:
         Sorted indices, int64, of the training and of the validation samples.
@@ -134,5 +160,10 @@ def split(
     if not 0 < validation < len(targets):
         raise UserError(f"data.validation = {validation} of the {len(targets)} training samples "
                         f"of '{name}' leaves no training or no validation data")
+    if contiguous:
+        train, held = np.split(np.arange(len(targets)), [len(targets) - validation])
+        return train, held
+    if targets.ndim != 1 or targets.dtype.kind == "f":
+        targets = np.zeros(len(targets), dtype=np.int64)
     seed = int.from_bytes(hashlib.sha256(f"validation of {name}".encode()).digest()[:16])
     return arrays.stratified(targets, validation, seed)

@@ -10,6 +10,7 @@ from harness_ranks import run_ranks
 from bench_apts.contract import World
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.loader import Resident
+from bench_apts.tasks.ready import Classification
 
 CPU = torch.device("cpu")
 SIZES = (1, 2, 10, 1000, 1001, 2501, 3001)  # the last: 1001, 1000 and 1000 on three ranks
@@ -59,9 +60,9 @@ def all_sizes(connect):
     answers = []
     for samples in SIZES:
         model = Counting()
-        result = evaluate(model, split(samples), torch.nn.functional.cross_entropy,
+        result = evaluate(model, split(samples), Classification(),
                           world(rank, size), [1.0, float(rank)], [float(rank), -float(rank)])
-        answers.append((result.correct, result.loss_sum, result.count, result.sums,
+        answers.append((result.values["accuracy"], result.loss, result.count, result.sums,
                         result.peaks, model.passes))
     return answers
 
@@ -71,9 +72,9 @@ def test_sums_and_counts_are_exact_on_three_ranks():
     for number, samples in enumerate(SIZES):
         correct, loss_sum = expected(samples)
         answers = [answers[number] for answers in ranks]
-        assert {a[0] for a in answers} == {correct}
+        assert {a[0] for a in answers} == {correct / samples}
         assert {a[2] for a in answers} == {samples}
-        assert all(math.isclose(a[1], loss_sum, rel_tol=1e-5) for a in answers)
+        assert all(math.isclose(a[1], loss_sum / samples, rel_tol=1e-5) for a in answers)
         assert {a[3] for a in answers} == {(3.0, 3.0)}
         assert {a[4] for a in answers} == {(2.0, 0.0)}
         assert len({a[5] for a in answers}) == 1, "a sharded model would hang"
@@ -82,11 +83,11 @@ def test_sums_and_counts_are_exact_on_three_ranks():
 @pytest.mark.parametrize("samples", SIZES)
 def test_sums_and_counts_are_exact_on_one_rank(samples):
     model = Counting()
-    result = evaluate(model, split(samples), torch.nn.functional.cross_entropy, world(),
+    result = evaluate(model, split(samples), Classification(), world(),
                       [2.0], [3.0])
     correct, loss_sum = expected(samples)
-    assert (result.correct, result.count) == (correct, samples)
-    assert math.isclose(result.loss_sum, loss_sum, rel_tol=1e-5)
+    assert (result.values["accuracy"], result.count) == (correct / samples, samples)
+    assert math.isclose(result.loss, loss_sum / samples, rel_tol=1e-5)
     assert (result.sums, result.peaks) == ((2.0,), (3.0,))
     assert model.passes == math.ceil(samples / 1000)
 
@@ -97,7 +98,7 @@ def different_splits(connect):
     connect()
     rank = dist.get_rank()
     try:
-        evaluate(Counting(), split(10 + 3 * rank), torch.nn.functional.cross_entropy,
+        evaluate(Counting(), split(10 + 3 * rank), Classification(),
                  world(rank, 2))
     except RuntimeError as error:
         return str(error)
@@ -112,13 +113,13 @@ def test_a_sample_lost_or_counted_twice_is_an_error():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_comes_back_in_the_mode_it_had(training):
     model = Counting().train(training)
-    evaluate(model, split(10), torch.nn.functional.cross_entropy, world())
+    evaluate(model, split(10), Classification(), world())
     assert model.training is training
     assert model.dropout.training is training
     assert model.linear.weight.grad is None
 
 
-def test_metrics_leave_out_what_is_not_finite():
-    assert Result(3, 2.0, 4, (), ()).metrics() == {"accuracy": 0.75, "loss": 0.5}
-    assert Result(3, math.nan, 4, (), ()).metrics() == {"accuracy": 0.75}
-    assert Result(3, math.inf, 4, (), ()).metrics() == {"accuracy": 0.75}
+@pytest.mark.parametrize("loss", [0.5, math.nan, math.inf])
+def test_metrics_leave_out_what_is_not_finite(loss):
+    found = Result(loss, {"accuracy": 0.75, "loss": loss}, 4, (), ()).metrics()
+    assert found == {"accuracy": 0.75} | ({"loss": loss} if math.isfinite(loss) else {})

@@ -51,6 +51,7 @@ class Job(Struct, frozen=True):
         events: File of its events.
         pruning: Who may give it up early.
         saving: Its checkpoints; None for none.
+        folder: Where the suite's file lies, if it names Python files; else "".
         stop: File whose appearance asks the ranks to stop.
     """
 
@@ -60,3 +61,4 @@ class Job(Struct, frozen=True):
     pruning: Pruning | None = None
     saving: Saving | None = None
     stop: str | None = None
+    folder: str = ""

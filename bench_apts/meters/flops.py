@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
-    from bench_apts.contract import Loss
+    from bench_apts.contract import Batch, Loss
 
-_SAMPLES = 2
+SAMPLES = 2
 """BatchNorm refuses to train on a single value of each channel."""
 
 
@@ -39,7 +38,13 @@ class Flops(NamedTuple):
         return samples * (self.forward + share * self.backward)
 
 
-def per_sample(model: torch.nn.Module, loss: Loss, input_shape: Sequence[int]) -> Flops:
+class _Whole(nullcontext[None]):
+    """Stands for torch's tracker of modules: all operations belong to the whole."""
+
+    parents = frozenset({"Global"})
+
+
+def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None:
     """Counts matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does.
 
     Elementwise operations, normalisation and optimizer steps do not count. The count is made on a
@@ -49,10 +54,14 @@ def per_sample(model: torch.nn.Module, loss: Loss, input_shape: Sequence[int]) -
     Args:
         model: The plain model, on any device, before a backend wraps or shards it and before
             ``passes.instrument`` replaces its forward pass.
-        loss: ``loss(output, targets)`` for class numbers as targets.
-        input_shape: Shape of one sample.
+        loss: ``loss(output, targets)``.
+        batch: ``SAMPLES`` samples as a stepper gets them; only shapes and dtypes matter.
+
+    Returns:
+        The operations; None where the model or its task needs numbers to be run.
     """
     import torch
+    from torch.utils._pytree import tree_map
     from torch.utils.flop_counter import FlopCounterMode
 
     bare: dict[int, torch.Tensor] = {
@@ -60,10 +69,16 @@ def per_sample(model: torch.nn.Module, loss: Loss, input_shape: Sequence[int]) -
         for p in model.parameters()}
     bare |= {id(b): b.to("meta") for b in model.buffers()}
     twin = copy.deepcopy(model, bare).train()
-    inputs = torch.zeros(_SAMPLES, *input_shape, device="meta")
-    targets = torch.zeros(_SAMPLES, dtype=torch.int64, device="meta")
-    with FlopCounterMode(display=False) as forward, torch.enable_grad():
-        value = loss(twin(inputs), targets)
-    with FlopCounterMode(display=False) as backward:
-        value.backward()
-    return Flops(forward.get_total_flops() / _SAMPLES, backward.get_total_flops() / _SAMPLES)
+    shapes = tree_map(lambda tensor: tensor.to("meta"), batch)
+    try:
+        forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+        # Counts by module need hooks, with which a forward pass cannot differentiate.
+        for counter in (forward, backward):
+            counter.mod_tracker = _Whole()  # type: ignore[assignment]
+        with forward, torch.enable_grad():
+            value = loss(twin(shapes.inputs), shapes.targets)
+        with backward:
+            value.backward()
+    except (RuntimeError, NotImplementedError):
+        return None
+    return Flops(forward.get_total_flops() / SAMPLES, backward.get_total_flops() / SAMPLES)

@@ -45,6 +45,7 @@ class Measure(NamedTuple):
         more_is_better: As for an accuracy.
         noise: Ratio by which equal trials may differ on this machine; infinite where the numbers
             were not measured on one machine.
+        points: Whether values are shares of one, whose differences are shown in points.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Measure(NamedTuple):
     verb: str
     more_is_better: bool = False
     noise: float = 1.0
+    points: bool = False
 
 
 class Noises(NamedTuple):
@@ -211,7 +213,7 @@ def _memory(trials: Trials, noise: float, resamples: int) -> Measure | None:
 
 def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | None:
     """Difference of the test metric after the full budget, of those that got there."""
-    metric = one.test_metric
+    metric, target = one.test_metric, one.suite.target
     kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
             for records in (trials.first, trials.second)]
     if metric != two.test_metric or not kept[0] or not kept[1]:
@@ -223,10 +225,12 @@ def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | Non
     values = statistics.fmean(first), statistics.fmean(second)
     return Measure(
         f"test {metric}", "difference", values,
-        (units.metric(metric, values[0]), units.metric(metric, values[1])),
+        (units.metric(target, metric, values[0]), units.metric(target, metric, values[1])),
         change.value, change.interval, change.p,
         None if tested.equal(first, second) else tested.least, tested.basis,
-        f"ends at a test {metric} of {{}}", metric == "accuracy")
+        f"ends at a test {metric} of {{}}",
+        target.direction == "max" if metric == target.metric else metric == "accuracy",
+        points=units.is_share(target, metric))
 
 
 def _blind(trials: Trials) -> bool:

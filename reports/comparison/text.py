@@ -117,7 +117,7 @@ def _effect(measure: Measure, value: float) -> str:
         return units.NONE
     if measure.kind in ("ratio", "exact"):
         return _ratio(value)
-    if measure.kind == "share" or measure.name == "test accuracy":
+    if measure.kind == "share" or measure.points:
         return f"{100 * value:+.2f} points"
     return f"{value:+.3g}"
 

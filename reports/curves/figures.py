@@ -81,7 +81,8 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
         look = context.looks[course.label]
         draw(axes, course, column, _METRIC, look, positive=log)
         ends(axes, course, column, _METRIC, look, limits, positive=log)
-    if target.metric == "accuracy":
+    share = units.is_share(target, target.metric) and target.direction == "max"
+    if share:
         _accuracies(axes, limits)
     else:
         scale(axes, "y", units.digits, limits=limits)
@@ -91,8 +92,9 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
                   else (0, max(most) * 1.03)))
     mark = " †" if column == "train_s" and context.crowded[group.ranks] else ""
     axes.set_xlabel(against.words + mark)
-    heading(axes, f"validation {target.metric}"
-                  + (", by the logarithm of its errors" if target.metric == "accuracy" else ""))
+    unit = units.metric_unit(target, target.metric)
+    heading(axes, f"validation {target.metric}" + (f" ({unit})" if unit else "")
+                  + (", by the logarithm of its errors" if share else ""))
     shown: Mapping[str, Look] = {one.label: context.looks[one.label] for one in found}
     return finish(
         drawing, f"{context.prefix}-n{group.ranks}-{target.metric}-{against.slug}",
@@ -143,9 +145,9 @@ def _limits(group: Group, found: Sequence[Course]) -> tuple[float, float]:
     """Returns limits that cut off the start, so that differences near the target can be seen."""
     target = group.suite.target
     values = np.concatenate([run[_METRIC].to_numpy(float) for one in found for run in one.runs])
-    if target.metric == "accuracy":
+    if units.is_share(target, target.metric) and target.direction == "max":
         # Without errors their logarithm has no end: half of the least error stands for none.
-        least = 0.5 / group.suite.data.validation
+        least = 0.5 / group.validation_samples
         most = 1 - max(values.min(), 0.6 * target.value)
         return 1 - 1.2 * max(most, least), 1 - max(1 - values.max(), least) / 1.2
     if target.direction == "max":
@@ -181,7 +183,7 @@ def _accuracies(axes: Axes, limits: tuple[float, float]) -> None:
 
 def _table(group: Group, found: Sequence[Course], step: int) -> Table:
     """Median and band at the evaluations that are drawn, thinned once more for reading."""
-    metric = group.suite.target.metric
+    target, metric = group.suite.target, group.suite.target.metric
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for course in found:
@@ -198,8 +200,9 @@ def _table(group: Group, found: Sequence[Course], step: int) -> Table:
                 name(course.label, suite=group.suite.name, ranks=group.ranks),
                 *(Value(axis.form(middles[axis][at]),
                         numbers={axis.column: float(middles[axis][at])}) for axis in AXES),
-                Value(units.metric(metric, values.middle[at]), units.between(
-                    units.metric(metric, values.low[at]), units.metric(metric, values.high[at])),
+                Value(units.metric(target, metric, values.middle[at]), units.between(
+                    units.metric(target, metric, values.low[at]),
+                    units.metric(target, metric, values.high[at])),
                     numbers),
                 number(str(seeds), seeds=seeds)))
     return Table(

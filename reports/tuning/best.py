@@ -84,7 +84,8 @@ def best_of_k(scene: Scene) -> Figure | None:
     # Bands may reach far down; the lines decide what is shown.
     values = [v for _, one in drawn for v in (*one.values, threshold) if math.isfinite(v)]
     room = 0.12 * ((max(values) - min(values)) or 1.0)
-    scale(axes, "y", lambda value: units.metric(metric, value),
+    scale(axes, "y", lambda value: units.metric(
+        scene.context.suite.target, metric, value),
           limits=(min(values) - room, max(values) + room))
     bills = [bill for _, one in drawn for bill in one.bills]
     scale(axes, "x", scene.axis, log=True, limits=(min(bills) / 1.3, max(bills) * 1.3))
@@ -154,18 +155,19 @@ def _table(scene: Scene, found: Sequence[tuple[Pool, Best]]) -> Table:
 
 
 def _row(scene: Scene, pool: Pool, one: Best, place: int) -> tuple[Value, ...]:
-    view, metric = scene.view, scene.context.suite.target.metric
+    view, target = scene.view, scene.context.suite.target
+    metric = target.metric
     draws, bill, value = one.draws[place], one.bills[place], one.values[place]
     low, high = one.limits[place] if one.limits else (math.nan, math.nan)
     least, chance = best_of(pool.cost, draws), hit_probability(
         pool.ert.trials, pool.ert.hits, draws)
-    limits = [units.metric(metric, each) if math.isfinite(each) else "none"
+    limits = [units.metric(target, metric, each) if math.isfinite(each) else "none"
               for each in (low, high)]
     return (
         name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
         number(str(draws), draws=draws),
         number(view.show(bill), "", **{f"bill_{view.currency}": bill}),
-        number(units.metric(metric, value) if math.isfinite(value) else "none",
+        number(units.metric(target, metric, value) if math.isfinite(value) else "none",
                units.between(*limits) if one.limits else "one trial, no interval",
                best=finite(value), best_low=finite(low), best_high=finite(high)),
         number(units.percent(chance, 0), success=chance),

@@ -36,7 +36,8 @@ def agreement(plan: Plan) -> dict[str, Any]:
         "bench-apts code": _code(),
         "python": card["python"],
         "versions": card["versions"],
-        "study": plan.study,
+        # Folders may lie elsewhere; what suites take from them is in their code_sha256.
+        "study": msgspec.structs.replace(plan.study, folders=msgspec.UNSET),
         "plug-ins": {label: plugin.sha256 for label, plugin in plan.plugins.items()},
         "data": {name: data.sha256 for name, data in plan.prepared.items()},
     })))

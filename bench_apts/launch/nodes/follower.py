@@ -171,5 +171,6 @@ class Follower:
         """Puts this node's paths in place of node 0's; the contents are known to be equal."""
         plugin = self._plan.plugins[job.trial.label]
         return msgspec.structs.replace(
-            job, data=str(self._plan.prepared[job.trial.suite.data.name].folder),
+            job, folder=self._plan.study.folder(job.trial.suite),
+            data=str(self._plan.prepared[job.trial.suite.data.name].folder),
             trial=msgspec.structs.replace(job.trial, plugin=plugin.reference))

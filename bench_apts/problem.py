@@ -1,0 +1,144 @@
+"""A suite's task, network and data as Python objects, ready-made or the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench_apts import sources
+from bench_apts.errors import UserError, unknown
+from bench_apts.tasks.contract import LOSS, Metric, Task, every_metric
+from bench_apts.tasks.ready import READY
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench_apts.spec import Suite
+    from bench_apts.suites.data import Dataset
+
+
+class Problem:
+    """What a suite trains.
+
+    Args:
+        suite: The suite.
+        folder: Where its relative Python files lie.
+
+    Attributes:
+        task: Its task.
+
+    Raises:
+        UserError: A source cannot be imported, or the task not be made.
+    """
+
+    def __init__(self, suite: Suite, folder: str = "") -> None:
+        self.suite = suite
+        self._loaded = {table: sources.load(source, Path(folder), f"[{table}] source")
+                        for table, source in suite.sources.items()}
+        self.task = self._task()
+
+    @property
+    def code_sha256(self) -> str:
+        """The hash of the source files that the suite names."""
+        return sources.sha256(tuple(self._loaded.values()))
+
+    def metric(self) -> Metric:
+        """Return the target's metric.
+
+        Raises:
+            UserError: The task has none of the name, or of another direction.
+        """
+        target, known = self.suite.target, every_metric(self.task)
+        if target.metric not in known:
+            raise unknown("metric of the task in key 'target.metric'", target.metric, known)
+        metric = known[target.metric]
+        if metric is not LOSS and metric.direction != target.direction:
+            raise UserError(f"key 'target.direction': the task declares {target.metric} as "
+                            f"{metric.direction}, got {target.direction}")
+        return metric
+
+    def network(self, dataset: Dataset) -> torch.nn.Module:
+        """Build the network; weights come from torch's global generator.
+
+        Raises:
+            UserError: It cannot be built.
+        """
+        model = self.suite.model
+        if "model" not in self._loaded:
+            from bench_apts.suites import models
+
+            return models.build(model.name, model.options, dataset.input_shape, dataset.classes)
+        import torch
+
+        network = self.call("model", model.options)
+        if not isinstance(network, torch.nn.Module):
+            raise UserError(f"[model] source = {model.source!r} returned a "
+                            f"{type(network).__name__}; expected a torch.nn.Module")
+        return network
+
+    def parameters(self, table: str) -> set[str]:
+        """Return the names of the arguments of a table's source; none if they are unknown."""
+        import inspect
+
+        try:
+            return set(inspect.signature(self._loaded[table].value).parameters)
+        except (TypeError, ValueError):
+            return set()
+
+    def call(self, table: str, options: dict[str, Any]) -> Any:
+        """Call the source of a table.
+
+        Raises:
+            UserError: It raises.
+        """
+        try:
+            return self._loaded[table].call(**options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"[{table}] source = {self.suite.sources[table]!r} raised "
+                            f"{type(error).__name__}: {error}") from error
+
+    def _task(self) -> Task:
+        chosen = self.suite.task
+        if not chosen:
+            return READY["classification"]()
+        if chosen.name:
+            if chosen.name not in READY:
+                raise unknown("task", chosen.name, READY)
+            try:
+                return READY[chosen.name](**chosen.options)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"key 'task.options': {error}") from error
+        task = self.call("task", chosen.options)
+        if not isinstance(task, Task):
+            raise UserError(f"[task] source = {chosen.source!r} made a {type(task).__name__}; "
+                            "expected a subclass of bench_apts.tasks.Task")
+        wrong = [name for name, metric in task.metrics.items()
+                 if not isinstance(metric, Metric) or name == "loss"]
+        if wrong:
+            raise UserError(f"[task] source = {chosen.source!r}: metrics: expected a Metric by "
+                            f"name, and none called loss, got {wrong[0]!r}")
+        return task
+
+
+def resolved(suite: Suite, folder: str) -> Suite:
+    """Return a suite with what its code says: the code's hash and the unit of its target.
+
+    Args:
+        suite: As read from its file.
+        folder: Where the file lies.
+
+    Raises:
+        UserError: Its code cannot be imported, or its target is none of the task.
+    """
+    try:
+        problem = Problem(suite, folder)
+        unit = problem.metric().unit
+    except UserError as error:
+        raise UserError(f"suite {suite.name}: {error}") from error
+    return msgspec.structs.replace(
+        suite, code_sha256=problem.code_sha256 if suite.sources else msgspec.UNSET,
+        target=msgspec.structs.replace(suite.target, unit=unit or msgspec.UNSET))

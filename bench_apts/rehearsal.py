@@ -1,0 +1,90 @@
+"""One batch through a suite's network and task, so that a mistake shows before the first trial."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bench_apts.errors import UserError, brief
+from bench_apts.loader import Resident
+from bench_apts.suites import data
+from bench_apts.tasks.module import handed, measured, trained
+
+if TYPE_CHECKING:
+    from bench_apts.contract import Batch
+    from bench_apts.problem import Problem
+    from bench_apts.suites.data import Dataset
+
+_MOST = 64
+"""Samples in the batch at most."""
+
+
+def rehearse(problem: Problem, dataset: Dataset) -> int:
+    """Build the network and run one batch forward, backward and through the metrics, on the CPU.
+
+    Random number generators are left as they were.
+
+    Args:
+        problem: The suite's.
+        dataset: Its data.
+
+    Returns:
+        The number of the network's parameters.
+
+    Raises:
+        UserError: The network or the task cannot be run, or the losses are none of samples.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = problem.network(dataset)
+            _run(problem, network, _batch(problem, dataset))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"model and task cannot be run on a batch: {brief(error)}") from error
+    return sum(p.numel() for p in network.parameters())
+
+
+def _batch(problem: Problem, dataset: Dataset) -> Batch:
+    """Return the first training samples, and the one of the largest target."""
+    suite = problem.suite
+    (inputs, targets), _ = data.divided(
+        dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
+    largest = int(np.argmax(targets.reshape(len(targets), -1).max(axis=1)))
+    chosen = [*range(max(1, min(len(targets), suite.batch_size, _MOST) - 1)), largest]
+    split = Resident(inputs[chosen], targets[chosen], dataset.mean, dataset.std, dataset.scale,
+                     torch.device("cpu"))
+    return split.take(torch.arange(len(chosen)))
+
+
+def _run(problem: Problem, network: torch.nn.Module, batch: Batch) -> None:
+    module, loss = trained(network, problem.task)
+    given = handed(problem.task, batch)
+    module.train()
+    with torch.enable_grad():
+        losses = loss(module(given.inputs), given.targets, reduction="none")
+        shape = (len(batch.targets),)
+        if not isinstance(losses, torch.Tensor) or tuple(losses.shape) != shape:
+            found = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
+            raise UserError(f"the loss is not per sample: for {shape[0]} samples expected losses "
+                            f"of the shape {shape}, got {found}")
+        if not torch.isfinite(losses).all():
+            raise UserError("the loss of the untrained network is NaN or infinite on a batch")
+        if not losses.requires_grad:
+            raise UserError("the loss does not depend on the network's parameters: nothing can be "
+                            "trained")
+        mean = loss(module(given.inputs), given.targets)
+        mean.backward()
+    unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise UserError(f"parameters without a gradient: {', '.join(unused[:5])}; use them in the "
+                        "loss, or freeze them by requires_grad_(False)")
+    module.eval()
+    with torch.no_grad():
+        sums = measured(module, problem.task, batch)
+    if not all(math.isfinite(number) for number in sums.flatten().tolist()):
+        raise UserError("a metric of the untrained network is NaN or infinite on a batch")
