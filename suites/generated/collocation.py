@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..sizes import positive
 from .draws import Draws, Splits, sine_of_pi_times
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
         Inputs: ``points`` float32 (n, 2), ``boundary`` bool (n,). Training targets float32 (n, 1):
         u at points on the boundary, f at the others. Test targets float32 (n, 1): u. The metric is
         the relative L2 error, ``relative_l2``: ``floor`` 0, ``baseline`` 1 (of u = 0).
+
+    Raises:
+        UserError: A number of points is not a positive integer.
     """
+    positive("data 'collocation'", points=points, grid=grid)
     draws = Draws("collocation", seed)
     boundary = draws.orders(1, points)[0] % 5 == 0
     places = draws.uniforms(points, 2).astype(np.float32)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.errors import UserError
+
+from ..sizes import at_least
 from .draws import Draws, Splits
 
 if TYPE_CHECKING:
@@ -29,11 +32,13 @@ def denoising(
         mean image on the test images. The floor is not known; returning the input has noise**2.
 
     Raises:
-        ValueError: Images are not uint8.
+        UserError: Images are not uint8, or ``noise`` is negative.
     """
+    at_least("data 'denoising'", 0, noise=noise)
+
     def add(name: str, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         if images.dtype != np.uint8:
-            raise ValueError(f"images have the dtype {images.dtype}; needed is uint8")
+            raise UserError(f"data 'denoising': the images' dtype is {images.dtype}, not uint8")
         targets = images.astype(np.float32) / np.float32(255)
         noisy = np.empty_like(targets)
         draws = Draws(f"denoising {name}", seed)

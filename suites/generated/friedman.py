@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..sizes import at_least, natural, positive
 from .draws import Draws, Splits, sine_of_pi_times
 
 if TYPE_CHECKING:
@@ -47,7 +48,15 @@ def friedman(
     Returns:
         Inputs float32 (n, 5 + nuisance) in [0, 1], targets float32 (n, 1). The metric is the root
         mean square error: ``floor`` is ``noise``, ``baseline`` that of the mean of the targets.
+
+    Raises:
+        UserError: A number of rows is not a positive integer, or ``noise`` or ``nuisance`` is
+            negative.
     """
+    positive("data 'friedman'", rows=rows, test=test)
+    at_least("data 'friedman'", 0, noise=noise)
+    natural("data 'friedman'", nuisance=nuisance)
+
     def draw(name: str, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         draws = Draws(f"friedman {name}", seed)
         x = draws.uniforms(number, 5 + nuisance).astype(np.float32)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..sizes import positive
 from .draws import Draws, Splits
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
         Inputs: ``adjacency`` uint8 (n, 24, 24), symmetric, 0 or 1, without loops, the nodes in
         random order; ``features`` float32 (n, 24, 1), all 1. Targets: classes int64 (n,).
         ``floor`` is the accuracy 1, ``baseline`` 1/3.
+
+    Raises:
+        UserError: A number of graphs is not a positive integer.
     """
+    positive("data 'graphs'", train=train, test=test)
+
     def draw(name: str, rows: int) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.int64]]:
         draws = Draws(f"graphs {name}", seed)
         targets = draws.orders(1, rows)[0] % len(MIXED)

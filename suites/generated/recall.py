@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.errors import UserError
+
+from ..sizes import positive
 from .draws import Draws, Splits
 
 if TYPE_CHECKING:
@@ -46,12 +49,16 @@ def recall(
         accuracy 1, ``baseline`` that of guessing one of the values.
 
     Raises:
-        ValueError: A sequence or the vocabulary is too small for the pairs.
+        UserError: A size is not a positive integer, or a sequence or the vocabulary is too small
+            for the pairs.
     """
+    positive("data 'recall'", train=train, test=test, length=length, pairs=pairs,
+             vocabulary=vocabulary)
     keys, values = (vocabulary - 1) // 2, vocabulary - 1 - (vocabulary - 1) // 2
-    if pairs < 1 or length < 3 * pairs or keys < pairs:
-        raise ValueError(f"{pairs} pairs need a length of at least {3 * pairs} (got {length}) "
-                         f"and a vocabulary of at least {2 * pairs + 1} (got {vocabulary})")
+    if length < 3 * pairs or keys < pairs:
+        raise UserError(f"data 'recall': pairs = {pairs} needs a length of at least {3 * pairs}, "
+                        f"not {length}, and a vocabulary of at least {2 * pairs + 1}, not "
+                        f"{vocabulary}")
 
     def draw(name: str, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         draws = Draws(f"recall {name}", seed)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.errors import UserError
+
+from ..sizes import at_least, positive
 from .draws import Draws
 
 if TYPE_CHECKING:
@@ -31,11 +34,12 @@ def noniid(
         sizes differ by at most one.
 
     Raises:
-        ValueError: The concentration is negative, or there are fewer samples than ranks.
+        UserError: The concentration is negative, or there are fewer samples than ranks.
     """
-    if concentration < 0 or not 0 < ranks <= len(targets):
-        raise ValueError(f"concentration = {concentration} must be at least 0, and ranks = "
-                         f"{ranks} from 1 to the number of samples, {len(targets)}")
+    at_least("data 'noniid'", 0, concentration=concentration)
+    positive("data 'noniid'", ranks=ranks)
+    if ranks > len(targets):
+        raise UserError(f"data 'noniid': ranks = {ranks} are more than {len(targets)} samples")
     draws = Draws("noniid", seed)
     shuffled = draws.orders(1, len(targets))[0]
     by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
@@ -87,10 +91,9 @@ def longtail(
         Sorted indices, int64.
 
     Raises:
-        ValueError: The ratio is less than 1.
+        UserError: The ratio is less than 1.
     """
-    if not ratio >= 1:
-        raise ValueError(f"ratio = {ratio} must be at least 1")
+    at_least("data 'longtail'", 1, ratio=ratio)
     shuffled = Draws("longtail", seed).orders(1, len(targets))[0]
     counts = np.bincount(targets)
     kept = [

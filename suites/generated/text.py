@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.errors import UserError
+
+from ..sizes import positive
 from .draws import Draws, Splits
 
 if TYPE_CHECKING:
@@ -149,7 +152,14 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
         ``baseline`` the entropy of single characters, in nats per character. The floor is reached
         by who sees the whole text before a character; at the start of a window the context is
         missing.
+
+    Raises:
+        UserError: A size is not a positive integer, or the text has no window to test on.
     """
+    positive("data 'grammar_text'", characters=characters, context=context)
+    if characters - characters * 9 // 10 <= context:
+        raise UserError(f"data 'grammar_text': characters = {characters} must be more than ten "
+                        f"times context = {context}")
     grammar = Grammar.random(seed)
     code = np.full(128, -1)
     code[np.frombuffer(ALPHABET.encode(), np.uint8)] = np.arange(len(ALPHABET))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .sizes import positive
+from ..sizes import positive
 
 
 class GIN(nn.Module):
@@ -50,5 +50,5 @@ def gin(features: int, classes: int, width: int = 32, layers: int = 3) -> nn.Mod
     Raises:
         UserError: A size is not a positive integer.
     """
-    positive("gin", features=features, classes=classes, width=width, layers=layers)
+    positive("model 'gin'", features=features, classes=classes, width=width, layers=layers)
     return GIN(features, classes, width, layers)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench_apts.errors import UserError
 
 from .. import models
-from .sizes import positive
+from ..sizes import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def pinn(
         UserError: A size is not a positive integer, or the activation is unknown or "relu", whose
             second derivative is zero.
     """
-    positive("pinn", inputs=inputs, outputs=outputs)
+    positive("model 'pinn'", inputs=inputs, outputs=outputs)
     if activation == "relu":
         raise UserError("model 'pinn': activation = 'relu' has no second derivative; use 'tanh'")
     model = models.mlp((inputs,), outputs, hidden, activation=activation)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import models
-from .sizes import divides, positive
+from ..sizes import divides, positive
 from .transformer import blocks, initialise
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def mlp(
     features: int, outputs: int, hidden: Sequence[int] = (128, 128), activation: str = "relu"
 ) -> nn.Module:
     """Return ``models.mlp`` for rows: from float (b, features) to (b, outputs)."""
-    positive("mlp", features=features, outputs=outputs)
+    positive("model 'mlp'", features=features, outputs=outputs)
     return models.mlp((features,), outputs, hidden, activation=activation)
 
 
@@ -66,6 +66,6 @@ def ft_transformer(
     Raises:
         UserError: A size is not a positive integer, or ``heads`` does not divide ``width``.
     """
-    positive("ft_transformer", features=features, outputs=outputs, depth=depth)
-    divides("ft_transformer", width=width, heads=heads)
+    positive("model 'ft_transformer'", features=features, outputs=outputs, depth=depth)
+    divides("model 'ft_transformer'", width=width, heads=heads)
     return FTTransformer(features, outputs, width, blocks(depth, width, heads, causal=False))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bench_apts.errors import UserError
 
-from .sizes import divides, positive
+from ..sizes import divides, natural, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,10 +131,9 @@ def gpt(
     Raises:
         UserError: A size is not a positive integer, or ``heads`` does not divide ``width``.
     """
-    positive("gpt", vocabulary=vocabulary, context=context, layers=layers)
-    divides("gpt", width=width, heads=heads)
-    if type(expansion) is not int or expansion < 0:
-        raise UserError(f"model 'gpt': expansion = {expansion!r} must be an integer from 0")
+    positive("model 'gpt'", vocabulary=vocabulary, context=context, layers=layers)
+    divides("model 'gpt'", width=width, heads=heads)
+    natural("model 'gpt'", expansion=expansion)
     body = blocks(layers, width, heads, causal=True, expansion=expansion)
     return GPT(vocabulary, context, body, width, tied)
 
@@ -194,10 +193,10 @@ def vit(
     if len(image_shape) != 3:
         raise UserError(f"model 'vit' takes images (channels, height, width), not {image_shape}")
     channels, rows, columns = image_shape
-    positive("vit", channels=channels, classes=classes, depth=depth)
-    divides("vit", height=rows, patch=patch)
-    divides("vit", columns=columns, patch=patch)
-    divides("vit", width=width, heads=heads)
+    positive("model 'vit'", channels=channels, classes=classes, depth=depth)
+    divides("model 'vit'", height=rows, patch=patch)
+    divides("model 'vit'", columns=columns, patch=patch)
+    divides("model 'vit'", width=width, heads=heads)
     patches = nn.Conv2d(channels, width, patch, patch)
     places = (rows // patch) * (columns // patch)
     return ViT(patches, places, blocks(depth, width, heads, causal=False), classes)

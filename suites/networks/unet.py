@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench_apts.errors import UserError
 
 from ..models import NORMS
-from .sizes import positive
+from ..sizes import positive
 
 
 class UNet(nn.Module):
@@ -52,13 +52,13 @@ def unet(channels: int, width: int = 16, depth: int = 2) -> nn.Module:
 
     Returns:
         A module from float (b, channels, height, width) to the same shape; height and width must
-        be multiples of ``2**depth``. With one channel, width 16 and depth 2 it has 116,881
+        be multiples of ``2**depth``. With one channel, width 16 and depth 2 it has 117,073
         parameters.
 
     Raises:
         UserError: A size is not a positive integer; later, if images do not fit.
     """
-    positive("unet", channels=channels, width=width, depth=depth)
+    positive("model 'unet'", channels=channels, width=width, depth=depth)
     return UNet(channels, [width << level for level in range(depth + 1)])
 
 
