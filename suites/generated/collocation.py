@@ -6,7 +6,6 @@ u = sin(pi x) sin(pi y).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,18 +24,20 @@ def solution(points: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
-    """Return random points to train on and a regular grid to test on.
+    """Return points of the square, and the solution there.
 
     Args:
         points: The number of training points. Every fifth lies on the boundary, and in the order
             of the samples these are spread at random.
-        grid: The number of test points along each side, at the centres of equal squares.
-        seed: Determines the points.
+        grid: The number of test points along each side, at the centres of equal squares. As many
+            random points validate.
+        seed: Determines the random points.
 
     Returns:
-        Inputs: ``points`` float32 (n, 2), ``boundary`` bool (n,). Training targets float32 (n, 1):
-        u at points on the boundary, f at the others. Test targets float32 (n, 1): u. The metric is
-        the relative L2 error, ``relative_l2``: ``floor`` 0, ``baseline`` 1 (of u = 0).
+        Inputs float32 (n, 2), points; on the boundary, and nowhere else, a coordinate is exactly
+        0 or 1. Targets float32 (n, 1): u, from which the residuals need no more than f = 2 pi^2 u
+        and the values on the boundary. There is a split ``validation``. The metric is the relative
+        L2 error, ``relative_l2``: ``floor`` 0, ``baseline`` 1 (of u = 0).
 
     Raises:
         UserError: A number of points is not a positive integer.
@@ -44,24 +45,24 @@ def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
     positive("data 'collocation'", points=points, grid=grid)
     draws = Draws("collocation", seed)
     boundary = draws.orders(1, points)[0] % 5 == 0
-    places = draws.uniforms(points, 2).astype(np.float32)
+    trained = _inside(draws, points)
     side = draws.integers(4, points)
-    ends = (side % 2).astype(np.float32)
     for axis in (0, 1):
         on_side = boundary & (side // 2 == axis)
-        places[on_side, axis] = ends[on_side]
-    u = solution(places)
-    targets = np.where(boundary[:, None], 0.0, 2 * math.pi**2 * u).astype(np.float32)
-
+        trained[on_side, axis] = side[on_side] % 2
     centres = (np.arange(grid) + 0.5) / grid
     x, y = np.meshgrid(centres, centres, indexing="ij")
     tested = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-    return {
-        "train": ({"points": places, "boundary": boundary}, targets),
-        "test": ({"points": tested, "boundary": np.zeros(len(tested), bool)},
-                 solution(tested).astype(np.float32)),
-        "floor": 0.0, "baseline": 1.0,
-    }
+    validated = _inside(Draws("collocation validation", seed), grid * grid)
+    return Splits({
+        name: (places, solution(places).astype(np.float32))
+        for name, places in (("train", trained), ("validation", validated), ("test", tested))
+    }, 0.0, 1.0)
+
+
+def _inside(draws: Draws, number: int) -> NDArray[np.float32]:
+    """Draw points of the open square, multiples of 2**-24: float32 (number, 2)."""
+    return ((draws.integers(2**24 - 1, number, 2) + 1) * 2.0**-24).astype(np.float32)
 
 
 def relative_l2(predicted: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -14,6 +14,8 @@ from .draws import Draws, Splits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Pair = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
+
 
 def denoising(
     train: NDArray[np.uint8], test: NDArray[np.uint8], noise: float = 0.5, seed: int = 0
@@ -36,7 +38,7 @@ def denoising(
     """
     at_least("data 'denoising'", 0, noise=noise)
 
-    def add(name: str, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    def add(name: str, images: NDArray[np.uint8]) -> Pair:
         if images.dtype != np.uint8:
             raise UserError(f"data 'denoising': the images' dtype is {images.dtype}, not uint8")
         targets = images.astype(np.float32) / np.float32(255)
@@ -49,5 +51,5 @@ def denoising(
     inputs, targets = add("train", train)
     test_inputs, test_targets = add("test", test)
     mean = targets.mean(axis=0, dtype=np.float64)
-    return {"train": (inputs, targets), "test": (test_inputs, test_targets),
-            "baseline": float(np.square(test_targets - mean).mean())}
+    return Splits({"train": (inputs, targets), "test": (test_inputs, test_targets)},
+                  None, float(np.square(test_targets - mean).mean()))

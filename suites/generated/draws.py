@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Splits(TypedDict):
-    """A data set: (inputs, targets) of each split, with equal first dimensions.
+class Splits(dict[str, "tuple[NDArray[Any], NDArray[Any]]"]):
+    """A data set: pairs of inputs and targets, equally long, by the name of the split.
 
-    Inputs are one array or, if the model takes several, a dictionary by the names of the
-    arguments of its ``forward``. ``floor`` is the best value of the metric that any model can
-    expect on new samples, ``baseline`` the value of the best answer that ignores the inputs.
+    Attributes:
+        floor: The best value of the metric that any model can expect on new samples, or None if
+            it is not known.
+        baseline: The value of the best answer that ignores the inputs.
     """
 
-    train: tuple[NDArray[Any] | dict[str, NDArray[Any]], NDArray[Any]]
-    test: tuple[NDArray[Any] | dict[str, NDArray[Any]], NDArray[Any]]
-    floor: NotRequired[float]
-    baseline: NotRequired[float]
+    def __init__(
+        self,
+        splits: dict[str, tuple[NDArray[Any], NDArray[Any]]],
+        floor: float | None,
+        baseline: float,
+    ) -> None:
+        super().__init__(splits)
+        self.floor, self.baseline = floor, baseline
 
 
 class Draws:

@@ -63,5 +63,5 @@ def friedman(
         y = clean(x.astype(np.float64)) + noise * draws.normals(number)
         return x, y.astype(np.float32)[:, None]
 
-    return {"train": draw("train", rows), "test": draw("test", test),
-            "floor": noise, "baseline": math.sqrt(1 + noise * noise)}
+    return Splits({"train": draw("train", rows), "test": draw("test", test)},
+                  noise, math.sqrt(1 + noise * noise))

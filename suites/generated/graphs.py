@@ -25,7 +25,7 @@ MIXED = np.array([[4, 6, 8], [10, 12, 14], [16, 18, 20]])
 
 
 def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
-    """Return graphs as dense matrices, the classes equally frequent to within one.
+    """Return graphs as matrices, the classes equally frequent to within one.
 
     Args:
         train: The number of training graphs.
@@ -33,8 +33,9 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
         seed: Determines all draws.
 
     Returns:
-        Inputs: ``adjacency`` uint8 (n, 24, 24), symmetric, 0 or 1, without loops, the nodes in
-        random order; ``features`` float32 (n, 24, 1), all 1. Targets: classes int64 (n,).
+        Inputs float32 (n, 24, 25), nodes in random order: an adjacency matrix, symmetric, 0 or 1,
+        without loops, and beside it one feature of each node, always 1. Targets: classes int64
+        (n,).
         ``floor`` is the accuracy 1, ``baseline`` 1/3.
 
     Raises:
@@ -42,7 +43,7 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
     """
     positive("data 'graphs'", train=train, test=test)
 
-    def draw(name: str, rows: int) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.int64]]:
+    def draw(name: str, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         draws = Draws(f"graphs {name}", seed)
         targets = draws.orders(1, rows)[0] % len(MIXED)
         mixed = MIXED[targets, draws.integers(MIXED.shape[1], rows)]
@@ -50,11 +51,12 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
         order = draws.orders(rows, NODES)
         adjacency = np.take_along_axis(adjacency, order[:, :, None], axis=1)
         adjacency = np.take_along_axis(adjacency, order[:, None, :], axis=2)
-        return {"adjacency": adjacency,
-                "features": np.ones((rows, NODES, 1), np.float32)}, targets
+        inputs = np.ones((rows, NODES, NODES + 1), np.float32)
+        inputs[:, :, :NODES] = adjacency
+        return inputs, targets
 
-    return {"train": draw("train", train), "test": draw("test", test),
-            "floor": 1.0, "baseline": 1 / len(MIXED)}
+    return Splits({"train": draw("train", train), "test": draw("test", test)},
+                  1.0, 1 / len(MIXED))
 
 
 def _simple(draws: Draws, mixed: NDArray[np.int64]) -> NDArray[np.uint8]:

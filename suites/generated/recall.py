@@ -73,5 +73,4 @@ def recall(
         np.put_along_axis(targets, places, answers, axis=1)
         return inputs, targets
 
-    return {"train": draw("train", train), "test": draw("test", test),
-            "floor": 1.0, "baseline": 1 / values}
+    return Splits({"train": draw("train", train), "test": draw("test", test)}, 1.0, 1 / values)

@@ -125,7 +125,9 @@ class Grammar:
         return "".join(pieces)[:characters]
 
 
-def windows(numbers: NDArray[np.int64], context: int) -> tuple[NDArray[np.int64], ...]:
+def windows(
+    numbers: NDArray[np.int64], context: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut a sequence into windows that do not overlap, and targets one position later.
 
     Args:
@@ -170,5 +172,4 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
     entropy, counts = grammar.expected()
     length = sum(counts.values())
     single = -sum(n / length * math.log(n / length) for n in counts.values() if n)
-    return {"train": (train[0], train[1]), "test": (test[0], test[1]),
-            "floor": entropy / length, "baseline": single}
+    return Splits({"train": train, "test": test}, entropy / length, single)

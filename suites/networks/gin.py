@@ -20,10 +20,11 @@ class GIN(nn.Module):
             for layer in range(layers))
         self.head = nn.Linear(layers * width, classes)
 
-    def forward(self, adjacency: Tensor, features: Tensor) -> Tensor:
-        """Return logits (b, classes); adjacency (b, n, n), features (b, n, f) float."""
-        edges = adjacency.to(features.dtype)
-        x, pooled = features, []
+    def forward(self, graphs: Tensor) -> Tensor:
+        """Return logits (b, classes) for graphs (b, n, n + features)."""
+        nodes = graphs.shape[1]
+        edges, x = graphs[:, :, :nodes], graphs[:, :, nodes:]
+        pooled = []
         for own, update in zip(self.own, self.updates, strict=True):
             x = update((1 + own) * x + edges @ x)
             pooled.append(x.mean(dim=1))
@@ -44,8 +45,8 @@ def gin(features: int, classes: int, width: int = 32, layers: int = 3) -> nn.Mod
         layers: The number of rounds of messages.
 
     Returns:
-        A module from ``adjacency`` (b, n, n), any number type, and ``features`` (b, n, features),
-        float, to logits (b, classes).
+        A module from graphs to logits (b, classes). Graphs are float (b, n, n + features): the
+        adjacency matrices, and beside each row the features of its node.
 
     Raises:
         UserError: A size is not a positive integer.

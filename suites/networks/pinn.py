@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,25 +63,24 @@ def laplacian(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Ten
 
 
 def poisson_losses(
-    model: Callable[[Tensor], Tensor],
-    points: Tensor,
-    boundary: Tensor,
-    targets: Tensor,
-    weight: float = 100.0,
+    model: Callable[[Tensor], Tensor], points: Tensor, targets: Tensor, weight: float = 100.0
 ) -> Tensor:
-    """Return the squared residual of each point.
+    """Return the squared residuals of -Laplacian(u) = f and of the boundary condition.
+
+    f is that of the data ``generated.collocation``, 2 pi^2 times their solution.
 
     Args:
-        model: From points (b, d) to values (b, 1).
-        points: Points, float (b, d).
-        boundary: Which of them lie on the boundary, bool (b,).
-        targets: u on the boundary, f elsewhere, float (b, 1).
+        model: From points (b, 2) to values (b, 1).
+        points: Points of the unit square, float (b, 2).
+        targets: The solution there, float (b, 1).
         weight: The factor of the boundary's residuals, whose scale is smaller than f's.
 
     Returns:
-        Losses (b,): weight (u - target)^2 on the boundary, (-Laplacian of u - target)^2 elsewhere.
+        Losses (b,): weight (u - target)^2 at points with a coordinate of exactly 0 or 1,
+        (-Laplacian(u) - f)^2 at all others.
     """
     values, second = laplacian(model, points)
-    inside = (-second - targets).square()
-    outside = weight * (values - targets).square()
-    return torch.where(boundary[:, None], outside, inside)[:, 0]
+    inside = (-second - 2 * math.pi**2 * targets).square()
+    boundary = weight * (values - targets).square()
+    on_boundary = ((points == 0) | (points == 1)).any(dim=1, keepdim=True)
+    return torch.where(on_boundary, boundary, inside)[:, 0]

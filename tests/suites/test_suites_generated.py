@@ -11,6 +11,7 @@ from bench_apts.errors import UserError
 from bench_apts.suites.generated import (
     collocation,
     denoising,
+    derived,
     draws,
     friedman,
     graphs,
@@ -36,23 +37,26 @@ SMALL = {
 PINNED = {
     "text": "dd1daca2512c3847",
     "recall": "7f6216816ad6e8d9",
-    "graphs": "519f61e03628dd67",
+    "graphs": "47f8d34229955514",
     "friedman": "941adfd6b3a56da8",
     "denoising": "a984353bcf9c2369",
-    "collocation": "6e54e8a9992e27d4",
+    "collocation": "e38dd6ebe87d134d",
     "noniid": "31b0c0b5959a016a",
     "sorted": "d7cbbbdde4527430",
     "longtail": "95526db3d6e4f304",
 }
 
 
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, cache):
+    monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
+
+
 def arrays(made):
     """Return the arrays of a data set in a fixed order."""
     if isinstance(made, list):
         return made
-    parts = [part for split in ("train", "test") for part in made[split]]
-    return [array for part in parts
-            for array in (part.values() if isinstance(part, dict) else [part])]
+    return [array for split in made.values() for array in split]
 
 
 def digest(made):
@@ -77,17 +81,15 @@ def test_another_seed_gives_other_data(name):
                                   ("noniid", "sorted", "longtail")])
 def test_splits_have_equal_layouts_and_share_no_draws(name):
     made = SMALL[name]()
-    sizes = []
-    for split in ("train", "test"):
-        inputs, targets = made[split]
-        parts = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-        assert {len(part) for part in parts} == {len(targets)}
-        sizes.append([(part.dtype, part.shape[1:]) for part in [*parts, targets]])
-    assert sizes[0] == sizes[1]
-    first, second = made["train"][1], made["test"][1]
-    if name not in ("collocation", "graphs"):  # targets that repeat by nature
-        rows = {row.tobytes() for row in first}
-        assert not rows & {row.tobytes() for row in second}
+    assert set(made) - {"validation"} == {"train", "test"}
+    rows = set()
+    for inputs, targets in made.values():
+        assert len(inputs) == len(targets) > 0
+        for array, first in zip((inputs, targets), made["train"], strict=True):
+            assert (array.dtype, array.shape[1:]) == (first.dtype, first.shape[1:])
+        new = {row.tobytes() for row in inputs}
+        assert not rows & new
+        rows |= new
 
 
 # --- draws
@@ -185,7 +187,7 @@ def test_the_entropy_rate_is_that_of_a_long_text():
     found = -log_probability(grammar, sample.replace(".", " .").split()) / len(sample)
     entropy, counts = grammar.expected()
     assert found == pytest.approx(entropy / sum(counts.values()), rel=5e-3)
-    assert text.grammar_text(200, 10, 3)["floor"] == entropy / sum(counts.values())
+    assert text.grammar_text(200, 10, 3).floor == entropy / sum(counts.values())
 
 
 def test_the_expected_counts_of_characters_are_those_of_a_long_text():
@@ -198,7 +200,7 @@ def test_the_expected_counts_of_characters_are_those_of_a_long_text():
     assert [sample.count(c) / len(sample) for c in frequent] == pytest.approx(
         [counts[c] / length for c in frequent], rel=0.1)
     p = np.array([n for n in counts.values() if n]) / length
-    assert text.grammar_text(200, 10, 3)["baseline"] == pytest.approx(-(p * np.log(p)).sum())
+    assert text.grammar_text(200, 10, 3).baseline == pytest.approx(-(p * np.log(p)).sum())
 
 
 def test_windows_are_contiguous_and_targets_come_next():
@@ -235,14 +237,14 @@ def test_each_key_is_asked_once_and_its_value_is_the_target():
 
 def test_graphs_are_simple_balanced_and_of_one_degree_sequence():
     inputs, targets = graphs.graphs(150, 10)["train"]
-    adjacency = inputs["adjacency"].astype(int)
+    adjacency, features = inputs[:, :, :24].astype(int), inputs[:, :, 24:]
     assert set(np.unique(adjacency)) == {0, 1}
     assert (adjacency == adjacency.transpose(0, 2, 1)).all()
     assert (np.trace(adjacency, axis1=1, axis2=2) == 0).all()
     # No function of the degrees can tell two graphs apart: the sorted degrees are all the same.
     degrees = adjacency.sum(axis=1)
     assert (np.sort(degrees, axis=1) == graphs.DEGREES).all()
-    assert (inputs["features"] == 1).all()
+    assert (features == 1).all()
     assert np.bincount(targets).tolist() == [50, 50, 50]
     # Nor the position of a node.
     assert len(np.unique(degrees[:, 0])) == 2
@@ -278,8 +280,8 @@ def test_the_floor_is_the_error_of_the_true_function_and_the_baseline_that_of_th
     made = friedman.friedman(20_000, 20_000, noise=0.3, seed=4)
     x, y = made["test"]
     error = np.sqrt(np.square(y[:, 0] - friedman.clean(x.astype(float))).mean())
-    assert error == pytest.approx(made["floor"], rel=0.02)
-    assert y.std() == pytest.approx(made["baseline"], rel=0.02)
+    assert error == pytest.approx(made.floor, rel=0.02)
+    assert y.std() == pytest.approx(made.baseline, rel=0.02)
     assert (x.min(), x.max()) == pytest.approx((0, 1), abs=1e-3)
     # The nuisance features say nothing, not even together with the square of one.
     assert np.abs(np.corrcoef(np.c_[x[:, 5:], x[:, 5:] ** 2, y].T)[-1, :-1]).max() < 0.03
@@ -295,28 +297,28 @@ def test_noise_is_added_to_the_given_images():
     assert (targets == np.float32(0.2)).all()
     assert (inputs - targets).std() == pytest.approx(0.4, rel=0.02)
     assert not np.array_equal(made["test"][0], inputs)
-    assert made["baseline"] == pytest.approx(0, abs=1e-9)
+    assert made.baseline == pytest.approx(0, abs=1e-9)
 
 
 def test_points_fill_the_square_and_a_fifth_lies_on_its_four_sides():
     made = collocation.collocation(2_000, grid=8, seed=1)
-    inputs, targets = made["train"]
-    points, boundary = inputs["points"], inputs["boundary"]
-    assert boundary.sum() == 400
+    points, targets = made["train"]
     on_side = (points == 0) | (points == 1)
+    boundary = on_side.any(axis=1)
+    assert boundary.sum() == 400
     assert (on_side.sum(axis=1)[boundary] == 1).all()
-    assert not on_side[~boundary].any()
+    assert (points.min(), points.max()) == (0, 1)
     for axis, end in itertools.product((0, 1), (0, 1)):
         assert 60 < (points[boundary, axis] == end).sum() < 140
     assert (targets[boundary] == 0).all()
-    assert targets[~boundary, 0] == pytest.approx(
-        2 * np.pi**2 * np.sin(np.pi * points[~boundary]).prod(axis=1), abs=1e-5)
+    for places, values in made.values():
+        assert values[:, 0] == pytest.approx(np.sin(np.pi * places).prod(axis=1), abs=1e-6)
     assert 100 < boundary[:1_000].sum() < 300  # not all in one place
     tested, solution = made["test"]
     assert np.square(solution).mean() == pytest.approx(1 / 4, rel=1e-6)  # a quadrature
-    assert collocation.relative_l2(np.zeros_like(solution), solution) == made["baseline"]
+    assert collocation.relative_l2(np.zeros_like(solution), solution) == made.baseline
     assert collocation.relative_l2(
-        np.sin(np.pi * tested["points"]).prod(axis=1, keepdims=True), solution) < 1e-6
+        np.sin(np.pi * tested).prod(axis=1, keepdims=True), solution) < 1e-6
 
 
 # --- skew
@@ -356,6 +358,34 @@ def test_a_long_tail_falls_geometrically():
     assert np.bincount(targets[skew.longtail(targets, 1e9)]).min() == 1
 
 
+# --- data sets made of known ones
+
+
+def test_unbalanced_digits_keep_their_test_split():
+    made = derived.unbalanced(ratio=10)
+    counts = np.bincount(made["train"][1])
+    assert counts[0] / counts[-1] == pytest.approx(10, rel=0.05)
+    assert (np.diff(counts) < 0).all()
+    inputs, targets = made["test"]
+    assert inputs.shape == (300, 64)
+    assert np.bincount(targets).min() >= 28
+    assert made.baseline == (targets == 0).mean()
+
+
+def test_noise_is_added_to_images_of_mnist(real_data):
+    made = derived.noisy(train=30, test=20, noise=0.3, data_dir=real_data)
+    for name, number in (("train", 30), ("test", 20)):
+        noisy, clean = made[name]
+        assert noisy.shape == clean.shape == (number, 1, 28, 28)
+        assert (clean.min(), clean.max()) == (0, 1)
+        assert (noisy - clean).std() == pytest.approx(0.3, rel=0.05)
+    assert not np.array_equal(
+        derived.noisy(train=30, test=20, seed=1, data_dir=real_data)["test"][1],
+        made["test"][1])
+    with pytest.raises(UserError, match="60001"):
+        derived.noisy(train=60_001, data_dir=real_data)
+
+
 # --- refusals
 
 
@@ -376,6 +406,9 @@ def test_a_long_tail_falls_geometrically():
     (lambda: friedman.friedman(nuisance=1.5), "nuisance"),
     (lambda: denoising.denoising(IMAGES / 255, IMAGES), "uint8"),
     (lambda: denoising.denoising(IMAGES, IMAGES, noise="0.5"), "noise"),
+    (lambda: derived.noisy("digits", 9, 9), "uint8"),
+    (lambda: derived.noisy("digist"), "did you mean digits"),
+    (lambda: derived.unbalanced(ratio=0), "ratio"),
     (lambda: collocation.collocation(True), "points"),
     (lambda: collocation.collocation(grid=0), "grid"),
     (lambda: skew.noniid(TARGETS, 0), "ranks"),

@@ -19,34 +19,29 @@ from bench_apts.suites.generated import (
 from bench_apts.suites.networks import gin, pinn, tabular, transformer, unet
 
 
-def tensors(inputs):
-    parts = inputs if isinstance(inputs, dict) else {0: inputs}
-    return [torch.from_numpy(part) for part in parts.values()]
-
-
 def trained(model, made, loss, steps, batch, rate):
     """Train by AdamW on batches drawn anew in each epoch, and return the model."""
-    parts = [*tensors(made["train"][0]), torch.from_numpy(made["train"][1])]
+    inputs, targets = map(torch.from_numpy, made["train"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     drawn = []
     for _ in range(steps):
         if len(drawn) < 2:
-            drawn = list(torch.randperm(len(parts[0])).split(batch))
+            drawn = list(torch.randperm(len(inputs)).split(batch))
         rows = drawn.pop(0)
         optimizer.zero_grad()
-        loss(model, *(part[rows] for part in parts)).backward()
+        loss(model, inputs[rows], targets[rows]).backward()
         optimizer.step()
     return model
 
 
 def answers(model, made):
+    inputs, targets = map(torch.from_numpy, made["test"])
     with torch.no_grad():
-        return model(*tensors(made["test"][0])), torch.from_numpy(made["test"][1])
+        return model(inputs), targets
 
 
-def cross_entropy(model, *batch):
-    *inputs, targets = batch
-    return functional.cross_entropy(model(*inputs).flatten(0, -2), targets.flatten())
+def cross_entropy(model, inputs, targets):
+    return functional.cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
 
 
 def square_error(model, inputs, targets):
@@ -67,7 +62,7 @@ def test_a_small_gpt_learns_words():
     model = trained(transformer.gpt(28, 32, 1, 32, 2), made, cross_entropy, 200, 32, 1e-2)
     logits, targets = answers(model, made)
     loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
-    assert made["floor"] < loss < 0.65 * made["baseline"]
+    assert made.floor < loss < 0.65 * made.baseline
 
 
 def test_attention_learns_to_look_up_what_it_read():
@@ -96,19 +91,17 @@ def test_networks_for_rows_come_near_the_floor(make, steps):
     made = friedman.friedman(5_000, 1_000)
     outputs, targets = answers(trained(make(), made, square_error, steps, 64, 5e-3), made)
     error = math.sqrt(functional.mse_loss(outputs, targets))
-    assert made["floor"] < error < 0.4 * made["baseline"]
+    assert made.floor < error < 0.4 * made.baseline
 
 
 def test_a_pinn_finds_the_solution():
     made = collocation.collocation(1_000, grid=20)
 
-    def loss(model, points, boundary, targets):
-        return pinn.poisson_losses(model, points, boundary, targets).mean()
+    def loss(model, points, targets):
+        return pinn.poisson_losses(model, points, targets).mean()
 
-    model = trained(pinn.pinn(), made, loss, 400, 128, 3e-3)
-    with torch.no_grad():
-        found = model(torch.from_numpy(made["test"][0]["points"])).numpy()
-    assert collocation.relative_l2(found, made["test"][1]) < 0.2
+    found, expected = answers(trained(pinn.pinn(), made, loss, 400, 128, 3e-3), made)
+    assert collocation.relative_l2(found.numpy(), expected.numpy()) < 0.2
 
 
 def digits():
@@ -125,7 +118,7 @@ def test_a_small_unet_removes_noise():
     assert unchanged == pytest.approx(0.09, rel=0.05)
     model = trained(unet.unet(1, 8, 1), made, square_error, 100, 32, 1e-2)
     error = functional.mse_loss(*answers(model, made)).item()
-    assert error < 0.5 * min(made["baseline"], unchanged)
+    assert error < 0.5 * min(made.baseline, unchanged)
 
 
 def test_a_vision_transformer_learns_digits():

@@ -48,7 +48,7 @@ CASES = {
     "unet": (lambda: unet.unet(2, 8, 2), (torch.randn(2, 2, 12, 8),), (2, 2, 12, 8),
              unet_size(2, 8, 2)),
     "gin": (lambda: gin.gin(2, 3, 8, 2),
-            (torch.ones(2, 5, 5, dtype=torch.uint8), torch.randn(2, 5, 2)), (2, 3),
+            (torch.randn(2, 5, 7),), (2, 3),
             2 + (2 * 8 + 8) + (8 * 8 + 8) + 3 * (8 * 8 + 8) - (8 * 8 + 8) + 2 * 16 + 16 * 3 + 3),
     "pinn": (lambda: pinn.pinn(), (torch.rand(2, 2),), (2, 1), 150 + 2 * 2_550 + 51),
     "resnet": (lambda: models.resnet((3, 16, 16), 10, norm="group"), (torch.randn(2, 3, 16, 16),),
@@ -155,8 +155,9 @@ def test_the_graph_network_is_invariant_to_the_order_of_nodes():
     adjacency = torch.bernoulli(torch.full((1, 9, 9), 0.3)).triu(1)
     adjacency += adjacency.mT.clone()
     features, order = torch.randn(1, 9, 2), torch.randperm(9)
-    assert torch.allclose(model(adjacency, features), model(
-        adjacency[:, order][:, :, order], features[:, order]), atol=1e-5)
+    expected = model(torch.cat([adjacency, features], dim=2))
+    reordered = torch.cat([adjacency[:, :, order], features], dim=2)[:, order]
+    assert torch.allclose(model(reordered), expected, atol=1e-5)
 
 
 def test_rounds_of_messages_are_what_tells_graphs_of_equal_degrees_apart():
@@ -169,7 +170,8 @@ def test_rounds_of_messages_are_what_tells_graphs_of_equal_degrees_apart():
             graph[i, j] = graph[j, i] = 1
     assert torch.equal(*adjacency.sum(dim=1).sort().values)
     torch.manual_seed(0)
-    one, two = (gin.gin(1, 3, layers=layers)(adjacency, torch.ones(2, 6, 1)) for layers in (1, 2))
+    inputs = torch.cat([adjacency, torch.ones(2, 6, 1)], dim=2)
+    one, two = (gin.gin(1, 3, layers=layers)(inputs) for layers in (1, 2))
     assert torch.allclose(one[0], one[1], atol=1e-6)
     assert not torch.allclose(two[0], two[1], atol=1e-3)
 
@@ -181,20 +183,20 @@ def sines(points):
     return torch.sin(math.pi * points).prod(dim=1, keepdim=True)
 
 
-def inputs(split, count):
-    made = collocation.collocation(count)[split]
-    return (*map(torch.from_numpy, made[0].values()), torch.from_numpy(made[1]))
+def batch(count):
+    return tuple(map(torch.from_numpy, collocation.collocation(count)["train"]))
 
 
 def test_the_residuals_of_the_analytic_solution_vanish():
-    points, boundary, targets = inputs("train", 400)
+    points, targets = batch(400)
+    boundary = targets[:, 0] == 0
     values, second = pinn.laplacian(sines, points.double())
     assert torch.allclose(second, -2 * math.pi**2 * values, atol=1e-9)
-    losses = pinn.poisson_losses(sines, points, boundary, targets)
+    losses = pinn.poisson_losses(sines, points, targets)
     assert losses.shape == (400,)
     assert losses.max() < 1e-6
     # Those of another function do not, on neither side.
-    losses = pinn.poisson_losses(lambda x: 1 + sines(x).square(), points, boundary, targets)
+    losses = pinn.poisson_losses(lambda x: 1 + sines(x).square(), points, targets)
     assert losses.detach()[boundary] == pytest.approx(100, rel=1e-4)
     assert losses[~boundary].mean() > 1
 
@@ -215,18 +217,15 @@ def test_second_derivatives_of_the_network_are_those_of_finite_differences():
 def test_the_loss_of_derivatives_has_a_gradient_that_finite_differences_confirm():
     torch.manual_seed(0)
     model = pinn.pinn(hidden=(5, 4)).double()
-    points, boundary, targets = inputs("train", 30)
-    batch = points.double(), boundary, targets.double()
-    pinn.poisson_losses(model, *batch).mean().backward()
+    points, targets = (part.double() for part in batch(30))
+    pinn.poisson_losses(model, points, targets).mean().backward()
     for label, parameter in model.named_parameters():
-        if label == "5.bias":  # the last layer's bias, which only the boundary sees
-            assert parameter.grad.abs().max() > 0
         direction, step = torch.randn_like(parameter), 1e-6
         around = []
         for sign in (1, -1):
             with torch.no_grad():
                 parameter += sign * step * direction
-            around.append(pinn.poisson_losses(model, *batch).mean().item())
+            around.append(pinn.poisson_losses(model, points, targets).mean().item())
             with torch.no_grad():
                 parameter -= sign * step * direction
         slope = (around[0] - around[1]) / (2 * step)
