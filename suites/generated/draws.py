@@ -1,6 +1,7 @@
 """Random draws that are the same bit for bit on every machine and for every version of NumPy.
 
-NumPy keeps the raw output of its bit generators for ever, but not what ``Generator`` makes of it.
+NumPy never changes the raw output of a bit generator, but may change what ``Generator`` makes of
+it.
 Logarithms and sines differ between processors in the last bit. So all draws here are made from
 raw output by integer arithmetic and by single IEEE operations (+, -, *, /), which are exact or
 rounded in one way only.

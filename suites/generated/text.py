@@ -151,9 +151,9 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
 
     Returns:
         Inputs and targets int64 (n, context), in 0 ... 27. ``floor`` is the entropy rate and
-        ``baseline`` the entropy of single characters, in nats per character. The floor is reached
-        by who sees the whole text before a character; at the start of a window the context is
-        missing.
+        ``baseline`` the entropy of single characters, in nats per character. The floor holds
+        for a model that sees all the text before a character; at the start of a window that
+        context is missing.
 
     Raises:
         UserError: A size is not a positive integer, or the text has no window to test on.
