@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 from bench_apts.errors import UserError, unknown
 
 Shape = tuple[int, ...]
+Choice = TypeVar("Choice")
 
 
 def build(name: str, options: Mapping[str, Any], input_shape: Shape, classes: int) -> nn.Module:
@@ -58,16 +59,28 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
 """What may follow the last layer. Cross-entropy of log-probabilities is that of the logits; with
 the sigmoid before them ten classes cannot get below log(1 + 9/e) = 1.4612."""
 
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU,
+}
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(math.gcd(channels, 8), channels),
+}
+"""Normalisations of ``channels`` channels, with as many parameters each. A GroupNorm of eight
+groups takes its statistics from one sample and keeps none."""
+
 
 def mlp(
     input_shape: Shape,
     classes: int,
     hidden: Sequence[int] = (64, 32),
     output: str = "logits",
+    activation: str = "relu",
 ) -> nn.Module:
-    """Fully connected layers of the widths ``hidden`` with ReLU between them, then ``output``."""
-    if output not in OUTPUTS:
-        raise unknown("output of model 'mlp'", str(output), OUTPUTS)
+    """Fully connected layers of widths ``hidden``, each with ``activation``, then ``output``."""
+    ends = _choice("output of model 'mlp'", output, OUTPUTS)
+    activate = _choice("activation of model 'mlp'", activation, ACTIVATIONS)
     if not isinstance(hidden, Sequence) or not all(
         type(width) is int and width > 0 for width in hidden
     ):
@@ -75,9 +88,9 @@ def mlp(
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(fan_in, fan_out), activate()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes),
-                         *(make() for make in OUTPUTS[output]))
+                         *(make() for make in ends))
 
 
 def cnn_small(input_shape: Shape, classes: int) -> nn.Module:
@@ -105,12 +118,14 @@ def resnet(
     blocks: Sequence[int] = (1, 1, 1),
     width: int = 16,
     stride: int = 1,
+    norm: str = "batch",
 ) -> nn.Module:
     """The residual network for small images of He et al., arXiv 1512.03385, section 4.2.
 
-    A 3x3 stem of the given stride, then stages of ``blocks`` blocks of two 3x3 convolutions with
-    BatchNorm; each stage but the first halves the resolution and doubles the width. Where shapes
-    change, the shortcut is a 1x1 convolution. (1, 1, 1) is ResNet-8, (3, 3, 3) ResNet-20.
+    A 3x3 stem of the given stride, then stages of ``blocks`` blocks of two 3x3 convolutions, each
+    followed by the normalisation ``norm``; each stage but the first halves the resolution and
+    doubles the width. Where shapes change, the shortcut is a 1x1 convolution. (1, 1, 1) is
+    ResNet-8, (3, 3, 3) ResNet-20.
     """
     from torchvision.models.resnet import BasicBlock  # slow to import, and rarely used
 
@@ -121,9 +136,10 @@ def resnet(
     if len(blocks) > 16 or sum(blocks) > 1_000:
         raise UserError(f"model 'resnet': {len(blocks):,} stages of {sum(blocks):,} blocks; at "
                         "most 16 and 1,000")
+    normalise = _choice("norm of model 'resnet'", norm, NORMS)
     channels = _channels("resnet", input_shape)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-                               nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                               normalise(width), nn.ReLU(inplace=True)]
     before = width
     for stage, depth in enumerate(blocks):
         after = width << stage
@@ -132,8 +148,8 @@ def resnet(
             shortcut = None
             if before != after:
                 shortcut = nn.Sequential(
-                    nn.Conv2d(before, after, 1, step, bias=False), nn.BatchNorm2d(after))
-            layers.append(BasicBlock(before, after, step, shortcut))
+                    nn.Conv2d(before, after, 1, step, bias=False), normalise(after))
+            layers.append(BasicBlock(before, after, step, shortcut, norm_layer=normalise))
             before = after
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(before, classes))
@@ -158,6 +174,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet,
     "resnet18": resnet18,
 }
+
+
+def _choice(kind: str, name: object, known: Mapping[str, Choice]) -> Choice:
+    """Return what ``known`` has under a name, which may be any value that TOML can hold."""
+    if not isinstance(name, str) or name not in known:
+        raise unknown(kind, str(name), known)
+    return known[name]
 
 
 def _channels(name: str, input_shape: Shape) -> int:
