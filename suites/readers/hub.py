@@ -11,7 +11,7 @@ import numpy as np
 
 from bench_apts.errors import UserError, unknown
 
-from .checks import checked
+from .checks import PARTS, checked
 from .columns import encoded, listed, stored
 from .divide import divided, numbered
 from .pixels import Shape, Stack
@@ -97,7 +97,7 @@ def _parts(files: str | os.PathLike[str] | Sequence[str]) -> tuple[dict[str, lis
             if shard and int(shard[1]) != len(chosen):
                 raise UserError(f"{path} is one of {int(shard[1])} shards, of which "
                                 f"{len(chosen)} of {part} are there; fetch the others too")
-    return parts, str(named)
+    return {part: parts[part] for part in PARTS if part in parts}, str(named)
 
 
 def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],

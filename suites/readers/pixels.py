@@ -40,6 +40,7 @@ class Shape:
     size: tuple[int, int] | None
     channels: int | None
     resize: bool
+    _gray_only: bool = False
 
     @classmethod
     def of(cls, size: Size, channels: int | None) -> Shape:
@@ -71,7 +72,9 @@ class Shape:
             raise ValueError(f"its mode {image.mode} is not one of 8 bits a channel")
         gray = image.mode in ("1", "L", "LA")
         if self.channels is None:
-            self.channels = 1 if gray else 3
+            self.channels, self._gray_only = (1, True) if gray else (3, False)
+        if self._gray_only and not gray:
+            raise ValueError("coloured, where the first one is gray: give the option channels")
         image = image.convert("L" if self.channels == 1 else "RGB")
         height, width = self.size = self.size or (image.height, image.width)
         if image.size != (width, height):

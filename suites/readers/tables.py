@@ -60,10 +60,11 @@ def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | Non
     paths = [existing(path) for path in (file, test_file) if path is not None]
     tables = [_table(path, separator) for path in paths]
     for path, table in zip(paths, tables, strict=True):
-        for column in [target, *(features or tables[0].columns)]:
+        for column in [target, *(tables[0].columns if features is None else features)]:
             if column not in table.columns:
-                raise unknown("column", column, map(str, table.columns), f"({path})")
-    names = list(features or tables[0].columns.drop(target))
+                raise unknown("column", column, map(str, table.columns),
+                              f"({path} with separator '{separator}')")
+    names = list(tables[0].columns.drop(target) if features is None else features)
     if target in names or not names:
         raise UserError(f"{paths[0]}: the features {names} must be columns other than the target "
                         f"'{target}'")
