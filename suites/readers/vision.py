@@ -58,9 +58,8 @@ def torchvision(name: str, root: str | os.PathLike[str], offline: bool = False, 
             downloaded, a pickle in them would run code, or samples have another form.
     """
     module = importlib.import_module("torchvision.datasets")
-    vision = module.VisionDataset
     known = [found for found in module.__all__
-             if issubclass(getattr(module, found), vision) and found != "VisionDataset"]
+             if isinstance(getattr(module, found), type) and found != "VisionDataset"]
     if name not in known:
         raise unknown("torchvision data set", name, known)
     place = Path(root).expanduser()
@@ -140,18 +139,22 @@ def _missing(kind: Any, root: Path, error: Exception) -> UserError:
     example = f"torchvision.datasets.{name}({str(root)!r}, download=True)"
     folder = root / name / "raw" if hasattr(kind, "resources") else root
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"torchvision cannot read {name} in {root} ({reason}); put its files into "
-                     f"{folder}, or run {example} in Python where there is a network")
+    return UserError(f"torchvision cannot read {name} in {root} ({reason}); put its files, "
+                     f"unpacked, into {folder}, or run {example} in Python where there is a network")
 
 
 def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the images and targets of a data set."""
+    labels = getattr(dataset, "targets", None)
+    if labels is not None and len(labels) != len(dataset):  # torchvision would drop the others
+        raise UserError(f"{where}: {len(dataset)} images but {len(labels)} targets; fetch the "
+                        "files again")
     stack, targets = Stack(len(dataset), shape, where), []
     for row in range(len(dataset)):
         try:
             with only_arrays():
                 sample = dataset[row]
-        except DAMAGED as error:
+        except (*DAMAGED, LookupError) as error:
             stack.fail(f"image {row}", error)
             continue
         if not (isinstance(sample, tuple) and len(sample) == 2
