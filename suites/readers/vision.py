@@ -140,7 +140,8 @@ def _missing(kind: Any, root: Path, error: Exception) -> UserError:
     folder = root / name / "raw" if hasattr(kind, "resources") else root
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(f"torchvision cannot read {name} in {root} ({reason}); put its files, "
-                     f"unpacked, into {folder}, or run {example} in Python where there is a network")
+                     f"unpacked, into {folder}, or run {example} in Python where there is a "
+                     "network")
 
 
 def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray[Any]]:

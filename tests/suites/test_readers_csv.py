@@ -134,7 +134,8 @@ def test_files_of_another_form_end_in_one_line(tmp_path, content):
 
 @pytest.mark.parametrize(("options", "token"), [
     ({"target": "sort"}, "sort"), ({"target": "kind", "features": ["lenght"]}, "length"),
-    ({"target": "kind", "features": ["kind"]}, "kind"), ({"target": "kind", "features": []}, "kin"),
+    ({"target": "kind", "features": ["kind"]}, "kind"),
+    ({"target": "kind", "features": []}, "features"),
     ({"target": "kind", "task": "clustering"}, "clustering"),
     ({"target": "kind", "task": "regression"}, "rose"),
     ({"target": "kind", "test_share": 0}, "test_share"),

@@ -96,7 +96,7 @@ def test_unequal_images_need_a_size(tree):
 def test_modes_of_eight_bits_become_rgb_or_gray(tmp_path, mode):
     suffix = "tiff" if mode == "CMYK" else "png"
     write(tmp_path, 20, 3, suffix=suffix, mode=mode)
-    first = sorted((tmp_path / "cat").iterdir())[0]
+    first = min((tmp_path / "cat").iterdir())
     with Image.open(first) as image:
         assert image.mode == mode
         expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
