@@ -15,7 +15,7 @@ from .checks import PARTS, checked
 from .columns import encoded, listed, stored
 from .divide import divided, numbered
 from .pixels import Shape, Stack
-from .storage import require_memory
+from .storage import candidates, existing, matching, require_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,8 @@ _SHARD = re.compile(r".*-\d+-of-(\d+)\.parquet")
 
 def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequence[str] = "image",
             targets: str | Sequence[str] = "label", size: Size = None,
-            channels: int | None = None, test_share: float = 0.2) -> Splits:
+            channels: int | None = None, test_share: float = 0.2,
+            data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read parquet files: images, numeric columns or lists of numbers, with their targets.
 
     Files whose names begin with ``train``, ``test``, ``validation``, ``valid`` or ``val`` are of
@@ -50,17 +51,20 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
             if they are not equally large.
         channels: 1 (gray) or 3 (RGB); that of the first image without it.
         test_share: Of data without splits; more than 0 and less than 1.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs uint8 ``(n, C, H, W)`` of images, float32 ``(n, k)`` of several numeric
-        columns, the files' dtype ``(n, 1)`` or ``(n, ...)`` of one; targets int64 ``(n,)``, or
-        float32 ``(n,)`` or ``(n, k)``.
+        columns, ``(n, 1)`` or ``(n, ...)`` of one, in the file's dtype (float32 for float64);
+        targets int64 ``(n,)``, or float32 ``(n,)`` or ``(n, k)``.
 
     Raises:
         UserError: A file or column is missing or damaged, a shard is missing, a value is null, or
             a column has another type.
     """
-    parts, where = _parts(files)
+    parts, where = _parts(files, data_dir)
+    if not listed(inputs) or not listed(targets):
+        raise UserError(f"{where}: the options inputs and targets need a column each")
     shape = Shape.of(size, channels)
     read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
     labels = numbered({part: found[1] for part, found in read.items()}, where)
@@ -72,16 +76,13 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
     return checked(splits, where)
 
 
-def _parts(files: str | os.PathLike[str] | Sequence[str]) -> tuple[dict[str, list[Path]], str]:
+def _parts(files: str | os.PathLike[str] | Sequence[str],
+           data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, list[Path]], str]:
     """Return the files of each split, sorted by name, and what to call them in messages."""
     if isinstance(files, (str, os.PathLike)):
-        named = Path(files).expanduser()
-        pattern = named / "*.parquet" if named.is_dir() else named
-        anchor = Path(pattern.anchor)
-        paths = [named] if named.is_file() else sorted(
-            anchor.glob(str(pattern.relative_to(anchor))))
+        named, paths = Path(files), _found(files, data_dir)
     else:
-        named, paths = Path(*files[:1]), sorted(Path(file).expanduser() for file in files)
+        named, paths = Path(*files[:1]), sorted(existing(file, data_dir) for file in files)
     if not paths:
         raise UserError(f"{named}: no parquet files there; name a folder, a file or a pattern "
                         "such as data/*.parquet")
@@ -98,6 +99,16 @@ def _parts(files: str | os.PathLike[str] | Sequence[str]) -> tuple[dict[str, lis
                 raise UserError(f"{path} is one of {int(shard[1])} shards, of which "
                                 f"{len(chosen)} of {part} are there; fetch the others too")
     return {part: parts[part] for part in PARTS if part in parts}, str(named)
+
+
+def _found(named: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> list[Path]:
+    """Return the one file, the files of the folder, or those that match the pattern."""
+    for place in candidates(named, data_dir):
+        if place.is_file():
+            return [place]
+        if place.is_dir():
+            return sorted(place.glob("*.parquet"))
+    return matching(named, data_dir)
 
 
 def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],

@@ -29,7 +29,8 @@ FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "valid
 
 
 def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int = 3,
-                test_share: float = 0.2) -> Splits:
+                test_share: float = 0.2,
+                data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read a tree of images, in which each class has a folder.
 
     The tree has the folders ``train`` and ``test`` or ``val`` with the classes in them; of
@@ -43,6 +44,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
             (bilinear); needed if they are not equally large.
         channels: 3 (RGB) or 1 (gray).
         test_share: Of a tree without splits; more than 0 and less than 1.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs uint8 ``(n, C, H, W)``, targets int64 ``(n,)``.
@@ -50,7 +52,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
     Raises:
         UserError: A folder is missing or empty, or an image is damaged or not as large as others.
     """
-    root = existing(folder, folder=True)
+    root = existing(folder, data_dir, folder=True)
     found = {part: next((root / name for name in names if (root / name).is_dir()), None)
              for part, names in FOLDERS.items()}
     trees = {part: tree for part, tree in found.items() if tree}

@@ -30,7 +30,8 @@ NEEDED = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 OPTIONAL = ("validation_inputs", "validation_targets")
 
 
-def npz(file: str | os.PathLike[str], names: Names = None) -> Splits:
+def npz(file: str | os.PathLike[str], names: Names = None,
+        data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read the arrays of an .npz file; pickled objects are refused.
 
     Args:
@@ -38,6 +39,7 @@ def npz(file: str | os.PathLike[str], names: Names = None) -> Splits:
         names: What the arrays are called, where they are not called ``train_inputs``,
             ``train_targets``, ``test_inputs`` and ``test_targets`` (and optionally
             ``validation_inputs`` and ``validation_targets``): ``{"train_inputs": "x_train"}``.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs as stored, targets as stored except that integers become int64.
@@ -45,7 +47,7 @@ def npz(file: str | os.PathLike[str], names: Names = None) -> Splits:
     Raises:
         UserError: The file is missing or damaged, lacks an array or has one of objects.
     """
-    path = existing(file)
+    path = existing(file, data_dir)
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename.removesuffix(".npy"): info.file_size
@@ -61,12 +63,14 @@ def npz(file: str | os.PathLike[str], names: Names = None) -> Splits:
                         "again by numpy.savez with arrays of numbers") from error
 
 
-def safetensors(file: str | os.PathLike[str], names: Names = None) -> Splits:
+def safetensors(file: str | os.PathLike[str], names: Names = None,
+                data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read the tensors of a safetensors file.
 
     Args:
         file: Of ``safetensors.numpy.save_file`` or ``safetensors.torch.save_file``.
         names: As of ``npz``.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs as stored, targets as stored except that integers become int64.
@@ -75,7 +79,7 @@ def safetensors(file: str | os.PathLike[str], names: Names = None) -> Splits:
         UserError: The package safetensors is missing, the file is missing or damaged, or lacks a
             tensor, or has one of a dtype that NumPy lacks (bfloat16, float8).
     """
-    path = existing(file)
+    path = existing(file, data_dir)
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:

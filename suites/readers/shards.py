@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +9,13 @@ import numpy as np
 from bench_apts.errors import UserError
 
 from .checks import checked
-from .storage import room
+from .storage import matching, room
 from .texts import windows
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from .checks import Splits
@@ -24,7 +25,8 @@ HEADER = 256
 """Integers of 32 bits: magic number, version, number of tokens, zeros."""
 
 
-def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257) -> Splits:
+def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257,
+           data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read shards of tokens as windows, each with the token that follows.
 
     Files with ``train`` in their name are training shards, files with ``val`` those of the test
@@ -35,6 +37,7 @@ def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257) -> Spli
         pattern: Of the files' paths, such as ``fineweb10B/fineweb_*.bin``.
         context: Tokens in a window, at least 1.
         vocabulary: The number of different tokens; 50,257 of GPT-2.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs and targets uint16 ``(windows, context)``, views into one array for
@@ -43,7 +46,7 @@ def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257) -> Spli
     Raises:
         UserError: A split has no file, a file is damaged or has a token outside the vocabulary.
     """
-    paths = [Path(path) for path in sorted(glob.glob(str(Path(pattern).expanduser())))]
+    paths = matching(pattern, data_dir)
     parts = {part: [path for path in paths if word in path.name]
              for part, word in (("train", "train"), ("test", "val"))}
     for part, chosen in parts.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import shutil
 import tempfile
@@ -25,22 +26,52 @@ BLOCK = 4_096
 """Samples that are handled at once where an array may be larger than memory."""
 
 
-def existing(path: str | os.PathLike[str], folder: bool = False) -> Path:
+def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None,
+             folder: bool = False) -> Path:
     """Return a path with ``~`` expanded.
 
     Args:
-        path: A file or a folder.
+        path: A file or a folder; a relative path lies in ``data_dir`` or the working directory.
+        data_dir: The user's folder of data, looked in first.
         folder: Whether it must be a folder; a file otherwise.
 
     Raises:
         UserError: There is none.
     """
-    found = Path(path).expanduser()
-    if not (found.is_dir() if folder else found.is_file()):
-        kind = "folder" if folder else "file"
-        raise UserError(f"{found} is not a {kind}; correct the path in the data options (relative "
-                        f"ones start at {Path.cwd()})")
-    return found
+    for found in candidates(path, data_dir):
+        if found.is_dir() if folder else found.is_file():
+            return found
+    raise UserError(f"{' and '.join(map(str, candidates(path, data_dir)))}: no "
+                    f"{'folder' if folder else 'file'} there; correct the path in the data "
+                    "options")
+
+
+def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
+             ) -> list[Path]:
+    """Return the paths that match a glob pattern, sorted; in ``data_dir`` if it has any.
+
+    Args:
+        pattern: With ``~`` for the home folder, ``*`` and the like.
+        data_dir: The user's folder of data.
+    """
+    escaped = None if data_dir is None else glob.escape(str(Path(data_dir).expanduser()))
+    for found in candidates(pattern, escaped):
+        if paths := sorted(map(Path, glob.glob(str(found)))):
+            return paths
+    return []
+
+
+def candidates(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
+               ) -> list[Path]:
+    """Return what a path may mean: in ``data_dir``, then as it is.
+
+    Args:
+        path: Relative paths lie in ``data_dir`` or the working directory.
+        data_dir: The user's folder of data, if there is one.
+    """
+    named = Path(path).expanduser()
+    inside = named if data_dir is None else Path(data_dir).expanduser() / named
+    return list(dict.fromkeys((inside, named)))
 
 
 def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any]:

@@ -29,7 +29,8 @@ MOST_VALUES = 1_000
 
 def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | None = None,
         task: Literal["classification", "regression"] | None = None, test_share: float = 0.2,
-        test_file: str | os.PathLike[str] | None = None, separator: str = ",") -> Splits:
+        test_file: str | os.PathLike[str] | None = None, separator: str = ",",
+        data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read a CSV file with a header, one sample a row.
 
     Numeric columns become features as they are, booleans 0 and 1. A column of text becomes one
@@ -44,6 +45,7 @@ def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | Non
         test_share: Of one file; more than 0 and less than 1.
         test_file: The test samples, with the same columns.
         separator: Between the values of a row.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs float32 ``(n, features)``; targets int64 ``(n,)`` in a classification,
@@ -57,7 +59,7 @@ def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | Non
 
     if task not in (None, "classification", "regression"):
         raise unknown("task", str(task), ("classification", "regression"))
-    paths = [existing(path) for path in (file, test_file) if path is not None]
+    paths = [existing(path, data_dir) for path in (file, test_file) if path is not None]
     tables = [_table(path, separator) for path in paths]
     for path, table in zip(paths, tables, strict=True):
         for column in [target, *(tables[0].columns if features is None else features)]:

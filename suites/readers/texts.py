@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char", "byte"] = "char",
-         validation_share: float = 0.1, test_share: float = 0.1) -> Splits:
+         validation_share: float = 0.1, test_share: float = 0.1,
+         data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read a text as windows of tokens, each with the token that follows.
 
     The text is cut by position: first the training part, then the validation part, then the test
@@ -38,6 +39,7 @@ def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char",
         level: A token is a character (Unicode code point), or a byte with its value as number.
         validation_share: Of the text's tokens, rounded down.
         test_share: Of the text's tokens, rounded down.
+        data_dir: Where relative paths are looked for before the working directory.
 
     Returns:
         The splits: inputs and targets ``(windows, context)``, uint16 (int64 with more than 65,536
@@ -47,7 +49,7 @@ def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char",
         UserError: The file is missing or not UTF-8, a part has less than one window, or an option
             has another value.
     """
-    path = existing(file)
+    path = existing(file, data_dir)
     require_memory(8 * path.stat().st_size, path)
     if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
         raise UserError(f"validation_share = {validation_share} and test_share = {test_share}: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +14,12 @@ from .. import batches
 from .checks import checked
 from .divide import divided, numbered
 from .pixels import DAMAGED, Shape, Stack
+from .storage import candidates
 from .unpickling import only_arrays
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -30,9 +31,10 @@ FAILURES = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
 """Of torchvision's classes when files are missing or damaged, or an argument does not fit."""
 
 
-def torchvision(name: str, root: str | os.PathLike[str], offline: bool = False, size: Size = None,
-                channels: int | None = None, test_share: float = 0.2,
-                options: dict[str, Any] | None = None) -> Splits:
+def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = False,
+                size: Size = None, channels: int | None = None, test_share: float = 0.2,
+                options: dict[str, Any] | None = None,
+                data_dir: str | os.PathLike[str] | None = None) -> Splits:
     """Read a data set of ``torchvision.datasets`` with images and one number as target.
 
     torchvision's own reader finds, downloads and decodes the files. Classes with an argument
@@ -49,6 +51,7 @@ def torchvision(name: str, root: str | os.PathLike[str], offline: bool = False, 
         channels: 1 (gray) or 3 (RGB); that of the first image without it.
         test_share: Of a data set without splits; more than 0 and less than 1.
         options: Further arguments of the class, such as ``{"split": "letters"}`` for EMNIST.
+        data_dir: Where a relative ``root`` lies; the working directory without it.
 
     Returns:
         The splits: inputs uint8 ``(n, C, H, W)``; targets int64 ``(n,)``, or floats.
@@ -62,7 +65,7 @@ def torchvision(name: str, root: str | os.PathLike[str], offline: bool = False, 
              if isinstance(getattr(module, found), type) and found != "VisionDataset"]
     if name not in known:
         raise unknown("torchvision data set", name, known)
-    place = Path(root).expanduser()
+    place = candidates(root, data_dir)[0]
     where = f"torchvision's {name} in {place}"
     shape = Shape.of(size, channels)
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_apts.errors import UserError
+from bench_apts.suites import readers
 from bench_apts.suites.readers import checked, storage
 from bench_apts.suites.readers.checks import digests
 from bench_apts.suites.readers.divide import divided, held_out, numbered
@@ -141,3 +142,47 @@ def test_readers_are_imported_without_torch_and_slow_packages():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                            check=True)
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("odd", ["data", "d[a]*ta"])
+def test_relative_paths_are_looked_for_in_the_data_folder_first(tmp_path, monkeypatch, odd):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / odd
+    for folder, letter in ((data / "texts", "a"), (tmp_path / "texts", "b")):
+        folder.mkdir(parents=True)
+        (folder / "both").write_text(letter)
+    (tmp_path / "texts" / "here").touch()
+
+    def resolved(name, **options):
+        return storage.existing(name, data, **options).resolve()
+
+    assert resolved("texts/both") == data / "texts" / "both"
+    assert resolved("texts/here") == tmp_path / "texts" / "here"
+    assert resolved(tmp_path / "texts" / "both") == tmp_path / "texts" / "both"
+    assert resolved("texts", folder=True) == data / "texts"
+    assert storage.matching("texts/*", data) == [data / "texts" / "both"]
+    assert len(storage.matching("texts/*", None)) == 2
+    assert len(storage.matching("texts/h*", data)) == 1
+    with pytest.raises(UserError, match="texts/there"):
+        storage.existing("texts/there", data)
+    with pytest.raises(UserError, match="no file"):
+        storage.existing("texts", None)
+
+
+@pytest.mark.filterwarnings("ignore:.*same inputs")
+def test_every_reader_has_the_data_folder(mini, write_parquet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    write_parquet(data / "mnist", mini.mnist, "image")
+    (data / "text").write_text("abcdefghij" * 200)
+    np.savez(data / "arrays.npz", **{f"{part}_{name}": array for part, pair in splits().items()
+                                     for name, array in zip(("inputs", "targets"), pair,
+                                                            strict=True)})
+    found = {"npz": readers.npz("arrays.npz", data_dir=data),
+             "text": readers.text("text", context=7, data_dir=data),
+             **{named: readers.parquet(named, data_dir=data)
+                for named in ("mnist", "mnist/*.parquet")}}
+    assert all(len(pair["train"][0]) for pair in found.values())
+    for named in ("mnist", "mnist/*.parquet"):
+        with pytest.raises(UserError, match="mnist"):
+            readers.parquet(named)

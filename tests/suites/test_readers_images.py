@@ -150,7 +150,7 @@ def test_all_damaged_images_are_named_at_once(tree):
 
 
 @pytest.mark.parametrize(("change", "token"), [
-    (lambda tree: shutil.rmtree(tree), "not a folder"),
+    (lambda tree: shutil.rmtree(tree), "no folder there"),
     (lambda tree: shutil.rmtree(tree / "train"), "no folder train"),
     (lambda tree: shutil.copytree(tree / "test" / "cat", tree / "test" / "yak"), "yak"),
     (lambda tree: (tree / "train" / "yak").mkdir(), "yak has no images"),

@@ -133,6 +133,7 @@ def test_categories_are_texts(tmp_path):
 @pytest.mark.parametrize(("train", "options", "token"), [
     ({}, {"inputs": "pixels"}, "pixels"),
     ({}, {"inputs": "x", "targets": "y"}, "'y'"),
+    ({}, {"inputs": []}, "column each"),
     ({"x": ["some text"] * 12}, {"inputs": "x"}, "reader `text`"),
     ({"x": ["some text"] * 12}, {"inputs": ["x"]}, "reader `text`"),
     ({"x": [None, *range(11)]}, {"inputs": "x"}, "row 0"),
