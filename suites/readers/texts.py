@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from .checks import Splits
 
+NEEDED_BYTES = {"char": 24, "byte": 4}
+"""Of memory for each byte of a text, while its tokens are numbered."""
+
 
 def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char", "byte"] = "char",
          validation_share: float = 0.1, test_share: float = 0.1,
@@ -50,7 +53,9 @@ def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char",
             has another value.
     """
     path = existing(file, data_dir)
-    require_memory(8 * path.stat().st_size, path)
+    if level not in NEEDED_BYTES:
+        raise unknown("level", level, NEEDED_BYTES)
+    require_memory(NEEDED_BYTES[level] * path.stat().st_size, path)
     if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
         raise UserError(f"validation_share = {validation_share} and test_share = {test_share}: "
                         "each must be more than 0, and both together less than 1")
@@ -102,8 +107,6 @@ def windows(tokens: NDArray[Any], context: int, where: object
 
 def _codes(path: Path, level: str) -> NDArray[Any]:
     """Return the text's bytes (as uint16) or code points (uint32)."""
-    if level not in ("char", "byte"):
-        raise unknown("level", level, ("char", "byte"))
     try:
         content = path.read_bytes()
         if level == "byte":

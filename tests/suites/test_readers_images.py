@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bench_apts.errors import UserError
-from bench_apts.suites.readers import imagefolder
+from bench_apts.suites.readers import imagefolder, storage
 
 CLASSES = ("cat", "dog", "owl", "pig")
 
@@ -77,6 +77,15 @@ def test_a_tree_of_classes_is_divided_by_content(jpegs, tree):
     assert rows(after) == rows(before)
     shutil.rmtree(tree / "test")
     assert rows(imagefolder(tree)) == rows(before)
+
+
+def test_images_beyond_memory_lie_on_the_disk(jpegs, monkeypatch):
+    expected = imagefolder(jpegs)
+    monkeypatch.setattr(storage, "memory_bytes", lambda: 100_000)
+    found = imagefolder(jpegs)
+    assert isinstance(found["train"][0], np.memmap)
+    assert not isinstance(expected["train"][0], np.memmap)
+    assert np.array_equal(found["train"][0], expected["train"][0])
 
 
 def test_unequal_images_need_a_size(tree):

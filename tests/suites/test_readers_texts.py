@@ -99,9 +99,11 @@ def test_texts_and_options_that_do_not_fit_are_refused(tmp_path, content, option
 def test_a_text_beyond_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "text"
     path.write_text("ab" * 300)
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 1_000)
-    with pytest.raises(UserError, match="bytes in memory"):
+    monkeypatch.setattr(storage, "memory_bytes", lambda: 10_000)
+    with pytest.raises(UserError, match="14,400 bytes in memory"):
         text(path)
+    with pytest.warns(UserWarning, match="same inputs"):
+        assert text(path, context=5, level="byte")["train"][0].shape == (95, 5)
 
 
 def shard(path, values, magic=20_240_520, version=1, number=None):
@@ -131,6 +133,14 @@ def test_shards_follow_each_other(shards):
         assert np.array_equal(x.ravel(), values[:x.size])
         assert np.array_equal(y.ravel(), values[1:y.size + 1])
     assert isinstance(found["test"][0], np.memmap)
+
+
+def test_shards_beyond_memory_are_joined_on_the_disk(shards, monkeypatch):
+    expected = tokens(shards[0], context=30)["train"]
+    monkeypatch.setattr(storage, "memory_bytes", lambda: 1_000)
+    found = tokens(shards[0], context=30)["train"]
+    assert isinstance(found[0], np.memmap)
+    assert all(map(np.array_equal, found, expected))
 
 
 @pytest.mark.parametrize(("changed", "token"), [
