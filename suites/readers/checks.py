@@ -40,7 +40,7 @@ def checked(splits: object, where: object) -> Splits:
                         f"validation, got {got}")
     for part in PARTS:
         if part in splits:
-            _pair(splits[part], f"{where}, split {part}")
+            usable(splits[part], f"{where}, split {part}")
     found = cast("Splits", splits)
     for part in ("validation", "test"):
         if part in found:
@@ -50,26 +50,16 @@ def checked(splits: object, where: object) -> Splits:
     return {part: found[part] for part in PARTS if part in found}
 
 
-def digests(array: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return a hash of each sample's bytes, ``(n,)``: 64 bits of BLAKE2b.
+def usable(pair: object, where: object) -> None:
+    """Check the inputs and targets of one split by themselves.
 
     Args:
-        array: Samples first.
+        pair: What should be two arrays of numbers.
+        where: What they come from, for messages.
+
+    Raises:
+        UserError: They are something else, empty, of unequal number or not finite.
     """
-    def hashed(block: NDArray[Any]) -> NDArray[np.uint64]:
-        rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
-        return np.array([digest(row.tobytes()) for row in rows], dtype=np.uint64)
-
-    return blocks(array, hashed)
-
-
-def digest(content: bytes) -> int:
-    """Return 64 bits of the content's BLAKE2b hash."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
-
-
-def _pair(pair: object, where: str) -> None:
-    """Check the inputs and targets of one split by themselves."""
     if not (isinstance(pair, tuple) and len(pair) == 2
             and all(isinstance(array, np.ndarray) for array in pair)):
         raise UserError(f"{where}: expected a tuple (inputs, targets) of NumPy arrays")
@@ -92,6 +82,24 @@ def _pair(pair: object, where: str) -> None:
                 raise UserError(f"{where}: the {name} of sample {int(finite.argmin())} (counted "
                                 f"from 0) and of {int((~finite).sum())} sample(s) in all hold NaN "
                                 "or infinity; replace or remove them")
+
+
+def digests(array: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a hash of each sample's bytes, ``(n,)``: 64 bits of BLAKE2b.
+
+    Args:
+        array: Samples first.
+    """
+    def hashed(block: NDArray[Any]) -> NDArray[np.uint64]:
+        rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
+        return np.array([digest(row.tobytes()) for row in rows], dtype=np.uint64)
+
+    return blocks(array, hashed)
+
+
+def digest(content: bytes) -> int:
+    """Return 64 bits of the content's BLAKE2b hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def _alike(splits: Splits, part: str, where: object) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench_apts.errors import UserError
 
-from .checks import digests
+from .checks import digests, usable
 from .storage import pick
 
 if TYPE_CHECKING:
@@ -48,14 +48,15 @@ def divided(inputs: NDArray[Any], targets: NDArray[Any], share: float, where: ob
     """Return a training and a test split of samples that came as one.
 
     Args:
-        inputs: Of all samples, ``(n, ...)``; at least one.
+        inputs: Of all samples, ``(n, ...)``.
         targets: Of all samples, ``(n, ...)``.
         share: Of the test split, more than 0 and less than 1.
         where: The file, for messages.
 
     Raises:
-        UserError: The share is not within its bounds.
+        UserError: The share is not within its bounds, or the samples cannot be used.
     """
+    usable((inputs, targets), where)
     test = held_out(digests(inputs), targets, share)
     return {part: (pick(inputs, rows, where), pick(targets, rows, where))
             for part, rows in (("train", np.flatnonzero(~test)), ("test", np.flatnonzero(test)))}

@@ -92,6 +92,7 @@ class Stack:
         """Expect ``number`` images of ``shape``; ``where`` names their file or folder."""
         self._number, self._shape, self._where = number, shape, where
         self._array: NDArray[np.uint8] | None = None
+        self._filled = 0
         self._failed: list[str] = []
 
     def put(self, row: int, image: Image.Image | bytes, name: object) -> None:
@@ -116,6 +117,7 @@ class Stack:
         if self._array is None:
             self._array = room((self._number, *pixels.shape), np.uint8, self._where)
         self._array[row] = pixels
+        self._filled += 1
 
     def fail(self, name: object, error: BaseException) -> None:
         """Keep for ``finish`` that an image cannot be used.
@@ -131,12 +133,13 @@ class Stack:
         """Return the images, uint8 ``(n, C, H, W)``.
 
         Raises:
-            UserError: Some could not be decoded, or there were none.
+            UserError: Some could not be decoded, or there are fewer than expected.
         """
         if self._failed:
             raise UserError(f"{self._where}: {len(self._failed)} of {self._number} images cannot "
                             f"be used: {', '.join(self._failed[:3])}"
                             f"{' …' if len(self._failed) > 3 else ''}; replace or remove them")
-        if self._array is None:
-            raise UserError(f"{self._where} has no images")
+        if self._array is None or self._filled != self._number:
+            raise UserError(f"{self._where} has {self._filled} images where {self._number} were "
+                            "announced; fetch its files again")
         return self._array

@@ -132,7 +132,7 @@ def _feature(column: pd.Series[Any], path: Path) -> NDArray[np.float32]:
     odd = pd.to_numeric(texts, errors="coerce").isna().to_numpy()
     if odd.mean() < 0.5:
         row = int(odd.argmax())
-        raise UserError(f"{where}, row {row + 1} below the header: '{texts.iloc[row]}' is not a "
+        raise UserError(f"{where}, row {row + 1} below the header: {texts.iloc[row]!r} is not a "
                         "number as most of the column is; correct it, or remove the row")
     words: NDArray[np.str_] = np.asarray(texts, dtype=str)
     kinds = np.unique(words)

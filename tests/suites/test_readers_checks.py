@@ -112,6 +112,9 @@ def test_divided_splits_hold_all_samples(monkeypatch):
     assert np.array_equal(np.sort(digests(both)), np.sort(digests(inputs)))
     with pytest.raises(UserError, match="test_share"):
         divided(inputs, targets, 1.0, "mine")
+    for count in (0, 49):
+        with pytest.raises(UserError, match="mine"):
+            divided(inputs[:count], targets, 0.2, "mine")
 
 
 def test_texts_become_classes_in_sorted_order():

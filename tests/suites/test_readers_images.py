@@ -11,6 +11,7 @@ from PIL import Image
 
 from bench_apts.errors import UserError
 from bench_apts.suites.readers import imagefolder, storage
+from bench_apts.suites.readers.pixels import Shape, Stack
 
 CLASSES = ("cat", "dog", "owl", "pig")
 
@@ -113,6 +114,15 @@ def test_modes_of_eight_bits_become_rgb_or_gray(tmp_path, mode):
     every = np.concatenate([found["train"][0], found["test"][0]])
     assert (every == expected).all(axis=(1, 2, 3)).any()
     assert imagefolder(tmp_path, channels=1)["train"][0].shape[1] == 1
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_rows_without_an_image_are_never_returned(rows):
+    stack = Stack(3, Shape.of(None, None), "file")
+    for row in range(rows):
+        stack.put(row, Image.new("RGB", (4, 5)), row)
+    with pytest.raises(UserError, match=f"{rows} images where 3"):
+        stack.finish()
 
 
 def test_hidden_and_other_files_are_passed_over(tree):
