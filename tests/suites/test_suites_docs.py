@@ -1,11 +1,13 @@
 """The documents name what the code has, so that neither changes alone."""
 
+import inspect
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from bench_apts import environment, records, spec, store
+from bench_apts.suites import readers
 from bench_apts.suites.sources import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,3 +32,12 @@ def test_formats_name_every_status_and_card_entry():
 def test_data_names_every_data_set():
     text = (DOCS / "data.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in KNOWN)
+
+
+def test_data_names_every_reader_and_its_options():
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    for name in set(readers.__all__) - {"Splits", "checked"}:
+        arguments = list(inspect.signature(getattr(readers, name)).parameters)
+        assert arguments.pop() == "data_dir"
+        assert f"`{name}({', '.join(arguments)})`" in text
+        assert f"readers.{name}(" in text

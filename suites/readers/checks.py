@@ -1,0 +1,143 @@
+"""What the splits of every data set must satisfy, whatever they were read from."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench_apts.errors import UserError
+
+from .storage import blocks
+
+Splits = dict[str, tuple[NDArray[Any], NDArray[Any]]]
+"""Inputs and targets of ``train``, ``test`` and perhaps ``validation``."""
+
+PARTS = ("train", "validation", "test")
+
+
+def checked(splits: object, where: object) -> Splits:
+    """Return the splits with unchanged arrays, in the order of ``PARTS``, if a trial can use them.
+
+    Samples with equal inputs in two splits cause a ``UserWarning`` with their number.
+
+    Args:
+        splits: Arrays ``(n, ...)`` of inputs and targets for each name in ``PARTS``; the one for
+            ``validation`` may be missing.
+        where: The file, folder or function they come from, for messages.
+
+    Raises:
+        UserError: A split is missing or empty, inputs and targets differ in number, or samples in
+            shape or dtype between splits; there are values that are NaN, infinite or not numbers;
+            or the classes of the training split are not 0 … K - 1, or another split has more.
+    """
+    if not isinstance(splits, dict) or not {"train", "test"} <= splits.keys() <= set(PARTS):
+        got = sorted(map(str, splits)) if isinstance(splits, dict) else type(splits).__name__
+        raise UserError(f"{where}: expected a dictionary with the splits train, test and perhaps "
+                        f"validation, got {got}")
+    for part in PARTS:
+        if part in splits:
+            usable(splits[part], f"{where}, split {part}")
+    found = cast("Splits", splits)
+    for part in ("validation", "test"):
+        if part in found:
+            _alike(found, part, where)
+    _classes(found, where)
+    _repeated(found, where)
+    return {part: found[part] for part in PARTS if part in found}
+
+
+def usable(pair: object, where: object) -> None:
+    """Check the inputs and targets of one split by themselves.
+
+    Args:
+        pair: What should be two arrays of numbers.
+        where: What they come from, for messages.
+
+    Raises:
+        UserError: They are something else, empty, of unequal number or not finite.
+    """
+    if not (isinstance(pair, tuple) and len(pair) == 2
+            and all(isinstance(array, np.ndarray) for array in pair)):
+        raise UserError(f"{where}: expected a tuple (inputs, targets) of NumPy arrays")
+    for name, array in zip(("inputs", "targets"), pair, strict=True):
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{where}: the {name} have dtype {array.dtype}; convert them to "
+                            "numbers (integers or floats)")
+        if array.size == 0:
+            raise UserError(f"{where}: the {name} are empty (shape {array.shape}); each split "
+                            "needs samples")
+    inputs, targets = pair
+    if len(inputs) != len(targets):
+        raise UserError(f"{where}: {len(inputs)} inputs but {len(targets)} targets; each sample "
+                        "needs one of both")
+    for name, array in (("inputs", inputs), ("targets", targets)):
+        if array.dtype.kind == "f":
+            finite = blocks(array, lambda block: np.isfinite(block).reshape(len(block), -1)
+                            .all(axis=1))
+            if not finite.all():
+                raise UserError(f"{where}: the {name} of sample {int(finite.argmin())} (counted "
+                                f"from 0) and of {int((~finite).sum())} sample(s) in all hold NaN "
+                                "or infinity; replace or remove them")
+
+
+def digests(array: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a hash of each sample's bytes, ``(n,)``: 64 bits of BLAKE2b.
+
+    Args:
+        array: Samples first.
+    """
+    def hashed(block: NDArray[Any]) -> NDArray[np.uint64]:
+        rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
+        return np.array([digest(row.tobytes()) for row in rows], dtype=np.uint64)
+
+    return blocks(array, hashed)
+
+
+def digest(content: bytes) -> int:
+    """Return 64 bits of the content's BLAKE2b hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _alike(splits: Splits, part: str, where: object) -> None:
+    """Check that samples have the same shape and dtype as those of the training split."""
+    for name, train, other in zip(("inputs", "targets"), splits["train"], splits[part],
+                                  strict=True):
+        if (train.shape[1:], train.dtype) != (other.shape[1:], other.dtype):
+            raise UserError(f"{where}: the {name} are {train.dtype} {train.shape[1:]} in train "
+                            f"but {other.dtype} {other.shape[1:]} in {part}; make them alike")
+
+
+def _classes(splits: Splits, where: object) -> None:
+    """Check targets that are classes: integers of one dimension."""
+    targets = splits["train"][1]
+    if targets.ndim != 1 or targets.dtype.kind not in "biu":
+        return
+    known = np.unique(targets)
+    if not np.array_equal(known, np.arange(len(known))):
+        raise UserError(f"{where}: the {len(known)} classes in train are numbered "
+                        f"{known[0]} to {known[-1]}, expected 0 to {len(known) - 1} without a "
+                        "gap; number them so, or store targets of a regression as floats")
+    for part in ("validation", "test"):
+        if part in splits:
+            strange = np.setdiff1d(splits[part][1], known)
+            if len(strange):
+                raise UserError(f"{where}: {part} has class {strange[0]}, of which train has no "
+                                f"sample (it has 0 to {len(known) - 1}); add some, or remove the "
+                                "class")
+
+
+def _repeated(splits: Splits, where: object) -> None:
+    """Warn of samples that two splits share."""
+    hashes = {part: digests(splits[part][0]) for part in PARTS if part in splits}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if first in hashes and second in hashes:
+            count = int(np.isin(hashes[second], hashes[first]).sum())
+            if count:
+                warnings.warn(f"{where}: {count:,} of the {len(hashes[second]):,} samples in "
+                              f"{second} have the same inputs as samples in {first}; remove them "
+                              f"from one of the two, or {second} measures memorisation too",
+                              stacklevel=4)
