@@ -10,7 +10,7 @@ from bench_apts.problem import Problem
 
 if TYPE_CHECKING:
     from bench_apts.spec import Study, Suite
-    from bench_apts.suites.data import Prepared
+    from bench_apts.suites.data import Dataset, Prepared
 
 _FLOAT = 4
 _INDEX = 8
@@ -53,51 +53,61 @@ def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:
     try:
         problem = Problem(suite, study.folder(suite))
         problem.metric()
-        parameters, shape = _build(problem, prepared)
-        for ranks in study.ranks:
-            _require_memory(suite, study.device, ranks, parameters, shape)
+        dataset = _divide(problem, prepared)
+        if not suite.model.source:  # before its numbers take memory
+            _require_memory(study, suite, _count(problem, dataset), dataset)
+        if suite.sources or suite.task:
+            from bench_apts.rehearsal import rehearse
+
+            _require_memory(study, suite, rehearse(problem, dataset), dataset)
     except UserError as error:
         raise UserError(f"suite {suite.name}: {error}") from error
 
 
-def _build(problem: Problem, prepared: Prepared) -> tuple[int, int]:
-    """Returns the number of the model's parameters and of the numbers in one input."""
-    import torch
-
-    from bench_apts.rehearsal import rehearse
-    from bench_apts.suites import data, models
+def _divide(problem: Problem, prepared: Prepared) -> Dataset:
+    """Return the data, which can be divided as the suite says."""
+    from bench_apts.suites import data
 
     suite, dataset = problem.suite, data.load(prepared.folder)
-    data.divided(dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
+    if dataset.validation_targets is None:
+        data.split(dataset.train_targets, suite.data.validation, suite.data.name,
+                   problem.task.contiguous)
     if suite.memory_format == "channels_last" and len(dataset.input_shape) != 3:
         raise UserError("key 'memory_format': channels_last is for images, and "
                         f"{suite.data.name} has none")
-    if suite.sources or suite.task:
-        return rehearse(problem, dataset), dataset.train_inputs[0].size
+    return dataset
+
+
+def _count(problem: Problem, dataset: Dataset) -> int:
+    """Return the number of a known model's parameters, which is built without its numbers."""
+    import torch
+
+    from bench_apts.suites import models
+
+    suite = problem.suite
     try:
         with torch.device("meta"):
             model = problem.network(dataset)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"model '{suite.model.name}' cannot be built with the options "
                         f"{suite.model.options}: {str(error).splitlines()[0]}") from error
-    return models.count(model), dataset.train_inputs[0].size
+    return models.count(model)
 
 
-def _require_memory(
-    suite: Suite, device: str, ranks: int, parameters: int, numbers: int
-) -> None:
+def _require_memory(study: Study, suite: Suite, parameters: int, dataset: Dataset) -> None:
     """Refuses what cannot fit into the main memory, before a rank tries and is killed for it.
 
     The least that all ranks together hold: weights and gradients, one global minibatch and the
     order of its samples; on GPUs only the order, and what else does not fit ends as ``oom``.
     """
-    batch = suite.global_batch(ranks)
-    needed = batch * _INDEX
-    if device == "cpu":
-        needed += ranks * 2 * parameters * _FLOAT + batch * numbers * _FLOAT
-    there = environment.memory_bytes()
-    if needed > there:
-        raise UserError(
-            f"{parameters:,} parameters and a global batch of {batch:,} take at least "
-            f"{needed / 2**30:,.0f} GiB on {ranks} ranks, and this machine has "
-            f"{there / 2**30:,.0f} GiB; choose a smaller model, batch_size or --gpus")
+    numbers, there = dataset.train_inputs[0].size, environment.memory_bytes()
+    for ranks in study.ranks:
+        batch = suite.global_batch(ranks)
+        needed = batch * _INDEX
+        if study.device == "cpu":
+            needed += ranks * 2 * parameters * _FLOAT + batch * numbers * _FLOAT
+        if needed > there:
+            raise UserError(
+                f"{parameters:,} parameters and a global batch of {batch:,} take at least "
+                f"{needed / 2**30:,.0f} GiB on {ranks} ranks, and this machine has "
+                f"{there / 2**30:,.0f} GiB; choose a smaller model, batch_size or --gpus")

@@ -233,6 +233,15 @@ def test_a_mistake_ends_the_command_before_the_first_trial(cli, tmp_path):
     assert not list(tmp_path.glob("out/**/*.jsonl"))
 
 
+def test_an_absurd_network_is_refused_before_it_takes_memory(cli, tmp_path):
+    (tmp_path / "mine.py").write_text(SOURCE, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(_toml({**SUITE, "model": {
+        "name": "mlp", "options": {"hidden": [1_000_000, 1_000_000]}}}), encoding="utf-8")
+    done = cli("run", "--suite", "mine.toml", "--gpus", "1", "--optimizers", "sgd")
+    assert done.code == 2
+    assert "GiB" in done.err
+
+
 def test_the_docs_show_the_examples_as_they_are():
     text = (EXAMPLES.parents[1] / "suites.md").read_text(encoding="utf-8")
     code = (EXAMPLES / "my_problems.py").read_text(encoding="utf-8")
