@@ -47,18 +47,29 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Has SIGTERM and Ctrl-C end the block by ``Interrupted``."""
+    """Has SIGTERM and Ctrl-C end the block by ``Interrupted``.
+
+    A SIGTERM that follows does nothing: it would cut off what the first one has ended in order.
+    """
+
+    def pass_by(number: int, frame: FrameType | None) -> None:
+        """Unlike SIG_IGN, a handler is not handed on to other programs."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, pass_by)
         raise Interrupted(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    after = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except Interrupted:
+        after = pass_by
+        raise
     except KeyboardInterrupt as error:
+        after = pass_by
         raise Interrupted(signal.SIGINT) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, after)
 
 
 class Launcher:
