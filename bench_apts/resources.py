@@ -1,4 +1,4 @@
-"""What the system must grant a study: checked before the first trial, told of where it ran out."""
+"""What the system must grant a study: checked before the first trial, named where it ran out."""
 
 from __future__ import annotations
 

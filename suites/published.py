@@ -147,7 +147,7 @@ def beginning(folder: Path, layout: str) -> Iterator[Path]:
 
 
 def _start(path: Path) -> bytes:
-    """Returns the first bytes of what a file holds; none of one that is not worth reading."""
+    """Returns the first bytes of what a file holds; empty for a file that is not worth reading."""
     try:
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             return b""

@@ -88,7 +88,7 @@ def folded(calls: Iterable[DistinctCall], most: int = MOST) -> list[DistinctCall
 def totals(calls: Iterable[DistinctCall]) -> Communication:
     """Sums calls by phase and collective, folded ones too.
 
-    The actual bytes are None as soon as those of one call are; why any are unmeasured is told.
+    The actual bytes are None as soon as those of one call are; reasons are kept.
     """
     sums: dict[str, dict[str, Traffic]] = {}
     payloads: defaultdict[tuple[str, str], Counter[int]] = defaultdict(Counter)

@@ -204,7 +204,7 @@ def complaints(ranks: Sequence[Seen | None]) -> list[str]:
     """Return a line for each set of ranks that exchange data, and one for the store.
 
     Args:
-        ranks: What each rank has seen, by rank; None of one that could not look.
+        ranks: What each rank has seen, by rank; None for a rank that could not look.
     """
     found: dict[tuple[int, ...], list[str]] = {}
     known = [(rank, seen) for rank, seen in enumerate(ranks) if seen is not None]

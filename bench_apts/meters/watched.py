@@ -26,7 +26,7 @@ class Watched:
         rank: This process's number in the group.
         ranks: Size of the group.
         backend: The group's.
-        take: Takes what a native hook counted; None where each call is told.
+        take: Takes what a native hook counted; None where each call is reported.
         calls: Collectives so far.
         first: Number that c10d gave the first of them, −1 where it gives none.
         last: Highest number so far.

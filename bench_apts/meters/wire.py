@@ -87,7 +87,7 @@ def payload_bytes(
 ) -> int:
     """Returns the logical tensor's bytes: the full one wherever ranks hold parts of it.
 
-    That is the larger side of a collective's tensors, of one that is not known too; of a gather or
+    That is the larger side of a collective's tensors, of an unknown one too; of a gather or
     scatter only the root sees it, so there it is N times the part that every rank has.
     """
     if collective == "barrier":

@@ -25,7 +25,7 @@ class Agreement:
     remember Σ cᵢ; one whose cᵢ is not the one it told last, or whose closure failed, marks its
     message, and then all exchange counts, failures and the element that the mark took the place
     of, in one small all-reduce. Before the first round they do so without a mark. What the ranks
-    remember is no part of the state: it saves that exchange and changes no result.
+    remember is not part of the state: it saves that exchange and changes no result.
 
     Args:
         flat: Holds the message.

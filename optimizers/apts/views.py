@@ -174,7 +174,7 @@ class Views:
                 "load_state_dict(assign=True)), make a new APTS", stacklevel=2)
 
     def _check(self) -> None:
-        """Raises where a parameter is no longer what the vector has room for."""
+        """Raise if the vector has no room for a parameter as it is now."""
         for place in self._places:
             p, value = place.parameter, place.value
             if (p.dtype, p.device, p.shape) != (value.dtype, value.device, value.shape):

@@ -36,7 +36,7 @@ class Problems(NamedTuple):
 
 
 def problems(rankings: Sequence[Ranking]) -> Problems:
-    """Collects expected costs, without problems that nobody has tried or where none compare."""
+    """Collects expected costs, without problems that no optimizer tried or where none compare."""
     tried = [ranking for ranking in rankings if ranking.rivals and not ranking.unlike]
     costs: dict[str, list[float]] = {}
     for ranking in tried:
