@@ -142,7 +142,7 @@ def _origin(written: bytes) -> Origin:
         if key == "nodes":
             if isinstance(value, list) and len(value) > 1:
                 values["", key] = _text(value)
-        elif key == "gpus" and isinstance(value, list):  # the number of visible ones does not matter
+        elif key == "gpus" and isinstance(value, list):  # not how many are visible
             values["", key] = _text(sorted({str(name) for name in value}))
         elif isinstance(value, dict):
             tables.add(key)

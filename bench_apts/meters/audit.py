@@ -132,8 +132,9 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
     """Closes the audit on all ranks together, when all is done.
 
     Returns:
-        The parts of the rank where prediction and kernel differ most, or of a rank that skipped its
-        audit; and, if this trial's bytes cannot be believed, why: the same line on every rank.
+        The parts of the rank where prediction and kernel differ most, or of a rank that
+        skipped its audit; and, if this trial's bytes cannot be believed, why: the same line on
+        every rank.
     """
     unwatched = meter.complaints()
     own = audit.result(world.rank)
