@@ -18,6 +18,8 @@ from bench_apts.suites.generated import (
 )
 from bench_apts.suites.networks import gin, pinn, tabular, transformer, unet
 
+pytestmark = pytest.mark.slow
+
 
 def trained(model, made, loss, steps, batch, rate):
     """Train by AdamW on batches drawn anew in each epoch, and return the model."""
