@@ -90,7 +90,7 @@ class Observer:
         """Return the module to evaluate, and the passes that the stepper made to provide it.
 
         Raises:
-            ContractError: It is no module, or the model's weights changed without the backend
+            ContractError: It is not a module, or the model's weights changed without the backend
                 saying that they may.
         """
         before = replicas.fingerprint(self._parameters)

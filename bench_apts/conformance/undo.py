@@ -26,7 +26,7 @@ _CLOSE = 0.01
 
 def rehearse(
     stepper: Stepper, batches: Sequence[Batch], world: World, report_check: ReportCheck
-) -> None:
+) -> tuple[dict[str, Any], dict[str, Any], int | None]:
     """Take a step on each batch and undo them all; all ranks call this together.
 
     Random number generators are restored as well.
@@ -36,6 +36,10 @@ def rehearse(
         batches: Minibatches of this rank, at least one.
         world: This rank's place.
         report_check: Checks what the steps return.
+
+    Returns:
+        The stepper's state before the steps, the states of the random number generators, and
+        the fingerprint of the stepper's state; None where it has none.
 
     Raises:
         ContractError: A report is wrong or differs between ranks, or the state changed with the
@@ -50,6 +54,7 @@ def rehearse(
         raise ContractError("what state_dict() returned changed when the stepper went on; return "
                             "copies, for instance by copy.deepcopy")
     _undo(stepper, state, generators, world.device)
+    return state, generators, kept
 
 
 def prove_undone(
@@ -73,9 +78,7 @@ def prove_undone(
         ContractError: As ``rehearse``, or a step is not undone.
     """
     shown = _weights(model)
-    generators, state = random_states(world.device), stepper.state_dict()
-    kept = _fingerprint(state)
-    rehearse(stepper, batches, world, report_check)
+    state, generators, kept = rehearse(stepper, batches, world, report_check)
     begins, ends = [], []
     for _ in range(2):
         if _weights(model) != shown:

@@ -50,7 +50,7 @@ class Ranking:
         reference: apts, or the cheapest where no apts reached the target; None if nobody did.
         rivals: The cheapest first, without those whose search was another's: they would be the
             same rival again.
-        unlike: In what the environments of all their trials differ, so that nobody is called
+        unlike: In what the environments of all their trials differ, so that no optimizer is called
             the first; or "".
     """
 
