@@ -32,13 +32,28 @@ Numbers = float | tuple[float, ...]
 Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
 
 
+class Augment(Struct, frozen=True, forbid_unknown_fields=True):
+    """How training images are changed at random (see augmentation.py).
+
+    They are moved by up to ``crop`` pixels in both directions, mirrored with ``flip`` from left
+    to right, and get a hole of ``cutout`` by ``cutout`` pixels.
+    """
+
+    crop: Count = 0
+    flip: bool = False
+    cutout: Count = 0
+
+
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """The data set and how many of its training samples validate.
 
     It is a known one (see suites/data.py), or what the callable ``source``, written
     ``module:attribute`` or ``file.py:attribute``, returns for ``options``; ``name`` is then the
     suite's. ``validation`` is 0 where the data has a validation split of its own. Inputs of
-    ``source`` are normalised by ``mean`` and ``std``, or by those of the training split.
+    ``source`` are normalised by ``mean`` and ``std``, or by those of the training split. With
+    ``stream`` its samples are read while training (see streaming.py), in each rank by ``workers``
+    processes; their number is kept in ``Study.workers`` and absent from trials, as results do not
+    depend on it.
     """
 
     name: str = ""
@@ -47,6 +62,9 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] | UnsetType = UNSET
     mean: Numbers | UnsetType = UNSET
     std: Numbers | UnsetType = UNSET
+    augment: Augment | UnsetType = UNSET
+    stream: Literal[True] | UnsetType = UNSET
+    workers: Annotated[int, Meta(ge=0, le=256)] | UnsetType = UNSET
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -255,7 +273,8 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     With ``twins`` the first competitor of each suite and N is reported twice, which tells how
     far times scatter on this machine. With ``share`` an optimizer that is seen to follow another's
     trajectory takes over what that one's search found. ``folders`` are those of the suites that
-    name Python files, by suite: such a file's path is relative to it.
+    name Python files, by suite: such a file's path is relative to it. ``workers`` are those of
+    the suites whose data is streamed.
     """
 
     suites: tuple[Suite, ...]
@@ -272,6 +291,7 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     share: bool = True
     schema: int = SCHEMA
     folders: dict[str, str] | UnsetType = UNSET
+    workers: dict[str, int] | UnsetType = UNSET
 
     def folder(self, suite: Suite) -> str:
         """Return where a suite's file lies; "" where nothing is read from there."""
