@@ -57,7 +57,7 @@ def study(
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    chosen, folders = _suites(suites, overrides)
+    chosen, folders, workers = _suites(suites, overrides)
     device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
         suites=chosen,
@@ -73,15 +73,16 @@ def study(
         space=space,
         share=share,
         folders=folders or UNSET,
+        workers=workers or UNSET,
     ), notes
 
 
 def _suites(
     names: list[str], overrides: tuple[str, ...]
-) -> tuple[tuple[Suite, ...], dict[str, str]]:
-    """Find the suites, and the folders of those that name Python files."""
+) -> tuple[tuple[Suite, ...], dict[str, str], dict[str, int]]:
+    """Find the suites, the folders of those that name Python files, and workers that stream."""
     chosen: dict[str, Suite] = {}
-    folders = {}
+    folders, workers = {}, {}
     for name in dict.fromkeys(names):
         suite = registry.suite(name, overrides)
         if suite.name in chosen and (suite.sources or chosen[suite.name].sources):
@@ -94,8 +95,13 @@ def _suites(
                 folders[suite.name] = told("the suite", folder)
         elif suite.task:
             suite = problem.resolved(suite, "")
+        if suite.data.stream:
+            workers[suite.name] = (WORKERS if suite.data.workers is UNSET
+                                   else suite.data.workers)
+            suite = msgspec.structs.replace(
+                suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite
-    return tuple(chosen.values()), folders
+    return tuple(chosen.values()), folders, workers
 
 
 def world_sizes(

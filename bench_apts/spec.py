@@ -28,6 +28,9 @@ Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
+WORKERS = 2
+"""Processes that read streamed data for one rank, where the suite does not say."""
+
 Numbers = float | tuple[float, ...]
 Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
 

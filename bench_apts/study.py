@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from bench_apts import environment, resources, store, threads
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from bench_apts.launch.nodes.leader import Leader
     from bench_apts.plan import Plan
     from bench_apts.progress import Progress
-    from bench_apts.spec import Study, Suite
+    from bench_apts.spec import Data, Study, Suite
     from bench_apts.splitting.helpers import Helper
     from bench_apts.suites.data import Prepared
 
@@ -57,12 +58,18 @@ def prepare(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Pre
     chosen: dict[str, Suite] = {}
     for suite in study.suites:
         other = chosen.setdefault(suite.data.name, suite)
-        if replace(other.data, validation=0) != replace(suite.data, validation=0):
+        if _stored(other.data) != _stored(suite.data):
             raise UserError(f"the suites {other.name} and {suite.name} have different data of the "
                             f"name '{suite.data.name}'; rename one of the suites")
-    return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir)
+    return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir,
+                               offline=offline)
                    if suite.data.source else data.prepare(name, data_dir, offline))
             for name, suite in chosen.items()}
+
+
+def _stored(data: Data) -> Data:
+    """Return what of a suite's data decides the stored arrays."""
+    return replace(data, validation=0, augment=UNSET)
 
 
 @contextlib.contextmanager
@@ -142,7 +149,7 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                 untuned=plan.untuned()))
         runner = Runner(folder, prepared, card, launcher, progress, execution, {
             label: environment.versions(plugin.backend.requires)
-            for label, plugin in plan.plugins.items()}, study.folders or {})
+            for label, plugin in plan.plugins.items()}, study.folders or {}, study.workers or {})
         launcher.grace_s = execution.grace_s
         stages = Stages(plan, folder, runner, progress, execution)
         missing = stages.tune()

@@ -62,9 +62,13 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
     data = tables.get("data", {})
     if data and "source" not in data:
         yield from (f"key 'data.{key}' belongs to a source, which is missing"
-                    for key in ("options", "mean", "std") if key in data)
+                    for key in ("options", "mean", "std", "stream", "workers") if key in data)
         if data.get("validation", 0) == 0:
             yield "key 'data.validation' is missing: how many training samples validate"
+    if "workers" in data and "stream" not in data:
+        yield "key 'data.workers' belongs to data.stream, which is missing"
+    if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
+        yield "key 'data.augment': write one of crop, flip and cutout, or leave it out"
     task = tables.get("task")
     if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
         yield "key 'loss': leave it out, [task] says what is trained"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from .unpickling import only_arrays
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -79,6 +79,38 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
     if len(splits) == 1:
         splits = divided(*splits["train"], test_share, where)
     return checked(splits, where)
+
+
+def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy: bool) -> Any:
+    """Return a data set whose class a suite names as ``torchvision.datasets:Name``.
+
+    Args:
+        name: Of the class.
+        root: The folder that torchvision looks in and downloads to.
+        offline: Whether a download is forbidden.
+        options: Those of ``torchvision`` (``size``, ``channels``, ``test_share``), and arguments
+            of the class.
+        lazy: Whether to return the class's data sets by split instead of arrays.
+
+    Raises:
+        UserError: As ``torchvision``; or data sets cannot be had as ``options`` ask for.
+    """
+    own = {key: options[key] for key in ("size", "channels", "test_share") if key in options}
+    rest = {key: value for key, value in options.items() if key not in own}
+    rest_root = Path(rest.pop("root", root))
+    place = rest_root if rest_root.is_absolute() else root / rest_root
+    if not lazy:
+        return torchvision(name, place, offline, **own, options=rest)
+    module = importlib.import_module("torchvision.datasets")
+    if own:
+        raise UserError(f"torchvision.datasets.{name}: {', '.join(own)} cannot be had with [data] "
+                        "stream = true; write a function that returns the data sets with a "
+                        "transform")
+    opened = _opened(getattr(module, name), place, offline, rest)
+    if "test" not in opened:
+        raise UserError(f"torchvision.datasets.{name} has no test split, and [data] stream = true "
+                        "divides nothing; write a function that returns its splits")
+    return opened
 
 
 def _opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
