@@ -97,8 +97,7 @@ def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy
     """
     own = {key: options[key] for key in ("size", "channels", "test_share") if key in options}
     rest = {key: value for key, value in options.items() if key not in own}
-    rest_root = Path(rest.pop("root", root))
-    place = rest_root if rest_root.is_absolute() else root / rest_root
+    place = (root / rest.pop("root", "")).absolute()
     if not lazy:
         return torchvision(name, place, offline, **own, options=rest)
     module = importlib.import_module("torchvision.datasets")

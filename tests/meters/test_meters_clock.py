@@ -89,7 +89,8 @@ def test_parts_sum_to_the_wall_clock(stretches):
         machine.queue(queued)
         spent[part] += work + queued
     clock.switch("log")
-    assert clock.ledger() == {f"{part}_s": seconds for part, seconds in spent.items()}
+    assert clock.ledger() == {f"{part}_s": seconds for part, seconds in spent.items()
+                              if seconds or part != "data"}
     assert sum(clock.ledger().values()) == clock.wall == machine.time - 100
 
 
@@ -120,6 +121,27 @@ def test_a_running_stretch_counts():
     assert clock.seconds("setup") == clock.wall == 3
     assert clock.seconds("train") == 0
     assert clock.ledger()["setup_s"] == 3
+
+
+def test_waiting_for_data_is_billed_aside_without_a_wait_for_the_device():
+    machine = Machine()
+    clock = machine.clock()
+    with clock.aside("data"):  # in the warm-up, to which all of it belongs
+        machine.work(1)
+    clock.switch("train")
+    before = machine.waits
+    machine.work(2)
+    machine.queue(50)
+    with clock.aside("data"):
+        machine.work(4)
+    machine.work(8)
+    assert machine.waits == before
+    clock.switch("eval")
+    assert clock.ledger()["data_s"] == 4
+    assert clock.seconds("train") == 2 + 8 + 50
+    assert clock.cpu_seconds("train") == 2 + 8
+    assert clock.seconds("setup") == 1
+    assert sum(clock.ledger().values()) == clock.wall
 
 
 def test_unknown_parts_are_refused():
