@@ -11,7 +11,6 @@ import numpy as np
 
 from bench_apts.errors import UserError, unknown
 
-from .. import batches
 from .checks import checked
 from .divide import divided, numbered
 from .pixels import DAMAGED, Shape, Stack
@@ -39,8 +38,7 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
 
     torchvision's own reader finds, downloads and decodes the files. Classes with an argument
     ``train`` or ``split`` give their training and test splits (``val`` or ``valid`` where there is
-    no ``test``), others are divided by content. Pickles are read only as far as they hold arrays;
-    CIFAR-10's are taken apart without being loaded.
+    no ``test``), others are divided by content. Pickles are read only as far as they hold arrays.
 
     Args:
         name: Of the class, such as ``FashionMNIST``, ``CIFAR10``, ``SVHN`` or ``EuroSAT``.
@@ -69,11 +67,8 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
     where = f"torchvision's {name} in {place}"
     shape = Shape.of(size, channels)
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
-    if name == "CIFAR10":
-        parts = _cifar10(module.CIFAR10, place, offline)
-    else:
-        for part, dataset in _opened(getattr(module, name), place, offline, options or {}).items():
-            parts[part] = _read(dataset, shape, f"{where}, split {part}")
+    for part, dataset in _opened(getattr(module, name), place, offline, options or {}).items():
+        parts[part] = _read(dataset, shape, f"{where}, split {part}")
     targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
     splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
     if len(splits) == 1:
@@ -201,29 +196,3 @@ def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray
         stack.put(row, sample[0], f"image {row}")
         targets.append(sample[1])
     return stack.finish(), np.array(targets)
-
-
-def _cifar10(kind: Any, root: Path, offline: bool
-             ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Return CIFAR-10 from its published batches, none of which is unpickled."""
-    utils = importlib.import_module("torchvision.datasets.utils")
-    folder = root / kind.base_folder
-    files = {"train": kind.train_list, "test": kind.test_list}
-    whole = all(utils.check_integrity(folder / name, md5)
-                for some in files.values() for name, md5 in some)
-    if not whole:
-        failure: Exception = OSError("files are missing or not the published ones")
-        try:
-            if not offline:
-                utils.download_and_extract_archive(kind.url, root, filename=kind.filename,
-                                                   md5=kind.tgz_md5)
-                return _cifar10(kind, root, offline=True)
-        except (RuntimeError, OSError, EOFError) as error:
-            failure = error
-        raise _missing(kind, folder, failure)
-    parts = {}
-    for part, some in files.items():
-        pairs = [batches.parse(folder / name, (folder / name).read_bytes()) for name, _ in some]
-        parts[part] = (np.concatenate([images for images, _ in pairs]),
-                       np.concatenate([labels for _, labels in pairs]))
-    return parts
