@@ -146,7 +146,9 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                 study, ["bench-apts", *sys.argv[1:]], store.now(), card,
                 data={name: found.sha256 for name, found in prepared.items()},
                 code={label: plugin.sha256 for label, plugin in plan.plugins.items()},
-                untuned=plan.untuned()))
+                untuned=plan.untuned(),
+                unpublished=[name for name, found in prepared.items()
+                             if not found.published] or UNSET))
         runner = Runner(folder, prepared, card, launcher, progress, execution, {
             label: environment.versions(plugin.backend.requires)
             for label, plugin in plan.plugins.items()}, study.folders or {}, study.workers or {})

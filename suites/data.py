@@ -32,13 +32,15 @@ class Prepared:
     """A data set that lies decoded in ``folder``.
 
     ``sha256`` is the fingerprint over the decoded arrays, ``source`` says in words where they
-    came from.
+    came from. ``published`` is False for a known data set whose files hold something else than,
+    or cannot be shown to hold, the published data.
     """
 
     name: str
     folder: Path
     sha256: str
     source: str
+    published: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def prepare(
     meta = arrays.valid(folder)
     if meta is None:
         meta = arrays.store(folder, KNOWN[name], lambda: decode(source), str(source))
-    return Prepared(name, folder, meta["sha256"], meta["source"])
+    return Prepared(name, folder, meta["sha256"], meta["source"],
+                    source.is_published(meta["sha256"]))
 
 
 def load(folder: Path) -> Dataset:
