@@ -33,7 +33,7 @@ def draws(seed: int, epochs: torch.Tensor, samples: torch.Tensor, which: str) ->
         which: One of ``DRAWS``.
     """
     number = _mixed(epochs + DRAWS.index(which) * 2**48 + _mixed(samples + _mixed_seed(seed)))
-    return (number >> (64 - _BITS)) & (2**_BITS - 1)
+    return _shifted(number, 64 - _BITS)
 
 
 def _mixed(values: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def _mixed(values: torch.Tensor) -> torch.Tensor:
 
 def _shifted(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Shift to the right and fill with zeros; torch repeats the sign."""
-    return (values >> bits) & (2**(64 - bits) - 1)
+    return torch.bitwise_right_shift(values, bits).bitwise_and(2**(64 - bits) - 1)
 
 
 def _mixed_seed(seed: int) -> int:

@@ -129,7 +129,7 @@ class Resident:
         found = stored(inputs)
         self.inputs = ({name: tensor.to(device) for name, tensor in found.items()}
                        if isinstance(found, dict) else found.to(device))
-        self.targets = stored(targets).to(device)
+        self.targets: torch.Tensor = stored(targets).to(device)
         if augment:
             self._augmentation = Augmentation(augment, seed, self._conversion.black)
             self.numbered = True

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from bench_apts import environment, problem, registry
 from bench_apts.errors import UserError, told
 from bench_apts.selectors import parse_selector, split_selectors
-from bench_apts.spec import Entry, Pruner, Sampler, Space, Study, called
+from bench_apts.spec import WORKERS, Entry, Pruner, Sampler, Space, Study, called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +96,8 @@ def _suites(
         elif suite.task:
             suite = problem.resolved(suite, "")
         if suite.data.stream:
-            workers[suite.name] = (WORKERS if suite.data.workers is UNSET
-                                   else suite.data.workers)
+            asked = suite.data.workers
+            workers[suite.name] = WORKERS if isinstance(asked, msgspec.UnsetType) else asked
             suite = msgspec.structs.replace(
                 suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite

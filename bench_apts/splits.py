@@ -74,13 +74,14 @@ class Splits:
         training: bool = False,
     ) -> Split:
         dataset = self._dataset
-        moments = dataset.mean, dataset.std, dataset.scale, self._device, self._memory_format
         augment = (self._suite.data.augment or None) if training else None
         if dataset.stream is None:
-            return Resident(*pair, *moments, augment, self._seed)
+            return Resident(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
+                            self._memory_format, augment, self._seed)
         from bench_apts.streaming import Streamed
 
         reader = streamed.Reader(self._sources[part], rows, self._seed if training else 0,
                                  f"suite {self._suite.name}: data: {part}")
-        return Streamed(reader, pair, Conversion(*pair, *moments), self._workers, augment,
-                        self._seed)
+        conversion = Conversion(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
+                                self._memory_format)
+        return Streamed(reader, pair, conversion, self._workers, augment, self._seed)

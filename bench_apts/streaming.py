@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy as np
+    from torch.utils.data import Dataset
 
     from bench_apts.spec import Augment
     from bench_apts.suites.streamed import Reader
@@ -53,10 +54,10 @@ class Streamed:
     ) -> None:
         self._reader, self._conversion, self._workers = reader, conversion, workers
         inputs, targets = example
-        self.targets = stored(targets)
+        self.targets: torch.Tensor = stored(targets)
         size = sum(inputs[name][0].size for name in inputs.dtype.names
                    ) if inputs.dtype.names else inputs[0].size
-        self.most = max(1, min(Resident.most, _MOST_NUMBERS // max(1, size)))
+        self.most: int = max(1, min(Resident.most, _MOST_NUMBERS // max(1, size)))
         self._augmentation = Augmentation(augment, seed, conversion.black) if augment else None
         self._evaluation: tuple[list[list[int]], DataLoader[Any]] | None = None
 
@@ -103,21 +104,21 @@ class Streamed:
         with ThreadPoolExecutor(1, "data") as pool:
             with waiting():
                 batches = iter(self._loader(ahead()))
-            coming = pool.submit(next, batches, None)
+            coming: Future[tuple[Any, torch.Tensor] | None] = pool.submit(next, batches, None)
             while True:
                 if not coming.done():
                     self._finish_queued()
                 with waiting():
-                    found = coming.result()
-                if found is None:
+                    batch = coming.result()
+                if batch is None:
                     return
                 coming = pool.submit(next, batches, None)
-                yield self._drawn(found, asked.popleft())
+                yield self._drawn(batch, asked.popleft())
 
     def _loader(self, draws: Iterable[list[int]], persistent: bool = False) -> DataLoader[Any]:
-        workers = self._workers
+        workers, dataset = self._workers, cast("Dataset[Any]", self._reader)
         return DataLoader(
-            self._reader, batch_size=None, sampler=draws, num_workers=workers,  # type: ignore
+            dataset, batch_size=None, sampler=draws, num_workers=workers,
             collate_fn=_tensors, pin_memory=self._conversion.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,
             persistent_workers=persistent and workers > 0,

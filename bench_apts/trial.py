@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -331,10 +331,9 @@ class Run:
 
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"
-        with self.clock.during("eval"):
-            with self.observer.passes.paused():
-                return evaluate(
-                    self.evaluated, self.splits.test(), self.task, self.world).metrics()
+        with self.clock.during("eval"), self.observer.passes.paused():
+            return evaluate(
+                self.evaluated, self.splits.test(), self.task, self.world).metrics()
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:

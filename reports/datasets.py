@@ -61,5 +61,6 @@ def _waiting(gathered: Gathered) -> list[tuple[str, str]]:
     return [("Trials waited for data",
              f"Of the time between the evaluations on {suite}, {units.percent(share, 0)} was "
              "spent waiting for samples to be read (median trial). It is no training time: costs "
-             "in seconds are those of a machine that has its data in time. More workers wait less.")
+             "in seconds are those of a machine whose data is there in time. More workers wait "
+             "less.")
             for suite, share in slow.items() if share >= _MUCH_WAITING]

@@ -68,7 +68,7 @@ class Dataset:
     is fed ``(inputs * scale - mean) / std``, with one mean and deviation per channel. Data of the
     user's may have other shapes, inputs of int64, which stay as they are, targets ``(n, …)`` of
     float32, int64, uint8 or uint16, a validation split, and inputs of several arrays by name: one
-    array ``(n,)`` with fields. Where there is a ``stream``, the arrays are examples of its samples.
+    array ``(n,)`` with fields. Where there is a ``stream``, the arrays hold examples of it.
     """
 
     train_inputs: NDArray[Any]

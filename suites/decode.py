@@ -76,7 +76,7 @@ def _idx(source: Source) -> tuple[Half, Half]:
 
 
 def _values(path: Path, name: str) -> NDArray[np.uint8]:
-    """Return the values of a published IDX file, behind 4 bytes and 4 for each dimension's size."""
+    """Return the values of a published IDX file, behind its header of 4 bytes and the sizes."""
     content = _published(path, name)
     start, shape = (16, (-1, 28, 28)) if "idx3" in name else (8, (-1,))
     try:

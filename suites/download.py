@@ -1,4 +1,4 @@
-"""Downloads the published archives by torchvision, into a folder beside that is renamed once whole.
+"""Downloads the published archives by torchvision, into a folder that is renamed once whole.
 
 They are kept packed: the sha256 of what came, unpacked in memory, is compared with the published
 one, and nothing is unpacked onto the disk.

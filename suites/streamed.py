@@ -105,8 +105,8 @@ def datasets(result: Any, where: str) -> dict[str, Any]:
 
 def places(samples: int) -> list[int]:
     """Return the numbers of the samples of a split that are kept."""
-    return np.unique(np.linspace(0, samples - 1, min(samples, EXAMPLES)).round()
-                     .astype(np.int64)).tolist()
+    found = np.linspace(0, samples - 1, min(samples, EXAMPLES)).round().astype(np.int64)
+    return [int(place) for place in np.unique(found)]
 
 
 def examples(found: Mapping[str, Any], where: str) -> Splits:

@@ -98,7 +98,8 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
             merge_journals.merge(whole / STORAGE, [folder / STORAGE for folder in folders])
             store.write_json(whole / "study.json", store.StudyFile(
                 study, command, store.now(), files[0].environment, data=data,
-                code=code, untuned=untuned, unpublished=unpublished or msgspec.UNSET, merged=[_origin(folder, file)
+                code=code, untuned=untuned, unpublished=unpublished or msgspec.UNSET,
+                merged=[_origin(folder, file)
                         for folder, file in zip(folders, files, strict=True)]))
             whole.rename(out)
     except OSError as error:

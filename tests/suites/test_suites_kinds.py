@@ -136,7 +136,8 @@ def test_dictionaries_reach_the_network_as_keyword_arguments(tried):
     dataset, problem = tried("mapping")
     batch = Resident(dataset.train_inputs, dataset.train_targets, dataset.mean, dataset.std,
                      dataset.scale, torch.device("cpu")).take(torch.tensor([3, 1]))
-    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch.inputs.items()} == {
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch.inputs.items()}
+    assert found == {
         "input_ids": (torch.int64, (2, 6)), "attention_mask": (torch.bool, (2, 6)),
         "extra": (torch.float32, (2, 3))}
     assert batch.inputs["input_ids"].tolist() == dataset.train_inputs["input_ids"][[3, 1]].tolist()
