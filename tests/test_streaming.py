@@ -1,5 +1,6 @@
 """Streamed data: the same samples whoever reads them, and how many; waiting is billed apart."""
 
+import gc
 import itertools
 import multiprocessing
 import random
@@ -169,6 +170,8 @@ def test_a_sample_that_cannot_be_read_is_named(workers):
     with pytest.raises(UserError, match="sample 20 cannot be read: ZeroDivisionError") as caught:
         drawn(Broken(), workers)
     assert "\n" not in str(caught.value)
+    del caught
+    gc.collect()  # its traceback holds the worker, which would outlive the next one's
 
 
 class Shifted(Noisy):
