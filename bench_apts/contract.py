@@ -47,6 +47,16 @@ class Sampling:
         if not 1 <= self.growth < math.inf:
             raise UserError(f"growth={self.growth}: expected a number of at least 1")
 
+    def require_apart(self) -> None:
+        """Refuse slices that overlap, for suites that divide the samples among the ranks.
+
+        Raises:
+            UserError: They do: a rank would get samples that are another's.
+        """
+        if self.overlap:
+            raise UserError(f"overlap={self.overlap:g} hands a rank samples of the others, and "
+                            "data.partition of the suite keeps them apart; set overlap=0")
+
 
 class Batch(NamedTuple):
     """One rank's share of a minibatch.

@@ -216,7 +216,9 @@ class Plan:
     ) -> Trial:
         plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
         batch = plugin.backend.minibatch(suite.global_batch(ranks), values, ranks)
-        plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        sampling = plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        if suite.data.partition and sampling:
+            sampling.require_apart()
         if batch % ranks:
             mend = ranks * (suite.batch_size // ranks + 1)
             raise UserError(

@@ -62,9 +62,20 @@ class Problem:
     def network(self, dataset: Dataset) -> torch.nn.Module:
         """Build the network; weights come from torch's global generator.
 
+        With ``model.init_scale`` those of two and more dimensions are multiplied by it: matrices,
+        kernels and embeddings, but no biases and no gains of a normalisation.
+
         Raises:
             UserError: It cannot be built.
         """
+        network = self._network(dataset)
+        if factor := self.suite.model.init_scale:
+            for parameter in network.parameters():
+                if parameter.dim() > 1:
+                    parameter.detach().mul_(factor)
+        return network
+
+    def _network(self, dataset: Dataset) -> torch.nn.Module:
         model = self.suite.model
         if "model" not in self._loaded:
             from bench_apts.suites import models

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_apts import sources, suite_file
+from bench_apts import sources, suite_file, variants
 from bench_apts.contract import Backend, installed
 from bench_apts.errors import UserError, unknown
 
@@ -119,26 +119,33 @@ def suite_names() -> list[str]:
     return sorted(_suite_files())
 
 
+def variant_names(name: str) -> list[str]:
+    """Return the names of an installed suite's variants, as ``suite`` takes them."""
+    return [f"{name}@{variant}" for variant in suite_file.variant_names(suite_path(name))]
+
+
 def suite_origin(name: str) -> str:
     """Returns which distribution installed a suite, or the path of its file."""
-    return _suite_files()[name][1] if name in _suite_files() else name
+    known, found = variants.split(name)[0], _suite_files()
+    return found[known][1] if known in found else known
 
 
 def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
-    """Finds a suite by its name, or by the path of a TOML file.
+    """Finds a suite by its name or by the path of a TOML file, or its variant after an ``@``.
 
     Raises:
         UserError: There is none, or it is not valid.
     """
-    return suite_file.load(suite_path(name), overrides)
+    return suite_file.load(suite_path(name), overrides, variants.split(name)[1])
 
 
 def suite_path(name: str) -> Path:
-    """Return the file of a suite, given its name or the path of a TOML file.
+    """Return the file of a suite, given what ``suite`` takes.
 
     Raises:
         UserError: There is none of the name.
     """
+    name = variants.split(name)[0]
     if name.endswith(".toml"):
         return Path(name)
     found = _suite_files()

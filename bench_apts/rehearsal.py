@@ -62,7 +62,7 @@ def _batch(problem: Problem, dataset: Dataset) -> Batch:
 
 
 def _run(problem: Problem, network: torch.nn.Module, batch: Batch) -> None:
-    module, loss = trained(network, problem.task)
+    module, loss = trained(network, problem.task, problem.suite.loss_scale or 1.0)
     given = handed(problem.task, batch)
     module.train()
     with torch.enable_grad():

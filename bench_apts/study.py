@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
-from msgspec.structs import replace
 
 from bench_apts import environment, resources, store, threads
 from bench_apts.errors import UserError, told
@@ -57,10 +56,11 @@ def prepare(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Pre
     chosen: dict[str, Suite] = {}
     for suite in study.suites:
         other = chosen.setdefault(suite.data.name, suite)
-        if replace(other.data, validation=0) != replace(suite.data, validation=0):
+        if other.data.contents != suite.data.contents:
             raise UserError(f"the suites {other.name} and {suite.name} have different data of the "
                             f"name '{suite.data.name}'; rename one of the suites")
-    return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir)
+    return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir,
+                               offline=offline)
                    if suite.data.source else data.prepare(name, data_dir, offline))
             for name, suite in chosen.items()}
 

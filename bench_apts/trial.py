@@ -32,6 +32,7 @@ from bench_apts.problem import Problem
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
 from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
+from bench_apts.suites.generated import skew
 from bench_apts.tasks import module as tasks
 from bench_apts.tasks.ready import Classification
 
@@ -96,9 +97,12 @@ class Run:
             self.dataset, suite.data.validation, suite.data.name, self.task.contiguous)
         self.train = self._resident(*train)
         self.validation = self._resident(*validation)
-        self.order = Order(len(self.train), trial.seeds.data)
+        partition = suite.data.partition
+        self.order = Order(len(self.train), trial.seeds.data, torch.from_numpy(skew.owners(
+            train[1], self.world.size, partition.concentration)) if partition else None)
         torch.manual_seed(trial.seeds.init)
-        model, self.loss = tasks.trained(problem.network(self.dataset), self.task)
+        model, self.loss = tasks.trained(
+            problem.network(self.dataset), self.task, suite.loss_scale or 1.0)
         self.initial = weights.sha256(model)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.flops = flops.per_sample(model, self.loss, self._handed(

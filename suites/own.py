@@ -38,7 +38,8 @@ class Scaling:
 
 
 def prepare(
-    suite: Suite, problem: Problem, data_dir: Path | None, cache: Path | None = None
+    suite: Suite, problem: Problem, data_dir: Path | None, cache: Path | None = None,
+    offline: bool = False,
 ) -> Prepared:
     """Call the suite's ``[data] source`` and keep what it returns as arrays in the cache.
 
@@ -47,13 +48,15 @@ def prepare(
         problem: Its task and callables.
         data_dir: The user's folder of data, for callables that have such an argument.
         cache: As in ``data.prepare``.
+        offline: Whether a download is forbidden, for callables that have such an argument.
 
     Raises:
         UserError: The data cannot be used, in one line that says why.
     """
     options = dict(suite.data.options or {})
-    if "data_dir" in problem.parameters("data"):
-        options.setdefault("data_dir", data_dir)
+    for name, value in (("data_dir", data_dir), ("offline", offline)):
+        if name in problem.parameters("data"):
+            options.setdefault(name, value)
     where = f"suite {suite.name}: data"
     found = _arrays(problem.call("data", options), where)
     _check(found, suite, problem, where)

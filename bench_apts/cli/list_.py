@@ -20,7 +20,7 @@ class What(StrEnum):
 def command(
     what: Annotated[What | None, Argument(help="Only the suites or only the optimizers.")] = None,
 ) -> None:
-    """List suites and optimizers, and what is unavailable here."""
+    """List suites with their variants and optimizers, and what is unavailable here."""
     from rich.table import Table
 
     console = terminal.console()
@@ -36,7 +36,8 @@ def _suites() -> list[tuple[str, str, str]]:
     from bench_apts import registry
 
     return [(name, registry.suite_origin(name), registry.suite(name).summary)
-            for name in registry.suite_names()]
+            for suite in registry.suite_names()
+            for name in (suite, *registry.variant_names(suite))]
 
 
 def _optimizers() -> list[tuple[str, str, str]]:
