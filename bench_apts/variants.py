@@ -73,6 +73,13 @@ def chosen(raw: Table, found: dict[str, Table], name: str) -> Table:
         changes = ", ".join(f"{key} = {value}" for key, value in _leaves(table, "")
                             if not key.startswith("target."))
         changed["summary"] = f"{raw.get('summary', '')}, with {changes}"
+    target, own = changed.get("target"), table.get("target", {})
+    if isinstance(target, dict) and isinstance(own, dict) and "provenance" not in own:
+        # Whatever was measured, it was not on this problem.
+        changed["target"] = {**target, "provenance": {
+            "optimizer": "none", "trials": 0, "seeds": 0,
+            "note": ("provisional: chosen by hand" if "value" in own else
+                     f"provisional: the target of {raw.get('name', '')}")}}
     return changed
 
 
