@@ -44,7 +44,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
     try:
         raw = variants.chosen(plain, known, variant)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}") from error
     for override in overrides:
         _override(raw, override)
     where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
