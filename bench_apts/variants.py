@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.errors import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

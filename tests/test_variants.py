@@ -133,7 +133,7 @@ def test_an_at_sign_belongs_to_variants(write, tmp_path):
     path.write_text(PLAIN.replace('"mine"', '"mine@tanh"'), encoding="utf-8")
     assert "'name'" in refused(path)
     assert "'name'" in refused(write(VARIANTS), overrides=("suite.name=x@y",), variant="tanh")
-    assert "'variant'" in refused(path := write(), overrides=("suite.variant=3",))
+    assert "'variant'" in refused(write(), overrides=("suite.variant=3",))
 
 
 def test_a_variant_that_contradicts_itself_is_refused(write):

@@ -97,7 +97,8 @@ def _stacked(task: Task, found: Any, device: torch.device) -> torch.Tensor:
 def _scaled(
     loss: Loss, scale: float, output: Any, targets: torch.Tensor, reduction: str = "mean"
 ) -> torch.Tensor:
-    return scale * loss(output, targets, reduction=reduction)
+    scaled: torch.Tensor = scale * loss(output, targets, reduction=reduction)
+    return scaled
 
 
 def _reduce(losses: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

@@ -42,15 +42,15 @@ class Problems(NamedTuple):
     absent: tuple[str, ...]
 
     @property
-    def count(self) -> int:
+    def distinct(self) -> int:
         """How many problems there are."""
         return len(set(self.suites))
 
     @property
     def told(self) -> str:
         """The number of problems and of their cases, in words."""
-        text = units.plural(self.count, "problem")
-        more = len(self.names) > self.count
+        text = units.plural(self.distinct, "problem")
+        more = len(self.names) > self.distinct
         return f"{text} in {units.plural(len(self.names), 'case')}" if more else text
 
 
@@ -74,10 +74,10 @@ def table(found: Problems) -> Table | None:
         return None
     absent = (f" Left out, as they were not run on all: {units.listing(found.absent)}."
               if found.absent else "")
-    if found.count >= MIN_PROBLEMS:
+    if found.distinct >= MIN_PROBLEMS:
         return _scores(found, absent)
     needed = (f"Performance profiles need {MIN_PROBLEMS} problems (suites; several N, targets and "
-              f"variants of one are the same problem); this study has {found.count}, so here are "
+              f"variants of one are the same problem); this study has {found.distinct}, so here are "
               "the ratios themselves.")
     return Table(
         "ratios", "Expected cost over that of the cheapest", needed + absent,
@@ -100,9 +100,10 @@ def _scores(found: Problems, absent: str) -> Table:
     profiles = performance_profiles(found.costs, found.suites)
     for label, mine in ratios(found.costs).items():
         profile = profiles[label]
-        solved, first = (shared(each, found.suites) for each in (mine < math.inf, mine == 1))
+        solved, first = (shared(each.astype(float), found.suites)
+                         for each in (mine < math.inf, mine == 1))
         rows.append((
-            name(label, problems=found.count, cases=len(mine)),
+            name(label, problems=found.distinct, cases=len(mine)),
             number(f"{profile.score:.3f}", units.between(
                 f"{profile.interval.low:.3f}", f"{profile.interval.high:.3f}"),
                 score=profile.score, score_low=profile.interval.low,
@@ -124,7 +125,7 @@ def _scores(found: Problems, absent: str) -> Table:
 
 def figure(found: Problems, looks: Mapping[str, Look]) -> Figure | None:
     """Draws the profiles with their bands; None with fewer than 8 problems."""
-    if found.count < MIN_PROBLEMS or not found.costs:
+    if found.distinct < MIN_PROBLEMS or not found.costs:
         return None
     profiles = performance_profiles(found.costs, found.suites)
     drawing, axes = panel(*SIZE)

@@ -1,4 +1,4 @@
-"""The transformer of modded-nanogpt's optimization track, in which only the optimizer may change."""
+"""The transformer of modded-nanogpt's optimization track, which fixes all but the optimizer."""
 
 from __future__ import annotations
 

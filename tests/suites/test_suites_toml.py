@@ -167,7 +167,8 @@ def test_missing_data_say_where_they_belong(name, file, named, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "made"), [
-    ("text-char", lambda: text.grammar_text(20_000)), ("tabular", lambda: friedman.friedman(9, 9))])
+    ("text-char", lambda: text.grammar_text(20_000)),
+    ("tabular", lambda: friedman.friedman(9, 9))])
 def test_declared_floors_are_those_of_the_data(name, made):
     assert registry.suite(name).target.floor == pytest.approx(made().floor, abs=1e-4)
 
