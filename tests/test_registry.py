@@ -29,7 +29,7 @@ def installed(monkeypatch):
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"unknown optimizer 'adm'; did you mean adam or nadamw\?"):
         registry.optimizer("adm")
-    with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean digits\?"):
+    with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean digits"):
         registry.suite("digit")
     with pytest.raises(UserError, match=r"unknown suite 'qqqq'\. Known: .*digits"):
         registry.suite("qqqq")

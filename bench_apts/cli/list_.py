@@ -20,7 +20,7 @@ class What(StrEnum):
 def command(
     what: Annotated[What | None, Argument(help="Only the suites or only the optimizers.")] = None,
 ) -> None:
-    """List suites with their variants and optimizers, and what is unavailable here."""
+    """List suites and optimizers, and what is unavailable here."""
     from rich.table import Table
 
     console = terminal.console()

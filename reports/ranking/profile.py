@@ -77,8 +77,8 @@ def table(found: Problems) -> Table | None:
     if found.distinct >= MIN_PROBLEMS:
         return _scores(found, absent)
     needed = (f"Performance profiles need {MIN_PROBLEMS} problems (suites; several N, targets and "
-              f"variants of one are the same problem); this study has {found.distinct}, so here are "
-              "the ratios themselves.")
+              f"variants of one are the same problem); this study has {found.distinct}, so here "
+              "are the ratios themselves.")
     return Table(
         "ratios", "Expected cost over that of the cheapest", needed + absent,
         (("Optimizer", ""), *((problem, "") for problem in found.names)),
