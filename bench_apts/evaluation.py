@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from bench_apts.contract import World
-    from bench_apts.loader import Resident
+    from bench_apts.splits import Split
     from bench_apts.tasks.contract import Task
-
-_CHUNK = 1000
-"""Largest evaluation batch of one rank."""
 
 _TOKENS = 2**14
 """Most targets in it that are integers, each of which has an output of one number per class."""
@@ -58,7 +55,7 @@ class Result:
 
 def evaluate(
     model: torch.nn.Module,
-    split: Resident,
+    split: Split,
     task: Task,
     world: World,
     sums: list[float] | None = None,
@@ -90,10 +87,12 @@ def evaluate(
     training = model.training
     model.eval()
     with around or nullcontext(), torch.no_grad():
-        for indices in torch.tensor_split(share, passes):
-            # A rank that has fewer samples than the others passes one that does not count.
-            some = indices if len(indices) else torch.zeros(1, dtype=torch.int64)
-            found = measured(model, task, split.take(some.to(world.device)))
+        chunks = torch.tensor_split(share, passes)
+        # A rank that has fewer samples than the others passes one that does not count.
+        taken = [indices if len(indices) else torch.zeros(1, dtype=torch.int64)
+                 for indices in chunks]
+        for indices, batch in zip(chunks, split.sweep(taken), strict=True):
+            found = measured(model, task, batch)
             if len(indices):
                 total += found
     model.train(training)
@@ -118,8 +117,8 @@ def evaluate(
                   tuple(maxima[4:]), " and ".join(unequal))
 
 
-def _chunk(split: Resident) -> int:
+def _chunk(split: Split) -> int:
     """Return the largest evaluation batch of one rank; long targets mean large outputs."""
     size = split.targets[0].numel()
     most = _FLOATS if split.targets.dtype.is_floating_point else _TOKENS
-    return max(1, min(_CHUNK, most // max(1, size)))
+    return max(1, min(split.most, most // max(1, size)))

@@ -9,7 +9,7 @@ import msgspec
 
 from bench_apts import sources
 from bench_apts.errors import UserError, unknown
-from bench_apts.tasks.contract import LOSS, Metric, Task, every_metric
+from bench_apts.tasks.contract import LOSS, Metric, OutputTask, Task, every_metric
 from bench_apts.tasks.ready import READY
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class Problem:
         if "model" not in self._loaded:
             from bench_apts.suites import models
 
+            if dataset.train_inputs.dtype.names:
+                raise UserError(f"[model] name = {model.name!r} takes one array, and the inputs "
+                                "are a dictionary; name a source in [model]")
             return models.build(model.name, model.options, dataset.input_shape, dataset.classes)
         import torch
 
@@ -87,6 +90,10 @@ class Problem:
         if not isinstance(network, torch.nn.Module):
             raise UserError(f"[model] source = {model.source!r} returned a "
                             f"{type(network).__name__}; expected a torch.nn.Module")
+        if dataset.train_inputs.dtype.names and isinstance(self.task, OutputTask):
+            from bench_apts.tasks.module import ByName
+
+            return ByName(network)
         return network
 
     def parameters(self, table: str) -> set[str]:
@@ -97,6 +104,12 @@ class Problem:
             return set(inspect.signature(self._loaded[table].value).parameters)
         except (TypeError, ValueError):
             return set()
+
+    def torchvision(self) -> str:
+        """Return the name of the class of ``torchvision.datasets`` that data is; "" for none."""
+        value = self._loaded["data"].value
+        known = getattr(value, "__module__", "").startswith("torchvision.datasets.")
+        return value.__name__ if known and isinstance(value, type) else ""
 
     def call(self, table: str, options: dict[str, Any]) -> Any:
         """Call the source of a table.

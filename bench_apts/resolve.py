@@ -10,7 +10,7 @@ from msgspec import UNSET
 from bench_apts import environment, problem, registry
 from bench_apts.errors import UserError, told
 from bench_apts.selectors import parse_selector, split_selectors
-from bench_apts.spec import Entry, Pruner, Sampler, Space, Study, called
+from bench_apts.spec import WORKERS, Entry, Pruner, Sampler, Space, Study, called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def study(
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    chosen, folders = _suites(suites, overrides)
+    chosen, folders, workers = _suites(suites, overrides)
     device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
         suites=chosen,
@@ -73,15 +73,16 @@ def study(
         space=space,
         share=share,
         folders=folders or UNSET,
+        workers=workers or UNSET,
     ), notes
 
 
 def _suites(
     names: list[str], overrides: tuple[str, ...]
-) -> tuple[tuple[Suite, ...], dict[str, str]]:
-    """Find the suites, and the folders of those that name Python files."""
+) -> tuple[tuple[Suite, ...], dict[str, str], dict[str, int]]:
+    """Find the suites, the folders of those that name Python files, and workers that stream."""
     chosen: dict[str, Suite] = {}
-    folders = {}
+    folders, workers = {}, {}
     for name in dict.fromkeys(names):
         suite = registry.suite(name, overrides)
         if suite.name in chosen and (suite.sources or chosen[suite.name].sources):
@@ -94,8 +95,13 @@ def _suites(
                 folders[suite.name] = told("the suite", folder)
         elif suite.task:
             suite = problem.resolved(suite, "")
+        if suite.data.stream:
+            asked = suite.data.workers
+            workers[suite.name] = WORKERS if isinstance(asked, msgspec.UnsetType) else asked
+            suite = msgspec.structs.replace(
+                suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite
-    return tuple(chosen.values()), folders
+    return tuple(chosen.values()), folders, workers
 
 
 def world_sizes(

@@ -46,6 +46,7 @@ class Runner:
         execution: How trials are run.
         requires: Versions of what each competitor's plug-in requires, by label and package.
         suites: Folders of suites that name Python files, by the suite's name.
+        workers: Processes that read streamed data for each rank, likewise.
 
     Attributes:
         jobs: How many trials run side by side; may be set between trials.
@@ -62,8 +63,9 @@ class Runner:
         execution: Execution = WHOLLY,
         requires: Mapping[str, Mapping[str, str]] | None = None,
         suites: Mapping[str, str] | None = None,
+        workers: Mapping[str, int] | None = None,
     ) -> None:
-        self._suites = suites or {}
+        self._suites, self._workers = suites or {}, workers or {}
         self._requires = requires or {}
         self._folder, self._prepared, self._card = folder, prepared, card
         self._launcher, self._progress = launcher, progress
@@ -126,7 +128,8 @@ class Runner:
         self._launcher.ready()
         store.append(path, header)
         job = Job(trial, str(self._prepared[trial.suite.data.name].folder), str(path), pruning,
-                  saving, folder=self._suites.get(trial.suite.name, ""))
+                  saving, folder=self._suites.get(trial.suite.name, ""),
+                  workers=self._workers.get(trial.suite.name, 0))
         with self._progress.trial(trial, path):
             try:
                 outcome = self._launcher.run(job, 2 * trial.suite.budget.seconds + _GRACE_S)

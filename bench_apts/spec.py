@@ -28,6 +28,9 @@ Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
+WORKERS = 2
+"""Processes that read streamed data for one rank, where the suite does not say."""
+
 Numbers = float | tuple[float, ...]
 Factor = Annotated[float, Meta(gt=0, le=1e9)]
 Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
@@ -44,6 +47,18 @@ class Partition(Struct, frozen=True, forbid_unknown_fields=True):
     concentration: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
 
+class Augment(Struct, frozen=True, forbid_unknown_fields=True):
+    """How training images are changed at random (see augmentation.py).
+
+    They are moved by up to ``crop`` pixels in both directions, mirrored with ``flip`` from left
+    to right, and get a hole of ``cutout`` by ``cutout`` pixels.
+    """
+
+    crop: Count = 0
+    flip: bool = False
+    cutout: Count = 0
+
+
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """The data set and how many of its training samples validate.
 
@@ -51,7 +66,10 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     ``module:attribute`` or ``file.py:attribute``, returns for ``options``; ``name`` is then the
     suite's. ``validation`` is 0 where the data has a validation split of its own. Inputs of
     ``source`` are normalised by ``mean`` and ``std``, or by those of the training split. With
-    ``partition`` each rank draws from a part of the training samples of its own.
+    ``partition`` each rank draws from a part of the training samples of its own. With
+    ``stream`` its samples are read while training (see streaming.py), in each rank by ``workers``
+    processes; their number is kept in ``Study.workers`` and absent from trials, as results do not
+    depend on it.
     """
 
     name: str = ""
@@ -61,11 +79,14 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     mean: Numbers | UnsetType = UNSET
     std: Numbers | UnsetType = UNSET
     partition: Partition | UnsetType = UNSET
+    augment: Augment | UnsetType = UNSET
+    stream: Literal[True] | UnsetType = UNSET
+    workers: Annotated[int, Meta(ge=0, le=256)] | UnsetType = UNSET
 
     @property
     def contents(self) -> Data:
-        """What decides the data set itself: without how its samples are divided."""
-        return msgspec.structs.replace(self, validation=0, partition=UNSET)
+        """What decides the stored arrays: without how samples are divided and changed."""
+        return msgspec.structs.replace(self, validation=0, partition=UNSET, augment=UNSET)
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -288,7 +309,8 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     With ``twins`` the first competitor of each suite and N is reported twice, which tells how
     far times scatter on this machine. With ``share`` an optimizer that is seen to follow another's
     trajectory takes over what that one's search found. ``folders`` are those of the suites that
-    name Python files, by suite: such a file's path is relative to it.
+    name Python files, by suite: such a file's path is relative to it. ``workers`` are those of
+    the suites whose data is streamed.
     """
 
     suites: tuple[Suite, ...]
@@ -305,6 +327,7 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     share: bool = True
     schema: int = SCHEMA
     folders: dict[str, str] | UnsetType = UNSET
+    workers: dict[str, int] | UnsetType = UNSET
 
     def folder(self, suite: Suite) -> str:
         """Return where a suite's file lies; "" where nothing is read from there."""

@@ -43,7 +43,8 @@ class StudyFile(msgspec.Struct):
     ``merged`` is empty but for folders that ``bench-apts merge`` wrote; their ``environment`` is
     that of the first. What the command ran with says which records are current, whatever clocks
     say: ``data`` by data set and ``code`` by competitor are fingerprints, ``untuned`` is the
-    configuration of each competitor that was not to be tuned.
+    configuration of each competitor that was not to be tuned. ``unpublished`` names the known data
+    sets whose files cannot be shown to hold the published data; absent where there are none.
     """
 
     study: Study
@@ -55,6 +56,7 @@ class StudyFile(msgspec.Struct):
     data: dict[str, str] = {}
     code: dict[str, str] = {}
     untuned: dict[str, str] = {}
+    unpublished: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def now() -> str:

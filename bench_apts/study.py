@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
+from msgspec import UNSET
 
 from bench_apts import environment, resources, store, threads
 from bench_apts.errors import UserError, told
@@ -139,10 +140,12 @@ def run(plan: Plan, folder: Path, progress: Progress, execution: Execution = WHO
                 study, ["bench-apts", *sys.argv[1:]], store.now(), card,
                 data={name: found.sha256 for name, found in prepared.items()},
                 code={label: plugin.sha256 for label, plugin in plan.plugins.items()},
-                untuned=plan.untuned()))
+                untuned=plan.untuned(),
+                unpublished=[name for name, found in prepared.items()
+                             if not found.published] or UNSET))
         runner = Runner(folder, prepared, card, launcher, progress, execution, {
             label: environment.versions(plugin.backend.requires)
-            for label, plugin in plan.plugins.items()}, study.folders or {})
+            for label, plugin in plan.plugins.items()}, study.folders or {}, study.workers or {})
         launcher.grace_s = execution.grace_s
         stages = Stages(plan, folder, runner, progress, execution)
         missing = stages.tune()

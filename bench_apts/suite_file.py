@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_DIVIDING = frozenset({"validation", "partition"})
+_DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
 """Keys of [data] that leave the data set as it is."""
 
 
@@ -87,7 +87,7 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
     data = tables.get("data", {})
     if data and "source" not in data:
         yield from (f"key 'data.{key}' belongs to a source, which is missing"
-                    for key in ("options", "mean", "std") if key in data)
+                    for key in ("options", "mean", "std", "stream", "workers") if key in data)
         if data.get("validation", 0) == 0:
             yield "key 'data.validation' is missing: how many training samples validate"
     target = raw.get("target")
@@ -97,6 +97,13 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
         if (worse if target.get("direction") == "min" else -worse) < 0:
             yield (f"key 'target.floor': nothing is better than it, and target.value = "
                    f"{target['value']:g} is")
+    if "partition" in data and "stream" in data:
+        yield ("key 'data.partition': leave it out, the labels of data that is streamed are not "
+               "known beforehand")
+    if "workers" in data and "stream" not in data:
+        yield "key 'data.workers' belongs to data.stream, which is missing"
+    if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
+        yield "key 'data.augment': write one of crop, flip and cutout, or leave it out"
     task = tables.get("task")
     if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
         yield "key 'loss': leave it out, [task] says what is trained"

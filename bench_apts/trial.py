@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -23,13 +23,14 @@ from bench_apts.errors import ContractError
 from bench_apts.evaluation import Result, evaluate
 from bench_apts.launch.job import Job
 from bench_apts.launch.stopping import Stop
-from bench_apts.loader import Order, Resident
+from bench_apts.loader import Order
 from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.pending import Pending
 from bench_apts.problem import Problem
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
+from bench_apts.splits import Splits
 from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
 from bench_apts.suites.generated import skew
@@ -93,13 +94,13 @@ class Run:
         self.memory_format: torch.memory_format = getattr(torch, suite.memory_format)
         problem = Problem(suite, job.folder)
         self.task = problem.task
-        train, validation = datasets.divided(
-            self.dataset, suite.data.validation, suite.data.name, self.task.contiguous)
-        self.train = self._resident(*train)
-        self.validation = self._resident(*validation)
+        self.splits = Splits(problem, self.dataset, trial.seeds.data, device, self.memory_format,
+                             job.workers)
+        self.train, self.validation = self.splits.train, self.splits.validation
         partition = suite.data.partition
         self.order = Order(len(self.train), trial.seeds.data, torch.from_numpy(skew.owners(
-            train[1], self.world.size, partition.concentration)) if partition else None)
+            self.train.targets.cpu().numpy(), self.world.size, partition.concentration))
+            if partition else None)
         torch.manual_seed(trial.seeds.init)
         model, self.loss = tasks.trained(
             problem.network(self.dataset), self.task, suite.loss_scale or 1.0)
@@ -108,7 +109,8 @@ class Run:
         self.flops = flops.per_sample(model, self.loss, self._handed(
             self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))))
         self.chance = (_chance(self.validation.targets)
-                       if isinstance(self.task, Classification) else None)
+                       if isinstance(self.task, Classification) and not self.dataset.stream
+                       else None)
         model = model.to(device).to(memory_format=self.memory_format)
         forward = weights.in_precision(type(model).forward, device, suite.precision)
         passes = instrument(model, torch.compile(forward) if suite.compile else forward)
@@ -129,11 +131,6 @@ class Run:
         self.pending = Pending()
         self.checkpoints = Checkpoints(self, job.saving)
 
-    def _resident(self, inputs: Any, targets: Any) -> Resident:
-        data = self.dataset
-        return Resident(inputs, targets, data.mean, data.std, data.scale, self.world.device,
-                        self.memory_format)
-
     def _synchronize(self) -> None:
         """Waits for all ranks, then for the device; billed to the phase that ends."""
         if self.world.device.type == "cuda":
@@ -143,10 +140,11 @@ class Run:
 
     def _batches(self) -> Iterator[Batch]:
         """Yields this rank's share of each minibatch from the present step on."""
-        world = self.world
-        slices = self.order.slices(
-            world.batch_size, world.rank, world.size, self.sampling, world.device)
-        return map(self._handed, map(self.train.take, itertools.islice(slices, self.step, None)))
+        world, streams = self.world, self.dataset.stream is not None
+        slices = itertools.islice(self.order.slices(
+            world.batch_size, world.rank, world.size, self.sampling,
+            "cpu" if streams else world.device, self.train.numbered), self.step, None)
+        return map(self._handed, self.train.draw(slices, lambda: self.clock.aside("data")))
 
     def _handed(self, batch: Batch) -> Batch:
         return tasks.handed(self.task, batch)
@@ -338,10 +336,9 @@ class Run:
 
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"
-        with self.clock.during("eval"):
-            split = self._resident(self.dataset.test_inputs, self.dataset.test_targets)
-            with self.observer.passes.paused():
-                return evaluate(self.evaluated, split, self.task, self.world).metrics()
+        with self.clock.during("eval"), self.observer.passes.paused():
+            return evaluate(
+                self.evaluated, self.splits.test(), self.task, self.world).metrics()
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:

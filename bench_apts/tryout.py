@@ -9,7 +9,7 @@ from bench_apts.errors import UserError
 from bench_apts.problem import Problem
 
 if TYPE_CHECKING:
-    from bench_apts.spec import Study, Suite
+    from bench_apts.spec import Augment, Study, Suite
     from bench_apts.suites.data import Dataset, Prepared
 
 _FLOAT = 4
@@ -72,16 +72,33 @@ def _divide(problem: Problem, prepared: Prepared, ranks: tuple[int, ...]) -> Dat
     suite, dataset = problem.suite, data.load(prepared.folder)
     targets = dataset.train_targets
     if dataset.validation_targets is None:
-        train, _ = data.split(targets, suite.data.validation, suite.data.name,
-                              problem.task.contiguous)
-        targets = targets[train]
+        train, _ = data.rows(dataset, suite.data.validation, suite.data.name,
+                             problem.task.contiguous)
+        targets = targets[train] if suite.data.partition else targets
     if partition := suite.data.partition:
         for number in ranks:
             skew.owners(targets, number, partition.concentration)
+    if suite.data.augment:
+        _require_images(dataset, suite.data.augment)
     if suite.memory_format == "channels_last" and len(dataset.input_shape) != 3:
         raise UserError("key 'memory_format': channels_last is for images, and "
                         f"{suite.data.name} has none")
     return dataset
+
+
+def _require_images(dataset: Dataset, augment: Augment) -> None:
+    """Refuse to augment what are no images, or by more pixels than they have."""
+    from bench_apts.suites import arrays
+
+    shape = dataset.input_shape
+    if not arrays.scaled(dataset.train_inputs) or len(shape) not in (2, 3):
+        raise UserError("key 'data.augment': it is for images, (n, H, W) or (n, C, H, W), and "
+                        f"inputs are {dataset.train_inputs.dtype} of the shape (n, "
+                        f"{', '.join(map(str, shape))})")
+    if max(augment.crop, augment.cutout) >= min(shape[-2:]):
+        raise UserError(f"key 'data.augment': crop = {augment.crop} and cutout = "
+                        f"{augment.cutout} must be smaller than the images of "
+                        f"{shape[-1]}x{shape[-2]} pixels")
 
 
 def _count(problem: Problem, dataset: Dataset) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts import origins
 
-from . import units
+from . import datasets, units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,8 @@ def cards(gathered: Gathered) -> list[Card]:
              Card("Environments in which trials differ", _environments(gathered), True),
              *(Card(f"Suite {suite.name}", _suite(suite)) for suite in study.suites),
              Card("Data and code fingerprints (SHA-256)", tuple(
-                 [(f"Data of {name}", sha) for name, sha in data]
+                 [(f"Data of {datasets.named(name, sha, gathered.file)}", sha)
+                  for name, sha in data]
                  + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]), True)]
     return [card for card in found if card.items]
 

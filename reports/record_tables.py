@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .drawing.canvas import Figure
 
 _PHASES = ("setup", "warmup", "train", "validate", "eval", "checkpoint")
-_PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "eval_s", "log_s", "checkpoint_s")
+_PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "data_s", "eval_s", "log_s",
+          "checkpoint_s")
 
 
 def communication(groups: Sequence[Group]) -> Table | None:

@@ -57,9 +57,14 @@ def fingerprint(arrays: Arrays) -> str:
     total = hashlib.sha256()
     for name in (*NAMES, *(name for name in OWN if name in arrays)):
         array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.data)
+        total.update(f"{name} {_kind(array)} {array.shape}\n".encode())
+        total.update(array.view(np.uint8).data if array.dtype.names else array.data)
     return total.hexdigest()
+
+
+def _kind(array: NDArray[Any]) -> str:
+    """Return an array's dtype as text; of one with fields, all their names and dtypes."""
+    return str(array.dtype.descr) if array.dtype.names else array.dtype.str
 
 
 def scaled(inputs: NDArray[Any]) -> bool:
@@ -106,7 +111,7 @@ def valid(folder: Path) -> dict[str, Any] | None:
             if path.stat().st_size != expected["file_bytes"]:
                 return None
             array = np.load(path, mmap_mode="r")
-            if [array.dtype.str, list(array.shape)] != [expected["dtype"], expected["shape"]]:
+            if [_kind(array), list(array.shape)] != [expected["dtype"], expected["shape"]]:
                 return None
         return meta if meta["version"] == VERSION and meta["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -114,9 +119,17 @@ def valid(folder: Path) -> dict[str, Any] | None:
 
 
 def store(
-    folder: Path, facts: Facts | Scaling, decode: Callable[[], Arrays], source: str
+    folder: Path, facts: Facts | Scaling, decode: Callable[[], Arrays], source: str,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decodes into ``folder``, once for all processes that ask at the same time.
+
+    Args:
+        folder: The new folder.
+        facts: What is known of the data.
+        decode: Returns the arrays.
+        source: In words, where they come from.
+        more: Further meta data, which take precedence.
 
     Raises:
         UserError: The disk is too full, the cache is not writable, or ``decode`` says so.
@@ -129,7 +142,7 @@ def store(
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed process; we hold the lock
         try:
             partial.mkdir()
-            meta = _write(partial, facts, decode(), source)
+            meta = _write(partial, facts, decode(), source, more or {})
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         finally:
@@ -137,7 +150,9 @@ def store(
     return meta
 
 
-def _write(folder: Path, facts: Facts | Scaling, arrays: Arrays, source: str) -> dict[str, Any]:
+def _write(
+    folder: Path, facts: Facts | Scaling, arrays: Arrays, source: str, more: dict[str, Any]
+) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
@@ -145,11 +160,11 @@ def _write(folder: Path, facts: Facts | Scaling, arrays: Arrays, source: str) ->
             np.save(file, array)
             file.flush()
             os.fsync(file.fileno())
-        described[name] = {"dtype": array.dtype.str, "shape": list(array.shape),
+        described[name] = {"dtype": _kind(array), "shape": list(array.shape),
                            "file_bytes": path.stat().st_size}
     meta = {"version": VERSION, "sha256": fingerprint(arrays), "source": source,
             "mean": facts.mean, "std": facts.std, "scale": facts.scale,
-            "classes": facts.classes, "arrays": described}
+            "classes": facts.classes, "arrays": described} | more
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     # As read back, so that the first call returns what later calls do.
     return dict(json.loads(json.dumps(meta)))

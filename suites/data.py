@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Dataset", "Prepared", "load", "prepare", "split"]
+__all__ = ["Dataset", "Prepared", "Stream", "divided", "load", "prepare", "rows", "split"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,31 @@ class Prepared:
     """A data set that lies decoded in ``folder``.
 
     ``sha256`` is the fingerprint over the decoded arrays, ``source`` says in words where they
-    came from.
+    came from. ``published`` is False for a known data set whose files hold something else than,
+    or cannot be shown to hold, the published data.
     """
 
     name: str
     folder: Path
     sha256: str
     source: str
+    published: bool = True
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A data set whose samples are read while training.
+
+    ``lengths`` are the sizes of its splits by name, ``data_dir`` is what the source was called
+    with.
+    """
+
+    lengths: dict[str, int]
+    data_dir: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"lengths": self.lengths, "data_dir": self.data_dir}
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,8 @@ class Dataset:
     ``(n, features)`` and float32; the targets are int64 ``(n,)`` in ``0 … classes - 1``. A model
     is fed ``(inputs * scale - mean) / std``, with one mean and deviation per channel. Data of the
     user's may have other shapes, inputs of int64, which stay as they are, targets ``(n, …)`` of
-    float32, int64 or uint8, and a validation split.
+    float32, int64, uint8 or uint16, a validation split, and inputs of several arrays by name: one
+    array ``(n,)`` with fields. Where there is a ``stream``, the arrays hold examples of it.
     """
 
     train_inputs: NDArray[Any]
@@ -64,6 +83,7 @@ class Dataset:
     source: str
     validation_inputs: NDArray[Any] | None = None
     validation_targets: NDArray[Any] | None = None
+    stream: Stream | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -95,7 +115,8 @@ def prepare(
     meta = arrays.valid(folder)
     if meta is None:
         meta = arrays.store(folder, KNOWN[name], lambda: decode(source), str(source))
-    return Prepared(name, folder, meta["sha256"], meta["source"])
+    return Prepared(name, folder, meta["sha256"], meta["source"],
+                    source.is_published(meta["sha256"]))
 
 
 def load(folder: Path) -> Dataset:
@@ -112,6 +133,7 @@ def load(folder: Path) -> Dataset:
     return Dataset(
         **mapped, mean=tuple(meta["mean"]), std=tuple(meta["std"]), scale=meta["scale"],
         classes=meta["classes"], sha256=meta["sha256"], source=meta["source"],
+        stream=Stream(**meta["stream"]) if "stream" in meta else None,
     )
 
 
@@ -119,6 +141,9 @@ def divided(
     dataset: Dataset, validation: int, name: str, contiguous: bool = False
 ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
     """Return inputs and targets of the training and of the validation split.
+
+    Of a streamed data set they are examples, those for validation taken from the training split
+    where there is no other.
 
     Args:
         dataset: The data; a validation split of its own is taken as it is.
@@ -132,8 +157,31 @@ def divided(
     inputs, targets = dataset.train_inputs, dataset.train_targets
     if dataset.validation_inputs is not None and dataset.validation_targets is not None:
         return (inputs, targets), (dataset.validation_inputs, dataset.validation_targets)
-    train, held = split(targets, validation, name, contiguous)
+    train, held = rows(dataset, validation, name, contiguous)
+    if dataset.stream:
+        return (inputs, targets), (inputs, targets)
     return (inputs[train], targets[train]), (inputs[held], targets[held])
+
+
+def rows(
+    dataset: Dataset, validation: int, name: str, contiguous: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which samples of the training split train, and which validate.
+
+    The classes of a streamed data set are not known; its samples are divided without them.
+
+    Args:
+        dataset: The data.
+        validation: As in ``split``.
+        name: As in ``split``.
+        contiguous: As in ``split``.
+
+    Raises:
+        UserError: As in ``split``.
+    """
+    targets = (np.zeros(dataset.stream.lengths["train"]) if dataset.stream
+               else dataset.train_targets)
+    return split(targets, validation, name, contiguous)
 
 
 def split(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import itertools
-import math
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError
+from bench_apts.errors import UserError, brief
 
-from . import batches, published
+from . import published
 from .arrays import stratified
+from .readers import hub
+from .readers.divide import numbered
+from .readers.pixels import Shape
+from .readers.unpickling import only_arrays
 from .sources import BATCHES, IDX, KNOWN, Source
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .arrays import Arrays
-    from .sources import Facts
 
 DIGITS_TEST = 300
 
@@ -69,98 +70,66 @@ def _digits() -> Arrays:
 
 def _idx(source: Source) -> tuple[Half, Half]:
     images, labels, test_images, test_labels = (
-        _idx_file(path, name) for path, name in zip(source.files, IDX, strict=True))
+        _values(path, name) for path, name in zip(source.files, IDX, strict=True))
     return ((images[:, None], labels.astype(np.int64)),
             (test_images[:, None], test_labels.astype(np.int64)))
 
 
-def _idx_file(path: Path, name: str) -> NDArray[np.uint8]:
-    """Reads unsigned bytes in the IDX format: magic 0 0 8 d, d big-endian sizes, values."""
-    content = published.checked(path, name, published.read(path))
-    dimensions = 3 if "idx3" in name else 1
-    start = 4 + 4 * dimensions
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], dtype=">u4"))
-    size = math.prod(shape) if len(shape) == dimensions else -1
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + size:
-        raise UserError(f"{path} is no whole IDX file of {dimensions} dimension(s); fetch it "
-                        "again")
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+def _values(path: Path, name: str) -> NDArray[np.uint8]:
+    """Return the values of a published IDX file, behind its header of 4 bytes and the sizes."""
+    content = _published(path, name)
+    start, shape = (16, (-1, 28, 28)) if "idx3" in name else (8, (-1,))
+    try:
+        return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+    except ValueError as error:
+        raise UserError(f"{path} is no whole IDX file ({error}); fetch it again") from error
+
+
+def _published(path: Path, name: str) -> bytes:
+    return published.checked(path, name, published.read(path))
 
 
 def _batches(source: Source) -> tuple[Half, Half]:
     contents: Iterator[tuple[Path, bytes]]
     if source.kind == "batches":
-        contents = ((path, published.checked(path, name, published.read(path)))
+        contents = ((path, _published(path, name))
                     for path, name in zip(source.files, BATCHES, strict=True))
     else:
         (archive,) = source.files
         contents = published.members(archive, published.read(archive), BATCHES)
-    halves = [batches.parse(path, content) for path, content in contents]
+    halves = [batch(path, content) for path, content in contents]
     images = np.concatenate([x for x, _ in halves[:-1]])
     labels = np.concatenate([y for _, y in halves[:-1]])
     return (images, labels), halves[-1]
 
 
-def _parquet(source: Source) -> tuple[Half, Half]:
-    train = [path for path in source.files if path.name.startswith("train-")]
-    test = [path for path in source.files if path.name.startswith("test-")]
-    return _parquet_half(source.name, train), _parquet_half(source.name, test)
+def batch(path: Path, content: bytes) -> Half:
+    """Return images and labels of one of CIFAR-10's batches, a pickle that may hold arrays only.
 
+    Args:
+        path: The file, for messages.
+        content: What it holds.
 
-def _parquet_half(name: str, files: list[Path]) -> Half:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    facts = KNOWN[name]
-    path = files[0]
+    Raises:
+        UserError: It holds something else; none of it was run.
+    """
     try:
-        total = 0
-        for path in files:
-            total += _rows(path, facts)
-        images = np.empty((total, *facts.shape), dtype=np.uint8)
-        labels = np.empty(total, dtype=np.int64)
-        row = itertools.count()
-        for path in files:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(2_048, columns=[facts.column, "label"]):
-                    encoded = batch.column(0).field("bytes").to_pylist()
-                    for png, label in zip(encoded, batch.column(1).to_pylist(), strict=True):
-                        at = next(row)
-                        images[at] = _image(png, facts.shape, path, at)
-                        labels[at] = label
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError,
-            AttributeError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no readable parquet file of '{name}' ({reason}); fetch it "
-                        "again") from error
+        with only_arrays():
+            found = pickle.loads(content, encoding="latin1")
+        images = np.asarray(found["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+        labels = np.asarray(found["labels"], dtype=np.int64)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images with {len(labels)} labels")
+    except Exception as error:
+        raise UserError(f"{path} is no CIFAR-10 batch ({brief(error)}); fetch it again") from error
     return images, labels
 
 
-def _rows(path: Path, facts: Facts) -> int:
-    """Counts a shard's rows, before memory is reserved for what it claims to hold."""
-    import pyarrow.parquet as pq
-
-    about = pq.read_metadata(path)
-    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-    if about.num_rows > facts.samples or size > published.MOST_BYTES:
-        raise UserError(f"{path} claims {about.num_rows:,} rows of {size:,} bytes, more than the "
-                        "published files have; fetch it again")
-    return int(about.num_rows)
-
-
-def _image(encoded: bytes, shape: tuple[int, ...], path: Path, row: int) -> NDArray[np.uint8]:
-    """Decodes a PNG or JPEG to uint8 ``(C, H, W)``."""
-    from PIL import Image
-
-    channels, height, width = shape
-    try:
-        # Of PIL's formats, some start other programs.
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-            if image.size != (width, height) or image.mode != ("L" if channels == 1 else "RGB"):
-                raise UserError(f"{path}, image {row}: {image.mode} {image.size}, expected "
-                                f"{channels} channel(s) of {width}x{height}")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}, image {row}: damaged ({error}); fetch the file again") \
-            from error
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+def _parquet(source: Source) -> tuple[Half, Half]:
+    train = [path for path in source.files if path.name.startswith("train-")]
+    test = [path for path in source.files if path.name.startswith("test-")]
+    column = KNOWN[source.name].column
+    (train_x, train_y), (test_x, test_y) = (
+        hub.part_of(files, column, "label", Shape.of(None, None)) for files in (train, test))
+    labels = numbered({"train": train_y, "test": test_y}, train[0].parent)
+    return (train_x, labels["train"]), (test_x, labels["test"])

@@ -21,7 +21,8 @@ class Stretch:
     """Compares the ledger and the meter with a second clock and with what they may change.
 
     A plug-in is not given clock and meter; one that looks for them in the interpreter could bill
-    its steps to another part of the ledger, or its bytes to another phase.
+    its steps to another part of the ledger, or its bytes to another phase. Between steps ranks may
+    wait for data.
 
     Args:
         clock: The trial's clock, in its part ``train``.
@@ -61,6 +62,7 @@ class Stretch:
 
     def _ledger(self) -> tuple[float, dict[str, float]]:
         parts = self._clock.ledger()
+        parts.pop("data_s", None)
         return parts.pop("train_s"), parts
 
     def _calls_outside_training(self) -> int:

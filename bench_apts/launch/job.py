@@ -52,6 +52,7 @@ class Job(Struct, frozen=True):
         pruning: Who may give it up early.
         saving: Its checkpoints; None for none.
         folder: Where the suite's file lies, if it names Python files; else "".
+        workers: Processes that read streamed data for each rank.
         stop: File whose appearance asks the ranks to stop.
     """
 
@@ -62,3 +63,4 @@ class Job(Struct, frozen=True):
     saving: Saving | None = None
     stop: str | None = None
     folder: str = ""
+    workers: int = 0

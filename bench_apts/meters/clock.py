@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PARTS = ("setup", "compile", "warmup", "train", "eval", "log", "checkpoint")
+PARTS = ("setup", "compile", "warmup", "train", "data", "eval", "log", "checkpoint")
+"""``data`` is what a rank waits for streamed samples while it trains."""
 
 
 class Clock:
@@ -61,6 +62,23 @@ class Clock:
         finally:
             self.switch(before)
 
+    @contextmanager
+    def aside(self, part: str) -> Iterator[None]:
+        """Bills a block of training to ``part`` by this rank's clock, without synchronising.
+
+        In other parts nothing is billed aside: all that is done belongs to them.
+        """
+        if self._part != "train":
+            yield
+            return
+        self._bill()
+        self._part = part
+        try:
+            yield
+        finally:
+            self._bill()
+            self._part = "train"
+
     def state(self) -> dict[str, dict[str, float]]:
         """Returns the seconds billed so far, up to now."""
         self._bill()
@@ -96,9 +114,13 @@ class Clock:
         return self._now() - self._start
 
     def ledger(self) -> dict[str, float]:
-        """Returns the seconds of each part as ``<part>_s``, up to now."""
+        """Returns the seconds of each part as ``<part>_s``, up to now.
+
+        ``data_s`` is left out where nothing was streamed.
+        """
         self._bill()
-        return {f"{part}_s": seconds for part, seconds in self._seconds.items()}
+        return {f"{part}_s": seconds for part, seconds in self._seconds.items()
+                if seconds or part != "data"}
 
     def closed(self) -> tuple[float, dict[str, float]]:
         """Returns the wall clock in seconds and the ledger, both of the same instant."""

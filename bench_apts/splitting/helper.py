@@ -41,8 +41,8 @@ def _help() -> None:
     work = msgspec.json.decode(sys.stdin.readline(), type=Work)
     threading.Thread(target=_watch, daemon=True).start()
     folder = Path(work.folder)
-    plan = Plan(work.study, {name: Prepared(name, Path(place), *rest)
-                             for name, (place, *rest) in work.prepared.items()})
+    plan = Plan(work.study, {name: Prepared(name, Path(place), sha256, source)
+                             for name, (place, sha256, source) in work.prepared.items()})
     with (open(os.devnull, "w", encoding="utf-8") as nowhere,
           studies.opened(folder, shared=True)):
         studies.run(plan, folder, Progress(Console(file=nowhere)), work.execution)

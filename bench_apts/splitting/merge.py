@@ -68,6 +68,7 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
     data = _same("data", [file.data for file in files], folders)
     code = _same("code", [file.code for file in files], folders)
     untuned = _same("untuned", [file.untuned for file in files], folders)
+    unpublished = sorted({name for file in files for name in file.unpublished or ()})
     found: dict[str, list[TrialRecord]] = {}
     headless = 0
     copies: list[trial_files.Copy] = []
@@ -97,7 +98,8 @@ def merge(out: Path, folders: Sequence[Path], command: list[str]) -> Merged:
             merge_journals.merge(whole / STORAGE, [folder / STORAGE for folder in folders])
             store.write_json(whole / "study.json", store.StudyFile(
                 study, command, store.now(), files[0].environment, data=data,
-                code=code, untuned=untuned, merged=[_origin(folder, file)
+                code=code, untuned=untuned, unpublished=unpublished or msgspec.UNSET,
+                merged=[_origin(folder, file)
                         for folder, file in zip(folders, files, strict=True)]))
             whole.rename(out)
     except OSError as error:

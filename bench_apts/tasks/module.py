@@ -46,6 +46,22 @@ class LossModule(torch.nn.Module):
         return _stacked(self.task, found, losses.device)
 
 
+class ByName(torch.nn.Module):
+    """A network whose inputs are a dictionary, which it takes as keyword arguments.
+
+    Args:
+        network: The user's.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> Any:
+        """Return what the network returns."""
+        return self.network(**inputs)
+
+
 def trained(
     network: torch.nn.Module, task: Task, scale: float = 1.0
 ) -> tuple[torch.nn.Module, Loss]:

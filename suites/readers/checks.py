@@ -38,16 +38,31 @@ def checked(splits: object, where: object) -> Splits:
         got = sorted(map(str, splits)) if isinstance(splits, dict) else type(splits).__name__
         raise UserError(f"{where}: expected a dictionary with the splits train, test and perhaps "
                         f"validation, got {got}")
+    found = fitting(cast("Splits", splits), where)
+    _classes(found, where)
+    _repeated(found, where)
+    return found
+
+
+def fitting(splits: Splits, where: object) -> Splits:
+    """Return splits that hold finite numbers and fit together, in the order of ``PARTS``.
+
+    Args:
+        splits: By the names in ``PARTS``; each should be two arrays of numbers, of which the
+            inputs may have fields.
+        where: As in ``checked``.
+
+    Raises:
+        UserError: A split cannot be used by itself, or its samples differ from those of the
+            training split in shape or dtype.
+    """
     for part in PARTS:
         if part in splits:
             usable(splits[part], f"{where}, split {part}")
-    found = cast("Splits", splits)
     for part in ("validation", "test"):
-        if part in found:
-            _alike(found, part, where)
-    _classes(found, where)
-    _repeated(found, where)
-    return {part: found[part] for part in PARTS if part in found}
+        if part in splits:
+            _alike(splits, part, where)
+    return {part: splits[part] for part in PARTS if part in splits}
 
 
 def usable(pair: object, where: object) -> None:
@@ -63,18 +78,19 @@ def usable(pair: object, where: object) -> None:
     if not (isinstance(pair, tuple) and len(pair) == 2
             and all(isinstance(array, np.ndarray) for array in pair)):
         raise UserError(f"{where}: expected a tuple (inputs, targets) of NumPy arrays")
-    for name, array in zip(("inputs", "targets"), pair, strict=True):
+    inputs, targets = pair
+    columns = [*_columns(inputs), ("targets", targets)]
+    for name, array in columns:
         if array.dtype.kind not in "biuf":
             raise UserError(f"{where}: the {name} have dtype {array.dtype}; convert them to "
                             "numbers (integers or floats)")
         if array.size == 0:
             raise UserError(f"{where}: the {name} are empty (shape {array.shape}); each split "
                             "needs samples")
-    inputs, targets = pair
     if len(inputs) != len(targets):
         raise UserError(f"{where}: {len(inputs)} inputs but {len(targets)} targets; each sample "
                         "needs one of both")
-    for name, array in (("inputs", inputs), ("targets", targets)):
+    for name, array in columns:
         if array.dtype.kind == "f":
             finite = blocks(array, lambda block: np.isfinite(block).reshape(len(block), -1)
                             .all(axis=1))
@@ -82,6 +98,13 @@ def usable(pair: object, where: object) -> None:
                 raise UserError(f"{where}: the {name} of sample {int(finite.argmin())} (counted "
                                 f"from 0) and of {int((~finite).sum())} sample(s) in all hold NaN "
                                 "or infinity; replace or remove them")
+
+
+def _columns(inputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
+    """Return the inputs, or their fields, with what to call them."""
+    if not inputs.dtype.names:
+        return [("inputs", inputs)]
+    return [(f"inputs '{name}'", inputs[name]) for name in inputs.dtype.names]
 
 
 def digests(array: NDArray[Any]) -> NDArray[np.uint64]:

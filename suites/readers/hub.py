@@ -66,7 +66,7 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
     if not listed(inputs) or not listed(targets):
         raise UserError(f"{where}: the options inputs and targets need a column each")
     shape = Shape.of(size, channels)
-    read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
+    read = {part: part_of(paths, inputs, targets, shape) for part, paths in parts.items()}
     labels = numbered({part: found[1] for part, found in read.items()}, where)
     splits = {part: (found[0], labels[part]) for part, found in read.items()}
     if len(splits) == 1:
@@ -111,9 +111,19 @@ def _found(named: str | os.PathLike[str], data_dir: str | os.PathLike[str] | Non
     return matching(named, data_dir)
 
 
-def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],
-          shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a split's inputs and its targets as they are stored."""
+def part_of(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],
+            shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a split's inputs and its targets as they are stored.
+
+    Args:
+        paths: Its files.
+        inputs: As of ``parquet``, like ``targets``.
+        targets: Likewise.
+        shape: Of images.
+
+    Raises:
+        UserError: As of ``parquet``.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench_apts.errors import UserError, unknown
 
-from .. import batches
 from .checks import checked
 from .divide import divided, numbered
 from .pixels import DAMAGED, Shape, Stack
@@ -19,7 +19,6 @@ from .unpickling import only_arrays
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -39,8 +38,7 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
 
     torchvision's own reader finds, downloads and decodes the files. Classes with an argument
     ``train`` or ``split`` give their training and test splits (``val`` or ``valid`` where there is
-    no ``test``), others are divided by content. Pickles are read only as far as they hold arrays;
-    CIFAR-10's are taken apart without being loaded.
+    no ``test``), others are divided by content. Pickles are read only as far as they hold arrays.
 
     Args:
         name: Of the class, such as ``FashionMNIST``, ``CIFAR10``, ``SVHN`` or ``EuroSAT``.
@@ -69,16 +67,44 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
     where = f"torchvision's {name} in {place}"
     shape = Shape.of(size, channels)
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
-    if name == "CIFAR10":
-        parts = _cifar10(module.CIFAR10, place, offline)
-    else:
-        for part, dataset in _opened(getattr(module, name), place, offline, options or {}).items():
-            parts[part] = _read(dataset, shape, f"{where}, split {part}")
+    for part, dataset in _opened(getattr(module, name), place, offline, options or {}).items():
+        parts[part] = _read(dataset, shape, f"{where}, split {part}")
     targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
     splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
     if len(splits) == 1:
         splits = divided(*splits["train"], test_share, where)
     return checked(splits, where)
+
+
+def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy: bool) -> Any:
+    """Return a data set whose class a suite names as ``torchvision.datasets:Name``.
+
+    Args:
+        name: Of the class.
+        root: The folder that torchvision looks in and downloads to.
+        offline: Whether a download is forbidden.
+        options: Those of ``torchvision`` (``size``, ``channels``, ``test_share``), and arguments
+            of the class.
+        lazy: Whether to return the class's data sets by split instead of arrays.
+
+    Raises:
+        UserError: As ``torchvision``; or data sets cannot be had as ``options`` ask for.
+    """
+    own = {key: options[key] for key in ("size", "channels", "test_share") if key in options}
+    rest = {key: value for key, value in options.items() if key not in own}
+    place = (root / rest.pop("root", "")).absolute()
+    if not lazy:
+        return torchvision(name, place, offline, **own, options=rest)
+    module = importlib.import_module("torchvision.datasets")
+    if own:
+        raise UserError(f"torchvision.datasets.{name}: {', '.join(own)} cannot be had with [data] "
+                        "stream = true; write a function that returns the data sets with a "
+                        "transform")
+    opened = _opened(getattr(module, name), place, offline, rest)
+    if "test" not in opened:
+        raise UserError(f"torchvision.datasets.{name} has no test split, and [data] stream = true "
+                        "divides nothing; write a function that returns its splits")
+    return opened
 
 
 def _opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
@@ -170,29 +196,3 @@ def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray
         stack.put(row, sample[0], f"image {row}")
         targets.append(sample[1])
     return stack.finish(), np.array(targets)
-
-
-def _cifar10(kind: Any, root: Path, offline: bool
-             ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Return CIFAR-10 from its published batches, none of which is unpickled."""
-    utils = importlib.import_module("torchvision.datasets.utils")
-    folder = root / kind.base_folder
-    files = {"train": kind.train_list, "test": kind.test_list}
-    whole = all(utils.check_integrity(folder / name, md5)
-                for some in files.values() for name, md5 in some)
-    if not whole:
-        failure: Exception = OSError("files are missing or not the published ones")
-        try:
-            if not offline:
-                utils.download_and_extract_archive(kind.url, root, filename=kind.filename,
-                                                   md5=kind.tgz_md5)
-                return _cifar10(kind, root, offline=True)
-        except (RuntimeError, OSError, EOFError) as error:
-            failure = error
-        raise _missing(kind, folder, failure)
-    parts = {}
-    for part, some in files.items():
-        pairs = [batches.parse(folder / name, (folder / name).read_bytes()) for name, _ in some]
-        parts[part] = (np.concatenate([images for images, _ in pairs]),
-                       np.concatenate([labels for _, labels in pairs]))
-    return parts

@@ -14,6 +14,9 @@ from bench_apts import soundness, store
 from bench_apts.launch.job import Job
 from bench_apts.meters.clock import PARTS, Clock
 
+KEPT = {f"{part}_s" for part in PARTS if part != "data"}
+"""Parts of every ledger; what was not streamed has no ``data_s``."""
+
 STEP, EVALUATION, WARMUP = 3.0, 100.0, 3 + 2  # the first step is taken twice more
 
 
@@ -86,7 +89,8 @@ def test_parts_sum_to_the_wall_clock(stretches):
         machine.queue(queued)
         spent[part] += work + queued
     clock.switch("log")
-    assert clock.ledger() == {f"{part}_s": seconds for part, seconds in spent.items()}
+    assert clock.ledger() == {f"{part}_s": seconds for part, seconds in spent.items()
+                              if seconds or part != "data"}
     assert sum(clock.ledger().values()) == clock.wall == machine.time - 100
 
 
@@ -117,6 +121,27 @@ def test_a_running_stretch_counts():
     assert clock.seconds("setup") == clock.wall == 3
     assert clock.seconds("train") == 0
     assert clock.ledger()["setup_s"] == 3
+
+
+def test_waiting_for_data_is_billed_aside_without_a_wait_for_the_device():
+    machine = Machine()
+    clock = machine.clock()
+    with clock.aside("data"):  # in the warm-up, to which all of it belongs
+        machine.work(1)
+    clock.switch("train")
+    before = machine.waits
+    machine.work(2)
+    machine.queue(50)
+    with clock.aside("data"):
+        machine.work(4)
+    machine.work(8)
+    assert machine.waits == before
+    clock.switch("eval")
+    assert clock.ledger()["data_s"] == 4
+    assert clock.seconds("train") == 2 + 8 + 50
+    assert clock.cpu_seconds("train") == 2 + 8
+    assert clock.seconds("setup") == 1
+    assert sum(clock.ledger().values()) == clock.wall
 
 
 def test_unknown_parts_are_refused():
@@ -191,7 +216,7 @@ def test_a_trial_bills_queued_work_to_training_and_not_to_the_evaluation_that_wa
         # Not yet in it: what this evaluation queued.
         assert event.wall_s == STEP * (WARMUP + event.step) + EVALUATION * number
     test = record.trial.stage == "report"
-    assert record.end.ledger == dict.fromkeys((f"{part}_s" for part in PARTS), 0.0) | {
+    assert record.end.ledger == dict.fromkeys(KEPT, 0.0) | {
         "warmup_s": STEP * WARMUP, "train_s": STEP * last.step,
         "eval_s": EVALUATION * (len(record.evals) + test)}
     assert record.end.wall_s == sum(record.end.ledger.values())
@@ -200,7 +225,7 @@ def test_a_trial_bills_queued_work_to_training_and_not_to_the_evaluation_that_wa
 
 def test_the_ledger_of_every_trial_sums_to_its_wall_clock(finished):
     for record in finished.records:
-        assert set(record.end.ledger) == {f"{part}_s" for part in PARTS}
+        assert set(record.end.ledger) == KEPT
         assert min(record.end.ledger.values()) >= 0
         assert soundness.ledger_gap(record) is None
         assert sum(record.end.ledger.values()) == pytest.approx(record.end.wall_s, rel=0.01)

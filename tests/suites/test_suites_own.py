@@ -157,7 +157,7 @@ def test_the_code_is_part_of_the_suite(tried, tmp_path):
     assert msgspec.structs.replace(after, code_sha256=before.code_sha256) == before
 
 
-KINDS = [("nan", "NaN"), ("infinite targets", "infinite"), ("empty", "empty"),
+KINDS = [("nan", "NaN"), ("infinite targets", "infinity"), ("empty", "empty"),
          ("no rows", "empty"), ("lengths", "39"), ("features", "(2,)"), ("dtypes", "float32"),
          ("negative", "-1"), ("float labels", "integers"), ("too many classes", "batch"),
          ("text", "numbers"), ("ragged", "shape"), ("iterable", "iterable"), ("one", "ndarray"),

@@ -1,0 +1,45 @@
+"""What reports say of the data: other files under a known name, and waiting for samples."""
+
+from dataclasses import replace as with_
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from bench_apts.reports import datasets
+from bench_apts.suites import sources
+
+
+def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" * 58):
+    suite = SimpleNamespace(name="mine", data=SimpleNamespace(name=name))
+    trials = [SimpleNamespace(trial=SimpleNamespace(suite=suite, data_sha256=sha256),
+                              end=SimpleNamespace(ledger=ledger)) for ledger in ledgers]
+    return SimpleNamespace(trials=trials, file=SimpleNamespace(
+        unpublished=list(unpublished) or msgspec.UNSET))
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("mnist", "mnist (data 1a2b3c…, not the published files)"),
+    ("cifar10", "cifar10 (data 1a2b3c…, not known to be the published files)")])
+def test_other_data_under_a_known_name_is_called_by_its_fingerprint(name, words):
+    assert datasets.caveats(gathered(name=name)) == []
+    ((title, text),) = datasets.caveats(gathered([name], name=name))
+    assert "Other data" in title
+    assert words in text
+
+
+def test_a_long_wait_for_data_is_told():
+    short, long = {"train_s": 9.5, "data_s": 0.5}, {"train_s": 3.0, "data_s": 1.0}
+    assert datasets.caveats(gathered(ledgers=[short])) == []
+    assert datasets.caveats(gathered(ledgers=[{"train_s": 1.0}])) == []
+    ((_, text),) = datasets.caveats(gathered(ledgers=[long, long, short]))
+    assert "25" in text
+
+
+@pytest.mark.parametrize(("name", "kind", "sha256", "published"), [
+    ("mnist", "parquet", sources.FINGERPRINTS["mnist"], True),
+    ("mnist", "parquet", "0" * 64, False), ("cifar10", "parquet", "0" * 64, False),
+    ("cifar10", "batches", "0" * 64, True)])
+def test_what_counts_as_published(name, kind, sha256, published):
+    source = with_(sources.Source(name, "digits", ()), kind=kind)
+    assert source.is_published(sha256) is published
