@@ -15,6 +15,7 @@ import typer
 
 from bench_apts import __version__
 from bench_apts.cli import (
+    calibrate,
     check,
     compare,
     cost,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("tune")(tune.command)
+app.command("calibrate")(calibrate.command)
 app.command("list")(list_.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
@@ -55,7 +57,7 @@ app.command("compare")(compare.command)
 app.command("merge")(merge.command)
 app.command("project")(project.command)
 app.command("cost")(cost.command)
-app.command("track")(track.command)
+app.command("track", short_help="Measure this commit with asv.")(track.command)
 app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 
 
