@@ -26,6 +26,7 @@ from bench_apts.cli import (
     report,
     run,
     slurm,
+    test,
     track,
     tune,
 )
@@ -48,6 +49,8 @@ app = typer.Typer(
 app.command("run")(run.command)
 app.command("tune")(tune.command)
 app.command("calibrate")(calibrate.command)
+app.command("test", short_help="Test a suite: data, loss, target and two steps at N = 1 and 2.")(
+    test.command)
 app.command("list")(list_.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
