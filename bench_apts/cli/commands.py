@@ -22,6 +22,7 @@ from bench_apts.cli import (
     info,
     list_,
     merge,
+    new,
     project,
     report,
     run,
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("tune")(tune.command)
+app.command("new", short_help="Write a small suite that runs, to be changed.")(new.command)
 app.command("calibrate")(calibrate.command)
 app.command("test", short_help="Test a suite: data, loss, target and two steps at N = 1 and 2.")(
     test.command)

@@ -42,7 +42,7 @@ def command(
     counts = dict.fromkeys(("failed", "warning"), 0)
     try:
         with interruptible(), tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder:
-            for found in examine(study, suite, not missing, data_dir, offline, Path(folder)):
+            for found in examine(study, suite, missing, data_dir, offline, Path(folder)):
                 console.print(one_line(str(found)), soft_wrap=True)
                 if found.level in counts:
                     counts[found.level] += 1

@@ -18,7 +18,7 @@ from bench_apts.suite_checks.finding import Finding, worst
 from bench_apts.suites import data
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from bench_apts.records import TrialRecord
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench_apts.suites.data import Dataset, Prepared
 
 
-def examine(study: Study, name: str, written: bool, data_dir: Path | None, offline: bool,
+def examine(study: Study, name: str, missing: Sequence[str], data_dir: Path | None, offline: bool,
             folder: Path) -> Iterator[Finding]:
     """Yield what each check finds, as soon as it is known.
 
@@ -36,7 +36,7 @@ def examine(study: Study, name: str, written: bool, data_dir: Path | None, offli
     Args:
         study: The suite, with the optimizers and world sizes of short trials.
         name: The suite as the user called it.
-        written: Whether its file has a target.
+        missing: What its file lacks of a target, as ``target_file.missing`` says.
         data_dir: As of ``bench_apts.study.prepare``.
         offline: Likewise.
         folder: Where records of the trials may be written.
@@ -49,14 +49,14 @@ def examine(study: Study, name: str, written: bool, data_dir: Path | None, offli
         parts = splits.divide(problem, dataset)
     except UserError as error:
         yield Finding("data", "failed", str(error))
-        yield target.check(suite, written, [], name)
+        yield target.check(suite, missing, [], name)
         return
     yield Finding("data", "ok", _described(parts))
     yield splits.overlap(problem, parts)
     yield splits.balance(problem, parts)
     yield splits.normalisation(dataset, parts)
     records = yield from _learned(study, problem, prepared, dataset, parts, folder)
-    yield target.check(suite, written, records, name)
+    yield target.check(suite, missing, records, name)
 
 
 def _learned(study: Study, problem: Problem, prepared: dict[str, Prepared], dataset: Dataset,

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from bench_apts.suite_checks.finding import Level
 
 
-def check(suite: Suite, written: bool, records: Sequence[TrialRecord], name: str) -> Finding:
+def check(suite: Suite, missing: Sequence[str], records: Sequence[TrialRecord], name: str
+          ) -> Finding:
     """Say whether the target can be used.
 
     Args:
         suite: The suite.
-        written: Whether its file has a value.
+        missing: What its file lacks, as ``target_file.missing`` says.
         records: Short trials of the suite.
         name: The suite as the user called it.
     """
     target, remedy = suite.target, f"measure one: bench-apts calibrate {name} --write"
-    if not written:
-        return Finding("target", "failed", f"[target] has no value; {remedy}")
+    if missing:
+        keys = " and ".join(each.partition("=")[0].removeprefix("suite.") for each in missing)
+        return Finding("target", "failed", f"{keys} is missing; {remedy}")
     goal = units.goal(target).replace(units.THIN, " ")
     source = target.provenance
     starts = [r.evals[0].validation.get(target.metric, math.nan) for r in records if r.evals]

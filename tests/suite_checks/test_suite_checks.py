@@ -302,16 +302,16 @@ def provenance(trials=20, note=""):
         SUITE.target, value=0.9, provenance=Provenance("sgd", trials, 5, note)))
 
 
-@pytest.mark.parametrize(("suite", "written", "records", "level", "says"), [
-    (provenance(), True, [record()], "ok", "90 %, measured with sgd by 20 trials and 5 seeds"),
-    (provenance(0), True, [], "warning", "chosen by hand"),
-    (provenance(3, "provisional, 3 trials"), True, [], "warning", "provisional"),
-    (provenance(), False, [], "failed", "bench-apts calibrate my.toml --write"),
-    (provenance(), True, [record(value=0.91)], "failed", "untrained network reaches"),
-    (provenance(), True, [record(chance=0.95)], "failed", "most frequent class"),
+@pytest.mark.parametrize(("suite", "missing", "records", "level", "says"), [
+    (provenance(), (), [record()], "ok", "90 %, measured with sgd by 20 trials and 5 seeds"),
+    (provenance(0), (), [], "warning", "chosen by hand"),
+    (provenance(3, "provisional, 3 trials"), (), [], "warning", "provisional"),
+    (provenance(), ("suite.target.value=1.0",), [], "failed", "target.value is missing; measure"),
+    (provenance(), (), [record(value=0.91)], "failed", "untrained network reaches"),
+    (provenance(), (), [record(chance=0.95)], "failed", "most frequent class"),
 ])
-def test_targets(suite, written, records, level, says):
-    found = target.check(suite, written, records, "my.toml")
+def test_targets(suite, missing, records, level, says):
+    found = target.check(suite, missing, records, "my.toml")
     assert (found.level, says in found.text) == (level, True), found
 
 
