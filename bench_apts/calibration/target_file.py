@@ -26,7 +26,9 @@ def missing(name: str) -> tuple[str, ...]:
     target = toml.read(registry.suite_path(name), "suite").get("target")
     if not isinstance(target, dict):
         return ()
-    return (*([] if "value" in target else ["suite.target.value=1.0"]),
+    floor = target.get("floor")
+    value = floor if isinstance(floor, int | float) and floor > 0 else 1.0
+    return (*([] if "value" in target else [f"suite.target.value={value}"]),
             *([] if "provenance" in target else [
                 "suite.target.provenance={optimizer = 'none', trials = 0, seeds = 0}"]))
 
@@ -38,7 +40,7 @@ def writable(name: str) -> Path:
         UserError: It belongs to an installed package, or cannot be written.
     """
     path = registry.suite_path(name).resolve()
-    if not name.endswith(".toml") and any(path.is_relative_to(each) for each in _installed()):
+    if ".toml" not in name and any(path.is_relative_to(each) for each in _installed()):
         raise UserError(f"suite {name} is part of an installed package; copy {path}, and "
                         "calibrate the copy by its path")
     if not os.access(path, os.W_OK):
@@ -52,22 +54,31 @@ def _installed() -> set[Path]:
     return {Path(place).resolve() for place in places}
 
 
-def fragment(target: Target) -> str:
-    """Return a target as it stands in a suite's file."""
-    kept = {"metric": target.metric, "direction": target.direction, "value": target.value,
-            "provenance": _table(target.provenance)}
-    return tomlkit.dumps({"target": kept}).strip()
+def fragment(target: Target, variant: str = "") -> str:
+    """Return a target as it stands in a suite's file, or in the table of its variant."""
+    table = {"metric": target.metric, "direction": target.direction, "value": target.value,
+             "provenance": _table(target.provenance)}
+    whole = {"target": table}
+    return tomlkit.dumps({"variant": {variant: whole}} if variant else whole).strip()
 
 
-def write(path: Path, target: Target) -> None:
+def write(path: Path, target: Target, variant: str = "") -> None:
     """Write value and provenance of a target into a suite's file.
+
+    Args:
+        path: The file.
+        target: The target.
+        variant: The variant of the suite that it belongs to; "" for the suite itself.
 
     Raises:
         UserError: The file cannot be read or written.
     """
     try:
-        document = tomlkit.parse(path.read_bytes().decode())
-        table: Any = document["target"]
+        document: Any = tomlkit.parse(path.read_bytes().decode())
+        place = document["variant"][variant] if variant else document
+        if variant and "target" not in place:
+            place["target"] = {}
+        table = place["target"]
         table["value"] = target.value
         if "provenance" in table:
             for key, value in _table(target.provenance).items():

@@ -60,6 +60,7 @@ def command(
     resolved = replace(resolved, suites=tuple(map(outcome.neutral, resolved.suites)))
     (chosen,) = resolved.suites
     side_by_side = session.jobs(console, jobs, False, resolved, place)
+    variant = chosen.name.partition("@")[2]
     folder = session.folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
@@ -76,13 +77,13 @@ def command(
         _table(candidates)
         found = outcome.decide(chosen, candidates)
         target = _target(found, folder)
-        console.print(f"\n{target_file.fragment(target)}\n", markup=False)
+        console.print(f"\n{target_file.fragment(target, variant)}\n", markup=False)
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
                           "nothing, raise budget.samples or mend the problem", markup=False)
         console.print(f"results: {folder}", markup=False)
         if path:
-            target_file.write(path, target)
+            target_file.write(path, target, variant)
             console.print(f"written to {path}", markup=False)
         else:
             console.print("put it into the suite's file, or have --write do so", markup=False)

@@ -21,7 +21,7 @@ class What(StrEnum):
 def command(
     what: Annotated[What | None, Argument(help="Only these.")] = None,
 ) -> None:
-    """List suites, optimizers and tasks, and what is unavailable here."""
+    """List suites, optimizers and tasks, and which are unavailable."""
     from rich.table import Table
 
     console = terminal.console()

@@ -1,6 +1,7 @@
 """From records to a target: which trials count, which optimizer wins, what is refused."""
 
 import datetime as dt
+import tomllib
 from collections import Counter
 
 import pytest
@@ -154,8 +155,6 @@ value = 0.5  # by hand
 ])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
-    import tomllib
-
     path = tmp_path / "x.toml"
     path.write_bytes(TEXT.format(rest=rest).replace("\n", newline).encode())
     target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5, 'says "so", 3 µs'))
@@ -171,6 +170,22 @@ def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
     target_file.write(path, target)
     assert path.read_bytes().decode() == text
     assert tomllib.loads(target_file.fragment(target))["target"] == read["target"]
+
+
+@pytest.mark.parametrize("rest", ["", "[variant.wide.target]\nvalue = 0.7  # wide"])
+def test_a_variants_target_is_written_into_its_table(tmp_path, rest):
+    path = tmp_path / "x.toml"
+    path.write_text("[target]\nvalue = 0.5\n\n[variant.wide]\nbatch_size = 9\n" + rest)
+    target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5))
+    target_file.write(path, target, "wide")
+    read = tomllib.loads(path.read_text())
+    assert read["target"] == {"value": 0.5}
+    assert read["variant"]["wide"]["batch_size"] == 9
+    assert read["variant"]["wide"]["target"]["value"] == 0.935
+    assert read["variant"]["wide"]["target"]["provenance"]["optimizer"] == "adam"
+    assert ("# wide" in path.read_text()) == bool(rest)
+    shown = tomllib.loads(target_file.fragment(target, "wide"))
+    assert shown["variant"]["wide"]["target"]["value"] == 0.935
 
 
 @pytest.mark.parametrize("content", [None, "[target", "name = 3"])
