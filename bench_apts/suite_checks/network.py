@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map
 
 from bench_apts.contract import Batch
 from bench_apts.suite_checks.finding import Finding, worst
@@ -148,5 +149,6 @@ def additive(network: Untrained) -> Iterator[tuple[Level, str]]:
 def _parts(batch: Batch) -> list[Batch]:
     """Return a batch as two, of a quarter of its samples and of the rest."""
     cut = max(1, len(batch.targets) // 4)
-    return [Batch(batch.inputs[place], batch.targets[place])
+    return [Batch(tree_map(lambda tensor, place=place: tensor[place], batch.inputs),
+                  batch.targets[place])
             for place in (slice(cut), slice(cut, None)) if len(batch.targets[place])]

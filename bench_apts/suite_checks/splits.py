@@ -165,8 +165,8 @@ def normalisation(dataset: Dataset, splits: Splits) -> Finding:
     chosen = np.linspace(0, count - 1, min(count, _SAMPLES)).astype(np.int64)
     part = Split(splits.train.inputs[chosen], splits.train.targets[chosen])
     inputs = resident(dataset, part).take(torch.arange(len(chosen))).inputs
-    if not inputs.dtype.is_floating_point:
-        return Finding(check, "skipped", "inputs are whole numbers, which stay as they are")
+    if not (isinstance(inputs, torch.Tensor) and inputs.dtype.is_floating_point):
+        return Finding(check, "skipped", "inputs are no array of floats, and stay as they are")
     numbers = inputs.double()
     mean, std = float(numbers.mean()), float(numbers.std(correction=0))
     sizes = numbers.square().mean(dim=0).sqrt()
