@@ -12,6 +12,7 @@ from bench_apts import toml, variants
 from bench_apts.errors import UserError, unknown
 from bench_apts.selectors import parse_value
 from bench_apts.spec import Suite
+from bench_apts.tasks import installed
 from bench_apts.tasks.ready import READY
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
     task = tables.get("task")
     if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
         yield "key 'loss': leave it out, [task] says what is trained"
-    if task and isinstance(task.get("name"), str) and task["name"] not in READY:
-        yield str(unknown("task", task["name"], READY))
+    if (task and isinstance(task.get("name"), str) and task["name"] not in READY
+            and task["name"] not in installed.names()):
+        yield str(unknown("task", task["name"], installed.names()))
 
 
 def _override(raw: dict[str, Any], assignment: str) -> None:
