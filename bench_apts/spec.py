@@ -135,7 +135,8 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     of the source that the suite names; it is filled in when a command names the suite.
 
     With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
-    torch's name for how model and images lie in memory.
+    torch's name for how model and images lie in memory. With ``micro_batch`` a rank puts at most
+    so many samples through the network at once.
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -153,6 +154,7 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["strong", "weak"] = "strong"
     compile: bool = False
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    micro_batch: Positive | UnsetType = UNSET
     code_sha256: str | UnsetType = UNSET
 
     @property

@@ -16,21 +16,22 @@ import torch.distributed as dist
 from bench_apts import numerics, pruning, registry, store, weights
 from bench_apts.checkpoints.saving import Checkpoints
 from bench_apts.conformance import undo
+from bench_apts.conformance.claims import require_true
 from bench_apts.conformance.observer import Observer
-from bench_apts.conformance.passes import instrument
 from bench_apts.contract import StepReport, World
-from bench_apts.errors import ContractError
-from bench_apts.evaluation import Result, evaluate
+from bench_apts.ending import decided
+from bench_apts.evaluation import evaluate
 from bench_apts.launch.job import Job
 from bench_apts.launch.stopping import Stop
 from bench_apts.loader import Order, Resident
 from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
+from bench_apts.network import Network
 from bench_apts.pending import Pending
 from bench_apts.problem import Problem
+from bench_apts.randomness import Draws
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
-from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
 from bench_apts.tasks import module as tasks
 from bench_apts.tasks.ready import Classification
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 WARMUP_STEPS = 3
 """DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
-
-_DIVERGED = 10.0
-"""A loss above this many times the initial one counts as diverged (MEASUREMENT section 1)."""
 
 
 def main(payload: bytes) -> str:
@@ -87,7 +85,7 @@ class Run:
         clock.synchronize = self._synchronize
         trial, suite = job.trial, job.trial.suite
         self.world = World(dist.get_rank(), dist.get_world_size(), device, trial.batch_size,
-                           suite.budget.samples, suite.precision)
+                           suite.budget.samples, suite.precision, suite.micro_batch or 0)
         self.dataset = datasets.load(Path(job.data))
         self.memory_format: torch.memory_format = getattr(torch, suite.memory_format)
         problem = Problem(suite, job.folder)
@@ -97,27 +95,22 @@ class Run:
         self.train = self._resident(*train)
         self.validation = self._resident(*validation)
         self.order = Order(len(self.train), trial.seeds.data)
-        torch.manual_seed(trial.seeds.init)
-        model, self.loss = tasks.trained(problem.network(self.dataset), self.task)
-        self.initial = weights.sha256(model)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.flops = flops.per_sample(model, self.loss, self._handed(
-            self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))))
-        self.chance = (_chance(self.validation.targets)
-                       if isinstance(self.task, Classification) else None)
-        model = model.to(device).to(memory_format=self.memory_format)
-        forward = weights.in_precision(type(model).forward, device, suite.precision)
-        passes = instrument(model, torch.compile(forward) if suite.compile else forward)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
+        sample = self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))
+        self.network = Network(problem, self.dataset, sample, trial, device)
+        self.model, passes = self.network.model, self.network.passes
+        self.chance = (_chance(self.validation.targets)
+                       if isinstance(self.task, Classification) else None)
         sampling = plugin.backend.sampling
         self.sampling = sampling(trial.hyperparameters) if sampling else None
         began = time.perf_counter()
-        stepper = plugin.backend.build(model, self.loss, trial.hyperparameters, self.world)
+        stepper = plugin.backend.build(
+            self.model, self.network.loss, trial.hyperparameters, self.world)
         self.build_s, self.build_backwards = time.perf_counter() - began, passes.backwards
-        self.model = model
         self.observer = Observer(
-            stepper, model, passes, clock, meter, plugin.backend.moves_weights)
+            stepper, self.model, passes, clock, meter, plugin.backend.moves_weights)
+        self.draws = Draws(trial.seeds.init, self.world.rank, device)
         self.watch = (pruning.Watch(job.pruning)
                       if job.pruning and self.world.rank == 0 else None)
         self.evals: list[Eval] = []
@@ -154,9 +147,9 @@ class Run:
             stop: Who may ask for a checkpoint and an early end; that end is written by whoever
                 asked for it.
         """
-        forward, backward = self.flops or (None, None)
+        forward, backward = self.network.flops or (None, None)
         self._write(Start(
-            self.parameters, self.initial, self.order.sha256(), len(self.train),
+            self.network.parameters, self.network.initial, self.order.sha256(), len(self.train),
             len(self.validation), self.meter.name, str(dist.get_backend()), forward, backward,
             numerics.settings(), self.build_s, self.build_backwards, self.chance))
         self._warm_up()
@@ -208,7 +201,9 @@ class Run:
                 self.observer.pause()
                 self.checkpoints.write()
                 return "interrupted"
-            report = self.observer.step(next(batches))
+            batch = next(batches)
+            self.draws.begin(self.step)
+            report = self.observer.step(batch)
             agreed = report.agreed
             self._count(report)
             self.observer.check_agreement(self.samples, agreed, self.trial.suite)
@@ -231,6 +226,7 @@ class Run:
         """Evaluates, writes the event and returns how the trial ends, or None to go on."""
         self.observer.pause()
         self.meter.phase = "validate"
+        self.draws.begin(f"evaluation model {self.step}")
         self.evaluated, made = self.observer.evaluation_model()  # in the time of training
         self.forwards += made.forwards
         self.backwards += made.backwards
@@ -244,13 +240,14 @@ class Run:
         peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
                  counted.forwards, counted.backwards, counted.forwards - self.forwards,
                  counted.backwards - self.backwards]
+        self.draws.begin("evaluation")
         result = evaluate(self.evaluated, self.validation, self.task, self.world, sums,
                           [float(peak) for peak in peaks],
                           self.observer.validating(self.evaluated))
         loss_sum, loss_steps, made_samples, counted_samples = result.sums
         cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing = result.peaks
         self.samples += int(made_samples)
-        self._require_true(result.unequal, counted_samples, *missing)
+        require_true(result.unequal, self.samples, counted_samples, *missing)
         self.evals.append(Eval(
             step=self.step,
             samples=self.samples,
@@ -265,13 +262,13 @@ class Run:
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
-            flops=self.flops and self.flops.total(
-                self.samples, int(forwards), int(backwards)),
+            flops=self.network.operations(self.samples, int(forwards), int(backwards)),
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
         ))
         self.pending = Pending()
-        status = self._decide(result, loss_sum)
+        status = decided(
+            self.trial.suite, self.evals, result.loss, loss_sum, self.watch, self.world.size)
         self.clock.switch("log")
         self._write(self.evals[-1])
         if status is None:
@@ -280,61 +277,10 @@ class Run:
             self.meter.phase = "train"
         return status
 
-    def _require_true(
-        self, unequal: str, samples: float, forwards: float, backwards: float
-    ) -> None:
-        """Refuses claims that what all ranks saw together disproves.
-
-        Args:
-            unequal: What of the evaluated model differs between ranks.
-            samples: Samples of all ranks as counted.
-            forwards: Forward passes counted beyond those reported, on the worst rank.
-            backwards: Backward passes likewise.
-
-        Raises:
-            ContractError: On all ranks.
-        """
-        if unequal:
-            raise ContractError(
-                f"after {self.samples} samples the ranks' {unequal} differ, though they claim to "
-                "hold one model: average gradients or weights in step(), report agreed=False "
-                "where ranks differ, align buffers in evaluation_model() (align_buffers)")
-        for what, more in (("forward", forwards), ("backward", backwards)):
-            if more > 0:
-                raise ContractError(f"{more:.0f} {what} passes more were counted on a rank than "
-                                    f"its steps reported as StepReport.{what}s")
-        if samples > self.samples:
-            raise ContractError(
-                f"steps reported {self.samples:,} samples of all ranks and {samples:,.0f} were "
-                "counted: a sample counts at each forward pass, and when it is handed out")
-
-    def _decide(self, result: Result, loss_sum: float) -> Status | None:
-        """Rank 0 decides whether and how the trial ends; all ranks hear it."""
-        budget, evaluation, target = (
-            self.trial.suite.budget, self.trial.suite.evaluation, self.trial.suite.target)
-        status: Status | None = None
-        hit = bracket([e.validation.get(target.metric, math.nan) for e in self.evals],
-                      target.reached, evaluation.consecutive)
-        initial = self.evals[0].validation.get("loss", math.nan)
-        if not math.isfinite(loss_sum) or not (
-                result.loss <= initial + (_DIVERGED - 1) * abs(initial)):
-            status = "diverged"
-        elif self.samples >= budget.samples:
-            status = "hit" if hit else "miss"
-        elif self.evals[-1].train_s >= budget.seconds:
-            status = "hit" if hit else "timeout"
-        elif self.watch and self.step and not hit and self.watch.hopeless(
-                len(self.evals) - 1, target.signed(self.evals[-1].validation)):
-            status = "pruned"
-        if self.world.size > 1:
-            box = [status]
-            dist.broadcast_object_list(box, src=0)
-            status = box[0]
-        return status
-
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"
         with self.clock.during("eval"):
+            self.draws.begin("evaluation")
             split = self._resident(self.dataset.test_inputs, self.dataset.test_targets)
             with self.observer.passes.paused():
                 return evaluate(self.evaluated, split, self.task, self.world).metrics()

@@ -10,7 +10,6 @@ import torch
 from bench_apts.conformance import replicas
 from bench_apts.conformance.step_report import ReportCheck
 from bench_apts.conformance.stretch import Stretch
-from bench_apts.contract import missing_methods
 from bench_apts.errors import ContractError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
     from bench_apts.spec import Suite
+
 
 class Observer:
     """Runs one stepper on this rank and counts what it does.
@@ -162,3 +162,8 @@ class Observer:
         self._agreed_at, self._longest = state["agreed_at"], state["longest"]
         self.passes.resume(state["passes"])
 
+
+def missing_methods(stepper: object) -> list[str]:
+    """Return the names of the methods of ``Stepper`` that an object lacks, in their order."""
+    return [name for name in ("step", "state_dict", "load_state_dict", "evaluation_model")
+            if not callable(getattr(stepper, name, None))]
