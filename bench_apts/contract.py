@@ -116,7 +116,11 @@ class StepReport:
 
 @runtime_checkable
 class Stepper(Protocol):
-    """A model being trained. It owns how replicas are kept together."""
+    """A model being trained. It owns how replicas are kept together.
+
+    Optional is ``prepare_for_eval(batches)``, called before ``evaluation_model`` with an iterator
+    of training batches, for instance to gather BatchNorm statistics at other weights.
+    """
 
     def step(self, batch: Batch) -> StepReport:
         """Does one optimizer iteration on this rank's share of a minibatch."""

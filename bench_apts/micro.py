@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from bench_apts.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from bench_apts.contract import Batch
 
@@ -81,7 +81,7 @@ class Chunked:
                 self.recomputes = True
                 outputs.append(checkpoint(
                     self._forward, model, *some, use_reentrant=False,
-                    context_fn=lambda: (nullcontext(), _buffers_kept(model)), **others))
+                    context_fn=lambda: (nullcontext(), _BuffersKept(model)), **others))
             else:
                 outputs.append(self._forward(model, *some, **others))
         return _joined(outputs, [end - begin for begin, end in spans])
@@ -128,15 +128,17 @@ def _joined(outputs: list[Any], sizes: list[int]) -> Any:
     return tree_unflatten(joined, spec) if leaves else outputs[0]
 
 
-@contextmanager
-def _buffers_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Have a pass that is computed again change copies of the buffers."""
-    kept = [(module, name, buffer) for module in model.modules()
-            for name, buffer in module._buffers.items() if buffer is not None]
-    for module, name, buffer in kept:
-        module._buffers[name] = buffer.clone()
-    try:
-        yield
-    finally:
-        for module, name, buffer in kept:
-            module._buffers[name] = buffer
+class _BuffersKept:
+    """Has a pass that is computed again, perhaps more than once, change copies of the buffers."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._kept = [(module._buffers, name, buffer) for module in model.modules()
+                      for name, buffer in module._buffers.items() if buffer is not None]
+
+    def __enter__(self) -> None:
+        for held, name, buffer in self._kept:
+            held[name] = buffer.clone()
+
+    def __exit__(self, *error: object) -> None:
+        for held, name, buffer in self._kept:
+            held[name] = buffer

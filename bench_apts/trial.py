@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from bench_apts import numerics, pruning, registry, store, weights
+from bench_apts import numerics, pruning, registry, seeds, store, weights
 from bench_apts.checkpoints.saving import Checkpoints
 from bench_apts.conformance import undo
 from bench_apts.conformance.claims import require_true
@@ -28,7 +27,7 @@ from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.network import Network
-from bench_apts.pending import Pending
+from bench_apts.pending import Pending, mean_loss
 from bench_apts.problem import Problem
 from bench_apts.randomness import Draws
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
 
 WARMUP_STEPS = 3
 """DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
+
+_SPARE = 100
+"""Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
 
 
 def main(payload: bytes) -> str:
@@ -100,7 +102,7 @@ class Run:
         sample = self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))
         self.network = Network(problem, self.dataset, sample, trial, device)
         self.model, passes = self.network.model, self.network.passes
-        self.chance = (_chance(self.validation.targets)
+        self.chance = (self.task.chance(self.validation.targets)
                        if isinstance(self.task, Classification) else None)
         sampling = plugin.backend.sampling
         self.sampling = sampling(trial.hyperparameters) if sampling else None
@@ -137,6 +139,14 @@ class Run:
             world.batch_size, world.rank, world.size, self.sampling, world.device)
         return map(self._handed, map(self.train.take, itertools.islice(slices, self.step, None)))
 
+    def _spare(self) -> Iterator[Batch]:
+        """Yields shares of minibatches in an order that belongs to the present step."""
+        world, trial = self.world, self.trial
+        seed = seeds.derive(trial.seeds.data, "evaluation", trial.suite.name, self.step)
+        slices = Order(len(self.train), seed).slices(
+            world.batch_size, world.rank, world.size, None, world.device)
+        return map(self._handed, map(self.train.take, slices))
+
     def _handed(self, batch: Batch) -> Batch:
         return tasks.handed(self.task, batch)
 
@@ -144,8 +154,7 @@ class Run:
         """Runs to the end and, on rank 0, writes every event.
 
         Args:
-            stop: Who may ask for a checkpoint and an early end; that end is written by whoever
-                asked for it.
+            stop: Who may ask for a checkpoint and an early end, and then writes that end.
         """
         forward, backward = self.network.flops or (None, None)
         self._write(Start(
@@ -194,8 +203,7 @@ class Run:
         else:
             status = self._evaluate()
         due = min((self.samples // every + 1) * every, budget.samples)
-        batches = self._batches()
-        agreed = True
+        batches, agreed = self._batches(), True
         while status is None:
             if stop and not stop.go_on(agreed):
                 self.observer.pause()
@@ -227,7 +235,8 @@ class Run:
         self.observer.pause()
         self.meter.phase = "validate"
         self.draws.begin(f"evaluation model {self.step}")
-        self.evaluated, made = self.observer.evaluation_model()  # in the time of training
+        self.evaluated, made = self.observer.evaluation_model(  # in the time of training
+            self._spare(), max(_SPARE, len(self.train) // self.world.batch_size))
         self.forwards += made.forwards
         self.backwards += made.backwards
         self.meter.phase = "eval"
@@ -258,7 +267,7 @@ class Run:
             forwards=int(forwards),
             backwards=int(backwards),
             peak_memory_bytes=int(peak),
-            train_loss=_finite(loss_sum / loss_steps) if loss_steps else None,
+            train_loss=mean_loss(loss_sum, loss_steps),
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
@@ -289,12 +298,3 @@ class Run:
         if self.world.rank == 0:
             msgspec.json.decode(msgspec.json.encode(event), type=Event)  # as readers will
             store.append(self.events, event)
-
-
-def _chance(targets: torch.Tensor) -> float:
-    """Returns the accuracy of always answering the most frequent class."""
-    return float(torch.bincount(targets).max()) / len(targets)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -161,15 +161,21 @@ class DataParallelStepper:
             each.load_state_dict(saved)
         self.taken = state["taken"]
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The bare module."""
+        model = self.model
+        found: torch.nn.Module = (
+            model.module if isinstance(model, DistributedDataParallel) else model)
+        return found
+
     def evaluation_model(self) -> torch.nn.Module:
         """Return the bare module; all ranks then have the buffers of rank 0.
 
         DistributedDataParallel would broadcast them before each forward pass.
         """
-        module: torch.nn.Module = (
-            self.model.module if isinstance(self.model, DistributedDataParallel) else self.model)
-        align_buffers(module)
-        return module
+        align_buffers(self.module)
+        return self.module
 
 
 def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
