@@ -33,3 +33,40 @@ class Slope(Task):
         inputs = batch.inputs.detach().requires_grad_()
         slope, = torch.autograd.grad(model(inputs).sum(), inputs, create_graph=True)
         return (slope.square().sum(1) - 1).square()
+
+
+class Squares(Task):
+    """Losses without derivatives of the network, which has one output."""
+
+    def losses(self, model, batch):
+        """Returns one loss per sample."""
+        return (model(batch.inputs).squeeze(1) - 1).square()
+
+
+class Tied(nn.Module):
+    """A head that shares the weights of an embedding; of tokens ``(b, t)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(20, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.hidden(self.embedding(tokens).mean(1))))
+
+
+class Frozen(Tied):
+    """A layer in the middle that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden.requires_grad_(False)
+
+
+class Double(Tied):
+    """Parameters of 64 bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.double()
