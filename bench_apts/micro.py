@@ -55,14 +55,10 @@ class Chunked:
     Args:
         forward: ``forward(model, *inputs)``, whose outputs have samples first.
         most: Samples in a part at most.
-
-    Attributes:
-        recomputes: Whether a batch was too large so far, and its gradient wanted.
     """
 
     def __init__(self, forward: Forward, most: int) -> None:
         self._forward, self._most = forward, most
-        self.recomputes = False
 
     def __call__(self, model: torch.nn.Module, *inputs: Any, **named: Any) -> Any:
         """Return what the forward pass returns for all samples.
@@ -78,7 +74,6 @@ class Chunked:
         for begin, end in spans:
             some, others = _cut((inputs, named), samples, begin, end)
             if torch.is_grad_enabled():
-                self.recomputes = True
                 outputs.append(checkpoint(
                     self._forward, model, *some, use_reentrant=False,
                     context_fn=lambda: (nullcontext(), _BuffersKept(model)), **others))

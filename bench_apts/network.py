@@ -50,14 +50,6 @@ class Network:
         forward = weights.in_precision(type(model).forward, device, suite.precision)
         if suite.compile:
             forward = torch.compile(forward)
-        self._chunked = micro.Chunked(forward, suite.micro_batch) if suite.micro_batch else None
-        self.passes = instrument(self.model, self._chunked or forward)
-
-    def operations(self, samples: int, forwards: int, backwards: int) -> float | None:
-        """Return the floating-point operations of so many passes; see ``Flops.total``."""
-        if self.flops is None:
-            return None
-        each = self.flops
-        if self._chunked and self._chunked.recomputes:
-            each = each._replace(backward=each.backward + each.forward)
-        return each.total(samples, forwards, backwards)
+        if suite.micro_batch:
+            forward = micro.Chunked(forward, suite.micro_batch)
+        self.passes = instrument(self.model, forward)

@@ -61,8 +61,7 @@ def main(payload: bytes) -> str:
     meter.install()
     job = msgspec.json.decode(payload, type=Job)
     cuda = job.trial.device == "cuda"
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
@@ -271,7 +270,8 @@ class Run:
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
-            flops=self.network.operations(self.samples, int(forwards), int(backwards)),
+            flops=self.network.flops and self.network.flops.total(
+                self.samples, int(forwards), int(backwards)),
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
         ))
