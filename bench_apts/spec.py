@@ -179,8 +179,9 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     of the source that the suite names; it is filled in when a command names the suite.
 
     With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
-    torch's name for how model and images lie in memory. ``loss_scale`` multiplies the loss that
-    optimizers train, and no metric.
+    torch's name for how model and images lie in memory. With ``micro_batch`` a rank puts at most
+    so many samples through the network at once. ``loss_scale`` multiplies the loss that optimizers
+    train, and no metric.
 
     A variant of a suite is a suite, called ``suite@variant``.
     """
@@ -201,6 +202,7 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["strong", "weak"] = "strong"
     compile: bool = False
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    micro_batch: Positive | UnsetType = UNSET
     code_sha256: str | UnsetType = UNSET
     loss_scale: Factor | UnsetType = UNSET
 
