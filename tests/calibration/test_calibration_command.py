@@ -56,7 +56,7 @@ def test_a_target_is_measured_written_and_found_again(cli, problem):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (("digit",), "did you mean digits?"),
+    (("digit",), "did you mean digits"),
     (("none.toml",), "cannot read suite none.toml"),
     ((".",), "unknown suite"),
     (("digits", "--gpus", "1,2"), "at one world size"),
