@@ -63,8 +63,9 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: What the forward pass of the model takes: ``(b, …)``, normalised floats, or int64
-            such as tokens. Where the task computes its losses from a whole batch, a ``Batch`` of
-            inputs and targets; the model then returns losses, ``(b,)``.
+            such as tokens, or a dictionary of such tensors. Where the task computes its losses
+            from a whole batch, a ``Batch`` of inputs and targets; the model then returns losses,
+            ``(b,)``.
         targets: ``(b, …)``, int64 or float32; ``len(batch.targets)`` is the number of samples.
     """
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from bench_apts.augmentation import Augmentation
 from bench_apts.contract import Batch
+from bench_apts.errors import UserError
 from bench_apts.loader import Conversion, Resident, stored
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Streamed:
         with ThreadPoolExecutor(1, "data") as pool:
             with waiting():
                 batches = iter(self._loader(ahead()))
-            coming: Future[tuple[Any, torch.Tensor] | None] = pool.submit(next, batches, None)
+            coming: Future[Any] = pool.submit(next, batches, None)
             while True:
                 if not coming.done():
                     self._finish_queued()
@@ -116,7 +117,7 @@ class Streamed:
                 yield self._drawn(batch, asked.popleft())
 
     def _loader(self, draws: Iterable[list[int]], persistent: bool = False) -> DataLoader[Any]:
-        workers, dataset = self._workers, cast("Dataset[Any]", self._reader)
+        workers, dataset = self._workers, cast("Dataset[Any]", _Told(self._reader))
         return DataLoader(
             dataset, batch_size=None, sampler=draws, num_workers=workers,
             collate_fn=_tensors, pin_memory=self._conversion.device.type == "cuda",
@@ -128,14 +129,16 @@ class Streamed:
         if self._conversion.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _batch(self, found: tuple[Any, torch.Tensor]) -> Batch:
+    def _batch(self, found: Any) -> Batch:
+        if isinstance(found, str):
+            raise UserError(found)
         inputs, targets = found
         device = self._conversion.device
         inputs = ({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
                   if isinstance(inputs, dict) else inputs.to(device, non_blocking=True))
         return self._conversion.batch(inputs, targets.to(device, non_blocking=True))
 
-    def _drawn(self, found: tuple[Any, torch.Tensor], draws: torch.Tensor) -> Batch:
+    def _drawn(self, found: Any, draws: torch.Tensor) -> Batch:
         batch = self._batch(found)
         if self._augmentation is None:
             return batch
@@ -144,6 +147,22 @@ class Streamed:
                      batch.targets)
 
 
-def _tensors(pair: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
-    inputs, targets = map(stored, pair)
-    return inputs, targets
+class _Told:
+    """A reader that returns what went wrong: what a worker raises arrives with its traceback."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, draws: Sequence[int]) -> Any:
+        try:
+            return self._reader[draws]
+        except UserError as error:
+            return str(error)
+
+
+def _tensors(found: Any) -> Any:
+    """Return a reader's arrays as tensors, and what went wrong as it is."""
+    if isinstance(found, str):
+        return found
+    inputs, targets = found
+    return stored(inputs), stored(targets)

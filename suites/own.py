@@ -79,9 +79,11 @@ def prepare(
         # Data of this fingerprint was never there: a second call shows whether it comes again.
         again = call(problem, data_dir, offline, cache)
         if _sha256_of(again, where, stream) != sha256:
+            remedy = ("and draw from no generator but torch's, Python's and NumPy's global ones"
+                      if stream else
+                      "and leave out random transforms, or set [data] stream = true for them")
             raise UserError(f"{where}: two calls of {suite.data.source} return different splits; "
-                            "seed what is drawn, and leave out random transforms, which need "
-                            "[data] stream = true")
+                            f"seed what is drawn, {remedy}")
         more = {"sha256": sha256, "stream": stream.plain()} if stream else {}
         meta = arrays.store(folder, scaling, lambda: kept, str(suite.data.source), more)
     return Prepared(suite.data.name, folder, meta["sha256"], str(suite.data.source))

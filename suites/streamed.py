@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError
+from bench_apts.errors import UserError, brief
 from bench_apts.spec import digest
 
 from . import arrays, returned
@@ -52,6 +52,9 @@ class Reader:
 
         Args:
             draws: The place of each sample, plus the number of the epoch times ``len(self)``.
+
+        Raises:
+            UserError: A sample cannot be read, or is not like the others.
         """
         with _generators_kept():
             samples = [self._sample(*divmod(draw, len(self))) for draw in draws]
@@ -60,7 +63,11 @@ class Reader:
     def _sample(self, epoch: int, place: int) -> Any:
         row = place if self._rows is None else int(self._rows[place])
         _seed_generators(f"{self._seed} {epoch} {row}")
-        return self._dataset[row]
+        try:
+            return self._dataset[row]
+        except Exception as error:
+            raise UserError(f"{self._where}: sample {row} cannot be read: {brief(error)}"
+                            ) from error
 
 
 def _seed_generators(text: str) -> None:
@@ -115,16 +122,8 @@ def examples(found: Mapping[str, Any], where: str) -> Splits:
     Raises:
         UserError: A sample cannot be read, or used.
     """
-    read: Splits = {}
-    for part, dataset in found.items():
-        try:
-            read[part] = Reader(dataset, where=f"{where}: {part}")[places(len(dataset))]
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{where}: {part}: a sample cannot be read: {type(error).__name__}: "
-                            f"{error}") from error
-    return read
+    return {part: Reader(dataset, where=f"{where}: {part}")[places(len(dataset))]
+            for part, dataset in found.items()}
 
 
 def fingerprint(kept: arrays.Arrays, lengths: Mapping[str, int]) -> str:

@@ -1,9 +1,11 @@
 """From the words of a command line to a study."""
 
+import msgspec
 import pytest
 
 from bench_apts import environment, resolve
 from bench_apts.errors import UserError
+from bench_apts.spec import Augment
 
 WORDS = {"suites": ["digits"], "overrides": (), "gpus": "1", "optimizers": "sgd", "trials": 2,
          "seeds": 1, "base_seed": 0, "twins": True}
@@ -142,3 +144,41 @@ def test_what_is_not_installed_is_left_out_unless_it_was_asked_for(machine, plug
     study, notes = resolve.study(**WORDS | {"optimizers": None})
     assert [entry.optimizer for entry in study.entries] == ["sgd"]
     assert any("is left out: unavailable (package no_such_package" in note for note in notes)
+
+
+STREAM = """
+name = "{name}"
+summary = ""
+batch_size = 8
+data = {{ source = "streams.py:splits", validation = 10, stream = true{workers} }}
+model = {{ source = "streams.py:splits" }}
+budget = {{ samples = 160, seconds = 60 }}
+evaluation = {{ every_samples = 80 }}
+[target]
+metric = "accuracy"
+direction = "max"
+value = 0.9
+provenance = {{ optimizer = "none", trials = 0, seeds = 0 }}
+"""
+
+
+def test_workers_belong_to_the_study_and_not_to_a_suite(machine, tmp_path):
+    (tmp_path / "streams.py").write_text("def splits(): pass\n", encoding="utf-8")
+    suites = []
+    for name, workers in (("one", ""), ("two", ", workers = 0")):
+        suites.append(str(tmp_path / f"{name}.toml"))
+        (tmp_path / f"{name}.toml").write_text(
+            STREAM.format(name=name, workers=workers), encoding="utf-8")
+    study, _ = resolve.study(**WORDS | {"suites": suites})
+    assert study.workers == {"one": 2, "two": 0}
+    assert all("workers" not in msgspec.to_builtins(suite.data) for suite in study.suites)
+    plain, _ = resolve.study(**WORDS)
+    assert "workers" not in msgspec.to_builtins(plain)
+
+
+def test_known_data_is_augmented_by_an_override(machine):
+    changed, _ = resolve.study(**WORDS | {
+        "suites": ["cifar10"], "overrides": ("suite.data.augment.crop=4",)})
+    plain, _ = resolve.study(**WORDS | {"suites": ["cifar10"]})
+    assert changed.suites[0].data.augment == Augment(crop=4)
+    assert "augment" not in msgspec.to_builtins(plain.suites[0].data)

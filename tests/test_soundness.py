@@ -269,6 +269,20 @@ def test_groups_may_be_smaller_than_the_world(collective, ideal, plausible):
     assert (problems == []) == plausible, problems
 
 
+def test_records_of_a_suite_whose_data_has_options_pass(tmp_path, make_study, digits):
+    plain = make_study("sgd[lr=0.1]", trials=0, seeds=1)
+    suite = plain.suites[0]
+    data = msgspec.structs.replace(suite.data, source="mine:data", options={"kind": [1, 2]})
+    study = msgspec.structs.replace(
+        plain, suites=(msgspec.structs.replace(suite, data=data),))
+    (tmp_path / "trials").mkdir()
+    store.write_json(tmp_path / "study.json", store.StudyFile(study, [], store.now(), {}))
+    for trial in Plan(study, {"digits": digits}).reporting([]):
+        for event in events(trial):
+            store.append(tmp_path / "trials" / f"{trial.run_id}.jsonl", event)
+    assert soundness.check(tmp_path) == (1, [])
+
+
 def test_checking_does_without_torch(folder):
     code = ("import sys, pathlib; from bench_apts import soundness; "
             "print(soundness.check(pathlib.Path(sys.argv[1])), 'torch' in sys.modules)")

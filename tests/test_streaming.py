@@ -158,15 +158,17 @@ def test_all_waiting_is_billed_aside(workers):
     assert entered >= 5
 
 
-def test_what_a_worker_raises_is_raised():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_named(workers):
     class Broken(Noisy):
         def __getitem__(self, index):
             if index == 20:
                 raise ZeroDivisionError
             return super().__getitem__(index)
 
-    with pytest.raises(ZeroDivisionError):
-        drawn(Broken(), 1)
+    with pytest.raises(UserError, match="sample 20 cannot be read: ZeroDivisionError") as caught:
+        drawn(Broken(), workers)
+    assert "\n" not in str(caught.value)
 
 
 class Shifted(Noisy):

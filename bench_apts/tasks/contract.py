@@ -72,7 +72,8 @@ class Task:
         Args:
             model: The network; call it, with what is needed of ``batch.inputs``, as often as
                 needed.
-            batch: Inputs ``(b, …)``, normalised floats or int64, and targets ``(b, …)``.
+            batch: Inputs ``(b, …)``, normalised floats or int64, or a dictionary of tensors, and
+                targets ``(b, …)``.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no losses(model, batch)")
 
