@@ -60,6 +60,7 @@ class Observer:
 
     def begin(self) -> None:
         """Forget the passes of set-up and warm-up: training begins."""
+        self.passes.settle()
         self.passes.reset()
 
     def step(self, batch: Batch) -> StepReport:

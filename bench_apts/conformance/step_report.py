@@ -61,7 +61,7 @@ class ReportCheck:
             if name not in self._names:
                 self._add(name)
             if not isinstance(value, bool | float):
-                _check_number(f"diagnostics[{name!r}]", value)
+                _check_number("diagnostics", value, name)
 
     def _add(self, name: object) -> None:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME or name != encodable(name):
@@ -92,21 +92,32 @@ def _count(name: str, value: Any) -> int:
     return count
 
 
-def _check_number(name: str, value: Any) -> None:
-    """Refuse what is not a single real number; tensors stay where they are."""
+def _check_number(field: str, value: Any, key: str | None = None) -> None:
+    """Refuse what is not a single real number; tensors stay where they are.
+
+    Args:
+        field: The report's field.
+        value: What it holds.
+        key: The name in a field that holds several numbers.
+    """
     if isinstance(value, torch.Tensor):
+        if value.numel() == 1 and not value.requires_grad and not value.is_complex():
+            return
+        name = _name(field, key)
         if value.numel() != 1 or value.is_complex():
             raise ContractError(f"StepReport.{name} is a {value.dtype} tensor of shape "
                                 f"{tuple(value.shape)}; a single real number was expected")
-        if value.requires_grad:
-            raise ContractError(f"StepReport.{name} holds its graph, and with it the memory of "
-                                "its step; detach it")
-        return
+        raise ContractError(f"StepReport.{name} holds its graph, and with it the memory of "
+                            "its step; detach it")
     try:
         float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ContractError(f"StepReport.{name} is {_kind(value)}; a float or a detached scalar "
-                            "tensor was expected") from None
+        raise ContractError(f"StepReport.{_name(field, key)} is {_kind(value)}; a float or a "
+                            "detached scalar tensor was expected") from None
+
+
+def _name(field: str, key: str | None) -> str:
+    return field if key is None else f"{field}[{key!r}]"
 
 
 def _kind(value: object) -> str:

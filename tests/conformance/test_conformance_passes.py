@@ -91,3 +91,48 @@ def test_a_model_that_a_plugin_compiles_runs_without_counting(linear):
     assert counts(passes) == (0, 0, 0)
     model(torch.ones(4, 3))
     assert counts(passes) == (4, 1, 0)
+
+
+def trained(model, passes, times):
+    for _ in range(times):
+        model(torch.ones(2, 3)).sum().backward()
+    return passes.backwards
+
+
+def test_settled_counts_go_on_as_before_without_hooks_on_outputs(linear):
+    model, passes = linear
+    assert trained(model, passes, 3) == 3
+    passes.settle()
+    passes.reset()
+    assert trained(model, passes, 5) == 5
+    output = model(torch.ones(4, 3))
+    with passes.paused():
+        output.sum().backward(retain_graph=True)
+    assert passes.backwards == 5
+    torch.autograd.grad(output.sum(), list(model.parameters()))
+    assert counts(passes) == (14, 6, 6)
+
+
+@pytest.mark.parametrize("unlike", ["replaced", "frozen", "twin", "penalty"])
+def test_counts_do_not_settle_on_a_parameter_that_is_reached_at_other_times(linear, unlike):
+    model, passes = linear
+    user = copy.deepcopy(model) if unlike == "twin" else model
+    if unlike == "replaced":
+        model.bias = nn.Parameter(model.bias.detach().clone())
+    if unlike == "frozen":
+        model.bias.requires_grad_(False)
+    if unlike == "penalty":
+        model.bias.square().sum().backward()
+    assert trained(user, passes, 2) == 2
+    passes.settle()
+    passes.reset()
+    assert trained(user, passes, 3) == 3
+
+
+def test_a_pass_begun_before_counts_settle_counts_once(linear):
+    model, passes = linear
+    trained(model, passes, 1)
+    output = model(torch.ones(2, 3))
+    passes.settle()
+    output.sum().backward()
+    assert passes.backwards == 2
