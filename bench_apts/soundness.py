@@ -175,7 +175,8 @@ def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
                     lambda r: (r.trial.seeds.data, r.trial.seeds.init))
     begun = [r for r in records if r.start]
     yield from _odd("order of the data", begun,
-                    lambda r: (r.trial.data_sha256, r.trial.suite.data, r.trial.seeds.data),
+                    lambda r: (r.trial.data_sha256, canonical(r.trial.suite.data),
+                               r.trial.seeds.data),
                     lambda r: r.start and r.start.data_order_sha256)
     # Null where no single rank held the weights.
     whole = [r for r in begun if r.start and r.start.initial_weights_sha256]
