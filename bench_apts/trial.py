@@ -154,11 +154,7 @@ class Run:
         return tasks.handed(self.task, batch)
 
     def execute(self, stop: Stop | None = None) -> Status:
-        """Runs to the end and, on rank 0, writes every event.
-
-        Args:
-            stop: Who may ask for a checkpoint and an early end, and then writes that end.
-        """
+        """Runs to the end, or until ``stop`` asks for a checkpoint; rank 0 writes every event."""
         forward, backward = self.network.flops or (None, None)
         self._write(Start(
             self.network.parameters, self.network.initial, self.order.sha256(), len(self.train),
@@ -191,7 +187,10 @@ class Run:
         batches = list(itertools.islice(self._batches(), WARMUP_STEPS))
         if self.trial.suite.compile:
             with self.clock.during("compile"):
-                undo.rehearse(stepper, batches, self.world, reports)
+                state, *_ = undo.rehearse(stepper, batches, self.world, reports)
+                if callable(prepare := getattr(stepper, "prepare_for_eval", None)):
+                    prepare(itertools.islice(self._spare(), _SPARE))
+                    stepper.load_state_dict(state)
                 # Passes for evaluation are compiled apart, and once more for restored weights.
                 evaluate(self.model, self.validation, self.task, self.world)
         with self.clock.during("warmup"):
