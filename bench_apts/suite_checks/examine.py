@@ -51,9 +51,13 @@ def examine(study: Study, name: str, missing: Sequence[str], data_dir: Path | No
         yield Finding("data", "failed", str(error))
         yield target.check(suite, missing, [], name)
         return
-    yield Finding("data", "ok", _described(parts))
-    yield splits.overlap(problem, parts)
-    yield splits.balance(problem, parts)
+    yield Finding("data", "ok", _described(parts, _streamed(dataset)))
+    if _streamed(dataset):  # of which only examples are at hand
+        yield from (Finding(check, "skipped", "samples are streamed, not all read before a trial")
+                    for check in ("overlap", "class balance"))
+    else:
+        yield splits.overlap(problem, parts)
+        yield splits.balance(problem, parts)
     yield splits.normalisation(dataset, parts)
     records = yield from _learned(study, problem, prepared, dataset, parts, folder)
     yield target.check(suite, missing, records, name)
@@ -83,18 +87,25 @@ def _learned(study: Study, problem: Problem, prepared: dict[str, Prepared], data
     finding, records = _trials(study, prepared, folder)
     yield finding
     yield trials.determinism(records, study.device)
-    count = len(parts.validation.targets)
+    count = None if _streamed(dataset) else len(parts.validation.targets)
     yield worst("evaluation", [*additive, *trials.counted(records, count)],
-                f"each of {count:,} validation samples counts once")
+                f"each {'' if count is None else f'of {count:,} '}validation sample"
+                f"{'' if count is None else 's'} counts once")
     return records
+
+
+def _streamed(dataset: Dataset) -> bool:
+    """Whether the arrays hold only examples of samples that are read while training."""
+    return getattr(dataset, "stream", None) is not None
 
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else brief(error)
 
 
-def _described(parts: Splits) -> str:
-    counts = ", ".join(f"{len(split.targets):,} {name}" for name, split in parts._asdict().items())
+def _described(parts: Splits, streamed: bool) -> str:
+    counts = "streamed" if streamed else ", ".join(
+        f"{len(split.targets):,} {name}" for name, split in parts._asdict().items())
     first = parts.train
     return (f"{counts} samples; inputs {first.inputs.dtype} {first.inputs.shape[1:]}, targets "
             f"{first.targets.dtype} {first.targets.shape[1:]}")

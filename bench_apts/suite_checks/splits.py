@@ -27,7 +27,10 @@ _TOLERATED, _TOLERATED_OF_TEXT = 0.01, 0.5
 """Share of a split that may occur in another one before the check fails; short texts recur."""
 
 _UNLIKE = 0.1
-"""Share of the samples that would have to change class for two splits to be alike."""
+"""Share of the samples that would have to change class for two splits to be alike.
+
+In small splits chance makes more: the root of classes by samples.
+"""
 
 _SAMPLES = 4_096
 """Training samples whose normalised inputs are looked at."""
@@ -118,7 +121,7 @@ def balance(problem: Problem, splits: Splits) -> Finding:
                                   "classes); draw the split per class")
             shares = (counts[name] / counts[name].sum(), train / train.sum())
             moved = float(np.abs(shares[0] - shares[1]).sum()) / 2
-            if moved > _UNLIKE:
+            if moved > max(_UNLIKE, (classes / counts[name].sum()) ** 0.5):
                 yield ("warning", f"{name} and training classes differ in frequency, by "
                                   f"{moved:.0%} of the samples; shuffle before you split")
 

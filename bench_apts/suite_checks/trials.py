@@ -100,17 +100,17 @@ def determinism(records: Sequence[TrialRecord], device: str) -> Finding:
     return worst("determinism", found(), f"two runs at N = {ranks} are equal, bit for bit")
 
 
-def counted(records: Sequence[TrialRecord], validation: int) -> Iterator[tuple[Level, str]]:
+def counted(records: Sequence[TrialRecord], validation: int | None) -> Iterator[tuple[Level, str]]:
     """Yield how an evaluation by several ranks differs from that by one, if there were any.
 
     Args:
         records: The trials'.
-        validation: Size of the validation split.
+        validation: Size of the validation split; None if it is not known here.
     """
     if not any(record.evals for record in records):
         yield "skipped", "no trial came to an evaluation"
     for record in records:
-        if record.start and record.start.validation_samples != validation:
+        if record.start and validation not in (None, record.start.validation_samples):
             yield ("failed", f"a trial evaluates {record.start.validation_samples:,} samples, and "
                              f"the validation split has {validation:,}")
             return

@@ -68,8 +68,9 @@ def test_samples_in_two_splits_are_counted_by_their_inputs():
     (np.sort(CLASSES), "failed", "class 2 has no training sample"),
     (np.concatenate([CLASSES[:60], np.zeros(20, np.int64), CLASSES[80:]]), "warning",
      "class 1 has no validation sample"),
-    (np.concatenate([CLASSES[:60], [0] * 12 + [1] * 4 + [2] * 4, CLASSES[80:]]), "warning",
-     "differ in frequency, by 27%"),
+    (np.concatenate([CLASSES[:60], [0] * 16 + [1] * 2 + [2] * 2, CLASSES[80:]]), "warning",
+     "differ in frequency, by 47%"),
+    (np.concatenate([CLASSES[:60], [0] * 12 + [1] * 4 + [2] * 4, CLASSES[80:]]), "ok", ""),
 ])
 def test_class_balance(classes, level, says):
     found = splits.balance(problem(Classification()), parts(NUMBERS, classes))
