@@ -21,10 +21,11 @@ from bench_apts.plan import Plan
 from bench_apts.selectors import parse_selector
 from bench_apts.spec import Study
 
-# What a terminal, a git hook or a batch job told the tests is not meant for what they start.
+# What a terminal, a git hook, a batch job or make told the tests is not meant for what they start.
 for name in list(os.environ):
     if name.startswith(("GIT_", "SLURM_")) or name in (
-            "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "LANGUAGE"):
+            "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "LANGUAGE",
+            "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VERSION"):
         del os.environ[name]
 os.environ["LC_ALL"] = "C.UTF-8"
 
