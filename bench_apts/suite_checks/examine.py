@@ -96,7 +96,7 @@ def _learned(study: Study, problem: Problem, prepared: dict[str, Prepared], data
 
 def _streamed(dataset: Dataset) -> bool:
     """Whether the arrays hold only examples of samples that are read while training."""
-    return getattr(dataset, "stream", None) is not None
+    return dataset.stream is not None
 
 
 def _said(error: Exception) -> str:
