@@ -47,6 +47,16 @@ class Sampling:
         if not 1 <= self.growth < math.inf:
             raise UserError(f"growth={self.growth}: expected a number of at least 1")
 
+    def require_apart(self) -> None:
+        """Refuse slices that overlap, for suites that divide the samples among the ranks.
+
+        Raises:
+            UserError: They do: a rank would get samples that are another's.
+        """
+        if self.overlap:
+            raise UserError(f"overlap={self.overlap:g} hands a rank samples of the others, and "
+                            "data.partition of the suite keeps them apart; set overlap=0")
+
 
 class Batch(NamedTuple):
     """One rank's share of a minibatch.
@@ -75,6 +85,8 @@ class World:
             its backend has a ``sampling``.
         budget_samples: Samples that all ranks together may process: a schedule's horizon.
         precision: ``"fp32"`` or ``"bf16"`` (automatic mixed precision of forward passes).
+        micro_batch: Samples that the network takes at once at most; 0 for no limit. The model cuts
+            larger batches itself and passes them twice; ``bench_apts.micro.parts`` avoids that.
     """
 
     rank: int
@@ -83,6 +95,7 @@ class World:
     batch_size: int
     budget_samples: int
     precision: str = "fp32"
+    micro_batch: int = 0
 
 
 @dataclass
@@ -114,7 +127,11 @@ class StepReport:
 
 @runtime_checkable
 class Stepper(Protocol):
-    """A model being trained. It owns how replicas are kept together."""
+    """A model being trained. It owns how replicas are kept together.
+
+    Optional is ``prepare_for_eval(batches)``, called before ``evaluation_model`` with an iterator
+    of training batches, for instance to gather BatchNorm statistics at other weights.
+    """
 
     def step(self, batch: Batch) -> StepReport:
         """Does one optimizer iteration on this rank's share of a minibatch."""
@@ -292,10 +309,3 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except Exception:  # a package around it is missing, or cannot be imported
         return False
-
-
-
-def missing_methods(stepper: object) -> list[str]:
-    """Return the names of the methods of ``Stepper`` that an object lacks, in their order."""
-    return [name for name in ("step", "state_dict", "load_state_dict", "evaluation_model")
-            if not callable(getattr(stepper, name, None))]

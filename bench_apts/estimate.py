@@ -70,7 +70,8 @@ def _sample_seconds(problem: Problem, prepared: Prepared, device: str) -> float:
 
     torch.set_num_threads(1)
     dataset, suite = data.load(prepared.folder), problem.suite
-    model, loss = tasks.trained(problem.network(dataset), problem.task)
+    model, loss = tasks.trained(
+        problem.network(dataset), problem.task, suite.loss_scale or 1.0)
     model.to(device)
     size = min(suite.batch_size, len(dataset.train_targets))
     some = range(size)  # a copy, unlike a slice of mapped arrays

@@ -81,7 +81,7 @@ def evaluate(
         RuntimeError: Not every sample was counted once.
     """
     share = torch.tensor_split(torch.arange(len(split)), world.size)[world.rank]
-    passes = math.ceil(math.ceil(len(split) / world.size) / _chunk(split))
+    passes = math.ceil(math.ceil(len(split) / world.size) / _chunk(split, world))
     known = every_metric(task)
     total = torch.zeros(len(known), 2, dtype=torch.float64, device=world.device)
     training = model.training
@@ -117,8 +117,8 @@ def evaluate(
                   tuple(maxima[4:]), " and ".join(unequal))
 
 
-def _chunk(split: Split) -> int:
+def _chunk(split: Split, world: World) -> int:
     """Return the largest evaluation batch of one rank; long targets mean large outputs."""
     size = split.targets[0].numel()
     most = _FLOATS if split.targets.dtype.is_floating_point else _TOKENS
-    return max(1, min(split.most, most // max(1, size)))
+    return max(1, min(world.micro_batch or split.most, split.most, most // max(1, size)))

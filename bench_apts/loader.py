@@ -174,11 +174,20 @@ class Order:
     Epochs follow one another without a gap, so every global batch has the same size. It depends
     on the seed alone: rank r of N takes the r-th of N equal slices of each global batch, and
     where the optimizer wants it a part of the next ones.
+
+    Where the samples are divided among the ranks, each takes its slices from its own samples
+    instead, in the order in which they stand in the permutations.
+
+    Args:
+        samples: How many there are.
+        seed: Determines the permutations.
+        owners: The rank of each sample, ``(samples,)``; None where they are not divided.
     """
 
-    def __init__(self, samples: int, seed: int) -> None:
+    def __init__(self, samples: int, seed: int, owners: torch.Tensor | None = None) -> None:
         self.samples = samples
         self.seed = seed
+        self.owners = owners
 
     def epoch(self, number: int) -> torch.Tensor:
         """Returns the permutation of epoch ``number``, ``(samples,)`` int64."""
@@ -203,24 +212,36 @@ class Order:
         ``(batch_size / ranks,)`` of them, or more where ``sampling`` has them overlap or grow; a
         grown batch is a multiple of ``ranks``, at most as large as an epoch. With ``numbered``
         each index has its epoch's number times ``samples`` added.
+
+        Raises:
+            UserError: Slices are to overlap where the samples are divided.
         """
         sampling = sampling or Sampling()
+        divided = self.owners is not None
+        if divided:
+            sampling.require_apart()
         largest = max(batch_size, self.samples // ranks * ranks)
         stride = self.samples if numbered else 0
-        pending, number = self.epoch(0), 1
+        pending, number = self._of(rank, 0), 1
         given = 0
         while True:
             # All batches up to the end of an epoch are cut, and copied to the device, at once:
             # a copy at each step would have a GPU finish what is queued first.
             batches = math.ceil((self.samples - given % self.samples) / batch_size)
-            while len(pending) < batches * batch_size:
-                pending, number = torch.cat(
-                    [pending, self.epoch(number) + number * stride]), number + 1
             share = batch_size // ranks
+            width = share if divided else batch_size
+            while len(pending) < batches * width:
+                pending, number = torch.cat(
+                    [pending, self._of(rank, number) + number * stride]), number + 1
             more = min(round(sampling.overlap * share), batch_size - share)
-            own = (rank * share + torch.arange(share + more)) % batch_size
-            cut, pending = pending.tensor_split([batches * batch_size])
-            yield from cut.view(batches, batch_size).index_select(1, own).to(device).unbind()
+            own = ((0 if divided else rank * share) + torch.arange(share + more)) % width
+            cut, pending = pending.tensor_split([batches * width])
+            yield from cut.view(batches, width).index_select(1, own).to(device).unbind()
             epochs, given = given // self.samples, given + batches * batch_size
             for _ in range(given // self.samples - epochs):
                 batch_size = min(largest, int(batch_size * sampling.growth) // ranks * ranks)
+
+    def _of(self, rank: int, number: int) -> torch.Tensor:
+        """Return what a rank may draw from in epoch ``number``: its samples, or all."""
+        whole = self.epoch(number)
+        return whole if self.owners is None else whole[self.owners[whole] == rank]

@@ -50,3 +50,9 @@ class Pending:
         shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
         latest = {name: float(value) for name, value in self._latest.items()}
         return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
+
+
+def mean_loss(total: float, steps: float) -> float | None:
+    """Return the mean of so many steps' losses; None where there are none, or it is not finite."""
+    mean = total / steps if steps else math.nan
+    return mean if math.isfinite(mean) else None

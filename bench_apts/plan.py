@@ -18,7 +18,7 @@ from bench_apts.stats.following import follows
 from bench_apts.stats.selection import select
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna.distributions import BaseDistribution
 
@@ -44,13 +44,15 @@ class Plan:
     Args:
         study: The resolved study.
         prepared: The data set of each suite, by the data set's name.
+        choose: The rule by which the best of a competitor's tuning trials is chosen.
 
     Raises:
         UserError: An optimizer is unknown or misconfigured, or a batch cannot be shared out.
     """
 
-    def __init__(self, study: Study, prepared: Mapping[str, Prepared]) -> None:
-        self.study, self.prepared = study, prepared
+    def __init__(self, study: Study, prepared: Mapping[str, Prepared],
+                 choose: Callable[[list[TrialRecord]], TrialRecord | None] = select) -> None:
+        self.study, self.prepared, self._choose = study, prepared, choose
         self._drawn: dict[int, list[dict[str, Scalar]]] = {}
         self.plugins = {e.label: registry.optimizer(e.optimizer) for e in study.entries}
         # Interleaved: neighbours in time differ in the optimizer, not in suite or N.
@@ -199,7 +201,7 @@ class Plan:
         leader = self.leader(cell)
         if leader is not None and self.shared(cell, tuned):
             return self.freeze(leader, tuned)
-        best = select([record for record in tuned if self.belongs(record, cell)])
+        best = self._choose([record for record in tuned if self.belongs(record, cell)])
         return best.trial.hyperparameters if best else None
 
     def belongs(self, record: TrialRecord, cell: Cell) -> bool:
@@ -216,7 +218,9 @@ class Plan:
     ) -> Trial:
         plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
         batch = plugin.backend.minibatch(suite.global_batch(ranks), values, ranks)
-        plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        sampling = plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        if suite.data.partition and sampling:
+            sampling.require_apart()
         if batch % ranks:
             mend = ranks * (suite.batch_size // ranks + 1)
             raise UserError(

@@ -9,6 +9,7 @@ import msgspec
 
 from bench_apts import sources
 from bench_apts.errors import UserError, unknown
+from bench_apts.tasks import installed
 from bench_apts.tasks.contract import LOSS, Metric, OutputTask, Task, every_metric
 from bench_apts.tasks.ready import READY
 
@@ -35,13 +36,23 @@ class Problem:
 
     def __init__(self, suite: Suite, folder: str = "") -> None:
         self.suite = suite
+        self._said = {table: f"[{table}] source = {source!r}"
+                      for table, source in suite.sources.items()}
         self._loaded = {table: sources.load(source, Path(folder), f"[{table}] source")
                         for table, source in suite.sources.items()}
+        if suite.task and suite.task.name and suite.task.name not in READY:
+            self._said["task"] = f"[task] name = {suite.task.name!r}"
+            self._loaded["task"] = installed.load(suite.task.name)
         self.task = self._task()
 
     @property
+    def has_code(self) -> bool:
+        """Whether the suite names code that is not the harness's."""
+        return bool(self._loaded)
+
+    @property
     def code_sha256(self) -> str:
-        """The hash of the source files that the suite names."""
+        """The hash of the source files of what the suite names."""
         return sources.sha256(tuple(self._loaded.values()))
 
     def metric(self) -> Metric:
@@ -62,9 +73,20 @@ class Problem:
     def network(self, dataset: Dataset) -> torch.nn.Module:
         """Build the network; weights come from torch's global generator.
 
+        With ``model.init_scale`` those of two and more dimensions are multiplied by it: matrices,
+        kernels and embeddings, but no biases and no gains of a normalisation.
+
         Raises:
             UserError: It cannot be built.
         """
+        network = self._network(dataset)
+        if factor := self.suite.model.init_scale:
+            for parameter in network.parameters():
+                if parameter.dim() > 1:
+                    parameter.detach().mul_(factor)
+        return network
+
+    def _network(self, dataset: Dataset) -> torch.nn.Module:
         model = self.suite.model
         if "model" not in self._loaded:
             from bench_apts.suites import models
@@ -111,28 +133,27 @@ class Problem:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"[{table}] source = {self.suite.sources[table]!r} raised "
-                            f"{type(error).__name__}: {error}") from error
+            raise UserError(f"{self._said[table]} raised {type(error).__name__}: {error}"
+                            ) from error
 
     def _task(self) -> Task:
         chosen = self.suite.task
         if not chosen:
             return READY["classification"]()
-        if chosen.name:
-            if chosen.name not in READY:
-                raise unknown("task", chosen.name, READY)
+        if "task" not in self._loaded:
             try:
-                return READY[chosen.name](**chosen.options)
+                ready: Task = installed.load(chosen.name).call(**chosen.options)
+                return ready
             except (TypeError, ValueError) as error:
                 raise UserError(f"key 'task.options': {error}") from error
         task = self.call("task", chosen.options)
         if not isinstance(task, Task):
-            raise UserError(f"[task] source = {chosen.source!r} made a {type(task).__name__}; "
+            raise UserError(f"{self._said['task']} made a {type(task).__name__}; "
                             "expected a subclass of bench_apts.tasks.Task")
         wrong = [name for name, metric in task.metrics.items()
                  if not isinstance(metric, Metric) or name == "loss"]
         if wrong:
-            raise UserError(f"[task] source = {chosen.source!r}: metrics: expected a Metric by "
+            raise UserError(f"{self._said['task']}: metrics: expected a Metric by "
                             f"name, and none called loss, got {wrong[0]!r}")
         return task
 
@@ -153,5 +174,5 @@ def resolved(suite: Suite, folder: str) -> Suite:
     except UserError as error:
         raise UserError(f"suite {suite.name}: {error}") from error
     return msgspec.structs.replace(
-        suite, code_sha256=problem.code_sha256 if suite.sources else msgspec.UNSET,
+        suite, code_sha256=problem.code_sha256 if problem.has_code else msgspec.UNSET,
         target=msgspec.structs.replace(suite.target, unit=unit or msgspec.UNSET))

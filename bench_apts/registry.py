@@ -1,7 +1,7 @@
 """Finds optimizers and suites: installed ones by their entry points, others by a file's path.
 
 The harness imports no backend and no suite by name; what is built in is found like what others
-install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites``.
+install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites`` (offers.py).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import hashlib
 import importlib.util
 import inspect
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts import sources, suite_file
+from bench_apts import offers, sources, suite_file, variants
 from bench_apts.contract import Backend, installed
 from bench_apts.errors import UserError, unknown
+from bench_apts.offers import OPTIMIZERS, SUITES
 
 if TYPE_CHECKING:
-    from bench_apts.spec import Suite
+    from collections.abc import Iterator
+    from importlib.metadata import EntryPoint
 
-OPTIMIZERS = "bench_apts.optimizers"
-SUITES = "bench_apts.suites"
+    from bench_apts.spec import Suite
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,31 @@ class Plugin:
 
 def optimizer_names() -> list[str]:
     """Returns the names of the installed backends, sorted."""
-    return sorted(_entries(OPTIMIZERS))
+    return sorted(offers.entries(OPTIMIZERS))
 
 
 def optimizer_origin(name: str) -> str:
     """Returns which distribution installed a backend."""
-    return _origin(_entries(OPTIMIZERS)[name])
+    return offers.origin(*offers.entries(OPTIMIZERS)[name])
 
 
 def optimizer(name: str) -> Plugin:
     """Finds a backend by its name, or by the path of a ``.py`` file that defines ``backend``.
 
     Raises:
-        UserError: There is none, or it cannot be imported.
+        UserError: There is none, several packages offer it, or it cannot be imported.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
-    entries = _entries(OPTIMIZERS)
-    if name not in entries:
-        raise unknown("optimizer", name, entries, "See `bench-apts list optimizers`.")
-    entry = entries[name]
+    known = offers.entries(OPTIMIZERS)
+    if name not in known:
+        raise unknown("optimizer", name, known, "See `bench-apts list optimizers`.")
+    entry = offers.only(OPTIMIZERS, name)
     try:
         backend = entry.load()
     except Exception as error:
         raise UserError(sources.failure(f"optimizer '{name}' ({entry.value})", error)) from error
-    plugin = _plugin(backend, _origin(entry), entry.value)
+    plugin = _plugin(backend, offers.origin(entry), entry.value)
     if plugin.backend.name != name:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
                         f"itself '{plugin.backend.name}'; the two names must be equal")
@@ -119,56 +119,103 @@ def suite_names() -> list[str]:
     return sorted(_suite_files())
 
 
+def variant_names(name: str) -> list[str]:
+    """Return the names of an installed suite's variants, as ``suite`` takes them."""
+    return [f"{name}@{variant}" for variant in suite_file.variant_names(suite_path(name))]
+
+
 def suite_origin(name: str) -> str:
     """Returns which distribution installed a suite, or the path of its file."""
-    return _suite_files()[name][1] if name in _suite_files() else name
+    known, found = variants.split(name)[0], _suite_files()
+    return found[known][1] if known in found else known
 
 
 def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
-    """Finds a suite by its name, or by the path of a TOML file.
+    """Finds a suite by its name or by the path of a TOML file, or its variant after an ``@``.
 
     Raises:
         UserError: There is none, or it is not valid.
     """
-    return suite_file.load(suite_path(name), overrides)
+    return suite_file.load(suite_path(name), overrides, variants.split(name)[1])
 
 
 def suite_path(name: str) -> Path:
-    """Return the file of a suite, given its name or the path of a TOML file.
+    """Return the file of a suite, given what ``suite`` takes.
 
     Raises:
-        UserError: There is none of the name.
+        UserError: There is none of the name, or several packages offer it.
     """
+    name = variants.split(name)[0]
     if name.endswith(".toml"):
         return Path(name)
     found = _suite_files()
     if name not in found:
-        raise unknown("suite", name, found, "A file's path ending in .toml works too.")
+        broken = "".join(f" Suites of {each.origin} are unavailable: {each.reason}."
+                         for each in unavailable_suites())
+        raise unknown("suite", name, found, f"A file's path ending in .toml works too.{broken}")
+    if others := _offered().clashes.get(name):
+        raise offers.twice(name, SUITES, others)
     return found[name][0]
 
 
-@functools.cache
+class Unavailable(NamedTuple):
+    """A package whose suites cannot be read: the name of its entry point, its own, and why."""
+
+    entry: str
+    origin: str
+    reason: str
+
+
+def unavailable_suites() -> list[Unavailable]:
+    """Return the packages that offer suites and are broken; the others are not affected."""
+    return _offered().broken
+
+
+class _Offered(NamedTuple):
+    """Suites by name, as file and origin; names of several packages; and broken packages."""
+
+    files: dict[str, tuple[Path, str]]
+    clashes: dict[str, list[str]]
+    broken: list[Unavailable]
+
+
 def _suite_files() -> dict[str, tuple[Path, str]]:
-    found: dict[str, tuple[Path, str]] = {}
-    for entry in _entries(SUITES).values():
-        for resource in files(entry.value).iterdir():
-            if resource.name.endswith(".toml"):
-                found[resource.name.removesuffix(".toml")] = (Path(str(resource)), _origin(entry))
-    return found
+    return _offered().files
 
 
 @functools.cache
-def _entries(group: str) -> dict[str, EntryPoint]:
-    """Collects a group's entry points; two distributions must not offer the same name."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
-        other = found.setdefault(entry.name, entry)
-        if other.value != entry.value:
-            raise UserError(f"'{entry.name}' is offered twice in {group}, by {_origin(other)} "
-                            f"and {_origin(entry)}: uninstall one")
+def _offered() -> _Offered:
+    found = _Offered({}, {}, [])
+    owners: dict[str, str] = {}
+    known = [entry for several in offers.entries(SUITES).values() for entry in several]
+    for entry in sorted(known, key=lambda each: offers.origin(each) != "built in"):
+        try:
+            paths = list(_suites_of(entry))
+        except (Exception, SystemExit) as error:
+            found.broken.append(Unavailable(
+                entry.name, offers.origin(entry), sources.failure(entry.value, error)))
+            continue
+        for path in paths:
+            before, _ = found.files.setdefault(path.stem, (path, offers.origin(entry)))
+            owner = owners.setdefault(path.stem, offers.distribution(entry))
+            if before != path:
+                found.clashes.setdefault(path.stem, [owner]).append(offers.distribution(entry))
     return found
 
 
-def _origin(entry: EntryPoint) -> str:
-    distribution = entry.dist.name if entry.dist else "unknown"
-    return "built in" if distribution == "bench-apts" else distribution
+def _suites_of(entry: EntryPoint) -> Iterator[Path]:
+    """Yield the TOML files of a package, or of ``package:folder`` or ``package:file.toml``."""
+    package, _, inner = entry.value.partition(":")
+    place = Path(str(files(package.strip()) / inner.strip()))
+    if place.is_file():
+        yield place
+    elif place.is_dir():
+        yield from sorted(place.glob("*.toml"))
+    else:
+        raise UserError(f"there is no file or folder {place}")
+
+
+def forget() -> None:
+    """Look at the installed packages anew at the next call."""
+    offers.forget()
+    _offered.cache_clear()

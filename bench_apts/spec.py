@@ -32,7 +32,19 @@ WORKERS = 2
 """Processes that read streamed data for one rank, where the suite does not say."""
 
 Numbers = float | tuple[float, ...]
+Factor = Annotated[float, Meta(gt=0, le=1e9)]
 Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
+
+
+class Partition(Struct, frozen=True, forbid_unknown_fields=True):
+    """A division of the training samples among the ranks in which their labels differ.
+
+    ``concentration`` 0 sorts by class and cuts; otherwise it is the parameter of the Dirichlet
+    distribution that the classes' shares in a rank's part follow.
+    """
+
+    by: Literal["label"] = "label"
+    concentration: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
 
 class Augment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +66,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     ``module:attribute`` or ``file.py:attribute``, returns for ``options``; ``name`` is then the
     suite's. ``validation`` is 0 where the data has a validation split of its own. Inputs of
     ``source`` are normalised by ``mean`` and ``std``, or by those of the training split. With
+    ``partition`` each rank draws from a part of the training samples of its own. With
     ``stream`` its samples are read while training (see streaming.py), in each rank by ``workers``
     processes; their number is kept in ``Study.workers`` and absent from trials, as results do not
     depend on it.
@@ -65,20 +78,28 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] | UnsetType = UNSET
     mean: Numbers | UnsetType = UNSET
     std: Numbers | UnsetType = UNSET
+    partition: Partition | UnsetType = UNSET
     augment: Augment | UnsetType = UNSET
     stream: Literal[True] | UnsetType = UNSET
     workers: Annotated[int, Meta(ge=0, le=256)] | UnsetType = UNSET
+
+    @property
+    def contents(self) -> Data:
+        """What decides the stored arrays: without how samples are divided and changed."""
+        return msgspec.structs.replace(self, validation=0, partition=UNSET, augment=UNSET)
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """The network: a known one (see suites/models.py) or the callable ``source``.
 
-    ``options`` are keyword arguments. ``name`` is ``source`` where there is one.
+    ``options`` are keyword arguments. ``name`` is ``source`` where there is one. ``init_scale``
+    multiplies the initial weights of two and more dimensions.
     """
 
     name: str = ""
     options: dict[str, Any] = {}
     source: Source | UnsetType = UNSET
+    init_scale: Factor | UnsetType = UNSET
 
 
 class TaskChoice(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +138,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 
     A level is a share of the way: at direction ``max`` the threshold is ``level * value``, at
     ``min`` it is ``value / level``. The task declares the metric's direction and ``unit``.
+    ``floor`` is the best value that any model can expect on new samples, where it is known.
     """
 
     metric: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -127,6 +149,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
     version: Positive = 1
     levels: tuple[Share, ...] = (0.95, 0.99, 1.0)
     unit: str | UnsetType = UNSET
+    floor: float | UnsetType = UNSET
 
     @property
     def every_level(self) -> list[float]:
@@ -156,10 +179,15 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     of the source that the suite names; it is filled in when a command names the suite.
 
     With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
-    torch's name for how model and images lie in memory.
+    torch's name for how model and images lie in memory. With ``micro_batch`` a rank puts at most
+    so many samples through the network at once. ``loss_scale`` multiplies the loss that optimizers
+    train, and no metric.
+
+    A variant of a suite is a suite, called ``suite@variant``.
     """
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    name: Annotated[str, Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=64)]
     summary: str
     data: Data
     model: Model
@@ -174,7 +202,14 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     scaling: Literal["strong", "weak"] = "strong"
     compile: bool = False
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
+    micro_batch: Positive | UnsetType = UNSET
     code_sha256: str | UnsetType = UNSET
+    loss_scale: Factor | UnsetType = UNSET
+
+    @property
+    def base(self) -> str:
+        """The name of the suite that this one is a variant of; its own if it is none."""
+        return self.name.partition("@")[0]
 
     @property
     def sources(self) -> dict[str, str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from filelock import ReadWriteLock, Timeout
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from bench_apts import environment, resources, store, threads
 from bench_apts.errors import UserError, told
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from bench_apts.launch.nodes.leader import Leader
     from bench_apts.plan import Plan
     from bench_apts.progress import Progress
-    from bench_apts.spec import Data, Study, Suite
+    from bench_apts.spec import Study, Suite
     from bench_apts.splitting.helpers import Helper
     from bench_apts.suites.data import Prepared
 
@@ -58,18 +57,13 @@ def prepare(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Pre
     chosen: dict[str, Suite] = {}
     for suite in study.suites:
         other = chosen.setdefault(suite.data.name, suite)
-        if _stored(other.data) != _stored(suite.data):
+        if other.data.contents != suite.data.contents:
             raise UserError(f"the suites {other.name} and {suite.name} have different data of the "
                             f"name '{suite.data.name}'; rename one of the suites")
     return {name: (own.prepare(suite, Problem(suite, study.folder(suite)), data_dir,
                                offline=offline)
                    if suite.data.source else data.prepare(name, data_dir, offline))
             for name, suite in chosen.items()}
-
-
-def _stored(data: Data) -> Data:
-    """Return what of a suite's data decides the stored arrays."""
-    return replace(data, validation=0, augment=UNSET)
 
 
 @contextlib.contextmanager

@@ -8,45 +8,71 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 from msgspec import Struct
 
-from bench_apts import toml
+from bench_apts import toml, variants
 from bench_apts.errors import UserError, unknown
 from bench_apts.selectors import parse_value
 from bench_apts.spec import Suite
+from bench_apts.tasks import installed
 from bench_apts.tasks.ready import READY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
+"""Keys of [data] that leave the data set as it is."""
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
-    """Reads and validates a suite.
+
+def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suite:
+    """Reads and validates a suite, or one of its variants.
 
     Args:
         path: The TOML file.
         overrides: ``suite.key.subkey=value`` as given to ``--set``.
+        variant: The variant's name; "" for the suite itself.
 
     Raises:
         UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
-            wrong kind; the message names the file, all such keys and what was expected.
+            wrong kind, in the suite or in any of its variants, or there is no such variant; the
+            message names the file, all such keys and what was expected.
     """
-    raw = toml.read(path, "suite")
+    plain = toml.read(path, "suite")
+    if unwritable := toml.unwritable(plain):
+        raise UserError(f"{path}: {unwritable}")
+    known, wrong = variants.tables(plain)
+    for name, table in known.items():
+        wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
+    try:
+        raw = variants.chosen(plain, known, variant)
+    except UserError as error:
+        raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}") from error
     for override in overrides:
         _override(raw, override)
     where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
-    wrong = toml.unwritable(raw)
+    if unwritable := toml.unwritable(raw):
+        raise UserError(f"{where}: {unwritable}")
+    wrong += [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
+    if "@" in str(raw.get("name")).removesuffix(f"@{variant}"):
+        wrong.append("key 'name': '@' stands before the name of a variant; leave it out")
     if wrong:
-        raise UserError(f"{where}: {wrong}")
-    wrong_keys = [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
-    if wrong_keys:
-        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong_keys))}")
-    return msgspec.convert(_named(raw), Suite)
+        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong))}")
+    changed = {*known.get(variant, {}).get("data", {})} - _DIVIDING
+    return msgspec.convert(_named(raw, raw["name"] if changed else plain["name"]), Suite)
 
 
-def _named(raw: dict[str, Any]) -> dict[str, Any]:
+def variant_names(path: Path) -> list[str]:
+    """Return the names of a suite's variants, as the file has them.
+
+    Raises:
+        UserError: The file cannot be read or is no TOML.
+    """
+    return [*variants.tables(toml.read(path, "suite"))[0]]
+
+
+def _named(raw: dict[str, Any], data: str) -> dict[str, Any]:
     """Name the data and the model that a suite takes from a source."""
     named = {**raw}
-    for table, name in (("data", raw["name"]), ("model", raw["model"].get("source"))):
+    for table, name in (("data", data), ("model", raw["model"].get("source"))):
         if "source" in raw[table]:
             named[table] = {**raw[table], "name": name}
     return named | ({"loss": "task"} if "task" in raw else {})
@@ -65,6 +91,16 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
                     for key in ("options", "mean", "std", "stream", "workers") if key in data)
         if data.get("validation", 0) == 0:
             yield "key 'data.validation' is missing: how many training samples validate"
+    target = raw.get("target")
+    if isinstance(target, dict) and all(
+            type(target.get(key)) in (int, float) for key in ("floor", "value")):
+        worse = target["value"] - target["floor"]
+        if (worse if target.get("direction") == "min" else -worse) < 0:
+            yield (f"key 'target.floor': nothing is better than it, and target.value = "
+                   f"{target['value']:g} is")
+    if "partition" in data and "stream" in data:
+        yield ("key 'data.partition': leave it out, the labels of data that is streamed are not "
+               "known beforehand")
     if "workers" in data and "stream" not in data:
         yield "key 'data.workers' belongs to data.stream, which is missing"
     if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
@@ -72,8 +108,9 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
     task = tables.get("task")
     if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
         yield "key 'loss': leave it out, [task] says what is trained"
-    if task and isinstance(task.get("name"), str) and task["name"] not in READY:
-        yield str(unknown("task", task["name"], READY))
+    if (task and isinstance(task.get("name"), str) and task["name"] not in READY
+            and task["name"] not in installed.names()):
+        yield str(unknown("task", task["name"], installed.names()))
 
 
 def _override(raw: dict[str, Any], assignment: str) -> None:
@@ -91,13 +128,16 @@ def _override(raw: dict[str, Any], assignment: str) -> None:
     table[names[-1]] = parse_value(value.strip())
 
 
-def _mistakes(raw: Any, kind: type[Struct], path: str) -> Iterator[str]:
+def _mistakes(
+    raw: Any, kind: type[Struct], path: str, whole: bool = True
+) -> Iterator[str]:
     """Yield every missing, unknown or wrong key of a table, and of the tables in it.
 
     Args:
         raw: The table as read.
         kind: What it should be.
         path: Dotted keys that lead to it.
+        whole: Whether keys may be missing only if they have defaults.
     """
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     before = f"{path}." if path else ""
@@ -106,13 +146,13 @@ def _mistakes(raw: Any, kind: type[Struct], path: str) -> Iterator[str]:
             yield str(unknown("key" + (f" in [{path}]" if path else ""), name, fields))
     for name, field in fields.items():
         if name not in raw:
-            if field.required:
+            if field.required and whole:
                 yield f"key '{before}{name}' is missing"
             continue
         table = next((each for each in get_args(field.type) or (field.type,)
                       if isinstance(each, type) and issubclass(each, Struct)), None)
         if table and isinstance(raw[name], dict):
-            yield from _mistakes(raw[name], table, before + name)
+            yield from _mistakes(raw[name], table, before + name, whole)
             continue
         try:
             msgspec.convert(raw[name], field.type)

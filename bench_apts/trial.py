@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
 from pathlib import Path
@@ -13,39 +12,41 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from bench_apts import numerics, pruning, registry, store, weights
+from bench_apts import numerics, pruning, registry, seeds, store, weights
 from bench_apts.checkpoints.saving import Checkpoints
 from bench_apts.conformance import undo
+from bench_apts.conformance.claims import require_true
 from bench_apts.conformance.observer import Observer
-from bench_apts.conformance.passes import instrument
 from bench_apts.contract import StepReport, World
-from bench_apts.errors import ContractError
-from bench_apts.evaluation import Result, evaluate
+from bench_apts.ending import decided
+from bench_apts.evaluation import evaluate
 from bench_apts.launch.job import Job
 from bench_apts.launch.stopping import Stop
 from bench_apts.loader import Order
 from bench_apts.meters import audit, flops, memory
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
-from bench_apts.pending import Pending
+from bench_apts.network import Network
+from bench_apts.pending import Pending, mean_loss
 from bench_apts.problem import Problem
+from bench_apts.randomness import Draws
 from bench_apts.records import Counted, End, Eval, Event, Start, Status
 from bench_apts.splits import Splits
-from bench_apts.stats.hitting import bracket
 from bench_apts.suites import data as datasets
+from bench_apts.suites.generated import skew
 from bench_apts.tasks import module as tasks
 from bench_apts.tasks.ready import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.contract import Batch
+    from bench_apts.contract import Batch, Sampling
 
 WARMUP_STEPS = 3
 """DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
 
-_DIVERGED = 10.0
-"""A loss above this many times the initial one counts as diverged (MEASUREMENT section 1)."""
+_SPARE = 100
+"""Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
 
 
 def main(payload: bytes) -> str:
@@ -62,8 +63,7 @@ def main(payload: bytes) -> str:
     meter.install()
     job = msgspec.json.decode(payload, type=Job)
     cuda = job.trial.device == "cuda"
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
@@ -88,7 +88,7 @@ class Run:
         clock.synchronize = self._synchronize
         trial, suite = job.trial, job.trial.suite
         self.world = World(dist.get_rank(), dist.get_world_size(), device, trial.batch_size,
-                           suite.budget.samples, suite.precision)
+                           suite.budget.samples, suite.precision, suite.micro_batch or 0)
         self.dataset = datasets.load(Path(job.data))
         self.memory_format: torch.memory_format = getattr(torch, suite.memory_format)
         problem = Problem(suite, job.folder)
@@ -96,29 +96,28 @@ class Run:
         self.splits = Splits(problem, self.dataset, trial.seeds.data, device, self.memory_format,
                              job.workers)
         self.train, self.validation = self.splits.train, self.splits.validation
-        self.order = Order(len(self.train), trial.seeds.data)
-        torch.manual_seed(trial.seeds.init)
-        model, self.loss = tasks.trained(problem.network(self.dataset), self.task)
-        self.initial = weights.sha256(model)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.flops = flops.per_sample(model, self.loss, self._handed(
-            self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))))
-        self.chance = (_chance(self.validation.targets)
-                       if isinstance(self.task, Classification) and not self.dataset.stream
-                       else None)
-        model = model.to(device).to(memory_format=self.memory_format)
-        forward = weights.in_precision(type(model).forward, device, suite.precision)
-        passes = instrument(model, torch.compile(forward) if suite.compile else forward)
+        partition = suite.data.partition
+        self.owners = (torch.from_numpy(skew.owners(
+            self.train.targets.cpu().numpy(), self.world.size, partition.concentration))
+            if partition else None)
+        self.order = Order(len(self.train), trial.seeds.data, self.owners)
         plugin = registry.optimizer(trial.plugin if trial.plugin.endswith(".py")
                                     else trial.optimizer)
+        sample = self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))
+        self.network = Network(problem, self.dataset, sample, trial, device)
+        self.model, passes = self.network.model, self.network.passes
+        self.chance = (self.task.chance(self.validation.targets)
+                       if isinstance(self.task, Classification) and not self.dataset.stream
+                       else None)
         sampling = plugin.backend.sampling
         self.sampling = sampling(trial.hyperparameters) if sampling else None
         began = time.perf_counter()
-        stepper = plugin.backend.build(model, self.loss, trial.hyperparameters, self.world)
+        stepper = plugin.backend.build(
+            self.model, self.network.loss, trial.hyperparameters, self.world)
         self.build_s, self.build_backwards = time.perf_counter() - began, passes.backwards
-        self.model = model
         self.observer = Observer(
-            stepper, model, passes, clock, meter, plugin.backend.moves_weights)
+            stepper, self.model, passes, clock, meter, plugin.backend.moves_weights)
+        self.draws = Draws(trial.seeds.init, self.world.rank, device)
         self.watch = (pruning.Watch(job.pruning)
                       if job.pruning and self.world.rank == 0 else None)
         self.evals: list[Eval] = []
@@ -135,25 +134,30 @@ class Run:
 
     def _batches(self) -> Iterator[Batch]:
         """Yields this rank's share of each minibatch from the present step on."""
+        return self._drawn(self.order, self.sampling, self.step)
+
+    def _spare(self) -> Iterator[Batch]:
+        """Yields shares of minibatches in an order that belongs to the present step."""
+        trial = self.trial
+        seed = seeds.derive(trial.seeds.data, "evaluation", trial.suite.name, self.step)
+        return self._drawn(Order(len(self.train), seed, self.owners), None, 0)
+
+    def _drawn(self, order: Order, sampling: Sampling | None, start: int) -> Iterator[Batch]:
+        """Yield this rank's share of each minibatch of an order from a step on."""
         world, streams = self.world, self.dataset.stream is not None
-        slices = itertools.islice(self.order.slices(
-            world.batch_size, world.rank, world.size, self.sampling,
-            "cpu" if streams else world.device, self.train.numbered), self.step, None)
+        slices = itertools.islice(order.slices(
+            world.batch_size, world.rank, world.size, sampling,
+            "cpu" if streams else world.device, self.train.numbered), start, None)
         return map(self._handed, self.train.draw(slices, lambda: self.clock.aside("data")))
 
     def _handed(self, batch: Batch) -> Batch:
         return tasks.handed(self.task, batch)
 
     def execute(self, stop: Stop | None = None) -> Status:
-        """Runs to the end and, on rank 0, writes every event.
-
-        Args:
-            stop: Who may ask for a checkpoint and an early end; that end is written by whoever
-                asked for it.
-        """
-        forward, backward = self.flops or (None, None)
+        """Runs to the end, or until ``stop`` asks for a checkpoint; rank 0 writes every event."""
+        forward, backward = self.network.flops or (None, None)
         self._write(Start(
-            self.parameters, self.initial, self.order.sha256(), len(self.train),
+            self.network.parameters, self.network.initial, self.order.sha256(), len(self.train),
             len(self.validation), self.meter.name, str(dist.get_backend()), forward, backward,
             numerics.settings(), self.build_s, self.build_backwards, self.chance))
         self._warm_up()
@@ -183,7 +187,10 @@ class Run:
         batches = list(itertools.islice(self._batches(), WARMUP_STEPS))
         if self.trial.suite.compile:
             with self.clock.during("compile"):
-                undo.rehearse(stepper, batches, self.world, reports)
+                state, *_ = undo.rehearse(stepper, batches, self.world, reports)
+                if callable(prepare := getattr(stepper, "prepare_for_eval", None)):
+                    prepare(itertools.islice(self._spare(), _SPARE))
+                    stepper.load_state_dict(state)
                 # Passes for evaluation are compiled apart, and once more for restored weights.
                 evaluate(self.model, self.validation, self.task, self.world)
         with self.clock.during("warmup"):
@@ -198,14 +205,15 @@ class Run:
         else:
             status = self._evaluate()
         due = min((self.samples // every + 1) * every, budget.samples)
-        batches = self._batches()
-        agreed = True
+        batches, agreed = self._batches(), True
         while status is None:
             if stop and not stop.go_on(agreed):
                 self.observer.pause()
                 self.checkpoints.write()
                 return "interrupted"
-            report = self.observer.step(next(batches))
+            batch = next(batches)
+            self.draws.begin(self.step)
+            report = self.observer.step(batch)
             agreed = report.agreed
             self._count(report)
             self.observer.check_agreement(self.samples, agreed, self.trial.suite)
@@ -228,7 +236,9 @@ class Run:
         """Evaluates, writes the event and returns how the trial ends, or None to go on."""
         self.observer.pause()
         self.meter.phase = "validate"
-        self.evaluated, made = self.observer.evaluation_model()  # in the time of training
+        self.draws.begin(f"evaluation model {self.step}")
+        self.evaluated, made = self.observer.evaluation_model(  # in the time of training
+            self._spare(), max(_SPARE, len(self.train) // self.world.batch_size))
         self.forwards += made.forwards
         self.backwards += made.backwards
         self.meter.phase = "eval"
@@ -241,13 +251,14 @@ class Run:
         peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
                  counted.forwards, counted.backwards, counted.forwards - self.forwards,
                  counted.backwards - self.backwards]
+        self.draws.begin("evaluation")
         result = evaluate(self.evaluated, self.validation, self.task, self.world, sums,
                           [float(peak) for peak in peaks],
                           self.observer.validating(self.evaluated))
         loss_sum, loss_steps, made_samples, counted_samples = result.sums
         cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing = result.peaks
         self.samples += int(made_samples)
-        self._require_true(result.unequal, counted_samples, *missing)
+        require_true(result.unequal, self.samples, counted_samples, *missing)
         self.evals.append(Eval(
             step=self.step,
             samples=self.samples,
@@ -258,17 +269,18 @@ class Run:
             forwards=int(forwards),
             backwards=int(backwards),
             peak_memory_bytes=int(peak),
-            train_loss=_finite(loss_sum / loss_steps) if loss_steps else None,
+            train_loss=mean_loss(loss_sum, loss_steps),
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
-            flops=self.flops and self.flops.total(
+            flops=self.network.flops and self.network.flops.total(
                 self.samples, int(forwards), int(backwards)),
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
         ))
         self.pending = Pending()
-        status = self._decide(result, loss_sum)
+        status = decided(
+            self.trial.suite, self.evals, result.loss, loss_sum, self.watch, self.world.size)
         self.clock.switch("log")
         self._write(self.evals[-1])
         if status is None:
@@ -277,60 +289,9 @@ class Run:
             self.meter.phase = "train"
         return status
 
-    def _require_true(
-        self, unequal: str, samples: float, forwards: float, backwards: float
-    ) -> None:
-        """Refuses claims that what all ranks saw together disproves.
-
-        Args:
-            unequal: What of the evaluated model differs between ranks.
-            samples: Samples of all ranks as counted.
-            forwards: Forward passes counted beyond those reported, on the worst rank.
-            backwards: Backward passes likewise.
-
-        Raises:
-            ContractError: On all ranks.
-        """
-        if unequal:
-            raise ContractError(
-                f"after {self.samples} samples the ranks' {unequal} differ, though they claim to "
-                "hold one model: average gradients or weights in step(), report agreed=False "
-                "where ranks differ, align buffers in evaluation_model() (align_buffers)")
-        for what, more in (("forward", forwards), ("backward", backwards)):
-            if more > 0:
-                raise ContractError(f"{more:.0f} {what} passes more were counted on a rank than "
-                                    f"its steps reported as StepReport.{what}s")
-        if samples > self.samples:
-            raise ContractError(
-                f"steps reported {self.samples:,} samples of all ranks and {samples:,.0f} were "
-                "counted: a sample counts at each forward pass, and when it is handed out")
-
-    def _decide(self, result: Result, loss_sum: float) -> Status | None:
-        """Rank 0 decides whether and how the trial ends; all ranks hear it."""
-        budget, evaluation, target = (
-            self.trial.suite.budget, self.trial.suite.evaluation, self.trial.suite.target)
-        status: Status | None = None
-        hit = bracket([e.validation.get(target.metric, math.nan) for e in self.evals],
-                      target.reached, evaluation.consecutive)
-        initial = self.evals[0].validation.get("loss", math.nan)
-        if not math.isfinite(loss_sum) or not (
-                result.loss <= initial + (_DIVERGED - 1) * abs(initial)):
-            status = "diverged"
-        elif self.samples >= budget.samples:
-            status = "hit" if hit else "miss"
-        elif self.evals[-1].train_s >= budget.seconds:
-            status = "hit" if hit else "timeout"
-        elif self.watch and self.step and not hit and self.watch.hopeless(
-                len(self.evals) - 1, target.signed(self.evals[-1].validation)):
-            status = "pruned"
-        if self.world.size > 1:
-            box = [status]
-            dist.broadcast_object_list(box, src=0)
-            status = box[0]
-        return status
-
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"
+        self.draws.begin("evaluation")
         with self.clock.during("eval"), self.observer.passes.paused():
             return evaluate(
                 self.evaluated, self.splits.test(), self.task, self.world).metrics()
@@ -339,12 +300,3 @@ class Run:
         if self.world.rank == 0:
             msgspec.json.decode(msgspec.json.encode(event), type=Event)  # as readers will
             store.append(self.events, event)
-
-
-def _chance(targets: torch.Tensor) -> float:
-    """Returns the accuracy of always answering the most frequent class."""
-    return float(torch.bincount(targets).max()) / len(targets)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -53,7 +53,7 @@ def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:
     try:
         problem = Problem(suite, study.folder(suite))
         problem.metric()
-        dataset = _divide(problem, prepared)
+        dataset = _divide(problem, prepared, study.ranks)
         if not suite.model.source:  # before its numbers take memory
             _require_memory(study, suite, _count(problem, dataset), dataset)
         if suite.sources or suite.task:
@@ -64,13 +64,20 @@ def try_out(study: Study, suite: Suite, prepared: Prepared) -> None:
         raise UserError(f"suite {suite.name}: {error}") from error
 
 
-def _divide(problem: Problem, prepared: Prepared) -> Dataset:
-    """Return the data, which can be divided as the suite says."""
+def _divide(problem: Problem, prepared: Prepared, ranks: tuple[int, ...]) -> Dataset:
+    """Return the data, which can be divided as the suite says, at each of the world sizes."""
     from bench_apts.suites import data
+    from bench_apts.suites.generated import skew
 
     suite, dataset = problem.suite, data.load(prepared.folder)
+    targets = dataset.train_targets
     if dataset.validation_targets is None:
-        data.rows(dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
+        train, _ = data.rows(dataset, suite.data.validation, suite.data.name,
+                             problem.task.contiguous)
+        targets = targets[train] if suite.data.partition else targets
+    if partition := suite.data.partition:
+        for number in ranks:
+            skew.owners(targets, number, partition.concentration)
     if suite.data.augment:
         _require_images(dataset, suite.data.augment)
     if suite.memory_format == "channels_last" and len(dataset.input_shape) != 3:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from bench_apts import micro
 from bench_apts.conformance.replicas import align_buffers
 from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.errors import UserError
 from bench_apts.optimizers.schedule import cosine
+from bench_apts.randomness import Redraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,13 +90,15 @@ class DataParallelStepper:
             group["lr"] = peak * factor
         losses: list[torch.Tensor] = []
 
+        redraw = Redraw(self.world.device) if self.closure else None
+
         def evaluate() -> torch.Tensor:
+            if redraw and losses:
+                redraw.again()
             for each in self.optimizers:
                 each.zero_grad()
             with torch.enable_grad():
-                loss = self.loss(self.model(batch.inputs), batch.targets)
-                loss.backward()
-            losses.append(loss.detach())
+                losses.append(self._gradient(batch))
             return losses[-1]
 
         def closure() -> torch.Tensor:
@@ -116,9 +121,29 @@ class DataParallelStepper:
         if not losses:
             raise UserError(f"{type(self.optimizer).__name__}.step(closure) never called the "
                             "closure that it requires")
-        passes = len(losses)
-        self.taken += passes
-        return StepReport(losses[0], passes * len(batch.targets), passes, passes)
+        self.taken += len(losses)
+        passes = len(losses) * micro.count(len(batch.targets), self.world.micro_batch)
+        return StepReport(losses[0], len(losses) * len(batch.targets), passes, passes)
+
+    def _gradient(self, batch: Batch) -> torch.Tensor:
+        """Add the gradient of a batch, averaged over ranks, and return this rank's mean loss."""
+        parts = micro.parts(batch, self.world.micro_batch)
+        if len(parts) == 1:
+            return self._part(batch)
+        # Only the last part has DistributedDataParallel send, all parts' gradients together.
+        replicated = self.model if isinstance(self.model, DistributedDataParallel) else None
+        with replicated.no_sync() if replicated else nullcontext():
+            losses = [self._part(*part) for part in parts[:-1]]
+        losses.append(self._part(*parts[-1]))
+        return torch.stack(losses).sum()
+
+    def _part(self, part: Batch, share: float = 1.0) -> torch.Tensor:
+        loss: Any = self.loss(self.model(part.inputs), part.targets)
+        if share != 1:
+            loss = loss * share
+        loss.backward()
+        found: torch.Tensor = loss.detach()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of weights, buffers, optimizer state and the count of minibatches."""
@@ -136,15 +161,21 @@ class DataParallelStepper:
             each.load_state_dict(saved)
         self.taken = state["taken"]
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The bare module."""
+        model = self.model
+        found: torch.nn.Module = (
+            model.module if isinstance(model, DistributedDataParallel) else model)
+        return found
+
     def evaluation_model(self) -> torch.nn.Module:
         """Return the bare module; all ranks then have the buffers of rank 0.
 
         DistributedDataParallel would broadcast them before each forward pass.
         """
-        module: torch.nn.Module = (
-            self.model.module if isinstance(self.model, DistributedDataParallel) else self.model)
-        align_buffers(module)
-        return module
+        align_buffers(self.module)
+        return self.module
 
 
 def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:

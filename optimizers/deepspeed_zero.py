@@ -31,14 +31,19 @@ class ZeroStepper:
     ) -> None:
         import deepspeed
 
+        from bench_apts import micro
+
         if world.device.type == "cpu":
             # Its shared-memory op takes minutes to compile, and ZeRO does not use it.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             os.environ.pop("LOCAL_SIZE", None)
         deepspeed.init_distributed(verbose=False)
+        share, self.most = world.batch_size // world.size, world.micro_batch
+        parts = micro.count(share, self.most)
         self.optimizer = adamw(model.parameters(), values)
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
-            "train_micro_batch_size_per_gpu": world.batch_size // world.size,
+            "train_micro_batch_size_per_gpu": math.ceil(share / parts),
+            "gradient_accumulation_steps": parts,
             "zero_optimization": {"stage": stage},
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it
@@ -48,14 +53,23 @@ class ZeroStepper:
         self.taken = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One forward and backward pass and one step of the partitioned AdamW."""
+        """One forward and backward pass of each micro-batch and one step of the AdamW."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.peak * cosine(self.taken, self.steps)
-        loss = self.loss(self.engine(batch.inputs), batch.targets)
-        self.engine.backward(loss)
-        self.engine.step()
+        from bench_apts import micro
+
+        parts = micro.parts(batch, self.most)
+        losses = []
+        for part, share in parts:
+            loss = self.loss(self.engine(part.inputs), part.targets)
+            if len(parts) > 1:
+                loss = loss * share
+            losses.append(loss.detach())
+            # The engine divides by the number of micro-batches, and steps at the last one.
+            self.engine.backward(loss * len(parts) if len(parts) > 1 else loss)
+            self.engine.step()
         self.taken += 1
-        return StepReport(loss.detach(), len(batch.targets), 1, 1)
+        return StepReport(sum(losses[1:], losses[0]), len(batch.targets), len(parts), len(parts))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of the full weights, the buffers and this rank's optimizer state."""

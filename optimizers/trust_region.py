@@ -89,11 +89,12 @@ class TrustRegionStepper:
     """Steps an ``APTS`` on this rank's share of each minibatch."""
 
     def __init__(
-        self, model: torch.nn.Module, loss: Loss, variant: str, settings: Mapping[str, Any]
+        self, model: torch.nn.Module, loss: Loss, world: World, variant: str,
+        settings: Mapping[str, Any],
     ) -> None:
         from bench_apts.optimizers.apts import APTS
 
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.world = model, loss, world
         # The published method needs means alone: all shards of the harness are equal.
         self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
@@ -102,24 +103,48 @@ class TrustRegionStepper:
 
     def step(self, batch: Batch) -> StepReport:
         """One step of the method; all its passes are over the same share."""
+        from bench_apts import micro
+        from bench_apts.randomness import Redraw
+
+        parts = micro.parts(batch, self.world.micro_batch)
+        # A ratio of reductions compares losses of one network: dropout masks must not change.
+        redraw, passed = Redraw(self.world.device), False
 
         def closure(backward: bool) -> torch.Tensor:
-            output = self.model(batch.inputs)
-            losses = self.loss(output, batch.targets, reduction=self.reduction)
-            if backward:
-                losses.mean().backward()
-            values: torch.Tensor = losses.detach()
-            return values
+            nonlocal passed
+            if passed:
+                redraw.again()
+            passed = True
+            return self._losses(parts, backward)
 
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
         self.local_passes += last["local_passes"]
         shown = {name: last[name] for name in SHOWN if name in last}
         return StepReport(
-            loss, last["forwards"] * len(batch.targets), last["forwards"], last["backwards"],
-            agreed=last.get("agreed", True),
+            loss, last["forwards"] * len(batch.targets), last["forwards"] * len(parts),
+            last["backwards"] * len(parts), agreed=last.get("agreed", True),
             diagnostics=shown | {"judged": "accepted" in last,
                                  "local_passes": self.local_passes})
+
+    def _losses(self, parts: list[tuple[Batch, float]], backward: bool) -> torch.Tensor:
+        """Return the losses of all parts of a batch, and add the gradient of their mean."""
+        import torch
+
+        found: list[torch.Tensor] = []
+        for part, share in parts:
+            output = self.model(part.inputs)
+            losses = self.loss(output, part.targets, reduction=self.reduction)
+            if backward:
+                mean = losses.mean()
+                (mean if len(parts) == 1 else mean * share).backward()
+            found.append(losses.detach())
+        if len(found) == 1:
+            return found[0]
+        if self.reduction == "none":
+            return torch.cat(found)
+        shares = torch.tensor([share for _, share in parts], device=found[0].device)
+        return torch.stack(found) @ shares.to(found[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of weights, buffers and the optimizer's state."""
@@ -146,7 +171,7 @@ def _paper(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, **fixed: Any
 ) -> Stepper:
     settings = {key: value for key, value in values.items() if key not in HARNESS}
-    return TrustRegionStepper(model, loss, "paper", settings | fixed)
+    return TrustRegionStepper(model, loss, world, "paper", settings | fixed)
 
 
 def _sampling(values: Mapping[str, Any]) -> Sampling:
@@ -159,7 +184,7 @@ def stochastic(
     """Builds APTS-S; ``values`` are those of ``STOCHASTIC``."""
     settings = {key: value for key, value in values.items() if key not in ("minibatch", "pooled")}
     settings["samples"] = max(1, world.budget_samples // world.size)
-    return TrustRegionStepper(model, loss, "stochastic", settings)
+    return TrustRegionStepper(model, loss, world, "stochastic", settings)
 
 
 def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:

@@ -59,16 +59,31 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
 """What may follow the last layer. Cross-entropy of log-probabilities is that of the logits; with
 the sigmoid before them ten classes cannot get below log(1 + 9/e) = 1.4612."""
 
+class SquaredReLU(nn.Module):
+    """The square of ReLU (So et al. 2021, arXiv 2109.08668)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return max(x, 0) squared."""
+        return x.relu().square()
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU,
+    "relu-squared": SquaredReLU,
 }
+
+VECTOR_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm, "rms": lambda width: nn.RMSNorm(width, eps=1e-6),
+}
+"""Normalisations of the last dimension, of ``width`` numbers."""
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(math.gcd(channels, 8), channels),
+    "none": lambda channels: nn.Identity(),
 }
-"""Normalisations of ``channels`` channels, with as many parameters each. A GroupNorm of eight
-groups takes its statistics from one sample and keeps none."""
+"""Normalisations of ``channels`` channels, with as many parameters each but for ``none``. A
+GroupNorm of eight groups takes its statistics from one sample and keeps none."""
 
 
 def mlp(
@@ -77,10 +92,15 @@ def mlp(
     hidden: Sequence[int] = (64, 32),
     output: str = "logits",
     activation: str = "relu",
+    norm: str = "none",
 ) -> nn.Module:
-    """Fully connected layers of widths ``hidden``, each with ``activation``, then ``output``."""
-    ends = _choice("output of model 'mlp'", output, OUTPUTS)
-    activate = _choice("activation of model 'mlp'", activation, ACTIVATIONS)
+    """Fully connected layers of widths ``hidden``, each with ``activation``, then ``output``.
+
+    With a ``norm`` each layer is normalised before its activation.
+    """
+    ends = choice("output of model 'mlp'", output, OUTPUTS)
+    activate = choice("activation of model 'mlp'", activation, ACTIVATIONS)
+    normalise = choice("norm of model 'mlp'", norm, {"none": None, **VECTOR_NORMS})
     if not isinstance(hidden, Sequence) or not all(
         type(width) is int and width > 0 for width in hidden
     ):
@@ -88,26 +108,29 @@ def mlp(
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), activate()]
+        layers += [nn.Linear(fan_in, fan_out), *([normalise(fan_out)] if normalise else []),
+                   activate()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes),
                          *(make() for make in ends))
 
 
-def cnn_small(input_shape: Shape, classes: int) -> nn.Module:
+def cnn_small(input_shape: Shape, classes: int, activation: str = "relu") -> nn.Module:
     """Convolutions 5x5 of 8 and 16 channels, each with 2x2 max-pooling, then 64 units."""
+    activate = choice("activation of model 'cnn-small'", activation, ACTIVATIONS)
     # Pooling first gives the same values as ReLU first, on a quarter of the elements.
-    return _classifier("cnn-small", input_shape, classes, [
-        nn.Conv2d(_channels("cnn-small", input_shape), 8, 5), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), nn.ReLU(),
+    return _classifier("cnn-small", input_shape, classes, activate, [
+        nn.Conv2d(_channels("cnn-small", input_shape), 8, 5), nn.MaxPool2d(2), activate(),
+        nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), activate(),
     ])
 
 
-def cnn(input_shape: Shape, classes: int) -> nn.Module:
+def cnn(input_shape: Shape, classes: int, activation: str = "relu") -> nn.Module:
     """Convolutions to 24 (5x5, stride 2), 48 (3x3, stride 2) and 64 channels, then 64 units."""
-    return _classifier("cnn", input_shape, classes, [
-        nn.Conv2d(_channels("cnn", input_shape), 24, 5, stride=2, padding=2), nn.ReLU(),
-        nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(),
+    activate = choice("activation of model 'cnn'", activation, ACTIVATIONS)
+    return _classifier("cnn", input_shape, classes, activate, [
+        nn.Conv2d(_channels("cnn", input_shape), 24, 5, stride=2, padding=2), activate(),
+        nn.Conv2d(24, 48, 3, stride=2, padding=1), activate(),
+        nn.Conv2d(48, 64, 3, padding=1), activate(),
         nn.AvgPool2d(2),
     ])
 
@@ -119,13 +142,14 @@ def resnet(
     width: int = 16,
     stride: int = 1,
     norm: str = "batch",
+    activation: str = "relu",
 ) -> nn.Module:
     """The residual network for small images of He et al., arXiv 1512.03385, section 4.2.
 
     A 3x3 stem of the given stride, then stages of ``blocks`` blocks of two 3x3 convolutions, each
     followed by the normalisation ``norm``; each stage but the first halves the resolution and
     doubles the width. Where shapes change, the shortcut is a 1x1 convolution. (1, 1, 1) is
-    ResNet-8, (3, 3, 3) ResNet-20.
+    ResNet-8, (3, 3, 3) ResNet-20. ``activation`` takes the place of ReLU.
     """
     from torchvision.models.resnet import BasicBlock  # slow to import, and rarely used
 
@@ -136,10 +160,12 @@ def resnet(
     if len(blocks) > 16 or sum(blocks) > 1_000:
         raise UserError(f"model 'resnet': {len(blocks):,} stages of {sum(blocks):,} blocks; at "
                         "most 16 and 1,000")
-    normalise = _choice("norm of model 'resnet'", norm, NORMS)
+    normalise = choice("norm of model 'resnet'", norm, NORMS)
+    activate = choice("activation of model 'resnet'", activation, ACTIVATIONS)
+    other = activation != "relu"  # torchvision's blocks have it in place, which spares memory
     channels = _channels("resnet", input_shape)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
-                               normalise(width), nn.ReLU(inplace=True)]
+                               normalise(width), activate() if other else nn.ReLU(inplace=True)]
     before = width
     for stage, depth in enumerate(blocks):
         after = width << stage
@@ -149,7 +175,10 @@ def resnet(
             if before != after:
                 shortcut = nn.Sequential(
                     nn.Conv2d(before, after, 1, step, bias=False), normalise(after))
-            layers.append(BasicBlock(before, after, step, shortcut, norm_layer=normalise))
+            block = BasicBlock(before, after, step, shortcut, norm_layer=normalise)
+            if other:
+                block.relu = activate()
+            layers.append(block)
             before = after
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(before, classes))
@@ -176,7 +205,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _choice(kind: str, name: object, known: Mapping[str, Choice]) -> Choice:
+def choice(kind: str, name: object, known: Mapping[str, Choice]) -> Choice:
     """Return what ``known`` has under a name, which may be any value that TOML can hold."""
     if not isinstance(name, str) or name not in known:
         raise unknown(kind, str(name), known)
@@ -191,7 +220,8 @@ def _channels(name: str, input_shape: Shape) -> int:
 
 
 def _classifier(
-    name: str, input_shape: Shape, classes: int, features: list[nn.Module]
+    name: str, input_shape: Shape, classes: int, activate: Callable[[], nn.Module],
+    features: list[nn.Module],
 ) -> nn.Module:
     """Appends the two linear layers, whose width depends on what the features leave over."""
     body = nn.Sequential(*features, nn.Flatten())
@@ -201,4 +231,4 @@ def _classifier(
     except RuntimeError as error:
         raise UserError(f"model '{name}' cannot take inputs of the shape {input_shape}: they "
                         "are too small for its convolutions") from error
-    return nn.Sequential(*body, nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, classes))
+    return nn.Sequential(*body, nn.Linear(width, 64), activate(), nn.Linear(64, classes))

@@ -67,7 +67,8 @@ def test_random_numbers_go_on_where_they_were(folder, make_trial, plugin):
         "self.steps == 1 and (random.seed(0), numpy.random.seed(0)); "
         "batch = batch._replace(inputs=batch.inputs * (torch.rand(()) + random.random() "
         "+ numpy.random.rand()))"))
-    check(folder, make_trial(str(path), 1, OVERRIDES), 77)
+    noisy = 'suite.model={source="mechanics_models:Noisy"}'
+    check(folder, make_trial(str(path), 1, (*OVERRIDES, noisy)), 77)
 
 
 def test_what_a_killed_trial_did_after_its_checkpoint_is_not_on_record(folder, make_trial):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench_apts import registry
+from bench_apts.conformance.observer import missing_methods
 from bench_apts.contract import (
     Backend,
     Choice,
@@ -14,7 +15,6 @@ from bench_apts.contract import (
     LogUniform,
     Sampling,
     Uniform,
-    missing_methods,
 )
 from bench_apts.errors import UserError
 

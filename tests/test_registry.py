@@ -5,31 +5,29 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench_apts import registry
+from bench_apts import offers, registry
 from bench_apts.errors import UserError
 
 
 @pytest.fixture
 def installed(monkeypatch):
     """Lets tests install entry points beside the real ones."""
-    real = registry.entry_points
+    real = offers.entry_points
 
     def install(*entries):
-        monkeypatch.setattr(registry, "entry_points", lambda group: [
+        monkeypatch.setattr(offers, "entry_points", lambda group: [
             *real(group=group), *(e for e in entries if e.group == group)])
-        registry._entries.cache_clear()
-        registry._suite_files.cache_clear()
+        registry.forget()
 
     yield install
     monkeypatch.undo()
-    registry._entries.cache_clear()
-    registry._suite_files.cache_clear()
+    registry.forget()
 
 
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"unknown optimizer 'adm'; did you mean adam or nadamw\?"):
         registry.optimizer("adm")
-    with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean digits\?"):
+    with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean digits"):
         registry.suite("digit")
     with pytest.raises(UserError, match=r"unknown suite 'qqqq'\. Known: .*digits"):
         registry.suite("qqqq")
@@ -144,4 +142,4 @@ def test_built_in_names_say_so():
     assert registry.optimizer("sgd").origin == "built in"
     assert registry.suite_origin("digits") == "built in"
     entry = SimpleNamespace(dist=None)
-    assert registry._origin(entry) == "unknown"
+    assert offers.distribution(entry) == "unknown"

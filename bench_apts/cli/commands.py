@@ -15,16 +15,19 @@ import typer
 
 from bench_apts import __version__
 from bench_apts.cli import (
+    calibrate,
     check,
     compare,
     cost,
     info,
     list_,
     merge,
+    new,
     project,
     report,
     run,
     slurm,
+    test,
     track,
     tune,
 )
@@ -46,6 +49,10 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("tune")(tune.command)
+app.command("new", short_help="Write a small suite that runs, to be changed.")(new.command)
+app.command("calibrate")(calibrate.command)
+app.command("test", short_help="Test a suite: data, loss, target and two steps at N = 1 and 2.")(
+    test.command)
 app.command("list")(list_.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
@@ -55,7 +62,7 @@ app.command("compare")(compare.command)
 app.command("merge")(merge.command)
 app.command("project")(project.command)
 app.command("cost")(cost.command)
-app.command("track")(track.command)
+app.command("track", short_help="Measure this commit with asv.")(track.command)
 app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 
 

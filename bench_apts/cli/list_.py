@@ -15,16 +15,17 @@ class What(StrEnum):
 
     suites = "suites"
     optimizers = "optimizers"
+    tasks = "tasks"
 
 
 def command(
-    what: Annotated[What | None, Argument(help="Only the suites or only the optimizers.")] = None,
+    what: Annotated[What | None, Argument(help="Only these.")] = None,
 ) -> None:
-    """List suites and optimizers, and what is unavailable here."""
+    """List suites, optimizers and tasks, and which are unavailable."""
     from rich.table import Table
 
     console = terminal.console()
-    for kind, rows in (("suites", _suites), ("optimizers", _optimizers)):
+    for kind, rows in (("suites", _suites), ("optimizers", _optimizers), ("tasks", _tasks)):
         if what is None or what.value == kind:
             table = Table("name", "origin", "summary", title=kind, title_justify="left", box=None)
             for row in rows():
@@ -34,9 +35,18 @@ def command(
 
 def _suites() -> list[tuple[str, str, str]]:
     from bench_apts import registry
+    from bench_apts.errors import UserError
 
-    return [(name, registry.suite_origin(name), registry.suite(name).summary)
-            for name in registry.suite_names()]
+    rows = []
+    for suite in registry.suite_names():
+        try:
+            found = [(name, registry.suite(name).summary)
+                     for name in (suite, *registry.variant_names(suite))]
+        except UserError as error:  # somebody's file is broken; the others are not
+            found = [(suite, f"unavailable ({error})")]
+        rows += [(name, registry.suite_origin(name), summary) for name, summary in found]
+    return rows + [(entry, origin, f"unavailable ({reason})")
+                   for entry, origin, reason in registry.unavailable_suites()]
 
 
 def _optimizers() -> list[tuple[str, str, str]]:
@@ -53,4 +63,18 @@ def _optimizers() -> list[tuple[str, str, str]]:
         reason = plugin.backend.unavailable()
         summary = plugin.backend.summary + (", tuning-free" if plugin.backend.tuning_free else "")
         rows.append((name, plugin.origin, f"unavailable ({reason})" if reason else summary))
+    return rows
+
+
+def _tasks() -> list[tuple[str, str, str]]:
+    from bench_apts.errors import UserError
+    from bench_apts.tasks import installed
+
+    rows = []
+    for name in installed.names():
+        try:
+            summary = (installed.load(name).value.__doc__ or "").strip().partition("\n")[0]
+        except UserError as error:
+            summary = f"unavailable ({error})"
+        rows.append((name, installed.origin(name), summary))
     return rows

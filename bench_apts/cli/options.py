@@ -10,8 +10,9 @@ from typer import Option
 from bench_apts.spec import Pruner, Sampler, Space
 
 Suites = Annotated[list[str] | None, Option(
-    "--suite", metavar="NAME|FILE", help="Suite by name or TOML file; repeatable.  "
-                                         "[default: digits]", show_default=False)]
+    "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
+                                         "NAME@VARIANT; repeatable.  [default: digits]",
+    show_default=False)]
 Gpus = Annotated[str | None, Option(
     metavar="N,N,…", help="World sizes, for instance 1,2,4,8. Without GPUs each rank is a process "
                           "on the CPU.  [default: 1 and all GPUs, or all cores]",

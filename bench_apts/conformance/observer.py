@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.conformance import replicas
+from bench_apts.conformance.offered import Offered
 from bench_apts.conformance.step_report import ReportCheck
 from bench_apts.conformance.stretch import Stretch
-from bench_apts.contract import missing_methods
 from bench_apts.errors import ContractError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
     from bench_apts.spec import Suite
+
 
 class Observer:
     """Runs one stepper on this rank and counts what it does.
@@ -87,15 +88,26 @@ class Observer:
             self.steps_s += self._stretch.close()
             self._stretch = None
 
-    def evaluation_model(self) -> tuple[torch.nn.Module, Passes]:
+    def evaluation_model(
+        self, batches: Iterator[Batch], most: int
+    ) -> tuple[torch.nn.Module, Passes]:
         """Return the module to evaluate, and the passes that the stepper made to provide it.
 
+        Args:
+            batches: Training minibatches for ``prepare_for_eval``, where the stepper has it.
+            most: How many of them it may draw.
+
         Raises:
-            ContractError: It is not a module, or the model's weights changed without the backend
-                saying that they may.
+            ContractError: It is not a module, the model's weights changed without the backend
+                saying that they may, or too many minibatches were drawn.
         """
         before = replicas.fingerprint(self._parameters)
         since = self.passes.copy()
+        offered = Offered(batches, most)
+        prepare = getattr(self.stepper, "prepare_for_eval", None)
+        if prepare is not None:
+            prepare(offered)
+        offered.close()
         module = self.stepper.evaluation_model()
         if not isinstance(module, torch.nn.Module):
             raise ContractError(f"evaluation_model() returned a {type(module).__name__}; a "
@@ -103,10 +115,11 @@ class Observer:
         moved = replicas.fingerprint(self._parameters) != before
         if moved and not self._moves_weights:
             raise ContractError(
-                "evaluation_model() changed the weights of the model: train in step(), or, for a "
-                "method that is evaluated at other weights, set Backend.moves_weights; what it "
-                "does there is billed to it")
+                "evaluation_model() or prepare_for_eval() changed the weights of the model: train "
+                "in step(), or, for a method that is evaluated at other weights, set "
+                "Backend.moves_weights; what it does there is billed to it")
         made = self.passes.since(since)
+        made.samples = max(made.samples, offered.samples)
         self._evaluated += made.samples
         return module, made
 
@@ -163,3 +176,8 @@ class Observer:
         self._agreed_at, self._longest = state["agreed_at"], state["longest"]
         self.passes.resume(state["passes"])
 
+
+def missing_methods(stepper: object) -> list[str]:
+    """Return the names of the methods of ``Stepper`` that an object lacks, in their order."""
+    return [name for name in ("step", "state_dict", "load_state_dict", "evaluation_model")
+            if not callable(getattr(stepper, name, None))]

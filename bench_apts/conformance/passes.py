@@ -37,7 +37,7 @@ class Passes:
 
     def watch(self, parameter: torch.nn.Parameter) -> None:
         """Count how often a gradient reaches a parameter, too."""
-        parameter.register_hook(self._count_at_parameter)
+        parameter.register_hook(self._count_at_parameter)  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
         """Count backward passes by the watched parameter, if it was reached as often so far.

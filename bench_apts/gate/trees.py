@@ -118,8 +118,9 @@ def head(top: Path, folder: Path) -> Tree:
 
 def suite(tree: Tree, name: str) -> str:
     """Returns the file of a built-in suite, for all trees to train the same; else the name."""
-    file = tree.root / "bench_apts" / "suites" / f"{name}.toml"
-    return str(file) if file.is_file() else name
+    known, at, variant = name.partition("@")
+    file = tree.root / "bench_apts" / "suites" / f"{known}.toml"
+    return f"{file}{at}{variant}" if file.is_file() else name
 
 
 def _laid_out(name: str, told: str, source: Path, folder: Path) -> Tree:

@@ -66,18 +66,36 @@ def ratios(costs: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
     return dict(zip(costs, found, strict=True))
 
 
-def area_score(ratio: Sequence[float] | Floats, r_max: float = R_MAX) -> float:
+def area_score(ratio: Sequence[float] | Floats, r_max: float = R_MAX,
+               problems: Sequence[str] | None = None) -> float:
     """Exact area score of a profile, ``mean max(0, r_max − r)/(r_max − 1)``.
+
+    Args:
+        ratio: As ``ratios`` returns it, of one optimizer.
+        r_max: Where the area ends.
+        problems: As in ``performance_profiles``.
 
     Raises:
         ValueError: ``r_max`` is not above 1.
     """
     if not r_max > 1:
         raise ValueError(f"r_max must be above 1, got {r_max}")
-    return float(_areas(np.asarray(ratio, dtype=np.float64), r_max).mean())
+    return shared(_areas(np.asarray(ratio, dtype=np.float64), r_max), problems)
 
 
-def performance_profiles(costs: Mapping[str, Sequence[float]], *, r_max: float = R_MAX,
+def shared(values: Sequence[float] | Floats, problems: Sequence[str] | None = None) -> float:
+    """Return the mean of values over problems, each of which has the mean of its cases.
+
+    Args:
+        values: One for each case, shape ``(cases,)``.
+        problems: As in ``performance_profiles``.
+    """
+    found: Floats = np.asarray(values, dtype=np.float64)
+    return float((found if problems is None else _weights(problems, len(found)) @ found).mean())
+
+
+def performance_profiles(costs: Mapping[str, Sequence[float]],
+                         problems: Sequence[str] | None = None, *, r_max: float = R_MAX,
                          confidence: float = 0.95, resamples: int = RESAMPLES,
                          seed: int = SEED) -> dict[str, Profile]:
     """Performance profiles with bands from resampling the problems.
@@ -86,7 +104,10 @@ def performance_profiles(costs: Mapping[str, Sequence[float]], *, r_max: float =
     two optimizers, only the best one's place is safe to read off.
 
     Args:
-        costs: As in ``ratios``.
+        costs: As in ``ratios``, for each case.
+        problems: The problem that each case belongs to, shape ``(cases,)``: cases of one problem,
+            such as one suite at several N, have the weight of one together and are resampled
+            together. Without it each is a problem of its own.
         r_max: Where the area ends.
         confidence: Nominal coverage of bands, at each point for itself.
         resamples: Number of resamples.
@@ -97,22 +118,23 @@ def performance_profiles(costs: Mapping[str, Sequence[float]], *, r_max: float =
             the table. Or as in ``ratios`` and ``area_score``.
     """
     found = ratios(costs)
-    problems = len(next(iter(found.values())))
-    if problems < MIN_PROBLEMS:
+    weights = _weights(problems, len(next(iter(found.values()))))
+    number = len(weights)
+    if number < MIN_PROBLEMS:
         raise ValueError(
-            f"a performance profile needs {MIN_PROBLEMS} problems, got {problems}: show the table")
+            f"a performance profile needs {MIN_PROBLEMS} problems, got {number}: show the table")
     every = np.concatenate([*found.values(), [1.0, r_max]])
     at = np.unique(every[every <= r_max])
-    drawn = np.random.default_rng(seed).integers(0, problems, size=(resamples, problems))
+    drawn = np.random.default_rng(seed).integers(0, number, size=(resamples, number))
     profiles = {}
     for name, ratio in found.items():
-        solved = ratio[:, None] <= at
+        solved = weights @ (ratio[:, None] <= at)
         bands = [percentiles(column, confidence) for column in solved[drawn].mean(axis=1).T]
         profiles[name] = Profile(
             tuple(at.tolist()), tuple(solved.mean(axis=0).tolist()),
             tuple(band.low for band in bands), tuple(band.high for band in bands),
-            area_score(ratio, r_max),
-            percentiles(_areas(ratio, r_max)[drawn].mean(axis=1), confidence))
+            area_score(ratio, r_max, problems),
+            percentiles((weights @ _areas(ratio, r_max))[drawn].mean(axis=1), confidence))
     return profiles
 
 
@@ -140,3 +162,15 @@ def data_profile(restarts: Sequence[Floats], at: Sequence[float]) -> Floats:
 def _areas(ratio: Floats, r_max: float) -> Floats:
     found: Floats = np.maximum(0.0, r_max - ratio) / (r_max - 1.0)
     return found
+
+
+def _weights(problems: Sequence[str] | None, cases: int) -> Floats:
+    """Return the matrix ``(problems, cases)`` that makes each problem the mean of its cases."""
+    if problems is None:
+        return np.eye(cases)
+    if len(problems) != cases:
+        raise ValueError(f"{cases} cases need the problem of each, got {len(problems)}")
+    names = list(dict.fromkeys(problems))
+    member: Floats = np.array([[name == each for each in problems] for name in names], np.float64)
+    weighted: Floats = member / member.sum(axis=1, keepdims=True)
+    return weighted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,11 +62,19 @@ class ByName(torch.nn.Module):
         return self.network(**inputs)
 
 
-def trained(network: torch.nn.Module, task: Task) -> tuple[torch.nn.Module, Loss]:
-    """Return the module that optimizers train, and the loss that reduces what it returns."""
-    if isinstance(task, OutputTask):
-        return network, task.loss
-    return LossModule(network, task), _reduce
+def trained(
+    network: torch.nn.Module, task: Task, scale: float = 1.0
+) -> tuple[torch.nn.Module, Loss]:
+    """Return the module that optimizers train, and the loss that reduces what it returns.
+
+    Args:
+        network: The suite's.
+        task: Its task.
+        scale: Factor on the loss.
+    """
+    module, loss = ((network, task.loss) if isinstance(task, OutputTask)
+                    else (LossModule(network, task), _reduce))
+    return module, loss if scale == 1 else functools.partial(_scaled, loss, scale)
 
 
 def handed(task: Task, batch: Batch) -> Batch:
@@ -99,6 +108,13 @@ def _stacked(task: Task, found: Any, device: torch.device) -> torch.Tensor:
         rows.append(torch.stack([torch.as_tensor(number, device=device).detach().double()
                                  for number in (total, count)]))
     return torch.stack(rows)
+
+
+def _scaled(
+    loss: Loss, scale: float, output: Any, targets: torch.Tensor, reduction: str = "mean"
+) -> torch.Tensor:
+    scaled: torch.Tensor = scale * loss(output, targets, reduction=reduction)
+    return scaled
 
 
 def _reduce(losses: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

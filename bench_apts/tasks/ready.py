@@ -46,6 +46,10 @@ class Classification(OutputTask):
             raise ValueError(f"label {int(targets.min())} is out of range: classes are numbered "
                              "from 0")
 
+    def chance(self, targets: torch.Tensor) -> float:
+        """Return the accuracy of always answering the most frequent class."""
+        return float(targets.bincount().max()) / len(targets)
+
 
 class Regression(OutputTask):
     """Numbers per sample: outputs and targets ``(b,)`` or ``(b, …)``.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from bench_apts.spec import Target
+
     from ..cells import Cell, Group
     from ..context import Context
     from ..drawing.style import Look
@@ -77,6 +79,9 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
     log = max(most) > _SPREAD * min(most)
     drawing, axes = panel(4.9, 3.0)
     axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    floor = _floor(target, limits)
+    if floor is not None:
+        axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
     for course in found:
         look = context.looks[course.label]
         draw(axes, course, column, _METRIC, look, positive=log)
@@ -99,7 +104,9 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
     return finish(
         drawing, f"{context.prefix}-n{group.ranks}-{target.metric}-{against.slug}",
         f"{group.suite.name}, N = {group.ranks}: validation {target.metric} against "
-        f"{against.words}", _caption(group, against, found, step, limits), shown,
+        f"{against.words}", _caption(group, against, found, step, limits)
+        + ("" if floor is None else f" Dotted: {units.metric(target, target.metric, floor)}, the "
+           "best that any model can expect."), shown,
         basis=basis.seeds(context, [group]), data=table)
 
 
@@ -156,8 +163,17 @@ def _limits(group: Group, found: Sequence[Course]) -> tuple[float, float]:
     else:
         top = min(values.max(), 3 * target.value)
         low = min(values.min(), target.value)
+    if isinstance(target.floor, float):
+        low, top = min(low, target.floor), max(top, target.floor)
     room = 0.06 * ((top - low) or 1.0)
     return float(low - room), float(top + room)
+
+
+def _floor(target: Target, limits: tuple[float, float]) -> float | None:
+    """Return the best value that any model can expect, if it is known and within the axis."""
+    low, high = limits
+    known = target.floor if isinstance(target.floor, float) else math.nan
+    return known if low <= known <= high else None
 
 
 def _accuracies(axes: Axes, limits: tuple[float, float]) -> None:

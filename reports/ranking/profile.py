@@ -1,11 +1,16 @@
-"""Performance profiles over the problems of a study, a problem being a suite at one N."""
+"""Performance profiles over the problems of a study.
+
+A problem is a suite, with its variants. Its cases, each N and each variant or target, have the
+weight of one problem together: they share data, network and task, and are no independent
+witnesses.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.stats.profiles import MIN_PROBLEMS, R_MAX, performance_profiles, ratios
+from bench_apts.stats.profiles import MIN_PROBLEMS, R_MAX, performance_profiles, ratios, shared
 
 from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
@@ -25,14 +30,28 @@ class Problems(NamedTuple):
     """What a profile is made of.
 
     Attributes:
-        names: A suite at one N each.
-        costs: Expected cost of each optimizer on each problem, infinite where it missed.
+        names: The cases: a suite or a variant at one N each.
+        suites: The problem that each case belongs to.
+        costs: Expected cost of each optimizer in each case, infinite where it missed.
         absent: Optimizers without trials on some of them, which a profile must leave out.
     """
 
     names: tuple[str, ...]
+    suites: tuple[str, ...]
     costs: dict[str, list[float]]
     absent: tuple[str, ...]
+
+    @property
+    def distinct(self) -> int:
+        """How many problems there are."""
+        return len(set(self.suites))
+
+    @property
+    def told(self) -> str:
+        """The number of problems and of their cases, in words."""
+        text = units.plural(self.distinct, "problem")
+        more = len(self.names) > self.distinct
+        return f"{text} in {units.plural(len(self.names), 'case')}" if more else text
 
 
 def problems(rankings: Sequence[Ranking]) -> Problems:
@@ -44,6 +63,7 @@ def problems(rankings: Sequence[Ranking]) -> Problems:
             costs.setdefault(rival.pool.cell.label, []).append(rival.pool.ert.cost)
     return Problems(
         tuple(f"{ranking.group.suite.name}, N = {ranking.group.ranks}" for ranking in tried),
+        tuple(ranking.group.suite.base for ranking in tried),
         {label: mine for label, mine in costs.items() if len(mine) == len(tried)},
         tuple(label for label, mine in costs.items() if len(mine) < len(tried)))
 
@@ -54,10 +74,11 @@ def table(found: Problems) -> Table | None:
         return None
     absent = (f" Left out, as they were not run on all: {units.listing(found.absent)}."
               if found.absent else "")
-    if len(found.names) >= MIN_PROBLEMS:
+    if found.distinct >= MIN_PROBLEMS:
         return _scores(found, absent)
-    needed = (f"Performance profiles need {MIN_PROBLEMS} problems (a suite at one N each); this "
-              f"study has {len(found.names)}, so here are the ratios themselves.")
+    needed = (f"Performance profiles need {MIN_PROBLEMS} problems (suites; several N, targets and "
+              f"variants of one are the same problem); this study has {found.distinct}, so here "
+              "are the ratios themselves.")
     return Table(
         "ratios", "Expected cost over that of the cheapest", needed + absent,
         (("Optimizer", ""), *((problem, "") for problem in found.names)),
@@ -76,12 +97,13 @@ def _ratio(problem: str, value: float) -> Value:
 
 def _scores(found: Problems, absent: str) -> Table:
     rows = []
-    profiles = performance_profiles(found.costs)
+    profiles = performance_profiles(found.costs, found.suites)
     for label, mine in ratios(found.costs).items():
         profile = profiles[label]
-        solved, first = float((mine < math.inf).mean()), float((mine == 1).mean())
+        solved, first = (shared(each.astype(float), found.suites)
+                         for each in (mine < math.inf, mine == 1))
         rows.append((
-            name(label, problems=len(mine)),
+            name(label, problems=found.distinct, cases=len(mine)),
             number(f"{profile.score:.3f}", units.between(
                 f"{profile.interval.low:.3f}", f"{profile.interval.high:.3f}"),
                 score=profile.score, score_low=profile.interval.low,
@@ -91,20 +113,21 @@ def _scores(found: Problems, absent: str) -> Table:
     rows.sort(key=lambda row: -float(row[1].numbers["score"] or 0.0))
     return Table(
         "profile", "Performance profiles: area scores",
-        f"Over {len(found.names)} problems, a suite at one N each: area below the profile up to "
+        f"Over {found.told}: area below the profile up to "
         f"a ratio of {R_MAX:g}, exactly mean max(0, {R_MAX:g} − ratio)/{R_MAX - 1:g}, with its "
-        "95 % interval from resampling problems; 1 is best. Adding or removing an optimizer may "
-        "reorder the others, and problems of one suite at several N are no independent "
-        f"witnesses.{absent}",
+        "95 % interval from resampling problems; 1 is best. A problem is a suite: its cases, at "
+        "several N, with several targets and in variants, share the weight of one and are "
+        "resampled together. Adding or removing an optimizer may reorder the others."
+        f"{absent}",
         (("Optimizer", ""), ("Score", ""), ("Cheapest", "of problems"),
          ("Reached it", "of problems")), tuple(rows))
 
 
 def figure(found: Problems, looks: Mapping[str, Look]) -> Figure | None:
     """Draws the profiles with their bands; None with fewer than 8 problems."""
-    if len(found.names) < MIN_PROBLEMS or not found.costs:
+    if found.distinct < MIN_PROBLEMS or not found.costs:
         return None
-    profiles = performance_profiles(found.costs)
+    profiles = performance_profiles(found.costs, found.suites)
     drawing, axes = panel(*SIZE)
     for label, profile in profiles.items():
         look = looks[label]
@@ -124,7 +147,7 @@ def figure(found: Problems, looks: Mapping[str, Look]) -> Figure | None:
         f"Largest area: {best}, score {score.score:.2f} (95 % interval {score.interval.low:.2f} "
         f"to {score.interval.high:.2f}). Bands: 95 % at each point, from resampling problems.",
         {label: looks[label] for label in profiles},
-        basis=f"n = {len(found.names)} problems: {'; '.join(found.names)}.",
+        basis=f"n = {found.told}: {'; '.join(found.names)}.",
         data=_points(profiles))
 
 

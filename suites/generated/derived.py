@@ -61,17 +61,20 @@ def noisy(
 def unbalanced(
     name: str = "digits",
     ratio: float = 20.0,
+    validation: int = 0,
     seed: int = 0,
     data_dir: Path | None = None,
     offline: bool = True,
 ) -> Splits:
     """Return a known data set whose training classes have unequal sizes, by ``longtail``.
 
-    The test split stays as it is, so that all classes count alike there.
+    The validation and the test split stay as they are, so that all classes count alike there.
 
     Args:
         name: The data set.
         ratio: The size of the first class over that of the last.
+        validation: How many training samples validate, chosen before others are left out by
+            ``data.split``; 0 for no such split.
         seed: Determines which training samples remain.
         data_dir: Where the user keeps data.
         offline: Whether a download is forbidden.
@@ -81,11 +84,17 @@ def unbalanced(
         split: ``baseline`` is that of always answering the first class, the largest one.
 
     Raises:
-        UserError: The data set is not there, or the ratio is less than 1.
+        UserError: The data set is not there, the ratio is less than 1, or ``validation`` leaves
+            nothing to train on.
     """
     known = data.load(data.prepare(name, data_dir, offline).folder)
-    kept = longtail(np.asarray(known.train_targets), ratio, seed)
+    left, held = np.arange(len(known.train_targets)), np.arange(0)
+    if validation:
+        left, held = data.split(known.train_targets, validation, name)
+    kept = left[longtail(np.asarray(known.train_targets[left]), ratio, seed)]
+    splits = {"train": kept, **({"validation": held} if validation else {})}
     return Splits({
-        "train": (known.train_inputs[kept], known.train_targets[kept]),
+        **{part: (known.train_inputs[rows], known.train_targets[rows])
+           for part, rows in splits.items()},
         "test": (np.asarray(known.test_inputs), np.asarray(known.test_targets)),
     }, None, float((known.test_targets == 0).mean()))

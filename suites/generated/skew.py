@@ -74,6 +74,23 @@ def _dirichlet(
     return np.array(order, np.int64)
 
 
+def owners(
+    targets: NDArray[np.int64], ranks: int, concentration: float = 0.0
+) -> NDArray[np.int64]:
+    """Return the rank of each sample, int64 (n,), as ``noniid`` divides them with seed 0.
+
+    Raises:
+        UserError: As ``noniid``, or the targets are not classes.
+    """
+    if targets.ndim != 1 or targets.dtype.kind not in "iu":
+        raise UserError("key 'data.partition': targets are not classes, integers of the shape "
+                        f"(n,), but {targets.dtype} of the shape {targets.shape}; leave it out")
+    result = np.empty(len(targets), np.int64)
+    for rank, shard in enumerate(noniid(targets, ranks, concentration)):
+        result[shard] = rank
+    return result
+
+
 def longtail(
     targets: NDArray[np.int64], ratio: float = 20.0, seed: int = 0
 ) -> NDArray[np.int64]:

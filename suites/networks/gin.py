@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from .. import models
 from ..sizes import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class GIN(nn.Module):
     """A graph isomorphism network; ``gin`` describes the arguments."""
 
-    def __init__(self, features: int, classes: int, width: int, layers: int) -> None:
+    def __init__(
+        self, features: int, classes: int, width: int, layers: int,
+        activate: Callable[[], nn.Module],
+    ) -> None:
         super().__init__()
         self.own = nn.Parameter(torch.zeros(layers))  # epsilon of the paper
         self.updates = nn.ModuleList(
-            nn.Sequential(nn.Linear(width if layer else features, width), nn.ReLU(),
-                          nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
+            nn.Sequential(nn.Linear(width if layer else features, width), activate(),
+                          nn.Linear(width, width), nn.LayerNorm(width), activate())
             for layer in range(layers))
         self.head = nn.Linear(layers * width, classes)
 
@@ -31,7 +40,9 @@ class GIN(nn.Module):
         return self.head(torch.cat(pooled, dim=-1))  # type: ignore[no-any-return]
 
 
-def gin(features: int, classes: int, width: int = 32, layers: int = 3) -> nn.Module:
+def gin(
+    features: int, classes: int, width: int = 32, layers: int = 3, activation: str = "relu"
+) -> nn.Module:
     """Return the network of Xu et al. 2019 (arXiv 1810.00826) for graphs of equal size.
 
     A layer adds up the vectors of a node, times 1 + epsilon, and of its neighbours, and applies
@@ -43,13 +54,15 @@ def gin(features: int, classes: int, width: int = 32, layers: int = 3) -> nn.Mod
         classes: The number of logits.
         width: The width of a node's vector.
         layers: The number of rounds of messages.
+        activation: One of ``models.ACTIVATIONS``.
 
     Returns:
         A module from graphs to logits (b, classes). Graphs are float (b, n, n + features): the
         adjacency matrices, and beside each row the features of its node.
 
     Raises:
-        UserError: A size is not a positive integer.
+        UserError: A size is not a positive integer, or the activation is unknown.
     """
     positive("model 'gin'", features=features, classes=classes, width=width, layers=layers)
-    return GIN(features, classes, width, layers)
+    activate = models.choice("activation of model 'gin'", activation, models.ACTIVATIONS)
+    return GIN(features, classes, width, layers, activate)

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 
 def mlp(
-    features: int, outputs: int, hidden: Sequence[int] = (128, 128), activation: str = "relu"
+    features: int,
+    outputs: int,
+    hidden: Sequence[int] = (128, 128),
+    activation: str = "relu",
+    norm: str = "none",
 ) -> nn.Module:
     """Return ``models.mlp`` for rows: from float (b, features) to (b, outputs)."""
     positive("model 'mlp'", features=features, outputs=outputs)
-    return models.mlp((features,), outputs, hidden, activation=activation)
+    return models.mlp((features,), outputs, hidden, activation=activation, norm=norm)
 
 
 class FTTransformer(nn.Module):

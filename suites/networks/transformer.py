@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from bench_apts.errors import UserError
 
+from .. import models
+from ..models import ACTIVATIONS, VECTOR_NORMS
 from ..sizes import divides, natural, positive
 
 if TYPE_CHECKING:
@@ -40,16 +42,20 @@ class Block(nn.Module):
     An expansion of 0 leaves out the feed-forward network.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool, expansion: int = 4) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool, expansion: int = 4,
+        activation: str = "gelu", norm: str = "layer",
+    ) -> None:
         super().__init__()
+        normalise, activate = VECTOR_NORMS[norm], ACTIVATIONS[activation]
         mixing = Attention(width, heads, causal)
-        self.attention = nn.Sequential(nn.LayerNorm(width), mixing)
+        self.attention = nn.Sequential(normalise(width), mixing)
         self.writing = [mixing.outer]  # the layers whose output is added to the residual stream
         self.feedforward = None
         if expansion:
             last = nn.Linear(expansion * width, width)
             self.feedforward = nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, expansion * width), nn.GELU(), last)
+                normalise(width), nn.Linear(width, expansion * width), activate(), last)
             self.writing.append(last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,14 +64,22 @@ class Block(nn.Module):
         return x if self.feedforward is None else x + self.feedforward(x)
 
 
-def blocks(depth: int, width: int, heads: int, causal: bool, expansion: int = 4) -> nn.Sequential:
-    """Return ``depth`` blocks and a last LayerNorm, initialised as in GPT-2.
+def blocks(
+    depth: int, width: int, heads: int, causal: bool, expansion: int = 4,
+    activation: str = "gelu", norm: str = "layer",
+) -> nn.Sequential:
+    """Return ``depth`` blocks and a last normalisation, initialised as in GPT-2.
 
     Matrices are normal with deviation 0.02, those that write into the residual stream divided by
     the square root of the number of such matrices; biases are 0.
+
+    Raises:
+        UserError: ``activation`` or ``norm`` is unknown.
     """
-    layers = [Block(width, heads, causal, expansion) for _ in range(depth)]
-    body = nn.Sequential(*layers, nn.LayerNorm(width))
+    models.choice("activation of a transformer", activation, ACTIVATIONS)
+    normalise = models.choice("norm of a transformer", norm, VECTOR_NORMS)
+    layers = [Block(width, heads, causal, expansion, activation, norm) for _ in range(depth)]
+    body = nn.Sequential(*layers, normalise(width))
     initialise(body)
     for layer in layers:
         for linear in layer.writing:
@@ -113,6 +127,8 @@ def gpt(
     heads: int = 4,
     expansion: int = 4,
     tied: bool = True,
+    activation: str = "gelu",
+    norm: str = "layer",
 ) -> nn.Module:
     """Return a transformer decoder in the manner of GPT-2, without dropout.
 
@@ -124,17 +140,21 @@ def gpt(
         heads: The number of heads, a divisor of the width.
         expansion: The width of the feed-forward networks over ``width``; 0 leaves them out.
         tied: Whether the head has the weights of the embedding.
+        activation: Of the feed-forward networks, one of ``models.ACTIVATIONS``.
+        norm: ``"layer"`` or ``"rms"``.
 
     Returns:
         A module from integers (b, t), t up to ``context``, to logits (b, t, vocabulary).
 
     Raises:
-        UserError: A size is not a positive integer, or ``heads`` does not divide ``width``.
+        UserError: A size is not a positive integer, ``heads`` does not divide ``width``, or
+            ``activation`` or ``norm`` is unknown.
     """
     positive("model 'gpt'", vocabulary=vocabulary, context=context, layers=layers)
     divides("model 'gpt'", width=width, heads=heads)
     natural("model 'gpt'", expansion=expansion)
-    body = blocks(layers, width, heads, causal=True, expansion=expansion)
+    body = blocks(layers, width, heads, causal=True, expansion=expansion, activation=activation,
+                  norm=norm)
     return GPT(vocabulary, context, body, width, tied)
 
 
@@ -173,6 +193,8 @@ def vit(
     width: int = 96,
     depth: int = 4,
     heads: int = 3,
+    activation: str = "gelu",
+    norm: str = "layer",
 ) -> nn.Module:
     """Return a vision transformer with learned positions and mean pooling, without dropout.
 
@@ -183,12 +205,15 @@ def vit(
         width: The width of the residual stream.
         depth: The number of blocks.
         heads: The number of heads, a divisor of the width.
+        activation: As of ``gpt``.
+        norm: As of ``gpt``.
 
     Returns:
         A module from float images (b, channels, height, width) to logits (b, classes).
 
     Raises:
-        UserError: A size is not a positive integer, or does not divide as it must.
+        UserError: A size is not a positive integer or does not divide as it must, or
+            ``activation`` or ``norm`` is unknown.
     """
     if len(image_shape) != 3:
         raise UserError(f"model 'vit' takes images (channels, height, width), not {image_shape}")
@@ -199,4 +224,5 @@ def vit(
     divides("model 'vit'", width=width, heads=heads)
     patches = nn.Conv2d(channels, width, patch, patch)
     places = (rows // patch) * (columns // patch)
-    return ViT(patches, places, blocks(depth, width, heads, causal=False), classes)
+    body = blocks(depth, width, heads, causal=False, activation=activation, norm=norm)
+    return ViT(patches, places, body, classes)

@@ -9,7 +9,7 @@ import numpy as np
 from bench_apts.errors import UserError
 
 from .checks import checked
-from .storage import matching, room
+from .storage import candidates, matching, room
 from .texts import windows
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257,
         UserError: A split has no file, a file is damaged or has a token outside the vocabulary.
     """
     paths = matching(pattern, data_dir)
+    if not paths:
+        looked = " and ".join(str(place) for place in candidates(pattern, data_dir))
+        raise UserError(f"{looked}: no token shards there; put them into the folder that "
+                        "--data-dir or BENCH_APTS_DATA names, with 'train' and 'val' in their "
+                        "names, or give the option pattern")
     parts = {part: [path for path in paths if word in path.name]
              for part, word in (("train", "train"), ("test", "val"))}
     for part, chosen in parts.items():

@@ -43,7 +43,7 @@ def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | No
             return found
     raise UserError(f"{' and '.join(map(str, candidates(path, data_dir)))}: no "
                     f"{'folder' if folder else 'file'} there; correct the path in the data "
-                    "options")
+                    "options, or name the folder that it lies in by --data-dir")
 
 
 def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None

@@ -24,7 +24,8 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 @pytest.mark.parametrize("arguments", [
     ("--help",), ("--version",), ("run", "--help"), ("list",), ("info",), ("report", "FOLDER"),
     ("check", "FOLDER"), ("project", "FOLDER"), ("cost", "FOLDER", "--no-replay"),
-    ("tune", "--help"), ("compare", "FOLDER", "sgd", "adam"),
+    ("tune", "--help"), ("compare", "FOLDER", "sgd", "adam"), ("new", "suite", "mine"),
+    ("test", "--help"), ("calibrate", "--help"),
 ], ids=" ".join)
 def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
     arguments = [str(finished.folder) if a == "FOLDER" else a for a in arguments]
@@ -37,7 +38,8 @@ def test_torch_is_not_imported(arguments, environment, finished, tmp_path):
 def test_help_names_every_command(cli):
     done = cli("--help")
     assert done.code == 0
-    for name in ("run", "tune", "list", "info", "report", "check", "project", "cost", "compare"):
+    for name in ("run", "tune", "list", "info", "report", "check", "project", "cost", "compare",
+                 "new", "test", "calibrate"):
         assert name in done.out
     assert not [line for line in done.out.splitlines() if line.endswith("...")][1:]  # cut off
     assert cli("--version").out == f"bench-apts {__version__}\n"
@@ -48,6 +50,7 @@ def test_help_names_every_command(cli):
 
 @pytest.mark.parametrize(("words", "expected"), [
     ("bench-apts re", ["report"]),
+    ("bench-apts cal", ["calibrate"]),
     ("bench-apts run --opt", ["--optimizers"]),
     ("bench-apts run --pruner h", ["hyperband"]),
 ])

@@ -22,7 +22,7 @@ def assert_one_line(done, *expected):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (("--suite", "digit"), ["unknown suite 'digit'; did you mean digits?"]),
+    (("--suite", "digit"), ["unknown suite 'digit'; did you mean digits"]),
     (("--suite", "mnsit"), ["unknown suite 'mnsit'; did you mean mnist"]),
     (("--suite", "none.toml"), ["cannot read suite none.toml: No such file"]),
     (("--optimizers", "sgdd"), ["unknown optimizer 'sgdd'; did you mean sgd?"]),

@@ -38,7 +38,7 @@ def test_the_script_is_printed_and_nothing_is_submitted(cli, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    (("--suite", "digit"), "unknown suite 'digit'; did you mean digits?"),
+    (("--suite", "digit"), "unknown suite 'digit'; did you mean digits"),
     (("--optimizers", "adm"), "unknown optimizer 'adm'"),
     (("--frobnicate",), "No such option: --frobnicate"),
     (("--trials", "x"), "Invalid value for '--trials'"),

@@ -57,6 +57,8 @@ class Stepper:
         self.steps = state["steps"]
         # LOAD
 
+    # PREPARE
+
     def evaluation_model(self):
         # EVALUATE
         return self.model
@@ -80,6 +82,10 @@ REGISTER = "for p in model.parameters(): p.register_hook"
 AVERAGE_WEIGHTS = '''import torch.distributed as dist
         for p in self.parameters:
             dist.all_reduce(p.data); p.data /= self.world.size'''
+PREPARE = """def prepare_for_eval(self, batches):
+        import itertools
+        import torch
+        """
 
 
 def at(mark, line):
@@ -105,6 +111,10 @@ FINE = {
             for p in self.parameters: p.mul_(1 + 1e-3)
         self.model(torch.zeros(2, 64))'''),
         ("tuning_free=True", "tuning_free=True, moves_weights=True")],
+    "prepares": [at("PREPARE", PREPARE + """
+        with torch.no_grad():
+            for batch in itertools.islice(batches, 3): self.model(batch.inputs)""")],
+    "draws-to-prepare": [at("PREPARE", PREPARE + "next(batches)")],
     "local-steps": [
         (AVERAGE, NO_AVERAGE),
         at("STEP", '''report.agreed = self.steps % 4 == 0
@@ -153,6 +163,13 @@ BROKEN = {
          (STATE, STATE.replace("return", "state =") + """
         hasattr(self, 'kept') and self.train(self.kept)
         return state""")], "state_dict"),
+    "draws-endlessly": ([at("PREPARE", PREPARE + "list(batches)")], "minibatches"),
+    "trains-to-prepare": (
+        [at("PREPARE", PREPARE + "self.train(next(batches))")], "prepare_for_eval"),
+    "keeps-the-batches": (
+        [at("PREPARE", PREPARE + "self.kept = batches"),
+         at("STEP", "hasattr(self, 'kept') and self.train(next(self.kept))")],
+        "prepare_for_eval"),
     "evaluates-no-module": ([at("EVALUATE", "return lambda inputs: inputs")], "Module"),
     # Passes and samples.
     "half-the-samples": ([at("STEP", "report.samples = n // 2")], "samples"),

@@ -62,6 +62,17 @@ def test_a_method_pays_for_what_it_does_to_be_evaluated(records):
         assert last.backwards == last.counted.backwards == last.step
 
 
+@pytest.mark.parametrize(("name", "passed"), [("prepares", 3), ("draws-to-prepare", 0)])
+def test_a_method_pays_for_what_it_draws_to_prepare(records, name, passed):
+    _, found = records
+    record = found[name]
+    last, evaluations = record.evals[-1], len(record.evals)
+    drawn = evaluations * 64 * max(1, passed)
+    assert last.forwards == last.counted.forwards == last.step + evaluations * passed
+    assert last.backwards == last.step
+    assert last.samples == last.counted.samples == last.step * 64 + drawn
+
+
 def test_over_claiming_is_no_lie(records):
     _, found = records
     last = found["over-claims"].evals[-1]

@@ -103,6 +103,30 @@ def test_those_who_need_the_same_are_first_together(tmp_path):
     assert "at N = 2 lion and muon (" in part.finding
 
 
+def horizontals(figure):
+    """Return the heights of the lines that cross the whole axis, with their dashes' lengths."""
+    lines = figure.drawing[0].axes[0].lines
+    return {line.get_ydata()[0] for line in lines if list(line.get_xdata()) == [0, 1]}
+
+
+@pytest.mark.parametrize("floor", [0.004, None])
+def test_the_best_that_any_model_can_expect_is_drawn(tmp_path, floor):
+    target = msgspec.structs.replace(fixture.SUITE.target, metric="loss", direction="min",
+                                     value=0.06)
+    if floor:
+        target = msgspec.structs.replace(target, floor=floor)
+    suite = msgspec.structs.replace(fixture.SUITE, target=target)
+    part = sections.build(section, fixture.populate(
+        tmp_path / "study", fixture.study((1,), 1, 1, suites=(suite,))))
+    figure = sections.figures(part)["n1-loss-samples"]
+    assert horizontals(figure) == ({0.06, floor} if floor else {0.06})
+    # Nothing that was measured comes near it, and the axis shows it all the same.
+    low, high = figure.drawing[0].axes[0].get_ylim()
+    assert low < (floor or 0.06) < high
+    assert ("Dotted: 0.00400, the best that any model can expect." in figure.caption) == bool(
+        floor)
+
+
 def test_figures_are_images_with_words_and_real_text(part):
     for figure in sections.figures(part).values():
         assert re.match(r'<svg [^>]*role="img"', figure.inline)

@@ -3,8 +3,9 @@
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import msgspec
 import pytest
-from bill_fixture import HIT, MISS, Folder
+from bill_fixture import HIT, MISS, SUITE, Folder
 
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.parts import Listing, Pictures
@@ -131,18 +132,24 @@ def test_a_winner_that_changes_with_the_level(tmp_path):
     assert (found[0.95, 1.0]["lowest"], found[0.95, 1.0]["other_lowest"]) == ("sgd", "adam")
 
 
-def problems(path, count):
-    """adam is the best on all but the last two problems: there twice the best, and a miss."""
-    folder = Folder(path, labels=("adam", "apts"), ranks=tuple(range(1, count + 1)), trials=0)
-    for ranks in range(1, count + 1):
-        mine = {count - 1: (4, 4), count: (-9, -9)}.get(ranks, (2, 2))
-        folder.add("adam", "report", mine, ranks=ranks, like=0)
-        folder.add("apts", "report", (8, 8) if ranks < count - 1 else (2, 2), ranks=ranks)
+def problems(path, names, ranks=(1,)):
+    """adam is the best on all but the last two cases: there twice the best, and a miss."""
+    suites = tuple(msgspec.structs.replace(SUITE, name=name) for name in names)
+    folder = Folder(path, labels=("adam", "apts"), ranks=ranks, trials=0, suites=suites)
+    cases = [(suite, n) for suite in suites for n in ranks]
+    for place, (suite, n) in enumerate(cases, 1):
+        mine = {len(cases) - 1: (4, 4), len(cases): (-9, -9)}.get(place, (2, 2))
+        folder.add("adam", "report", mine, ranks=n, like=0, suite=suite)
+        folder.add("apts", "report", (8, 8) if place < len(cases) - 1 else (2, 2), ranks=n,
+                   suite=suite)
     return folder
 
 
+EIGHT = [f"s{number}" for number in range(1, 9)]
+
+
 def test_profiles_of_eight_problems_by_hand(tmp_path):
-    part = built(problems(tmp_path / "study", 8))
+    part = built(problems(tmp_path / "study", EIGHT))
     found = {record["optimizer"]: record for record in records(part, "profile")}
     # Best on six of eight, twice the best on one, one miss.
     assert found["adam"]["score"] == pytest.approx((6 + 2 / 3) / 8)
@@ -152,24 +159,40 @@ def test_profiles_of_eight_problems_by_hand(tmp_path):
     assert found["adam"]["score_low"] < found["adam"]["score"] < found["adam"]["score_high"]
     (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
     assert figure.caption.startswith("Largest area: adam, score 0.83 ")
-    assert figure.basis.startswith("n = 8 problems: digits, N = 1; digits, N = 2; ")
+    assert figure.basis.startswith("n = 8 problems: s1, N = 1; s2, N = 1; ")
     assert ET.fromstring(figure.inline).get("role") == "img"
     steps = [(r["ratio"], r["share"]) for r in figure.data.records() if r["optimizer"] == "adam"]
     assert steps == [(1, 6 / 8), (2, 7 / 8), (4, 7 / 8)]
     assert not records(part, "ratios")
 
 
-def test_seven_problems_are_too_few_for_a_profile(tmp_path):
-    part = built(problems(tmp_path / "study", 7))
+@pytest.mark.parametrize(("names", "ranks", "count"), [
+    (EIGHT[:7], (1,), 7), (["s1"], tuple(range(1, 9)), 1), (EIGHT[:4], (1, 2), 4),
+    ([*EIGHT[:6], "s1@tanh", "s2@wide"], (1,), 6)],
+    ids=["seven", "eight N of one suite", "four suites at two N", "variants"])
+def test_less_than_eight_suites_are_too_few_for_a_profile(tmp_path, names, ranks, count):
+    part = built(problems(tmp_path / "study", names, ranks))
     assert not any(isinstance(block, Pictures) for block in part.blocks)
     assert not records(part, "profile")
     (text,) = [b.table.caption for b in part.blocks
                if isinstance(b, Listing) and b.table.name == "ratios"]
     assert "need 8 problems" in text
-    assert "has 7" in text
+    assert f"has {count}," in text
     found = {record["optimizer"]: record for record in records(part, "ratios")}
-    assert [found["adam"][f"ratio_digits_n{n}"] for n in (1, 6, 7)] == [1, 2, None]
-    assert found["apts"]["ratio_digits_n1"] == 4
+    cases = [f"ratio_{name}_n{n}" for name in names for n in ranks]
+    assert [found["adam"][case] for case in cases] == [*[1] * (len(cases) - 2), 2, None]
+    assert found["apts"][cases[0]] == 4
+
+
+def test_a_variant_shares_the_weight_of_its_suite(tmp_path):
+    part = built(problems(tmp_path / "study", [*EIGHT, "s8@tanh"]))
+    found = {record["optimizer"]: record for record in records(part, "profile")}
+    # Best on seven suites; on the eighth twice the best, and a miss in its variant.
+    assert found["adam"]["score"] == pytest.approx((7 + (2 / 3 + 0) / 2) / 8)
+    assert found["adam"]["solved"] == pytest.approx(7.5 / 8)
+    assert (found["adam"]["problems"], found["adam"]["cases"]) == (8, 9)
+    (figure,) = [f for b in part.blocks if isinstance(b, Pictures) for f in b.figures]
+    assert figure.basis.startswith("n = 8 problems in 9 cases: s1, N = 1; ")
 
 
 def test_who_was_not_run_on_all_problems_is_left_out_and_named(tmp_path):

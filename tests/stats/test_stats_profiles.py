@@ -85,6 +85,31 @@ def test_coverage_of_the_score():
     assert inside / 300 >= 0.9
 
 
+@given(tables, st.data())
+def test_cases_of_one_problem_weigh_as_one(table, data):
+    costs = columns(table)
+    plain = performance_profiles(costs, resamples=50)
+    names = [str(place) for place in range(len(table))]
+    # To repeat a problem as further cases of itself changes nothing, bands included.
+    times = data.draw(st.lists(st.integers(1, 3), min_size=len(table), max_size=len(table)))
+    repeated = {name: np.repeat(mine, times).tolist() for name, mine in costs.items()}
+    found = performance_profiles(repeated, np.repeat(names, times).tolist(), resamples=50)
+    for name, profile in found.items():
+        for field, value in profile._asdict().items():
+            assert value == pytest.approx(getattr(plain[name], field)), field
+
+
+def test_the_mean_of_a_problem_counts():
+    # Seven problems that a wins, and one of two cases, of which a wins one and misses the other.
+    costs = {"a": [1] * 8 + [INF], "b": [4] * 8 + [1]}
+    problems = [*"1234567", "8", "8"]
+    found = performance_profiles(costs, problems)
+    assert found["a"].share == (7.5 / 8, 7.5 / 8)
+    assert found["a"].score == pytest.approx(7.5 / 8)
+    with pytest.raises(ValueError, match="got 7"):
+        performance_profiles(costs, [*"1123456", "7", "7"])
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="needs 8 problems, got 7: show the table"):
         performance_profiles({"a": [1] * 7, "b": [2] * 7})

@@ -1,18 +1,19 @@
 """The documents name what the code has, so that neither changes alone."""
 
 import inspect
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench_apts import environment, records, spec, store
+from bench_apts import environment, records, registry, spec, store
 from bench_apts.suites import readers
 from bench_apts.suites.sources import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = [records.Header, records.Start, records.Eval, records.End, records.Traffic,
-          records.DistinctCall, spec.Trial,
+          records.DistinctCall, spec.Trial, spec.Partition, spec.Data, spec.Model,
           spec.Study, spec.Entry, spec.Suite, spec.Target, spec.Provenance, store.StudyFile]
 
 
@@ -41,3 +42,13 @@ def test_data_names_every_reader_and_its_options():
         assert arguments.pop() == "data_dir"
         assert f"`{name}({', '.join(arguments)})`" in text
         assert f"readers.{name}(" in text
+
+
+def test_suites_and_the_readme_name_every_built_in_suite():
+    docs = (DOCS / "suites.md").read_text(encoding="utf-8")
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for name in registry.suite_names():
+        assert f"`{name}`" in docs
+        assert f"`{name}`" in readme
+        parameters = re.search(r"([\d,]+) parameters", registry.suite(name).summary)[1]
+        assert parameters in docs, name

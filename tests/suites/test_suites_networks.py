@@ -248,6 +248,56 @@ def test_group_norm_changes_nothing_but_the_normalisation():
     assert models.resnet((3, 16, 16), 10, width=4, norm="group")[1].num_groups == 4
 
 
+IMAGES = torch.randn(2, 3, 8, 8)
+OPTIONS = {  # what makes the network of some options, and an input
+    "mlp": (lambda **options: models.mlp((6,), 3, [5, 4], **options), torch.randn(2, 6)),
+    "cnn-small": (lambda **options: models.cnn_small((3, 16, 16), 4, **options),
+                  torch.randn(2, 3, 16, 16)),
+    "cnn": (lambda **options: models.cnn((3, 16, 16), 4, **options), torch.randn(2, 3, 16, 16)),
+    "resnet": (lambda **options: models.resnet((3, 8, 8), 4, [1, 1], 8, **options), IMAGES),
+    "gpt": (lambda **options: transformer.gpt(7, 6, 1, 16, 4, **options), TOKENS),
+    "vit": (lambda **options: transformer.vit((3, 8, 8), 4, 4, 16, 1, 4, **options), IMAGES),
+    "tabular": (lambda **options: tabular.mlp(6, 1, [5], **options), torch.randn(2, 6)),
+    "gin": (lambda **options: gin.gin(1, 3, 8, 2, **options), torch.rand(2, 4, 5)),
+    "unet": (lambda **options: unet.unet(3, 8, 1, **options), IMAGES),
+}
+
+
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_activation_changes_the_function_and_not_the_weights(name, activation):
+    make, inputs = OPTIONS[name]
+    found = []
+    for options in ({}, {"activation": activation}):
+        torch.manual_seed(3)
+        found.append(make(**options))
+    for one, other in zip(*(model.parameters() for model in found), strict=True):
+        assert torch.equal(one, other)
+    default = {"gpt": "gelu", "vit": "gelu", "unet": "silu"}.get(name, "relu")
+    same = torch.equal(*(model(inputs) for model in found))
+    assert same == (activation == default)
+
+
+@pytest.mark.parametrize(("name", "norm", "more"), [
+    ("mlp", "none", 0), ("mlp", "layer", 2 * (5 + 4)), ("mlp", "rms", 5 + 4),
+    ("tabular", "layer", 2 * 5), ("gpt", "rms", -3 * 16), ("vit", "rms", -3 * 16),
+    ("resnet", "none", -2 * (3 * 8 + 3 * 16)), ("unet", "none", -2 * (4 * 8 + 2 * 16)),
+    ("resnet", "group", 0), ("unet", "batch", 0)])
+def test_a_norm_has_the_parameters_that_it_should(name, norm, more):
+    make, inputs = OPTIONS[name]
+    model = make(norm=norm)
+    assert models.count(model) == models.count(make()) + more
+    assert torch.isfinite(model(inputs)).all()
+
+
+@pytest.mark.parametrize(("name", "option"), [
+    *((name, "activation") for name in OPTIONS),
+    *((name, "norm") for name in OPTIONS if name not in ("cnn", "cnn-small", "gin"))])
+def test_unknown_options_of_networks_are_named(name, option):
+    with pytest.raises(UserError, match=f"{option} of .* 'tahn'"):
+        OPTIONS[name][0](**{option: "tahn"})
+
+
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: transformer.gpt(0, 6), "vocabulary"),
     (lambda: transformer.gpt(7, 6.5), "context"),

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench_apts import registry, store, suite_file
+from bench_apts import registry, soundness, store, suite_file
 from bench_apts.errors import UserError
 from bench_apts.problem import Problem, resolved
 from bench_apts.rehearsal import rehearse
@@ -262,6 +262,7 @@ def test_the_examples_of_the_docs_run_from_another_folder(command, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     records = store.read_trials(tmp_path / "own")
     assert len(records) == 3 * len(SUITES)
+    assert soundness.check(tmp_path / "own") == (len(records), [])
     for record in records:
         assert record.finished, record.end
         suite = record.trial.suite

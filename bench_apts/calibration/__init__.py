@@ -1,0 +1,1 @@
+"""Setting a suite's target by measurement; the rule is in docs/suites.md."""

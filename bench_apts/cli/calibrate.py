@@ -1,0 +1,126 @@
+"""``bench-apts calibrate``: sets a suite's target by one rule, from trials of SGD and AdamW."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from bench_apts.cli import options, session, terminal
+from bench_apts.errors import UserError
+
+if TYPE_CHECKING:
+    from bench_apts.calibration.outcome import Candidate, Outcome
+    from bench_apts.spec import Target
+
+
+def command(
+    suite: Annotated[str, Argument(
+        metavar="NAME|FILE", help="Suite by name or TOML file.", show_default=False)],
+    trials: Annotated[int, Option(
+        min=1, help="Tuning trials of each optimizer.")] = 20,
+    seeds: Annotated[int, Option(
+        min=2, help="Fresh seeds that each optimizer's best configuration is rerun on.")] = 5,
+    optimizers: Annotated[str, Option(
+        metavar="NAME|FILE,…", help="Optimizers to take the better one of.")] = "sgd,adam",
+    gpus: Annotated[str, Option(metavar="N", help="World size.")] = "1",
+    base_seed: options.BaseSeed = 0,
+    write: Annotated[bool, Option(
+        "--write", help="Write the target into the suite's file; its comments stay.")] = False,
+    data_dir: options.DataDir = None,
+    out: options.Out = Path("results"),
+    jobs: options.JobsOf = 1,
+    dry_run: Annotated[bool, Option(
+        "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
+    offline: options.Offline = False,
+) -> None:
+    """Set a suite's target by measurement, and print it.
+
+    The best of --trials configurations of each optimizer, by the validation metric at the end of
+    the budget, is rerun on --seeds seeds. The target is the better median less one standard
+    deviation, rounded towards easier.
+    """
+    from msgspec.structs import replace
+
+    from bench_apts import resolve, store
+    from bench_apts import study as studies
+    from bench_apts.calibration import outcome, target_file
+    from bench_apts.execution import Execution
+    from bench_apts.plan import Plan
+
+    if len(resolve.sizes("--gpus", gpus)) > 1:
+        raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
+    path = target_file.writable(suite) if write and not dry_run else None
+    console = session.console()
+    place = session.place(console, None, None, None)
+    resolved, notes = resolve.study(
+        suites=[suite], overrides=target_file.missing(suite), gpus=gpus, optimizers=optimizers,
+        trials=trials, seeds=seeds, base_seed=base_seed, twins=False, nodes=place.nodes)
+    resolved = replace(resolved, suites=tuple(map(outcome.neutral, resolved.suites)))
+    (chosen,) = resolved.suites
+    side_by_side = session.jobs(console, jobs, False, resolved, place)
+    variant = chosen.name.partition("@")[2]
+    folder = session.folder(out, f"calibration-{chosen.name}", resolved.suites)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+    plan = Plan(resolved, studies.prepare(resolved, data_dir, offline), outcome.choose)
+    if dry_run:
+        from bench_apts.estimate import lines
+
+        for line in lines(plan, folder):
+            console.print(line, markup=False)
+        return
+
+    def told() -> None:
+        candidates = outcome.read(plan, store.read_trials(folder))
+        _table(candidates)
+        found = outcome.decide(chosen, candidates)
+        target = _target(found, folder)
+        console.print(f"\n{target_file.fragment(target, variant)}\n", markup=False)
+        if found.trivial:
+            console.print("note: an untrained network reaches this target; the trials learn "
+                          "nothing, raise budget.samples or mend the problem", markup=False)
+        console.print(f"results: {folder}", markup=False)
+        if path:
+            target_file.write(path, target, variant)
+            console.print(f"written to {path}", markup=False)
+        else:
+            console.print("put it into the suite's file, or have --write do so", markup=False)
+
+    session.run(console, plan, folder, Execution(side_by_side.count > 1, True, jobs=side_by_side),
+                told, place, 600)
+
+
+def _target(found: Outcome, folder: Path) -> Target:
+    import datetime as dt
+
+    from msgspec.structs import replace
+
+    from bench_apts import store
+    from bench_apts.calibration.provenance import provenance
+
+    file = store.read_study(folder)
+    today = dt.datetime.now(dt.UTC).date()
+    return replace(found.target, provenance=provenance(found, file.study, file.environment, today))
+
+
+def _table(candidates: tuple[Candidate, ...]) -> None:
+    from rich.table import Table
+
+    from bench_apts.calibration.outcome import counted
+
+    table = Table("optimizer", "tuning trials", "best", "configuration", "reruns",
+                  "final values", "median", "deviation", box=None)
+    for each in candidates:
+        table.add_row(
+            each.label, counted(each.tuned), _number(each.best),
+            ", ".join(f"{name}={value}" for name, value in (each.configuration or {}).items())
+            or "-",
+            counted(each.statuses), ", ".join(map(_number, each.finals)) or "-",
+            *(map(_number, (each.bound.median, each.bound.std)) if each.bound else "--"))
+    terminal.console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,90 @@
+"""``bench-apts new suite NAME``: a commented suite that runs, to be changed part by part."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import suppress
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from bench_apts.errors import UserError
+
+
+class What(StrEnum):
+    """What to make."""
+
+    suite = "suite"
+
+
+def command(
+    what: Annotated[What, Argument(help="What to make.", show_default=False)],
+    name: Annotated[str, Argument(
+        metavar="NAME", help="Its name; the files are called NAME.toml and NAME.py.",
+        show_default=False)],
+    folder: Annotated[Path, Option(
+        help="Where to write them; made if it is not there.")] = Path("."),
+) -> None:
+    """Write a small suite that runs: a commented TOML file, and data and network in Python."""
+    _require_name(name)
+    templates = files("bench_apts") / "templates"
+    contents = {folder / f"{name}.toml": (templates / "suite.toml").read_text("utf-8")
+                .replace("NAME", name),
+                folder / f"{name}.py": (templates / "suite.py").read_text("utf-8")}
+    _write(contents)
+    suite = shlex.quote(os.fspath(next(iter(contents))))
+    print(f"wrote {' and '.join(map(str, contents))}; next:")
+    print(f"  bench-apts test {suite}")
+    print(f"  bench-apts run --suite {suite} --gpus 1,2 --optimizers apts,sgd,adam --trials 4")
+
+
+def _require_name(name: str) -> None:
+    """Refuse what no suite can be called.
+
+    Raises:
+        UserError: ``name`` is not allowed, or that of an installed suite.
+    """
+    import msgspec
+
+    from bench_apts import registry
+    from bench_apts.spec import Suite
+
+    kind = next(f.type for f in msgspec.structs.fields(Suite) if f.name == "name")
+    try:
+        msgspec.convert(name, kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"a suite cannot be called '{name}': write up to 64 letters, digits, "
+                        "dots, underscores and hyphens, a letter or digit first") from error
+    if name.endswith((".toml", ".py")):
+        raise UserError(f"'{name}' is a file's name; leave out the ending")
+    if name in registry.suite_names():
+        raise UserError(f"there is a suite '{name}' already, {registry.suite_origin(name)}; "
+                        "choose another name")
+
+
+def _write(contents: dict[Path, str]) -> None:
+    """Write new files, all or none.
+
+    Raises:
+        UserError: One is there already, or cannot be written.
+    """
+    for path in contents:
+        if os.path.lexists(path):
+            raise UserError(f"{path} is there already; choose another name or --folder")
+    made: list[Path] = []
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                made.append(path)
+                file.write(content)
+    except OSError as error:
+        for path in made:
+            with suppress(OSError):
+                path.unlink()
+        raise UserError(f"cannot write {error.filename or path}: {error.strerror}; choose another "
+                        "--folder") from error

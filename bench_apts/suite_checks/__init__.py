@@ -1,0 +1,1 @@
+"""The checks of ``bench-apts test``: data, network and loss, trials and target of a suite."""

@@ -1,0 +1,54 @@
+"""Unusual networks that every backend trains, on a rank."""
+
+BATCH, STEPS = 16, 5
+
+
+def courses(connect, names, backends):
+    """Returns by network and backend what this rank sees of a few steps."""
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    connect()
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()), DS_ACCELERATOR="cpu")
+    torch.set_num_threads(1)
+    return {(name, backend): _course(name, backend) for name in names for backend in backends}
+
+
+def _course(name, backend):
+    import mechanics_models
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+
+    from bench_apts import registry
+    from bench_apts.conformance import replicas, undo
+    from bench_apts.conformance.step_report import ReportCheck
+    from bench_apts.contract import Batch, World
+
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    network = getattr(mechanics_models, name)()
+    hidden = network.hidden.weight.detach().clone()
+    found = registry.optimizer(backend).backend
+    world = World(rank, size, torch.device("cpu"), BATCH, 20 * BATCH)
+    stepper = found.build(network, nn.functional.cross_entropy, found.configure({}), world)
+    generator = torch.Generator().manual_seed(1)
+
+    def batch():
+        tokens = torch.randint(20, (BATCH, 6), generator=generator)
+        own = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+        return Batch(tokens[own], tokens[own, 0])
+
+    undo.prove_undone(stepper, network, [batch() for _ in range(3)], world, ReportCheck())
+    losses = [float(stepper.step(batch()).loss) for _ in range(STEPS)]
+    module = stepper.evaluation_model()
+    module.eval()
+    with torch.no_grad():
+        module(batch().inputs)
+    return {"losses": losses, "prints": replicas.model_fingerprints(module),
+            "tied": network.head.weight is network.embedding.weight,
+            "kept": replicas.local_part(network.hidden.weight).equal(
+                replicas.local_part(hidden)) if backend != "zero3" else None,
+            "dtype": str(network.head.weight.dtype)}
