@@ -76,7 +76,8 @@ def stored(array: np.ndarray) -> Any:
     uint16, of which torch knows little, has its bits kept as int16.
     """
     if array.dtype.names:
-        return {name: stored(array[name]) for name in array.dtype.names}
+        # Of a single sample a view counts as contiguous, whatever its strides; torch refuses them.
+        return {name: stored(array[name].copy()) for name in array.dtype.names}
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
 

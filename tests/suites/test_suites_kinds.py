@@ -11,7 +11,7 @@ import torch
 
 from bench_apts import suite_file
 from bench_apts.errors import UserError
-from bench_apts.loader import Resident
+from bench_apts.loader import Resident, stored
 from bench_apts.problem import Problem, resolved
 from bench_apts.rehearsal import rehearse
 from bench_apts.spec import Study
@@ -142,6 +142,8 @@ def test_dictionaries_reach_the_network_as_keyword_arguments(tried):
         "extra": (torch.float32, (2, 3))}
     assert batch.inputs["input_ids"].tolist() == dataset.train_inputs["input_ids"][[3, 1]].tolist()
     assert problem.network(dataset)(batch.inputs).shape == (2, 2)
+    single = stored(dataset.train_inputs[:1])  # its fields lie unaligned, beside each other
+    assert single["extra"].tolist() == dataset.train_inputs["extra"][:1].tolist()
     rows = tried("rows")[0]
     assert rows.sha256 == dataset.sha256
 
