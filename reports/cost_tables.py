@@ -74,7 +74,8 @@ def _noise(groups: Sequence[Group]) -> str:
 
 def _test_title(groups: Sequence[Group]) -> str:
     names = [cell.test_metric for group in groups for cell in group.cells if cell.test]
-    return f"Test {names[0] if names else groups[0].suite.target.metric}"
+    return "Test " + units.metric_title(
+        names[0] if names else groups[0].suite.target.metric)
 
 
 def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
@@ -242,7 +243,7 @@ def tuning(groups: Sequence[Group], device: str) -> Table | None:
                      for record, result in zip(mine, results, strict=True)]
     if not rows:
         return None
-    metric = groups[0].suite.target.metric
+    metric = units.metric_title(groups[0].suite.target.metric)
     return Table(
         "tuning", "Tuning trials",
         "Only settings that differ between an optimizer's trials are shown; the file has all.",

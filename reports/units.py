@@ -88,6 +88,11 @@ def metric_unit(target: Target, name: str) -> str:
     return target.unit
 
 
+def metric_title(name: str) -> str:
+    """Return a metric's name as it is read, for instance ``nats per token``."""
+    return name.replace("_", " ")
+
+
 def metric(target: Target, name: str, value: float) -> str:
     """Format a metric: a share in percent, others with three digits and their unit.
 
@@ -109,7 +114,7 @@ def goal(target: Target, level: float = 1.0) -> str:
     unit = "%" if is_share(target, target.metric) else metric_unit(target, target.metric)
     shown = trim(digits(100 * value if unit == "%" else value))
     shown += f"{THIN}{unit}" if unit else ""
-    return f"{target.split} {target.metric} of {bound} {shown}"
+    return f"{target.split} {metric_title(target.metric)} of {bound} {shown}"
 
 
 def times(ratio: float) -> str:

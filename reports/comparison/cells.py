@@ -224,11 +224,11 @@ def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | Non
     change = difference(second, first, paired=tested.paired, resamples=resamples)
     values = statistics.fmean(first), statistics.fmean(second)
     return Measure(
-        f"test {metric}", "difference", values,
+        f"test {units.metric_title(metric)}", "difference", values,
         (units.metric(target, metric, values[0]), units.metric(target, metric, values[1])),
         change.value, change.interval, change.p,
         None if tested.equal(first, second) else tested.least, tested.basis,
-        f"ends at a test {metric} of {{}}",
+        f"ends at a test {units.metric_title(metric)} of {{}}",
         target.direction == "max" if metric == target.metric else metric == "accuracy",
         points=units.is_share(target, metric))
 

@@ -97,13 +97,13 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
                   else (0, max(most) * 1.03)))
     mark = " †" if column == "train_s" and context.crowded[group.ranks] else ""
     axes.set_xlabel(against.words + mark)
-    unit = units.metric_unit(target, target.metric)
-    heading(axes, f"validation {target.metric}" + (f" ({unit})" if unit else "")
+    unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
+    heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                   + (", by the logarithm of its errors" if share else ""))
     shown: Mapping[str, Look] = {one.label: context.looks[one.label] for one in found}
     return finish(
         drawing, f"{context.prefix}-n{group.ranks}-{target.metric}-{against.slug}",
-        f"{group.suite.name}, N = {group.ranks}: validation {target.metric} against "
+        f"{group.suite.name}, N = {group.ranks}: validation {title} against "
         f"{against.words}", _caption(group, against, found, step, limits)
         + ("" if floor is None else f" Dotted: {units.metric(target, target.metric, floor)}, the "
            "best that any model can expect."), shown,
@@ -228,6 +228,6 @@ def _table(group: Group, found: Sequence[Course], step: int) -> Table:
             len(one.shared[_METRIC]) > _ROWS for one in found) else "")
         + "; tables/curves.csv has every evaluation of every seed.",
         (("Optimizer", ""), ("Training", "time"), ("Samples", "all ranks"),
-         ("Gradients", "evaluations"), ("Bytes", "sent per rank"), ("Validation", metric),
-         ("Seeds", "")),
+         ("Gradients", "evaluations"), ("Bytes", "sent per rank"),
+         ("Validation", units.metric_title(metric)), ("Seeds", "")),
         tuple(rows), frozenset(breaks))

@@ -90,7 +90,7 @@ def best_of_k(scene: Scene) -> Figure | None:
     bills = [bill for _, one in drawn for bill in one.bills]
     scale(axes, "x", scene.axis, log=True, limits=(min(bills) / 1.3, max(bills) * 1.3))
     axes.set_xlabel(f"bill of K trials{scene.unit}")
-    heading(axes, f"best validation {metric} of K trials, expected")
+    heading(axes, f"best validation {units.metric_title(metric)} of K trials, expected")
     return finish(
         drawing, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
         f"{_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of them; "
@@ -139,7 +139,7 @@ def _finding(scene: Scene, drawn: Sequence[tuple[Pool, Best]]) -> str:
 
 
 def _table(scene: Scene, found: Sequence[tuple[Pool, Best]]) -> Table:
-    metric = scene.context.suite.target.metric
+    metric = units.metric_title(scene.context.suite.target.metric)
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for pool, one in found:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from report_fixture import SUITE
 
@@ -39,4 +40,7 @@ def test_words():
     assert units.plural(1, "trial") == "1 trial"
     assert units.goal(SUITE.target).replace(units.THIN, " ") == (
         "validation accuracy of at least 94 %")
+    tokens = msgspec.structs.replace(
+        SUITE.target, metric="nats_per_token", direction="min", value=1.25)
+    assert units.goal(tokens) == "validation nats per token of at most 1.25"
     assert "GPU" in units.cost("core_seconds", 12, "cuda")
