@@ -1,5 +1,7 @@
 """What the benchmarks share."""
 
+import os
+
 import pytest
 import torch
 
@@ -10,3 +12,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def kept():
+    """Give the environment back, which a launcher changes for its processes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -9,7 +9,6 @@ With ``--benchmark-disable`` both kinds of step have to be taken, and nothing is
 """
 
 import itertools
-import os
 import statistics
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from harness_ranks import run_ranks
 from test_bench_harness import make_job
 
-from bench_apts import registry, trial
+from bench_apts import network, registry, trial
 from bench_apts.conformance import replicas, undo
 from bench_apts.conformance.passes import Passes
 from bench_apts.launch.elastic import Launcher
@@ -41,18 +40,8 @@ REPEATS = 50
 BAR = 0.01
 """Highest share of the trial's wall time that the checks may take."""
 
-
 TRIALS = 5
 """Launched trials; the fastest counts."""
-
-
-@pytest.fixture
-def kept():
-    """Gives the environment back, which a launcher changes for its processes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def seconds(function):
@@ -72,7 +61,7 @@ def measured(connect, job, pairs):
     """Return the seconds that checks add to a step, an evaluation and a warm-up."""
     connect()
     run, batches = prepared(job)
-    with mock.patch.object(trial, "instrument", return_value=Passes()):
+    with mock.patch.object(network, "instrument", return_value=Passes()):
         other, its_batches = prepared(job)
     observer, stepper = run.observer, run.observer.stepper
 

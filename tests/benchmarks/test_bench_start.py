@@ -4,7 +4,6 @@ With ``--benchmark-disable`` a first step has to be reached, and nothing is meas
 """
 
 import contextlib
-import os
 import statistics
 import time
 
@@ -23,15 +22,6 @@ BAR_S = 1.5
 """Longest warm start at 8 ranks on 2 cores."""
 
 FIRST_STEP = "self.steps > 1 or rank or open({path!r}, 'w').write(str(time.monotonic()))"
-
-
-@pytest.fixture
-def kept():
-    """Gives the environment back, which a launcher changes for its processes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.mark.usefixtures("kept")
