@@ -79,7 +79,8 @@ def measured(connect, job, pairs):
         taken = {block: seconds(block)
                  for block in ((checked, bare) if pair % 2 else (bare, checked))}
         added.append((taken[checked] - taken[bare]) / STEPS)
-    evaluation = [seconds(observer.evaluation_model) - seconds(stepper.evaluation_model)
+    evaluation = [seconds(lambda: observer.evaluation_model(iter(()), 0))
+                  - seconds(stepper.evaluation_model)
                   + seconds(lambda: replicas.model_fingerprints(run.model))
                   for _ in range(REPEATS)]
     few = list(itertools.islice(batches, trial.WARMUP_STEPS))
