@@ -10,6 +10,10 @@ STAMP := $(VENV)/.installed
 # For test-torch, such as 2.11 or 2.14.1; pip chooses the torchvision that fits it.
 VERSION =
 
+# Two test files side by side: most tests wait for processes to start. 0 runs them one by one.
+WORKERS = 2
+PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
+
 .PHONY: demo test test-torch test-all browser lint workflows wheel bench bench-compare \
 	check-baseline asv-continuous asv-nightly asv-publish clean
 
@@ -27,12 +31,12 @@ demo: $(STAMP)  ## compare APTS, SGD, Adam and ZeRO-2 on real data, at 1 and 2 r
 
 test: $(STAMP)  ## lint, types and all tests but the slow ones
 	$(MAKE) lint
-	$(BIN)/python -m pytest --benchmark-disable
+	$(BIN)/python $(PYTEST)
 
 test-torch:  ## the tests with VERSION of torch, in an environment of its own
 	$(if $(VERSION),,$(error say which torch, for instance VERSION=2.11))
 	$(MAKE) VENV=.venv-torch-$(VERSION) .venv-torch-$(VERSION)/.installed
-	.venv-torch-$(VERSION)/bin/python -m pytest --benchmark-disable
+	.venv-torch-$(VERSION)/bin/python $(PYTEST)
 
 test-all: $(STAMP)  ## the slow tests too, on examples that hypothesis draws anew
 	$(MAKE) lint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from .arrays import stratified
 from .readers import hub
 from .readers.divide import numbered
 from .readers.pixels import Shape
-from .readers.unpickling import only_arrays
+from .readers.unpickling import load_arrays
 from .sources import BATCHES, IDX, KNOWN, Source
 
 if TYPE_CHECKING:
@@ -114,8 +113,7 @@ def batch(path: Path, content: bytes) -> Half:
         UserError: It holds something else; none of it was run.
     """
     try:
-        with only_arrays():
-            found = pickle.loads(content, encoding="latin1")
+        found = load_arrays(content)
         images = np.asarray(found["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
         labels = np.asarray(found["labels"], dtype=np.int64)
         if labels.shape != images.shape[:1]:

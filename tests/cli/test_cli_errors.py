@@ -41,7 +41,7 @@ def assert_one_line(done, *expected):
     (("--study", ".."), ["--study ..: write a name"]),
     (("--study", ""), ["--study : write a name"]),
     (("--set", "nonsense"), ["--set nonsense: write suite.KEY=VALUE"]),
-    (("--set", "suite.batch=32"), ["unknown key 'batch'; did you mean batch_size?"]),
+    (("--set", "suite.batch=32"), ["unknown key 'batch'; did you mean batch_size or "]),
     (("--set", "suite.batch_size=many"), ["key 'batch_size': expected `int`, got `str`"]),
     (("--set", "suite.budget.seconds=inf"), ["'budget.seconds': expected a finite number"]),
     (("--data-dir", "nowhere", "--suite", "mnist"), ["the data folder nowhere", "is no folder"]),
