@@ -63,7 +63,7 @@ def fragment(target: Target, variant: str = "") -> str:
 
 
 def write(path: Path, target: Target, variant: str = "") -> None:
-    """Write value and provenance of a target into a suite's file.
+    """Write value and provenance of a target into a suite's file; a new value is a new version.
 
     Args:
         path: The file.
@@ -79,6 +79,8 @@ def write(path: Path, target: Target, variant: str = "") -> None:
         if variant and "target" not in place:
             place["target"] = {}
         table = place["target"]
+        if table.get("value", target.value) != target.value:
+            table["version"] = table.get("version", 1) + 1
         table["value"] = target.value
         if "provenance" in table:
             for key, value in _table(target.provenance).items():
