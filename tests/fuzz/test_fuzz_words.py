@@ -13,6 +13,7 @@ from mutations import PIECES, STRANGE, changed, damaged, toml
 from bench_apts import fabrics, registry, resolve, selectors, study, suite_file
 from bench_apts.plan import Plan
 from bench_apts.spec import Entry, Study, Suite
+from bench_apts.tasks import installed
 from bench_apts.tryout import try_out
 
 FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
@@ -43,6 +44,7 @@ def test_damaged_suites_are_read_or_refused(
             content = damaged(content, chance)
     path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_bytes(content)
+    installed.names()  # looks at the installed packages, once in a process
     suite = None
     with effects.watched() as seen, Answer():
         suite = suite_file.load(path)
