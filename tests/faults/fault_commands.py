@@ -144,7 +144,8 @@ def fingerprint(record):
         "flops")} for event in plain["evals"]]
     end = {key: plain["end"][key] for key in (
         "status", "samples", "comm", "test", "final_weights_sha256", "calls", "reason")}
-    return {"trial": trial, "start": plain["start"], "evals": evals, "end": end}
+    start = {key: value for key, value in plain["start"].items() if key != "build_s"}
+    return {"trial": trial, "start": start, "evals": evals, "end": end}
 
 
 def union(folder):
