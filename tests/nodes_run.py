@@ -7,6 +7,7 @@ import sys
 from contextlib import closing, contextmanager, suppress
 
 from alike import assert_alike
+from msgspec.structs import replace
 
 STUDY = ("--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1", "--no-twins",
          "--offline", "--set", "suite.budget.samples=1280",
@@ -51,7 +52,7 @@ def leaving_nothing(processes):
 def same(one, other):
     """Asserts that two records of undisturbed trials are equal in everything that is no time."""
     assert one.header.run_id == other.header.run_id
-    assert one.start == other.start
+    assert replace(one.start, build_s=0) == replace(other.start, build_s=0)
     assert_alike(one, other)
     assert one.end.comm == other.end.comm
     assert one.end.calls == other.end.calls
