@@ -163,7 +163,7 @@ def _distribution(where: str, search: Any, knob: Hyperparameter) -> None:
         _fail(where, "LogUniform(low, high), Uniform(low, high) or Choice(options)", search)
     kind = type(knob.default)
     if kind not in (int, float):
-        _fail(where, "a Choice, as the default is no number", search)
+        _fail(where, "a Choice, as the default is not a number", search)
     if knob.options:
         _fail(where, "a Choice of some of the options", search)
     low, high = search.low, search.high

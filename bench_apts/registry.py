@@ -212,7 +212,7 @@ def _suites_of(entry: EntryPoint) -> Iterator[Path]:
     elif place.is_dir():
         yield from sorted(place.glob("*.toml"))
     else:
-        raise UserError(f"there is no file or folder {place}")
+        raise UserError(f"no file or folder {place}")
 
 
 def forget() -> None:

@@ -25,7 +25,7 @@ def roles(model: torch.nn.Module) -> dict[str, Role]:
        most one dimension longer than 1; if the first of three or more is 1 and others are longer,
        as of positions, it is an ``"embedding"``.
     3. ``"head"``: the weights of the last layer, in order of registration, that has a matrix. If
-       it shares an embedding, there is no head.
+       this matrix is an embedding's too (tied weights), no parameter is a head.
     4. ``"matrix"``: all others: matrices and kernels of hidden layers.
 
     Args:

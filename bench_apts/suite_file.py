@@ -33,7 +33,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
 
     Raises:
         UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
-            wrong kind, in the suite or in any of its variants, or there is no such variant; the
+            wrong type, in the suite or in any of its variants, or the variant does not exist; the
             message names the file, all such keys and what was expected.
     """
     plain = toml.read(path, "suite")

@@ -54,7 +54,7 @@ def bound(values: Sequence[float], direction: Direction) -> Bound:
 
 
 def step(median: float, std: float) -> Decimal:
-    """Return the largest of 1, 2 and 5 times a power of ten that is no more than a size.
+    """Return the largest number 1, 2 or 5 times a power of ten that does not exceed a size.
 
     The size is the standard deviation, or a thousandth of the median where that is more; a step
     of 1e-12 where both are 0.

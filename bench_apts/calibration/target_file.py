@@ -92,8 +92,8 @@ def write(path: Path, target: Target, variant: str = "") -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; copy the target from above into "
                         "it") from error
     except (ValueError, KeyError) as error:  # it was changed while trials ran
-        raise UserError(f"{path} is no longer a suite: {error}; copy the target from above into "
-                        "it") from error
+        raise UserError(f"{path} is not a valid suite file: {error}; copy the target from above "
+                        "into it") from error
 
 
 def _table(provenance: Provenance) -> dict[str, Any]:

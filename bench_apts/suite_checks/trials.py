@@ -37,7 +37,7 @@ def _short(suite: Suite, ranks: int) -> Suite:
 def training(study: Study, records: Sequence[TrialRecord]) -> Finding:
     """Say whether all trials ran to their end.
 
-    An optimizer may diverge with the hyperparameters that nobody has tuned yet; not every one.
+    One optimizer may diverge, as its hyperparameters are not tuned; if all diverge, it fails.
     """
     groups = {(entry.label, ranks): [
         r for r in records if (r.trial.label, r.trial.ranks) == (entry.label, ranks)]

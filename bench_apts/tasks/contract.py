@@ -27,7 +27,7 @@ class Metric:
 
     Attributes:
         direction: ``"min"`` where lower is better, ``"max"`` where higher is.
-        unit: Its unit, for instance ``"nats"`` or ``"K"``; ``"%"`` for a share of one that is
+        unit: Its unit, for instance ``"nats"`` or ``"K"``; ``"%"`` for a fraction, which is
             shown in percent; "" for none.
         final: Makes the metric from the sum over all samples divided by the count, for instance
             ``math.sqrt`` or ``math.exp``.

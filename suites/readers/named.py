@@ -57,7 +57,7 @@ def npz(file: str | os.PathLike[str], names: Names = None,
         with np.load(path, allow_pickle=False) as stored:
             return _splits({key: np.asarray(stored[name]) for key, name in wanted.items()}, path)
     except (OSError, ValueError, EOFError, LookupError, MemoryError, OverflowError,
-            NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as .npz without pickles ({reason}); write it "
                         "again by numpy.savez with arrays of numbers") from error
