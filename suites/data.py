@@ -143,7 +143,7 @@ def divided(
     """Return inputs and targets of the training and of the validation split.
 
     Of a streamed data set they are examples, those for validation taken from the training split
-    where there is no other.
+    where there is no other; ``rows`` divides it.
 
     Args:
         dataset: The data; a validation split of its own is taken as it is.
@@ -157,9 +157,9 @@ def divided(
     inputs, targets = dataset.train_inputs, dataset.train_targets
     if dataset.validation_inputs is not None and dataset.validation_targets is not None:
         return (inputs, targets), (dataset.validation_inputs, dataset.validation_targets)
-    train, held = rows(dataset, validation, name, contiguous)
     if dataset.stream:
         return (inputs, targets), (inputs, targets)
+    train, held = rows(dataset, validation, name, contiguous)
     return (inputs[train], targets[train]), (inputs[held], targets[held])
 
 
