@@ -26,7 +26,7 @@ CODE = frozenset({"commit", "dirty", "bench-apts"})
 SPREAD = frozenset({"nodes"})
 """Names of traits that depend on the world size."""
 
-TIMES: frozenset[Currency] = frozenset({"core_seconds", "train_s", "wall_s"})
+TIMES: frozenset[Currency] = frozenset({"core_seconds", "train_s", "wall_s", "cpu_s"})
 """Currencies that do not compare between environments."""
 
 _HARMLESS = frozenset({"beside", "slurm", "commit_unknown"})

@@ -35,6 +35,11 @@ def complaints(record: TrialRecord) -> Iterator[str]:
         yield from _comm(event.comm, f"at step {event.step}", record.trial.ranks)
         if event.peak_memory_bytes <= 0:
             yield f"no memory was in use at step {event.step}"
+        every, ranks = event.all_ranks_cpu_s, record.trial.ranks
+        if every is not None and not (event.cpu_s <= every * (1 + _EXACT)
+                                      and every <= ranks * event.cpu_s * (1 + _EXACT)):
+            yield (f"all_ranks_cpu_s is {every:g} at step {event.step}, where the busiest of "
+                   f"{ranks} ranks used {event.cpu_s:g}")
     yield from _operations(record, start)
     yield from _claims(record)
     if end is None:

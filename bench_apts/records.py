@@ -165,8 +165,9 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     """One evaluation. All counters are cumulative since the first training step.
 
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
-    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``counted`` is None in
-    records of before it was kept.
+    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``all_ranks_cpu_s`` are
+    the CPU seconds of all ranks together in training. ``counted`` and ``all_ranks_cpu_s`` are None
+    in records of before they were kept.
     """
 
     step: Int64
@@ -184,6 +185,7 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     diagnostics: dict[str, float] = {}
     flops: float | None = None
     counted: Counted | None = None
+    all_ranks_cpu_s: float | None = None
 
 
 class Checkpoint(Struct, tag="checkpoint", tag_field="event"):

@@ -246,7 +246,7 @@ class Run:
         self.audit.bill("train" if self.step else "setup")
         counted = self.observer.passes
         sums = [float(self.pending.loss), float(self.pending.steps), float(made.samples),
-                float(self.observer.counted_samples)]
+                float(self.observer.counted_samples), self.clock.cpu_seconds("train")]
         self.peak = max(self.peak, memory.peak_bytes(self.world.device.type))
         peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
                  counted.forwards, counted.backwards, counted.forwards - self.forwards,
@@ -255,7 +255,7 @@ class Run:
         result = evaluate(self.evaluated, self.validation, self.task, self.world, sums,
                           [float(peak) for peak in peaks],
                           self.observer.validating(self.evaluated))
-        loss_sum, loss_steps, made_samples, counted_samples = result.sums
+        loss_sum, loss_steps, made_samples, counted_samples, all_ranks_cpu_s = result.sums
         cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing = result.peaks
         self.samples += int(made_samples)
         require_true(result.unequal, self.samples, counted_samples, *missing)
@@ -277,6 +277,7 @@ class Run:
                 self.samples, int(forwards), int(backwards)),
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
+            all_ranks_cpu_s=all_ranks_cpu_s,
         ))
         self.pending = Pending()
         status = decided(

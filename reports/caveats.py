@@ -10,7 +10,7 @@ from bench_apts.origins import SPREAD, cards, counted, differences
 from bench_apts.soundness import ledger_gap
 from bench_apts.stats.costs import hit_bracket
 
-from . import datasets, starting_points, units
+from . import cells, datasets, starting_points, units
 
 if TYPE_CHECKING:
     from bench_apts.records import TrialRecord
@@ -41,15 +41,9 @@ class Caveat(NamedTuple):
 
 
 def cores(gathered: Gathered, ranks: int) -> float | None:
-    """Returns how many cores the smallest machine has that trials of ``ranks`` ran on.
-
-    As far as quotas and binding let ranks use them. None if no environment tells.
-    """
+    """Returns how many cores the smallest machine has that trials of ``ranks`` ran on."""
     cards = [r.header.environment for r in gathered.trials if r.trial.ranks == ranks]
-    told = [card.get("effective_cores", card.get("cores"))
-            for card in cards or [gathered.file.environment]]
-    return min((have for have in told if isinstance(have, int | float) and have > 0),
-               default=None)
+    return cells.cores(cards or [gathered.file.environment])
 
 
 def crowded(gathered: Gathered, ranks: int) -> bool:
@@ -98,9 +92,8 @@ def _machine(gathered: Gathered) -> list[Caveat]:
         found.append(Caveat(
             "More ranks than cores",
             f"At N = {units.listing([str(n) for n in too_many])} the ranks shared "
-            f"{have:g} core{'s' * (have != 1)}. Times there (marked †) measure the machine, not "
-            "the method, and are never drawn as speed-ups; the expected cost in "
-            f"{units.unit_of(gathered.device)}-seconds suffers likewise."))
+            f"{have:g} core{'s' * (have != 1)}. Times there (N is marked †) measure the "
+            "machine, not the method, and are not shown; the CSV files have them."))
     beside = [r for r in gathered.trials if r.header.environment.get("beside")]
     if beside:
         most = max(r.header.environment["beside"] for r in beside)

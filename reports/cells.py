@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts import origins
 from bench_apts.records import train_bytes
@@ -16,7 +16,7 @@ from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bench_apts.records import Communication, TrialRecord
     from bench_apts.spec import Suite
@@ -231,6 +231,14 @@ class Group:
         return origins.unlike([r for cell in self.cells for r in (*cell.draws, *cell.seeds)])
 
     @cached_property
+    def crowded(self) -> bool:
+        """Whether its ranks on CPUs shared fewer cores, so that times measure the machine."""
+        records = [r for cell in self.cells for r in (*cell.draws, *cell.seeds)]
+        have = cores(r.header.environment for r in records)
+        return (have is not None and self.ranks > have
+                and any(r.trial.device == "cpu" for r in records))
+
+    @cached_property
     def noise(self) -> Noise | None:
         """How far the times of its A/A pairs are apart, whole or to the target.
 
@@ -240,6 +248,16 @@ class Group:
                   if min(times) > 0] for cell in self.cells for first, twin in cell.pairs]
         return noise([max(times, key=lambda pair: abs(math.log(pair[1] / pair[0])))
                       for times in found if times])
+
+
+def cores(cards: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return how many cores the smallest machine has; None if no environment card tells.
+
+    As far as quotas and binding let ranks use them.
+    """
+    told = [card.get("effective_cores", card.get("cores")) for card in cards]
+    return min((have for have in told if isinstance(have, int | float) and have > 0),
+               default=None)
 
 
 def peak_memory(record: TrialRecord) -> int:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench_apts.stats.costs import known, outcome
+from bench_apts.stats.costs import headline, known, outcome
 from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.selection import best_metric
 
 from . import units
-from .findings import HEADLINE, misses
+from .findings import misses
 from .table import Table, Value, mono, name, number, words
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     for group in groups:
         breaks.add(len(rows))
         block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
-        rows += _mark_best(block, ("ert_core_seconds", "train_s_to_target",
-                                   "wire_bytes_to_target", "peak_memory_bytes",
-                                   "backwards_to_target"))
+        times = () if crowded[group.ranks] else ("train_s_to_target",)
+        rows += _mark_best(block, (f"ert_{headline(device)}", *times, "wire_bytes_to_target",
+                                   "peak_memory_bytes", "backwards_to_target"))
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
@@ -95,10 +95,11 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         name(cell.label, badge=cell.badge,
              suite=cell.suite.name, tuning_free=cell.tuning_free),
         number(f"{cell.ranks}{' †' if crowded else ''}", ranks=cell.ranks),
-        expected(cell, HEADLINE, device),
+        headlined(cell, device),
         _quantile(cell, device),
         _success(cell),
-        to_target(cell.to_target("train_s"), "train_s_to_target", units.seconds, bracket=True),
+        timed(to_target(cell.to_target("train_s"), "train_s_to_target", units.seconds,
+                        bracket=True), crowded),
         sent,
         passes,
         number(units.NONE if memory is None else units.size(memory), peak_memory_bytes=memory),
@@ -111,6 +112,13 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
                seeds=len(cell.seeds), seeds_hit=hits),
     )
+
+
+def headlined(cell: Cell, device: str, level: float = 1.0) -> Value:
+    """Expected cost in the headline's currency; core-seconds, too, stand in the CSV file."""
+    seconds = expected(cell, "core_seconds", device, level)
+    shown = expected(cell, headline(device), device, level)
+    return replace(shown, numbers={**seconds.numbers, **shown.numbers})
 
 
 def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) -> Value:
@@ -145,16 +153,19 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
 
 def _quantile(cell: Cell, device: str) -> Value:
     """The bill that suffices with a probability of 90 %; nothing can be said without a hit."""
-    drawn = cell.outcomes()
-    found = restart_quantile([o.spent[HEADLINE] for o in drawn],
-                             [o.cost[HEADLINE] for o in drawn]) if drawn else math.inf
-    if math.isinf(found):
-        return number(units.NONE, restart_cost_90=None)
-    return number(units.cost(HEADLINE, found, device), restart_cost_90=found)
+    drawn, currency = cell.outcomes(), headline(device)
+    found, seconds = (restart_quantile([o.spent[which] for o in drawn],
+                                       [o.cost[which] for o in drawn]) if drawn else math.inf
+                      for which in (currency, "core_seconds"))
+    numbers: dict[str, Plain] = {
+        "restart_cost_90": seconds if math.isfinite(seconds) else None,
+        f"restart_cost_90_{currency}": found if math.isfinite(found) else None}
+    return Value(units.cost(currency, found, device) if math.isfinite(found) else units.NONE,
+                 numbers=numbers)
 
 
 def _success(cell: Cell) -> Value:
-    found = cell.ert(HEADLINE)
+    found = cell.ert("samples")  # the same trials hit in every currency
     noun = "trial" if cell.tune else "seed"
     numbers: dict[str, Plain] = {
         "success_rate": found.hits / found.trials if found.trials else None, "hits": found.hits,
@@ -164,6 +175,11 @@ def _success(cell: Cell) -> Value:
         return Value(f"0 of {found.trials}", limit, numbers, "number missed")
     return number(units.percent(found.hits / found.trials, 0),
                   f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
+
+
+def timed(entry: Value, crowded: bool) -> Value:
+    """Leave a time out of sight where ranks shared cores: it would measure the machine."""
+    return replace(entry, text="not shown", detail="N > cores") if crowded else entry
 
 
 def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
@@ -200,14 +216,15 @@ def _mark_best(block: Sequence[tuple[Value, ...]],
 
 def levels(groups: Sequence[Group], device: str) -> Table:
     """Expected cost including tuning, in three currencies at each level of the target."""
-    currencies: tuple[Currency, ...] = (HEADLINE, "wire_bytes", "gradient_evaluations")
+    first = headline(device)
+    currencies: tuple[Currency, ...] = ("wire_bytes", "gradient_evaluations")
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for group in groups:
         for level in sorted(group.suite.target.levels, reverse=True):
             breaks.add(len(rows))
             for cell in group.cells:
-                found = cell.ert(HEADLINE, level)
+                found = cell.ert(first, level)
                 shown = units.goal(group.suite.target, level).rpartition(" of ")[2]
                 rows.append((
                     name(cell.label, suite=cell.suite.name),
@@ -216,13 +233,14 @@ def levels(groups: Sequence[Group], device: str) -> Table:
                            threshold=group.suite.target.threshold(level)),
                     number(f"{found.hits} of {found.trials}", hits=found.hits,
                            trials=found.trials),
+                    headlined(cell, device, level),
                     *(expected(cell, currency, device, level) for currency in currencies)))
     return Table(
         "expected-cost", "Expected cost by level of the target",
         "The same expected cost including tuning, in three currencies, at the full target and "
         "at the lower levels. Where the order changes with the level, do not lean on it.",
         (("Optimizer", ""), ("N", "ranks"), ("Level", "of the target"), ("Reached it", "trials"),
-         (f"{units.unit_of(device).capitalize()}-seconds".replace("Gpu", "GPU"), "expected"),
+         (f"{(noun := units.named(first, device))[:1].upper()}{noun[1:]}", "expected"),
          ("Wire bytes", "expected, per rank"), ("Gradient evaluations", "expected")),
         tuple(rows), frozenset(breaks))
 
@@ -268,7 +286,7 @@ def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, re
     target = trial.suite.target
     best = best_metric(record)
     best = best if target.direction == "max" else -best
-    frozen = record is cell.frozen
+    frozen, currency = record is cell.frozen, headline(device)
     return (
         replace(name(cell.label, suite=cell.suite.name), badge="frozen" if frozen else ""),
         number(str(cell.ranks), ranks=cell.ranks),
@@ -279,12 +297,14 @@ def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, re
              hyperparameters=msgspec.json.encode(settings, order="sorted").decode()),
         words(STATUS.get(status, status), status=status,
               reason=record.end.reason if record.end else None),
-        number(units.cost(HEADLINE, result.cost[HEADLINE], device),
-               core_seconds_to_target=result.cost[HEADLINE]) if result.hit
+        Value(units.cost(currency, result.cost[currency], device), numbers={
+            "core_seconds_to_target": result.cost["core_seconds"],
+            f"{currency}_to_target": result.cost[currency]}) if result.hit
         else Value("not reached", numbers={"core_seconds_to_target": None},
                    kind="number missed"),
-        number(units.cost(HEADLINE, result.spent[HEADLINE], device),
-               core_seconds_spent=result.spent[HEADLINE],
+        number(units.cost(currency, result.spent[currency], device),
+               core_seconds_spent=result.spent["core_seconds"],
+               samples_spent=result.spent["samples"],
                wire_bytes_spent=(result.spent["wire_bytes"]
                                  if known([result], "wire_bytes") else None),
                gradient_evaluations_spent=result.spent["gradient_evaluations"]),

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from .cells import Cell, Group
 
-HEADLINE: Currency = "core_seconds"
-
 ENOUGH = 5
 """Trials that an optimizer needs before its interval may decide: of fewer, all lie on the same
 side of the truth too often (with 5 independent ones, at 1 in 16)."""
@@ -31,7 +29,7 @@ Verdict = Literal["clear", "tentative", "unclear", "none", "not judged"]
 with others, none hit, or the trials are of environments whose times do not compare."""
 
 
-def unstable(group: Group, currency: Currency = HEADLINE) -> str:
+def unstable(group: Group, currency: Currency) -> str:
     """Says how the winner depends on the level of the target; "" if it does not.
 
     And "" where the trials are of environments whose times do not compare.
@@ -53,7 +51,7 @@ def unstable(group: Group, currency: Currency = HEADLINE) -> str:
             f"N = {group.ranks}: {', '.join(parts)}")
 
 
-def ranking(cells: Sequence[Cell], currency: Currency = HEADLINE) -> list[Cell]:
+def ranking(cells: Sequence[Cell], currency: Currency) -> list[Cell]:
     """Returns the optimizers that reached the target, the cheapest expected cost first."""
     reached = [cell for cell in cells if math.isfinite(cell.ert(currency).cost)]
     return sorted(reached, key=lambda cell: cell.ert(currency).cost)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
+
 from . import caveats, record_tables, sections
 from .context import Context
 from .curves.courses import frame
 from .drawing.canvas import png as pixels
 from .drawing.canvas import swatch, theme
 from .drawing.style import looks
-from .findings import HEADLINE, unstable
+from .findings import unstable
 from .formats import render
 from .parts import Boxes, Listing, Pictures
 from .provenance import cards
@@ -87,7 +89,7 @@ def compose(gathered: Gathered, found: History | None = None, *, png: bool = Fal
     """
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
-    view = View(HEADLINE, 1.0, gathered.device)
+    view = View(headline(gathered.device), 1.0, gathered.device)
     with theme(), Replays(pools(gathered.groups, view), view) as replays:
         contexts = _contexts(gathered, replays)
         ranked = sections.ranking.part(contexts)
@@ -101,7 +103,7 @@ def compose(gathered: Gathered, found: History | None = None, *, png: bool = Fal
     sources = [table for table in (record_tables.trials(gathered.trials),
                                    record_tables.figures([*_figures(parts)])) if table]
     told, origin = caveats.caveats(gathered), cards(gathered)
-    warnings = [line for group in gathered.groups if (line := unstable(group))]
+    warnings = [line for group in gathered.groups if (line := unstable(group, view.currency))]
     html = render.page(
         gathered=gathered, study=gathered.file.study, chapters=chapters, labels=labels,
         marks={label: f"mark{index}" for index, label in enumerate(labels)},

@@ -127,13 +127,37 @@ def unit_of(device: str) -> str:
     return "GPU" if device == "cuda" else "core"
 
 
+_NAMES: dict[Currency, str] = {
+    "train_s": "seconds of training", "wall_s": "seconds on the wall clock",
+    "wire_bytes": "bytes", "gradient_evaluations": "gradients", "flops": "FLOPs",
+    "samples": "samples", "cpu_s": "CPU-seconds"}
+
+
+def named(currency: Currency, device: str = "cpu") -> str:
+    """Return what a currency counts, in words: ``samples``, ``core-seconds``."""
+    return f"{unit_of(device)}-seconds" if currency == "core_seconds" else _NAMES[currency]
+
+
 def cost(currency: Currency, value: float, device: str = "cpu") -> str:
     """Formats a cost in its currency's unit."""
-    if currency == "core_seconds":
-        return seconds(value, f"{unit_of(device)}{_HYPHEN}")
+    if currency in ("core_seconds", "cpu_s"):
+        unit = "CPU" if currency == "cpu_s" else unit_of(device)
+        return seconds(value, f"{unit}{_HYPHEN}")
     if currency in ("train_s", "wall_s"):
         return seconds(value)
-    return size(value) if currency == "wire_bytes" else count(value)
+    if currency == "wire_bytes":
+        return size(value)
+    noun = "" if currency == "gradient_evaluations" else f"{THIN}{_NAMES[currency]}"
+    return f"{count(value)}{noun}"
+
+
+def tick(currency: Currency, value: float) -> str:
+    """Format a cost where a heading says already what it counts (``named``)."""
+    if currency in ("gradient_evaluations", "flops", "samples"):
+        return count(value)
+    if currency in ("core_seconds", "cpu_s"):
+        return cost(currency, value).replace(f"core{_HYPHEN}", "").replace(f"CPU{_HYPHEN}", "")
+    return cost(currency, value)
 
 
 def between(low: str, high: str) -> str:

@@ -94,6 +94,8 @@ def test_clocks_and_counters_never_run_backwards(finished):
                 assert getattr(before, name) < getattr(after, name), name
             assert before.cpu_s <= after.cpu_s
             assert after.cpu_s > 0
+            assert after.cpu_s <= after.all_ranks_cpu_s * 1.001
+            assert after.all_ranks_cpu_s <= record.trial.ranks * after.cpu_s * 1.001
             assert 0 < after.peak_memory_bytes < 2**36
 
 

@@ -212,6 +212,8 @@ AUDITED = (-1, "audit", "parts")
       "payload_bytes of all_reduce (train) are 8000, the distinct calls sum to 7600",
       "ideal_bytes of all_reduce (train) are 8000.0, the distinct calls sum to 7600.0",
       "actual_bytes of all_reduce (train) are 12000, the distinct calls sum to 11400"]),
+    (alone, setter(-2, "all_ranks_cpu_s", 5.0),
+     ["all_ranks_cpu_s is 5 at step 20, where the busiest of 1 ranks used 0.8"]),
     (alone, setter(2, "peak_memory_bytes", 0), ["no memory was in use at step 0"]),
     (alone, setter(3, "peak_memory_bytes", 2**21),
      [f"peak_memory_bytes runs backwards at step 20: {2**21:g}, then {2**20:g}"]),

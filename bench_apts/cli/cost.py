@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 def command(
     results: Annotated[Path, Argument(
         metavar="RESULTS", help="A results folder, for instance results/digits.")],
-    currency: Annotated[Currency, Option(
-        metavar="UNIT", help="What the main columns count: core_seconds (GPU-seconds on CUDA), "
-                             "train_s, wall_s, wire_bytes, gradient_evaluations, flops or "
-                             "samples.")] = "core_seconds",
+    currency: Annotated[Currency | None, Option(
+        metavar="UNIT", help="What the main columns count: samples, flops, wire_bytes, "
+                             "gradient_evaluations, cpu_s, train_s, wall_s or core_seconds "
+                             "(GPU-seconds on CUDA). Without it, samples on CPUs and "
+                             "core_seconds on CUDA.")] = None,
     level: Annotated[float, Option(
         metavar="SHARE", help="Level of the target, one of the suite's own; 1 is the full "
                               "target.")] = 1.0,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from bench_apts.origins import TIMES
 from bench_apts.records import train_bytes
 from bench_apts.stats.comparison import compare, least_p
 from bench_apts.stats.contrast import difference, success_p
-from bench_apts.stats.costs import outcome
+from bench_apts.stats.costs import headline, outcome
 from bench_apts.stats.tuning import ert
 
 from .. import units
@@ -134,7 +136,9 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
     notes: list[str] = []
     draws, seeds = match(one.draws, two.draws), match(one.seeds, two.seeds)
     if draws.first and draws.second:
-        found.append(_cost("expected cost, with tuning", "core_seconds", draws, noise.time,
+        currency = headline(device)
+        found.append(_cost("expected cost, with tuning", currency, draws,
+                           noise.time if currency in TIMES else 1.0,
                            "costs {} as much with tuning", device, resamples))
     rated = seeds if seeds.first and seeds.second else draws
     if rated.first and rated.second:
@@ -170,7 +174,9 @@ def _cost(name: str, currency: Currency, trials: Trials, noise: float, verb: str
     if not any(one[0]) and not any(two[0]):
         return None
     costs = ert(*one), ert(*two)
-    texts = [units.cost(currency, c.cost if c.hits else c.total, device) for c in costs]
+    form = partial(units.tick, currency) if currency == "samples" else partial(
+        units.cost, currency, device=device)
+    texts = [form(c.cost if c.hits else c.total) for c in costs]
     ratio = compare(two, one, paired=trials.paired, resamples=resamples)
     idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
     return Measure(

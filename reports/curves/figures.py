@@ -53,7 +53,9 @@ def figures(context: Context, group: Group) -> list[Figure]:
         return []
     limits = _limits(group, found)
     table = _table(group, found, step)
-    return [_figure(context, group, against, found, step, limits, table) for against in AXES
+    shown = [against for against in AXES
+             if not (against.column == "train_s" and context.crowded[group.ranks])]
+    return [_figure(context, group, against, found, step, limits, table) for against in shown
             if any((run[against.column] > 0).any() for one in found for run in one.runs)]
 
 
@@ -95,8 +97,7 @@ def _figure(context: Context, group: Group, against: Against, found: Sequence[Co
     scale(axes, "x", against.form, log=log,
           limits=((across[across > 0].min() / 1.15, max(most) * 1.15) if log
                   else (0, max(most) * 1.03)))
-    mark = " †" if column == "train_s" and context.crowded[group.ranks] else ""
-    axes.set_xlabel(against.words + mark)
+    axes.set_xlabel(against.words)
     unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
     heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                   + (", by the logarithm of its errors" if share else ""))

@@ -32,11 +32,9 @@ def shifts(labels: Sequence[str]) -> dict[str, float]:
     return {label: step * (at - (len(labels) - 1) / 2) for at, label in enumerate(labels)}
 
 
-def positions(axes: Axes, context: Context, groups: Sequence[Group], *, times: bool) -> None:
-    """Sets the horizontal axis: one place for each N, with a dagger where times are crowded."""
-    axes.set_xticks(range(len(groups)), [
-        f"{group.ranks}{' †' if times and context.crowded[group.ranks] else ''}"
-        for group in groups])
+def positions(axes: Axes, context: Context, groups: Sequence[Group]) -> None:
+    """Sets the horizontal axis: one place for each N."""
+    axes.set_xticks(range(len(groups)), [str(group.ranks) for group in groups])
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.grid(False, axis="x")
     axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
@@ -52,7 +50,8 @@ def costs(context: Context, currency: Currency, slug: str, words: str) -> Figure
         words: The currency in words.
     """
     # One rank sends nothing.
-    groups = [g for g in context.groups if currency != "wire_bytes" or g.ranks > 1]
+    groups = [g for g in context.groups if (g.ranks > 1 if currency == "wire_bytes" else
+                                            not context.crowded[g.ranks])]
     form = _FORMS[currency]
     drawing, axes = panel(4.9, 3.0, left=0.62)
     values: list[float] = []
@@ -86,7 +85,7 @@ def costs(context: Context, currency: Currency, slug: str, words: str) -> Figure
         return None
     low, high = min(values) / 1.3, max(values) * 1.3
     scale(axes, "y", form, log=True, limits=headroom(low, high, 1 / 11 if missed else 0))
-    positions(axes, context, groups, times=currency == "train_s")
+    positions(axes, context, groups)
     heading(axes, f"{words} to the target")
     caption = ("No optimizer's median seed reached the target at "
                f"N = {groups[-1].ranks}." if not least else
@@ -96,8 +95,8 @@ def costs(context: Context, currency: Currency, slug: str, words: str) -> Figure
             f"{label} at N = {', '.join(map(str, ranks))}" for label, ranks in missed.items()
         ) + ")."
     caption += " Large: medians over seeds; small: single seeds."
-    if currency == "train_s" and any(context.crowded[g.ranks] for g in groups):
-        caption += " † More ranks than cores: these times measure the machine."
+    if currency == "train_s" and len(groups) < len(context.groups):
+        caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
     return finish(
         drawing, f"{context.prefix}-{slug}-ranks",
         f"{context.suite.name}: {words} to the target against N, {context.suite.scaling} scaling",
@@ -149,7 +148,7 @@ def factor(context: Context, rows: Sequence[Scaled], which: str) -> Figure | Non
     values = [getattr(row.efficiency, which) for row in usable]
     scale(axes, "y", units.digits, log=True,
           limits=(min(*values, 0.9) / 1.15, max(*values, 1.0) * 1.15))
-    positions(axes, context, groups, times=False)
+    positions(axes, context, groups)
     heading(axes, f"{which} factor of the efficiency")
     best = max(last, key=lambda row: getattr(row.efficiency, which))
     caption = (f"Largest at N = {best.cell.ranks} against N0 = {base}: {best.cell.label}, "

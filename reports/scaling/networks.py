@@ -52,7 +52,7 @@ def _known(context: Context, label: str) -> list[tuple[int, float]]:
     """Measured median seconds to the target, with the number of the N they belong to."""
     cells: list[tuple[int, Cell]] = [
         (at, cell) for at, group in enumerate(context.groups) for cell in group.cells
-        if cell.label == label]
+        if cell.label == label and not context.crowded[group.ranks]]
     return [(at, time) for at, cell in cells
             if 0 < (time := cell.to_target("train_s").median) < math.inf]
 
@@ -81,8 +81,7 @@ def _figure(context: Context, fabric: str, rows: Sequence[Row],
     scale(axes, "y", units.seconds, log=True, limits=limits)
     room = axes.get_position().width * drawing.get_figwidth() / (len(groups) + len(modelled))
     axes.set_xticks(range(len(groups) + len(modelled)), [
-        *spaced([f"{group.ranks}{' †' if context.crowded[group.ranks] else ''}"
-                 for group in groups], room),
+        *spaced([str(group.ranks) for group in groups], room),
         *spaced([str(ranks) for ranks in modelled], room)])
     axes.set_xlim(-0.5, end)
     axes.grid(False, axis="x")

@@ -9,6 +9,7 @@ from bench_apts import origins
 from bench_apts.stats.efficiency import Efficiency, Training, efficiency
 
 from .. import units
+from ..cost_tables import timed
 from ..table import Table, Value, name, number, words
 
 if TYPE_CHECKING:
@@ -105,11 +106,12 @@ def _factors(row: Scaled | None, ranks: int) -> Value:
     if row is None or row.efficiency is None:
         return Value("no hit" if row else units.NONE, kind="number missed" if row else "number",
                      numbers={f"efficiency_n{ranks}": None})
-    found, mark = row.efficiency, " †" if row.crowded else ""
-    return number(f"{units.digits(found.total)}{mark}",
-                  f"{units.digits(found.hardware)}{mark} × {units.digits(found.statistical)}",
-                  **{f"efficiency_n{ranks}": found.total, f"hardware_n{ranks}": found.hardware,
-                     f"statistical_n{ranks}": found.statistical})
+    found = row.efficiency
+    return Value(units.digits(found.total) if not row.crowded else units.NONE,
+                 f"{units.digits(found.hardware)} × {units.digits(found.statistical)}"
+                 if not row.crowded else f"statistical {units.digits(found.statistical)}",
+                 {f"efficiency_n{ranks}": found.total, f"hardware_n{ranks}": found.hardware,
+                  f"statistical_n{ranks}": found.statistical})
 
 
 def table(context: Context, rows: Sequence[Scaled]) -> Table:
@@ -122,7 +124,6 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
             breaks.add(len(lines))
         reached = math.isfinite(run.seconds)
         speed = run.samples / run.seconds if reached and run.seconds else None
-        mark = " †" if row.crowded else ""
         kind = "number" if reached else "number missed"
         hits = sum(outcome.hit for outcome in cell.finals)
         low, high = row.spread or (None, None)
@@ -131,19 +132,21 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
             number(f"{cell.ranks}{' †' if context.crowded[cell.ranks] else ''}",
                    ranks=cell.ranks, more_ranks_than_cores=context.crowded[cell.ranks]),
             words(context.suite.scaling, scaling=context.suite.scaling),
-            Value(units.seconds(run.seconds) if reached else "no hit", kind=kind,
-                  numbers={"train_s_to_target": run.seconds if reached else None}),
+            timed(Value(units.seconds(run.seconds) if reached else "no hit", kind=kind,
+                        numbers={"train_s_to_target": run.seconds if reached else None}),
+                  reached and context.crowded[cell.ranks]),
             Value(units.count(run.samples) if reached else "no hit", kind=kind,
                   numbers={"samples_to_target": run.samples if reached else None}),
-            number(f"{units.count(speed)}{mark}" if speed is not None else units.NONE,
-                   samples_per_s=speed),
-            number(f"{units.digits(found.total)}{mark}" if found
-                   else "not judged" if row.unlike else units.NONE,
+            number(units.NONE if speed is None or context.crowded[cell.ranks]
+                   else units.count(speed), samples_per_s=speed),
+            number("not judged" if row.unlike
+                   else units.NONE if row.crowded or not found else units.digits(found.total),
                    units.between(units.digits(low), units.digits(high))
-                   if low is not None and high is not None and low < high else "",
+                   if low is not None and high is not None and low < high and not row.crowded
+                   else "",
                    efficiency=found.total if found else None,
                    efficiency_low=low, efficiency_high=high),
-            number(f"{units.digits(found.hardware)}{mark}" if found else units.NONE,
+            number(units.digits(found.hardware) if found and not row.crowded else units.NONE,
                    hardware=found.hardware if found else None),
             number(units.digits(found.statistical) if found else units.NONE,
                    statistical=found.statistical if found else None),
@@ -164,7 +167,8 @@ def table(context: Context, rows: Sequence[Scaled]) -> Table:
 _WHAT = (
     "Efficiency = N0·T(N0) / (N·T(N)), T the training time to the target, is hardware (samples a "
     "second and rank, over those at N0) times statistical (samples to the target at N0, over "
-    "those at N). † More ranks than cores: what rests on such times measures the machine.")
+    "those at N). † More ranks than cores: what rests on such times measures the machine, and "
+    "is not shown; the CSV file has it.")
 
 _MODES = {"strong": "Strong scaling: the global minibatch stays as ranks are added.",
           "weak": "Weak scaling: each rank's share of the minibatch stays as ranks are added."}

@@ -30,10 +30,13 @@ def part(context: Context) -> Part | None:
 
 def _finding(context: Context) -> str:
     hit, total = basis.hits(context.groups)
-    firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({AXES[0].form(seconds)})"
-              for group in context.groups if (ranked := leaders(group, AXES[0]))
-              for seconds, labels in ties(ranked)[:1]]
+    axis = next(axis for axis in AXES if axis.column == (
+        "train_s" if context.gathered.device == "cuda" else "samples"))
+    firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({axis.form(value)})"
+              for group in context.groups if (ranked := leaders(group, axis))
+              for value, labels in ties(ranked)[:1]]
     reached = f"{hit} of {units.plural(total, 'final training')} reached the target"
     if not firsts:
         return f"{reached}{', no median seed among them' if hit else ''}."
-    return f"{reached}; first in training time, by the median seed: {units.listing(firsts)}."
+    counted = "training time" if axis.column == "train_s" else axis.column
+    return f"{reached}; first in {counted}, by the median seed: {units.listing(firsts)}."

@@ -7,6 +7,8 @@ import statistics
 from typing import TYPE_CHECKING
 
 from bench_apts import fabrics
+from bench_apts.origins import TIMES
+from bench_apts.stats.costs import headline
 from bench_apts.stats.noise import noise
 from bench_apts.stats.payoff import break_even_interval
 
@@ -14,7 +16,7 @@ from .. import units
 from ..cells import pace, peak_memory
 from ..decision.contest import Contest, contest, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
-from ..findings import ENOUGH, HEADLINE, misses
+from ..findings import ENOUGH, misses
 from ..parts import Answer, Box, Boxes, Part, Prose
 from ..tuning.envelope import crossings
 from ..tuning.pays import sentence, span
@@ -56,41 +58,41 @@ def part(context: Context) -> Part:
 def _box(context: Context, group: Group) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
-    view = View(HEADLINE, 1.0, device)
+    view = View(headline(device), 1.0, device)
     pools = [found for cell in cells if (found := pool(cell, view))]
-    scatter = group.noise.factor if group.noise else 1.0
-
-    def bill(value: float) -> str:
-        return units.cost(HEADLINE, value, device)
-
-    once = contest([by_trainings(found, 1) for found in pools], scatter, group.unlike)
-    many = contest([by_trainings(found, MANY) for found in pools], scatter, group.unlike)
-    answers = [_answer(group, "Training once", once, bill, "train_once"),
-               _answer(group, "Training ten times", many, bill, "train_ten_times")]
+    timed = view.currency in TIMES
+    scatter = group.noise.factor if timed and group.noise else 1.0
+    unlike = group.unlike if timed else ""
+    once = contest([by_trainings(found, 1) for found in pools], scatter, unlike)
+    many = contest([by_trainings(found, MANY) for found in pools], scatter, unlike)
+    answers = [_answer(group, "Training once", once, view.show, "train_once", view.currency),
+               _answer(group, "Training ten times", many, view.show, "train_ten_times",
+                       view.currency)]
     if group.ranks > 1:
         answers += _networks(context, group, cells)
     answers.append(_answer(group, "When memory is short", contest(
         [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike),
         units.size, "memory"))
-    headline, remarks = _headline(group, cells, once, device)
-    pays = _pays(pools, group.unlike)
+    headed, remarks = _headline(group, cells, once, view)
+    pays = _pays(pools, unlike)
     if pays:
         answers.append(pays)
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
-        + f"N = {group.ranks}", once.verdict, headline, tuple(answers),
-        (*remarks, *_apts(once, cells, device)),
+        + f"N = {group.ranks}", once.verdict, headed, tuple(answers),
+        (*remarks, *_apts(once, cells, view)),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
 def _answer(group: Group, question: str, found: Contest, show: Callable[[float], str],
-            slug: str) -> Answer:
+            slug: str, currency: str = "") -> Answer:
     choice, detail = words(found, show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
     numbers: dict[str, Plain] = {
         "suite": group.suite.name, "ranks": group.ranks, "question": slug,
-        "verdict": found.verdict, "lowest": best.cell.label if best else None,
+        "verdict": found.verdict, "currency": currency,
+        "lowest": best.cell.label if best else None,
         "value": best.value if best else None,
         "runner_up": second.entrant.cell.label if second else None,
         "ratio": second.comparison.ratio if second else None,
@@ -169,11 +171,11 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
 
 
 def _headline(group: Group, cells: Sequence[Cell], once: Contest,
-              device: str) -> tuple[str, tuple[str, ...]]:
+              view: View) -> tuple[str, tuple[str, ...]]:
     if once.best is None:
-        return _nobody(group, cells)
+        return _nobody(group, cells, view)
     label = once.best.cell.label
-    cost = units.cost(HEADLINE, once.best.value, device)
+    cost = view.show(once.best.value)
     if not once.rivals:
         return f"{label} reaches the target for {cost}; nothing was run to compare it.", ()
     if once.verdict == "not judged":
@@ -196,14 +198,14 @@ def _few_or_many(labels: Sequence[str]) -> str:
     return units.listing(labels) if len(labels) < 4 else f"{len(labels)} others"
 
 
-def _nobody(group: Group, cells: Sequence[Cell]) -> tuple[str, tuple[str, ...]]:
+def _nobody(group: Group, cells: Sequence[Cell], view: View) -> tuple[str, tuple[str, ...]]:
     if not cells:
         return "Nothing has been run yet.", ()
     target, budget = group.suite.target, group.suite.budget
     sentences = [f"The cap was {units.trim(units.count(budget.samples))} samples or "
                  f"{units.trim(units.seconds(budget.seconds))} of training in each trial."]
     for level in sorted((x for x in target.levels if x < 1), reverse=True):
-        reached = [cell.label for cell in cells if cell.ert(HEADLINE, level).hits]
+        reached = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
         if reached:
             sentences.append(f"The lower level of {units.goal(target, level)} was reached by "
                              f"{units.listing(reached)}.")
@@ -211,20 +213,21 @@ def _nobody(group: Group, cells: Sequence[Cell]) -> tuple[str, tuple[str, ...]]:
     return "No optimizer reached the target.", tuple(sentences)
 
 
-def _apts(once: Contest, cells: Sequence[Cell], device: str) -> list[str]:
+def _apts(once: Contest, cells: Sequence[Cell], view: View) -> list[str]:
     """Says plainly how APTS fared, the method that this harness was built to judge."""
     family = [cell for cell in cells if cell.optimizer == "apts"]
     if once.best is None or not family or len(cells) == 1:
         return []
-    mine = min(family, key=lambda cell: (cell.ert(HEADLINE).cost, cell.ert(HEADLINE).total))
+    mine = min(family, key=lambda cell: (
+        cell.ert(view.currency).cost, cell.ert(view.currency).total))
     if mine is once.best.cell or once.verdict == "not judged":
         return []
-    expected = mine.ert(HEADLINE)
+    expected = mine.ert(view.currency)
     if not once.best.value:  # the untrained model met the target
         return []
     if not expected.hits:
         return [f"{mine.label} loses here: more than "
-                f"{units.cost(HEADLINE, expected.total, device)} spent, "
+                f"{view.show(expected.total)} spent, "
                 f"{misses(0, expected.trials)}."]
     ratio = expected.cost / once.best.value
     if any(rival.entrant.cell is mine for rival in once.tied):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
+
 from .. import cost_tables, units
-from ..findings import HEADLINE, ranking
+from ..findings import ranking
 from ..parts import Listing, Part
 
 if TYPE_CHECKING:
@@ -30,15 +32,15 @@ def _finding(context: Context) -> str:
 
 
 def _at(group: Group, device: str) -> str:
-    cells = [cell for cell in group.cells if cell.draws]
-    reached = ranking(cells)
+    cells, currency = [cell for cell in group.cells if cell.draws], headline(device)
+    reached = ranking(cells, currency)
     if not cells:
         return ""
     where = f"at N = {group.ranks}, "
     if not reached:
         return f"{where}none of {units.plural(len(cells), 'optimizer')} reached the target"
-    costs = [cell.ert(HEADLINE).cost for cell in reached]
-    span = (units.cost(HEADLINE, costs[0], device) if len(costs) == 1 else units.between(
-        units.cost(HEADLINE, costs[0], device), units.cost(HEADLINE, costs[-1], device)))
+    costs = [cell.ert(currency).cost for cell in reached]
+    span = (units.cost(currency, costs[0], device) if len(costs) == 1 else units.between(
+        units.cost(currency, costs[0], device), units.cost(currency, costs[-1], device)))
     return (f"{where}{len(reached)} of {units.plural(len(cells), 'optimizer')} reached the "
             f"target, at an expected cost of {span}")

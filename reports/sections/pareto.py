@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from .. import units
 from ..pareto.figures import figure
-from ..pareto.fronts import Against, points
+from ..pareto.fronts import Against, across, points
 from ..parts import Part, Pictures
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 _KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range over seeds. Dashed: "
         "the edge of what the front beats.")
-
-_NAMES: dict[Against, str] = {"bytes": "time and bytes", "memory": "time and memory"}
 
 
 def part(context: Context) -> Part | None:
@@ -31,7 +29,8 @@ def part(context: Context) -> Part | None:
             if picture is not None:
                 drawn.append(picture)
                 front = units.listing([p.cell.label for p in found if p.front])
-                fronts.setdefault(front, []).append(f"in {_NAMES[against]}")
+                fronts.setdefault(front, []).append(
+                    f"in {'samples' if across(group) == 'samples' else 'time'} and {against}")
         if drawn:
             sentences.append(f"at {context.size(group.ranks)} " + ", ".join(
                 f"{names} {' and '.join(pairs)}" for names, pairs in fronts.items()))

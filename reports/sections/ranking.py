@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
+
 from .. import units
-from ..findings import HEADLINE, unstable
+from ..findings import unstable
 from ..parts import Listing, Part, Pictures
 from ..ranking.profile import figure, problems, table
 from ..ranking.rivals import ranked
@@ -27,7 +29,8 @@ def part(contexts: Sequence[Context]) -> Part | None:
     Unlike the others it takes the contexts of all suites, as a problem of a performance profile
     is one suite at one N.
     """
-    view = View(HEADLINE, 1.0, contexts[0].gathered.device)
+    device = contexts[0].gathered.device
+    view = View(headline(device), 1.0, device)
     groups = [group for context in contexts for group in context.groups]
     rankings = [ranked(group, view) for group in groups]
     listed = order(rankings, view)
@@ -39,7 +42,7 @@ def part(contexts: Sequence[Context]) -> Part | None:
     if drawn:
         blocks.append(Pictures((drawn,), wide=True))
     blocks += [Listing(each) for each in (table(found), levels(groups, view)) if each]
-    changes = [line for group in groups if (line := unstable(group))]
+    changes = [line for group in groups if (line := unstable(group, view.currency))]
     finding = _finding(rankings, several=len(contexts) > 1)
     if changes:
         finding += " But " + "; ".join(changes) + "."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
+
 from .. import units
-from ..findings import HEADLINE, ranking
+from ..findings import ranking
 from ..parts import Listing, Part, Pictures, Prose
 from ..tuning.best import best_of_k
 from ..tuning.bill import remarks, suite_bill
@@ -21,6 +23,8 @@ from ..tuning.scene import Scene, reference
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.stats.costs import Currency
+
     from ..cells import Group
     from ..context import Context
     from ..parts import Block
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
 
 def part(context: Context) -> Part | None:
     """Builds the section from the suite's bill; None while nothing has been run."""
-    view = View(HEADLINE, 1.0, context.gathered.device)
+    device = context.gathered.device
+    view = View(headline(device), 1.0, device)
     found = suite_bill(context.groups, view, context.replays)
     if not found.pools:
         return None
@@ -37,8 +42,8 @@ def part(context: Context) -> Part | None:
         for group in context.groups]
     blocks: list[Block] = []
     for group, scene in zip(context.groups, scenes, strict=True):
-        figures = [expected_cost(group, scene.stem, context.looks, view.device, scene.basis),
-                   tuning_and_training(group, scene.stem, context.looks, view.device,
+        figures = [expected_cost(group, scene.stem, context.looks, view, scene.basis),
+                   tuning_and_training(group, scene.stem, context.looks, view,
                                        scene.basis),
                    best_of_k(scene), envelope(scene), restarts(scene),
                    *replays(scene, [each for each in found.policies
@@ -50,15 +55,15 @@ def part(context: Context) -> Part | None:
     blocks += [Listing(table) for table in found.tables]
     notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
     blocks += [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes]
-    return Part("tuning", "Tuning cost", _finding(context.groups, scenes), tuple(blocks),
-                legend=True)
+    return Part("tuning", "Tuning cost", _finding(context.groups, scenes, view.currency),
+                tuple(blocks), legend=True)
 
 
-def _finding(groups: Sequence[Group], scenes: Sequence[Scene]) -> str:
+def _finding(groups: Sequence[Group], scenes: Sequence[Scene], currency: Currency) -> str:
     """Says for each N from how many trainings on the first tuned optimizer pays."""
     if not any(pool.cell.tune for scene in scenes for pool in scene.pools):
         found = [f"{ranked[0].label} at N = {group.ranks}" for group in groups
-                 if (ranked := ranking([cell for cell in group.cells if cell.draws]))]
+                 if (ranked := ranking([cell for cell in group.cells if cell.draws], currency))]
         return ("Nothing was tuned in this study; lowest expected cost: "
                 f"{units.listing(found)}." if found else
                 "Nothing was tuned in this study, and no trial reached the target.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
 from bench_apts.stats.sensitivity import log_edges, success
 
 from .. import units
@@ -59,7 +61,8 @@ def cost(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figure | None
     strip = min(0.6, 0.03 + _LINE * sum(any(not p.hit for p in points)
                                         for points in at.values()))
     least, most = min(costs) / 1.25, max(costs) * 1.25
-    scale(axes, "y", lambda value: units.seconds(value), log=True,
+    currency = headline(device)
+    scale(axes, "y", partial(units.tick, currency), log=True,
           limits=headroom(least, most, strip))
     scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
@@ -74,8 +77,7 @@ def cost(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figure | None
     if not any(point.hit for point in every):
         axes.set_yticks([])
     axes.set_xlabel(knob)
-    heading(axes, f"{units.unit_of(device)}-seconds to the target"
-                  f"{' †' if context.crowded[ranks] else ''}")
+    heading(axes, f"{units.named(currency, device)} to the target")
     hits = sum(point.hit for point in every)
     signs = dict.fromkeys(_SIGNS[p.status] for p in every if not p.hit)
     caption = (_working(at) + (
@@ -189,11 +191,13 @@ def _slug(context: Context, sweep: Sweep) -> str:
 def _points(context: Context, ranks: int, knob: str,
             at: Mapping[str, Sequence[Point]]) -> Table:
     device = context.gathered.device
+    currency = headline(device)
     rows = [(name(label, suite=context.suite.name, hyperparameter=knob, ranks=ranks),
              number(units.digits(p.value), value=p.value),
              words(STATUS.get(p.status, p.status), status=p.status),
-             number(units.cost("core_seconds", p.cost, device) if p.hit else units.NONE,
-                    core_seconds_to_target=p.cost if p.hit else None))
+             Value(units.cost(currency, p.cost, device) if p.hit else units.NONE, numbers={
+                 "core_seconds_to_target": p.core_seconds if p.hit else None,
+                 f"{currency}_to_target": p.cost if p.hit else None}))
             for label, points in at.items() for p in sorted(points)]
     return Table(f"sensitivity-{knob}", f"Trials by {knob} at N = {ranks}",
                  f"Every trial with its {knob}, how it ended and what it cost to the target.",

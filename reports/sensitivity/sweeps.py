@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.stats.costs import headline
 from bench_apts.stats.sensitivity import widest
-
-from ..findings import HEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +20,8 @@ class Point(NamedTuple):
     Attributes:
         ranks: World size N.
         value: Of the hyperparameter, positive.
-        cost: Core-seconds to the target, infinite for a miss.
+        cost: To the target in the headline's currency, infinite for a miss.
+        core_seconds: To the target likewise.
         status: How the trial ended; "unfinished" without an end.
         chosen: Whether its configuration was frozen at this N.
     """
@@ -29,6 +29,7 @@ class Point(NamedTuple):
     ranks: int
     value: float
     cost: float
+    core_seconds: float
     status: str
     chosen: bool
 
@@ -113,7 +114,8 @@ def _points(cell: Cell, name: str) -> list[Point]:
         if isinstance(value, bool | str) or value is None or value <= 0:
             continue
         points.append(Point(
-            cell.ranks, float(value), result.cost[HEADLINE],
+            cell.ranks, float(value), result.cost[headline(record.trial.device)],
+            result.cost["core_seconds"],
             record.end.status if record.end else "unfinished",
             cell.frozen is not None
             and record.trial.hyperparameters == cell.frozen.trial.hyperparameters))

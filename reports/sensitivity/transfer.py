@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.costs import headline
 from bench_apts.stats.transfer import regret
 
 from .. import units
-from ..findings import HEADLINE
 from ..table import Table, Value, mono, name, words
 from ..tuning.pool import Pool, View, pool
 
@@ -25,7 +25,8 @@ def matrix(context: Context) -> Table | None:
 
     Optimizers that took over another's search are left out: the matrix is that one's.
     """
-    view = View(HEADLINE, 1.0, context.gathered.device)
+    device = context.gathered.device
+    view = View(headline(device), 1.0, device)
     sizes = [group.ranks for group in context.groups]
     pools = [found for group in context.groups for cell in group.cells
              if cell.tune and not cell.leader and cell.frozen is not None

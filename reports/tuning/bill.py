@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.errors import UserError
 from bench_apts.origins import TIMES
+from bench_apts.stats.costs import headline
 
 from .. import units
 from ..findings import ENOUGH, unstable
@@ -60,19 +61,20 @@ class SuiteBill(NamedTuple):
     notes: list[str]
 
 
-def bill(gathered: Gathered, currency: Currency = "core_seconds", level: float = 1.0, *,
+def bill(gathered: Gathered, currency: Currency | None = None, level: float = 1.0, *,
          replay: bool = True) -> Bill:
     """Works out what tuning cost in a study, and when it pays.
 
     Args:
         gathered: The study.
-        currency: What the main columns count.
+        currency: What the main columns count; None for the headline of the study's device.
         level: Level of the target, the full one or one of the suites' own.
         replay: Whether tuning policies are replayed, which takes seconds.
 
     Raises:
         UserError: A suite's target has no such level, or what replays ended without an answer.
     """
+    currency = currency or headline(gathered.device)
     view = View(currency, level, gathered.device)
     suites = gathered.file.study.suites
     for suite in suites:

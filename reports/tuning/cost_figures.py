@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import cost_tables, units
 from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
 from ..drawing.style import INK
-from ..findings import HEADLINE, misses, ranking
-from ..table import Table, name, number, words
+from ..findings import misses, ranking
+from ..table import Table, Value, name, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,27 +18,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+    from bench_apts.stats.costs import Currency
+
     from ..cells import Cell, Group
     from ..drawing.style import Look
+    from .pool import View
 
 _WIDTH = 4.9
 
 
 def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
-                  device: str, basis: str = "") -> Figure | None:
+                  view: View, basis: str = "") -> Figure | None:
     """Draws the expected cost including tuning with its interval; misses as open arrows."""
+    currency = view.currency
     cells = [cell for cell in group.cells if cell.draws]
-    totals = [max(cell.ert(HEADLINE).total, 0.0) for cell in cells]
+    totals = [max(cell.ert(currency).total, 0.0) for cell in cells]
     if not cells or not any(totals):
         return None
     drawing, axes = _rows(cells)
-    points = [value for cell in cells for value in _extent(cell)]
+    points = [value for cell in cells for value in _extent(cell, currency)]
     low, high = min(points) / 1.5, max(points) * 1.5
-    scale(axes, "x", _short, log=True, limits=(low, high), ticks=4)
+    scale(axes, "x", partial(units.tick, view.currency), log=True, limits=(low, high), ticks=4)
     for row, cell in enumerate(cells):
-        look, expected, interval = looks[cell.label], cell.ert(HEADLINE), cell.interval(HEADLINE)
+        look, expected, interval = looks[cell.label], cell.ert(currency), cell.interval(currency)
         if expected.hits:
-            text = units.cost(HEADLINE, expected.cost, device)
+            text = view.show(expected.cost)
             if interval is not None:
                 end = min(interval.high, high)
                 axes.plot([max(interval.low, low), end], [row, row], color=look.color,
@@ -48,34 +53,34 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
             axes.plot([expected.cost], [row], marker=look.marker, color=look.color, markersize=8,
                       markeredgewidth=0, zorder=3)
         else:
-            text = f"more than {units.cost(HEADLINE, expected.total, device)}"
+            text = f"more than {view.show(expected.total)}"
             if expected.total > 0:
                 axes.plot([expected.total, high], [row, row], color=look.color, linewidth=1,
                           linestyle=":")
                 axes.plot([expected.total], [row], marker=">", color="none", markersize=8,
                           markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
         _beside(axes, row, text)
-    heading(axes, f"expected cost to the target, in {units.unit_of(device)}-seconds")
-    ranked = ranking(cells)
+    heading(axes, f"expected cost to the target, in {units.named(currency, view.device)}")
+    ranked = ranking(cells, currency)
     caption = "No optimizer reached the target."
     if ranked:
-        least = units.cost(HEADLINE, ranked[0].ert(HEADLINE).cost, device)
+        least = view.show(ranked[0].ert(currency).cost)
         caption = f"Lowest: {ranked[0].label}, {least}."
-    missed = [f"{cell.label} ({misses(0, cell.ert(HEADLINE).trials)})" for cell in cells
-              if not cell.ert(HEADLINE).hits]
+    missed = [f"{cell.label} ({misses(0, cell.ert(currency).trials)})" for cell in cells
+              if not cell.ert(currency).hits]
     if missed:
         caption += f" Open arrows: {units.listing(missed)}, so the cost is more than that."
     return finish(drawing, f"{name}-expected-cost",
                   f"{group.suite.name}, N = {group.ranks}: expected cost including tuning",
                   caption + " Bars: 95 % bootstrap interval; an arrow means no upper limit.", {},
-                  basis=basis, data=_expected(cells, device))
+                  basis=basis, data=_expected(cells, view))
 
 
-def bill(group: Group, name: str, looks: Mapping[str, Look], device: str,
+def bill(group: Group, name: str, looks: Mapping[str, Look], view: View,
          basis: str = "") -> Figure | None:
     """Draws what was spent: the tuning trials, and one training with the result."""
     cells = [cell for cell in group.cells if cell.draws]
-    parts = [_parts(cell) for cell in cells]
+    parts = [_parts(cell, view.currency) for cell in cells]
     if not any(part.together for part in parts):
         return None
     drawing, axes = _rows(cells)
@@ -83,13 +88,13 @@ def bill(group: Group, name: str, looks: Mapping[str, Look], device: str,
         color = looks[cell.label].color
         axes.barh(row, part.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
         axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
-        total = units.cost(HEADLINE, part.together, device)
+        total = view.show(part.together)
         _beside(axes, row, f"{total}{_ENDINGS[part.ended]}")
-    scale(axes, "x", _short, ticks=4,
+    scale(axes, "x", partial(units.tick, view.currency), ticks=4,
           limits=(0, max(part.together for part in parts) * 1.04))
     heading(axes, "tuning (pale) and one final training (solid), in "
-                  f"{units.unit_of(device)}-seconds")
-    caption = (f"{_spread(cells, parts, device)} Each tuning trial is billed up to its first hit, "
+                  f"{units.named(view.currency, view.device)}")
+    caption = (f"{_spread(cells, parts, view)} Each tuning trial is billed up to its first hit, "
                "and whole without one.")
     for ended, said in (("miss", "missed"), ("not run", "has not run")):
         who = [cell.label for cell, part in zip(cells, parts, strict=True) if part.ended == ended]
@@ -97,7 +102,7 @@ def bill(group: Group, name: str, looks: Mapping[str, Look], device: str,
             caption += f" The final training of {units.listing(who)} {said}."
     return finish(drawing, f"{name}-bill",
                   f"{group.suite.name}, N = {group.ranks}: tuning bill and one final training",
-                  caption, {}, basis=basis, data=_spent(cells, parts, device))
+                  caption, {}, basis=basis, data=_spent(cells, parts, view))
 
 
 _ENDINGS = {"hit": "", "miss": ", missed", "not run": ", tuning only"}
@@ -114,58 +119,62 @@ class _Parts(NamedTuple):
         return self.tuning + self.training
 
 
-def _spread(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> str:
+def _spread(cells: Sequence[Cell], parts: Sequence[_Parts], view: View) -> str:
     """Says who spent least and most until a final training reached the target."""
     found = sorted((part.together, cell.label)
                    for cell, part in zip(cells, parts, strict=True) if part.ended == "hit")
     if not found:
         return "No final training reached the target."
-    told = [f"{label}, {units.cost(HEADLINE, spent, device)}" for spent, label in found]
+    told = [f"{label}, {view.show(spent)}" for spent, label in found]
     most = f"; most by {told[-1]}" if len(told) > 1 else ""
     return f"Least spent until a final training reached the target: by {told[0]}{most}."
 
 
-def _parts(cell: Cell) -> _Parts:
+def _parts(cell: Cell, currency: Currency) -> _Parts:
     """Splits a cell's bill; a final training that missed counts what it spent."""
-    middle = cell.to_target(HEADLINE).median
+    middle = cell.to_target(currency).median
     reached = bool(cell.seeds) and math.isfinite(middle)
-    spent = sorted(o.spent[HEADLINE] for o in cell.finals)
+    spent = sorted(o.spent[currency] for o in cell.finals)
     training = middle if reached else (spent[len(spent) // 2] if spent else 0.0)
-    return _Parts(cell.tuning_bill.get(HEADLINE, 0.0), training,
+    return _Parts(cell.tuning_bill.get(currency, 0.0), training,
                   "hit" if reached else "miss" if cell.seeds else "not run")
 
 
-def _expected(cells: Sequence[Cell], device: str) -> Table:
-    unit = f"{units.unit_of(device)}-seconds"
+def _expected(cells: Sequence[Cell], view: View) -> Table:
+    unit = units.named(view.currency, view.device)
     return Table(
         "expected", "Expected cost, tuning included",
         "With its 95 % bootstrap interval; “or more”: without an upper limit.",
         (("Optimizer", ""), ("Hit", "trials"), ("Expected cost", unit)),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
-               cost_tables.expected(cell, HEADLINE, device))
-              for cell in cells for found in [cell.ert(HEADLINE)]))
+               cost_tables.headlined(cell, view.device))
+              for cell in cells for found in [cell.ert(view.currency)]))
 
 
-def _spent(cells: Sequence[Cell], parts: Sequence[_Parts], device: str) -> Table:
-    unit = f"{units.unit_of(device)}-seconds"
+def _spent(cells: Sequence[Cell], parts: Sequence[_Parts], view: View) -> Table:
+    unit = units.named(view.currency, view.device)
     return Table(
         "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
         (("Optimizer", ""), ("Tuning", unit), ("Final training", "median seed"),
          ("Together", ""), ("Ended", "final training")),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
-               number(units.cost(HEADLINE, part.tuning, device), tuning_core_seconds=part.tuning),
-               number(units.cost(HEADLINE, part.training, device),
-                      training_core_seconds=part.training),
-               number(units.cost(HEADLINE, part.together, device),
-                      together_core_seconds=part.together),
+               _share("tuning", part.tuning, seconds.tuning, view),
+               _share("training", part.training, seconds.training, view),
+               _share("together", part.together, seconds.together, view),
                words(part.ended, reached=part.ended == "hit"))
-              for cell, part in zip(cells, parts, strict=True)))
+              for cell, part in zip(cells, parts, strict=True)
+              for seconds in [_parts(cell, "core_seconds")]))
 
 
-def _extent(cell: Cell) -> list[float]:
+def _share(column: str, value: float, core_seconds: float, view: View) -> Value:
+    return Value(view.show(value), numbers={
+        f"{column}_core_seconds": core_seconds, f"{column}_{view.currency}": value})
+
+
+def _extent(cell: Cell, currency: Currency) -> list[float]:
     """Returns the finite positive numbers that an expected cost's row must have room for."""
-    expected, interval = cell.ert(HEADLINE), cell.interval(HEADLINE)
+    expected, interval = cell.ert(currency), cell.interval(currency)
     found = [expected.cost if expected.hits else expected.total]
     if interval is not None and expected.hits:
         found += [interval.low, interval.high]
@@ -181,11 +190,6 @@ def _rows(cells: Sequence[Cell]) -> tuple[Drawing, Axes]:
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.grid(False, axis="y")
     return drawing, axes
-
-
-def _short(value: float) -> str:
-    """Formats core- or GPU-seconds for an axis whose heading says what they are."""
-    return units.seconds(value, "core-").replace("core-", "")
 
 
 def _beside(axes: Axes, row: int, text: str) -> None:

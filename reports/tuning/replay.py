@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 ARRIVALS = 40
 """Trials that arrive in an order at most, so that a replay of a large study ends."""
 
-_CLOCKS = ("core_seconds", "train_s", "wall_s")
+_CLOCKS = ("core_seconds", "train_s", "wall_s", "samples")
+"""In which trials of one optimizer at one N run side by side; a sample takes them equally long."""
+
 _RACES = (2, 4)
 _CUT = ("pruned", "interrupted")
 _TITLES = {"median": "median pruning", "asha": "ASHA", "hyperband": "Hyperband"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import units
@@ -65,16 +66,12 @@ class Scene(NamedTuple):
     @property
     def unit(self) -> str:
         """Names the currency where its unit does not say it, for instance in a heading."""
-        if self.view.currency == "core_seconds":
-            return f", in {units.unit_of(self.view.device)}-seconds"
-        return f", in {self.view.currency}"
+        return f", in {units.named(self.view.currency, self.view.device)}"
 
     @property
     def axis(self) -> Callable[[float], str]:
         """Formats costs on an axis whose title says what they are counted in."""
-        if self.view.currency == "core_seconds":
-            return lambda cost: units.seconds(cost, "core-").replace("core-", "")
-        return self.view.show
+        return partial(units.tick, self.view.currency)
 
     def legend(self, pools: Iterable[Pool]) -> dict[str, Look]:
         """Returns the looks of what is drawn."""

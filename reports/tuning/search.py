@@ -10,7 +10,7 @@ from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.tuning import best_of, hit_probability, miss_limit, sequential_bill
 
 from .. import units
-from ..cost_tables import expected
+from ..cost_tables import expected, timed
 from ..table import Table, Value, number
 from .pool import opening
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .pool import Pool, View
 
 _BESIDE: dict[Currency, str] = {
-    "wall_s": "Wall time", "wire_bytes": "Bytes", "gradient_evaluations": "Gradient evaluations",
-    "flops": "FLOPs"}
+    "samples": "Samples", "flops": "FLOPs", "wire_bytes": "Bytes",
+    "gradient_evaluations": "Gradient evaluations", "cpu_s": "CPU time", "wall_s": "Wall time"}
 
 
 def search(groups: Sequence[Group], view: View) -> Table:
     """Expected cost to the target with P(success), in all currencies."""
-    unit = units.unit_of(view.device)
     others: list[Currency] = [currency for currency in _BESIDE if currency != view.currency]
     rows = tuple((*opening(cell, view), _success(cell, view),
                   _expected(cell, view.currency, view),
-                  *(replace(_expected(cell, currency, view), detail="") for currency in others))
+                  *(timed(replace(_expected(cell, currency, view), detail=""),
+                          group.crowded and currency == "wall_s") for currency in others))
                  for group in groups for cell in group.cells)
-    counted = f"{unit}-seconds" if view.currency == "core_seconds" else view.currency
+    counted = units.named(view.currency, view.device)
     return Table(
         "bill-search", "Expected cost to the target",
         "Expected cost: draw configurations, train each, until one hits; every trial is billed. "

@@ -21,7 +21,7 @@ assert not {"torch", "deepspeed"} & set(sys.modules)
 def test_the_command_prints_and_writes_the_bill(cli, finished):
     done = cli("cost", finished.folder)
     assert (done.code, done.err) == (0, "")
-    for part in ("digits: Expected cost to the target", "Expected cost (core-seconds)",
+    for part in ("digits: Expected cost to the target", "Expected cost (samples)",
                  "digits: How the bill scatters", "digits: Bill of R trainings",
                  "digits: When tuning pays", "tuning sgd ", "digits: Totals over N = 1 and 2",
                  "digits: Tuning policies, replayed", "defaults of 3 optimizers",

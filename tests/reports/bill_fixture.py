@@ -42,7 +42,7 @@ class Folder:
         for number, length in enumerate(seconds):
             tried = number if like is None else like
             spec = fixture.trial(label, ranks, stage, number, **{
-                "suite": self.study.suites[0], "hyperparameters": (
+                "suite": self.study.suites[0], "device": self.study.device, "hyperparameters": (
                     {"radius": 0.1} if label == "apts" else {"lr": 0.01 * 2.0**tried}), **changes})
             accuracies = values or [MISS] * abs(length) + [HIT if length > 0 else MISS]
             evals = [Eval(
@@ -57,7 +57,8 @@ class Folder:
         return self
 
     def bill(self, *arguments, **options):
-        return bill(gather(self.path), *arguments, **{"replay": False, **options})
+        return bill(gather(self.path), *(arguments or ["core_seconds"]),
+                    **{"replay": False, **options})
 
     def contexts(self):
         """What the report's sections are built from."""

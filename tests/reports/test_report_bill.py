@@ -232,7 +232,7 @@ def test_the_winner_that_changes_with_the_level(tmp_path):
 def test_a_currency_that_was_not_counted(known):
     known.add("apts", "report", FREE, flops=None)
     found = known.bill("flops")
-    assert row(found, "bill-search", "apts")[1]["Expected cost (flops)"].text == "not counted"
+    assert row(found, "bill-search", "apts")[1]["Expected cost (FLOPs)"].text == "not counted"
     assert row(found, "bill-search", "adam")[0]["ert_flops"] == 1e7
     assert "no flops were counted for apts at N = 1 on digits" in found.notes
     assert {record["optimizer"] for record in table(found, "bill-trainings").records()} == {"adam"}

@@ -100,14 +100,14 @@ def test_with_too_few_trials_a_difference_is_not_denied(tmp_path):
 def test_a_planted_slowdown_is_found_and_nothing_else(before, after):
     spoil(after, slower(1.5))
     found = compared(before, after)
-    assert {row.measure.name for row in found.worse} == {
-        "expected cost, with tuning", "time to target"}
+    # The expected cost counts samples on CPUs, which take longer but are no more.
+    assert {row.measure.name for row in found.worse} == {"time to target"}
     assert not found.better
     assert all(row.measure.effect == pytest.approx(1.5) for row in found.worse)
     assert all(row.measure.interval.low == pytest.approx(1.5) for row in found.worse)
-    # Two tests: what is equal in every pair is not tested.
-    assert [row.adjusted for row in found.worse] == pytest.approx([2 * 2.0**-9] * 2)
-    assert "sgd on digits at N = 2 costs 1.50 times as much with tuning" in text.verdict(found)
+    # One test: what is equal in every pair is not tested.
+    assert [row.adjusted for row in found.worse] == pytest.approx([2.0**-9])
+    assert "sgd on digits at N = 2 takes 1.50 times the time to target" in text.verdict(found)
     assert {row.measure.name for row in compared(after, before).better} == {
         row.measure.name for row in found.worse}
 
@@ -128,7 +128,9 @@ def test_a_slowdown_that_equal_trials_also_show_is_noise(before, after):
     spoil(after, slower(2 * 1.5 / 1.7), lambda trial: trial.twin)
     found = compared(before, after)
     assert verdicts(found)["time to target"] == "noise"
-    assert found.rows[0].measure.noise == pytest.approx(2.0)
+    (times,) = [row for row in found.rows if row.measure.name == "time to target"
+                and row.measure.noise > 1]
+    assert times.measure.noise == pytest.approx(2.0)
     assert not found.worse
 
 

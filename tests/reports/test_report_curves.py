@@ -41,7 +41,9 @@ def seeds(folder):
 def test_every_n_has_its_axes_and_one_rank_none_of_bytes(part):
     axes = ("seconds", "samples", "gradients", "bytes")
     assert list(sections.figures(part)) == [
-        *(f"n1-accuracy-{name}" for name in axes[:3]), *(f"n4-accuracy-{name}" for name in axes)]
+        *(f"n1-accuracy-{name}" for name in axes[:3]),
+        # Times of four ranks on two cores would measure the machine.
+        *(f"n4-accuracy-{name}" for name in axes[1:])]
     assert [block.heading for block in part.blocks] == ["N = 1", "N = 4 †"]
     assert part.legend
 
@@ -52,11 +54,11 @@ def test_the_finding_counts_hits_and_names_the_first(folder, part, seeds):
     assert part.finding.startswith(
         f"{sum(o.hit for o in finals)} of {len(finals)} final trainings reached the target")
     for ranks in (1, 4):
-        time, label = min((statistics.median(outcome(r).cost["train_s"]
+        cost, label = min((statistics.median(outcome(r).cost["samples"]
                                              for r in seeds(label, ranks)), label)
                           for label in fixture.PACE)
         mark = " †" if ranks == 4 else ""
-        assert f"at N = {ranks}{mark} {label} ({units.seconds(time)})" in part.finding
+        assert f"at N = {ranks}{mark} {label} ({units.count(cost)})" in part.finding
 
 
 def test_the_table_holds_median_and_range_of_the_seeds(part, seeds):

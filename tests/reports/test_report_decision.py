@@ -11,7 +11,7 @@ from bench_apts.reports.cells import Cell, Group
 from bench_apts.reports.context import Context
 from bench_apts.reports.decision.contest import Entrant, contest, words
 from bench_apts.reports.decision.entrants import by_memory, by_network, by_trainings
-from bench_apts.reports.findings import HEADLINE, unstable
+from bench_apts.reports.findings import unstable
 from bench_apts.reports.gather import Gathered
 from bench_apts.reports.sections import decision
 from bench_apts.reports.tuning.pool import View, pool
@@ -21,7 +21,7 @@ from bench_apts.stats.comparison import compare, stars
 from bench_apts.stats.projection import Fabric
 from bench_apts.store import StudyFile, read_trial
 
-VIEW = View(HEADLINE, 1.0, "cpu")
+VIEW = View("samples", 1.0, "cpu")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def answer(found, slug):
 
 def bills(cell):
     drawn = cell.outcomes()
-    return [o.spent[HEADLINE] for o in drawn], [o.cost[HEADLINE] for o in drawn]
+    return [o.spent["samples"] for o in drawn], [o.cost["samples"] for o in drawn]
 
 
 def test_a_clear_winner_and_apts_losing(make):
@@ -94,7 +94,7 @@ def test_ratios_and_stars_are_those_of_stats(make, paired):
     group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], adam=[1.0] * (6 if paired else 7),
                  nadamw=[3.0, 0.8, 0.05, 1.0, 2.5, 3.0])
     found = contest([by_trainings(pool(cell, VIEW), 1) for cell in group.cells])
-    ordered = sorted(group.cells, key=lambda cell: cell.ert(HEADLINE).cost)
+    ordered = sorted(group.cells, key=lambda cell: cell.ert("samples").cost)
     assert [found.best.cell, *(r.entrant.cell for r in found.rivals)] == ordered
     expected = [compare(bills(cell), bills(ordered[0]),
                         paired=len(cell.draws) == len(ordered[0].draws))
@@ -195,7 +195,7 @@ def test_apts_that_misses_is_said_in_words(make):
     found = text(box(make(1, sgd=[4.0] * 6, apts=[0.05] * 5)))
     assert "no other optimizer reached the target" in found
     assert "apts loses here: more than" in found
-    assert f"{THIN}core" in found
+    assert f"{THIN}samples" in found
     assert "0 of 5 reached it" in found
 
 
@@ -233,7 +233,7 @@ def test_nothing_run_yet(make):
 
 def test_a_winner_that_depends_on_the_level_is_said_to(make):
     group = make(1, sgd=[4.0] * 3, adam=[4.0] * 3)
-    assert unstable(group) == ""
+    assert unstable(group, "samples") == ""
     # sgd is first at 95 % of the target, adam at all of it.
     curves = {"sgd": (0.1, 0.9, 0.9, 0.9, 0.95, 0.95), "adam": (0.1, 0.2, 0.95, 0.95, 0.95, 0.95)}
     for cell in group.cells:
@@ -243,6 +243,6 @@ def test_a_winner_that_depends_on_the_level_is_said_to(make):
                 event.validation["accuracy"] = value
     # Cells remember what they have worked out.
     again = replace(group, cells=tuple(replace(cell) for cell in group.cells))
-    assert unstable(again) == (
+    assert unstable(again, "samples") == (
         "the winner depends on the level of the target, digits at N = 1: "
         f"sgd at 95{THIN}%, adam at 99{THIN}% and 100{THIN}%")

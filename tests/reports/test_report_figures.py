@@ -90,7 +90,7 @@ def test_costs_written_into_a_figure_are_those_of_its_table(written):
     for figure, data in figures(tree):
         shown = html_tree.text(data.find(".//tbody"))
         for label in map(html_tree.text, figure.find("svg").iter("text")):
-            if re.fullmatch(r"(more than )?[\d.]+ core\S+(, missed|, tuning only)?", label):
+            if re.fullmatch(r"(more than )?[\d.,]+( k)? samples(, missed|, tuning only)?", label):
                 found += 1
                 assert label.partition(", ")[0] in shown, label
     # Expected cost and bill of four optimizers at three N.

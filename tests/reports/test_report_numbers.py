@@ -65,11 +65,11 @@ def drawn(records, label, ranks):
     return [outcome(r) for r in records[label, ranks, "tune" if label == "sgd" else "report"]]
 
 
-def bills(outcomes, currency="core_seconds"):
+def bills(outcomes, currency="samples"):
     return [o.spent[currency] for o in outcomes], [o.cost[currency] for o in outcomes]
 
 
-def shown(cost, currency="core_seconds"):
+def shown(cost, currency="samples"):
     return units.cost(currency, cost)
 
 
@@ -94,6 +94,9 @@ def test_main_table(page, records, label, ranks):
         assert row[3][0] == units.NONE
     for column, currency in ((5, "train_s"), (6, "wire_bytes"), (7, "gradient_evaluations")):
         value = middle(records, label, ranks, currency)
+        if currency == "train_s" and ranks > 2:  # four ranks on two cores
+            assert row[column] == ("not shown", "N > cores")
+            continue
         assert row[column][0] == (shown(value, currency) if math.isfinite(value)
                                   else "not reached")
     tests = [r.end.test["accuracy"] for r in seeds]
@@ -112,17 +115,17 @@ def test_decision_box(page, records, ranks):
     costs = {label: ert(*mine).cost for label, mine in all_bills.items()}
     best, second, *_ = sorted(LABELS, key=lambda label: costs[label])
     rival = compare(all_bills[second], all_bills[best], paired=False)
-    assert not rival.interval.low <= 1 <= rival.interval.high
-    told = (f"{best} {shown(costs[best])}; the runner-up is {second} at "
+    told = (f"No clear winner Lowest is {best}, {shown(costs[best])}; not told apart: {second} at "
             f"{units.times(rival.ratio)} that ({units.digits(rival.interval.low)} to "
-            f"{units.digits(rival.interval.high)}).")
+            f"{units.digits(rival.interval.high)})")
     assert answers["Training once"].startswith(" ".join(told.split()))
-    headline = f"{best} has the lowest expected cost, {shown(costs[best])}, tuning included."
-    assert html_tree.text(box.find("h3")) == " ".join(headline.split())
+    headline = f"No clear winner. {best} has the lowest expected cost, {shown(costs[best])}, but"
+    assert html_tree.text(box.find("h3")).startswith(" ".join(headline.split()))
     # Tuned, ten trainings cost what the best plan for ten does.
     tens = {label: best_plan(lines(records, label, ranks), 10).at(10) for label in LABELS}
     best = min(tens, key=tens.get)
-    assert f"{best} {' '.join(shown(tens[best]).split())};" in answers["Training ten times"]
+    assert (f"Lowest is {best}, {' '.join(shown(tens[best]).split())};"
+            in answers["Training ten times"])
 
 
 def lines(records, label, ranks):
@@ -180,14 +183,16 @@ def test_scaling_tables(page, records, label):
         if found is None:
             assert mine[ranks][3][0] == summary[column][0] == "no hit"
             continue
-        # Four ranks on the two cores of the fixture's machine.
-        mark = " †" if ranks > 2 else ""
-        factors = units.digits(found.hardware), units.digits(found.statistical)
-        assert summary[column] == (f"{units.digits(found.total)}{mark}",
-                                   f"{factors[0]}{mark} × {factors[1]}")
-        assert [text for text, _ in mine[ranks][6:9]] == [
-            f"{units.digits(found.total)}{mark}", f"{factors[0]}{mark}", factors[1]]
-        assert mine[ranks][3][0] == units.seconds(runs[ranks].seconds)
+        total, hardware, statistical = map(
+            units.digits, (found.total, found.hardware, found.statistical))
+        if ranks > 2:  # four ranks on the two cores of the fixture's machine
+            assert summary[column] == (units.NONE, f"statistical {statistical}")
+            assert [text for text, _ in mine[ranks][5:9]] == [*[units.NONE] * 3, statistical]
+            assert mine[ranks][3][0] == "not shown"
+        else:
+            assert summary[column] == (total, f"{hardware} × {statistical}")
+            assert [text for text, _ in mine[ranks][6:9]] == [total, hardware, statistical]
+            assert mine[ranks][3][0] == units.seconds(runs[ranks].seconds)
         assert mine[ranks][4][0] == units.count(runs[ranks].samples)
 
 
@@ -195,7 +200,7 @@ def test_sensitivity_tables(page, records):
     at = dict(zip(searched_fixture.RANKS, tables(page, "sensitivity-lr"), strict=True))
     for ranks, table in at.items():
         expected = sorted(
-            (r.trial.hyperparameters["lr"], outcome(r).cost["core_seconds"])
+            (r.trial.hyperparameters["lr"], outcome(r).cost["samples"])
             for r in records["sgd", ranks, "tune"])
         assert [(row[1][0], row[3][0]) for row in table] == [
             (units.digits(lr), shown(cost) if math.isfinite(cost) else units.NONE)

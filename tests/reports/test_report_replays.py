@@ -20,7 +20,7 @@ from bench_apts.reports.tuning.replay import Replays
 from bench_apts.stats.curves import make_curve
 
 DRAWS = (2, -4, 3, -5, -6)
-VIEW = View("core_seconds", 1.0, "cpu")
+VIEW = View("samples", 1.0, "cpu")
 PATIENCE_S = 200
 
 LONG = """

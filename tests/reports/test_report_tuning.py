@@ -3,11 +3,13 @@
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
 import report_fixture as fixture
-from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
+from bill_fixture import FREE, HIT, MISS, POOL, SUITE
+from bill_fixture import Folder as Results
 
 from bench_apts import store
 from bench_apts.reports.drawing.canvas import theme
@@ -22,6 +24,7 @@ from bench_apts.stats.curves import curve
 from bench_apts.stats.replay import listed, replay, sequential
 from bench_apts.stats.restart import restart_quantile
 
+Folder = partial(Results, device="cuda")  # where costs lead with seconds
 LIST = Searched("random", "none", "narrow", 1)
 RANGES = Searched("random", "none", "narrow", 1, {"lr": (0.01, 1.0)})
 
@@ -31,7 +34,7 @@ def built(folder):
 
 
 def section(context):
-    view = View("core_seconds", 1.0, "cpu")
+    view = View("core_seconds", 1.0, "cuda")
     with theme(), Replays(pools(context.groups, view), view) as replays:
         return tuning.part(replace(context, replays=replays))
 
@@ -94,8 +97,8 @@ def test_best_of_k_by_hand(known):
 def test_the_best_of_k_is_held_against_what_needs_no_tuning(tmp_path):
     folder = Folder(tmp_path / "study").add("adam", "tune", (2, 3, 4, 5))
     caption = figures(built(folder.add("apts", "report", FREE)))["best-of-k"].caption
-    assert "on average, for the least with adam: K = 1, 3.50\u202fcore\u2011s; without " in caption
-    assert "without tuning, apts is there for 4.00\u202fcore\u2011s." in caption
+    assert "on average, for the least with adam: K = 1, 3.50\u202fGPU\u2011s; without " in caption
+    assert "without tuning, apts is there for 4.00\u202fGPU\u2011s." in caption
 
 
 def test_the_finding_joins_the_n_of_one_answer(tmp_path):
@@ -111,14 +114,14 @@ def test_the_finding_joins_the_n_of_one_answer(tmp_path):
 def test_the_bill_says_who_spent_least_and_whose_training_is_missing(known, tmp_path):
     caption = figures(built(known))["bill"].caption
     assert caption.startswith(
-        "Least spent until a final training reached the target: by apts, 4.00\u202fcore\u2011s; "
-        "most by adam, 22.0\u202fcore\u2011s.")
+        "Least spent until a final training reached the target: by apts, 4.00\u202fGPU\u2011s; "
+        "most by adam, 22.0\u202fGPU\u2011s.")
     folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", (-4, -4))
     figure = figures(built(folder))["bill"]
     assert figure.caption.startswith("No final training reached the target.")
     assert "The final training of apts missed." in figure.caption
     assert "The final training of adam has not run." in figure.caption
-    assert "20.0\u202fcore\u2011s, tuning only" in figure.inline
+    assert "20.0\u202fGPU\u2011s, tuning only" in figure.inline
 
 
 def test_searches_of_any_length_are_drawn(tmp_path):
@@ -143,7 +146,7 @@ def test_what_a_bill_did_not_pay_for_was_not_seen(tmp_path):
     folder.add("adam", "tune", (2, 2, 2, 2), values=[MISS, MISS, HIT, 0.99], status="hit")
     figure = figures(built(folder))["best-of-k"]
     assert [record["best"] for record in rows(figure)] == pytest.approx([HIT, HIT])
-    assert "for the least with adam: K = 1, 2.00\u202fcore\u2011s" in figure.caption
+    assert "for the least with adam: K = 1, 2.00\u202fGPU\u2011s" in figure.caption
 
 
 def test_a_loss_is_best_where_it_is_least(tmp_path):
@@ -187,12 +190,12 @@ def test_misses_are_said_and_never_drawn(tmp_path):
     # The best of K is a metric, which a miss has, too.
     assert rows(drawn["best-of-k"])[0]["best"] == pytest.approx(MISS)
     assert rows(drawn["best-of-k"])[0]["success"] == 0
-    assert ("Not drawn: adam (0 of 8 reached it, more than 40.0\u202fcore\u2011s)"
+    assert ("Not drawn: adam (0 of 8 reached it, more than 40.0\u202fGPU\u2011s)"
             in drawn["restarts"].caption)
     (lost,) = rows(drawn["restarts"])
     assert lost["restart_q90_core_seconds"] is None
     assert [v.text for row in drawn["restarts"].data.rows for v in row if "more" in v.text] == [
-        "more than 40.0\u202fcore\u2011s"] * 3
+        "more than 40.0\u202fGPU\u2011s"] * 3
     assert part.finding == "At N = 1 tuning never pays against apts."
 
 
@@ -308,10 +311,10 @@ def test_what_is_drawn_is_thinned_to_twelve_k(tmp_path):
     folder = Folder(tmp_path / "study", labels=("adam",), trials=60)
     folder.add("adam", "tune", (1, 2, -3) * 20)
     (cell,) = folder.contexts()[0].groups[0].cells
-    found = best(pool(cell, View("core_seconds", 1.0, "cpu")), 1.0)
+    found = best(pool(cell, View("core_seconds", 1.0, "cuda")), 1.0)
     assert (found.draws[0], found.draws[-1]) == (1, 30)
     assert found.draws == sorted(set(found.draws))
     assert len(found.draws) == len(found.values) == len(found.limits) <= 12
     assert found.bills == pytest.approx([2 * draws for draws in found.draws])
-    small = best(pool(replace(cell, tune=cell.tune[:24]), View("core_seconds", 1.0, "cpu")), 1.0)
+    small = best(pool(replace(cell, tune=cell.tune[:24]), View("core_seconds", 1.0, "cuda")), 1.0)
     assert small.draws == list(range(1, 13))

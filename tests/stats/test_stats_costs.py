@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec.structs import replace
 from stats_records import record, suite
 
 from bench_apts.stats.costs import (
@@ -10,6 +11,7 @@ from bench_apts.stats.costs import (
     cost_at,
     cost_recorded,
     costs_along,
+    headline,
     hit_bracket,
     known,
     outcome,
@@ -23,7 +25,7 @@ def test_a_hit_is_billed_up_to_its_first_hit_in_every_currency():
     assert result.hit
     assert result.cost == {"core_seconds": 8.0, "train_s": 2.0, "wall_s": 9.0,
                            "wire_bytes": 2_000.0, "gradient_evaluations": 20.0,
-                           "flops": 10.0, "samples": 200.0}
+                           "flops": 10.0, "samples": 200.0, "cpu_s": 6.0}
     assert result.spent == result.cost
     assert result.last_miss is not None
     assert result.last_miss["train_s"] == 1.0
@@ -43,7 +45,21 @@ def test_a_miss_costs_infinity_and_is_billed_everything():
     assert set(result.cost.values()) == {math.inf}
     assert result.spent == {"core_seconds": 8.0, "train_s": 4.0, "wall_s": 30.0,
                             "wire_bytes": 1_000.0, "gradient_evaluations": 10.0,
-                            "flops": 5.0, "samples": 350.0}
+                            "flops": 5.0, "samples": 350.0, "cpu_s": 3.0}
+
+
+def test_cpu_seconds_are_those_of_all_ranks_and_unknown_where_only_the_busiest_was_kept():
+    alone, two = record([0.1, 0.5], ranks=1), record([0.1, 0.5], ranks=2)
+    for each in (alone, two):
+        each.evals = [replace(event, cpu_s=2.0, all_ranks_cpu_s=None) for event in each.evals]
+    assert cost_at(alone, 1)["cpu_s"] == 2.0  # the busiest of one rank is all of them
+    assert math.isnan(cost_at(two, 1)["cpu_s"])
+    assert not known([outcome(two)], "cpu_s")
+    assert known([outcome(two)], "samples")
+
+
+def test_comparisons_lead_with_samples_on_cpus_and_with_gpu_seconds_on_cuda():
+    assert (headline("cpu"), headline("cuda")) == ("samples", "core_seconds")
 
 
 @pytest.mark.parametrize("status", ["diverged", "error", "timeout", "oom", "interrupted"])

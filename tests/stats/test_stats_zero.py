@@ -36,7 +36,8 @@ def trials(draw):
                                        (0.1,)]))
         made = record(values, repetition=number)
         if draw(st.booleans()):
-            made.evals = [replace(event, train_s=0.0, wall_s=0.0, cpu_s=0.0, backwards=0,
+            made.evals = [replace(event, train_s=0.0, wall_s=0.0, cpu_s=0.0,
+                                  all_ranks_cpu_s=0.0, backwards=0,
                                   forwards=0, comm={}, flops=0.0) for event in made.evals]
         found.append(made)
     return found
