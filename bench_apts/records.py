@@ -166,8 +166,10 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
 
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
     ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``all_ranks_cpu_s`` are
-    the CPU seconds of all ranks together in training. ``counted`` and ``all_ranks_cpu_s`` are None
-    in records of before they were kept.
+    the CPU seconds of all ranks together in training; ``tensor_bytes`` what the tensors of model
+    and optimizer took so far at evaluations 1, 2, 4, 8 … at most, the maximum over ranks.
+    ``counted``, ``all_ranks_cpu_s`` and ``tensor_bytes`` are None in records of before they were
+    kept.
     """
 
     step: Int64
@@ -186,6 +188,7 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     flops: float | None = None
     counted: Counted | None = None
     all_ranks_cpu_s: float | None = None
+    tensor_bytes: Int64 | None = None
 
 
 class Checkpoint(Struct, tag="checkpoint", tag_field="event"):

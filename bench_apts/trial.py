@@ -23,7 +23,7 @@ from bench_apts.evaluation import evaluate
 from bench_apts.launch.job import Job
 from bench_apts.launch.stopping import Stop
 from bench_apts.loader import Order
-from bench_apts.meters import audit, flops, memory
+from bench_apts.meters import audit, flops, memory, tensors
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.network import Network
@@ -122,6 +122,7 @@ class Run:
                       if job.pruning and self.world.rank == 0 else None)
         self.evals: list[Eval] = []
         self.step = self.samples = self.forwards = self.backwards = self.peak = 0
+        self.tensors = 0
         self.pending = Pending()
         self.checkpoints = Checkpoints(self, job.saving)
 
@@ -248,15 +249,20 @@ class Run:
         sums = [float(self.pending.loss), float(self.pending.steps), float(made.samples),
                 float(self.observer.counted_samples), self.clock.cpu_seconds("train")]
         self.peak = max(self.peak, memory.peak_bytes(self.world.device.type))
+        past = len(self.evals)
+        if past & (past - 1) == 0:  # a search through all objects is not for every evaluation
+            self.tensors = max(self.tensors, tensors.held(
+                [self.model, self.observer.stepper], [self.dataset, self.train, self.validation]))
         peaks = [self.clock.cpu_seconds("train"), self.peak, self.forwards, self.backwards,
                  counted.forwards, counted.backwards, counted.forwards - self.forwards,
-                 counted.backwards - self.backwards]
+                 counted.backwards - self.backwards, self.tensors]
         self.draws.begin("evaluation")
         result = evaluate(self.evaluated, self.validation, self.task, self.world, sums,
                           [float(peak) for peak in peaks],
                           self.observer.validating(self.evaluated))
         loss_sum, loss_steps, made_samples, counted_samples, all_ranks_cpu_s = result.sums
-        cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing = result.peaks
+        cpu, peak, forwards, backwards, seen_forwards, seen_backwards, *missing, held = (
+            result.peaks)
         self.samples += int(made_samples)
         require_true(result.unequal, self.samples, counted_samples, *missing)
         self.evals.append(Eval(
@@ -278,6 +284,7 @@ class Run:
             counted=Counted(int(counted_samples), int(seen_forwards), int(seen_backwards),
                             self.observer.steps_s),
             all_ranks_cpu_s=all_ranks_cpu_s,
+            tensor_bytes=int(held),
         ))
         self.pending = Pending()
         status = decided(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts import origins
 from bench_apts.records import train_bytes
+from bench_apts.stats import projection
 from bench_apts.stats.bootstrap import ert_interval
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
 from bench_apts.stats.noise import noise
@@ -177,6 +178,12 @@ class Cell:
         return max(map(peak_memory, self.seeds), default=0) or None
 
     @property
+    def memory(self) -> int | None:
+        """Largest memory of a rank over the seeds, see ``memory``; None if it is not known."""
+        found = [memory(record) for record in self.seeds]
+        return max(found) if found and all(found) else None
+
+    @property
     def test_metric(self) -> str:
         """Name of the test metric shown: the target's, or accuracy where that is the loss."""
         names = {name for r in self.seeds if r.end and r.end.test for name in r.end.test}
@@ -264,6 +271,28 @@ def peak_memory(record: TrialRecord) -> int:
     """Largest peak memory of any rank of a trial in bytes; 0 if it measured none."""
     return max([e.peak_memory_bytes for e in record.evals]
                + ([record.end.peak_memory_bytes] if record.end else []), default=0)
+
+
+def memory(record: TrialRecord) -> int:
+    """Return the memory that compares methods, in bytes; 0 if it was not measured.
+
+    On CUDA the peak of a device. On CPUs the tensors of model and optimizer: the rest of a
+    process, Python and its libraries, is the same for all and much larger.
+    """
+    if record.trial.device == "cuda":
+        return peak_memory(record)
+    return max((event.tensor_bytes or 0 for event in record.evals), default=0)
+
+
+def computing(cells: Iterable[Cell]) -> float | None:
+    """Return the seconds in which one rank alone computes a sample; None without N = 1.
+
+    Args:
+        cells: One optimizer on one suite, at any N.
+    """
+    alone = [cell for cell in cells if cell.ranks == 1]
+    return projection.computing([r for cell in alone for r in cell.seeds]) or (
+        projection.computing([r for cell in alone for r in cell.draws]))
 
 
 def pace(record: TrialRecord) -> float:

@@ -41,7 +41,7 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
         times = () if crowded[group.ranks] else ("train_s_to_target",)
         rows += _mark_best(block, (f"ert_{headline(device)}", *times, "wire_bytes_to_target",
-                                   "peak_memory_bytes", "backwards_to_target"))
+                                   "memory_bytes", "backwards_to_target"))
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
@@ -50,13 +50,16 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         "nine of ten such searches. Success: share of the trials behind the expected cost that "
         "reached it; P: 95 % limit of that chance. The other columns describe a training with "
         "the frozen configuration: medians over seeds; gradients are backward passes of the "
-        "busiest rank; a time is that of the first evaluation at the target, “after” that of the "
+        "busiest rank; memory is "
+        + ("the device's peak" if device == "cuda" else
+           "what the tensors of model and optimizer take")
+        + "; a time is that of the first evaluation at the target, “after” that of the "
         "last one before, so the truth lies between the two. Bold: lowest at its N."
         + _noise(groups),
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", "with tuning"),
          ("90 % quantile", "with tuning"), ("Success", "of trials"), ("Time", "to target"),
          ("Bytes", "to target"), ("Gradients", "to target"),
-         ("Peak memory", "of a rank"),
+         ("Memory", "of a rank"),
          (_test_title(groups), "mean, range"), ("Seeds", "that hit")),
         tuple(rows), frozenset(breaks))
 
@@ -86,7 +89,7 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
     if math.isfinite(forwards.median):
         passes = replace(passes, detail=f"{units.count(forwards.median)} forward", numbers={
             **passes.numbers, "forwards_to_target": forwards.median})
-    per_step, memory = cell.bytes_per_step, cell.peak_memory
+    per_step, memory = cell.bytes_per_step, cell.memory
     sent = to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.size)
     sent = replace(sent, detail=f"{units.size(per_step)} a step" if per_step else "",
                    numbers={**sent.numbers, "wire_bytes_per_step": per_step})
@@ -102,7 +105,8 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
                         bracket=True), crowded),
         sent,
         passes,
-        number(units.NONE if memory is None else units.size(memory), peak_memory_bytes=memory),
+        number(units.NONE if memory is None else units.size(memory),
+               peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
         number(units.metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
                units.between(units.metric(target, metric, min(tests)),
                              units.metric(target, metric, max(tests)))

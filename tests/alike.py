@@ -4,7 +4,8 @@ from msgspec.structs import replace
 
 from bench_apts import soundness
 
-CLOCKS = {"train_s", "wall_s", "cpu_s", "all_ranks_cpu_s", "peak_memory_bytes", "comm", "counted"}
+CLOCKS = {"train_s", "wall_s", "cpu_s", "all_ranks_cpu_s", "peak_memory_bytes", "tensor_bytes",
+          "comm", "counted"}
 
 
 def assert_alike(one, other):

@@ -97,6 +97,9 @@ def test_clocks_and_counters_never_run_backwards(finished):
             assert after.cpu_s <= after.all_ranks_cpu_s * 1.001
             assert after.all_ranks_cpu_s <= record.trial.ranks * after.cpu_s * 1.001
             assert 0 < after.peak_memory_bytes < 2**36
+            # Weights and gradients at least, and nothing of Python or the data.
+            assert 8 * record.start.parameters <= after.tensor_bytes
+            assert after.tensor_bytes < 100 * record.start.parameters
 
 
 def test_one_rank_communicates_nothing(finished):

@@ -13,7 +13,7 @@ from bench_apts.records import Eval
 if TYPE_CHECKING:
     from bench_apts.trial import Run
 
-_COUNTERS = ("step", "samples", "forwards", "backwards", "peak")
+_COUNTERS = ("step", "samples", "forwards", "backwards", "peak", "tensors")
 
 
 def take(run: Run) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def give(run: Run, state: dict[str, Any]) -> None:
     run.observer.stepper.load_state_dict(state["stepper"])
     run.audit.bill("checkpoint")
     for name in _COUNTERS:
-        setattr(run, name, state["counters"][name])
+        setattr(run, name, state["counters"].get(name, 0))  # of an earlier version: none
     run.observer.resume(state["observer"])
     run.pending.resume(state["pending"])
     run.evals = msgspec.convert(state["evals"], list[Eval])

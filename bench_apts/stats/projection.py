@@ -8,6 +8,7 @@ in Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Ope
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -237,28 +238,40 @@ class Work:
                 yield name, sums.payload_bytes / sums.calls, sums.calls
 
 
-def work(record: TrialRecord, alone: float | None = None) -> Work | None:
+def computing(records: Sequence[TrialRecord]) -> float | None:
+    """Return the seconds in which one rank alone computes a sample; None without such a trial.
+
+    On CPUs these are CPU seconds, since the wall clock measures what else runs there. Trials of
+    several ranks are left out: their seconds hold communication, gloo's CPU time included.
+
+    Args:
+        records: Trials of one optimizer on one suite, at any N.
+
+    Returns:
+        The median over trials at N = 1 that took a step.
+    """
+    found = [(last.cpu_s if record.trial.device == "cpu" else last.train_s) / last.samples
+             for record in records if record.trial.ranks == 1
+             for last in record.evals[-1:] if last.samples]
+    return statistics.median(found) if found else None
+
+
+def work(record: TrialRecord, alone: float) -> Work | None:
     """Reads the work off a record; None if it holds no step.
 
-    Computing is ``cpu_s`` on CPUs, where the wall clock measures how ranks share cores. On GPUs
-    it is what the same samples took on one rank, which waits for nobody; without a record of
-    that, ``train_s``, communication included.
+    Computing is what the same samples took one rank alone, which waits for nobody.
 
     Args:
         record: A trial.
-        alone: Training seconds of one sample at N = 1, if known.
+        alone: Seconds in which one rank alone computes a sample, see ``computing``.
     """
     found = hit_bracket(record)
     event = record.evals[found[1] if found else -1] if record.evals else None
     if event is None or not event.step:
         return None
     trial = record.trial
-    if trial.device == "cpu":
-        compute, basis = event.cpu_s, "cpu_s"
-    elif alone is not None:
-        compute, basis = alone * event.samples / trial.ranks, "train_s at N = 1"
-    else:
-        compute, basis = event.train_s, "train_s, communication included"
+    compute = alone * event.samples / trial.ranks
+    basis = f"{'cpu_s' if trial.device == 'cpu' else 'train_s'} at N = 1"
     return Work(trial.ranks, event.step, trial.batch_size, compute, basis,
                 event.comm.get("train", {}), found is not None,
                 (record.end and record.end.calls) or ())

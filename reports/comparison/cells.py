@@ -15,7 +15,7 @@ from bench_apts.stats.costs import headline, outcome
 from bench_apts.stats.tuning import ert
 
 from .. import units
-from ..cells import peak_memory
+from ..cells import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -203,7 +203,7 @@ def _success(trials: Trials) -> Measure:
 
 
 def _memory(trials: Trials, noise: float, resamples: int) -> Measure | None:
-    one, two = [[float(peak) for r in records if (peak := peak_memory(r))]
+    one, two = [[float(peak) for r in records if (peak := memory(r))]
                 for records in (trials.first, trials.second)]
     if len(one) < len(trials.first) or len(two) < len(trials.second):
         return None

@@ -16,7 +16,7 @@ from bench_apts.stats.comparison import holm
 from bench_apts.stats.noise import noise
 
 from .. import units
-from ..cells import peak_memory
+from ..cells import memory
 from .cells import Measure, Noises, answered, measures
 
 if TYPE_CHECKING:
@@ -243,9 +243,9 @@ def _noises(match: Match) -> tuple[Noises, list[str]]:
         return Noises(math.inf, math.inf), ["times and memory are not judged: the trials ran on "
                                             f"several machines or settings: {unlike}"]
     times = [group.noise.factor for group in match.groups if group.noise]
-    peaks = [noise([(float(peak_memory(a)), float(peak_memory(b)))
+    peaks = [noise([(float(memory(a)), float(memory(b)))
                     for cell in group.cells for a, b in cell.pairs
-                    if peak_memory(a) and peak_memory(b)]) for group in match.groups]
+                    if memory(a) and memory(b)]) for group in match.groups]
     return (Noises(max(times, default=1.0), max([p.factor for p in peaks if p], default=1.0)),
             [] if times else ["no trial was run twice, so the noise of times is unknown"])
 

@@ -20,7 +20,7 @@ from bench_apts.stats.projection import (
 )
 from bench_apts.stats.tuning import ert
 
-from ..cells import peak_memory
+from ..cells import memory
 from .contest import Entrant
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def by_trainings(pool: Pool, trainings: int) -> Entrant:
     return _entrant(pool.cell, pool.cell.draws, value, resample)
 
 
-def by_network(cell: Cell, fabric: Fabric, alone: float | None) -> Entrant:
+def by_network(cell: Cell, fabric: Fabric, alone: float) -> Entrant:
     """An entrant by the expected modelled time to the target, all its draws billed.
 
     Args:
         cell: At N = 2 or more.
         fabric: What connects all ranks.
-        alone: Training seconds of one sample at N = 1, if known.
+        alone: Seconds in which one rank alone computes a sample.
     """
     spent, cost = [], []
     for record in cell.draws:
@@ -87,11 +87,11 @@ def projectable(cell: Cell) -> bool:
 
 
 def by_memory(cell: Cell) -> Entrant:
-    """An entrant by the mean over seeds of the peak memory of a rank.
+    """An entrant by the mean over seeds of the memory of a rank.
 
     Infinite where the median seed missed the target: to need little and fail is no answer.
     """
-    peaks = [float(peak_memory(record)) for record in cell.seeds]
+    peaks = [float(memory(record)) for record in cell.seeds]
     reached = all(peaks) and math.isfinite(cell.to_target("train_s").median)
     value = statistics.fmean(peaks) if reached else math.inf
     return _entrant(cell, cell.seeds, value,

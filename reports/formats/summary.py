@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LINES = 60
 """Most lines; what is said first is what a reader needs most."""
 
-_COLUMNS = ("Optimizer", "Expected cost", "Success", "Time", "Bytes", "Peak memory")
+_COLUMNS = ("Optimizer", "Expected cost", "Success", "Time", "Bytes", "Memory")
 """Of the main table, as far as it has them."""
 
 

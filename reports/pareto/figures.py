@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from .fronts import Across, Against, Point
 
 WORDS: dict[Against, str] = {"bytes": "ideal wire bytes per rank to the target",
-                             "memory": "peak memory of a rank"}
+                             "memory": "memory of a rank"}
 
 _ACROSS: dict[Across, tuple[str, Callable[[float], str]]] = {
     "train_s": ("training time", units.seconds), "samples": ("samples", units.count)}
 
-_RESIDENT = " Memory is all of the process's, Python and its libraries included."
+_HELD = " Memory is that of the tensors of model and optimizer, not of activations."
 
 _SPREAD = 8
 """Ratio of largest to smallest beyond which an axis is logarithmic."""
@@ -61,7 +61,7 @@ def figure(context: Context, group: Group, against: Against,
         drawing, f"{context.prefix}-n{group.ranks}-front-{against}",
         f"{context.suite.name}, N = {group.ranks}: {noun} to the target against "
         f"{WORDS[against]}", _caption(group, front) + (
-            _RESIDENT if against == "memory" and context.gathered.device == "cpu" else ""), {
+            _HELD if against == "memory" and context.gathered.device == "cpu" else ""), {
             p.cell.label: context.looks[p.cell.label] for p in points},
         basis=basis.seeds(context, [group]), data=_table(context, group, against, points))
 
@@ -113,14 +113,14 @@ def _caption(group: Group, front: Sequence[Point]) -> str:
 def _table(context: Context, group: Group, against: Against,
            points: Sequence[Point]) -> Table:
     noun, form = _ACROSS[across(group)]
-    column = "wire_bytes_to_target" if against == "bytes" else "peak_memory_bytes"
+    column = "wire_bytes_to_target" if against == "bytes" else "memory_bytes"
     return Table(
         f"front-{against}", f"Data: {noun} and {against}",
-        "Medians over seeds" + (", and the largest peak memory of any seed" if against == "memory"
+        "Medians over seeds" + (", and the largest memory of any seed" if against == "memory"
                                 else "") + ". Seeds on the front: of the seeds of one repetition, "
         "how often this one's was beaten by nobody.",
         (("Optimizer", ""), ("N", "ranks"), (f"{noun[:1].upper()}{noun[1:]}", "to target"),
-         (("Bytes", "per rank to target") if against == "bytes" else ("Memory", "peak of a rank")),
+         (("Bytes", "per rank to target") if against == "bytes" else ("Memory", "of a rank")),
          ("Front", ""), ("Seeds", "on the front"), ("Beaten by", "in both")),
         tuple((
             name(point.cell.label, suite=context.suite.name),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench_apts.stats.pareto import on_front
 
-from ..cells import peak_memory
+from ..cells import memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,7 @@ def points(group: Group, against: Against) -> list[Point]:
     which = across(group)
     found = [(cell, _range(cell, which), _range(cell, against)) for cell in group.cells
              if cell.seeds and math.isfinite(cell.to_target(which).median)
+             and not (against == "memory" and not cell.memory)
              and not (against == "bytes" and math.isnan(cell.to_target("wire_bytes").median))]
     pairs = [(time[0], other[0]) for _, time, other in found]
     front = on_front(pairs)
@@ -74,7 +75,7 @@ def _range(cell: Cell, what: Against | Across) -> tuple[float, float, float]:
 def _values(cell: Cell, what: Against | Across) -> Sequence[float]:
     """One number for each seed, infinite where it missed or was not measured."""
     if what == "memory":
-        return [float(peak_memory(record) or math.inf) for record in cell.seeds]
+        return [float(memory(record) or math.inf) for record in cell.seeds]
     values = [outcome.cost["wire_bytes" if what == "bytes" else what]
               for outcome in cell.finals]
     return [math.inf if math.isnan(value) else value for value in values]

@@ -18,7 +18,7 @@ from bench_apts.stats.projection import (
     work,
 )
 
-from .. import units
+from .. import cells, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +118,11 @@ def rows(
                          "trial at N = 2 or more with its bytes counted")
             continue
         cell = max(metered, key=lambda cell: cell.ranks)
-        alone = _alone([other for other in mine if other.ranks == 1])
+        alone = cells.computing(mine)
+        if alone is None:
+            notes.append(f"{entry.label} on {suite.name} is not modelled: needs N = 1, whose "
+                         "trainings show what a rank computes without communication")
+            continue
         done = [w for r in cell.seeds if (w := work(r, alone)) is not None]
         if not done:
             notes.append(f"{entry.label} on {suite.name} is not projected: it took no step before "
@@ -163,13 +167,6 @@ def _batches(cell: Cell) -> tuple[Callable[[Scaling, int], int | None], list[str
         return wish(given, values, ranks) if wish else None
 
     return wanted, notes
-
-
-def _alone(cells: Sequence[Cell]) -> float | None:
-    """Median training seconds of one sample on one rank, which waits for nobody."""
-    last = [r.evals[-1] for cell in cells for r in cell.seeds if r.evals]
-    times = [event.train_s / event.samples for event in last if event.samples]
-    return statistics.median(times) if times else None
 
 
 def _middle(projections: Sequence[Projection | None]) -> Projection | None:

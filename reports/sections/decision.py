@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts import fabrics
@@ -13,11 +13,12 @@ from bench_apts.stats.noise import noise
 from bench_apts.stats.payoff import break_even_interval
 
 from .. import units
-from ..cells import pace, peak_memory
+from ..cells import computing, memory
+from ..decision import currencies
 from ..decision.contest import Contest, contest, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
 from ..findings import ENOUGH, misses
-from ..parts import Answer, Box, Boxes, Part, Prose
+from ..parts import Answer, Box, Boxes, Listing, Part, Prose
 from ..tuning.envelope import crossings
 from ..tuning.pays import sentence, span
 from ..tuning.pool import View, pool
@@ -39,8 +40,10 @@ MANY = 10
 _HOW = ("Ratios are to the lowest expected value and come with their 95 % interval: a bootstrap, "
         "in pairs where trials share their seeds. Somebody wins only where the intervals of all "
         "others exclude 1, corrected by Holm for their number, and the ratio exceeds what equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is the mean "
-        "peak of a rank in the final trainings, of those whose median seed reached the target.")
+        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of "
+        "a rank, a mean over the final trainings, of those whose median seed reached the target: "
+        "on CUDA the device's peak, on CPUs what the tensors of model and optimizer take "
+        "(parameters, gradients, state, buffers).")
 
 _PAYS = "When tuning pays (R*)"
 
@@ -52,7 +55,9 @@ def part(context: Context) -> Part:
     """Builds a decision box for each N of a suite."""
     boxes = tuple(_box(context, group) for group in context.groups)
     finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
-    return Part("decision", "Which optimizer to take", finding, (Boxes(boxes), Prose(_HOW)))
+    ratios = currencies.table(context.groups, context.gathered.device)
+    return Part("decision", "Which optimizer to take", finding, (
+        Boxes(boxes), Prose(_HOW), *([Listing(ratios, folded=False)] if ratios else [])))
 
 
 def _box(context: Context, group: Group) -> Box:
@@ -70,17 +75,20 @@ def _box(context: Context, group: Group) -> Box:
                        view.currency)]
     if group.ranks > 1:
         answers += _networks(context, group, cells)
-    answers.append(_answer(group, "When memory is short", contest(
-        [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike),
-        units.size, "memory"))
+    remembered = [cell for cell in cells if cell.seeds]
+    if all(cell.memory for cell in remembered):  # older records on CPUs lack it
+        answers.append(_answer(group, "When memory is short", contest(
+            [by_memory(cell) for cell in remembered], _memory_noise(group), group.unlike),
+            units.size, "memory"))
     headed, remarks = _headline(group, cells, once, view)
+    depends = currencies.order(group, device)
     pays = _pays(pools, unlike)
     if pays:
         answers.append(pays)
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
-        + f"N = {group.ranks}", once.verdict, headed, tuple(answers),
-        (*remarks, *_apts(once, cells, view)),
+        + f"N = {group.ranks}", once.verdict,
+        f"{headed} {depends}".rstrip(), tuple(answers), (*remarks, *_apts(once, cells, view)),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
@@ -105,17 +113,20 @@ def _answer(group: Group, question: str, found: Contest, show: Callable[[float],
 
 def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[Answer]:
     """Answers by modelled time on the slowest networks; by bytes where it cannot be modelled."""
-    if not all(projectable(cell) for cell in cells):
+    alone = {cell.label: seconds for cell in cells if (seconds := computing(
+        other for there in context.groups for other in there.cells
+        if other.label == cell.label)) is not None}
+    missing = [cell.label for cell in cells if cell.label not in alone]
+    if missing or not all(projectable(cell) for cell in cells):
         found = contest([by_trainings(each, 1) for cell in cells
                          if (each := pool(cell, View("wire_bytes", 1.0, "")))])
-        return [_answer(group, "When the network is slow: fewest bytes", found, units.size,
-                        "bytes")]
-    paces = {cell.label: [pace(record) for record in cell.seeds if pace(record)]
-             for other in context.groups if other.ranks == 1 for cell in other.cells}
-    alone = {label: statistics.median(found) for label, found in paces.items() if found}
+        answer = _answer(group, "When the network is slow: fewest bytes", found, units.size,
+                         "bytes")
+        return [replace(answer, detail=f"{answer.detail} Time on other networks is not modelled: "
+                        f"needs N = 1 of {units.listing(missing)}.") if missing else answer]
     slow = sorted(fabrics.load().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [_answer(group, f"On {_speed(fabric)} (modelled)", contest(
-        [by_network(cell, fabric, alone.get(cell.label)) for cell in cells],
+        [by_network(cell, fabric, alone[cell.label]) for cell in cells],
         unlike=group.unlike), units.seconds, f"network_{name}") for name, fabric in slow]
 
 
@@ -125,9 +136,9 @@ def _speed(fabric: Fabric) -> str:
 
 
 def _memory_noise(group: Group) -> float:
-    found = noise([(float(peak_memory(first)), float(peak_memory(twin)))
+    found = noise([(float(memory(first)), float(memory(twin)))
                    for cell in group.cells for first, twin in cell.pairs
-                   if peak_memory(first) and peak_memory(twin)])
+                   if memory(first) and memory(twin)])
     return found.factor if found else 1.0
 
 

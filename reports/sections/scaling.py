@@ -9,7 +9,7 @@ from bench_apts import fabrics
 from bench_apts.stats.projection import Algorithm, Scaling
 
 from .. import units
-from ..parts import Listing, Part, Pictures
+from ..parts import Listing, Part, Pictures, Prose
 from ..scaling import modelled, projected
 from ..scaling.figures import comparable, costs, factor
 from ..scaling.networks import figures
@@ -52,15 +52,16 @@ def _networks(context: Context) -> list[Block]:
     known = fabrics.load()
     networks = fabrics.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
-    rows, _ = projected.rows(mine, modelled.RANKS, networks, list(Scaling), Algorithm.best)
+    rows, notes = projected.rows(mine, modelled.RANKS, networks, list(Scaling), Algorithm.best)
     listing = modelled.table(rows)
+    alone = [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes if "needs N = 1" in note]
     if listing is None:
-        return []
+        return [*alone]
     drawn = tuple(figures(context, rows))
     key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
            "follow from what was recorded, what a rank computes and what it sends.")
     pictures = [Pictures(drawn, "Modelled: other networks, other N", key=key)] if drawn else []
-    return [*pictures, Listing(listing)]
+    return [*pictures, Listing(listing), *alone]
 
 
 def _finding(context: Context, rows: Sequence[Scaled]) -> str:
@@ -69,7 +70,7 @@ def _finding(context: Context, rows: Sequence[Scaled]) -> str:
     compared, base = comparable(rows)
     clear, clear_base = comparable([row for row in rows if not row.crowded])
     if len({row.cell.ranks for row in rows}) < 2:
-        return f"{mode}: a single N was run, so that times at others are modelled, not measured."
+        return f"{mode}: a single N was run; times at others are not modelled: needs N = 1."
     text = f"{mode}: no optimizer's median seed reached the target at two N that can be compared"
     if clear:
         cell, found = _best(clear, lambda found: found.total)

@@ -89,7 +89,7 @@ def evals(spec: Trial, *, pace: float, step_s: float, backwards: int, every: int
             train_loss=1 - accuracy, validation={"accuracy": accuracy, "loss": 1 - accuracy},
             comm=comm, diagnostics={"radius": 0.1 * 1.1**min(index, 9), "rho": 0.8,
                                     "accepted": 1 - index / 40} if backwards > 1 else {},
-            flops=6.0 * PARAMETERS * samples))
+            flops=6.0 * PARAMETERS * samples, tensor_bytes=310_000_000))
     return found
 
 

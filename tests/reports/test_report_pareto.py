@@ -68,7 +68,7 @@ def test_finding_and_caption_name_the_front(part):
                               f"seed missed: {fixture.NASTY} (0 of 3 reached it).")
     assert "n = 3 seeds" in figure.basis
     memory = sections.figures(part)["n2-front-memory"]
-    assert "Memory is all of the process's" in memory.caption
+    assert "Memory is that of the tensors of model and optimizer" in memory.caption
 
 
 def test_seeds_are_counted_in_the_company_of_their_own_repetition(folder):

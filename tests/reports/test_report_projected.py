@@ -34,14 +34,15 @@ def test_numbers_are_those_of_the_seeds_at_the_largest_n(folder):
     # One all-reduce of the gradient each step; a rank computes on a quarter of what it had.
     payload = 4 * fixture.PARAMETERS
     communication = 14 * 30e-6 + 2 * 7 / 8 * payload / 1.25e9
-    compute = 0.0015 * 1.3 * 2 / 8
+    compute = 0.0015 / 8  # as one rank alone; at N = 2 a step takes 1.3 times as long
     steps = statistics.median(next(
         a.step for a, b in zip(r.evals, r.evals[1:], strict=False)
         if min(e.validation["accuracy"] for e in (a, b)) >= 0.94) for r in row.cell.seeds)
     assert row.middle.communication_s == pytest.approx(communication)
-    assert row.middle.compute_s == pytest.approx(compute)
-    assert row.middle.to_target_s == pytest.approx(steps * (communication + compute))
-    assert (row.hits, row.basis) == (2, "cpu_s")
+    # Whole steps only: the last minibatch of the fixture is a little short.
+    assert row.middle.compute_s == pytest.approx(compute, rel=0.01)
+    assert row.middle.to_target_s == pytest.approx(steps * (communication + compute), rel=0.01)
+    assert (row.hits, row.basis) == (2, "cpu_s at N = 1")
     assert "modelled_step_s" in row.numbers()
 
 
@@ -76,8 +77,15 @@ def test_one_rank_and_no_meter_are_no_ground_to_stand_on(tmp_path):
     assert rows(blind)[0] == []
 
 
-def test_a_collective_that_the_model_does_not_know_is_said(tmp_path):
+def test_without_one_rank_alone_nothing_is_modelled(tmp_path):
     folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(2,)))
+    found, notes = rows(folder)
+    assert found == []
+    assert notes[1].startswith("sgd on digits is not modelled: needs N = 1")
+
+
+def test_a_collective_that_the_model_does_not_know_is_said(tmp_path):
+    folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(1, 2)))
     for path in (folder / "trials").glob("*.jsonl"):
         path.write_text(path.read_text().replace("all_reduce", "all_guess"))
     found, notes = rows(folder)

@@ -12,6 +12,7 @@ import section_contexts as sections
 
 from bench_apts import store
 from bench_apts.reports import units
+from bench_apts.reports.parts import Prose
 from bench_apts.reports.scaling.networks import spaced
 from bench_apts.reports.sections import scaling as section
 from bench_apts.stats.costs import outcome
@@ -196,6 +197,8 @@ def test_a_single_n_is_not_called_scaling(tmp_path):
     plan = fixture.study((2,), 0, 1)
     part = sections.build(section, fixture.populate(tmp_path / "study", plan))
     assert "a single N was run" in part.finding
-    assert set(sections.listings(part)) == {"modelled"}
+    assert sections.listings(part) == {}
+    (said, *_) = [block.text for block in part.blocks if isinstance(block, Prose)]
+    assert "is not modelled: needs N = 1" in said
     alone = fixture.populate(tmp_path / "alone", fixture.study((1,), 0, 1))
     assert sections.build(section, alone) is None

@@ -17,6 +17,7 @@ from bench_apts.stats.projection import (
     Network,
     Scaling,
     Work,
+    computing,
     project,
     seconds,
     work,
@@ -190,11 +191,11 @@ def test_sizes_that_a_record_tells_apart_are_not_averaged():
 
 
 def test_the_calls_of_a_record_are_read(hit):
-    assert work(hit).listed == ()
+    assert work(hit, 0.01).listed == ()
     hit.end.calls = [call(1_000, 2)]
-    assert list(work(hit).messages()) == [("all_reduce", 1_000, 2), ("broadcast", 1_000, 2)]
+    assert list(work(hit, 0.01).messages()) == [("all_reduce", 1_000, 2), ("broadcast", 1_000, 2)]
     hit.end = None
-    assert work(hit).listed == ()
+    assert work(hit, 0.01).listed == ()
 
 
 def test_weak_scaling_by_hand():
@@ -237,26 +238,30 @@ def on_gpus(found):
 
 
 def test_work_is_read_at_the_hit_and_of_training_alone(hit):
-    done = work(hit)
+    done = work(hit, 0.01)
     assert (done.ranks, done.steps, done.batch_size, done.hit) == (2, 20, 8, True)
-    assert (done.compute_s, done.basis) == (1.5, "cpu_s")
+    # Not the 1.5 CPU seconds of the record, in which is what gloo needs to communicate.
+    assert (done.compute_s, done.basis) == (0.01 * 200 / 2, "cpu_s at N = 1")
     assert done.traffic == {"all_reduce": Traffic(2, 2_000, 1_200.0),
                             "broadcast": Traffic(2, 2_000, 800.0)}
 
 
 def test_work_of_a_miss_is_all_that_was_done():
-    done = work(record([0.1, 0.2, 0.3, 0.4]))
+    done = work(record([0.1, 0.2, 0.3, 0.4]), 0.01)
     assert (done.steps, done.hit) == (30, False)
 
 
-def test_on_gpus_the_time_of_one_rank_counts_where_it_is_known(hit):
-    assert work(on_gpus(hit)).compute_s == 2.0
-    assert work(on_gpus(hit)).basis == "train_s, communication included"
-    done = work(on_gpus(hit), alone=0.01)
-    assert (done.compute_s, done.basis) == (0.01 * 200 / 2, "train_s at N = 1")
-    assert work(hit, alone=0.01).basis == done.basis
+def test_computing_is_that_of_one_rank_alone(hit):
+    assert computing([hit]) is None  # two ranks communicate
+    alone = [record([0.1, 0.5, 0.95], ranks=1) for _ in range(3)]
+    for made, cpu_s in zip(alone, (1.0, 4.0, 2.0), strict=True):
+        made.evals[-1].cpu_s = cpu_s
+    assert computing([hit, *alone]) == 2.0 / 200
+    assert computing([*map(on_gpus, alone)]) == 2.0 / 200  # 2 s of training each
+    assert computing([record([0.1], ranks=1)]) is None  # it took no step
+    assert work(on_gpus(hit), 0.01).basis == "train_s at N = 1"
 
 
 def test_without_a_step_there_is_no_work():
-    assert work(record([])) is None
-    assert work(record([0.1])) is None
+    assert work(record([]), 0.01) is None
+    assert work(record([0.1]), 0.01) is None

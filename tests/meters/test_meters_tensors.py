@@ -1,0 +1,72 @@
+"""Bytes of the tensors that a method holds: by hand for optimizers of torch, and what is apart."""
+
+import functools
+import types
+
+import pytest
+import torch
+
+from bench_apts.meters.tensors import held
+
+WEIGHTS = 4 * (10 * 3 + 3)
+"""Bytes of the model below."""
+
+
+@pytest.fixture
+def model():
+    return torch.nn.Linear(10, 3)
+
+
+def trained(model, optimizer):
+    model(torch.ones(2, 10)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(("make", "copies", "more"), [
+    (functools.partial(torch.optim.SGD, lr=0.1), 2, 0),  # weights and gradients
+    (functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), 3, 0),
+    (functools.partial(torch.optim.Adam, lr=0.1), 4, 2 * 4),  # a float of steps for each tensor
+])
+def test_weights_gradients_and_state_by_hand(model, make, copies, more):
+    assert held([model]) == WEIGHTS
+    optimizer = trained(model, make(model.parameters()))
+    assert held([model, optimizer]) == copies * WEIGHTS + more
+
+
+def test_buffers_count_and_views_count_once():
+    model = torch.nn.BatchNorm1d(4)  # weight, bias, mean, variance, and a count of 8 bytes
+    assert held([model]) == 4 * 4 * 4 + 8
+    flat = torch.zeros(100)
+    assert held([[flat[:10], flat[50:].view(5, 10), flat]]) == 400
+
+
+def test_what_closures_partials_and_attributes_hold_counts(model):
+    kept, given = torch.zeros(7), torch.zeros(5)
+
+    def loss():
+        return kept.sum()
+
+    stepper = types.SimpleNamespace(loss=loss, other=functools.partial(torch.add, given), me=None)
+    stepper.me = stepper  # a circle
+    model.weight.shadow = torch.zeros(3)  # as ZeRO keeps a rank's part of a parameter
+    assert held([stepper, model]) == WEIGHTS + 4 * (7 + 5 + 3)
+
+
+def test_the_data_is_apart(model):
+    data = torch.zeros(1_000)
+    stepper = types.SimpleNamespace(model=model, batch=data[:10])
+    assert held([stepper], [data]) == WEIGHTS
+    assert held([stepper], [[data]]) == WEIGHTS
+
+
+def test_tensors_of_the_module_around_a_function_are_not_its_own():
+    assert held([_uses_a_global]) == 0
+    assert _uses_a_global() == 12
+
+
+_GLOBAL = torch.ones(12)
+
+
+def _uses_a_global():
+    return int(_GLOBAL.sum())
