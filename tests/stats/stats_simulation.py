@@ -89,3 +89,69 @@ def evidence(first: Bill, second: Bill, *, paired: bool) -> Evidence:
 def rate(claims: Sequence[bool]) -> float:
     """Share of rounds in which something was claimed."""
     return sum(claims) / len(claims)
+
+
+def tables(rounds: int = 1000) -> None:
+    """Print the tables of docs/statistics.md: coverage, false claims and power."""
+    from bench_apts.stats.power import Spread, power
+    from bench_apts.stats.verdict import decide, winners
+
+    sizes = (3, 5, 8, 10, 20, 40)
+
+    def row(title, values):
+        print(f"| {title} | " + " | ".join(f"{100 * value:.0f}" for value in values) + " |",
+              flush=True)
+
+    def head(title):
+        print(f"\n| {title} | " + " | ".join(f"n = {n}" for n in sizes) + " |\n| --- |"
+              + " ---: |" * len(sizes))
+
+    head("coverage of the ERT")
+    for name, shape in SHAPES.items():
+        row(name, [coverage(shape, n, rounds) for n in sizes])
+
+    def claimed(first, second, paired, n, other):
+        found = []
+        for seed in range(rounds):
+            g = np.random.default_rng(seed)
+            found.append(decide([evidence(first.bill(g, n), second.bill(g, other),
+                                          paired=paired)])[0].differs)
+        return rate(found)
+
+    head("two equal optimizers told apart")
+    for name, shape in SHAPES.items():
+        for paired in (True, False):
+            row(f"{name}, {'pairs' if paired else 'unpaired'}",
+                [claimed(shape, shape, paired, n, n) for n in sizes])
+    head("a search of 8 and n untuned trials of equal cost told apart")
+    for name in ("10 %", "30 %", "lognormal", "30 % fail"):
+        row(name, [claimed(SHAPES["search"], SHAPES[name], False, 8, n) for n in sizes])
+    head("six equal: a winner in the box")
+    both = {name: [[], []] for name in ("10 %", "lognormal", "30 % fail", "60 % fail")}
+    for name, (boxes, stars) in both.items():
+        for n in sizes:
+            box, star = [], []
+            for seed in range(rounds // 3):
+                g = np.random.default_rng(seed)
+                made = [SHAPES[name].bill(g, n) for _ in range(6)]
+                best = min(made, key=lambda bill: bill.value)
+                box.append(winners([[evidence(bill, best, paired=True)
+                                     for bill in made if bill is not best]])[0])
+                star.append(any(each.differs for each in decide(
+                    [evidence(bill, made[0], paired=True) for bill in made[1:]])))
+            boxes.append(rate(box))
+            stars.append(rate(star))
+        row(name, boxes)
+    head("six equal: any star against one of them")
+    for name, (_, stars) in both.items():
+        row(name, stars)
+    head("a factor of 1.2 told")
+    for scatter in (0.05, 0.1, 0.3):
+        for paired in (True, False):
+            row(f"{100 * scatter:.0f} %, {'pairs' if paired else 'unpaired'}", [
+                power(Spread(scatter), Spread(scatter), (n, n), 1.2, paired=paired,
+                      rounds=rounds // 2) for n in sizes])
+
+
+if __name__ == "__main__":
+    tables()
