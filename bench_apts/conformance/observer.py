@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import torch
 
 from bench_apts.conformance import replicas
 from bench_apts.conformance.offered import Offered
-from bench_apts.conformance.step_report import ReportCheck
+from bench_apts.conformance.step_report import ReportCheck, usual
 from bench_apts.conformance.stretch import Stretch
 from bench_apts.errors import ContractError
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
     from bench_apts.spec import Suite
-
-_now = time.perf_counter
 
 
 class Observer:
@@ -57,6 +54,7 @@ class Observer:
         self._weights = replicas.Weights(model.parameters())
         self._clock, self._meter, self._moves_weights = clock, meter, moves_weights
         self.reports = ReportCheck()
+        self._names = self.reports.names
         self._stretch: Stretch | None = None
         self.handed = self._evaluated = 0
         self.steps_s = 0.0
@@ -76,12 +74,12 @@ class Observer:
         stretch = self._stretch
         if stretch is None:
             stretch = self._stretch = Stretch(self._clock, self._meter)
-        began = _now()
+        began = stretch.now()
         report = self.stepper.step(batch)
-        stretch.steps_s += _now() - began
+        stretch.steps_s += stretch.now() - began
         handed = batch.targets.shape[0]
         self.handed += handed
-        return self.reports.checked(report, handed)
+        return report if usual(report, self._names) else self.reports.checked(report, handed)
 
     def pause(self) -> None:
         """Close the stretch of steps since the last pause.
@@ -107,7 +105,7 @@ class Observer:
             ContractError: It is not a module, the model's weights changed without the backend
                 saying that they may, or too many minibatches were drawn.
         """
-        before = self._weights.fingerprint()
+        before = self._weights.bits()
         since = self.passes.copy()
         offered = Offered(batches, most)
         prepare = getattr(self.stepper, "prepare_for_eval", None)
@@ -118,7 +116,7 @@ class Observer:
         if not isinstance(module, torch.nn.Module):
             raise ContractError(f"evaluation_model() returned a {type(module).__name__}; a "
                                 "torch.nn.Module was expected")
-        moved = self._weights.fingerprint() != before
+        moved = self._weights.bits() != before
         if moved and not self._moves_weights:
             raise ContractError(
                 "evaluation_model() or prepare_for_eval() changed the weights of the model: train "

@@ -26,7 +26,7 @@ class Passes:
         settled: Whether backward passes are counted at the parameter.
     """
 
-    __slots__ = ("samples", "forwards", "backwards", "counting", "settled", "_at_parameter")
+    __slots__ = ("_at_parameter", "backwards", "counting", "forwards", "samples", "settled")
 
     def __init__(self, samples: int = 0, forwards: int = 0, backwards: int = 0) -> None:
         self.samples, self.forwards, self.backwards = samples, forwards, backwards

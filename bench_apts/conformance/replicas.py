@@ -17,6 +17,10 @@ _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 """2**64 over the golden ratio, an odd number, as a signed integer: for multiplicative hashes."""
 
 _CHUNK = 1 << 20
+
+_COPIED = 1 << 18
+"""Most bytes that are copied to be compared, which is faster than any hash."""
+
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -44,7 +48,7 @@ def fingerprint(tensors: Iterable[torch.Tensor]) -> int:
 
 
 class Weights:
-    """Tensors whose fingerprint is asked for often.
+    """Tensors of which one often asks whether they changed.
 
     Views of their memory are kept, and used as long as each tensor begins where it began.
 
@@ -58,8 +62,8 @@ class Weights:
         self._places: list[tuple[int, bool]] | None = None
         self._views: list[memoryview] | None = None
 
-    def fingerprint(self) -> int:
-        """Return what the function of this name returns."""
+    def bits(self) -> int | bytes:
+        """Return what is equal as long as the bits are: a copy of few, a fingerprint of many."""
         if not self._whole:
             return fingerprint(self._tensors)
         places = [(tensor.data_ptr(), tensor.is_contiguous()) for tensor in self._tensors]
@@ -70,6 +74,8 @@ class Weights:
                                   for tensor in self._tensors) else None)
         if self._views is None:
             return fingerprint(self._tensors)
+        if sum(view.nbytes for view in self._views) <= _COPIED:
+            return b"".join(self._views)
         total = 0
         for view in self._views:
             total = zlib.crc32(view, total)

@@ -20,10 +20,14 @@ _LONGEST_NAME = 100
 
 
 class ReportCheck:
-    """Checks the reports of one stepper, one after the other."""
+    """Checks the reports of one stepper, one after the other.
+
+    Attributes:
+        names: Names of diagnostics so far.
+    """
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self.names: set[str] = set()
 
     def checked(self, report: object, handed: int) -> StepReport:
         """Return a step's report with plain integers as its counts.
@@ -36,8 +40,6 @@ class ReportCheck:
             ContractError: It is no StepReport, a field has another type or a value that no
                 record could hold, or the step reports no samples at all.
         """
-        if type(report) is StepReport and _usual(report, self._names):
-            return report
         if not isinstance(report, StepReport):
             raise ContractError(f"step() returned {_kind(report)}; a StepReport was expected")
         report.samples = _count("samples", report.samples)
@@ -62,7 +64,7 @@ class ReportCheck:
             raise ContractError(f"StepReport.diagnostics is {_kind(diagnostics)}; a dict was "
                                 "expected")
         for name, value in diagnostics.items():
-            if name not in self._names:
+            if name not in self.names:
                 self._add(name)
             if not isinstance(value, bool | float):
                 _check_number("diagnostics", value, name)
@@ -71,23 +73,27 @@ class ReportCheck:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME or name != encodable(name):
             raise ContractError(f"a name in StepReport.diagnostics is {name!a:.120}; a text of at "
                                 f"most {_LONGEST_NAME} characters was expected")
-        self._names.add(name)
-        if len(self._names) > _MOST_NAMES:
+        self.names.add(name)
+        if len(self.names) > _MOST_NAMES:
             raise ContractError(f"StepReport.diagnostics had more than {_MOST_NAMES} different "
                                 "names; a record holds no more")
 
 
-def _usual(report: StepReport, names: set[str]) -> bool:
+def usual(report: object, names: set[str]) -> bool:
     """Say whether a report is of the usual kind, in which ``checked`` would find no fault.
 
-    In few instructions, as each of them is fetched anew in each step.
+    It does so in few instructions, as each of them is fetched anew in each step.
 
     Args:
-        report: Of this very class.
+        report: What ``step`` returned.
         names: Names of diagnostics that have been checked.
     """
+    if type(report) is not StepReport:
+        return False
     samples, forwards, backwards = report.samples, report.forwards, report.backwards
-    total, loss, diagnostics = report.total_samples, report.loss, report.diagnostics
+    total: Any = report.total_samples
+    loss: Any = report.loss
+    diagnostics: Any = report.diagnostics
     if not (
         type(samples) is int and type(forwards) is int and type(backwards) is int
         and 0 <= samples <= _MOST and 0 <= forwards <= _MOST and 0 <= backwards <= _MOST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from bench_apts.errors import ContractError
@@ -9,6 +10,8 @@ from bench_apts.errors import ContractError
 if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
+
+_now = time.perf_counter
 
 TOLERANCE, TOLERANCE_S = 0.01, 1e-3
 """Share, and seconds, by which two clocks may differ over the same steps."""
@@ -26,14 +29,15 @@ class Stretch:
         meter: The trial's meter, in its phase ``train``.
 
     Attributes:
-        steps_s: Seconds spent in steps by the second clock; who runs them adds to it.
+        now: The second clock.
+        steps_s: Seconds spent in steps by it; who runs them adds to it.
     """
 
     def __init__(self, clock: Clock, meter: CommMeter) -> None:
         self._clock, self._meter = clock, meter
         self._train_s, self._others = clock.training()
         self._calls = self._calls_outside_training()
-        self.steps_s = 0.0
+        self.now, self.steps_s = _now, 0.0
 
     def close(self) -> None:
         """Compare the clocks and what was counted.
