@@ -121,22 +121,24 @@ def instrument(model: torch.nn.Module, forward: Forward) -> Passes:
         model: The model; its class stays.
         forward: ``forward(model, *inputs)``, for instance ``type(model).forward``.
     """
-    passes = Passes()
+    passes, tensor = Passes(), torch.Tensor
     is_compiling, is_traced = torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling
 
-    def counted(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = forward(self, *args, **kwargs)
-        if not passes.counting or is_traced():
-            return output
-        if passes.settled and args and type(args[0]) is torch.Tensor:
-            # The usual pass, in few instructions, as each of them is fetched anew in each step.
-            passes.forwards += 1
-            shape = args[0].shape
-            passes.samples += shape[0] if shape else 1
-        elif not is_compiling():
-            first = args[0] if args else None
+    def counted(self: torch.nn.Module, *args: Any, **named: Any) -> Any:
+        first = args[0] if args else None
+        if type(first) is tensor and len(args) == 1 and not named:
+            output = forward(self, first)
+            if passes.settled and passes.counting and not is_traced():
+                # The usual pass, in few instructions: each is fetched anew in each step.
+                passes.forwards += 1
+                shape = first.shape
+                passes.samples += shape[0] if shape else 1
+                return output
+        else:
+            output = forward(self, *args, **named)
+        if passes.counting and not is_compiling():
             if not isinstance(first, torch.Tensor):
-                first = next(iter(_tensors([args, kwargs])), None)
+                first = next(iter(_tensors([args, named])), None)
             passes.count(first, output)
         return output
 
