@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench_apts import origins
 from bench_apts.records import train_bytes
 from bench_apts.stats import projection
-from bench_apts.stats.bootstrap import ert_interval
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
+from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
 

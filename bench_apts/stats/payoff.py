@@ -85,7 +85,7 @@ class Tuning:
 
     def _resampled_lines(self, most: int, resamples: int,
                          seed: int) -> tuple[Floats, Floats] | None:
-        drawn = resampled(len(self.cost), None, resamples, seed)
+        drawn = resampled(len(self.cost), resamples, seed)
         if drawn is None:
             return None
         cost: Floats = np.asarray(self.cost, dtype=np.float64)
@@ -169,7 +169,7 @@ def break_even_interval(mine: Tuning, theirs: Tuning | tuple[Sequence[float], Se
         return None
     if not isinstance(theirs, Tuning):
         check_bills(*theirs)
-        drawn = resampled(len(theirs[0]), None, resamples, seed + 2)
+        drawn = resampled(len(theirs[0]), resamples, seed + 2)
         return None if drawn is None else percentiles(
             break_evens(*ours, erts(*theirs, drawn)), confidence)
     other = theirs.lines(max(1, len(theirs.cost) // 2), resamples, seed + 2)

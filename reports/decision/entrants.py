@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
-from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bench_apts.stats.amortisation import best_plan
-from bench_apts.stats.bootstrap import RESAMPLES, erts, resampled
+from bench_apts.stats.comparison import Bill
 from bench_apts.stats.projection import (
     COLLECTIVES,
     Network,
@@ -18,42 +13,42 @@ from bench_apts.stats.projection import (
     project,
     work,
 )
-from bench_apts.stats.tuning import ert
 
 from ..cells import memory
 from .contest import Entrant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from bench_apts.records import TrialRecord
-    from bench_apts.stats.bootstrap import Floats
     from bench_apts.stats.projection import Fabric
 
     from ..cells import Cell
     from ..tuning.pool import Pool
 
 
-def by_trainings(pool: Pool, trainings: int) -> Entrant:
-    """An entrant by the expected bill of R trainings, the least over K where it was tuned.
+def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
+    """Return an entrant by the expected bill of R trainings.
 
-    At R = 1 it is the expected cost, the ERT of its draws.
+    At R = 1 and without tuning it is R times the expected cost, the ERT of its draws. Else it is
+    all that tuning spent, and the ERT of the frozen configuration's fresh seeds for each training
+    that follows: the trial of the search that hit first is itself a training.
 
     Args:
         pool: Its trials.
         trainings: R, at least 1.
+
+    Returns:
+        None where the frozen configuration was not trained again on fresh seeds.
     """
-    once = _resampling(pool.spent, pool.cost)
-
-    def resample(seed: int) -> Floats | None:
-        if trainings == 1 or not pool.cell.tune:
-            found = once(seed)
-            return None if found is None else trainings * found
-        lines = pool.tuning.lines(max(1, len(pool.cost) // 2), RESAMPLES, seed)
-        return None if lines is None else np.min(lines[0] + (trainings - 1) * lines[1], axis=1)
-
-    value = pool.ert.cost if trainings == 1 else best_plan(pool.lines, trainings).at(trainings)
-    return _entrant(pool.cell, pool.cell.draws, value, resample)
+    cell = pool.cell
+    if trainings == 1 or not cell.tune:
+        return _entrant(cell, cell.draws, Bill(pool.spent, pool.cost, times=trainings))
+    if not pool.again:
+        return None
+    spent, cost = zip(*pool.again, strict=True)
+    return _entrant(cell, cell.seeds, Bill(spent, cost, math.fsum(pool.spent),
+                                           trainings - bool(pool.ert.hits)))
 
 
 def by_network(cell: Cell, fabric: Fabric, alone: float) -> Entrant:
@@ -76,7 +71,7 @@ def by_network(cell: Cell, fabric: Fabric, alone: float) -> Entrant:
         assert found is not None  # the minibatch is the recorded one
         spent.append(found.steps * found.step_s)
         cost.append(found.to_target_s)
-    return _entrant(cell, cell.draws, ert(spent, cost).cost, _resampling(spent, cost))
+    return _entrant(cell, cell.draws, Bill(spent, cost))
 
 
 def projectable(cell: Cell) -> bool:
@@ -93,21 +88,9 @@ def by_memory(cell: Cell) -> Entrant:
     """
     peaks = [float(memory(record)) for record in cell.seeds]
     reached = all(peaks) and math.isfinite(cell.to_target("train_s").median)
-    value = statistics.fmean(peaks) if reached else math.inf
-    return _entrant(cell, cell.seeds, value,
-                    _resampling(peaks, peaks if reached else [math.inf] * len(peaks)))
+    # The mean of the peaks: every seed "reaches the target" at its peak, or none does.
+    return _entrant(cell, cell.seeds, Bill(peaks, peaks if reached else [math.inf] * len(peaks)))
 
 
-def _resampling(spent: Sequence[float],
-                cost: Sequence[float]) -> Callable[[int], Floats | None]:
-    def resample(seed: int) -> Floats | None:
-        drawn = resampled(len(spent), None, RESAMPLES, seed)
-        return None if drawn is None else erts(spent, cost, drawn)
-
-    return resample
-
-
-def _entrant(cell: Cell, records: Sequence[TrialRecord], value: float,
-             resample: Callable[[int], Floats | None]) -> Entrant:
-    # The best one is compared with every other.
-    return Entrant(cell, value, tuple(record.trial.seeds for record in records), cache(resample))
+def _entrant(cell: Cell, records: Sequence[TrialRecord], bill: Bill) -> Entrant:
+    return Entrant(cell, bill, tuple(record.trial.seeds for record in records))

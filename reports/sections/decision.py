@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import fabrics
 from bench_apts.origins import TIMES
+from bench_apts.stats.amortisation import best_plan
 from bench_apts.stats.costs import headline
 from bench_apts.stats.noise import noise
 from bench_apts.stats.payoff import break_even_interval
@@ -15,9 +15,9 @@ from bench_apts.stats.payoff import break_even_interval
 from .. import units
 from ..cells import computing, memory
 from ..decision import currencies
-from ..decision.contest import Contest, contest, words
+from ..decision.contest import Contest, contest, judged, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
-from ..findings import ENOUGH, misses
+from ..findings import misses
 from ..parts import Answer, Box, Boxes, Listing, Part, Prose
 from ..tuning.envelope import crossings
 from ..tuning.pays import sentence, span
@@ -27,6 +27,8 @@ from ..tuning.scene import reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bench_apts.stats.costs import Currency
+    from bench_apts.stats.noise import Noise
     from bench_apts.stats.projection import Fabric
 
     from ..cells import Cell, Group
@@ -37,13 +39,31 @@ if TYPE_CHECKING:
 MANY = 10
 """Trainings after which the second question asks for the cheapest bill."""
 
-_HOW = ("Ratios are to the lowest expected value and come with their 95 % interval: a bootstrap, "
-        "in pairs where trials share their seeds. Somebody wins only where the intervals of all "
-        "others exclude 1, corrected by Holm for their number, and the ratio exceeds what equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of "
-        "a rank, a mean over the final trainings, of those whose median seed reached the target: "
+_HOW = ("Ratios are to the lowest expected value and come with their 95 % interval, in pairs "
+        "where trials share their seeds. Somebody wins only where the interval of every other "
+        "excludes 1, exchanging the labels of the trials seldom makes so large a difference (at "
+        "most 5 % for all questions of a box together), and the ratio exceeds what means of equal "
+        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of a "
+        "rank, a mean over the final trainings, of those whose median seed reached the target: "
         "on CUDA the device's peak, on CPUs what the tensors of model and optimizer take "
         "(parameters, gradients, state, buffers).")
+
+
+class _Question(NamedTuple):
+    """What is asked, and who competes.
+
+    Attributes:
+        title: As the page words it.
+        slug: Its name in tables.
+        show: Formats a value.
+        contest: Not yet judged.
+    """
+
+    title: str
+    slug: str
+    show: Callable[[float], str]
+    contest: Contest
+
 
 _PAYS = "When tuning pays (R*)"
 
@@ -66,20 +86,23 @@ def _box(context: Context, group: Group) -> Box:
     view = View(headline(device), 1.0, device)
     pools = [found for cell in cells if (found := pool(cell, view))]
     timed = view.currency in TIMES
-    scatter = group.noise.factor if timed and group.noise else 1.0
     unlike = group.unlike if timed else ""
-    once = contest([by_trainings(found, 1) for found in pools], scatter, unlike)
-    many = contest([by_trainings(found, MANY) for found in pools], scatter, unlike)
-    answers = [_answer(group, "Training once", once, view.show, "train_once", view.currency),
-               _answer(group, "Training ten times", many, view.show, "train_ten_times",
-                       view.currency)]
+    questions = [
+        _Question(question, slug, view.show, contest(
+            [entrant for found in pools if (entrant := by_trainings(found, trainings))],
+            group.noise if timed else None, unlike))
+        for question, slug, trainings in (("Training once", "train_once", 1),
+                                          ("Training ten times", "train_ten_times", MANY))]
     if group.ranks > 1:
-        answers += _networks(context, group, cells)
+        questions += _networks(context, group, cells)
     remembered = [cell for cell in cells if cell.seeds]
     if all(cell.memory for cell in remembered):  # older records on CPUs lack it
-        answers.append(_answer(group, "When memory is short", contest(
-            [by_memory(cell) for cell in remembered], _memory_noise(group), group.unlike),
-            units.size, "memory"))
+        questions.append(_Question("When memory is short", "memory", units.size, contest(
+            [by_memory(cell) for cell in remembered], _memory_noise(group), group.unlike)))
+    settled = judged([each.contest for each in questions])
+    once = settled[0]
+    answers = [_answer(group, each, found, view.currency)
+               for each, found in zip(questions, settled, strict=True)]
     headed, remarks = _headline(group, cells, once, view)
     depends = currencies.order(group, device)
     pays = _pays(pools, unlike)
@@ -92,14 +115,14 @@ def _box(context: Context, group: Group) -> Box:
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
-def _answer(group: Group, question: str, found: Contest, show: Callable[[float], str],
-            slug: str, currency: str = "") -> Answer:
-    choice, detail = words(found, show)
+def _answer(group: Group, asked: _Question, found: Contest, currency: Currency) -> Answer:
+    choice, detail = words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
     numbers: dict[str, Plain] = {
-        "suite": group.suite.name, "ranks": group.ranks, "question": slug,
-        "verdict": found.verdict, "currency": currency,
+        "suite": group.suite.name, "ranks": group.ranks, "question": asked.slug,
+        "verdict": found.verdict,
+        "currency": currency if asked.slug.startswith("train_") else asked.slug,
         "lowest": best.cell.label if best else None,
         "value": best.value if best else None,
         "runner_up": second.entrant.cell.label if second else None,
@@ -107,27 +130,28 @@ def _answer(group: Group, question: str, found: Contest, show: Callable[[float],
         "ratio_low": interval.low if interval else None,
         "ratio_high": interval.high if interval else None,
         "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
-    label = best.cell.label if best and found.verdict in ("clear", "tentative") else ""
-    return Answer(question, found.verdict, choice, detail, label, numbers)
+    label = best.cell.label if best and found.verdict == "clear" else ""
+    return Answer(asked.title, found.verdict, choice, detail, label, numbers)
 
 
-def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[Answer]:
-    """Answers by modelled time on the slowest networks; by bytes where it cannot be modelled."""
+def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[_Question]:
+    """Asks by modelled time on the slowest networks; by bytes where it cannot be modelled."""
     alone = {cell.label: seconds for cell in cells if (seconds := computing(
         other for there in context.groups for other in there.cells
         if other.label == cell.label)) is not None}
     missing = [cell.label for cell in cells if cell.label not in alone]
     if missing or not all(projectable(cell) for cell in cells):
-        found = contest([by_trainings(each, 1) for cell in cells
-                         if (each := pool(cell, View("wire_bytes", 1.0, "")))])
-        answer = _answer(group, "When the network is slow: fewest bytes", found, units.size,
-                         "bytes")
-        return [replace(answer, detail=f"{answer.detail} Time on other networks is not modelled: "
-                        f"needs N = 1 of {units.listing(missing)}.") if missing else answer]
+        found = contest([entrant for cell in cells
+                         if (each := pool(cell, View("wire_bytes", 1.0, "")))
+                         and (entrant := by_trainings(each, 1))])
+        title = "When the network is slow: fewest bytes"
+        if missing:
+            title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
+        return [_Question(title, "bytes", units.size, found)]
     slow = sorted(fabrics.load().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
-    return [_answer(group, f"On {_speed(fabric)} (modelled)", contest(
+    return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.seconds, contest(
         [by_network(cell, fabric, alone[cell.label]) for cell in cells],
-        unlike=group.unlike), units.seconds, f"network_{name}") for name, fabric in slow]
+        unlike=group.unlike)) for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
@@ -135,11 +159,10 @@ def _speed(fabric: Fabric) -> str:
             f"{units.trim(units.seconds(fabric.latency_s))}")
 
 
-def _memory_noise(group: Group) -> float:
-    found = noise([(float(memory(first)), float(memory(twin)))
-                   for cell in group.cells for first, twin in cell.pairs
-                   if memory(first) and memory(twin)])
-    return found.factor if found else 1.0
+def _memory_noise(group: Group) -> Noise | None:
+    return noise([(float(memory(first)), float(memory(twin)))
+                  for cell in group.cells for first, twin in cell.pairs
+                  if memory(first) and memory(twin)])
 
 
 def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
@@ -161,7 +184,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
             "verdict": "not judged"})
     # Of those that never pay, the one that comes nearest is told of.
     mine, theirs, found = min(crossed, key=lambda each: (
-        each.found.trainings, by_trainings(each.tuned, MANY).value))
+        each.found.trainings, best_plan(each.tuned.lines, MANY).at(MANY)))
     interval = break_even_interval(mine.tuning, (theirs.spent, theirs.cost))
     label, other = mine.cell.label, theirs.cell.label
     said, text = sentence(label, found.verdict), (
@@ -172,7 +195,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
             f"comes nearest over {MANY} trainings.")
     if interval:
         text += f" R* of {label}, 95 % interval: {span(interval)}."
-    return Answer(_PAYS, "unclear", said[0].upper() + said[1:], text, "", {
+    return Answer(_PAYS, "not told apart", said[0].upper() + said[1:], text, "", {
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even",
         "verdict": found.verdict, "lowest": label, "runner_up": other,
         "value": found.trainings if math.isfinite(found.trainings) else None,
@@ -192,16 +215,12 @@ def _headline(group: Group, cells: Sequence[Cell], once: Contest,
     if once.verdict == "not judged":
         return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
                 f"record, {cost}."), ()
-    if once.verdict == "unclear":
+    if once.verdict != "clear":
+        tied = _few_or_many([rival.entrant.cell.label for rival in once.tied or once.rivals])
         return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
-                f"{_few_or_many([rival.entrant.cell.label for rival in once.tied])} cannot be "
-                "told from it."), ()
-    if once.verdict == "tentative":
-        few = (f"with as few as {units.plural(once.fewest, 'trial')} for an optimizer"
-               if once.fewest < ENOUGH else "with so few trials for so many optimizers")
-        return f"{label} has the lowest expected cost, {cost}, tuning included.", (
-            f"Its lead is beyond the intervals, but {few} this is a first indication, not a "
-            "result.",)
+                + (f"{tied} could not be told from it by so few trials."
+                   if once.verdict == "cannot be told"
+                   else f"the trials do not tell {tied} from it.")), ()
     return f"{label} reaches the target for the least: {cost}, tuning included.", ()
 
 

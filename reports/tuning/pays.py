@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts.stats.amortisation import best_plan, break_even
-from bench_apts.stats.bootstrap import Interval, ert_interval
+from bench_apts.stats.bootstrap import Interval
+from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.payoff import break_even_interval, envelope_interval
 
 from .. import units

@@ -92,7 +92,7 @@ def test_estimates_lie_within_their_intervals():
 def test_each_resample_is_a_pool_of_its_own():
     pool = tuning(np.random.default_rng(2), 9, reruns=1)
     first, again = pool.lines(4, 30, seed=8)
-    for row, drawn in enumerate(resampled(9, None, 30, 8)):
+    for row, drawn in enumerate(resampled(9, 30, 8)):
         spent, cost, rerun = ([values[i] for i in drawn]
                               for values in (pool.spent, pool.cost, pool.rerun))
         for draws in range(1, 5):
