@@ -10,7 +10,7 @@ from bench_apts.origins import SPREAD, cards, counted, differences
 from bench_apts.soundness import ledger_gap
 from bench_apts.stats.costs import hit_bracket
 
-from . import cells, datasets, starting_points, units
+from . import cells, datasets, starting_points, units, yardsticks
 
 if TYPE_CHECKING:
     from bench_apts.records import TrialRecord
@@ -54,7 +54,8 @@ def crowded(gathered: Gathered, ranks: int) -> bool:
 
 def caveats(gathered: Gathered) -> list[Caveat]:
     """Writes all caveats: about the machine, then the results, then the records."""
-    begun = (Caveat(*found) for found in (*starting_points.caveats(gathered.trials),
+    begun = (Caveat(*found) for found in (*yardsticks.caveats(gathered),
+                                          *starting_points.caveats(gathered.trials),
                                           *datasets.caveats(gathered)))
     return [*_machine(gathered), *begun, *_results(gathered), *_records(gathered)]
 

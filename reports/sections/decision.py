@@ -43,8 +43,8 @@ _HOW = ("Ratios are to the lowest expected value and come with their 95 % interv
         "where trials share their seeds. Somebody wins only where the interval of every other "
         "excludes 1, exchanging the labels of the trials seldom makes so large a difference (at "
         "most 5 % for all questions of a box together), and the ratio exceeds what means of equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of a "
-        "rank, a mean over the final trainings, of those whose median seed reached the target: "
+        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of "
+        "a rank, a mean over the final trainings, of those whose median seed reached the target: "
         "on CUDA the device's peak, on CPUs what the tensors of model and optimizer take "
         "(parameters, gradients, state, buffers).")
 

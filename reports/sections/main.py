@@ -20,7 +20,7 @@ def part(context: Context) -> Part | None:
     device = context.gathered.device
     return Part("main", "Main table", _finding(context), (
         Listing(cost_tables.main(context.groups, device, context.crowded), folded=False),
-        Listing(cost_tables.levels(context.groups, device))))
+        Listing(cost_tables.levels(context.groups, device), folded=False)))
 
 
 def _finding(context: Context) -> str:
