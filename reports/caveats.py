@@ -189,9 +189,9 @@ def _results(gathered: Gathered) -> list[Caveat]:
         found.append(Caveat(
             "Tuning shared",
             f"In the first tuning trial {units.listing([*labels])} took the same course as "
-            f"{leader} and so took over what {leader}'s search found: the expected cost is "
-            f"{leader}'s, only the final trainings are their own. --no-share pays for a search "
-            "of each."))
+            f"{leader} and so took over what {leader}'s search found. Their expected cost is "
+            f"that of {leader}'s trials in samples, at what a sample costs them, and they are "
+            "ranked nowhere by cost. --no-share pays for a search of each."))
     edges = dict.fromkeys(
         (cell.label, name) for group in gathered.groups for cell in group.cells
         for name in on_the_edge(cell))

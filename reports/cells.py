@@ -12,6 +12,7 @@ from bench_apts import origins
 from bench_apts.records import train_bytes
 from bench_apts.stats.bootstrap import ert_interval
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
+from bench_apts.stats.following import repriced, sample_price
 from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
 
@@ -64,7 +65,7 @@ class Cell:
         seeds: Report-stage trials of the frozen (or only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
         leader: Label of the optimizer whose search served this one too: ``tune`` is its; "" for
-            a search of its own.
+            a search of its own. A follower is ranked nowhere by cost.
         checks: Tuning trials of its own that showed that it takes the leader's course.
         moved: Its configuration is not the same at all N and on all suites of the study.
     """
@@ -104,16 +105,31 @@ class Cell:
 
     @property
     def draws(self) -> tuple[TrialRecord, ...]:
-        """The trials that the expected cost is made of: tuning trials, else the seeds."""
+        """The trials that the expected cost is made of: tuning trials, else the seeds.
+
+        Of an optimizer that follows another these are its leader's.
+        """
         return self.tune or self.seeds
+
+    @property
+    def own(self) -> tuple[TrialRecord, ...]:
+        """All trials that the optimizer ran itself, its twins apart."""
+        return (*(self.checks if self.leader else self.tune), *self.seeds)
 
     @cached_property
     def _outcomes(self) -> dict[float, list[Outcome]]:
         found = [outcomes(record) for record in self.draws]
+        if self.leader:
+            price = sample_price(self.own)
+            found = [{level: repriced(one, price) for level, one in each.items()}
+                     for each in found]
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[Outcome]:
-        """Outcomes of ``draws`` at one of the target's levels."""
+        """Outcomes of ``draws`` at one of the target's levels.
+
+        Those of a leader's trials are priced at what a sample costs this optimizer itself.
+        """
         return self._outcomes[level]
 
     def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
@@ -202,7 +218,7 @@ class Cell:
     @property
     def communication(self) -> tuple[TrialRecord, Communication] | None:
         """The traffic of the first seed (else draw) that recorded any, and whose it is."""
-        for record in (*self.seeds, *self.draws):
+        for record in (*self.seeds, *self.own):
             comm = record.end.comm if record.end and record.end.comm else (
                 record.evals[-1].comm if record.evals else {})
             if comm:

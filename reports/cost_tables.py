@@ -14,7 +14,7 @@ from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.selection import best_metric
 
 from . import units
-from .findings import HEADLINE, misses
+from .findings import HEADLINE, followers, misses
 from .table import Table, Value, mono, name, number, words
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     for group in groups:
         breaks.add(len(rows))
         block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
-        rows += _mark_best(block, ("ert_core_seconds", "train_s_to_target",
-                                   "wire_bytes_to_target", "peak_memory_bytes",
-                                   "backwards_to_target"))
+        competing = [not cell.leader for cell in group.cells]
+        block = _mark_best(block, ("ert_core_seconds",), competing)
+        rows += _mark_best(block, ("train_s_to_target", "wire_bytes_to_target",
+                                   "peak_memory_bytes", "backwards_to_target"))
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
@@ -52,13 +53,20 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         "the frozen configuration: medians over seeds; gradients are backward passes of the "
         "busiest rank; a time is that of the first evaluation at the target, “after” that of the "
         "last one before, so the truth lies between the two. Bold: lowest at its N."
-        + _noise(groups),
+        + _followers(groups, device) + _noise(groups),
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", "with tuning"),
          ("90 % quantile", "with tuning"), ("Success", "of trials"), ("Time", "to target"),
          ("Bytes", "to target"), ("Gradients", "to target"),
          ("Peak memory", "of a rank"),
          (_test_title(groups), "mean, range"), ("Seeds", "that hit")),
         tuple(rows), frozenset(breaks))
+
+
+def _followers(groups: Sequence[Group], device: str) -> str:
+    """Say whose search was another's, and what it would have cost at each N."""
+    said = [f"N = {group.ranks}: {line}" for group in groups
+            if (line := followers(group.cells, HEADLINE, device))]
+    return f" {' '.join(said)}" if said else ""
 
 
 def _noise(groups: Sequence[Group]) -> str:
@@ -182,12 +190,19 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
         {f"{column}_after": middle.after} if bracket else {}))
 
 
-def _mark_best(block: Sequence[tuple[Value, ...]],
-               columns: Sequence[str]) -> list[tuple[Value, ...]]:
-    """Sets the lowest entry of each of these columns in bold, unless all are alike."""
+def _mark_best(block: Sequence[tuple[Value, ...]], columns: Sequence[str],
+               competing: Sequence[bool] = ()) -> list[tuple[Value, ...]]:
+    """Sets the lowest entry of each of these columns in bold, unless all are alike.
+
+    Args:
+        block: The rows.
+        columns: Names of the numbers that are compared.
+        competing: Whether each row takes part; all do without it.
+    """
     rows = [list(row) for row in block]
     for column in columns:
         found = [(float(value), index, place) for index, row in enumerate(rows)
+                 if not competing or competing[index]
                  for place, entry in enumerate(row)
                  if isinstance(value := entry.numbers.get(column), int | float)]
         if len({value for value, _, _ in found}) > 1:

@@ -133,7 +133,10 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
     found: list[Measure | None] = []
     notes: list[str] = []
     draws, seeds = match(one.draws, two.draws), match(one.seeds, two.seeds)
-    if draws.first and draws.second:
+    shared = one.leader or two.leader
+    if shared:
+        notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
+    elif draws.first and draws.second:
         found.append(_cost("expected cost, with tuning", "core_seconds", draws, noise.time,
                            "costs {} as much with tuning", device, resamples))
     rated = seeds if seeds.first and seeds.second else draws

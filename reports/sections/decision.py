@@ -14,7 +14,7 @@ from .. import units
 from ..cells import pace, peak_memory
 from ..decision.contest import Contest, contest, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
-from ..findings import ENOUGH, HEADLINE, misses
+from ..findings import ENOUGH, HEADLINE, followers, misses
 from ..parts import Answer, Box, Boxes, Part, Prose
 from ..tuning.envelope import crossings
 from ..tuning.pays import sentence, span
@@ -57,7 +57,8 @@ def _box(context: Context, group: Group) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = View(HEADLINE, 1.0, device)
-    pools = [found for cell in cells if (found := pool(cell, view))]
+    rivals = [cell for cell in cells if not cell.leader]
+    pools = [found for cell in rivals if (found := pool(cell, view))]
     scatter = group.noise.factor if group.noise else 1.0
 
     def bill(value: float) -> str:
@@ -68,18 +69,19 @@ def _box(context: Context, group: Group) -> Box:
     answers = [_answer(group, "Training once", once, bill, "train_once"),
                _answer(group, "Training ten times", many, bill, "train_ten_times")]
     if group.ranks > 1:
-        answers += _networks(context, group, cells)
+        answers += _networks(context, group, rivals)
     answers.append(_answer(group, "When memory is short", contest(
         [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike),
         units.size, "memory"))
     headline, remarks = _headline(group, cells, once, device)
+    shared = followers(cells, HEADLINE, device)
     pays = _pays(pools, group.unlike)
     if pays:
         answers.append(pays)
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, headline, tuple(answers),
-        (*remarks, *_apts(once, cells, device)),
+        (*remarks, *_apts(once, rivals, device), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
@@ -133,12 +135,11 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
     """From how many trainings on the first tuned optimizer costs no more than the untuned one.
 
     Args:
-        pools: Trials of all optimizers.
+        pools: Trials of all optimizers that have a search of their own, or need none.
         unlike: In what their environments differ, so that this is not judged; or "".
     """
     against = reference(pools)
-    crossed = crossings([found for found in pools if not found.cell.leader],
-                        [against] if against else [])
+    crossed = crossings(pools, [against] if against else [])
     if not crossed:
         return None
     if unlike:

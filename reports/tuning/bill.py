@@ -154,8 +154,8 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
                      "hit")
     followers = [found.cell for found in tuned if found.cell.leader]
     if followers:
-        notes.append(f"trials of {_names(followers)} are those of the optimizer whose search "
-                     "served them; bytes and seconds of tuning are that one's")
+        notes.append(f"{_names(followers)} took over another's search: its trials, at the "
+                     "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
     scarce = few([cell for group in groups for cell in group.cells])
     if scarce:
         notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "

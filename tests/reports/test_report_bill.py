@@ -278,7 +278,7 @@ def test_whose_search_served_another_is_said(known):
     cells = tuple(replace(cell, leader="sgd" if cell.tune else "") for cell in group.cells)
     found = bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
     assert "tuned as sgd" in row(found, "bill-search", "adam")[1]["Optimizer"].badge
-    assert any(note.startswith("trials of adam at N = 1 are those") for note in found.notes)
+    assert any("adam at N = 1 took over another's search" in note for note in found.notes)
 
 
 def test_few_trials_are_marked(known):

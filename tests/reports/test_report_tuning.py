@@ -271,7 +271,7 @@ def test_a_follower_is_tried_by_its_own_check_and_drawn_once(known):
     with theme():
         drawn = figures(section(led))
     assert {record["optimizer"] for record in drawn["restarts"].data.records()} == {"adam", "apts"}
-    assert "zero1: as adam, whose search served." in drawn["restarts"].caption
+    assert "Not drawn, as adam's search served: zero1." in drawn["restarts"].caption
     records = drawn["policies"].data.records()
     assert {record["optimizer"] for record in records} == {"adam", ""}
     (found,) = [record for record in records if not record["optimizer"]]
