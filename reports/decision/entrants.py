@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+import zlib
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bench_apts.stats.amortisation import best_plan
 from bench_apts.stats.bootstrap import RESAMPLES, erts, resampled
 from bench_apts.stats.projection import (
     COLLECTIVES,
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench_apts.records import TrialRecord
+    from bench_apts.stats.amortisation import Bill
     from bench_apts.stats.bootstrap import Floats
     from bench_apts.stats.projection import Fabric
 
@@ -34,26 +33,27 @@ if TYPE_CHECKING:
     from ..tuning.pool import Pool
 
 
-def by_trainings(pool: Pool, trainings: int) -> Entrant:
-    """An entrant by the expected bill of R trainings, the least over K where it was tuned.
+def by_cost(pool: Pool) -> Entrant:
+    """An entrant by the expected cost to the target, tuning included: the ERT of its draws."""
+    return _entrant(pool.cell, pool.cell.draws, pool.ert.cost,
+                    _resampling(pool.spent, pool.cost))
 
-    At R = 1 it is the expected cost, the ERT of its draws.
+
+def by_trainings(pool: Pool, bill: Bill, trainings: int) -> Entrant:
+    """An entrant by the expected bill of R trainings, tuning included.
 
     Args:
         pool: Its trials.
+        bill: Its bill, ``pool.bill``.
         trainings: R, at least 1.
     """
-    once = _resampling(pool.spent, pool.cost)
+    # Equal draws of two optimizers would pass for pairs.
+    own = zlib.crc32(pool.cell.label.encode())
 
-    def resample(seed: int) -> Floats | None:
-        if trainings == 1 or not pool.cell.tune:
-            found = once(seed)
-            return None if found is None else trainings * found
-        lines = pool.tuning.lines(max(1, len(pool.cost) // 2), RESAMPLES, seed)
-        return None if lines is None else np.min(lines[0] + (trainings - 1) * lines[1], axis=1)
+    def resample(seed: int) -> Floats:
+        return bill.drawn(trainings, seed + own)
 
-    value = pool.ert.cost if trainings == 1 else best_plan(pool.lines, trainings).at(trainings)
-    return _entrant(pool.cell, pool.cell.draws, value, resample)
+    return _entrant(pool.cell, pool.cell.seeds, bill.at(trainings), resample)
 
 
 def by_network(cell: Cell, fabric: Fabric, alone: float | None) -> Entrant:

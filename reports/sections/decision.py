@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts import fabrics
 from bench_apts.stats.noise import noise
-from bench_apts.stats.payoff import break_even_interval
 
 from .. import units
 from ..cells import pace, peak_memory
 from ..decision.contest import Contest, contest, words
-from ..decision.entrants import by_memory, by_network, by_trainings, projectable
+from ..decision.entrants import by_cost, by_memory, by_network, by_trainings, projectable
 from ..findings import ENOUGH, HEADLINE, followers, misses
 from ..parts import Answer, Box, Boxes, Part, Prose
-from ..tuning.envelope import crossings
-from ..tuning.pays import sentence, span
+from ..tuning.pays import MANY, crossings, first_to_pay, sentence, verdict
 from ..tuning.pool import View, pool
 from ..tuning.scene import reference
 
@@ -31,13 +29,11 @@ if TYPE_CHECKING:
     from ..table import Plain
     from ..tuning.pool import Pool
 
-MANY = 10
-"""Trainings after which the second question asks for the cheapest bill."""
-
 _HOW = ("Ratios are to the lowest expected value and come with their 95 % interval: a bootstrap, "
         "in pairs where trials share their seeds. Somebody wins only where the intervals of all "
         "others exclude 1, corrected by Holm for their number, and the ratio exceeds what equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is the mean "
+        "trials differ by. Costs of one and of ten trainings count the tuning; ten are all "
+        "tuning trials and nine trainings on fresh seeds. Memory is the mean "
         "peak of a rank in the final trainings, of those whose median seed reached the target.")
 
 _PAYS = "When tuning pays (R*)"
@@ -64,10 +60,10 @@ def _box(context: Context, group: Group) -> Box:
     def bill(value: float) -> str:
         return units.cost(HEADLINE, value, device)
 
-    once = contest([by_trainings(found, 1) for found in pools], scatter, group.unlike)
-    many = contest([by_trainings(found, MANY) for found in pools], scatter, group.unlike)
-    answers = [_answer(group, "Training once", once, bill, "train_once"),
-               _answer(group, "Training ten times", many, bill, "train_ten_times")]
+    once = contest([by_cost(found) for found in pools], scatter, group.unlike)
+    answers = [_answer(group, "Training once", once, bill, "train_once")]
+    if ten := _ten_times(group, pools, scatter, bill):
+        answers.append(ten)
     if group.ranks > 1:
         answers += _networks(context, group, rivals)
     answers.append(_answer(group, "When memory is short", contest(
@@ -103,10 +99,26 @@ def _answer(group: Group, question: str, found: Contest, show: Callable[[float],
     return Answer(question, found.verdict, choice, detail, label, numbers)
 
 
+def _ten_times(group: Group, pools: Sequence[Pool], scatter: float,
+               show: Callable[[float], str]) -> Answer | None:
+    """Answers by the bill of ten trainings; None while nothing ran on fresh seeds."""
+    known = [(found, found.bill) for found in pools if found.bill]
+    if not known:
+        return None
+    answer = _answer(group, "Training ten times", contest(
+        [by_trainings(found, bill, MANY) for found, bill in known], scatter, group.unlike),
+        show, "train_ten_times")
+    lacking = [found.cell.label for found in pools if not found.bill]
+    if not lacking:
+        return answer
+    return replace(answer, detail=f"{answer.detail} Left out, as not run on fresh seeds: "
+                                  f"{units.listing(lacking)}.")
+
+
 def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[Answer]:
     """Answers by modelled time on the slowest networks; by bytes where it cannot be modelled."""
     if not all(projectable(cell) for cell in cells):
-        found = contest([by_trainings(each, 1) for cell in cells
+        found = contest([by_cost(each) for cell in cells
                          if (each := pool(cell, View("wire_bytes", 1.0, "")))])
         return [_answer(group, "When the network is slow: fewest bytes", found, units.size,
                         "bytes")]
@@ -140,33 +152,30 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
     """
     against = reference(pools)
     crossed = crossings(pools, [against] if against else [])
-    if not crossed:
+    first = first_to_pay(crossed)
+    if first is None:
         return None
+    mine, theirs, found = first
+    numbers: dict[str, Plain] = {
+        "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
     if unlike:
-        cell = crossed[0].tuned.cell
-        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "", {
-            "suite": cell.suite.name, "ranks": cell.ranks, "question": "break_even",
-            "verdict": "not judged"})
-    # Of those that never pay, the one that comes nearest is told of.
-    mine, theirs, found = min(crossed, key=lambda each: (
-        each.found.trainings, by_trainings(each.tuned, MANY).value))
-    interval = break_even_interval(mine.tuning, (theirs.spent, theirs.cost))
+        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "",
+                      numbers | {"verdict": "not judged"})
     label, other = mine.cell.label, theirs.cell.label
-    said, text = sentence(label, found.verdict), (
-        f"{label} is the first whose bill is no more than that of {other}, which is not tuned.")
-    if found.verdict == "never":
-        said, text = "tuning never pays", (
-            f"No tuned optimizer's bill falls to that of {other}, which is not tuned; {label} "
-            f"comes nearest over {MANY} trainings.")
-    if interval:
-        text += f" R* of {label}, 95 % interval: {span(interval)}."
-    return Answer(_PAYS, "unclear", said[0].upper() + said[1:], text, "", {
-        "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even",
-        "verdict": found.verdict, "lowest": label, "runner_up": other,
-        "value": found.trainings if math.isfinite(found.trainings) else None,
+    said = sentence(label, found)
+    if found.never:
+        choice, text = "Tuning never pays", (
+            f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
+            f"is not tuned; {label} comes nearest over {MANY} trainings.")
+    else:
+        choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
+        text = (f"Against {other}, which is not tuned." if found.told else
+                f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
+    return Answer(_PAYS, "unclear", choice, text, "", numbers | {
+        "verdict": verdict(found), "lowest": label, "runner_up": other,
+        "value": found.trainings if found.told else None,
         "ratio_low": None, "ratio_high": None,
-        "break_even_low": interval.low if interval else None,
-        "break_even_high": interval.high if interval else None})
+        "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 
 
 def _headline(group: Group, cells: Sequence[Cell], once: Contest,

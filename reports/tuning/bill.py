@@ -131,14 +131,11 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
     if not tuned:
         notes.append("nothing was tuned in this study, so that there is no bill of tuning and no "
                      "break-even; trials are the report-stage seeds")
-    stand_ins = sum(found.stand_ins for found in tuned)
-    if stand_ins:
-        notes.append(
-            "training again with a frozen configuration costs the expected cost over its "
-            f"report-stage seeds; {units.plural(stand_ins, 'other trial')} that hit "
-            f"{'was' if stand_ins == 1 else 'were'} never rerun, and their own cost stands in, "
-            "which is optimistic: the best of K is chosen for being cheap, partly by luck. So R* "
-            "is rather too small")
+    lacking = [found.cell for found in tuned if not found.again and found.ert.hits]
+    if lacking:
+        notes.append(f"no bill of several trainings and no break-even of {_names(lacking)}: the "
+                     "frozen configuration was not run on fresh seeds, and a tuning trial's own "
+                     "cost was chosen for being low")
     if tuned and study.sampler != "random":
         notes.append(f"configurations were drawn by {study.sampler}, not independently: the "
                      "study, not the trial, is the unit, and intervals of its trials mislead")
