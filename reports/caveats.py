@@ -207,6 +207,12 @@ def _results(gathered: Gathered) -> list[Caveat]:
             elif cell.tune and cell.frozen is None:
                 found.append(Caveat("Nothing to freeze", f"No tuning trial of {where} got as "
                                     "far as an evaluation, so there is no final training."))
+            elif cell.seeds and cell.two and not cell.best_seeds:
+                found.append(Caveat(
+                    "Accuracies of the fastest configuration", f"Of {where} the configuration "
+                    "that was best at the end of the budget was not run on fresh seeds, so its "
+                    "accuracies are those of the configuration that is fastest to the target. "
+                    "The same command again runs it."))
             elif not cell.seeds:
                 found.append(Caveat("No final training", f"{where} has no report-stage trial of "
                                     "its frozen configuration yet."))

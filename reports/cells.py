@@ -61,12 +61,17 @@ class Cell:
         ranks: World size N.
         tuning_free: The optimizer claims that its defaults serve everywhere.
         tune: Tuning trials, by repetition.
-        frozen: The tuning trial whose configuration was frozen, if tuning ran.
-        seeds: Report-stage trials of the frozen (or only) configuration, by repetition.
+        frozen: The tuning trial that was fastest to the target, if tuning ran. Costs are those
+            of its configuration.
+        seeds: Report-stage trials of that (or the only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
         leader: Label of the optimizer whose search served this one too: ``tune`` is its; "" for
             a search of its own. A follower is ranked nowhere by cost.
         checks: Tuning trials of its own that showed that it takes the leader's course.
+        best: The tuning trial that was best at the end of the budget, if tuning ran. Accuracies
+            are those of its configuration.
+        best_seeds: Report-stage trials of that, if it is another configuration than ``frozen``
+            and was rerun.
         moved: Its configuration is not the same at all N and on all suites of the study.
     """
 
@@ -81,6 +86,8 @@ class Cell:
     twins: tuple[TrialRecord, ...] = ()
     leader: str = ""
     checks: tuple[TrialRecord, ...] = ()
+    best: TrialRecord | None = None
+    best_seeds: tuple[TrialRecord, ...] = ()
     moved: bool = False
 
     @property
@@ -193,9 +200,23 @@ class Cell:
         return max(map(peak_memory, self.seeds), default=0) or None
 
     @property
+    def two(self) -> bool:
+        """Whether the fastest configuration and the best are different ones."""
+        return (self.frozen is not None and self.best is not None
+                and self.frozen.trial.hyperparameters != self.best.trial.hyperparameters)
+
+    @property
+    def accurate(self) -> tuple[TrialRecord, ...]:
+        """The final trainings whose accuracies count: of the configuration that ends best.
+
+        Studies of before there were two did not rerun it; then those of the fastest.
+        """
+        return self.best_seeds if self.two and self.best_seeds else self.seeds
+
+    @property
     def test_metric(self) -> str:
         """Name of the test metric shown: the target's, or accuracy where that is the loss."""
-        names = {name for r in self.seeds if r.end and r.end.test for name in r.end.test}
+        names = {name for r in self.accurate if r.end and r.end.test for name in r.end.test}
         metric = self.suite.target.metric
         return "accuracy" if metric == "loss" and "accuracy" in names else metric
 
@@ -203,7 +224,7 @@ class Cell:
     def test(self) -> list[float]:
         """Test metric after the full budget, one for each seed that got there."""
         metric = self.test_metric
-        return [r.end.test[metric] for r in self.seeds
+        return [r.end.test[metric] for r in self.accurate
                 if r.end and r.end.test and metric in r.end.test]
 
     @property

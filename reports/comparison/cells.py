@@ -153,7 +153,8 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
         found += [_cost(name, currency, seeds, factor, verb, device, resamples)
                   for name, currency, factor, verb in currencies
                   if not (blind and currency == "wire_bytes")]
-        found += [_memory(seeds, noise.memory, resamples), _test(one, two, seeds, resamples)]
+        found += [_memory(seeds, noise.memory, resamples), _test(
+            one, two, match(one.accurate, two.accurate), resamples)]
         counts, why = _counts(seeds, blind)
         found += counts
         notes += [why] if why else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import cost_tables, units
+from .. import cost_tables, tuning_tables, units
 from ..findings import HEADLINE, ranking
 from ..parts import Listing, Part
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def part(context: Context) -> Part | None:
-    """Builds the main table of a suite, and the expected cost at each level of its target."""
+    """Builds the main table of a suite, what was frozen, and the cost at each level."""
     device = context.gathered.device
+    chosen = tuning_tables.frozen(context.groups)
     return Part("main", "Main table", _finding(context), (
         Listing(cost_tables.main(context.groups, device, context.crowded), folded=False),
+        *([Listing(chosen, folded=False)] if chosen else []),
         Listing(cost_tables.levels(context.groups, device))))
 
 

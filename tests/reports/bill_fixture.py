@@ -37,12 +37,13 @@ class Folder:
             self.study, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
 
     def add(self, label, stage, seconds, ranks=1, like=None, status=None, values=None, flops=1e6,
-            pace=1.0, sent=None, test=None, **changes):
+            pace=1.0, sent=None, test=None, first=0, **changes):
         """Writes one trial for each of ``seconds``; ``like`` is the draw that it repeats.
 
-        A second of training takes ``pace`` seconds, and ``sent`` bytes where they are given.
+        A second of training takes ``pace`` seconds, and ``sent`` bytes where they are given. The
+        first one has the number ``first``.
         """
-        for number, length in enumerate(seconds):
+        for number, length in enumerate(seconds, first):
             tried = number if like is None else like
             spec = fixture.trial(label, ranks, stage, number, **{
                 "suite": self.study.suites[0], "hyperparameters": (
