@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 from bench_apts import environment, store
 from bench_apts.problem import Problem
+from bench_apts.stats import power
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from bench_apts.plan import Cell, Plan
-    from bench_apts.spec import Suite
+    from bench_apts.spec import Study, Suite
     from bench_apts.suites.data import Prepared
+
+_FACTOR, _SCATTER = 1.2, 0.1
+"""The difference, and the scatter of costs, that the planned seeds are measured by."""
 
 
 def lines(plan: Plan, folder: Path) -> Iterator[str]:
@@ -54,6 +58,22 @@ def lines(plan: Plan, folder: Path) -> Iterator[str]:
     whole = f"{total / 60:.0f} min" if total >= 120 else f"{total:.1f} s"
     yield (f"estimated cost: about {whole}"
            + (", more with communication and start-up" if bare else ""))
+    yield from _design(study)
+
+
+def _design(study: Study) -> Iterator[str]:
+    """Say what differences the planned seeds can tell, where costs scatter by 10 %."""
+    rivals = len(study.entries) - 1
+    if not rivals:
+        return
+    spread = power.Spread(_SCATTER)
+    pairs = f"{study.seeds} seed{'s' * (study.seeds != 1)} in pairs"
+    share = power.power(spread, spread, (study.seeds,) * 2, _FACTOR, paired=True, rivals=rivals)
+    enough = power.needed(spread, spread, _FACTOR, rivals=rivals)
+    yield (f"design: {pairs} tell two of {rivals + 1} optimizers a factor of {_FACTOR:g} apart in "
+           f"{share:.0%} of studies, where costs scatter by {_SCATTER:.0%}"
+           + ("" if share >= power.ENOUGH or enough is None else
+              f"; {enough} seeds would in {power.ENOUGH:.0%} (bench-apts power)"))
 
 
 def _reports(plan: Plan, cell: Cell) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import origins
 from bench_apts.records import train_bytes
-from bench_apts.stats.bootstrap import ert_interval
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
+from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.following import repriced, sample_price
 from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
@@ -155,7 +155,7 @@ class Cell:
         return {}
 
     def interval(self, currency: Currency, level: float = 1.0) -> Interval | None:
-        """Bootstrap interval of ``ert``; None for fewer than two trials."""
+        """Interval of ``ert``; None for fewer than two trials."""
         key = currency, level
         if key not in self._intervals:
             self._intervals[key] = ert_interval(*self._bills(currency, level))

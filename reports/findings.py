@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 HEADLINE: Currency = "core_seconds"
 
 ENOUGH = 5
-"""Trials that an optimizer needs before its interval may decide: of fewer, all lie on the same
-side of the truth too often (with 5 independent ones, at 1 in 16)."""
+"""Trials below which tables mark an optimizer as having few."""
 
 
-Verdict = Literal["clear", "tentative", "unclear", "none", "not judged"]
-"""Whether one optimizer leads beyond its interval, leads so with too few trials to tell, is tied
-with others, none hit, or the trials are of environments whose times do not compare."""
+Verdict = Literal["clear", "not told apart", "cannot be told", "none", "not judged"]
+"""Whether one optimizer wins by the rule of ``stats.verdict``; the trials do not tell it from
+others; they are so few that they never could; none hit; or the trials are of environments whose
+times do not compare."""
 
 
 def unstable(group: Group, currency: Currency = HEADLINE) -> str:

@@ -238,10 +238,12 @@ def test_the_plan_is_printed_and_nothing_run(finished, cli, tmp_path):
     assert "digits sgd N=2: 2 tuning + 6 to 9 report trials of 2000 samples" in done.out  # twins
     assert "digits apts N=1: 0 tuning + 3 report trials" in done.out
     assert re.search(r"estimated cost: about [\d.]+ s, more with communication and start-up$",
-                     done.out.splitlines()[-1])
+                     done.out.splitlines()[-2])
+    assert re.search(r"^design: 3 seeds in pairs tell two of 2 optimizers a factor of 1.2 apart "
+                     r"in 0% of studies.*; 8 seeds would in 80%", done.out.splitlines()[-1])
     assert not (tmp_path / "results").exists()
     known = cli(*finished.arguments, "--dry-run")
-    assert re.search(r"estimated cost: about [\d.]+ s$", known.out.splitlines()[-1])
+    assert re.search(r"estimated cost: about [\d.]+ s$", known.out.splitlines()[-2])
 
 
 def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path):

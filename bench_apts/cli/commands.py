@@ -23,6 +23,7 @@ from bench_apts.cli import (
     list_,
     merge,
     new,
+    power,
     project,
     report,
     run,
@@ -62,6 +63,7 @@ app.command("compare")(compare.command)
 app.command("merge")(merge.command)
 app.command("project")(project.command)
 app.command("cost")(cost.command)
+app.command("power")(power.command)
 app.command("track", short_help="Measure this commit with asv.")(track.command)
 app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 

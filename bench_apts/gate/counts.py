@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.records import train_bytes
 from bench_apts.stats.costs import outcome
+from bench_apts.stats.exchange import exchange_p, least_p
+from bench_apts.stats.verdict import Evidence, Rule, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench_apts.records import Eval, TrialRecord
+    from bench_apts.stats.verdict import Verdict
 
     Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
     """A record of base and one of head for each seed."""
 
 LEAST_SEEDS = 3
 """Below, nothing is known of how far seeds scatter."""
+
+_RULE = Rule(alpha=0.1, least=1.0)
+"""5 % in each direction, of which only one makes the gate fail."""
 
 _ROUNDING = 1e-9  # sums of floats in another order
 
@@ -50,13 +56,14 @@ class Count(NamedTuple):
     def worse(self, factor: float) -> bool:
         """Whether head needs more.
 
-        Counts that depend on the seed are worse if head needs more with every seed than base with
-        any, and by more than ``factor`` on average; it takes ``LEAST_SEEDS`` seeds.
+        Counts that depend on the seed are worse by the rule of ``stats.verdict``, one-sided, and
+        if they are by more than ``factor`` larger on average. Three seeds are enough if head needs
+        more with every one than base with any.
         """
         if self.exact:
             return any(_beyond(after, before)
                        for before, after in zip(self.base, self.head, strict=True))
-        return (len(self.base) >= LEAST_SEEDS and _beyond(min(self.head), max(self.base))
+        return (self._decided() == "more"
                 and statistics.fmean(self.head) > factor * statistics.fmean(self.base))
 
     def open(self, factor: float) -> bool:
@@ -71,7 +78,25 @@ class Count(NamedTuple):
         if self.exact:
             return (any(_beyond(before, after) for before, after in pairs)
                     and not any(_beyond(after, before) for before, after in pairs))
-        return len(pairs) >= LEAST_SEEDS and _beyond(min(self.base), max(self.head))
+        return self._decided() == "less"
+
+    def _decided(self) -> Verdict:
+        """Judge the ranks of head over those of base by exchanging labels.
+
+        Seeds are no pairs here: two trees whose courses differ share no luck.
+        """
+        from scipy.stats import rankdata
+
+        # Ranks, as a seed that missed the target counts as infinite.
+        seeds = len(self.base)
+        ranks = rankdata([*self.head, *self.base])
+        head, base = ([(float(rank),) for rank in side] for side in (ranks[:seeds], ranks[seeds:]))
+        evidence = Evidence(
+            float(ranks[:seeds].sum() / ranks[seeds:].sum()), None,
+            exchange_p(head, base, lambda one, two: one[0] - two[0], paired=False),
+            least_p(seeds, seeds, paired=False))
+        (decision,) = decide([evidence], _RULE)
+        return decision.verdict
 
 
 def course(pairs: Pairs) -> Course:

@@ -1,9 +1,7 @@
-"""Percentile bootstrap intervals (MEASUREMENT, section 6).
+"""Bootstrap of trials, for what has no interval in closed form (MEASUREMENT, section 6).
 
-Whole configurations are resampled, then the seeds within each: trials of one configuration are
-alike and no independent witnesses. Percentiles are order statistics, which are the same on the
-log scale, and the upper limit may be infinite. With few configurations intervals are too narrow:
-a nominal 95 % interval covers less, and none is given for fewer than two.
+Percentiles are order statistics, which are the same on the log scale, and the upper limit may be
+infinite. Of few trials they are too narrow: intervals of expected costs come from ``ert_draws``.
 """
 
 from __future__ import annotations
@@ -14,12 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_apts.stats.checks import check_bills, check_known
-from bench_apts.stats.restart import simulate
+from bench_apts.stats.checks import check_known
 from bench_apts.stats.tuning import best_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
 RESAMPLES = 2000
 SEED = 20_240
@@ -37,86 +34,6 @@ class Interval(NamedTuple):
     def overlaps(self, other: Interval) -> bool:
         """Says whether the two have a point in common."""
         return self.low <= other.high and other.low <= self.high
-
-
-def ert_interval(spent: Sequence[float], cost: Sequence[float], *,
-                 configurations: Sequence[Hashable] | None = None, confidence: float = 0.95,
-                 resamples: int = RESAMPLES, seed: int = SEED) -> Interval | None:
-    """Interval of the expected cost to the target.
-
-    A resample without a hit counts as infinite. Where no trial hit at all, the interval runs
-    from ``Σ spent`` (the cost is known to be more) to infinity.
-
-    Args:
-        spent: What each trial cost, shape ``(n,)``, in any currency.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-        configurations: What each trial ran, for instance its hash, shape ``(n,)``; without it,
-            each trial is a configuration of its own.
-        confidence: Nominal coverage, between 0 and 1.
-        resamples: Number of resamples.
-        seed: Seed of the generator; the same arguments give the same interval.
-
-    Returns:
-        The limits in the currency of ``spent``, or None for fewer than two configurations.
-
-    Raises:
-        ValueError: Lengths differ, or a number is unknown (NaN).
-    """
-    check_bills(spent, cost)
-    drawn = resampled(len(spent), configurations, resamples, seed)
-    if drawn is None:
-        return None
-    if not np.isfinite(cost).any():
-        return Interval(float(np.sum(spent)), float("inf"))
-    return percentiles(erts(spent, cost, drawn), confidence)
-
-
-def restart_interval(spent: Sequence[float], cost: Sequence[float], share: float = 0.9, *,
-                     configurations: Sequence[Hashable] | None = None, confidence: float = 0.95,
-                     resamples: int = RESAMPLES, seed: int = SEED,
-                     draws: int = 500) -> Interval | None:
-    """Interval of ``restart_quantile``: the bill that suffices with probability ``share``.
-
-    Each resample is a pool of its own, from which ``draws`` restarts are simulated; their noise
-    makes the interval a little wider, never narrower. Other arguments, limits without a hit and
-    errors are those of ``ert_interval``.
-    """
-    check_bills(spent, cost)
-    drawn = resampled(len(spent), configurations, resamples, seed)
-    if drawn is None:
-        return None
-    bills: Floats = np.asarray(spent, dtype=np.float64)
-    hit = np.isfinite(cost)
-    if not hit.any():
-        return Interval(float(bills.sum()), float("inf"))
-    generator = np.random.default_rng(seed + 1)
-    place = max(0, int(np.ceil(share * draws)) - 1)
-    values = np.array([simulate(bills[row], hit[row], draws, generator)[place]
-                       for row in (row[row >= 0] for row in drawn)])
-    return percentiles(values, confidence)
-
-
-def median_interval(values: Sequence[float], *, confidence: float = 0.95,
-                    resamples: int = RESAMPLES, seed: int = SEED) -> Interval | None:
-    """Interval of a median; infinite values (misses) are legal and stay in.
-
-    Returns:
-        The limits in the unit of ``values``, or None for fewer than two of them.
-
-    Raises:
-        ValueError: A value is unknown (NaN).
-    """
-    check_known(values)
-    data: Floats = np.asarray(values, dtype=np.float64)
-    indices = resampled(len(data), None, resamples, seed)
-    if indices is None:
-        return None
-    drawn = np.sort(data[indices], axis=1)
-    middle = len(data) // 2
-    # The mean of the two middle ones by hand: numpy's median warns where both are infinite.
-    medians: Floats = (drawn[:, middle] if len(data) % 2
-                       else drawn[:, middle - 1] / 2 + drawn[:, middle] / 2)
-    return percentiles(medians, confidence)
 
 
 def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0.95,
@@ -138,7 +55,7 @@ def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0
     """
     check_known(cost)
     best_weights(len(cost), most)
-    drawn = resampled(len(cost), None, resamples, seed)
+    drawn = resampled(len(cost), resamples, seed)
     if drawn is None:
         return None
     ordered = np.sort(np.asarray(cost, dtype=np.float64)[drawn], axis=1)
@@ -167,49 +84,18 @@ def expected_best(ordered: Floats, most: int) -> Floats:
     return found
 
 
-def resampled(count: int, configurations: Sequence[Hashable] | None, resamples: int,
-              seed: int) -> Indices | None:
-    """Draws trials with replacement: configurations first, then seeds within each.
+@functools.lru_cache(maxsize=8)
+def resampled(count: int, resamples: int, seed: int) -> Indices | None:
+    """Draw trials with replacement; a report asks for the same draws hundreds of times.
 
     Args:
         count: Number of trials n.
-        configurations: What each trial ran, shape ``(n,)``; None if all differ.
         resamples: Number of resamples B.
         seed: Seed of the generator.
 
     Returns:
-        Indices of trials, shape ``(B, at most n · size of the largest configuration)``, with -1
-        where a resample holds fewer; None for fewer than two configurations.
-
-    Raises:
-        ValueError: ``configurations`` has another length than ``count``.
+        Indices of trials, shape ``(B, n)``; None for fewer than two trials.
     """
-    if configurations is None:
-        return _all_different(count, resamples, seed)
-    if len(configurations) != count:
-        raise ValueError(f"{count} trials but {len(configurations)} configurations")
-    groups: dict[Hashable, list[int]] = {}
-    for index, label in enumerate(configurations):
-        groups.setdefault(label, []).append(index)
-    if len(groups) < 2:
-        return None
-    generator = np.random.default_rng(seed)
-    sizes = np.array([len(members) for members in groups.values()])
-    largest = int(sizes.max())
-    table = np.array([members + [-1] * (largest - len(members)) for members in groups.values()])
-    chosen = generator.integers(0, len(groups), size=(resamples, len(groups)))
-    if largest == 1:
-        found: Indices = table[chosen, 0]
-        return found
-    size = sizes[chosen][:, :, None]
-    within = generator.integers(0, size, size=(*chosen.shape, largest))
-    found = np.where(np.arange(largest) < size, table[chosen[:, :, None], within], -1)
-    return found.reshape(resamples, -1)
-
-
-@functools.lru_cache(maxsize=4)
-def _all_different(count: int, resamples: int, seed: int) -> Indices | None:
-    """``resampled`` without configurations: a report asks for the same draws hundreds of times."""
     if count < 2:
         return None
     found: Indices = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
@@ -219,12 +105,10 @@ def _all_different(count: int, resamples: int, seed: int) -> Indices | None:
 
 def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Floats:
     """ERT of each resample of ``resampled``, shape ``(B,)``; infinite without a hit."""
-    # The -1 of a missing trial reads this last entry: no bill, no hit.
-    bills: Floats = np.append(np.asarray(spent, dtype=np.float64), 0.0)
-    hit = np.append(np.isfinite(cost), False).astype(np.float64)
-    hits = hit.take(drawn).sum(axis=1)
+    hits = np.isfinite(cost).astype(np.float64)[drawn].sum(axis=1)
     values: Floats = np.full(len(drawn), np.inf)
-    np.divide(bills.take(drawn).sum(axis=1), hits, out=values, where=hits > 0)
+    np.divide(np.asarray(spent, dtype=np.float64)[drawn].sum(axis=1), hits, out=values,
+              where=hits > 0)
     return values
 
 

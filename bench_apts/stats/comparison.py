@@ -1,7 +1,7 @@
-"""Comparing optimizers: ratios with intervals, Holm's correction, P(rank 1).
+"""Comparing two optimizers: the ratio of their bills, its interval and its p-value.
 
-All statistics compare expected costs (ERT). Pairs are trials of the same repetition: they share
-initial weights and the order of the data, so that the luck of a seed cancels.
+Pairs are trials of the same repetition: they share initial weights and the order of the data, so
+that the luck of a seed cancels. What may be claimed from a comparison: ``verdict``.
 """
 
 from __future__ import annotations
@@ -11,143 +11,116 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.bootstrap import (
-    RESAMPLES,
-    SEED,
-    Interval,
-    erts,
-    percentiles,
-    resampled,
-)
+from bench_apts.stats.bootstrap import RESAMPLES, SEED, erts, resampled
 from bench_apts.stats.checks import check_bills
+from bench_apts.stats.ert_draws import DRAWS, Draws, ert_draws
+from bench_apts.stats.exchange import exchange_p, least_p
 from bench_apts.stats.tuning import ert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.stats.bootstrap import Floats
+    from bench_apts.stats.bootstrap import Floats, Interval
 
-    Bills = tuple[Sequence[float], Sequence[float]]
-    """What each trial spent, and its cost to the target, infinite for a miss."""
+PAIRED_PRIOR = 0.1
+"""Standard deviation of the log ratio of a pair that one observation is added for."""
+
+
+class Bill(NamedTuple):
+    """``fixed + times · ERT`` of trials: an expected cost, or the bill of several trainings.
+
+    Attributes:
+        spent: What each trial cost, shape ``(n,)``.
+        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
+        fixed: What was spent once, for instance on tuning.
+        times: How many trainings follow at the ERT of the trials.
+    """
+
+    spent: Sequence[float]
+    cost: Sequence[float]
+    fixed: float = 0.0
+    times: float = 1.0
+
+    @property
+    def value(self) -> float:
+        """The bill; infinite if no trial hit and one training or more follows."""
+        if not self.times:
+            return self.fixed
+        return self.fixed + self.times * ert(self.spent, self.cost).cost
+
+    @property
+    def always_hits(self) -> bool:
+        """Whether every trial reached the target, for a positive cost."""
+        return all(math.isfinite(value) for value in self.cost) and all(
+            bill > 0 for bill in self.spent)
 
 
 class Comparison(NamedTuple):
-    """One optimizer's expected cost over another's.
+    """One optimizer's bill over another's.
 
     Attributes:
         ratio: Below 1 where the first is cheaper; 0 or infinite where only one ever hit, NaN
             where neither did.
         interval: Of the ratio; None for fewer than two trials of either.
-        p: Two-sided p-value of equal costs, not yet corrected for the family; 1 without an
+        p: Two-sided p-value of equal bills, not yet corrected for the family; 1 without an
             interval.
+        least: Smallest p-value that so many trials can have.
     """
 
     ratio: float
     interval: Interval | None
     p: float
-
-    @property
-    def differs(self) -> bool:
-        """Whether the interval excludes 1."""
-        return self.interval is not None and not self.interval.low <= 1.0 <= self.interval.high
+    least: float
 
 
-def compare(first: Bills, second: Bills, *, paired: bool, confidence: float = 0.95,
-            resamples: int = RESAMPLES, seed: int = SEED) -> Comparison:
-    """Bootstrap of the log ratio of two expected costs.
+def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95,
+            seed: int = SEED) -> Comparison:
+    """Compare two bills.
 
-    Percentiles of the ratio are those of its logarithm. A resample in which neither hits says
-    nothing: it counts as 0 for the lower limit, as infinite for the upper one and on both sides
-    of 1. The p-value is twice the smaller share of resamples on either side of 1, but at least
-    what exchanging labels could show: ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` without.
-    So five pairs or fewer never reach 5 %, however far apart they are.
+    The interval is read from ``ert_draws`` of both. Where all trials of both hit, no further
+    failure is assumed, and pairs give the interval of the mean log ratio by Student's t.
+
+    The p-value of two expected costs is that of exchanging labels (``exchange``), whose statistic
+    is the log ratio of ``mean spent / ((m + ½)/(n + ½))``, finite also without a hit. Bills with
+    a fixed part have none; theirs is twice the share of draws on the less likely side of 1.
 
     Args:
-        first: Bills and costs of one optimizer, both of shape ``(n1,)``.
-        second: Those of the other.
-        paired: Whether the k-th trials of both are a pair, drawn together.
+        first: Of one optimizer.
+        second: Of the other.
+        paired: Whether the k-th trials of both are a pair.
         confidence: Nominal coverage of the interval.
-        resamples: Number of resamples.
         seed: Seed of the generator.
 
     Raises:
-        ValueError: Pairs without a partner, or bills as in ``ert``.
+        ValueError: Pairs lack a partner, or bills as in ``ert``.
     """
-    point = _ratios(np.array([ert(*first).cost]), np.array([ert(*second).cost]))[0]
-    one, other = _resampled_erts([first, second], paired, resamples, seed)
-    if one is None or other is None:
-        return Comparison(float(point), None, 1.0)
-    return judged(float(point), one, other,
-                  least_p(len(first[0]), len(second[0]), paired=paired), confidence)
+    for bill in (first, second):
+        check_bills(bill.spent, bill.cost)
+    if paired and len(first.spent) != len(second.spent):
+        raise ValueError("paired trials must be equally many")
+    ratio = _ratio(first.value, second.value)
+    if min(len(first.spent), len(second.spent)) < 2:
+        return Comparison(ratio, None, 1.0, 1.0)
+    low, high = _ratio_draws(first, second, paired, seed)
+    interval = Draws(low, high).interval(confidence)
+    if first.fixed or second.fixed:
+        sides = int((low <= 1).sum()), int((high >= 1).sum())
+        least = 2.0 / (1 + DRAWS)
+        return Comparison(ratio, interval, min(1.0, least * (1 + min(sides))), least)
+    least = least_p(len(first.spent), len(second.spent), paired=paired)
+    p = exchange_p(_counts(first), _counts(second), _log_ratio, paired=paired)
+    return Comparison(ratio, interval, max(least, p), least)
 
 
-def judged(ratio: float, first: Floats, second: Floats, least: float,
-           confidence: float = 0.95) -> Comparison:
-    """Makes a comparison of resampled values, of whatever quantity; see ``compare``.
-
-    Args:
-        ratio: The observed one.
-        first: Values of one optimizer, shape ``(B,)``.
-        second: Those of the other; equal places are a pair.
-        least: The smallest p-value that so few trials can show.
-        confidence: Nominal coverage of the interval.
-    """
-    values = _ratios(first, second)
-    unknown = np.isnan(values)
-    interval = Interval(percentiles(np.where(unknown, 0.0, values), confidence).low,
-                        percentiles(np.where(unknown, np.inf, values), confidence).high)
-    sides = ((values <= 1) | unknown).sum(), ((values >= 1) | unknown).sum()
-    p = max(least, 2.0 * (1 + int(min(sides))) / (1 + len(values)))
-    return Comparison(ratio, interval, min(1.0, p))
-
-
-def least_p(first: int, second: int, *, paired: bool) -> float:
-    """Smallest two-sided p-value that exchanging the labels of so many trials can give.
-
-    ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` without; 1 where either has fewer than two.
-    """
-    if min(first, second) < 2:
-        return 1.0
-    return 2.0 ** (1 - first) if paired else 2.0 / math.comb(first + second, first)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for a family of comparisons: Holm's step-down method.
-
-    Comparisons whose adjusted value is at most α keep the chance of any false claim below α,
-    however they depend on each other.
-
-    Args:
-        p_values: Of all comparisons that were made, shape ``(m,)``, each in 0 … 1.
-
-    Returns:
-        The adjusted values in the order given: the k-th smallest times ``m − k + 1``, made
-        monotone, at most 1.
-
-    Raises:
-        ValueError: A value is out of its range.
-    """
-    if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values must be in 0 … 1, got {list(p_values)}")
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def stars(family: Sequence[Comparison], alpha: float = 0.05) -> list[bool]:
-    """Which of a family's differences may be claimed: interval without 1, and Holm below α."""
-    return [comparison.differs and p <= alpha for comparison, p in
-            zip(family, holm([comparison.p for comparison in family]), strict=True)]
-
-
-def first_ranks(pools: Mapping[str, Bills], *, paired: bool, resamples: int = RESAMPLES,
+def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RESAMPLES,
                 seed: int = SEED) -> dict[str, float]:
-    """P(rank 1): share of resamples in which an optimizer has the lowest expected cost.
+    """Share of bootstrap resamples in which an optimizer has the lowest expected cost.
+
+    It describes how the order depends on the trials drawn, and is no probability of being the
+    best: of two equal optimizers with 3 trials each, one has 95 % or more in 4 studies of 10.
 
     Args:
-        pools: Bills and costs of each optimizer.
+        pools: Trials of each optimizer.
         paired: Whether the k-th trials of all belong together.
         resamples: Number of resamples.
         seed: Seed of the generator.
@@ -159,30 +132,77 @@ def first_ranks(pools: Mapping[str, Bills], *, paired: bool, resamples: int = RE
     Raises:
         ValueError: As in ``compare``.
     """
-    found = _resampled_erts(list(pools.values()), paired, resamples, seed)
-    table = np.array([values for values in found if values is not None])
-    if len(table) < len(pools):
-        return dict.fromkeys(pools, math.nan)
+    for bill in pools.values():
+        check_bills(bill.spent, bill.cost)
+    if paired and len({len(bill.spent) for bill in pools.values()}) > 1:
+        raise ValueError("paired trials must be equally many")
+    found: list[Floats] = []
+    for index, bill in enumerate(pools.values()):
+        # The same seed draws the same repetitions, which is what makes them pairs.
+        drawn = resampled(len(bill.spent), resamples, seed if paired else seed + index)
+        if drawn is None:
+            return dict.fromkeys(pools, math.nan)
+        found.append(erts(bill.spent, bill.cost, drawn))
+    table = np.array(found)
     leads = (table == table.min(axis=0)) & np.isfinite(table)
     shares = np.where(leads, 1.0 / np.maximum(1, leads.sum(axis=0)), 0.0).mean(axis=1)
     return dict(zip(pools, shares.tolist(), strict=True))
 
 
-def _resampled_erts(pools: Sequence[Bills], paired: bool, resamples: int,
-                    seed: int) -> list[Floats | None]:
-    for spent, cost in pools:
-        check_bills(spent, cost)
-    if paired and len({len(spent) for spent, _ in pools}) > 1:
-        raise ValueError("paired trials must be equally many")
-    found: list[Floats | None] = []
-    for index, (spent, cost) in enumerate(pools):
-        # The same seed draws the same repetitions, which is what makes them pairs.
-        drawn = resampled(len(spent), None, resamples, seed if paired else seed + index)
-        found.append(None if drawn is None else erts(spent, cost, drawn))
-    return found
-
-
-def _ratios(one: Floats, other: Floats) -> Floats:
+def _ratio_draws(first: Bill, second: Bill, paired: bool, seed: int) -> tuple[Floats, Floats]:
+    """Ratios that lower and upper limits are read from."""
+    certain = first.always_hits and second.always_hits
+    if certain and paired and not (first.fixed or second.fixed):
+        ratios = (first.times / second.times) * _paired_ratios(
+            np.asarray(first.spent, dtype=np.float64), np.asarray(second.spent, dtype=np.float64),
+            np.random.default_rng(seed))
+        return ratios, ratios
+    one, other = (_draws(bill, not certain, seed + index)
+                  for index, bill in enumerate((first, second)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = one / other
+        low, high = one.low / other.high, one.high / other.low
+    return np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), np.inf, high)
+
+
+def _draws(bill: Bill, failures: bool, seed: int) -> Draws:
+    return ert_draws(bill.spent, bill.cost, failures=failures, seed=seed).scaled(
+        bill.times, bill.fixed)
+
+
+def _paired_ratios(one: Floats, two: Floats, generator: np.random.Generator) -> Floats:
+    """Ratios of the means of lognormal pairs (Cox's method, as modified by Olsson, 2005)."""
+    logs = np.stack([np.log(one), np.log(two)])
+    apart = logs[0] - logs[1]
+    pairs, freedom = len(apart), len(apart) - 1
+    (first, both), (_, second) = np.cov(logs)
+    # Half the difference of the variances makes medians means; it is uncertain itself.
+    centre = apart.mean() + (first - second) / 2
+    squares = PAIRED_PRIOR**2 + float(((apart - apart.mean()) ** 2).sum())
+    error = math.sqrt(squares / pairs / freedom
+                      + (first**2 + second**2 - 2 * both**2) / (2 * freedom))
+    found: Floats = np.exp(centre + error * generator.standard_t(freedom, DRAWS))
     return found
+
+
+def _counts(bill: Bill) -> list[tuple[float, float, float]]:
+    return [(spent, float(math.isfinite(cost)), 1.0)
+            for spent, cost in zip(bill.spent, bill.cost, strict=True)]
+
+
+def _log_ratio(mine: Floats, theirs: Floats) -> Floats:
+    """Log ratio of smoothed expected costs of sums ``(spent, hits, trials)``."""
+    def cost(sums: Floats) -> Floats:
+        spent, hits, trials = sums
+        found: Floats = np.log(np.maximum(spent / trials, 1e-300)) - np.log(
+            (hits + 0.5) / (trials + 0.5))
+        return found
+
+    return cost(mine) - cost(theirs)
+
+
+def _ratio(one: float, other: float) -> float:
+    if not other:
+        return math.nan if not one else math.inf
+    if math.isinf(one) and math.isinf(other):
+        return math.nan
+    return one / other

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.bootstrap import RESAMPLES, SEED, Interval, percentiles, resampled
-from bench_apts.stats.comparison import least_p
+from bench_apts.stats.bootstrap import Interval
+from bench_apts.stats.exchange import exchange_p, least_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from bench_apts.stats.bootstrap import Floats
 
 
 class Difference(NamedTuple):
@@ -20,47 +23,44 @@ class Difference(NamedTuple):
     Attributes:
         value: Mean of the first less that of the second.
         interval: Of the difference; None for fewer than two trials of either.
-        p: Two-sided p-value of equal means, not yet corrected; 1 without an interval.
+        p: Two-sided p-value of equal distributions, not yet corrected; 1 without an interval.
+        least: Smallest p-value that so many trials can have.
     """
 
     value: float
     interval: Interval | None
     p: float
+    least: float
 
 
 def difference(first: Sequence[float], second: Sequence[float], *, paired: bool,
-               confidence: float = 0.95, resamples: int = RESAMPLES,
-               seed: int = SEED) -> Difference:
-    """Bootstrap of the difference of two means, with intervals and p-values as in ``compare``.
+               confidence: float = 0.95) -> Difference:
+    """Compare two means: Student's interval of the difference, p-value by exchanging labels.
+
+    Without pairs the interval is Welch's (1947), whose variances may differ.
 
     Args:
         first: A finite value of each trial, shape ``(n1,)``.
         second: Those of the other, shape ``(n2,)``.
-        paired: Whether the k-th trials of both are a pair, drawn together.
+        paired: Whether the k-th trials of both are a pair.
         confidence: Nominal coverage of the interval.
-        resamples: Number of resamples.
-        seed: Seed of the generator.
 
     Raises:
         ValueError: Either is empty, or pairs lack a partner.
     """
     if not first or not second or (paired and len(first) != len(second)):
         raise ValueError(f"{len(first)} and {len(second)} values cannot be compared")
-    point = statistics.fmean(first) - statistics.fmean(second)
-    one = resampled(len(first), None, resamples, seed)
-    # The same seed draws the same repetitions, which is what makes them pairs.
-    other = resampled(len(second), None, resamples, seed if paired else seed + 1)
-    if one is None or other is None:
-        return Difference(point, None, 1.0)
-    values = np.asarray(first)[one].mean(axis=1) - np.asarray(second)[other].mean(axis=1)
-    sides = (values <= 0).sum(), (values >= 0).sum()
-    p = max(least_p(len(first), len(second), paired=paired),
-            2.0 * (1 + int(min(sides))) / (1 + resamples))
-    return Difference(point, percentiles(values, confidence), min(1.0, p))
+    value = statistics.fmean(first) - statistics.fmean(second)
+    if min(len(first), len(second)) < 2:
+        return Difference(value, None, 1.0, 1.0)
+    least = least_p(len(first), len(second), paired=paired)
+    p = exchange_p([(x, 1.0) for x in first], [(x, 1.0) for x in second], _means, paired=paired)
+    half = _half_width(first, second, paired, confidence)
+    return Difference(value, Interval(value - half, value + half), max(least, p), least)
 
 
 def success_p(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """Two-sided p-value of equal chances to hit: Fisher's exact test (1922).
+    """Return the two-sided p-value of equal chances to hit: Fisher's exact test (1922).
 
     Args:
         first: Hits and trials of one.
@@ -70,3 +70,25 @@ def success_p(first: tuple[int, int], second: tuple[int, int]) -> float:
 
     found = fisher_exact(np.array([[hits, trials - hits] for hits, trials in (first, second)]))
     return float(found.pvalue)
+
+
+def _means(mine: Floats, theirs: Floats) -> Floats:
+    found: Floats = mine[0] / mine[1] - theirs[0] / theirs[1]
+    return found
+
+
+def _half_width(first: Sequence[float], second: Sequence[float], paired: bool,
+                confidence: float) -> float:
+    from scipy.stats import t
+
+    if paired:
+        error = statistics.variance([a - b for a, b in zip(first, second, strict=True)])
+        freedom = float(len(first) - 1)
+        squared = error / len(first)
+    else:
+        parts = [statistics.variance(side) / len(side) for side in (first, second)]
+        squared = sum(parts)
+        weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (first, second),
+                                                                   strict=True)]
+        freedom = squared**2 / sum(weights) if sum(weights) else 1.0
+    return float(t.ppf((1.0 + confidence) / 2.0, freedom)) * math.sqrt(squared)

@@ -1,37 +1,139 @@
-"""Draws of the expected cost to the target, given a few trials: the posterior of an ERT."""
+"""Expected costs that a few trials are compatible with: draws of a generalised pivot.
+
+A percentile bootstrap of n trials never leaves what was seen, so that at 3 to 8 trials its nominal
+95 % interval covers the truth in 54 to 91 % of studies. The three unknowns of an expected cost are
+drawn here instead, each from a distribution that holds at any n; docs/statistics.md has the
+measured coverage.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.bootstrap import SEED
+from bench_apts.stats.bootstrap import SEED, Interval
 from bench_apts.stats.checks import check_bills
+from bench_apts.stats.tuning import miss_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench_apts.stats.bootstrap import Floats
 
+DRAWS = 4000
 
-def ert_draws(spent: Sequence[float], cost: Sequence[float], *, draws: int = 2000,
-              seed: int = SEED, cap: float | None = None) -> Floats:
-    """Return draws of the ERT, shape ``(draws,)``; of its lower bound after zero hits."""
+PRIOR_SCATTER = 0.5
+"""Standard deviation of the logarithm of costs that one observation is added for: two or three
+trials alone say next to nothing of how far costs scatter."""
+
+_EXPONENT = 700.0
+"""Largest exponent that is not infinite in float64."""
+
+
+class Draws(NamedTuple):
+    """Expected costs that the trials are compatible with, shape ``(draws,)`` each.
+
+    The share of hits is a count, so that its lower and its upper limit come from different
+    distributions (as those of Clopper and Pearson, 1934, do).
+
+    Attributes:
+        low: What lower limits are read from.
+        high: What upper limits are read from; infinite if the target was never reached.
+    """
+
+    low: Floats
+    high: Floats
+
+    def scaled(self, times: float, more: float = 0.0) -> Draws:
+        """Return ``more + times · cost``, for ``times`` of 0 or more."""
+        if not times:  # 0 · ∞ is no bill of zero trainings
+            return Draws(np.full_like(self.low, more), np.full_like(self.high, more))
+        return Draws(more + times * self.low, more + times * self.high)
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Return the limits between which the expected cost lies."""
+        tail = (1.0 - confidence) / 2.0
+        # Order statistics, outwards: interpolating between a number and infinity means nothing.
+        return Interval(float(np.quantile(self.low, tail, method="lower")),
+                        float(np.quantile(self.high, 1.0 - tail, method="higher")))
+
+
+def ert_interval(spent: Sequence[float], cost: Sequence[float], *, confidence: float = 0.95,
+                 seed: int = SEED) -> Interval | None:
+    """Return the interval of the expected cost to the target, from ``ert_draws``.
+
+    Returns:
+        Limits in the currency of ``spent``, the upper one infinite where no trial hit, or None
+        for fewer than two trials.
+
+    Raises:
+        ValueError: As in ``ert_draws``.
+    """
     check_bills(spent, cost)
-    bills = np.asarray(spent, dtype=np.float64)
-    hit = np.isfinite(cost)
+    return ert_draws(spent, cost, seed=seed).interval(confidence) if len(spent) > 1 else None
+
+
+def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool = True,
+              draws: int = DRAWS, seed: int = SEED) -> Draws:
+    """Draw expected costs to the target that trials are compatible with.
+
+    ``ERT = a + c (1 − p)/p``. The mean cost of a hit a is that of a lognormal distribution, by the
+    generalised pivot of Krishnamoorthy and Mathew, "Inferences on the means of lognormal
+    distributions using generalized p-values and generalized confidence intervals" (2003), with one
+    observation of ``PRIOR_SCATTER`` added to the variance. The share of hits p is drawn from
+    Beta(m + 1, n − m) for lower limits of the cost, and from Jeffreys' posterior
+    Beta(m + 1/2, n − m + 1/2) for upper ones. The cost of a miss c is the mean of the misses, or
+    the largest bill where none missed.
+
+    Without a hit, ``low`` is the cost at the share of hits that n misses in a row leave possible
+    with 95 % confidence, ``mean spent / (1 − 0.05^(1/n))``, and ``high`` is infinite.
+
+    Args:
+        spent: What each trial cost, shape ``(n,)``, in any currency; positive.
+        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
+        failures: Whether more failures than were seen are possible. False, which all trials must
+            have hit for, draws a alone.
+        draws: Number of draws.
+        seed: Seed of the generator.
+
+    Raises:
+        ValueError: Lengths differ, a number is unknown (NaN), there is no trial, or one missed
+            though ``failures`` is False.
+    """
+    check_bills(spent, cost)
+    bills: Floats = np.asarray(spent, dtype=np.float64)
+    hit = np.isfinite(np.asarray(cost, dtype=np.float64))
     trials, hits = len(bills), int(hit.sum())
+    if not trials:
+        raise ValueError("no trial, no cost")
     generator = np.random.default_rng(seed)
     if not hits:
-        share = 1 - generator.random(draws) ** (1 / trials)
-        lower: Floats = bills.mean() / share
-        return lower
-    share = generator.beta(hits + 0.5, trials - hits + 0.5, draws)
-    logs = np.log(np.maximum(bills[hit], 1e-300))
-    variance = (0.3**2 + ((logs - logs.mean())**2).sum()) / generator.chisquare(hits, draws)
-    middle = logs.mean() + np.sqrt(variance / hits) * generator.standard_normal(draws)
-    mean = np.exp(np.minimum(middle + variance / 2, 700))
-    miss = bills[~hit].mean() if hits < trials else bills.max()
-    found: Floats = mean + (1 - share) / share * miss
+        least = float(bills.mean()) / miss_limit(trials)
+        return Draws(np.full(draws, least), np.full(draws, np.inf))
+    reached = _means(bills[hit], generator, draws)
+    if not failures:
+        if hits < trials:
+            raise ValueError(f"{trials - hits} of {trials} trials missed")
+        return Draws(reached, reached)
+    miss = float(bills[~hit].mean()) if hits < trials else float(bills.max())
+    likely = (generator.beta(hits + 1, trials - hits, draws) if hits < trials
+              else np.ones(draws))
+    unlikely = np.maximum(generator.beta(hits + 0.5, trials - hits + 0.5, draws), 1e-300)
+    return Draws(reached + miss * (1 - likely) / likely,
+                 reached + miss * (1 - unlikely) / unlikely)
+
+
+def _means(values: Floats, generator: np.random.Generator, draws: int) -> Floats:
+    """Means of lognormal distributions that positive ``values`` are compatible with."""
+    if not (values > 0).all():
+        # Nothing was spent, for instance by the untrained model, which has no scatter either.
+        return np.full(draws, values.mean())
+    logs = np.log(values)
+    centre = logs.mean()
+    squares = PRIOR_SCATTER**2 + float(((logs - centre) ** 2).sum())
+    # One observation was added, so that there are as many degrees of freedom as values.
+    variance = squares / generator.chisquare(len(logs), draws)
+    drawn = centre + np.sqrt(variance / len(logs)) * generator.standard_normal(draws)
+    found: Floats = np.exp(np.minimum(drawn + variance / 2, _EXPONENT))
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from bench_apts.stats.bootstrap import RESAMPLES, SEED, Interval, percentiles, resampled
+from bench_apts.stats.verdict import Evidence, Rule, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,10 +68,10 @@ class Slowdown(NamedTuple):
 def judge(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
     """Judges one comparison.
 
-    *Slower* takes all of: the interval lies above 1, the estimate is above ``factor`` and above
-    the noise, and the p-value is at most ``alpha``. *Faster* is the same the other way round,
-    without a factor. *Alike* is what leaves no room for a slowdown by ``factor``, or is less than
-    half way there: longer measuring of all that is merely uncertain would take most of the time.
+    *Slower* is what the rule of ``verdict`` calls more, and beyond ``factor``; *faster* is what it
+    calls less. The p-values are one-sided. *Alike* is what leaves no room for a slowdown by
+    ``factor``, or is less than half way there: longer measuring of all that is merely uncertain
+    would take most of the time.
 
     Args:
         ratios: The measured ones.
@@ -87,11 +88,13 @@ def judge(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
     noise = max(equal.high, 1.0 / equal.low)
     p, p_faster = (float(mannwhitneyu(ratios.pairs, ratios.equal, alternative=side).pvalue)
                    for side in ("greater", "less"))
+    (decision,) = decide([Evidence(ratio, interval, min(1.0, 2.0 * min(p, p_faster)), 0.0, noise)],
+                         Rule(2.0 * alpha, least=1.0))
     near = interval.high <= factor or ratio <= math.sqrt(factor)
     verdict: Verdict = "alike" if near else "open"
-    if interval.low > 1 and ratio > max(factor, noise) and p <= alpha:
+    if decision.verdict == "more" and ratio > factor:
         verdict = "slower"
-    elif interval.high < 1 and ratio * noise < 1 and p_faster <= alpha:
+    elif decision.verdict == "less":
         verdict = "faster"
     return Slowdown(ratio, interval, noise, p, len(ratios.pairs), verdict)
 
@@ -129,7 +132,7 @@ def settle(
 
 def _estimate(logs: Sequence[float]) -> tuple[float, Interval]:
     values = np.asarray(logs, dtype=np.float64)
-    drawn = resampled(len(values), None, RESAMPLES, SEED)
+    drawn = resampled(len(values), RESAMPLES, SEED)
     if drawn is None:
         raise ValueError(f"{len(values)} ratio has no interval")
     low, high = percentiles(_centres(values[drawn]), 0.95)

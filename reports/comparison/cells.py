@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.records import train_bytes
-from bench_apts.stats.comparison import compare, least_p
+from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.contrast import difference, success_p
 from bench_apts.stats.costs import outcome
+from bench_apts.stats.exchange import least_p
 from bench_apts.stats.tuning import ert
+from bench_apts.stats.verdict import Evidence
 
 from .. import units
 from ..cells import peak_memory
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from bench_apts.records import Eval, TrialRecord
     from bench_apts.stats.bootstrap import Interval
     from bench_apts.stats.costs import Currency
+    from bench_apts.stats.noise import Noise
 
     from ..cells import Cell
 
@@ -43,8 +47,8 @@ class Measure(NamedTuple):
         basis: How many trials it rests on, and whether they are pairs.
         verb: What B does, for a sentence: ``sends {} the bytes per step``.
         more_is_better: As for an accuracy.
-        noise: Ratio by which equal trials may differ on this machine; infinite where the numbers
-            were not measured on one machine.
+        noise: Ratio by which means of as many equal trials differ on this machine; infinite where
+            the numbers were not measured on one machine.
         points: Whether values are shares of one, whose differences are shown in points.
     """
 
@@ -62,12 +66,36 @@ class Measure(NamedTuple):
     noise: float = 1.0
     points: bool = False
 
+    @property
+    def evidence(self) -> Evidence | None:
+        """What is to be tested; None for counts, and where nothing can differ."""
+        if self.least is None or math.isnan(self.effect) or math.isinf(self.noise):
+            return None
+        return Evidence(self.effect, self.interval, self.p, self.least, self.noise,
+                        1.0 if self.kind == "ratio" else 0.0)
 
-class Noises(NamedTuple):
-    """Largest ratio within A/A pairs, of training times and of peak memory; 1 where unknown."""
 
-    time: float
-    memory: float
+@dataclass(frozen=True)
+class Noises:
+    """What A/A pairs of either study say of training times and of peak memory.
+
+    Attributes:
+        time: None without a pair.
+        memory: The same.
+        unlike: Whether the two were measured in different environments, so that times and memory
+            say nothing.
+    """
+
+    time: Noise | None = None
+    memory: Noise | None = None
+    unlike: bool = False
+
+    def of_mean(self, noise: Noise | None, trials: Trials) -> float:
+        """Ratio that means of as many equal trials differ by; 1 where unknown."""
+        if self.unlike:
+            return math.inf
+        fewest = min(len(trials.first), len(trials.second))
+        return noise.of_mean(fewest) if noise and fewest else 1.0
 
 
 class Trials(NamedTuple):
@@ -116,8 +144,7 @@ def _key(record: TrialRecord) -> tuple[object, ...]:
     return trial.stage, trial.repetition, trial.seeds.data, trial.seeds.init
 
 
-def measures(one: Cell, two: Cell, noise: Noises, device: str,
-             resamples: int) -> tuple[list[Measure], list[str]]:
+def measures(one: Cell, two: Cell, noise: Noises, device: str) -> tuple[list[Measure], list[str]]:
     """Compares all that two cells have.
 
     Args:
@@ -125,7 +152,6 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
         two: B, on the same suite and as many ranks.
         noise: How far equal trials are apart.
         device: ``cpu`` or ``cuda``.
-        resamples: Of each bootstrap.
 
     Returns:
         The measures, and notes on what could not be compared.
@@ -137,24 +163,26 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
     if shared:
         notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
     elif draws.first and draws.second:
-        found.append(_cost("expected cost, with tuning", "core_seconds", draws, noise.time,
-                           "costs {} as much with tuning", device, resamples))
+        found.append(_cost("expected cost, with tuning", "core_seconds", draws,
+                           noise.of_mean(noise.time, draws), "costs {} as much with tuning",
+                           device))
     rated = seeds if seeds.first and seeds.second else draws
     if rated.first and rated.second:
         found.append(_success(rated))
     if seeds.first and seeds.second:
         blind = _blind(seeds)
         currencies: list[tuple[str, Currency, float, str]] = [
-            ("time to target", "train_s", noise.time, "takes {} the time to target"),
+            ("time to target", "train_s", noise.of_mean(noise.time, seeds),
+             "takes {} the time to target"),
             ("wire bytes to target", "wire_bytes", 1.0, "sends {} the bytes to target"),
             ("gradient evaluations to target", "gradient_evaluations", 1.0,
              "needs {} the gradient evaluations to target"),
             ("samples to target", "samples", 1.0, "needs {} the samples to target")]
-        found += [_cost(name, currency, seeds, factor, verb, device, resamples)
+        found += [_cost(name, currency, seeds, factor, verb, device)
                   for name, currency, factor, verb in currencies
                   if not (blind and currency == "wire_bytes")]
-        found += [_memory(seeds, noise.memory, resamples), _test(
-            one, two, match(one.accurate, two.accurate), resamples)]
+        found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
+                  _test(one, two, match(one.accurate, two.accurate))]
         counts, why = _counts(seeds, blind)
         found += counts
         notes += [why] if why else []
@@ -165,17 +193,17 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str,
     return [measure for measure in found if measure], notes
 
 
-def _cost(name: str, currency: Currency, trials: Trials, noise: float, verb: str, device: str,
-          resamples: int) -> Measure | None:
+def _cost(name: str, currency: Currency, trials: Trials, noise: float, verb: str,
+          device: str) -> Measure | None:
     """Ratio of expected costs; None where nothing was spent, like bytes of a single rank."""
     drawn = [[outcome(r) for r in records] for records in (trials.first, trials.second)]
-    one, two = [([o.spent[currency] for o in side], [o.cost[currency] for o in side])
+    one, two = [Bill([o.spent[currency] for o in side], [o.cost[currency] for o in side])
                 for side in drawn]
-    if not any(one[0]) and not any(two[0]):
+    if not any(one.spent) and not any(two.spent):
         return None
-    costs = ert(*one), ert(*two)
+    costs = ert(one.spent, one.cost), ert(two.spent, two.cost)
     texts = [units.cost(currency, c.cost if c.hits else c.total, device) for c in costs]
-    ratio = compare(two, one, paired=trials.paired, resamples=resamples)
+    ratio = compare(two, one, paired=trials.paired)
     idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
     return Measure(
         name, "ratio", (costs[0].cost, costs[1].cost),
@@ -200,12 +228,12 @@ def _success(trials: Trials) -> Measure:
         f"{len(hits[0])} and {len(hits[1])}", "reaches the target in {}", True)
 
 
-def _memory(trials: Trials, noise: float, resamples: int) -> Measure | None:
+def _memory(trials: Trials, noise: float) -> Measure | None:
     one, two = [[float(peak) for r in records if (peak := peak_memory(r))]
                 for records in (trials.first, trials.second)]
     if len(one) < len(trials.first) or len(two) < len(trials.second):
         return None
-    ratio = compare((two, two), (one, one), paired=trials.paired, resamples=resamples)
+    ratio = compare(Bill(two, two), Bill(one, one), paired=trials.paired)
     values = statistics.fmean(one), statistics.fmean(two)
     return Measure(
         "peak memory", "ratio", values, (units.size(values[0]), units.size(values[1])),
@@ -214,8 +242,7 @@ def _memory(trials: Trials, noise: float, resamples: int) -> Measure | None:
         "uses {} the peak memory", noise=noise)
 
 
-
-def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | None:
+def _test(one: Cell, two: Cell, trials: Trials) -> Measure | None:
     """Difference of the test metric after the full budget, of those that got there."""
     metric, target = one.test_metric, one.suite.target
     kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
@@ -225,7 +252,7 @@ def _test(one: Cell, two: Cell, trials: Trials, resamples: int) -> Measure | Non
     tested = match(*kept)
     first, second = [[r.end.test[metric] for r in side if r.end and r.end.test]
                      for side in (tested.first, tested.second)]
-    change = difference(second, first, paired=tested.paired, resamples=resamples)
+    change = difference(second, first, paired=tested.paired)
     values = statistics.fmean(first), statistics.fmean(second)
     return Measure(
         f"test {units.metric_title(metric)}", "difference", values,

@@ -11,9 +11,8 @@ import msgspec
 from bench_apts import origins
 from bench_apts.errors import UserError, unknown
 from bench_apts.spec import canonical
-from bench_apts.stats.bootstrap import RESAMPLES
-from bench_apts.stats.comparison import holm
 from bench_apts.stats.noise import noise
+from bench_apts.stats.verdict import RULE, decide
 
 from .. import units
 from ..cells import peak_memory
@@ -24,17 +23,16 @@ if TYPE_CHECKING:
 
     from bench_apts.records import TrialRecord
     from bench_apts.spec import Suite
+    from bench_apts.stats.noise import Noise
+    from bench_apts.stats.verdict import Decision
 
     from ..cells import Cell, Group
     from ..gather import Gathered
 
-ALPHA = 0.05
-"""Chance of any false claim that is accepted, over all comparisons of one command."""
-
-_MOST_TESTS = 8  # of one pair of cells
 _ROUNDING = 1e-9  # sums of floats in another order
 
-Verdict = Literal["worse", "better", "equal", "tolerated", "noise", "not judged", "neither hit"]
+Verdict = Literal["worse", "better", "equal", "tolerated", "not told apart", "cannot be told",
+                  "not judged", "neither hit"]
 
 
 class Match(NamedTuple):
@@ -210,14 +208,12 @@ def _records(cell: Cell) -> tuple[TrialRecord, ...]:
 
 def _judged(names: tuple[str, str], matches: Sequence[Match], notes: list[str], factor: float,
             device: str) -> Compared:
-    # Enough that the smallest p-value of a resampling survives the correction.
-    resamples = max(RESAMPLES, round(4 * _MOST_TESTS * len(matches) / ALPHA))
     found: list[tuple[Match, Measure]] = []
     for match in matches:
         noises, why = _noises(match)
         where = f"{match.first.suite.name} at N = {match.first.ranks}"
         notes += [f"{where}: {note}" for note in why]
-        rows, more = measures(match.first, match.second, noises, device, resamples)
+        rows, more = measures(match.first, match.second, noises, device)
         found += [(match, row) for row in rows]
         notes += [f"{match.where}: {note}" for note in more]
         drawn = {id(r): r for cell in match[:2] for r in _records(cell)}
@@ -225,29 +221,32 @@ def _judged(names: tuple[str, str], matches: Sequence[Match], notes: list[str], 
         if waiting:
             notes.append(f"{match.where}: {units.plural(waiting, 'trial')} without an end "
                          "left out")
-    adjusted = [1.0] * len(found)
-    # A test that its few trials could never decide must not make the others stricter.
-    tested = [i for i, (_, m) in enumerate(found) if m.least is not None and m.least <= ALPHA]
-    for index, p in zip(tested, holm([found[i][1].p for i in tested]), strict=True):
-        adjusted[index] = p
-    powerless = _power([m.least for _, m in found if m.least is not None], len(tested))
-    return Compared(names, tuple(
-        Row(match, measure, p, _verdict(measure, p, factor))
-        for (match, measure), p in zip(found, adjusted, strict=True)),
-        tuple(dict.fromkeys([*notes, *powerless])), bool(powerless))
+    family = {index: evidence for index, (_, measure) in enumerate(found)
+              if (evidence := measure.evidence)}
+    decisions = dict(zip(family, decide([*family.values()]), strict=True))
+    judged = tuple(
+        Row(match, measure, decisions[index].adjusted if index in decisions else 1.0,
+            _verdict(measure, decisions.get(index), factor))
+        for index, (match, measure) in enumerate(found))
+    powerless = _power([*decisions.values()])
+    return Compared(names, judged, tuple(dict.fromkeys([*notes, *powerless])), bool(powerless))
 
 
 def _noises(match: Match) -> tuple[Noises, list[str]]:
     """How far apart equal trials were in either study, and what to say of it."""
     if unlike := _unlike(match):
-        return Noises(math.inf, math.inf), ["times and memory are not judged: the trials ran on "
+        return Noises(unlike=True), ["times and memory are not judged: the trials ran on "
                                             f"several machines or settings: {unlike}"]
-    times = [group.noise.factor for group in match.groups if group.noise]
-    peaks = [noise([(float(peak_memory(a)), float(peak_memory(b)))
-                    for cell in group.cells for a, b in cell.pairs
-                    if peak_memory(a) and peak_memory(b)]) for group in match.groups]
-    return (Noises(max(times, default=1.0), max([p.factor for p in peaks if p], default=1.0)),
+    times = [group.noise for group in match.groups if group.noise]
+    peaks = [found for group in match.groups if (found := noise([
+        (float(peak_memory(a)), float(peak_memory(b))) for cell in group.cells
+        for a, b in cell.pairs if peak_memory(a) and peak_memory(b)]))]
+    return (Noises(_worst(times), _worst(peaks)),
             [] if times else ["no trial was run twice, so the noise of times is unknown"])
+
+
+def _worst(found: Sequence[Noise]) -> Noise | None:
+    return max(found, key=lambda each: each.of_mean(1), default=None)
 
 
 def _unlike(match: Match) -> str:
@@ -258,35 +257,31 @@ def _unlike(match: Match) -> str:
             or origins.unlike((*one, *two), () if within else origins.CODE))
 
 
-def _power(least: Sequence[float], tested: int) -> list[str]:
-    """Says so where no difference could have been shown, however large."""
-    if not least or min(least) * max(tested, 1) <= ALPHA:
+def _power(decisions: Sequence[Decision]) -> list[str]:
+    """Say so where no difference could have been shown, however large."""
+    if not decisions or any(each.verdict != "cannot be told" for each in decisions):
         return []
-    needed = math.ceil(1 + math.log2(len(least) / ALPHA))
+    needed = math.ceil(1 + math.log2(len(decisions) / RULE.alpha))
     return [f"too few trials to tell costs apart, however much they differ: to correct for "
-            f"{units.plural(len(least), 'comparison')} takes {needed} pairs each "
+            f"{units.plural(len(decisions), 'comparison')} takes {needed} pairs each "
             f"(--seeds {needed}, and --trials {needed} where tuned)"]
 
 
-def _verdict(measure: Measure, p: float, factor: float) -> Verdict:
+def _verdict(measure: Measure, decision: Decision | None, factor: float) -> Verdict:
     effect = measure.effect
     if math.isnan(effect):
         return "neither hit"
     if math.isinf(measure.noise):
         return "not judged"
-    neutral = 1.0 if measure.kind in ("ratio", "exact") else 0.0
     if measure.kind == "exact":
         if abs(effect - 1) <= _ROUNDING:
             return "equal"
         limit = factor * (1 + _ROUNDING)
         return "worse" if effect > limit else "better" if effect < 1 else "tolerated"
-    if measure.least is None and effect == neutral:
+    if decision is None:
         return "equal"
-    interval = measure.interval
-    if p > ALPHA or (interval and interval.low <= neutral <= interval.high):
-        return "noise"
-    if measure.kind == "ratio":
-        if effect > measure.noise:
-            return "worse" if effect > factor else "tolerated"
-        return "better" if effect * measure.noise < 1 else "noise"
-    return "better" if (effect > 0) == measure.more_is_better else "worse"
+    if not decision.differs:
+        return "cannot be told" if decision.verdict == "cannot be told" else "not told apart"
+    if (decision.verdict == "more") == measure.more_is_better:
+        return "better"
+    return "tolerated" if measure.kind == "ratio" and effect <= factor else "worse"

@@ -67,7 +67,7 @@ def _caption(rows: Sequence[Row], drawn: Sequence[Row]) -> str:
     parts = [f"Largest ratio: {worst.match.second.label}, {text.entries(worst)[3]} "
              f"({text.entries(worst)[6]})."]
     if any(row.measure.interval for row in drawn):
-        parts.append("Bars: 95 % bootstrap interval; an arrow: it goes on.")
+        parts.append("Bars: 95 % interval; an arrow: it goes on.")
     if left_out:
         parts.append(f"Without a ratio: {units.listing(left_out)}.")
     return " ".join(parts)

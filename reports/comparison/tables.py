@@ -43,8 +43,8 @@ def measures(rows: Sequence[Row], where: str) -> Table:
     return Table(
         "compared", f"A and B, {where}",
         "B to A: ratio of costs and counts, or difference of shares and accuracies, with its 95 % "
-        "bootstrap interval. Worse or better: beyond noise, corrected by Holm for all "
-        "comparisons of the page.",
+        "interval. Worse or better: by the rule of docs/statistics.md, with all comparisons of "
+        "the page as one family.",
         (("Optimizer", ""), ("Measure", ""), ("A", ""), ("B", ""), ("B to A", "95 % interval"),
          ("Trials", ""), ("Verdict", "of B")), tuple(lines), frozenset(breaks))
 
@@ -57,7 +57,7 @@ def ratios(rows: Sequence[Row], where: str) -> Table:
         where: Names measure, suite and N.
     """
     return Table(
-        "compared", f"Ratios, {where}", "B over A, with its 95 % bootstrap interval.",
+        "compared", f"Ratios, {where}", "B over A, with its 95 % interval.",
         (("Optimizer", ""), ("A", ""), ("B", ""), ("B to A", "95 % interval")),
         tuple((_name(row), *_numbers(row)) for row in rows))
 

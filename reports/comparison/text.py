@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 HEAD = ("measure", "A", "B", "B to A", "95 % interval", "trials", "verdict")
 
 _TOLD = 3  # rows that the verdict names
-_WORDS = {"noise": "no difference shown"}
 
 
 def entries(row: Row) -> tuple[str, ...]:
@@ -28,7 +27,7 @@ def entries(row: Row) -> tuple[str, ...]:
     interval = (f"{_effect(m, m.interval.low)} to {_effect(m, m.interval.high)}"
                 if m.interval and row.verdict not in ("equal", "neither hit") else units.NONE)
     texts = (m.name, *m.texts, _effect(m, m.effect), interval, m.basis,
-             _WORDS.get(row.verdict, row.verdict))
+             row.verdict)
     return tuple(text.replace(units.THIN, " ") for text in texts)
 
 
@@ -83,8 +82,8 @@ def verdict(compared: Compared) -> str:
 def _apart(row: Row) -> bool:
     """Whether a ratio's interval alone excludes 1, as that of a real difference would."""
     interval = row.measure.interval
-    return (row.verdict == "noise" and row.measure.kind == "ratio" and interval is not None
-            and not interval.low <= 1 <= interval.high)
+    return (row.verdict == "cannot be told" and row.measure.kind == "ratio"
+            and interval is not None and not interval.low <= 1 <= interval.high)
 
 
 def _told(rows: Sequence[Row]) -> str:

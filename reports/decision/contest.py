@@ -1,70 +1,81 @@
-"""Who is best by one quantity, and whether the data can tell it from the others.
+"""Who is best by one quantity, and whether the trials can tell it from the others.
 
-Each rival's expected value over that of the best is bootstrapped as in ``stats.comparison``, in
-pairs where the trials share their seeds; Holm's correction is over all rivals of one contest.
+A box asks several such questions of the same trials. They are judged together, by the one rule of
+``stats.verdict``: of studies of equal optimizers at most 5 % name a winner anywhere in a box.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from bench_apts.stats.bootstrap import SEED
-from bench_apts.stats.comparison import Comparison, judged, least_p, stars
+from bench_apts.stats.comparison import Bill, Comparison, compare
+from bench_apts.stats.verdict import RULE, Decision, Evidence, decide, winners
 
 from .. import units
-from ..findings import ENOUGH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench_apts.spec import Seeds
-    from bench_apts.stats.bootstrap import Floats
+    from bench_apts.stats.noise import Noise
 
     from ..cells import Cell
     from ..findings import Verdict
 
-_LEAST = 1.005
-"""Ratio below which a lead, however certain, is of no use to anybody."""
+_UNDECIDED = Decision(1.0, "cannot be told")
 
 _RIVALS = 3
-"""Rivals that are named one by one where the data cannot tell."""
+"""Rivals that are named one by one where the trials cannot tell."""
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One optimizer's expected value of a quantity of which less is better.
+    """One optimizer's bill in a quantity of which less is better.
 
     Attributes:
         cell: Whose it is.
-        value: Infinite where the target was not reached.
+        bill: What the quantity is worked out of.
         seeds: Of the trials behind it; equal ones make pairs.
-        resample: Values of resamples for a seed of the generator, shape ``(B,)``; None for fewer
-            than two trials.
     """
 
     cell: Cell
-    value: float
+    bill: Bill
     seeds: tuple[Seeds, ...]
-    resample: Callable[[int], Floats | None]
+
+    @property
+    def value(self) -> float:
+        """The expected value; infinite where the target was not reached."""
+        return self.bill.value
 
 
-class Rival(NamedTuple):
+@dataclass(frozen=True)
+class Rival:
     """Another optimizer's value over that of the best.
 
     Attributes:
         entrant: Whose.
         comparison: The ratio, at least 1, with its interval; p is not corrected.
-        apart: Whether the interval excludes 1 and the ratio exceeds the noise, and half a
-            percent.
-        star: Whether that holds after Holm's correction, too.
+        noise: Ratio by which means of as many equal trials differ.
+        decision: What may be claimed, corrected for the rivals of this contest.
     """
 
     entrant: Entrant
     comparison: Comparison
-    apart: bool
-    star: bool
+    noise: float = 1.0
+    decision: Decision = _UNDECIDED
+
+    @property
+    def apart(self) -> bool:
+        """Whether it may be claimed that the best needs less."""
+        return self.decision.verdict == "more"
+
+    @property
+    def evidence(self) -> Evidence:
+        """The comparison as the rule takes it."""
+        ratio, interval, p, least = self.comparison
+        return Evidence(ratio, interval, p, least, self.noise)
 
 
 @dataclass(frozen=True)
@@ -74,55 +85,64 @@ class Contest:
     Attributes:
         best: The lowest value; None if nobody reached the target.
         rivals: All others, the lowest first.
-        fewest: Trials of the optimizer that has the fewest; 0 if there is none.
+        trials: How many trials the optimizers have, all together.
         unlike: In what the trials' environments differ, so that nothing is judged; "" if they
             are alike, or it does not matter.
+        won: Whether the best may be called the winner; set by ``judged``.
     """
 
     best: Entrant | None
     rivals: tuple[Rival, ...]
-    fewest: int
+    trials: int
     unlike: str = ""
+    won: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the best leads beyond all intervals, does so with too few trials, or not."""
+        """What the trials say: one wins, they tell nobody apart, or so few never could."""
         if self.best is None:
             return "none"
         if self.rivals and self.unlike:
             return "not judged"
-        if not self.rivals or self.tied:
-            return "unclear"
-        sure = all(rival.star for rival in self.rivals) and self.fewest >= ENOUGH
-        return "clear" if sure else "tentative"
+        if self.won:
+            return "clear"
+        return ("cannot be told" if any(rival.comparison.least > RULE.alpha
+                                        for rival in self.rivals) else "not told apart")
 
     @property
     def tied(self) -> list[Rival]:
-        """Rivals that the data cannot tell from the best."""
+        """Rivals that the trials do not tell from the best."""
         return [rival for rival in self.rivals if not rival.apart]
 
 
-def contest(entrants: Sequence[Entrant], noise: float = 1.0, unlike: str = "") -> Contest:
-    """Finds the best and compares every other with it.
+def contest(entrants: Sequence[Entrant], noise: Noise | None = None, unlike: str = "") -> Contest:
+    """Find the best and compare every other with it.
 
     Args:
         entrants: All that were run.
-        noise: Ratio by which equal trials differ, which no lead may undercut.
+        noise: How far equal trials differ in this quantity; None where they do not.
         unlike: As in ``Contest``.
     """
     ordered = sorted(entrants, key=lambda entrant: entrant.value)
-    fewest = min((len(entrant.seeds) for entrant in ordered), default=0)
+    trials = sum(len(entrant.seeds) for entrant in ordered)
     if not ordered or math.isinf(ordered[0].value):
-        return Contest(None, (), fewest)
+        return Contest(None, (), trials)
     best, *others = ordered
     if unlike:
         return Contest(best, tuple(
-            Rival(other, Comparison(_ratio(other, best), None, 1.0), False, False)
-            for other in others), fewest, unlike)
-    found = [_compare(other, best) for other in others]
-    return Contest(best, tuple(
-        Rival(other, comparison, _apart(comparison, noise), star and _apart(comparison, noise))
-        for other, comparison, star in zip(others, found, stars(found), strict=True)), fewest)
+            Rival(other, Comparison(_ratio(other, best), None, 1.0, 1.0)) for other in others),
+            trials, unlike)
+    rivals = [_rival(other, best, noise) for other in others]
+    decisions = decide([rival.evidence for rival in rivals])
+    return Contest(best, tuple(replace(rival, decision=decision) for rival, decision in zip(
+        rivals, decisions, strict=True)), trials)
+
+
+def judged(contests: Sequence[Contest]) -> list[Contest]:
+    """Name the winners of all questions of one box, which are one family."""
+    found = winners([[] if each.unlike else [rival.evidence for rival in each.rivals]
+                     for each in contests])
+    return [replace(each, won=won) for each, won in zip(contests, found, strict=True)]
 
 
 def words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
@@ -133,7 +153,7 @@ def words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
         show: Formats a value.
     """
     if contested.best is None:
-        return "None", ("No optimizer reached the target." if contested.fewest
+        return "None", ("No optimizer reached the target." if contested.trials
                         else "Nothing has been run to tell.")
     label, least = contested.best.cell.label, show(contested.best.value)
     if not contested.rivals:
@@ -141,20 +161,22 @@ def words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
     if contested.verdict == "not judged":
         return "Not judged", (f"Lowest on record is {label}, {least}, but trials differ in "
                               f"{contested.unlike}.")
-    if contested.verdict == "unclear":
-        tied = contested.tied
-        equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < _LEAST]
-        near = [_against(r) for r in tied if r.comparison.ratio >= _LEAST]
+    if contested.verdict != "clear":
+        # All rivals may be apart here and still the lead not be certain over the whole box.
+        tied = contested.tied or contested.rivals
+        equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < RULE.least]
+        near = [_against(r) for r in tied if r.comparison.ratio >= RULE.least]
         parts = [f"equal within half a percent: {_some(equal)}"] if equal else []
         parts += [f"not told apart: {_some(near)}"] if near else []
-        return "No clear winner", f"Lowest is {label}, {least}; {'; '.join(parts)}."
+        detail = f"Lowest is {label}, {least}; {'; '.join(parts)}."
+        if contested.verdict == "cannot be told":
+            detail += " So few trials could not tell any two apart."
+        return "No clear winner", detail
     second = contested.rivals[0]
     if math.isinf(second.entrant.value):
         detail = f"{least}; no other optimizer reached the target."
     else:
         detail = f"{least}; the runner-up is {_against(second)}."
-    if contested.verdict == "tentative":
-        detail += " A first indication: too few trials."
     return label, detail
 
 
@@ -165,7 +187,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _against(rival: Rival) -> str:
-    label, (ratio, interval, _) = rival.entrant.cell.label, rival.comparison
+    label, (ratio, interval, _, _) = rival.entrant.cell.label, rival.comparison
     if math.isinf(ratio):
         return f"{label}, which did not reach the target in so few trials"
     text = f"{label} at {units.times(ratio)} that"
@@ -179,19 +201,12 @@ def _against(rival: Rival) -> str:
     return f"{text} ({units.digits(interval.low)} to {units.digits(interval.high)})"
 
 
-def _apart(comparison: Comparison, noise: float) -> bool:
-    return comparison.differs and comparison.ratio > max(noise, _LEAST)
-
-
 def _ratio(other: Entrant, best: Entrant) -> float:
     return other.value / best.value if best.value else math.inf if other.value else 1.0
 
 
-def _compare(other: Entrant, best: Entrant) -> Comparison:
-    paired = other.seeds == best.seeds
-    # The same seed draws the same repetitions, which is what makes them pairs.
-    one, base = other.resample(SEED), best.resample(SEED if paired else SEED + 1)
-    ratio = _ratio(other, best)
-    if one is None or base is None:
-        return Comparison(ratio, None, 1.0)
-    return judged(ratio, one, base, least_p(len(other.seeds), len(best.seeds), paired=paired))
+def _rival(other: Entrant, best: Entrant, noise: Noise | None) -> Rival:
+    found = compare(other.bill, best.bill, paired=other.seeds == best.seeds)
+    fewest = min(len(other.seeds), len(best.seeds))
+    return Rival(other, found._replace(ratio=_ratio(other, best)),
+                 noise.of_mean(fewest) if noise else 1.0)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
-import zlib
-from functools import cache
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.bootstrap import RESAMPLES, erts, resampled
+from bench_apts.stats.comparison import Bill
 from bench_apts.stats.projection import (
     COLLECTIVES,
     Network,
@@ -16,44 +13,36 @@ from bench_apts.stats.projection import (
     project,
     work,
 )
-from bench_apts.stats.tuning import ert
 
 from ..cells import peak_memory
 from .contest import Entrant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from bench_apts.records import TrialRecord
-    from bench_apts.stats.amortisation import Bill
-    from bench_apts.stats.bootstrap import Floats
     from bench_apts.stats.projection import Fabric
 
     from ..cells import Cell
     from ..tuning.pool import Pool
 
 
-def by_cost(pool: Pool) -> Entrant:
-    """An entrant by the expected cost to the target, tuning included: the ERT of its draws."""
-    return _entrant(pool.cell, pool.cell.draws, pool.ert.cost,
-                    _resampling(pool.spent, pool.cost))
+def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
+    """Return an entrant by the expected bill of R trainings.
 
-
-def by_trainings(pool: Pool, bill: Bill, trainings: int) -> Entrant:
-    """An entrant by the expected bill of R trainings, tuning included.
+    At R = 1 it is the expected cost, the ERT of its draws; else ``Pool.bill``.
 
     Args:
         pool: Its trials.
-        bill: Its bill, ``pool.bill``.
         trainings: R, at least 1.
+
+    Returns:
+        None where the frozen configuration was not trained again on fresh seeds.
     """
-    # Equal draws of two optimizers would pass for pairs.
-    own = zlib.crc32(pool.cell.label.encode())
-
-    def resample(seed: int) -> Floats:
-        return bill.drawn(trainings, seed + own)
-
-    return _entrant(pool.cell, pool.cell.seeds, bill.at(trainings), resample)
+    cell = pool.cell
+    if trainings == 1:
+        return _entrant(cell, cell.draws, Bill(pool.spent, pool.cost))
+    return _entrant(cell, cell.seeds, pool.bill.bill(trainings)) if pool.bill else None
 
 
 def by_network(cell: Cell, fabric: Fabric, alone: float | None) -> Entrant:
@@ -76,7 +65,7 @@ def by_network(cell: Cell, fabric: Fabric, alone: float | None) -> Entrant:
         assert found is not None  # the minibatch is the recorded one
         spent.append(found.steps * found.step_s)
         cost.append(found.to_target_s)
-    return _entrant(cell, cell.draws, ert(spent, cost).cost, _resampling(spent, cost))
+    return _entrant(cell, cell.draws, Bill(spent, cost))
 
 
 def projectable(cell: Cell) -> bool:
@@ -93,21 +82,9 @@ def by_memory(cell: Cell) -> Entrant:
     """
     peaks = [float(peak_memory(record)) for record in cell.seeds]
     reached = all(peaks) and math.isfinite(cell.to_target("train_s").median)
-    value = statistics.fmean(peaks) if reached else math.inf
-    return _entrant(cell, cell.seeds, value,
-                    _resampling(peaks, peaks if reached else [math.inf] * len(peaks)))
+    # The mean of the peaks: every seed "reaches the target" at its peak, or none does.
+    return _entrant(cell, cell.seeds, Bill(peaks, peaks if reached else [math.inf] * len(peaks)))
 
 
-def _resampling(spent: Sequence[float],
-                cost: Sequence[float]) -> Callable[[int], Floats | None]:
-    def resample(seed: int) -> Floats | None:
-        drawn = resampled(len(spent), None, RESAMPLES, seed)
-        return None if drawn is None else erts(spent, cost, drawn)
-
-    return resample
-
-
-def _entrant(cell: Cell, records: Sequence[TrialRecord], value: float,
-             resample: Callable[[int], Floats | None]) -> Entrant:
-    # The best one is compared with every other.
-    return Entrant(cell, value, tuple(record.trial.seeds for record in records), cache(resample))
+def _entrant(cell: Cell, records: Sequence[TrialRecord], bill: Bill) -> Entrant:
+    return Entrant(cell, bill, tuple(record.trial.seeds for record in records))

@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.comparison import Comparison, compare, first_ranks, holm, stars
+from bench_apts import origins
+from bench_apts.stats.comparison import Bill, Comparison, compare, first_ranks
+from bench_apts.stats.verdict import Decision, Evidence, decide
 
 from ..tuning.pool import View, pool, unlike
+
+_UNJUDGED = Decision(1.0, "cannot be told")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +28,7 @@ class Rival:
     Attributes:
         pool: Its trials.
         comparison: Its expected cost over the reference's; None for the reference itself.
-        adjusted: The p-value after Holm's correction over all rivals at this N.
-        star: Whether the difference may be claimed.
+        decision: Whether the difference may be claimed, corrected over all rivals at this N.
         paired: Whether its trials and the reference's share their seeds.
         first: Share of resamples in which its expected cost is the lowest; NaN if unknown.
         unlike: In what its trials' environments differ from the reference's, so that the costs
@@ -34,8 +37,7 @@ class Rival:
 
     pool: Pool
     comparison: Comparison | None
-    adjusted: float
-    star: bool
+    decision: Decision
     paired: bool
     first: float
     unlike: str = ""
@@ -82,36 +84,41 @@ def ranked(group: Group, view: View) -> Ranking:
     unlike_all = unlike(pools, view)
     shares = (_first_ranks(pools) if not unlike_all
               else dict.fromkeys((found.cell.label for found in pools), math.nan))
-    judged: dict[str, tuple[Comparison, float, bool]] = {}
+    judged: dict[str, tuple[Comparison, Decision]] = {}
     apart: dict[str, str] = {}
     if base:
         apart = {found.cell.label: unlike((found, base), view) for found in pools
                  if found is not base}
         judged = {found.cell.label: (
-            Comparison(found.ert.cost / base.ert.cost if base.ert.cost else math.nan, None, 1.0),
-            1.0, False) for found in pools if apart.get(found.cell.label)}
+            Comparison(found.ert.cost / base.ert.cost if base.ert.cost else math.nan, None, 1.0,
+                       1.0), _UNJUDGED) for found in pools if apart.get(found.cell.label)}
         others = [found for found in pools if found is not base
                   and not apart[found.cell.label]]
-        family = [compare((found.spent, found.cost), (base.spent, base.cost),
+        family = [compare(Bill(found.spent, found.cost), Bill(base.spent, base.cost),
                           paired=_pairs(found, base)) for found in others]
-        judged |= {found.cell.label: (each, adjusted, star) for found, each, adjusted, star in zip(
-            others, family, holm([each.p for each in family]), stars(family), strict=True)}
+        noise = group.noise if view.currency in origins.TIMES else None
+        decisions = decide([
+            Evidence(each.ratio, each.interval, each.p, each.least,
+                     noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
+            for found, each in zip(others, family, strict=True)])
+        judged |= {found.cell.label: (each, decision) for found, each, decision in zip(
+            others, family, decisions, strict=True)}
     rivals = []
     for found in pools:
-        comparison, adjusted, star = judged.get(found.cell.label, (None, 1.0, False))
-        rivals.append(Rival(found, comparison, adjusted, star,
+        comparison, decision = judged.get(found.cell.label, (None, _UNJUDGED))
+        rivals.append(Rival(found, comparison, decision,
                             base is not None and _pairs(found, base), shares[found.cell.label],
                             apart.get(found.cell.label, "")))
     return Ranking(group, base.cell if base else None, tuple(rivals), unlike_all)
 
 
 def _first_ranks(pools: Sequence[Pool]) -> dict[str, float]:
-    """P(rank 1) of each; NaN for those with a single trial, which cannot be resampled."""
+    """Share of resamples that each leads in; NaN for those with a single trial."""
     able = [found for found in pools if len(found.spent) > 1]
     if not able:
         return dict.fromkeys((found.cell.label for found in pools), math.nan)
     paired = all(_pairs(found, able[0]) for found in able)
-    shares = first_ranks({found.cell.label: (found.spent, found.cost) for found in able},
+    shares = first_ranks({found.cell.label: Bill(found.spent, found.cost) for found in able},
                          paired=paired)
     return {found.cell.label: shares.get(found.cell.label, math.nan) for found in pools}
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def order(rankings: Sequence[Ranking], view: View) -> Table | None:
-    """Expected cost, ratio to the reference and P(rank 1) of all; None before any trial."""
+    """Expected cost of all, beside the reference's; None before any trial."""
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for ranking in rankings:
@@ -36,13 +36,14 @@ def order(rankings: Sequence[Ranking], view: View) -> Table | None:
     return Table(
         "ranking", "Expected cost against the reference",
         "Ratio: expected cost, tuning included, over the reference's at the same N, with its 95 % "
-        "bootstrap interval; paired where the trials share their seeds. The reference is apts, "
-        "or the cheapest where no apts reached the target. p: after Holm's correction over all "
-        "comparisons at that N. ★: the interval excludes 1 and p is at most 5 %. P(rank 1): share "
-        "of resamples in which it is the cheapest. Optimizers whose search was another's have no "
-        "row.",
+        "interval; paired where the trials share their seeds. The reference is apts, or the "
+        "cheapest where no apts reached the target. p: of exchanging the labels, after Holm's "
+        "correction over all comparisons at that N. ★: the interval excludes 1, p is at most 5 %, "
+        "and the ratio is beyond noise. Leads in: share of bootstrap resamples in which it is the "
+        "cheapest, which is no probability of being the best. Optimizers whose search was "
+        "another's have no row.",
         (("Optimizer", ""), ("N", "ranks"), ("Suite", ""), ("Expected cost", ""),
-         ("Ratio", "to the reference"), ("p", "Holm"), ("P(rank 1)", "")),
+         ("Ratio", "to the reference"), ("p", "Holm"), ("Leads in", "of resamples")),
         tuple(rows), frozenset(breaks))
 
 
@@ -55,8 +56,10 @@ def _row(ranking: Ranking, rival: Rival, view: View) -> tuple[Value, ...]:
         view.entry("ert", pool.ert.cost, pool.ert.total),
         _ratio(rival, against),
         number(units.NONE if comparison is None or comparison.interval is None
-               else _p(rival.adjusted),
-               p_holm=None if comparison is None else rival.adjusted, star=rival.star),
+               else "too few trials" if rival.decision.verdict == "cannot be told"
+               else _p(rival.decision.adjusted),
+               p_holm=None if comparison is None else rival.decision.adjusted,
+               star=rival.decision.differs),
         number(units.percent(rival.first, 0) if math.isfinite(rival.first)
                else "not judged" if ranking.unlike else "one trial",
                first_rank=finite(rival.first)))
@@ -74,7 +77,7 @@ def _ratio(rival: Rival, against: str | None) -> Value:
         return Value("reference" if against else "none reached it", numbers=numbers)
     if math.isinf(comparison.ratio):
         return Value("never reached it", numbers=numbers, kind="number missed")
-    star = " ★" if rival.star else ""
+    star = " ★" if rival.decision.differs else ""
     if rival.unlike:
         return Value(units.digits(comparison.ratio), f"not judged: {rival.unlike}", numbers)
     return Value(units.digits(comparison.ratio) + star, _limits(comparison), numbers)

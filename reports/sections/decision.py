@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import fabrics
 from bench_apts.stats.noise import noise
 
 from .. import units
 from ..cells import pace, peak_memory
-from ..decision.contest import Contest, contest, words
-from ..decision.entrants import by_cost, by_memory, by_network, by_trainings, projectable
-from ..findings import ENOUGH, HEADLINE, followers, misses
+from ..decision.contest import Contest, contest, judged, words
+from ..decision.entrants import by_memory, by_network, by_trainings, projectable
+from ..findings import HEADLINE, followers, misses
 from ..parts import Answer, Box, Boxes, Part, Prose
 from ..tuning.pays import MANY, crossings, first_to_pay, sentence, verdict
 from ..tuning.pool import View, pool
@@ -22,6 +22,7 @@ from ..tuning.scene import reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bench_apts.stats.noise import Noise
     from bench_apts.stats.projection import Fabric
 
     from ..cells import Cell, Group
@@ -29,12 +30,30 @@ if TYPE_CHECKING:
     from ..table import Plain
     from ..tuning.pool import Pool
 
-_HOW = ("Ratios are to the lowest expected value and come with their 95 % interval: a bootstrap, "
-        "in pairs where trials share their seeds. Somebody wins only where the intervals of all "
-        "others exclude 1, corrected by Holm for their number, and the ratio exceeds what equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning; ten are all "
-        "tuning trials and nine trainings on fresh seeds. Memory is the mean "
+_HOW = ("Ratios are to the lowest expected value and come with their 95 % interval, in pairs "
+        "where trials share their seeds. Somebody wins only where the interval of every other "
+        "excludes 1, exchanging the labels of the trials seldom makes so large a difference (at "
+        "most 5 % for all questions of a box together), and the ratio exceeds what means of equal "
+        "trials differ by. Costs of one and of ten trainings count the tuning; ten are "
+        "all tuning trials and nine trainings on fresh seeds. Memory is the mean "
         "peak of a rank in the final trainings, of those whose median seed reached the target.")
+
+
+class _Question(NamedTuple):
+    """What is asked, and who competes.
+
+    Attributes:
+        title: As the page words it.
+        slug: Its name in tables.
+        show: Formats a value.
+        contest: Not yet judged.
+    """
+
+    title: str
+    slug: str
+    show: Callable[[float], str]
+    contest: Contest
+
 
 _PAYS = "When tuning pays (R*)"
 
@@ -55,20 +74,27 @@ def _box(context: Context, group: Group) -> Box:
     view = View(HEADLINE, 1.0, device)
     rivals = [cell for cell in cells if not cell.leader]
     pools = [found for cell in rivals if (found := pool(cell, view))]
-    scatter = group.noise.factor if group.noise else 1.0
 
     def bill(value: float) -> str:
         return units.cost(HEADLINE, value, device)
 
-    once = contest([by_cost(found) for found in pools], scatter, group.unlike)
-    answers = [_answer(group, "Training once", once, bill, "train_once")]
-    if ten := _ten_times(group, pools, scatter, bill):
-        answers.append(ten)
+    questions = [
+        _Question(question, slug, bill, contest(
+            [entrant for found in pools if (entrant := by_trainings(found, trainings))],
+            group.noise, group.unlike))
+        for question, slug, trainings in (("Training once", "train_once", 1),
+                                          ("Training ten times", "train_ten_times", MANY))]
     if group.ranks > 1:
-        answers += _networks(context, group, rivals)
-    answers.append(_answer(group, "When memory is short", contest(
-        [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike),
-        units.size, "memory"))
+        questions += _networks(context, group, rivals)
+    questions.append(_Question("When memory is short", "memory", units.size, contest(
+        [by_memory(cell) for cell in cells if cell.seeds], _memory_noise(group), group.unlike)))
+    settled = judged([each.contest for each in questions])
+    once = settled[0]
+    answers = [_answer(group, each, found) for each, found in zip(questions, settled, strict=True)]
+    lacking = [found.cell.label for found in pools if not found.bill]
+    if lacking:
+        answers[1] = replace(answers[1], detail=(
+            f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
     headline, remarks = _headline(group, cells, once, device)
     shared = followers(cells, HEADLINE, device)
     pays = _pays(pools, group.unlike)
@@ -81,13 +107,12 @@ def _box(context: Context, group: Group) -> Box:
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
-def _answer(group: Group, question: str, found: Contest, show: Callable[[float], str],
-            slug: str) -> Answer:
-    choice, detail = words(found, show)
+def _answer(group: Group, asked: _Question, found: Contest) -> Answer:
+    choice, detail = words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
     numbers: dict[str, Plain] = {
-        "suite": group.suite.name, "ranks": group.ranks, "question": slug,
+        "suite": group.suite.name, "ranks": group.ranks, "question": asked.slug,
         "verdict": found.verdict, "lowest": best.cell.label if best else None,
         "value": best.value if best else None,
         "runner_up": second.entrant.cell.label if second else None,
@@ -95,40 +120,24 @@ def _answer(group: Group, question: str, found: Contest, show: Callable[[float],
         "ratio_low": interval.low if interval else None,
         "ratio_high": interval.high if interval else None,
         "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
-    label = best.cell.label if best and found.verdict in ("clear", "tentative") else ""
-    return Answer(question, found.verdict, choice, detail, label, numbers)
+    label = best.cell.label if best and found.verdict == "clear" else ""
+    return Answer(asked.title, found.verdict, choice, detail, label, numbers)
 
 
-def _ten_times(group: Group, pools: Sequence[Pool], scatter: float,
-               show: Callable[[float], str]) -> Answer | None:
-    """Answers by the bill of ten trainings; None while nothing ran on fresh seeds."""
-    known = [(found, found.bill) for found in pools if found.bill]
-    if not known:
-        return None
-    answer = _answer(group, "Training ten times", contest(
-        [by_trainings(found, bill, MANY) for found, bill in known], scatter, group.unlike),
-        show, "train_ten_times")
-    lacking = [found.cell.label for found in pools if not found.bill]
-    if not lacking:
-        return answer
-    return replace(answer, detail=f"{answer.detail} Left out, as not run on fresh seeds: "
-                                  f"{units.listing(lacking)}.")
-
-
-def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[Answer]:
-    """Answers by modelled time on the slowest networks; by bytes where it cannot be modelled."""
+def _networks(context: Context, group: Group, cells: Sequence[Cell]) -> list[_Question]:
+    """Asks by modelled time on the slowest networks; by bytes where it cannot be modelled."""
     if not all(projectable(cell) for cell in cells):
-        found = contest([by_cost(each) for cell in cells
-                         if (each := pool(cell, View("wire_bytes", 1.0, "")))])
-        return [_answer(group, "When the network is slow: fewest bytes", found, units.size,
-                        "bytes")]
+        found = contest([entrant for cell in cells
+                         if (each := pool(cell, View("wire_bytes", 1.0, "")))
+                         and (entrant := by_trainings(each, 1))])
+        return [_Question("When the network is slow: fewest bytes", "bytes", units.size, found)]
     paces = {cell.label: [pace(record) for record in cell.seeds if pace(record)]
              for other in context.groups if other.ranks == 1 for cell in other.cells}
     alone = {label: statistics.median(found) for label, found in paces.items() if found}
     slow = sorted(fabrics.load().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
-    return [_answer(group, f"On {_speed(fabric)} (modelled)", contest(
+    return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.seconds, contest(
         [by_network(cell, fabric, alone.get(cell.label)) for cell in cells],
-        unlike=group.unlike), units.seconds, f"network_{name}") for name, fabric in slow]
+        unlike=group.unlike)) for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
@@ -136,11 +145,10 @@ def _speed(fabric: Fabric) -> str:
             f"{units.trim(units.seconds(fabric.latency_s))}")
 
 
-def _memory_noise(group: Group) -> float:
-    found = noise([(float(peak_memory(first)), float(peak_memory(twin)))
+def _memory_noise(group: Group) -> Noise | None:
+    return noise([(float(peak_memory(first)), float(peak_memory(twin)))
                    for cell in group.cells for first, twin in cell.pairs
                    if peak_memory(first) and peak_memory(twin)])
-    return found.factor if found else 1.0
 
 
 def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
@@ -151,8 +159,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
         unlike: In what their environments differ, so that this is not judged; or "".
     """
     against = reference(pools)
-    crossed = crossings(pools, [against] if against else [])
-    first = first_to_pay(crossed)
+    first = first_to_pay(crossings(pools, [against] if against else []))
     if first is None:
         return None
     mine, theirs, found = first
@@ -171,7 +178,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
         choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
         text = (f"Against {other}, which is not tuned." if found.told else
                 f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
-    return Answer(_PAYS, "unclear", choice, text, "", numbers | {
+    return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": verdict(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.told else None,
         "ratio_low": None, "ratio_high": None,
@@ -189,16 +196,12 @@ def _headline(group: Group, cells: Sequence[Cell], once: Contest,
     if once.verdict == "not judged":
         return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
                 f"record, {cost}."), ()
-    if once.verdict == "unclear":
+    if once.verdict != "clear":
+        tied = _few_or_many([rival.entrant.cell.label for rival in once.tied or once.rivals])
         return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
-                f"{_few_or_many([rival.entrant.cell.label for rival in once.tied])} cannot be "
-                "told from it."), ()
-    if once.verdict == "tentative":
-        few = (f"with as few as {units.plural(once.fewest, 'trial')} for an optimizer"
-               if once.fewest < ENOUGH else "with so few trials for so many optimizers")
-        return f"{label} has the lowest expected cost, {cost}, tuning included.", (
-            f"Its lead is beyond the intervals, but {few} this is a first indication, not a "
-            "result.",)
+                + (f"{tied} could not be told from it by so few trials."
+                   if once.verdict == "cannot be told"
+                   else f"the trials do not tell {tied} from it.")), ()
     return f"{label} reaches the target for the least: {cost}, tuning included.", ()
 
 

@@ -58,7 +58,8 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
                 f"({units.percent(ranking.leader.first, 0)})")
     compared = [rival for ranking in rankings for rival in ranking.rivals
                 if rival.comparison and not rival.unlike]
-    sure = sum(rival.star for rival in compared)
+    sure = sum(rival.decision.differs for rival in compared)
+    blind = sum(rival.decision.verdict == "cannot be told" for rival in compared)
     unlike = [f"{ranking.group.suite.name} at N = {ranking.group.ranks}, where trials differ in "
               f"{ranking.unlike}" for ranking in rankings if ranking.unlike]
     unjudged = f"Not judged: {'; '.join(unlike)}." if unlike else ""
@@ -76,6 +77,8 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
         text += f" Not among them, as one trial cannot be resampled: {units.listing(alone)}."
     if compared:
         text += (f" {sure} of {units.plural(len(compared), 'comparison')} with the reference "
-                 f"{'excludes' if sure == 1 else 'exclude'} equal costs at 95 %, corrected by "
-                 "Holm.")
+                 f"{'tells' if sure == 1 else 'tell'} the two apart (★).")
+        if blind:
+            text += (f" {blind} could not have, however large the difference: the trials are too "
+                     "few.")
     return f"{text} {unjudged}".rstrip()

@@ -15,7 +15,7 @@ from .pays import TRAININGS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.amortisation import Bill
+    from bench_apts.stats.amortisation import Trainings
     from bench_apts.stats.tuning import Ert
 
     from .pool import Pool, View
@@ -38,7 +38,7 @@ class _Place(NamedTuple):
     native: Ert
     transferred: Ert
     fresh: bool
-    bill: Bill
+    bill: Trainings
 
     def told(self, trainings: int) -> bool:
         """Whether the bill of R trainings is known well enough to be a number."""

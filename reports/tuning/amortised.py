@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,8 @@ _FARTHEST = 10_000  # trainings beyond which no crossing is drawn
 
 def amortised(scene: Scene) -> Figure | None:
     """Draw the bill of R trainings over R; None where no tuned optimizer hit and was rerun."""
-    able = [pool for pool in scene.searches if pool.ert.hits and pool.bill and pool.bill.hit]
+    able = [pool for pool in scene.searches
+            if pool.ert.hits and pool.bill and math.isfinite(pool.bill.again)]
     if not any(pool.cell.tune for pool in able):
         return None
     found = [] if unlike(able, scene.view) else [

@@ -94,8 +94,9 @@ def best_of_k(scene: Scene) -> Figure | None:
     return finish(
         drawing, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
         f"{_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of them; "
-        "a single one: without tuning. Bands and bars: 95 % bootstrap intervals. Dashed: target."
-        + scene.followers, scene.legend(pool for pool, _ in drawn), basis=scene.basis,
+        "a single one: without tuning. Bands and bars: 95 % of bootstrap resamples, which covers "
+        "less of the truth. Dashed: target." + scene.followers,
+        scene.legend(pool for pool, _ in drawn), basis=scene.basis,
         data=_table(scene, found))
 
 

@@ -74,12 +74,12 @@ def entry(pool: Pool, view: View, count: int) -> Value:
     It is a number where it is a fact or its interval is worth one, else only the interval.
     """
     column = f"bill_{count}"
-    if pool.cell.tune and not pool.ert.hits:
-        return _limited(view.entry(column, math.inf, pool.ert.total), column, view, None)
-    if pool.cell.tune and count == 1:
+    if pool.cell.tune and pool.ert.hits and count == 1:
         # A fact of the record, whether or not anything was rerun.
         return _limited(view.entry(column, pool.ert.total, 0.0, "as spent"), column, view, None)
     if pool.bill is None:
+        if not pool.ert.hits:
+            return _limited(view.entry(column, math.inf, pool.ert.total), column, view, None)
         return _limited(Value("not rerun", numbers={f"{column}_{view.currency}": None}),
                         column, view, None)
     bill, interval = pool.bill.at(count), pool.bill.interval(count)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import origins
-from bench_apts.stats.amortisation import Bill, tuned
+from bench_apts.stats.amortisation import Trainings, tuned
 from bench_apts.stats.costs import known, outcome
 from bench_apts.stats.tuning import ert
 
@@ -78,12 +78,12 @@ class Pool:
         return ert(self.spent, self.cost)
 
     @cached_property
-    def bill(self) -> Bill | None:
+    def bill(self) -> Trainings | None:
         """Bills over the number of trainings; None while nothing ran on fresh seeds."""
         if not self.again:
             return None
         again = ([bill for bill, _ in self.again], [value for _, value in self.again])
-        return tuned(self.spent, self.cost, again) if self.cell.tune else Bill(*again)
+        return tuned(self.spent, self.cost, again) if self.cell.tune else Trainings(*again)
 
     def fresh(self, like: TrialRecord) -> Ert | None:
         """ERT here of a trial's configuration on fresh seeds; None if it was not rerun here."""

@@ -104,7 +104,7 @@ def test_a_planted_slowdown_is_found_and_nothing_else(before, after):
         "expected cost, with tuning", "time to target"}
     assert not found.better
     assert all(row.measure.effect == pytest.approx(1.5) for row in found.worse)
-    assert all(row.measure.interval.low == pytest.approx(1.5) for row in found.worse)
+    assert all(1.4 < row.measure.interval.low < 1.5 for row in found.worse)
     # Two tests: what is equal in every pair is not tested.
     assert [row.adjusted for row in found.worse] == pytest.approx([2 * 2.0**-9] * 2)
     assert "sgd on digits at N = 2 costs 1.50 times as much with tuning" in text.verdict(found)
@@ -127,7 +127,8 @@ def test_a_slowdown_that_equal_trials_also_show_is_noise(before, after):
     assert verdicts(found)["time to target"] == "worse"
     spoil(after, slower(2 * 1.5 / 1.7), lambda trial: trial.twin)
     found = compared(before, after)
-    assert verdicts(found)["time to target"] == "noise"
+    assert verdicts(found)["time to target"] == "not told apart"
+    # All twins are twice as slow: a drift, which no number of trials averages out.
     assert found.rows[0].measure.noise == pytest.approx(2.0)
     assert not found.worse
 
@@ -136,7 +137,7 @@ def test_times_that_scatter_around_the_same_are_noise(before, after):
     spoil(after, lambda record, e: replace(
         e, train_s=e.train_s * (1.3 if record.trial.repetition % 2 else 1 / 1.3)))
     found = compared(before, after)
-    assert verdicts(found)["time to target"] == "noise"
+    assert verdicts(found)["time to target"] == "not told apart"
     assert not found.worse
 
 

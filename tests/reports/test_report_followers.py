@@ -53,7 +53,8 @@ def test_a_follower_does_not_take_the_victory_from_its_leader(study):
     assert both.headline == alone.headline
     for before, after in zip(alone.answers, both.answers, strict=True):
         if after.numbers["question"] != "memory":
-            assert after.numbers == before.numbers
+            # Who is told apart over a whole box also depends on the question of memory.
+            assert after.numbers | {"verdict": ""} == before.numbers | {"verdict": ""}
     (said,) = [line for line in both.remarks if line.startswith("zero1 took over")]
     # 2 · 108 core-seconds and 9 hits of adam, at 2.5 times the time: a core-minute.
     assert "1.00" in said

@@ -10,11 +10,11 @@ import searched_fixture
 from bench_apts import store
 from bench_apts.reports import units
 from bench_apts.reports.tuning.pays import sentence
-from bench_apts.stats.amortisation import Bill, break_even, tuned, worth_a_number
-from bench_apts.stats.bootstrap import ert_interval
-from bench_apts.stats.comparison import compare
+from bench_apts.stats.amortisation import Trainings, break_even, tuned, worth_a_number
+from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.costs import outcome
 from bench_apts.stats.efficiency import Training, efficiency
+from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.tuning import ert
 
@@ -111,14 +111,13 @@ def test_decision_box(page, records, ranks):
     all_bills = {label: bills(drawn(records, label, ranks)) for label in LABELS}
     costs = {label: ert(*mine).cost for label, mine in all_bills.items()}
     best, second, *_ = sorted(LABELS, key=lambda label: costs[label])
-    rival = compare(all_bills[second], all_bills[best], paired=False)
-    assert not rival.interval.low <= 1 <= rival.interval.high
-    told = (f"{best} {shown(costs[best])}; the runner-up is {second} at "
+    rival = compare(Bill(*all_bills[second]), Bill(*all_bills[best]), paired=False)
+    told = (f"Lowest is {best}, {shown(costs[best])}; not told apart: {second} at "
             f"{units.times(rival.ratio)} that ({units.digits(rival.interval.low)} to "
-            f"{units.digits(rival.interval.high)}).")
-    assert answers["Training once"].startswith(" ".join(told.split()))
-    headline = f"{best} has the lowest expected cost, {shown(costs[best])}, tuning included."
-    assert html_tree.text(box.find("h3")) == " ".join(headline.split())
+            f"{units.digits(rival.interval.high)})")
+    assert " ".join(told.split()) in answers["Training once"]
+    headline = f"No clear winner. {best} has the lowest expected cost, {shown(costs[best])}, but "
+    assert html_tree.text(box.find("h3")).startswith(" ".join(headline.split()))
     # All tuning trials and nine trainings with the frozen configuration.
     tens = {label: bill_of(records, label, ranks).at(10) for label in LABELS}
     best = min(tens, key=tens.get)
@@ -128,7 +127,9 @@ def test_decision_box(page, records, ranks):
 def bill_of(records, label, ranks):
     """Bills over the number of trainings, from the tuning trials and the seeds."""
     again = bills([outcome(r) for r in records[label, ranks, "report"]])
-    return tuned(*bills(drawn(records, label, ranks)), again) if label == "sgd" else Bill(*again)
+    if label != "sgd":
+        return Trainings(*again)
+    return tuned(*bills(drawn(records, label, ranks)), again)
 
 
 @pytest.mark.parametrize(("label", "ranks"), CELLS)

@@ -96,7 +96,7 @@ def test_whatever_differs_is_listed_and_times_are_not_judged(other, change):
             base = ranking.reference.label if ranking.reference else None
             assert bool(rival.unlike) == ((rival.pool.cell.label == "sgd") != (base == "sgd")
                                           and rival.comparison is not None)
-            assert not (rival.unlike and (rival.star or rival.comparison.interval))
+            assert not (rival.unlike and (rival.decision.differs or rival.comparison.interval))
         # What is not a time still is.
         bytes_sent = ranked(group, View("samples", 1.0, "cpu"))
         assert not bytes_sent.unlike

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.amortisation import Bill, break_even, worth_a_number
+from bench_apts.stats.amortisation import Trainings, break_even, worth_a_number
 
 SHAPES = ("10 %", "30 %", "lognormal", "30 % fail")
 NUMBERS = (3, 5, 8, 10, 20)
@@ -50,8 +50,8 @@ def simulated(shape, seeds, rounds=400):
         tuning = float(np.where(hit, generator.lognormal(0.3, 0.4, TRIALS), 3.0).sum())
         # At 14.5 prices the two bills are equal, so that 15 is the first whole number.
         price = 1 + (tuning - 1) / (BREAK_EVEN - 0.5)
-        mine = Bill(*trainings(shape, seeds, 1.0, generator), tuning)
-        theirs = Bill(*trainings(shape, seeds, price, generator))
+        mine = Trainings(*trainings(shape, seeds, 1.0, generator), tuning)
+        theirs = Trainings(*trainings(shape, seeds, price, generator))
         for count in (10, 100):
             truth, interval = tuning + count - 1, mine.interval(count)
             found[f"{count} trainings"].append((

@@ -12,8 +12,8 @@ from stats_bill_simulation import NUMBERS, SHAPES, simulated
 from stats_pools import pools
 
 from bench_apts.stats.amortisation import (
-    Bill,
     BreakEven,
+    Trainings,
     break_even,
     crossings,
     tuned,
@@ -27,7 +27,7 @@ INF = math.inf
 
 def constant(cost, tuning=None, seeds=40):
     """A bill whose trainings all cost the same."""
-    return Bill([cost] * seeds, [cost] * seeds, tuning)
+    return Trainings([cost] * seeds, [cost] * seeds, tuning)
 
 
 def test_the_referees_example():
@@ -35,7 +35,7 @@ def test_the_referees_example():
     hits, misses = [0.4, 0.9, 1.5], [1.5] * 5
     fresh = [1.0, 1.1, 1.2, 1.1]
     sgd = tuned(hits + misses, hits + [INF] * 5, (fresh, fresh))
-    apts = Bill([1.0, 0.9, 1.1, 1.0], [1.0, 0.9, 1.1, 1.0])
+    apts = Trainings([1.0, 0.9, 1.1, 1.0], [1.0, 0.9, 1.1, 1.0])
     # 10.3 for all eight trials, the first training among them, and 9 · 1.1 after it.
     assert sgd.at(1) == pytest.approx(10.3)
     assert sgd.at(10) == pytest.approx(20.2)
@@ -58,28 +58,29 @@ def test_misses_among_the_fresh_seeds_are_billed():
     assert lost.interval(2).low > 5 + 4  # at least a mean bill of what missed
 
 
-def test_a_search_without_a_hit_has_no_first_training():
-    bill = tuned([2, 3], [INF, INF], ([3], [3]))
-    assert bill.at(1) == bill.at(7) == INF
-    assert break_even(bill, constant(1.0)) == (INF, (INF, INF), 1)
+def test_a_search_without_a_hit_is_no_first_training():
+    bill = tuned([2, 3], [INF, INF], ([3, 3], [3, 3]))
+    assert [bill.at(trainings) for trainings in (1, 7)] == [5 + 3, 5 + 21]
+    # 5 + 3 R ≤ 4 R from 5 on.
+    assert break_even(bill, constant(4.0)).trainings == 5
 
 
 @given(pools(hits=1), st.integers(1, 50))
 def test_without_tuning_every_training_costs_the_ert(pool, trainings):
-    assert Bill(*pool).at(trainings) == pytest.approx(trainings * ert(*pool).cost)
+    assert Trainings(*pool).at(trainings) == pytest.approx(trainings * ert(*pool).cost)
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
 def test_the_crossing_agrees_with_counting(tuning, again, price):
-    found = crossings(float(tuning), np.array([again], float), np.array([price], float))
+    found = crossings(*(np.array([cost], float) for cost in (tuning, again, price)))
     counted = next((r for r in range(1, 200) if tuning + (r - 1) * again <= r * price), INF)
     assert found.tolist() == [counted]
 
 
 def test_crossings_with_what_never_arrives():
     again, price = np.array([INF, 3, INF]), np.array([5, INF, INF])
-    assert crossings(10.0, again, price).tolist() == [INF, 1, 1]
-    assert crossings(INF, again, price).tolist() == [INF] * 3
+    assert crossings(np.full(3, 10.0), again, price).tolist() == [INF, 1, 1]
+    assert crossings(np.full(3, INF), again, price).tolist() == [INF] * 3
 
 
 def test_by_hand_and_told():
@@ -101,12 +102,12 @@ def test_never_takes_all_of_the_interval():
 
 def test_an_optimizer_that_never_arrived_bounds_the_answer_from_one_side_only():
     mine = constant(3.0, 100.0, seeds=8)
-    theirs = Bill([10.0] * 8, [INF] * 8)
+    theirs = Trainings([10.0] * 8, [INF] * 8)
     found = break_even(mine, theirs)
     assert (found.trainings, found.interval.low) == (1, 1)
     # A training costs it more than some 32 with 95 %, so that tuning pays soon.
     assert 2 <= found.interval.high <= 6
-    lost = break_even(Bill([10.0] * 8, [INF] * 8, 30.0), constant(3.0))
+    lost = break_even(Trainings([10.0] * 8, [INF] * 8, 30.0), constant(3.0))
     assert lost.interval.high == INF
 
 
@@ -125,9 +126,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="at least 1"):
         constant(1.0).at(0)
     with pytest.raises(ValueError, match="fresh seeds"):
-        Bill([], [])
+        Trainings([], [])
     with pytest.raises(ValueError, match="is nan"):
-        Bill([math.nan], [1.0])
+        Trainings([math.nan], [1.0])
     with pytest.raises(ValueError, match="tuned optimizer"):
         break_even(constant(1.0), constant(1.0))
 

@@ -31,3 +31,15 @@ def test_it_matters_neither_which_is_the_twin_nor_the_unit(given_pairs):
     assert turned.mean == pytest.approx(1 / found.mean)
     assert found.factor >= max(found.mean, 1 / found.mean) * (1 - 1e-9) >= 1 - 1e-9
     assert math.isfinite(found.factor)
+
+
+def test_the_noise_of_a_mean_falls_with_the_number_of_trials():
+    found = noise([(1.0, 2.0), (2.0, 1.0), (1.0, 1.0)])
+    # Logarithms of 2, 1/2 and 1: no drift, a scatter of ln 2, and t(0.975, 2) = 4.3027.
+    assert found.scatter == pytest.approx(math.log(2))
+    assert found.of_mean(4) == pytest.approx(2 ** (4.3027 / 2), rel=1e-4)
+    assert 1 < found.of_mean(400) < found.of_mean(40) < found.of_mean(4)
+    # A drift is no luck: no number of trials averages it out.
+    assert noise([(1.0, 1.2)] * 5).of_mean(10**6) == pytest.approx(1.2)
+    # A single pair has no scatter of its own, but its distance.
+    assert noise([(1.0, 1.2)]).of_mean(1) == pytest.approx(1.2)
