@@ -17,6 +17,7 @@ from ..tuning.pool import View, unlike
 from ..tuning.replay_figures import replays
 from ..tuning.restarts import restarts
 from ..tuning.scene import Scene, reference
+from ..tuning.width import width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def part(context: Context) -> Part | None:
         figures = [expected_cost(group, scene.stem, context.looks, view.device, scene.basis),
                    tuning_and_training(group, scene.stem, context.looks, view.device,
                                        scene.basis),
-                   best_of_k(scene), amortised(scene), restarts(scene),
+                   best_of_k(scene), amortised(scene), width(scene), restarts(scene),
                    *replays(scene, [each for each in found.policies
                                     if each.ranks == scene.ranks])]
         drawn = tuple(figure for figure in figures if figure)

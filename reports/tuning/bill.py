@@ -16,6 +16,8 @@ from .pool import View, few, pools
 from .replay import Replays, tries_a_list
 from .replay import table as replay_table
 from .search import search, spread
+from .width import narrowed
+from .width import table as width_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +113,8 @@ def suite_bill(groups: Sequence[Group], view: View, replays: Replays | None) -> 
     found = pools(groups, view)
     totals, left_out = across(found, view)
     tables = [search(groups, view), spread(found, view),
-              trainings(found, view), payoff(found, view), totals]
+              trainings(found, view), payoff(found, view), width_table(narrowed(found), view),
+              totals]
     # Last of all, as others replay them in the meantime.
     policies, unplayed = replays.of(found) if replays else ([], [])
     tables.append(replay_table(policies, view))
