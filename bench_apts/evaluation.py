@@ -96,7 +96,9 @@ def evaluate(
             if len(indices):
                 total += found
     model.train(training)
-    prints = [float(number) for number in replicas.model_fingerprints(model)]
+    # What one rank holds is one model.
+    prints = ([float(number) for number in replicas.model_fingerprints(model)]
+              if world.size > 1 else [0.0, 0.0])
     added = torch.tensor([*total.flatten().tolist(), *(sums or [])], dtype=torch.float64)
     # The highest of x and of -x over all ranks say whether all x are equal.
     highest = torch.tensor([*prints, *(-number for number in prints), *(peaks or [])],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import caveats, record_tables, sections
+from .certainty import qualified
 from .context import Context
 from .curves.courses import frame
 from .drawing.canvas import png as pixels
@@ -125,8 +126,8 @@ def _chapters(contexts: Sequence[Context]) -> tuple[Chapter, ...]:
     decisions = [sections.decision.part(context) for context in contexts]
     built = {section: [section.part(context) for context in contexts] for section in order}
     return tuple(
-        Chapter(context.suite, f"s{index}", decisions[index], tuple(
-            part for section in sections.CHAPTER if (part := built[section][index])))
+        Chapter(context.suite, f"s{index}", decisions[index], qualified(decisions[index], [
+            part for section in sections.CHAPTER if (part := built[section][index])]))
         for index, context in enumerate(contexts))
 
 

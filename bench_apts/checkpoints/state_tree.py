@@ -16,6 +16,10 @@ _WIDE = 2**63
 """From here on JSON readers differ about whole numbers."""
 
 
+_Place = str | tuple[Any, Any]
+"""Where in a state a value is; put into words only for an error."""
+
+
 class UnsupportedState(Exception):
     """A state holds something that cannot be kept as data."""
 
@@ -38,17 +42,20 @@ def flatten(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def _flatten(
-    value: Any, where: str, tensors: dict[str, torch.Tensor], names: dict[int, str]
+    value: Any, where: _Place, tensors: dict[str, torch.Tensor], names: dict[int, str]
 ) -> Any:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:  # most of what a state holds
+        return value
     if isinstance(value, torch.Tensor):
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
-            raise UnsupportedState(f"{where} is a {type(value).__name__} ({value.layout})")
+        if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
+            raise UnsupportedState(f"{_shown(where)} is a {kind.__name__} ({value.layout})")
         if id(value) not in names:
             name = names[id(value)] = str(len(names))
             tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": names[id(value)], "device": value.device.type,
                 "stride": list(value.stride())}
-    if value is None or isinstance(value, bool | str):
+    if isinstance(value, str):
         return value
     if isinstance(value, int):
         return int(value) if abs(value) < _WIDE else {"int": str(int(value))}
@@ -56,13 +63,20 @@ def _flatten(
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, dict):
         return {"dict": [
-            [_flatten(key, f"a key of {where}", tensors, names),
-             _flatten(item, f"{where}.{key}", tensors, names)] for key, item in value.items()]}
+            [key if type(key) is str else _flatten(key, ("a key of", where), tensors, names),
+             _flatten(item, (where, key), tensors, names)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        items = [_flatten(item, f"{where}.{number}", tensors, names)
+        items = [_flatten(item, (where, number), tensors, names)
                  for number, item in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
-    raise UnsupportedState(f"{where} is a {type(value).__name__}")
+    raise UnsupportedState(f"{_shown(where)} is a {kind.__name__}")
+
+
+def _shown(where: _Place) -> str:
+    if isinstance(where, str):
+        return where
+    outer, key = where
+    return f"a key of {_shown(key)}" if outer == "a key of" else f"{_shown(outer)}.{key}"
 
 
 def rebuild(tree: Any, tensors: dict[str, torch.Tensor], device: torch.device) -> Any:

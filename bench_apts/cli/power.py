@@ -91,7 +91,11 @@ def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> 
             yield _pairs(f"{where}, final trainings of {label} (scatter {one.scatter:.0%}, "
                          f"{one.failures:.0%} missing)", one, factor, rivals)
         plain = max((one for _, one in found[False]), key=lambda one: one.scatter, default=None)
-        for label, one in found[True] if plain else ():
+        if not any(found.values()):
+            yield f"{where}: no optimizer has two trials that reached the target"
+        if plain is None:
+            continue
+        for label, one in found[True]:
             trials = len(next(cell for cell in group.cells if cell.label == label).tune)
             enough = needed(one, plain, factor, rivals=rivals, fixed=trials)
             more = needed(one, one, factor, rivals=rivals)
@@ -102,5 +106,3 @@ def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> 
                       "are too few, whatever the seeds")
                    + f"; against another search it takes {more or 'more than 100'} trials of "
                      "either")
-        if not any(found.values()):
-            yield f"{where}: no optimizer has two trials that reached the target"

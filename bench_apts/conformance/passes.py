@@ -23,13 +23,16 @@ class Passes:
         backwards: Backward passes: how often a gradient reached the output of a forward pass, or
             the parameter that ``settle`` found to be reached as often.
         counting: False while the harness makes passes of its own.
+        settled: Whether backward passes are counted at the parameter.
     """
+
+    __slots__ = ("_at_parameter", "backwards", "counting", "forwards", "samples", "settled")
 
     def __init__(self, samples: int = 0, forwards: int = 0, backwards: int = 0) -> None:
         self.samples, self.forwards, self.backwards = samples, forwards, backwards
         self.counting = True
+        self.settled = False
         self._at_parameter = 0
-        self._by_parameter = False
 
     def reset(self) -> None:
         """Start the counts at 0."""
@@ -45,7 +48,7 @@ class Passes:
         Its hook stays, where an output needs a new one in each pass: 3 instead of 20
         microseconds. Replaced or sharded parameters and unusual passes keep the outputs' hooks.
         """
-        self._by_parameter = 0 < self.backwards == self._at_parameter
+        self.settled = 0 < self.backwards == self._at_parameter
 
     def copy(self) -> Passes:
         """Return the counts of now."""
@@ -82,7 +85,7 @@ class Passes:
         """
         self.forwards += 1
         self.samples += inputs.size(0) if inputs is not None and inputs.dim() else 1
-        if self._by_parameter:
+        if self.settled:
             return
         if isinstance(output, torch.Tensor):  # nearly always; a node's hook is the cheapest one
             if (node := output.grad_fn) is not None:
@@ -95,13 +98,13 @@ class Passes:
 
     def _count_backward(self, *gradients: Any) -> None:
         # An output of the time before ``settle`` may be passed through after it.
-        if self.counting and not self._by_parameter:
+        if self.counting and not self.settled:
             self.backwards += 1
 
     def _count_at_parameter(self, gradient: torch.Tensor) -> None:
         if not self.counting:
             return
-        if self._by_parameter:
+        if self.settled:
             self.backwards += 1
         else:
             self._at_parameter += 1
@@ -118,14 +121,24 @@ def instrument(model: torch.nn.Module, forward: Forward) -> Passes:
         model: The model; its class stays.
         forward: ``forward(model, *inputs)``, for instance ``type(model).forward``.
     """
-    passes, is_compiling = Passes(), torch.compiler.is_compiling
+    passes, tensor = Passes(), torch.Tensor
+    is_compiling, is_traced = torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling
 
-    def counted(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = forward(self, *args, **kwargs)
+    def counted(self: torch.nn.Module, *args: Any, **named: Any) -> Any:
+        first = args[0] if args else None
+        if type(first) is tensor and len(args) == 1 and not named:
+            output = forward(self, first)
+            if passes.settled and passes.counting and not is_traced():
+                # The usual pass, in few instructions: each is fetched anew in each step.
+                passes.forwards += 1
+                shape = first.shape
+                passes.samples += shape[0] if shape else 1
+                return output
+        else:
+            output = forward(self, *args, **named)
         if passes.counting and not is_compiling():
-            first = args[0] if args else None
             if not isinstance(first, torch.Tensor):
-                first = next(iter(_tensors([args, kwargs])), None)
+                first = next(iter(_tensors([args, named])), None)
             passes.count(first, output)
         return output
 

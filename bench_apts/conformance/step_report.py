@@ -13,15 +13,21 @@ from bench_apts.errors import ContractError, encodable
 _MOST = 2**53
 """Largest count; JSON readers hold larger integers as inexact floats."""
 
+_Tensor, _FLOAT = torch.Tensor, torch.float32
+
 _MOST_NAMES = 256
 _LONGEST_NAME = 100
 
 
 class ReportCheck:
-    """Checks the reports of one stepper, one after the other."""
+    """Checks the reports of one stepper, one after the other.
+
+    Attributes:
+        names: Names of diagnostics so far.
+    """
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self.names: set[str] = set()
 
     def checked(self, report: object, handed: int) -> StepReport:
         """Return a step's report with plain integers as its counts.
@@ -58,7 +64,7 @@ class ReportCheck:
             raise ContractError(f"StepReport.diagnostics is {_kind(diagnostics)}; a dict was "
                                 "expected")
         for name, value in diagnostics.items():
-            if name not in self._names:
+            if name not in self.names:
                 self._add(name)
             if not isinstance(value, bool | float):
                 _check_number("diagnostics", value, name)
@@ -67,10 +73,46 @@ class ReportCheck:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME or name != encodable(name):
             raise ContractError(f"a name in StepReport.diagnostics is {name!a:.120}; a text of at "
                                 f"most {_LONGEST_NAME} characters was expected")
-        self._names.add(name)
-        if len(self._names) > _MOST_NAMES:
+        self.names.add(name)
+        if len(self.names) > _MOST_NAMES:
             raise ContractError(f"StepReport.diagnostics had more than {_MOST_NAMES} different "
                                 "names; a record holds no more")
+
+
+def usual(report: object, names: set[str]) -> bool:
+    """Say whether a report is of the usual kind, in which ``checked`` would find no fault.
+
+    It does so in few instructions, as each of them is fetched anew in each step.
+
+    Args:
+        report: What ``step`` returned.
+        names: Names of diagnostics that have been checked.
+    """
+    if type(report) is not StepReport:
+        return False
+    samples, forwards, backwards = report.samples, report.forwards, report.backwards
+    total: Any = report.total_samples
+    loss: Any = report.loss
+    diagnostics: Any = report.diagnostics
+    if not (
+        type(samples) is int and type(forwards) is int and type(backwards) is int
+        and 0 <= samples <= _MOST and 0 <= forwards <= _MOST and 0 <= backwards <= _MOST
+        and (samples if total is None else type(total) is int and 0 < total <= _MOST)
+        and type(report.agreed) is bool
+        and (type(loss) is float or (type(loss) is _Tensor and loss.dtype is _FLOAT
+                                     and loss.ndim == 0 and not loss.requires_grad))
+        and type(diagnostics) is dict
+    ):
+        return False
+    if diagnostics:
+        if not names.issuperset(diagnostics):
+            return False
+        for value in diagnostics.values():
+            kind = type(value)
+            if kind is not float and kind is not bool and (
+                    kind is not int or not -_MOST <= value <= _MOST):
+                return False
+    return True
 
 
 def rank_independent(report: StepReport) -> list[int]:

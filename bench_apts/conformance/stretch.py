@@ -27,43 +27,34 @@ class Stretch:
     Args:
         clock: The trial's clock, in its part ``train``.
         meter: The trial's meter, in its phase ``train``.
+
+    Attributes:
+        now: The second clock.
+        steps_s: Seconds spent in steps by it; who runs them adds to it.
     """
 
     def __init__(self, clock: Clock, meter: CommMeter) -> None:
         self._clock, self._meter = clock, meter
-        self._train_s, self._others = self._ledger()
+        self._train_s, self._others = clock.training()
         self._calls = self._calls_outside_training()
-        self._steps_s = 0.0
-        self._since = 0.0
+        self.now, self.steps_s = _now, 0.0
 
-    def __enter__(self) -> None:
-        self._since = _now()
-
-    def __exit__(self, *error: object) -> None:
-        self._steps_s += _now() - self._since
-
-    def close(self) -> float:
-        """Return the seconds spent in steps by the second clock.
+    def close(self) -> None:
+        """Compare the clocks and what was counted.
 
         Raises:
             ContractError: Something other than training was billed, or less time than the steps
                 took.
         """
-        train_s, others = self._ledger()
+        train_s, others = self._clock.training()
         billed = train_s - self._train_s
-        if others != self._others or billed < self._steps_s * (1 - TOLERANCE) - TOLERANCE_S:
+        if others != self._others or billed < self.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
             raise ContractError(
-                f"its steps took {self._steps_s:.3f} s by a second clock and {billed:.3f} s of "
+                f"its steps took {self.steps_s:.3f} s by a second clock and {billed:.3f} s of "
                 "training were billed: the trial's clock was changed from inside a step")
         if self._calls_outside_training() != self._calls:
             raise ContractError("collectives of its steps were counted in another phase than "
                                 "training: the trial's meter was changed from inside a step")
-        return self._steps_s
-
-    def _ledger(self) -> tuple[float, dict[str, float]]:
-        parts = self._clock.ledger()
-        parts.pop("data_s", None)
-        return parts.pop("train_s"), parts
 
     def _calls_outside_training(self) -> int:
         return sum(calls for phase, calls in self._meter.calls_by_phase().items()

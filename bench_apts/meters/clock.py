@@ -122,6 +122,16 @@ class Clock:
         return {f"{part}_s": seconds for part, seconds in self._seconds.items()
                 if seconds or part != "data"}
 
+    def training(self) -> tuple[float, dict[str, float]]:
+        """Returns the seconds of training up to now, and those of other parts, without ``data``.
+
+        For calls in training: what runs in another part is not billed for it.
+        """
+        others = dict(self._seconds)
+        del others["data"]
+        del others["train"]
+        return self.seconds("train"), others
+
     def closed(self) -> tuple[float, dict[str, float]]:
         """Returns the wall clock in seconds and the ledger, both of the same instant."""
         ledger = self.ledger()

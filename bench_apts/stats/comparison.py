@@ -13,7 +13,7 @@ import numpy as np
 
 from bench_apts.stats.bootstrap import RESAMPLES, SEED, erts, resampled
 from bench_apts.stats.checks import check_bills
-from bench_apts.stats.ert_draws import DRAWS, Draws, ert_draws
+from bench_apts.stats.ert_draws import CERTAIN_PRIOR, DRAWS, Draws, ert_draws
 from bench_apts.stats.exchange import exchange_p, least_p
 from bench_apts.stats.tuning import ert
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bench_apts.stats.bootstrap import Floats, Interval
-
-PAIRED_PRIOR = 0.1
-"""Standard deviation of the log ratio of a pair that one observation is added for."""
-
 
 class Bill(NamedTuple):
     """``fixed + times · ERT`` of trials: an expected cost, or the bill of several trainings.
@@ -177,7 +173,7 @@ def _paired_ratios(one: Floats, two: Floats, generator: np.random.Generator) -> 
     (first, both), (_, second) = np.cov(logs)
     # Half the difference of the variances makes medians means; it is uncertain itself.
     centre = apart.mean() + (first - second) / 2
-    squares = PAIRED_PRIOR**2 + float(((apart - apart.mean()) ** 2).sum())
+    squares = CERTAIN_PRIOR**2 + float(((apart - apart.mean()) ** 2).sum())
     error = math.sqrt(squares / pairs / freedom
                       + (first**2 + second**2 - 2 * both**2) / (2 * freedom))
     found: Floats = np.exp(centre + error * generator.standard_t(freedom, DRAWS))

@@ -27,6 +27,9 @@ PRIOR_SCATTER = 0.5
 """Standard deviation of the logarithm of costs that one observation is added for: two or three
 trials alone say next to nothing of how far costs scatter."""
 
+CERTAIN_PRIOR = 0.1
+"""The same where costs of hits alone are compared, which exchanging labels judges as well."""
+
 _EXPONENT = 700.0
 """Largest exponent that is not infinite in float64."""
 
@@ -81,9 +84,9 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     ``ERT = a + c (1 − p)/p``. The mean cost of a hit a is that of a lognormal distribution, by the
     generalised pivot of Krishnamoorthy and Mathew, "Inferences on the means of lognormal
     distributions using generalized p-values and generalized confidence intervals" (2003), with one
-    observation of ``PRIOR_SCATTER`` added to the variance. The share of hits p is drawn from
-    Beta(m + 1, n − m) for lower limits of the cost, and from Jeffreys' posterior
-    Beta(m + 1/2, n − m + 1/2) for upper ones. The cost of a miss c is the mean of the misses, or
+    observation of ``PRIOR_SCATTER`` added to the variance (``CERTAIN_PRIOR`` without failures).
+    The share of hits p is drawn from Beta(m + 1, n − m) for lower limits of the cost, and from
+    Jeffreys' posterior Beta(m + 1/2, n − m + 1/2) for upper ones. The cost of a miss c is the mean of the misses, or
     the largest bill where none missed.
 
     Without a hit, ``low`` is the cost at the share of hits that n misses in a row leave possible
@@ -111,7 +114,7 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     if not hits:
         least = float(bills.mean()) / miss_limit(trials)
         return Draws(np.full(draws, least), np.full(draws, np.inf))
-    reached = _means(bills[hit], generator, draws)
+    reached = _means(bills[hit], PRIOR_SCATTER if failures else CERTAIN_PRIOR, generator, draws)
     if not failures:
         if hits < trials:
             raise ValueError(f"{trials - hits} of {trials} trials missed")
@@ -124,14 +127,14 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
                  reached + miss * (1 - unlikely) / unlikely)
 
 
-def _means(values: Floats, generator: np.random.Generator, draws: int) -> Floats:
+def _means(values: Floats, prior: float, generator: np.random.Generator, draws: int) -> Floats:
     """Means of lognormal distributions that positive ``values`` are compatible with."""
     if not (values > 0).all():
         # Nothing was spent, for instance by the untrained model, which has no scatter either.
         return np.full(draws, values.mean())
     logs = np.log(values)
     centre = logs.mean()
-    squares = PRIOR_SCATTER**2 + float(((logs - centre) ** 2).sum())
+    squares = prior**2 + float(((logs - centre) ** 2).sum())
     # One observation was added, so that there are as many degrees of freedom as values.
     variance = squares / generator.chisquare(len(logs), draws)
     drawn = centre + np.sqrt(variance / len(logs)) * generator.standard_normal(draws)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from bare_loop import BareLoop
 from harness_ranks import run_ranks
+from medians import median_interval
 
 from bench_apts import registry
 from bench_apts.launch.job import Job
@@ -29,7 +30,6 @@ from bench_apts.plan import Plan
 from bench_apts.records import Eval
 from bench_apts.selectors import parse_selector
 from bench_apts.spec import Study
-from bench_apts.stats.bootstrap import median_interval
 from bench_apts.suites import arrays, data, models, sources
 from bench_apts.trial import Run
 

@@ -56,6 +56,42 @@ def test_long_tensors_are_reduced_in_chunks(monkeypatch):
     assert on_a_device([values]) == whole
 
 
+WATCHED = [
+    lambda: torch.randn(3, 4), lambda: torch.randn(1 << 17), lambda: torch.ones(5).bfloat16(),
+    lambda: torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), lambda: torch.ones(())]
+
+
+@pytest.mark.parametrize("make", WATCHED)
+@pytest.mark.parametrize("write", [
+    lambda p: p.data.view(-1)[-1:].add_(1), lambda p: p.detach().numpy().__iadd__(1),
+    lambda p: setattr(p, "data", p.data + 1), lambda p: p.data.copy_(p.data + 1)])
+def test_a_write_past_the_version_counter_shows(make, write):
+    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(make())]
+    watched = replicas.Weights(parameters)
+    before = watched.bits()
+    assert watched.bits() == before
+    if parameters[1].is_contiguous() and parameters[1].dtype == torch.float32:
+        write(parameters[1])
+    else:
+        parameters[1].data.add_(1)
+    assert watched.bits() != before
+    moved = watched.bits()
+    parameters[0].data = parameters[0].data.clone()  # the same bits elsewhere
+    assert watched.bits() == moved
+    parameters[0].data.mul_(2)
+    assert watched.bits() != moved
+
+
+def test_weights_that_move_back_are_the_same():
+    weight = nn.Parameter(torch.randn(3, 3))
+    watched = replicas.Weights([weight])
+    before, there = watched.bits(), weight.data
+    weight.data = there.t()
+    assert watched.bits() != before
+    weight.data = there
+    assert watched.bits() == before
+
+
 def test_a_fingerprint_travels_in_a_double():
     number = replicas.fingerprint([torch.randn(10)])
     assert int(float(number)) == number

@@ -1,5 +1,7 @@
 """No report that is let through makes a record that cannot be read."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.conformance.step_report import ReportCheck
+from bench_apts.conformance.step_report import ReportCheck, usual
 from bench_apts.contract import StepReport
 from bench_apts.errors import ContractError
 from bench_apts.pending import Pending
@@ -27,9 +29,13 @@ def test_a_report_is_refused_or_can_be_recorded(
     loss, samples, forwards, backwards, total, agreed, diagnostics
 ):
     report = StepReport(loss, samples, forwards, backwards, total, agreed, diagnostics)
+    known = {name for name in diagnostics if type(name) is str and name.isascii()
+             and len(name) <= 100} if isinstance(diagnostics, dict) else set()
+    passed_over = usual(report, known)
     try:
         checked = ReportCheck().checked(report, 8)
     except ContractError:
+        assert not passed_over
         return
     pending = Pending()
     pending.add(checked)
@@ -50,6 +56,21 @@ def test_sensible_reports_pass_unchanged(samples, forwards, backwards, loss, dia
         return
     report = StepReport(loss, samples, forwards, backwards, diagnostics=diagnostics)
     assert ReportCheck().checked(report, 1) is report
+
+
+@given(st.integers(1, 2**53), st.integers(0, 2**53), st.sampled_from([None, 1, 2**53]),
+       st.one_of(st.floats(), st.floats(width=32).map(torch.tensor)), st.dictionaries(
+           st.sampled_from("abc"), st.floats() | st.booleans() | st.integers(-2**53, 2**53)))
+def test_usual_reports_are_known_at_sight_unless_a_name_is_new(
+    samples, forwards, total, loss, diagnostics
+):
+    report = StepReport(loss, samples, forwards, 1, total, diagnostics=diagnostics)
+    assert usual(report, {"a", "b", "c"})
+    assert usual(report, set()) == (not diagnostics)
+    for name, value in [("loss", torch.ones(2)), ("loss", torch.ones((), requires_grad=True)),
+                        ("samples", True), ("samples", -1), ("backwards", 2**53 + 1),
+                        ("agreed", 1), ("total_samples", 0), ("diagnostics", {"a": 10**400})]:
+        assert not usual(replace(report, **{name: value}), {"a"})
 
 
 def test_names_are_counted_over_all_steps():

@@ -59,8 +59,8 @@ def test_every_figure_says_what_it_rests_on(known):
                                    "pays (between ")
     assert part.finding.endswith("), against apts.")
     drawn = figures(part)
-    assert [*drawn] == ["expected-cost", "bill", "best-of-k", "trainings", "restarts", "policies",
-                        "policies-hits"]
+    assert [*drawn] == ["expected-cost", "bill", "best-of-k", "trainings", "width", "restarts",
+                        "policies", "policies-hits"]
     for figure in drawn.values():
         assert figure.basis == (
             "n = 4 trials of each tuned optimizer; 2 seeds of each optimizer without tuning. "
@@ -71,7 +71,8 @@ def test_every_figure_says_what_it_rests_on(known):
         assert all(len(row) == len(figure.data.head) for row in figure.data.rows)
         assert ET.fromstring(figure.inline).get("role") == "img"
     assert [b.table.name for b in part.blocks if isinstance(b, Listing)] == [
-        "bill-search", "bill-spread", "bill-trainings", "bill-break-even", "bill-replay"]
+        "bill-search", "bill-spread", "bill-trainings", "bill-break-even", "bill-width",
+        "bill-replay"]
 
 
 def test_best_of_k_by_hand(known):

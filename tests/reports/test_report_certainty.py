@@ -1,0 +1,37 @@
+"""What the decision boxes cannot tell is said in every part that sets optimizers side by side."""
+
+import pytest
+
+from bench_apts.reports.certainty import certainty, qualified
+from bench_apts.reports.parts import Answer, Box, Boxes, Part
+
+
+def decision(**verdicts):
+    """Boxes at N = 1, 2, … with these verdicts; ``alone`` has nobody to be compared with."""
+    boxes = []
+    for number, (name, verdict) in enumerate(verdicts.items(), 1):
+        rival = None if name == "alone" else "adam"
+        answer = Answer("Training once", verdict, "", "", "", {"runner_up": rival})
+        boxes.append(Box(f"N = {number}", verdict, "", (answer,)))
+    return Part("decision", "Which", "", (Boxes(tuple(boxes)),))
+
+
+@pytest.mark.parametrize(("boxes", "expected"), [
+    (decision(a="clear", b="clear"), ""),
+    (decision(a="clear", b="not told apart"), "N = 2: the trials do not tell"),
+    (decision(a="cannot be told", b="cannot be told"), "N = 1 and N = 2: so few trials cannot"),
+    (decision(alone="not told apart"), ""),
+    (decision(a="none"), "")])
+def test_the_weakest_finding(boxes, expected):
+    found = certainty(boxes)
+    assert found.startswith(expected)
+    assert bool(found) == bool(expected)
+
+
+def test_it_applies_to_all_parts_that_compare():
+    parts = [Part(slug, slug, "sgd is first.") for slug in ("main", "scaling", "traffic")]
+    main, scaling, traffic = qualified(decision(a="not told apart"), parts)
+    assert "do not tell" in main.finding
+    assert scaling.finding.startswith("sgd is first. N = 1: the trials do not tell")
+    assert traffic.finding == "sgd is first."
+    assert qualified(decision(a="clear"), parts) == tuple(parts)
