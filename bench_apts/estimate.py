@@ -53,7 +53,7 @@ def lines(plan: Plan, folder: Path) -> Iterator[str]:
             source, bare = "computing alone", True
         total += seconds * left
         yield (f"{cell.suite.name} {cell.entry.label} N={cell.ranks}: {drawn} tuning + "
-               f"{plan.reports(cell)} report trials of {cell.suite.budget.samples} samples, "
+               f"{_reports(plan, cell)} report trials of {cell.suite.budget.samples} samples, "
                f"{left} to run at most, about {seconds:.1f} s each, {source}")
     whole = f"{total / 60:.0f} min" if total >= 120 else f"{total:.1f} s"
     yield (f"estimated cost: about {whole}"
@@ -74,6 +74,13 @@ def _design(study: Study) -> Iterator[str]:
            f"{share:.0%} of studies, where costs scatter by {_SCATTER:.0%}"
            + ("" if share >= power.ENOUGH or enough is None else
               f"; {enough} seeds would in {power.ENOUGH:.0%} (bench-apts power)"))
+
+
+def _reports(plan: Plan, cell: Cell) -> str:
+    """Counts report trials; before tuning is over, nobody knows whether one or two are frozen."""
+    least = plan.study.seeds * (1 + plan.twinned(cell))
+    most = plan.reports(cell)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _key(cell: Cell) -> tuple[Suite, str, int]:

@@ -15,7 +15,7 @@ from bench_apts.contract import LogUniform, Uniform
 from bench_apts.errors import UserError
 from bench_apts.spec import Entry, Scalar, Searched, Seeds, Study, Suite, Trial, digest
 from bench_apts.stats.following import follows
-from bench_apts.stats.selection import select
+from bench_apts.stats.selection import select, select_best
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bench_apts.contract import Backend, Hyperparameter
     from bench_apts.records import TrialRecord
     from bench_apts.suites.data import Prepared
+
+    Rule = Callable[[list[TrialRecord]], TrialRecord | None]
 
 Stage = Literal["tune", "report"]
 
@@ -44,15 +46,19 @@ class Plan:
     Args:
         study: The resolved study.
         prepared: The data set of each suite, by the data set's name.
-        choose: The rule by which the best of a competitor's tuning trials is chosen.
+        choose: The rule by which a competitor's tuning trial is chosen whose configuration is
+            reported.
+        accurate: The rule for a second one, which is reported as well where it is another; None
+            to do without.
 
     Raises:
         UserError: An optimizer is unknown or misconfigured, or a batch cannot be shared out.
     """
 
     def __init__(self, study: Study, prepared: Mapping[str, Prepared],
-                 choose: Callable[[list[TrialRecord]], TrialRecord | None] = select) -> None:
-        self.study, self.prepared, self._choose = study, prepared, choose
+                 choose: Rule = select, accurate: Rule | None = select_best) -> None:
+        self.study, self.prepared = study, prepared
+        self._choose, self._accurate = choose, accurate
         self._drawn: dict[int, list[dict[str, Scalar]]] = {}
         self.plugins = {e.label: registry.optimizer(e.optimizer) for e in study.entries}
         # Interleaved: neighbours in time differ in the optimizer, not in suite or N.
@@ -167,22 +173,27 @@ class Plan:
     def reporting(self, tuned: Sequence[TrialRecord]) -> list[Trial]:
         """Returns the report-stage trials of all cells whose configuration can be frozen.
 
-        A twin comes as far as possible from what it repeats: after the others of its suite and N,
-        and in every other repetition before them, so that no drift favours one of the pair.
+        What ends best comes after what is fastest, if it is another configuration. A twin comes as
+        far as possible from what it repeats: after the others of its suite and N, and in every
+        other repetition before them, so that no drift favours one of the pair.
 
         Args:
             tuned: Records of tune-stage trials, of this study at least.
         """
-        frozen = [(cell, self.freeze(cell, tuned)) for cell in self.cells]
+        frozen = [(cell, self.freeze(cell, tuned), self.second(cell, tuned))
+                  for cell in self.cells]
         trials = []
         for r in range(self.study.seeds):
-            for _, group in itertools.groupby(frozen, lambda pair: _place(pair[0])):
-                known = [(cell, values) for cell, values in group if values is not None]
-                block = [self._trial(cell, "report", r, values) for cell, values in known]
+            for _, group in itertools.groupby(frozen, lambda found: _place(found[0])):
+                known = [(cell, values, second) for cell, values, second in group
+                         if values is not None]
+                block = [self._trial(cell, "report", r, values) for cell, values, _ in known]
+                best = [self._trial(cell, "report", r, second) for cell, _, second in known
+                        if second is not None]
                 twins = [msgspec.structs.replace(trial, twin=True)
-                         for trial, (cell, _) in zip(block, known, strict=True)
+                         for trial, (cell, *_) in zip(block, known, strict=True)
                          if self.twinned(cell)]
-                trials += block + twins if r % 2 == 0 else twins + block
+                trials += block + best + twins if r % 2 == 0 else twins + best + block
         return trials
 
     def twinned(self, cell: Cell) -> bool:
@@ -191,17 +202,35 @@ class Plan:
         return self.study.twins and cell is first
 
     def reports(self, cell: Cell) -> int:
-        """How many report-stage trials a competitor has once its configuration is frozen."""
-        return self.study.seeds * (1 + self.twinned(cell))
+        """How many report-stage trials a competitor has at most, once it is tuned.
+
+        What is fastest and what ends best may turn out to be one configuration.
+        """
+        two = self._accurate is not None and self.tunings(cell) > 1
+        return self.study.seeds * (1 + self.twinned(cell) + two)
 
     def freeze(self, cell: Cell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
-        """Returns the configuration chosen on validation, or None if no trial got that far."""
+        """Returns the configuration that is reported, or None if no trial got that far."""
         if not self.tuned(cell):
             return self._backend(cell).configure(cell.entry.pinned)
+        return self._chosen(cell, tuned, self._choose)
+
+    def second(self, cell: Cell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
+        """Returns the configuration that ends best, or None where it is the same or there is none.
+
+        Accuracies are those of this one, costs those of the other.
+        """
+        if not self.tuned(cell) or self._accurate is None:
+            return None
+        best = self._chosen(cell, tuned, self._accurate)
+        return None if best == self.freeze(cell, tuned) else best
+
+    def _chosen(self, cell: Cell, tuned: Sequence[TrialRecord],
+                rule: Rule) -> dict[str, Scalar] | None:
         leader = self.leader(cell)
         if leader is not None and self.shared(cell, tuned):
-            return self.freeze(leader, tuned)
-        best = self._choose([record for record in tuned if self.belongs(record, cell)])
+            return self._chosen(leader, tuned, rule)
+        best = rule([record for record in tuned if self.belongs(record, cell)])
         return best.trial.hyperparameters if best else None
 
     def belongs(self, record: TrialRecord, cell: Cell) -> bool:

@@ -47,6 +47,7 @@ class Stages:
             (number, cell) for number in range(plan.study.trials) for cell in plan.cells
             if number < plan.tunings(cell)]
         self._first = [task for task in self._tunings if task[0] == 0]
+        self._tuning = 0
         self._finals = self._shard.finals(plan) if execution.reports else 0
 
     def tune(self) -> int:
@@ -67,13 +68,15 @@ class Stages:
             store.read_trials(self._folder))
 
     def report(self) -> int:
-        """Freezes the best configurations and runs the final trainings of this part.
+        """Freezes configurations and runs the final trainings of this part.
 
         Returns:
             How many of all parts' have no answer here.
         """
         finals = self._plan.reporting(store.read_trials(self._folder))
-        _until_all_are_done(self._report, self._shard.reporting(self._plan, finals))
+        mine = self._shard.reporting(self._plan, finals)
+        self._progress.study_started(self._tuning + len(mine))
+        _until_all_are_done(self._report, mine)
         if self._shard.count == 1:
             return 0
         there = {record.header.run_id for record in store.read_trials(self._folder)
@@ -116,8 +119,9 @@ class Stages:
     def _further(self, paying: Sequence[Cell]) -> list[Task]:
         """The tuning trials after the first, which tell how many there will be."""
         found = [(number, cell) for number, cell in self._tunings if number and cell in paying]
-        self._progress.study_started(self._finals + sum(
-            len(self._shard.tuning(self._plan, tasks)) for tasks in (self._first, found)))
+        self._tuning = sum(len(self._shard.tuning(self._plan, tasks))
+                           for tasks in (self._first, found))
+        self._progress.study_started(self._finals + self._tuning)
         return found
 
 

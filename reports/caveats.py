@@ -183,9 +183,9 @@ def _results(gathered: Gathered) -> list[Caveat]:
         found.append(Caveat(
             "Tuning shared",
             f"In the first tuning trial {units.listing([*labels])} took the same course as "
-            f"{leader} and so took over what {leader}'s search found: the expected cost is "
-            f"{leader}'s, only the final trainings are their own. --no-share pays for a search "
-            "of each."))
+            f"{leader} and so took over what {leader}'s search found. Their expected cost is "
+            f"that of {leader}'s trials in samples, at what a sample costs them, and they are "
+            "ranked nowhere by cost. --no-share pays for a search of each."))
     edges = dict.fromkeys(
         (cell.label, name) for group in gathered.groups for cell in group.cells
         for name in on_the_edge(cell))
@@ -201,6 +201,12 @@ def _results(gathered: Gathered) -> list[Caveat]:
             elif cell.tune and cell.frozen is None:
                 found.append(Caveat("Nothing to freeze", f"No tuning trial of {where} got as "
                                     "far as an evaluation, so there is no final training."))
+            elif cell.seeds and cell.two and not cell.best_seeds:
+                found.append(Caveat(
+                    "Accuracies of the fastest configuration", f"Of {where} the configuration "
+                    "that was best at the end of the budget was not run on fresh seeds, so its "
+                    "accuracies are those of the configuration that is fastest to the target. "
+                    "The same command again runs it."))
             elif not cell.seeds:
                 found.append(Caveat("No final training", f"{where} has no report-stage trial of "
                                     "its frozen configuration yet."))

@@ -13,6 +13,7 @@ from bench_apts.records import train_bytes
 from bench_apts.stats import projection
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
 from bench_apts.stats.ert_draws import ert_interval
+from bench_apts.stats.following import repriced, retimed, sample_price
 from bench_apts.stats.noise import noise
 from bench_apts.stats.tuning import ert
 
@@ -61,12 +62,17 @@ class Cell:
         ranks: World size N.
         tuning_free: The optimizer claims that its defaults serve everywhere.
         tune: Tuning trials, by repetition.
-        frozen: The tuning trial whose configuration was frozen, if tuning ran.
-        seeds: Report-stage trials of the frozen (or only) configuration, by repetition.
+        frozen: The tuning trial that was fastest to the target, if tuning ran. Costs are those
+            of its configuration.
+        seeds: Report-stage trials of that (or the only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
         leader: Label of the optimizer whose search served this one too: ``tune`` is its; "" for
-            a search of its own.
+            a search of its own. A follower is ranked nowhere by cost.
         checks: Tuning trials of its own that showed that it takes the leader's course.
+        best: The tuning trial that was best at the end of the budget, if tuning ran. Accuracies
+            are those of its configuration.
+        best_seeds: Report-stage trials of that, if it is another configuration than ``frozen``
+            and was rerun.
         moved: Its configuration is not the same at all N and on all suites of the study.
     """
 
@@ -81,6 +87,8 @@ class Cell:
     twins: tuple[TrialRecord, ...] = ()
     leader: str = ""
     checks: tuple[TrialRecord, ...] = ()
+    best: TrialRecord | None = None
+    best_seeds: tuple[TrialRecord, ...] = ()
     moved: bool = False
 
     @property
@@ -105,16 +113,37 @@ class Cell:
 
     @property
     def draws(self) -> tuple[TrialRecord, ...]:
-        """The trials that the expected cost is made of: tuning trials, else the seeds."""
+        """The trials that the expected cost is made of: tuning trials, else the seeds.
+
+        Of an optimizer that follows another these are its leader's.
+        """
         return self.tune or self.seeds
+
+    @property
+    def own(self) -> tuple[TrialRecord, ...]:
+        """All trials that the optimizer ran itself, its twins apart."""
+        return (*(self.checks if self.leader else self.tune), *self.seeds)
 
     @cached_property
     def _outcomes(self) -> dict[float, list[Outcome]]:
         found = [outcomes(record) for record in self.draws]
+        if self.leader:
+            price = sample_price(self.own)
+            found = [{level: repriced(one, price) for level, one in each.items()}
+                     for each in found]
+        elif self.tune and self.seeds:
+            price = sample_price(self.seeds)
+            found = [{level: retimed(one, price) for level, one in each.items()}
+                     for each in found]
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[Outcome]:
-        """Outcomes of ``draws`` at one of the target's levels."""
+        """Outcomes of ``draws`` at one of the target's levels.
+
+        Times of tuning trials are their samples at the pace of the final trainings, if there are
+        any: optimizers without tuning were timed then, too.
+        Those of a leader's trials are priced at what a sample costs this optimizer itself.
+        """
         return self._outcomes[level]
 
     def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
@@ -184,9 +213,23 @@ class Cell:
         return max(found) if found and all(found) else None
 
     @property
+    def two(self) -> bool:
+        """Whether the fastest configuration and the best are different ones."""
+        return (self.frozen is not None and self.best is not None
+                and self.frozen.trial.hyperparameters != self.best.trial.hyperparameters)
+
+    @property
+    def accurate(self) -> tuple[TrialRecord, ...]:
+        """The final trainings whose accuracies count: of the configuration that ends best.
+
+        Studies of before there were two did not rerun it; then those of the fastest.
+        """
+        return self.best_seeds if self.two and self.best_seeds else self.seeds
+
+    @property
     def test_metric(self) -> str:
         """Name of the test metric shown: the target's, or accuracy where that is the loss."""
-        names = {name for r in self.seeds if r.end and r.end.test for name in r.end.test}
+        names = {name for r in self.accurate if r.end and r.end.test for name in r.end.test}
         metric = self.suite.target.metric
         return "accuracy" if metric == "loss" and "accuracy" in names else metric
 
@@ -194,7 +237,7 @@ class Cell:
     def test(self) -> list[float]:
         """Test metric after the full budget, one for each seed that got there."""
         metric = self.test_metric
-        return [r.end.test[metric] for r in self.seeds
+        return [r.end.test[metric] for r in self.accurate
                 if r.end and r.end.test and metric in r.end.test]
 
     @property
@@ -209,7 +252,7 @@ class Cell:
     @property
     def communication(self) -> tuple[TrialRecord, Communication] | None:
         """The traffic of the first seed (else draw) that recorded any, and whose it is."""
-        for record in (*self.seeds, *self.draws):
+        for record in (*self.seeds, *self.own):
             comm = record.end.comm if record.end and record.end.comm else (
                 record.evals[-1].comm if record.evals else {})
             if comm:

@@ -1,4 +1,4 @@
-"""The tables that answer the question: the main one, cost by level, and the tuning trials."""
+"""The tables that answer the question: the main one, and cost by level."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from bench_apts.stats.costs import headline, known, outcome
+from bench_apts.stats.costs import headline, known
 from bench_apts.stats.restart import restart_quantile
-from bench_apts.stats.selection import best_metric
 
 from . import units
-from .findings import misses
-from .table import Table, Value, mono, name, number, words
+from .findings import followers, misses
+from .table import Table, Value, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench_apts.records import TrialRecord
-    from bench_apts.stats.costs import Currency, Outcome
+    from bench_apts.stats.costs import Currency
 
     from .cells import Cell, Group, Middle
     from .table import Plain
@@ -39,9 +35,11 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     for group in groups:
         breaks.add(len(rows))
         block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
+        competing = [not cell.leader for cell in group.cells]
+        block = _mark_best(block, (f"ert_{headline(device)}",), competing)
         times = () if crowded[group.ranks] else ("train_s_to_target",)
-        rows += _mark_best(block, (f"ert_{headline(device)}", *times, "wire_bytes_to_target",
-                                   "memory_bytes", "backwards_to_target"))
+        rows += _mark_best(block, (*times, "wire_bytes_to_target", "memory_bytes",
+                                   "backwards_to_target"))
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
@@ -49,19 +47,27 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         "interval; “or more”: without an upper limit. 90 % quantile: the bill that suffices in "
         "nine of ten such searches. Success: share of the trials behind the expected cost that "
         "reached it; P: 95 % limit of that chance. The other columns describe a training with "
-        "the frozen configuration: medians over seeds; gradients are backward passes of the "
-        "busiest rank; memory is "
+        "the configuration that is fastest to the target, medians over seeds, and Test that with "
+        "the best at the end of the budget (Frozen configurations); gradients are backward passes "
+        "of the busiest rank; memory is "
         + ("the device's peak" if device == "cuda" else
            "what the tensors of model and optimizer take")
         + "; a time is that of the first evaluation at the target, “after” that of the "
         "last one before, so the truth lies between the two. Bold: lowest at its N."
-        + _noise(groups),
+        + _followers(groups, device) + _noise(groups),
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", "with tuning"),
          ("90 % quantile", "with tuning"), ("Success", "of trials"), ("Time", "to target"),
          ("Bytes", "to target"), ("Gradients", "to target"),
          ("Memory", "of a rank"),
          (_test_title(groups), "mean, range"), ("Seeds", "that hit")),
         tuple(rows), frozenset(breaks))
+
+
+def _followers(groups: Sequence[Group], device: str) -> str:
+    """Say whose search was another's, and what it would have cost at each N."""
+    said = [f"N = {group.ranks}: {line}" for group in groups
+            if (line := followers(group.cells, headline(device), device))]
+    return f" {' '.join(said)}" if said else ""
 
 
 def _noise(groups: Sequence[Group]) -> str:
@@ -82,7 +88,6 @@ def _test_title(groups: Sequence[Group]) -> str:
 
 
 def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
-    metric, tests, target = cell.test_metric, cell.test, cell.suite.target
     forwards = cell.forwards_to_target()
     passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
                        units.count)
@@ -107,12 +112,7 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         passes,
         number(units.NONE if memory is None else units.size(memory),
                peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
-        number(units.metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
-               units.between(units.metric(target, metric, min(tests)),
-                             units.metric(target, metric, max(tests)))
-               if len(tests) > 1 else "",
-               test_mean=statistics.fmean(tests) if tests else None, test_metric=metric,
-               test_low=min(tests, default=None), test_high=max(tests, default=None)),
+        _tested(cell),
         number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
                seeds=len(cell.seeds), seeds_hit=hits),
     )
@@ -123,6 +123,21 @@ def headlined(cell: Cell, device: str, level: float = 1.0) -> Value:
     seconds = expected(cell, "core_seconds", device, level)
     shown = expected(cell, headline(device), device, level)
     return replace(shown, numbers={**seconds.numbers, **shown.numbers})
+
+
+def _tested(cell: Cell) -> Value:
+    """Mean and range of the test metric, of the configuration that ends best."""
+    metric, tests, target = cell.test_metric, cell.test, cell.suite.target
+    remarks = []
+    if len(tests) > 1:
+        remarks.append(units.between(units.metric(target, metric, min(tests)),
+                                     units.metric(target, metric, max(tests))))
+    if tests and cell.two and not cell.best_seeds:
+        remarks.append("fastest; best not rerun")
+    return number(units.metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
+                  ", ".join(remarks),
+                  test_mean=statistics.fmean(tests) if tests else None, test_metric=metric,
+                  test_low=min(tests, default=None), test_high=max(tests, default=None))
 
 
 def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) -> Value:
@@ -202,12 +217,19 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
         {f"{column}_after": middle.after} if bracket else {}))
 
 
-def _mark_best(block: Sequence[tuple[Value, ...]],
-               columns: Sequence[str]) -> list[tuple[Value, ...]]:
-    """Sets the lowest entry of each of these columns in bold, unless all are alike."""
+def _mark_best(block: Sequence[tuple[Value, ...]], columns: Sequence[str],
+               competing: Sequence[bool] = ()) -> list[tuple[Value, ...]]:
+    """Sets the lowest entry of each of these columns in bold, unless all are alike.
+
+    Args:
+        block: The rows.
+        columns: Names of the numbers that are compared.
+        competing: Whether each row takes part; all do without it.
+    """
     rows = [list(row) for row in block]
     for column in columns:
         found = [(float(value), index, place) for index, row in enumerate(rows)
+                 if not competing or competing[index]
                  for place, entry in enumerate(row)
                  if isinstance(value := entry.numbers.get(column), int | float)]
         if len({value for value, _, _ in found}) > 1:
@@ -247,76 +269,3 @@ def levels(groups: Sequence[Group], device: str) -> Table:
          (f"{(noun := units.named(first, device))[:1].upper()}{noun[1:]}", "expected"),
          ("Wire bytes", "expected, per rank"), ("Gradient evaluations", "expected")),
         tuple(rows), frozenset(breaks))
-
-
-def tuning(groups: Sequence[Group], device: str) -> Table | None:
-    """Every tuning trial: what it tried, how it ended and what it cost; None without any."""
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for group in groups:
-        for cell in group.cells:
-            mine = cell.checks if cell.leader else cell.tune
-            if not mine:
-                continue
-            breaks.add(len(rows))
-            fixed = _fixed([record.trial.hyperparameters for record in cell.tune])
-            results = map(outcome, mine) if cell.leader else cell.outcomes()
-            rows += [_tuning_row(cell, fixed, record, result, device)
-                     for record, result in zip(mine, results, strict=True)]
-    if not rows:
-        return None
-    metric = units.metric_title(groups[0].suite.target.metric)
-    return Table(
-        "tuning", "Tuning trials",
-        "Only settings that differ between an optimizer's trials are shown; the file has all.",
-        (("Optimizer", ""), ("N", "ranks"), ("Trial", ""), ("Settings", ""), ("Ended", ""),
-         ("Cost", "to target"), ("Cost", "billed"), ("Best", f"validation {metric}")),
-        tuple(rows), frozenset(breaks))
-
-
-def _fixed(tried: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """Returns the settings that are the same in all trials."""
-    return {key: value for key, value in (tried[0] if tried else {}).items()
-            if all(key in other and other[key] == value for other in tried)}
-
-
-def _tuning_row(cell: Cell, fixed: Mapping[str, object], record: TrialRecord, result: Outcome,
-                device: str) -> tuple[Value, ...]:
-    trial = record.trial
-    settings = trial.hyperparameters
-    varied = {key: value for key, value in settings.items()
-              if key not in fixed or fixed[key] != value}
-    status = record.end.status if record.end else "unfinished"
-    target = trial.suite.target
-    best = best_metric(record)
-    best = best if target.direction == "max" else -best
-    frozen, currency = record is cell.frozen, headline(device)
-    return (
-        replace(name(cell.label, suite=cell.suite.name), badge="frozen" if frozen else ""),
-        number(str(cell.ranks), ranks=cell.ranks),
-        number(str(trial.repetition), repetition=trial.repetition, frozen=frozen,
-               run_id=record.header.run_id),
-        mono(", ".join(f"{key}={plain(value)}" for key, value in sorted(varied.items()))
-             or "defaults",
-             hyperparameters=msgspec.json.encode(settings, order="sorted").decode()),
-        words(STATUS.get(status, status), status=status,
-              reason=record.end.reason if record.end else None),
-        Value(units.cost(currency, result.cost[currency], device), numbers={
-            "core_seconds_to_target": result.cost["core_seconds"],
-            f"{currency}_to_target": result.cost[currency]}) if result.hit
-        else Value("not reached", numbers={"core_seconds_to_target": None},
-                   kind="number missed"),
-        number(units.cost(currency, result.spent[currency], device),
-               core_seconds_spent=result.spent["core_seconds"],
-               samples_spent=result.spent["samples"],
-               wire_bytes_spent=(result.spent["wire_bytes"]
-                                 if known([result], "wire_bytes") else None),
-               gradient_evaluations_spent=result.spent["gradient_evaluations"]),
-        number(units.metric(target, target.metric, best) if math.isfinite(best) else units.NONE,
-               best_validation=best if math.isfinite(best) else None),
-    )
-
-
-def plain(value: object) -> str:
-    """Formats a hyperparameter: floats with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -37,7 +37,7 @@ def unstable(group: Group, currency: Currency) -> str:
     if currency in origins.TIMES and group.unlike:
         return ""
     levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and all(
+    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
         known(cell.outcomes(level), currency) for level in levels)]
     found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
                        for level in levels})
@@ -52,9 +52,35 @@ def unstable(group: Group, currency: Currency) -> str:
 
 
 def ranking(cells: Sequence[Cell], currency: Currency) -> list[Cell]:
-    """Returns the optimizers that reached the target, the cheapest expected cost first."""
-    reached = [cell for cell in cells if math.isfinite(cell.ert(currency).cost)]
+    """Returns the optimizers that reached the target, the cheapest expected cost first.
+
+    Without those that follow another: they shared its search and do not compete with it.
+    """
+    reached = [cell for cell in cells
+               if not cell.leader and math.isfinite(cell.ert(currency).cost)]
     return sorted(reached, key=lambda cell: cell.ert(currency).cost)
+
+
+def followers(cells: Sequence[Cell], currency: Currency, device: str) -> str:
+    """Say who is not ranked by cost as it shared a search, with its own cost; "" if nobody."""
+    return " ".join(
+        f"{cell.label} took over what {cell.leader}'s search found and is not ranked by cost; "
+        f"the same search at {cell.label}'s own cost of a sample: "
+        f"{_own_cost(cell, currency, device)}."
+        for cell in cells if cell.leader)
+
+
+def _own_cost(cell: Cell, currency: Currency, device: str) -> str:
+    if currency == "samples":  # of which it needs as many as its leader
+        others: tuple[Currency, ...] = ("cpu_s", "wire_bytes")
+        currency = next((one for one in others if known(cell.outcomes(), one)
+                         and cell.ert(one).total), currency)
+    if not known(cell.outcomes(), currency):
+        return "not known, as no trial of its own counted it"
+    found = cell.ert(currency)
+    if not found.hits:
+        return f"more than {units.cost(currency, found.total, device)}"
+    return f"{units.cost(currency, found.cost, device)} expected"
 
 
 def misses(hits: int, trials: int) -> str:

@@ -9,7 +9,7 @@ from bench_apts import store, trial_files
 from bench_apts.errors import UserError
 from bench_apts.spec import canonical
 from bench_apts.stats.following import follows
-from bench_apts.stats.selection import select
+from bench_apts.stats.selection import select, select_best
 
 from .cells import Cell, Group
 from .labels import named
@@ -114,8 +114,9 @@ def gather(folder: Path) -> Gathered:
                 leader = _leader(mine[entry.label], mine)
                 cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader,
                              file.untuned.get(entry.label))
-                shown = {id(r) for r in (*cell.tune, *cell.checks, *cell.seeds, *cell.twins)}
-                used += keep(mine[entry.label], "another configuration than the frozen one",
+                shown = {id(r) for r in (
+                    *cell.tune, *cell.checks, *cell.seeds, *cell.twins, *cell.best_seeds)}
+                used += keep(mine[entry.label], "another configuration than the frozen ones",
                              lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
                 cells.append(cell)
             groups.append(Group(suite, ranks, tuple(cells)))
@@ -152,7 +153,7 @@ def _leader(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecor
 
 def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
           shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> Cell:
-    """Finds the frozen configuration and the seeds that belong to it.
+    """Finds the frozen configurations and the seeds that belong to each.
 
     Args:
         suite: The training problem.
@@ -166,8 +167,12 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
     own = _tuning(mine)
     tune = own if shared is None else _tuning(shared)
     report = sorted((r for r in mine if r.trial.stage == "report"), key=_order)
-    frozen = select(tune)
-    if frozen is not None:
+    frozen, best = select(tune), select_best(tune)
+    best_seeds: list[TrialRecord] = []
+    if frozen is not None and best is not None:
+        if best.trial.hyperparameters != frozen.trial.hyperparameters:
+            best_seeds = [r for r in report if not r.trial.twin
+                          and r.trial.hyperparameters == best.trial.hyperparameters]
         report = [r for r in report if r.trial.hyperparameters == frozen.trial.hyperparameters]
     elif tune:
         report = []
@@ -180,7 +185,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
                 any(r.trial.tuning_free for r in mine), tune, frozen,
                 tuple(r for r in report if not r.trial.twin),
                 tuple(r for r in report if r.trial.twin), leader,
-                () if shared is None else own)
+                () if shared is None else own, best, tuple(best_seeds))
 
 
 def _current(records: Sequence[TrialRecord], key: Callable[[TrialRecord], K],

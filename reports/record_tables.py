@@ -73,7 +73,7 @@ def _moved(traffic: Traffic) -> tuple[Value, Value]:
 
 def ledger(groups: Sequence[Group]) -> Table | None:
     """Where the wall-clock seconds of a trial went: means, so that the parts add up."""
-    per_cell = [(cell, [r.end for r in (cell.seeds or cell.draws) if r.end and r.end.ledger])
+    per_cell = [(cell, [r.end for r in (cell.seeds or cell.own) if r.end and r.end.ledger])
                 for group in groups for cell in group.cells]
     ends = [end for _, found in per_cell for end in found]
     named = {part for end in ends for part, value in end.ledger.items() if value > 0}

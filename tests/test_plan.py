@@ -95,6 +95,28 @@ def test_the_best_on_validation_is_frozen_for_all_seeds(make_plan):
     assert {t.stage for t in reports} == {"report"}
 
 
+def test_what_ends_best_is_reported_as_well_and_nothing_twice(make_plan):
+    plan = make_plan("sgd", "adam", trials=3, seeds=2, twins=True)
+    tuning = plan.tuning()
+    goal = plan.study.suites[0].target.value
+    curves = {0: (0.1, goal, goal, 0.5), 1: (0.1, 0.2, goal, goal), 2: (0.1, 0.2, 0.3, 0.4)}
+    # adam's fastest draw is its best as well.
+    records = [record(t, *(curves[t.repetition] if t.label == "sgd" or t.repetition
+                           else (0.1, goal, goal, 0.999))) for t in tuning]
+    sgd, adam = plan.cells
+    assert plan.freeze(sgd, records) == tuning[0].hyperparameters
+    assert plan.second(sgd, records) == tuning[2].hyperparameters
+    assert plan.second(adam, records) is None
+    reports = plan.reporting(records)
+    assert [(t.label, t.hyperparameters == plan.freeze(sgd, records), t.twin)
+            for t in reports if t.label == "sgd" and t.repetition == 0] == [
+        ("sgd", True, False), ("sgd", False, False), ("sgd", True, True)]
+    assert len({t.run_id for t in reports}) == len(reports) == 2 * (3 + 1)
+    assert sum(map(plan.reports, plan.cells)) == 2 * (3 + 2)  # as many as there may be
+    one = make_plan("sgd", trials=1, seeds=2, twins=True)
+    assert one.reports(one.cells[0]) == 4
+
+
 def test_records_of_others_do_not_choose(make_plan, digits):
     plan = make_plan("sgd", trials=2)
     tuning = plan.tuning()

@@ -48,7 +48,7 @@ def test_every_trial_has_one_shard_and_each_competitor_is_dealt_out_evenly(plan,
             assert [t for t in finals if (t.ranks, t.repetition) == (
                 trial.ranks, trial.repetition)] == [t for t in part if (
                     t.ranks, t.repetition) == (trial.ranks, trial.repetition)]
-    assert sum(part.finals(plan) for part in parts) == sum(map(plan.reports, plan.cells)) == 50
+    assert sum(part.finals(plan) for part in parts) == sum(map(plan.reports, plan.cells)) == 80
 
 
 def test_a_follower_starts_where_its_leader_does(make_study, digits):

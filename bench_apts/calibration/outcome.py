@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from bench_apts.calibration import rule
 from bench_apts.errors import UserError
 from bench_apts.spec import Provenance
+from bench_apts.stats.selection import final_metric as final
+from bench_apts.stats.selection import select_best
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,24 +77,9 @@ def neutral(suite: Suite) -> Suite:
         provenance=Provenance("none", 0, 0, "to be calibrated")))
 
 
-def final(record: TrialRecord) -> float | None:
-    """Return the target's metric at the end of the budget; None if a trial did not get there."""
-    suite, end = record.trial.suite, record.end
-    if end is None or end.status not in ("hit", "miss") or not record.evals:
-        return None
-    last = record.evals[-1]
-    value = last.validation.get(suite.target.metric, math.nan)
-    return value if last.samples >= suite.budget.samples and math.isfinite(value) else None
-
-
 def choose(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """Choose the tuning trial of the best final value; of equals the first, None without any."""
-    ended = [(value, record) for record in sorted(trials, key=lambda r: r.trial.repetition)
-             if (value := final(record)) is not None]
-    if not ended:
-        return None
-    direction = ended[0][1].trial.suite.target.direction
-    return ended[rule.better([value for value, _ in ended], direction)][1]
+    return select_best([record for record in trials if final(record) is not None])
 
 
 def read(plan: Plan, records: Sequence[TrialRecord]) -> tuple[Candidate, ...]:

@@ -64,7 +64,8 @@ def command(
     folder = session.folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    plan = Plan(resolved, studies.prepare(resolved, data_dir, offline), outcome.choose)
+    plan = Plan(resolved, studies.prepare(resolved, data_dir, offline), outcome.choose,
+                None)
     if dry_run:
         from bench_apts.estimate import lines
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench_apts.cli import options, session, terminal
 from bench_apts.launch.job import GRACE_S
+
+if TYPE_CHECKING:
+    from bench_apts.spec import Scalar
 
 
 def command(
@@ -33,7 +37,7 @@ def command(
     rendezvous_timeout: options.Patience = 600,
     offline: options.Offline = False,
 ) -> None:
-    """Search hyperparameters only, and print what would be frozen."""
+    """Search hyperparameters only, and print what would be frozen: the fastest, and the best."""
     from rich.table import Table
 
     from bench_apts import resolve, trial_files
@@ -53,18 +57,23 @@ def command(
     folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
 
+    def words(values: dict[str, Scalar]) -> str:
+        return ", ".join(f"{name}={value}" for name, value in values.items())
+
     def frozen() -> None:
         read = trial_files.read(folder)
         records = read.records
-        table = Table("suite", "optimizer", "N", "trials", "frozen configuration", box=None)
+        table = Table("suite", "optimizer", "N", "trials", "fastest to the target",
+                      "best at the end of the budget", box=None)
         for cell in plan.cells:
             mine = [r for r in records if plan.belongs(r, cell)]
-            best = plan.freeze(cell, records)
+            fastest, best = plan.freeze(cell, records), plan.second(cell, records)
             table.add_row(
                 cell.suite.name, cell.entry.label, str(cell.ranks),
                 str(len(mine)) if plan.tuned(cell) else "not tuned",
-                "none got that far" if best is None else
-                ", ".join(f"{name}={value}" for name, value in best.items()))
+                "none got that far" if fastest is None else words(fastest),
+                "" if not plan.tuned(cell) or fastest is None
+                else "the same" if best is None else words(best))
         terminal.console().print(table)
         if read.copies:
             console.print(f"note: {trial_files.left_out(read.copies)}", markup=False)

@@ -60,11 +60,11 @@ class Shard:
             trial.repetition + places.index((trial.suite.name, trial.ranks)))]
 
     def finals(self, plan: Plan) -> int:
-        """Counts this part of final trainings, if all configurations can be frozen."""
-        return sum(1 + plan.twinned(cell) for cell in plan.cells
+        """Counts this part of final trainings, as many as there can be before tuning is over."""
+        places = self._places(plan)
+        return sum(plan.reports(cell) // plan.study.seeds for cell in plan.cells
                    for repetition in range(plan.study.seeds)
-                   if self._owns(repetition + self._places(plan).index(
-                       (cell.suite.name, cell.ranks))))
+                   if self._owns(repetition + places.index((cell.suite.name, cell.ranks))))
 
     def _owns(self, number: int) -> bool:
         return number % self.count == self.index - 1

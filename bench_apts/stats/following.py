@@ -1,12 +1,21 @@
-"""Whether one optimizer follows another's trajectory, so that one search serves both."""
+"""Whether one optimizer follows another's trajectory, and what the shared search costs it.
+
+A follower shares the search, which is counted in samples. What a sample costs is its own.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.origins import TIMES
+from bench_apts.stats.costs import CURRENCIES, Outcome, cost_at
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bench_apts.records import TrialRecord
+    from bench_apts.stats.costs import Cost
 
 _ROUNDING = 0.02
 """Share of the loss, or its absolute value below 1, that rounding may grow to in a training."""
@@ -33,3 +42,60 @@ def follows(record: TrialRecord, leader: TrialRecord) -> bool:
               for a, b in zip(record.evals, leader.evals, strict=True)]
     return bool(losses) and all(
         abs(a - b) <= _ROUNDING * max(1.0, abs(b)) for a, b in losses)
+
+
+def sample_price(records: Iterable[TrialRecord]) -> Cost:
+    """Return what a sample costs in training: all that trials spent over all their samples.
+
+    Args:
+        records: Trials that one optimizer ran itself, at one N.
+
+    Returns:
+        The price in each currency; NaN, unknown, where no trial took a step or one of them did
+        not count the currency.
+    """
+    spent = [cost_at(record, -1) for record in records
+             if record.evals and record.evals[-1].samples]
+    samples = math.fsum(cost["samples"] for cost in spent)
+    if not samples:
+        return dict.fromkeys(CURRENCIES, math.nan)
+    return {currency: math.fsum(cost[currency] for cost in spent) / samples
+            for currency in CURRENCIES}
+
+
+def repriced(outcome: Outcome, price: Cost) -> Outcome:
+    """Return the outcome of a leader's trial as it would cost its follower.
+
+    Args:
+        outcome: Of the leader's trial; it trained on as many samples as the follower would.
+        price: The follower's own ``sample_price``.
+    """
+    def at_own(cost: Cost) -> Cost:
+        return {currency: cost["samples"] * each for currency, each in price.items()}
+
+    spent = at_own(outcome.spent)
+    if not outcome.hit:
+        return Outcome(False, outcome.cost, None, spent)
+    return Outcome(True, spent, at_own(outcome.last_miss or outcome.spent), spent)
+
+
+def retimed(outcome: Outcome, price: Cost) -> Outcome:
+    """Return the outcome of a tuning trial with times as in the final trainings.
+
+    Tuning runs before them, perhaps side by side with other trials, when the machine may be
+    faster or slower; optimizers that need no tuning have no such trials.
+
+    Args:
+        outcome: Of a tuning trial.
+        price: The ``sample_price`` of the same optimizer's final trainings. Currencies that are
+            no times, and unknown prices, leave the outcome as it was recorded.
+    """
+    known = [currency for currency in TIMES if not math.isnan(price[currency])]
+
+    def at_pace(cost: Cost) -> Cost:
+        return cost | {currency: cost["samples"] * price[currency] for currency in known}
+
+    spent = at_pace(outcome.spent)
+    if not outcome.hit:
+        return Outcome(False, outcome.cost, None, spent)
+    return Outcome(True, spent, at_pace(outcome.last_miss or outcome.spent), spent)

@@ -1,4 +1,8 @@
-"""The rule by which tuning freezes a configuration (MEASUREMENT, section 5: freeze)."""
+"""The rules by which tuning freezes configurations (MEASUREMENT, section 5: freeze).
+
+Two questions take two answers: which configuration reaches the target for the least, for all
+costs; and which one ends best, for all accuracies.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ _BROKEN = frozenset({"diverged", "oom", "error"})
 
 
 def select(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Chooses the trial whose configuration is frozen, by validation alone.
+    """Chooses the trial that is fastest to the target, by validation alone.
 
     The fewest samples to the first hit of the full target win; if no trial hit it, of the next
     lower level (0.99, then 0.95 by default); if none hit any, the best validation metric of any
@@ -44,11 +48,46 @@ def select(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return min(candidates, key=lambda record: (-best_metric(record), record.trial.repetition))
 
 
+def select_best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Chooses the trial that is best at the end of the budget, by the validation metric.
+
+    Ties go to the lower repetition number. If no trial got to the end of its budget, the last
+    evaluation of each counts; of trials that diverged or failed, only if no other has one.
+
+    Args:
+        trials: Tuning trials of one optimizer on one suite at one N.
+
+    Returns:
+        The chosen trial, or None if no trial has any evaluation.
+    """
+    evaluated = [record for record in trials if record.evals]
+    sound = [record for record in evaluated
+             if record.end is None or record.end.status not in _BROKEN]
+    ended = [record for record in sound if final_metric(record) is not None]
+    return min(ended or sound or evaluated, default=None, key=lambda record: (
+        -_signed(record, metric_values(record)[-1]), record.trial.repetition))
+
+
+def final_metric(record: TrialRecord) -> float | None:
+    """Returns the target's metric at the end of the budget; None if a trial did not get there."""
+    suite, end = record.trial.suite, record.end
+    if end is None or end.status not in ("hit", "miss") or not record.evals:
+        return None
+    value = metric_values(record)[-1]
+    return value if record.evals[-1].samples >= suite.budget.samples and math.isfinite(
+        value) else None
+
+
+def _signed(record: TrialRecord, value: float) -> float:
+    """Returns a metric so that more is better; −inf where it is no number."""
+    if math.isnan(value):
+        return -math.inf
+    return value if record.trial.suite.target.direction == "max" else -value
+
+
 def best_metric(record: TrialRecord) -> float:
     """Returns the best validation metric of any evaluation, signed so that more is better.
 
     For a metric that is minimised the sign is turned. −inf without a number to compare.
     """
-    sign = 1.0 if record.trial.suite.target.direction == "max" else -1.0
-    return max((sign * value for value in metric_values(record) if not math.isnan(value)),
-               default=-math.inf)
+    return max((_signed(record, value) for value in metric_values(record)), default=-math.inf)

@@ -40,8 +40,8 @@ class AtRanks(NamedTuple):
 
     Attributes:
         ranks: World size N.
-        tuned: Expected bill of tuning here up to the first training that reaches the target, as
-            ``C(K, 1)`` or the ERT of the tuning trials.
+        tuned: Bill of tuning here, the first training that reaches the target among it: of all
+            tuning trials, or their ERT.
         native: ERT of the configuration chosen here, from fresh trainings.
         transferred: ERT here of the configuration chosen at the smallest N, carried over by the
             stated rule; not read at the smallest N itself.

@@ -161,7 +161,10 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str) -> tuple[list[Mea
     found: list[Measure | None] = []
     notes: list[str] = []
     draws, seeds = match(one.draws, two.draws), match(one.seeds, two.seeds)
-    if draws.first and draws.second:
+    shared = one.leader or two.leader
+    if shared:
+        notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
+    elif draws.first and draws.second:
         currency = headline(device)
         found.append(_cost("expected cost, with tuning", currency, draws,
                            noise.of_mean(noise.time, draws) if currency in TIMES else 1.0,
@@ -182,7 +185,8 @@ def measures(one: Cell, two: Cell, noise: Noises, device: str) -> tuple[list[Mea
         found += [_cost(name, currency, seeds, factor, verb, device)
                   for name, currency, factor, verb in currencies
                   if not (blind and currency == "wire_bytes")]
-        found += [_memory(seeds, noise.of_mean(noise.memory, seeds)), _test(one, two, seeds)]
+        found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
+                  _test(one, two, match(one.accurate, two.accurate))]
         counts, why = _counts(seeds, blind)
         found += counts
         notes += [why] if why else []

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
     """Return an entrant by the expected bill of R trainings.
 
-    At R = 1 and without tuning it is R times the expected cost, the ERT of its draws. Else it is
-    all that tuning spent, and the ERT of the frozen configuration's fresh seeds for each training
-    that follows: the trial of the search that hit first is itself a training.
+    At R = 1 it is the expected cost, the ERT of its draws; else ``Pool.bill``.
 
     Args:
         pool: Its trials.
@@ -42,13 +40,9 @@ def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
         None where the frozen configuration was not trained again on fresh seeds.
     """
     cell = pool.cell
-    if trainings == 1 or not cell.tune:
-        return _entrant(cell, cell.draws, Bill(pool.spent, pool.cost, times=trainings))
-    if not pool.again:
-        return None
-    spent, cost = zip(*pool.again, strict=True)
-    return _entrant(cell, cell.seeds, Bill(spent, cost, math.fsum(pool.spent),
-                                           trainings - bool(pool.ert.hits)))
+    if trainings == 1:
+        return _entrant(cell, cell.draws, Bill(pool.spent, pool.cost))
+    return _entrant(cell, cell.seeds, pool.bill.bill(trainings)) if pool.bill else None
 
 
 def by_network(cell: Cell, fabric: Fabric, alone: float) -> Entrant:

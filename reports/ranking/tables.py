@@ -104,7 +104,7 @@ def levels(groups: Sequence[Group], view: View) -> Table | None:
         if view.currency in TIMES and group.unlike:
             continue
         every = group.suite.target.every_level
-        cells = [cell for cell in group.cells if cell.draws and all(
+        cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
             known(cell.outcomes(level), view.currency) for level in every)]
         if not cells:
             continue

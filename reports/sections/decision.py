@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import fabrics
 from bench_apts.origins import TIMES
-from bench_apts.stats.amortisation import best_plan
 from bench_apts.stats.costs import headline
 from bench_apts.stats.noise import noise
-from bench_apts.stats.payoff import break_even_interval
 
 from .. import units
 from ..cells import computing, memory
 from ..decision import currencies
 from ..decision.contest import Contest, contest, judged, words
 from ..decision.entrants import by_memory, by_network, by_trainings, projectable
-from ..findings import misses
+from ..findings import followers, misses
 from ..parts import Answer, Box, Boxes, Listing, Part, Prose
-from ..tuning.envelope import crossings
-from ..tuning.pays import sentence, span
+from ..tuning.pays import MANY, crossings, first_to_pay, sentence, verdict
 from ..tuning.pool import View, pool
 from ..tuning.scene import reference
 
@@ -36,17 +33,15 @@ if TYPE_CHECKING:
     from ..table import Plain
     from ..tuning.pool import Pool
 
-MANY = 10
-"""Trainings after which the second question asks for the cheapest bill."""
-
 _HOW = ("Ratios are to the lowest expected value and come with their 95 % interval, in pairs "
         "where trials share their seeds. Somebody wins only where the interval of every other "
         "excludes 1, exchanging the labels of the trials seldom makes so large a difference (at "
         "most 5 % for all questions of a box together), and the ratio exceeds what means of equal "
-        "trials differ by. Costs of one and of ten trainings count the tuning. Memory is that of "
-        "a rank, a mean over the final trainings, of those whose median seed reached the target: "
-        "on CUDA the device's peak, on CPUs what the tensors of model and optimizer take "
-        "(parameters, gradients, state, buffers).")
+        "trials differ by. Costs of one and of ten trainings count the tuning; ten are all "
+        "tuning trials and nine trainings on fresh seeds. Memory is that of a rank, a mean over "
+        "the final trainings, of those whose median seed reached the target: on CUDA the device's "
+        "peak, on CPUs what the tensors of model and optimizer take (parameters, gradients, "
+        "state, buffers).")
 
 
 class _Question(NamedTuple):
@@ -84,7 +79,8 @@ def _box(context: Context, group: Group) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = View(headline(device), 1.0, device)
-    pools = [found for cell in cells if (found := pool(cell, view))]
+    rivals = [cell for cell in cells if not cell.leader]
+    pools = [found for cell in rivals if (found := pool(cell, view))]
     timed = view.currency in TIMES
     unlike = group.unlike if timed else ""
     questions = [
@@ -94,7 +90,7 @@ def _box(context: Context, group: Group) -> Box:
         for question, slug, trainings in (("Training once", "train_once", 1),
                                           ("Training ten times", "train_ten_times", MANY))]
     if group.ranks > 1:
-        questions += _networks(context, group, cells)
+        questions += _networks(context, group, rivals)
     remembered = [cell for cell in cells if cell.seeds]
     if all(cell.memory for cell in remembered):  # older records on CPUs lack it
         questions.append(_Question("When memory is short", "memory", units.size, contest(
@@ -103,15 +99,20 @@ def _box(context: Context, group: Group) -> Box:
     once = settled[0]
     answers = [_answer(group, each, found, view.currency)
                for each, found in zip(questions, settled, strict=True)]
+    lacking = [found.cell.label for found in pools if not found.bill]
+    if lacking:
+        answers[1] = replace(answers[1], detail=(
+            f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
     headed, remarks = _headline(group, cells, once, view)
     depends = currencies.order(group, device)
+    shared = followers(cells, view.currency, device)
     pays = _pays(pools, unlike)
     if pays:
         answers.append(pays)
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
-        + f"N = {group.ranks}", once.verdict,
-        f"{headed} {depends}".rstrip(), tuple(answers), (*remarks, *_apts(once, cells, view)),
+        + f"N = {group.ranks}", once.verdict, f"{headed} {depends}".rstrip(), tuple(answers),
+        (*remarks, *_apts(once, rivals, view), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
@@ -169,39 +170,34 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
     """From how many trainings on the first tuned optimizer costs no more than the untuned one.
 
     Args:
-        pools: Trials of all optimizers.
+        pools: Trials of all optimizers that have a search of their own, or need none.
         unlike: In what their environments differ, so that this is not judged; or "".
     """
     against = reference(pools)
-    crossed = crossings([found for found in pools if not found.cell.leader],
-                        [against] if against else [])
-    if not crossed:
+    first = first_to_pay(crossings(pools, [against] if against else []))
+    if first is None:
         return None
+    mine, theirs, found = first
+    numbers: dict[str, Plain] = {
+        "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
     if unlike:
-        cell = crossed[0].tuned.cell
-        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "", {
-            "suite": cell.suite.name, "ranks": cell.ranks, "question": "break_even",
-            "verdict": "not judged"})
-    # Of those that never pay, the one that comes nearest is told of.
-    mine, theirs, found = min(crossed, key=lambda each: (
-        each.found.trainings, best_plan(each.tuned.lines, MANY).at(MANY)))
-    interval = break_even_interval(mine.tuning, (theirs.spent, theirs.cost))
+        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "",
+                      numbers | {"verdict": "not judged"})
     label, other = mine.cell.label, theirs.cell.label
-    said, text = sentence(label, found.verdict), (
-        f"{label} is the first whose bill is no more than that of {other}, which is not tuned.")
-    if found.verdict == "never":
-        said, text = "tuning never pays", (
-            f"No tuned optimizer's bill falls to that of {other}, which is not tuned; {label} "
-            f"comes nearest over {MANY} trainings.")
-    if interval:
-        text += f" R* of {label}, 95 % interval: {span(interval)}."
-    return Answer(_PAYS, "not told apart", said[0].upper() + said[1:], text, "", {
-        "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even",
-        "verdict": found.verdict, "lowest": label, "runner_up": other,
-        "value": found.trainings if math.isfinite(found.trainings) else None,
+    said = sentence(label, found)
+    if found.never:
+        choice, text = "Tuning never pays", (
+            f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
+            f"is not tuned; {label} comes nearest over {MANY} trainings.")
+    else:
+        choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
+        text = (f"Against {other}, which is not tuned." if found.told else
+                f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
+    return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
+        "verdict": verdict(found), "lowest": label, "runner_up": other,
+        "value": found.trainings if found.told else None,
         "ratio_low": None, "ratio_high": None,
-        "break_even_low": interval.low if interval else None,
-        "break_even_high": interval.high if interval else None})
+        "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 
 
 def _headline(group: Group, cells: Sequence[Cell], once: Contest,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.soundness import ledger_gap
 
-from .. import cost_tables, record_tables, units
+from .. import record_tables, tuning_tables, units
 from ..parts import Listing, Part
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def part(context: Context) -> Part | None:
     groups = context.groups
     tables = [table for table in (
         record_tables.ledger(groups), record_tables.noise(groups),
-        cost_tables.tuning(groups, context.gathered.device)) if table]
+        tuning_tables.trials(groups, context.gathered.device)) if table]
     if not tables:
         return None
     return Part("detail", "Seconds and trials", _finding(context),

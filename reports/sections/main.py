@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.stats.costs import headline
 
-from .. import cost_tables, units
+from .. import cost_tables, tuning_tables, units
 from ..findings import ranking
 from ..parts import Listing, Part
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def part(context: Context) -> Part | None:
-    """Builds the main table of a suite, and the expected cost at each level of its target."""
+    """Builds the main table of a suite, what was frozen, and the cost at each level."""
     device = context.gathered.device
+    chosen = tuning_tables.frozen(context.groups)
     return Part("main", "Main table", _finding(context), (
         Listing(cost_tables.main(context.groups, device, context.crowded), folded=False),
+        *([Listing(chosen, folded=False)] if chosen else []),
         Listing(cost_tables.levels(context.groups, device), folded=False)))
 
 

@@ -9,16 +9,17 @@ from bench_apts.stats.costs import headline
 from .. import units
 from ..findings import ranking
 from ..parts import Listing, Part, Pictures, Prose
+from ..tuning.amortised import amortised
 from ..tuning.best import best_of_k
 from ..tuning.bill import remarks, suite_bill
 from ..tuning.cost_figures import bill as tuning_and_training
 from ..tuning.cost_figures import expected_cost
-from ..tuning.envelope import crossings, envelope
-from ..tuning.pays import sentence
+from ..tuning.pays import crossings, first_to_pay, sentence
 from ..tuning.pool import View, unlike
 from ..tuning.replay_figures import replays
 from ..tuning.restarts import restarts
 from ..tuning.scene import Scene, reference
+from ..tuning.width import width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def part(context: Context) -> Part | None:
         figures = [expected_cost(group, scene.stem, context.looks, view, scene.basis),
                    tuning_and_training(group, scene.stem, context.looks, view,
                                        scene.basis),
-                   best_of_k(scene), envelope(scene), restarts(scene),
+                   best_of_k(scene), amortised(scene), width(scene), restarts(scene),
                    *replays(scene, [each for each in found.policies
                                     if each.ranks == scene.ranks])]
         drawn = tuple(figure for figure in figures if figure)
@@ -60,7 +61,7 @@ def part(context: Context) -> Part | None:
 
 
 def _finding(groups: Sequence[Group], scenes: Sequence[Scene], currency: Currency) -> str:
-    """Says for each N from how many trainings on the first tuned optimizer pays."""
+    """Says for each N from how many trainings on the first tuned optimizer pays, if told."""
     if not any(pool.cell.tune for scene in scenes for pool in scene.pools):
         found = [f"{ranked[0].label} at N = {group.ranks}" for group in groups
                  if (ranked := ranking([cell for cell in group.cells if cell.draws], currency))]
@@ -84,7 +85,11 @@ def _pays(scene: Scene) -> str:
         tuned = any(pool.cell.tune and pool.ert.hits for pool in scene.pools)
         return ("only what was tuned reached the target" if tuned
                 else "no trial reached the target")
-    first = min(found, key=lambda each: each.found.trainings, default=None)
-    if first is None or first.found.verdict == "never":
+    first = first_to_pay(found)
+    if first is None:
+        return (f"when tuning pays against {against.cell.label} is not known"
+                if any(pool.cell.tune and pool.ert.hits for pool in scene.pools)
+                else f"only {against.cell.label}, without tuning, reached the target")
+    if first.found.never:
         return f"tuning never pays against {against.cell.label}"
-    return f"{sentence(first.tuned.cell.label, first.found.verdict)}, against {against.cell.label}"
+    return f"{sentence(first.tuned.cell.label, first.found)}, against {against.cell.label}"

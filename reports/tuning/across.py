@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.stats.amortisation import worth_a_number
 from bench_apts.stats.transfer import AtRanks, regret, totals
 
 from .. import units
@@ -14,18 +15,35 @@ from .pays import TRAININGS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.stats.amortisation import Trainings
     from bench_apts.stats.tuning import Ert
 
     from .pool import Pool, View
 
 
 class _Place(NamedTuple):
-    """Bills at one N: expected ones, and what they are at least where nothing hit."""
+    """Bills at one N: expected ones, and what they are at least where nothing hit.
+
+    Attributes:
+        ranks: World size N.
+        tuned: Of the tuning trials.
+        native: Of the configuration frozen here, on fresh seeds.
+        transferred: Of the one frozen at the smallest N.
+        fresh: Whether ``transferred`` is of fresh seeds too, and not of one tuning trial.
+        bill: Of trainings here.
+    """
 
     ranks: int
     tuned: Ert
     native: Ert
     transferred: Ert
+    fresh: bool
+    bill: Trainings
+
+    def told(self, trainings: int) -> bool:
+        """Whether the bill of R trainings is known well enough to be a number."""
+        interval = self.bill.interval(trainings)
+        return interval is None or not self.native.hits or worth_a_number(interval)
 
     def costs(self, *, least: bool) -> AtRanks:
         """Returns the expected costs, or lower limits of them, which are always finite."""
@@ -66,7 +84,8 @@ def across(pools: Sequence[Pool], view: View) -> tuple[Table | None, list[str]]:
         "the first training; or tuning at the smallest N alone and carrying its configuration "
         "over unchanged. Regret: expected cost with that configuration over expected cost with "
         "the one chosen at N; 1 where they are the same. A configuration that was not frozen at "
-        "N has been run once there, so that its cost is uncertain.",
+        "N has been run once there, in tuning: its regret is rough, and trainings with it are not "
+        "billed. Not told: a bill of one N has an interval wider than a factor of 4.",
         (("Optimizer", ""), ("R", ""), ("Tune at each N", ""),
          (f"Tune at N = {sizes[0]} and transfer", ""),
          *((f"Regret at N = {n}", "") for n in sizes[1:])),
@@ -84,16 +103,20 @@ def _places(mine: dict[int, Pool], sizes: Sequence[int]) -> tuple[list[_Place], 
         if not pool.cell.tune:
             if first.cell.tune:
                 return [], "it was tuned at some N only"
-            found.append(_Place(ranks, tuned, tuned, tuned))
+            assert pool.bill  # what is not tuned has nothing but fresh seeds
+            found.append(_Place(ranks, tuned, tuned, tuned, True, pool.bill))
             continue
         if pool.cell.frozen is None or first.cell.frozen is None:
             where = sizes[0] if first.cell.frozen is None else ranks
             return [], f"no configuration could be chosen at N = {where}"
-        native = pool.trained(pool.cell.frozen)
+        native = pool.fresh(pool.cell.frozen)
         transferred = pool.trained(first.cell.frozen)
-        if native is None or transferred is None:
+        if native is None or pool.bill is None:
+            return [], f"the configuration chosen at N = {ranks} was not run on fresh seeds"
+        if transferred is None:
             return [], f"the configuration chosen at N = {sizes[0]} was not run at N = {ranks}"
-        found.append(_Place(ranks, tuned, native, transferred))
+        found.append(_Place(ranks, tuned, native, transferred,
+                            pool.fresh(first.cell.frozen) is not None, pool.bill))
     if any(not cost > 0 for place in found[1:] for cost in place.costs(least=True)[1:]):
         return [], "nothing was spent in this currency"
     return found, ""
@@ -105,15 +128,24 @@ def _rows(pool: Pool, places: Sequence[_Place], view: View) -> list[tuple[Value,
     for count in TRAININGS:
         each, transfer = exact(places, count, least=False)
         least = exact(places, count, least=True)
+        told = all(place.told(count) for place in places)
         rows.append((
             name(pool.cell.label, suite=pool.cell.suite.name,
                  badge="" if pool.cell.tune else "no tuning"),
             number(str(count), trainings=count, level=view.level, currency=view.currency),
-            view.entry("tune_each", each, least[0]),
-            view.entry("transfer", transfer, least[1]),
+            view.entry("tune_each", each, least[0]) if told else _unknown(
+                "tune_each", view, "not told"),
+            _unknown("transfer", view, "not rerun") if not all(
+                place.fresh for place in places[1:])
+            else view.entry("transfer", transfer, least[1]) if told
+            else _unknown("transfer", view, "not told"),
             *(_regret(place) if pool.cell.tune else Value(
                 units.NONE, numbers={f"regret_{place.ranks}": None}) for place in places[1:])))
     return rows
+
+
+def _unknown(column: str, view: View, why: str) -> Value:
+    return Value(why, numbers={f"{column}_{view.currency}": None}, kind="number missed")
 
 
 def _tuned(places: Sequence[_Place], count: int, *, least: bool) -> tuple[float, float]:
@@ -132,7 +164,8 @@ def _regret(place: _Place) -> Value:
     native, transferred = place.native, place.transferred
     ratio = regret(transferred.cost, native.cost)
     if native.hits and transferred.hits:
-        return Value(units.digits(ratio), numbers={column: ratio})
+        return Value(units.digits(ratio), "" if place.fresh else "one trial",
+                     {column: ratio})
     if native.hits:
         least = regret(transferred.total, native.cost)
         text = f"more than {units.digits(least)}" if math.isfinite(least) else "no hit"

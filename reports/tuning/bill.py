@@ -17,6 +17,8 @@ from .pool import View, few, pools
 from .replay import Replays, tries_a_list
 from .replay import table as replay_table
 from .search import search, spread
+from .width import narrowed
+from .width import table as width_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +115,8 @@ def suite_bill(groups: Sequence[Group], view: View, replays: Replays | None) -> 
     found = pools(groups, view)
     totals, left_out = across(found, view)
     tables = [search(groups, view), spread(found, view),
-              trainings(found, view), payoff(found, view), totals]
+              trainings(found, view), payoff(found, view), width_table(narrowed(found), view),
+              totals]
     # Last of all, as others replay them in the meantime.
     policies, unplayed = replays.of(found) if replays else ([], [])
     tables.append(replay_table(policies, view))
@@ -133,14 +136,11 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
     if not tuned:
         notes.append("nothing was tuned in this study, so that there is no bill of tuning and no "
                      "break-even; trials are the report-stage seeds")
-    stand_ins = sum(found.stand_ins for found in tuned)
-    if stand_ins:
-        notes.append(
-            "training again with a frozen configuration costs the expected cost over its "
-            f"report-stage seeds; {units.plural(stand_ins, 'other trial')} that hit "
-            f"{'was' if stand_ins == 1 else 'were'} never rerun, and their own cost stands in, "
-            "which is optimistic: the best of K is chosen for being cheap, partly by luck. So R* "
-            "is rather too small")
+    lacking = [found.cell for found in tuned if not found.again and found.ert.hits]
+    if lacking:
+        notes.append(f"no bill of several trainings and no break-even of {_names(lacking)}: the "
+                     "frozen configuration was not run on fresh seeds, and a tuning trial's own "
+                     "cost was chosen for being low")
     if tuned and study.sampler != "random":
         notes.append(f"configurations were drawn by {study.sampler}, not independently: the "
                      "study, not the trial, is the unit, and intervals of its trials mislead")
@@ -148,6 +148,10 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
     if listed:
         notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
                      "draws; but for the replay, all numbers are those of a random order")
+    if any(found.cell.seeds and not found.cell.leader for found in tuned):
+        notes.append("seconds of tuning trials are their samples at the pace of the same "
+                     "optimizer's final trainings: tuning ran earlier, perhaps side by side with "
+                     "other trials (--jobs), and optimizers without tuning were timed later")
     pruned = sum(record.end is not None and record.end.status == "pruned"
                  for found in tuned for record in found.cell.tune)
     if pruned:
@@ -156,8 +160,8 @@ def remarks(study: Study, groups: Sequence[Group], pools: Sequence[Pool]) -> lis
                      "hit")
     followers = [found.cell for found in tuned if found.cell.leader]
     if followers:
-        notes.append(f"trials of {_names(followers)} are those of the optimizer whose search "
-                     "served them; bytes and seconds of tuning are that one's")
+        notes.append(f"{_names(followers)} took over another's search: its trials, at the "
+                     "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
     scarce = few([cell for group in groups for cell in group.cells])
     if scarce:
         notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import cost_tables, units
 from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
 from ..drawing.style import INK
-from ..findings import misses, ranking
+from ..findings import followers, misses, ranking
 from ..table import Table, Value, name, number, words
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
               if not cell.ert(currency).hits]
     if missed:
         caption += f" Open arrows: {units.listing(missed)}, so the cost is more than that."
+    if shared := followers(cells, currency, view.device):
+        caption += f" {shared}"
     return finish(drawing, f"{name}-expected-cost",
                   f"{group.suite.name}, N = {group.ranks}: expected cost including tuning",
                   caption + " Bars: 95 % bootstrap interval; an arrow means no upper limit.", {},

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts import origins
-from bench_apts.stats.amortisation import plans, untuned
+from bench_apts.stats.amortisation import Trainings, tuned
 from bench_apts.stats.costs import known, outcome
-from bench_apts.stats.payoff import Tuning
 from bench_apts.stats.tuning import ert
 
 from .. import units
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bench_apts.records import TrialRecord
-    from bench_apts.stats.amortisation import Line
     from bench_apts.stats.costs import Currency
     from bench_apts.stats.tuning import Ert
 
@@ -80,47 +78,32 @@ class Pool:
         return ert(self.spent, self.cost)
 
     @cached_property
-    def tuning(self) -> Tuning:
-        """The tuning trials, each with its reruns; a hit without any stands in for its own."""
-        return Tuning(self.spent, self.cost, [
-            self.again if self.again and self._frozen(record)
-            else ((bill, value),) if math.isfinite(value) else ()
-            for record, bill, value in zip(self.cell.draws, self.spent, self.cost, strict=True)])
+    def bill(self) -> Trainings | None:
+        """Bills over the number of trainings; None while nothing ran on fresh seeds."""
+        if not self.again:
+            return None
+        again = ([bill for bill, _ in self.again], [value for _, value in self.again])
+        return tuned(self.spent, self.cost, again) if self.cell.tune else Trainings(*again)
 
-    @property
-    def stand_ins(self) -> int:
-        """Tuning trials that hit and were never rerun."""
-        if not self.cell.tune:
-            return 0
-        return sum(math.isfinite(value) and not (self.again and self._frozen(record))
-                   for record, value in zip(self.cell.draws, self.cost, strict=True))
-
-    @cached_property
-    def lines(self) -> tuple[Line, ...]:
-        """Bills over the number of trainings: one line for each K, or R · ERT without tuning."""
-        if not self.cell.tune:
-            return untuned(self.spent, self.cost)
-        return plans(self.spent, self.cost, self.tuning.rerun)
+    def fresh(self, like: TrialRecord) -> Ert | None:
+        """ERT here of a trial's configuration on fresh seeds; None if it was not rerun here."""
+        frozen = self.cell.frozen
+        if not self.again or frozen is None or (
+                frozen.trial.hyperparameters != like.trial.hyperparameters):
+            return None
+        return ert([bill for bill, _ in self.again], [value for _, value in self.again])
 
     def trained(self, like: TrialRecord) -> Ert | None:
         """ERT here of the configuration of a trial at any N; None if nobody ran it here.
 
         From fresh report-stage seeds if it is the frozen one, else from tuning trials.
         """
-        values = like.trial.hyperparameters
-        frozen = self.cell.frozen
-        if self.again and frozen is not None and frozen.trial.hyperparameters == values:
-            runs = self.again
-        else:
-            runs = tuple((bill, value) for record, bill, value in zip(
-                self.cell.draws, self.spent, self.cost, strict=True)
-                if record.trial.hyperparameters == values)
+        if found := self.fresh(like):
+            return found
+        runs = [(bill, value) for record, bill, value in zip(
+            self.cell.draws, self.spent, self.cost, strict=True)
+            if record.trial.hyperparameters == like.trial.hyperparameters]
         return ert([bill for bill, _ in runs], [value for _, value in runs]) if runs else None
-
-    def _frozen(self, record: TrialRecord) -> bool:
-        frozen = self.cell.frozen
-        return (frozen is not None
-                and record.trial.hyperparameters == frozen.trial.hyperparameters)
 
 
 def pool(cell: Cell, view: View) -> Pool | None:

@@ -79,12 +79,12 @@ class Scene(NamedTuple):
 
     @property
     def followers(self) -> str:
-        """Says whose trials are not drawn as they are another's; "" if there are none."""
+        """Says whose trials are another's and therefore not drawn; "" if there are none."""
         shared: dict[str, list[str]] = {}
         for pool in self.pools:
             if pool.cell.leader:
                 shared.setdefault(pool.cell.leader, []).append(pool.cell.label)
-        return "".join(f" {units.listing(who)}: as {leader}, whose search served."
+        return "".join(f" Not drawn, as {leader}'s search served: {units.listing(who)}."
                        for leader, who in shared.items())
 
     def missed(self, pools: Iterable[Pool]) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 import report_fixture as fixture
 
 from bench_apts import store
-from bench_apts.records import Eval
+from bench_apts.records import Eval, Traffic
 from bench_apts.reports import caveats
 from bench_apts.reports.context import Context
 from bench_apts.reports.drawing.style import looks
@@ -37,23 +37,28 @@ class Folder:
             self.study, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
 
     def add(self, label, stage, seconds, ranks=1, like=None, status=None, values=None, flops=1e6,
-            **changes):
-        """Writes one trial for each of ``seconds``; ``like`` is the draw that it repeats."""
-        for number, length in enumerate(seconds):
+            pace=1.0, sent=None, test=None, first=0, **changes):
+        """Writes one trial for each of ``seconds``; ``like`` is the draw that it repeats.
+
+        A second of training takes ``pace`` seconds, and ``sent`` bytes where they are given. The
+        first one has the number ``first``.
+        """
+        for number, length in enumerate(seconds, first):
             tried = number if like is None else like
             spec = fixture.trial(label, ranks, stage, number, **{
                 "suite": self.study.suites[0], "device": self.study.device, "hyperparameters": (
                     {"radius": 0.1} if label == "apts" else {"lr": 0.01 * 2.0**tried}), **changes})
             accuracies = values or [MISS] * abs(length) + [HIT if length > 0 else MISS]
             evals = [Eval(
-                step=second, samples=1_400 * second, epoch=0.0, train_s=float(second),
+                step=second, samples=1_400 * second, epoch=0.0, train_s=pace * second,
                 wall_s=2.0 * second, cpu_s=float(second), forwards=second, backwards=3 * second,
-                peak_memory_bytes=1, train_loss=1.0, comm={},
+                peak_memory_bytes=1, train_loss=1.0, comm={} if sent is None else {
+                    "train": {"all_reduce": Traffic(second, int(sent * second), sent * second)}},
                 validation={"accuracy": accuracy, "loss": 1 - accuracy},
                 flops=None if flops is None else flops * second)
                 for second, accuracy in enumerate(accuracies)]
             fixture.write(self.path, spec, evals,
-                          status or ("hit" if accuracies[-1] == HIT else "miss"))
+                          status or ("hit" if accuracies[-1] == HIT else "miss"), test=test)
         return self
 
     def bill(self, *arguments, **options):

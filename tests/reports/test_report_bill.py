@@ -13,9 +13,14 @@ from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning.bill import bill
 from bench_apts.reports.tuning.pays import sentence
 from bench_apts.reports.tuning.pool import View
+from bench_apts.stats.amortisation import BreakEven
+from bench_apts.stats.bootstrap import Interval
 from bench_apts.stats.curves import curve
 from bench_apts.stats.replay import replay_all
 from bench_apts.stats.restart import restart_quantile
+
+SEEDS = 12
+"""Fresh seeds that leave little doubt where all cost the same."""
 
 
 @pytest.fixture
@@ -73,38 +78,86 @@ def test_scatter_and_best_of_k(known):
 
 
 def test_bills_of_r_trainings(known):
+    seeds(known, "adam", 2)
     numbers, shown = row(known.bill(), "bill-trainings", "adam")
-    assert numbers["bill_1_core_seconds"] == pytest.approx(10)
-    assert numbers["bill_10_core_seconds"] == pytest.approx(10 + 9 * 2.5)
-    assert numbers["bill_100_core_seconds"] == pytest.approx(12 + 99 * 2.4)
-    assert [numbers[f"draws_{count}"] for count in (1, 10, 100)] == [1, 1, 2]
-    assert shown["R = 100"].detail.startswith("K = 2, ")
+    # All four tuning trials, and R − 1 times the 2 seconds of its fresh seeds.
+    assert numbers["bill_1_core_seconds"] == 20
+    assert shown["R = 1"].detail == "as spent"
+    assert numbers["bill_10_core_seconds"] == 20 + 9 * 2
+    assert (numbers["bill_10_core_seconds_low"] < 38 < numbers["bill_10_core_seconds_high"]
+            < 4 * numbers["bill_10_core_seconds_low"])
+    seeds(known, "apts", 4)
     free, _ = row(known.bill(), "bill-trainings", "apts")
     assert [free[f"bill_{count}_core_seconds"] for count in (1, 10, 100)] == [4, 40, 400]
 
 
-def test_break_even_of_the_known_pool(known):
+def test_a_bill_whose_interval_is_wide_is_no_number(known):
+    known.add("adam", "report", (2, 2, -9), like=0)
+    numbers, shown = row(known.bill(), "bill-trainings", "adam")
+    assert numbers["bill_1_core_seconds"] == 20
+    assert numbers["bill_100_core_seconds"] is None
+    low, high = (numbers[f"bill_100_core_seconds_{end}"] for end in ("low", "high"))
+    assert high > 4 * low
+    assert " to " in shown["R = 100"].text
+
+
+def seeds(folder, label, seconds, count=SEEDS):
+    return folder.add(label, "report", (seconds,) * count, like=0)
+
+
+def test_break_even_by_hand(tmp_path):
+    folder = seeds(Folder(tmp_path / "study").add("adam", "tune", POOL), "adam", 2)
+    numbers, shown = row(seeds(folder, "apts", 4).bill(), "bill-break-even", "adam")
+    # 20 + 2 (R − 1) ≤ 4 R from 9 on.
+    assert (numbers["against"], numbers["break_even"]) == ("apts", 9)
+    low, high = numbers["break_even_low"], numbers["break_even_high"]
+    assert low <= 9 <= high <= 4 * low
+    assert shown["Verdict"].text == (
+        f"tuning adam pays from 9 trainings on ({low:.0f} to {high:.0f})")
+    assert shown["R*"].text == f"9 ({low:.0f} to {high:.0f})"
+
+
+def test_two_seeds_tell_no_break_even(known):
     found = known.bill()
     numbers, shown = row(found, "bill-break-even", "adam")
-    assert (numbers["against"], numbers["break_even"]) == ("apts", 5)
-    assert shown["Verdict"].text == "tuning adam pays from 5 trainings on"
-    assert numbers["break_even_low"] <= 5 <= numbers["break_even_high"]
-    assert any("1 other trial that hit was never rerun" in note for note in found.notes)
+    assert numbers["break_even"] is None
+    assert numbers["break_even_low"] <= 9 <= numbers["break_even_high"]
+    assert shown["Verdict"].text.startswith("these trials do not tell from when on tuning adam "
+                                            "pays (between ")
+    assert " to " in shown["R*"].text
 
 
-def test_reruns_of_the_frozen_configuration_replace_its_lucky_cost(tmp_path):
+def test_the_referees_example_on_the_terminal(tmp_path):
+    """A lucky tuning trial stands for nothing; its four fresh seeds cost 11 instead of 4."""
+    folder = Folder(tmp_path / "study").add("adam", "tune", (4, 9, 15, -15, -15, -15, -15, -15))
+    folder.add("adam", "report", (10, 11, 12, 11), like=0).add("apts", "report", (10, 9, 11, 10))
+    found = folder.bill()
+    mine, theirs = (row(found, "bill-trainings", label)[0]["bill_10_core_seconds"]
+                    for label in ("adam", "apts"))
+    assert (mine, theirs) == (103 + 9 * 11, 100)
+    numbers, shown = row(found, "bill-break-even", "adam")
+    assert (numbers["break_even"], numbers["break_even_high"]) == (None, math.inf)
+    assert "and never" in shown["Verdict"].text
+
+
+def test_without_fresh_seeds_there_is_no_bill(tmp_path):
     folder = Folder(tmp_path / "study").add("adam", "tune", POOL).add("apts", "report", FREE)
-    folder.add("adam", "report", (3, 5), like=0)
-    # r = (4, 3): K = 1 costs (4 + 3)/4 · 2 = 3.5 again; 10 + 3.5 (R − 1) ≤ 4 R from 13 on.
-    numbers, _ = row(folder.bill(), "bill-break-even", "adam")
-    assert numbers["break_even"] == 13
-    # Seeds that all miss: what is trained again never arrives, and nothing pays.
+    found = folder.bill()
+    numbers, shown = row(found, "bill-trainings", "adam")
+    assert numbers["bill_1_core_seconds"] == 20
+    assert (numbers["bill_10_core_seconds"], shown["R = 10"].text) == (None, "not rerun")
+    assert row(found, "bill-break-even", "adam")[0]["verdict"] == "not known"
+    assert any(note.startswith("no bill of several trainings and no break-even of adam")
+               for note in found.notes)
+
+
+def test_seeds_that_all_miss_bound_the_bill_from_below(tmp_path):
     lost = Folder(tmp_path / "lost").add("adam", "tune", POOL).add("apts", "report", FREE)
     found = lost.add("adam", "report", (-3, -5), like=0).bill()
     _, shown = row(found, "bill-trainings", "adam")
-    assert shown["R = 1"].text == "10.0\u202fcore\u2011s"
-    assert shown["R = 10"].text == "more than 10.0\u202fcore\u2011s"
-    assert "never" in row(found, "bill-break-even", "adam")[1]["Verdict"].text
+    assert shown["R = 1"].text == "20.0\u202fcore\u2011s"
+    assert shown["R = 10"].text.endswith("or more")
+    assert "and never" in row(found, "bill-break-even", "adam")[1]["Verdict"].text
 
 
 def test_misses_are_never_numbers(tmp_path):
@@ -118,14 +171,14 @@ def test_misses_are_never_numbers(tmp_path):
     assert (shown["Hit"].text, shown["Hit"].detail) == ("0 of 8", "P ≤ 31\u202f%")
     assert numbers["success_limit"] == pytest.approx(1 - 0.05**(1 / 8))
     assert shown["Expected cost (core-seconds)"].text == "more than 40.0\u202fcore\u2011s"
-    for name, words in (("bill-spread", "more than 40"), ("bill-trainings", "more than 40")):
+    for name, words in (("bill-spread", "more than 40"), ("bill-trainings", "or more")):
         _, shown = row(found, name, "adam", 1)
         assert sum(words in value.text for value in shown.values()) in (2, 3)
     numbers, shown = row(found, "bill-break-even", "adam", 1)
     assert numbers["break_even"] is None
     assert shown["R*"].text == "none"
     assert shown["Verdict"].text == (
-        "tuning adam never pays: no trial of adam reached the target")
+        "not known: no tuning trial of adam reached the target")
     totals = [dict(zip(table.head, values, strict=True))
               for table in found.tables[0][1] if table.name == "bill-world-sizes"
               for values in table.rows if values[0].text == "adam"]
@@ -155,10 +208,11 @@ def across(folder):
 def two_sizes(path, transferred):
     """adam frozen at draw 0 with N = 1 and at draw 1 with N = 2."""
     folder = Folder(path, ranks=(1, 2)).add("adam", "tune", POOL)
-    folder.add("adam", "report", (2, 2), like=0)
+    folder.add("adam", "report", (2,) * SEEDS, like=0)
     folder.add("adam", "tune", (transferred, 3, -5, -5), ranks=2)
-    folder.add("adam", "report", (3, 3), ranks=2, like=1)
-    return folder.add("apts", "report", FREE).add("apts", "report", FREE, ranks=2)
+    folder.add("adam", "report", (3,) * SEEDS, ranks=2, like=1)
+    folder.add("apts", "report", (4,) * SEEDS)
+    return folder.add("apts", "report", (4,) * SEEDS, ranks=2)
 
 
 def test_the_three_totals_by_hand(tmp_path):
@@ -166,19 +220,36 @@ def test_the_three_totals_by_hand(tmp_path):
     assert [r["trainings"] for r in records] == [1, 10, 100]
     # Tuned for 20 at N = 1 and 2 · 17 at N = 2; again 2 and 6; transferred 2 · 4 each.
     assert [r["tune_each_core_seconds"] for r in records] == [54, 54 + 9 * 8, 54 + 99 * 8]
-    assert [r["transfer_core_seconds"] for r in records] == [
-        20 + 8, 20 + 9 * 2 + 10 * 8, 20 + 99 * 2 + 100 * 8]
+    # What was chosen at N = 1 was run once at N = 2, in tuning: a rough regret, and no bill.
+    assert [r["transfer_core_seconds"] for r in records] == [None] * 3
+    assert [each[3].text for each in shown] == ["not rerun"] * 3
     assert records[0]["regret_2"] == pytest.approx(8 / 6)
-    assert shown[0][-1].text == "1.33"
+    assert (shown[0][-1].text, shown[0][-1].detail) == ("1.33", "one trial")
     free = [r for r in table(two_sizes(tmp_path / "again", 4).bill(), "bill-world-sizes").records()
             if r["optimizer"] == "apts"]
     assert [r["transfer_core_seconds"] for r in free] == [12, 120, 1200]
 
 
+def test_what_is_frozen_at_both_n_may_be_transferred(tmp_path):
+    folder = Folder(tmp_path / "study", ranks=(1, 2), labels=("adam",))
+    for ranks in (1, 2):
+        folder.add("adam", "tune", POOL, ranks=ranks)
+        folder.add("adam", "report", (2,) * SEEDS, ranks=ranks, like=0)
+    records, _ = across(folder)
+    # Tuned for 20 at N = 1; two ranks take 2 · 2 for each training.
+    assert [r["transfer_core_seconds"] for r in records] == [
+        20 + 4, 20 + 9 * 2 + 10 * 4, 20 + 99 * 2 + 100 * 4]
+    few = Folder(tmp_path / "few", ranks=(1, 2), labels=("adam",))
+    for ranks in (1, 2):
+        few.add("adam", "tune", POOL, ranks=ranks)
+        few.add("adam", "report", (2, -9), ranks=ranks, like=0)
+    assert [each[3].text for each in across(few)[1]][1:] == ["not told"] * 2
+
+
 def test_a_transferred_configuration_that_missed(tmp_path):
     records, shown = across(two_sizes(tmp_path / "study", -6))
     assert records[0]["transfer_core_seconds"] is records[0]["regret_2"] is None
-    assert shown[0][3].text == "more than 32.0\u202fcore\u2011s"
+    assert shown[0][3].text == "not rerun"
     assert shown[0][4].text == "more than 2.00"
     assert records[0]["tune_each_core_seconds"] == 20 + 2 * 19
 
@@ -186,6 +257,7 @@ def test_a_transferred_configuration_that_missed(tmp_path):
 def test_who_was_not_run_everywhere_is_said(tmp_path):
     folder = Folder(tmp_path / "study", ranks=(1, 2)).add("adam", "tune", POOL)
     folder.add("adam", "tune", (4,), ranks=2, like=3)
+    folder.add("adam", "report", (2, 2), like=0).add("adam", "report", (4, 4), 2, like=3)
     found = folder.bill()
     assert not any(each.name == "bill-world-sizes" for _, tables in found.tables
                    for each in tables)
@@ -207,7 +279,7 @@ def test_a_study_without_tuning(tmp_path):
     folder = Folder(tmp_path / "study", ranks=(1, 2), trials=0)
     for label in ("adam", "apts"):
         for ranks in (1, 2):
-            folder.add(label, "report", FREE, ranks=ranks, like=0)
+            folder.add(label, "report", (4,) * SEEDS, ranks=ranks, like=0)
     found = folder.bill(replay=True)
     assert [each.name for each in found.tables[0][1]] == [
         "bill-search", "bill-spread", "bill-trainings"]
@@ -278,7 +350,7 @@ def test_whose_search_served_another_is_said(known):
     cells = tuple(replace(cell, leader="sgd" if cell.tune else "") for cell in group.cells)
     found = bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
     assert "tuned as sgd" in row(found, "bill-search", "adam")[1]["Optimizer"].badge
-    assert any(note.startswith("trials of adam at N = 1 are those") for note in found.notes)
+    assert any("adam at N = 1 took over another's search" in note for note in found.notes)
 
 
 def test_few_trials_are_marked(known):
@@ -288,19 +360,19 @@ def test_few_trials_are_marked(known):
     assert row(many.bill(), "bill-search", "adam")[1]["Optimizer"].badge == ""
 
 
-@pytest.mark.parametrize(("verdict", "words"), [
-    ("always", "tuning x always pays"),
-    ("never", "tuning x never pays"),
-    ("from 14 trainings on", "tuning x pays from 14 trainings on"),
-    ("up to 3 trainings and from 9 trainings on",
-     "tuning x pays up to 3 trainings and from 9 trainings on"),
-    ("unknown: neither reached the target",
-     "whether tuning x pays is unknown: neither reached the target"),
-    ("always: no trial of y reached the target",
-     "tuning x always pays: no trial of y reached the target"),
+@pytest.mark.parametrize(("low", "high", "number", "words"), [
+    (10, 22, 12, "tuning x pays from 14 trainings on (10 to 22)"),
+    (1, 1, 12, "tuning x pays from 14 trainings on (1)"),
+    (10, 22, 4, "these trials do not tell from when on tuning x pays (between 10 trainings and "
+                "22)"),
+    (1, 5, 12, "these trials do not tell from when on tuning x pays (between 1 training and 5)"),
+    (3, math.inf, 12, "these trials do not tell from when on tuning x pays (between 3 trainings "
+                      "and never)"),
+    (math.inf, math.inf, 12, "tuning x never pays"),
+    (math.inf, math.inf, 1, "tuning x never paid by these trials, but 1 fresh seed cannot tell"),
 ])
-def test_verdicts_in_words(verdict, words):
-    assert sentence("x", verdict) == words
+def test_verdicts_in_words(low, high, number, words):
+    assert sentence("x", BreakEven(14, Interval(low, high), number)) == words
 
 
 def test_gpus_are_billed_in_gpu_seconds():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -27,20 +28,25 @@ VIEW = View("samples", 1.0, "cpu")
 
 @pytest.fixture
 def make(tmp_path):
-    def cell(label, ranks, paces, *, free=False):
-        """One optimizer whose draws learn at these paces; 0.05 never hits."""
+    def trials(label, ranks, paces, stage):
         records = []
         for number, pace in enumerate(paces):
-            spec = fixture.trial(label, ranks, "report" if free else "tune", number,
-                                 tuning_free=free)
+            spec = fixture.trial(label, ranks, stage, number, tuning_free=label == "apts")
             curve = fixture.evals(spec, pace=pace, step_s=0.002, backwards=1, every=1)
             records.append(read_trial(fixture.write(tmp_path, spec, curve, "hit")))
-        drawn = tuple(records)
-        return Cell(fixture.SUITE, label, label, ranks, free, () if free else drawn,
-                    drawn[0] if drawn and not free else None, drawn if free else ())
+        return tuple(records)
 
-    return lambda ranks, **paces: Group(fixture.SUITE, ranks, tuple(
-        cell(label, ranks, values, free=label == "apts") for label, values in paces.items()))
+    def cell(label, ranks, paces, fresh):
+        """One optimizer whose draws learn at these paces; 0.05 never hits."""
+        if label == "apts":
+            return Cell(fixture.SUITE, label, label, ranks, True, (), None,
+                        trials(label, ranks, paces, "report"))
+        drawn = trials(label, ranks, paces, "tune")
+        return Cell(fixture.SUITE, label, label, ranks, False, drawn, drawn[0] if drawn else None,
+                    trials(label, ranks, fresh, "report"))
+
+    return lambda ranks, fresh=(), **paces: Group(fixture.SUITE, ranks, tuple(
+        cell(label, ranks, values, fresh) for label, values in paces.items()))
 
 
 def box(group, *others):
@@ -104,16 +110,25 @@ def test_ratios_are_those_of_stats(make, paired):
     assert [rival.comparison for rival in found.rivals] == expected
 
 
-def test_ten_trainings_are_all_tuning_and_nine_of_the_frozen_configuration(make):
-    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[1.0] * 6)
+def test_ten_trainings_are_all_tuning_trials_and_nine_fresh_ones(make):
+    group = make(1, fresh=[4.0, 3.0, 5.0], sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[1.0] * 6)
     sgd, apts = group.cells
+    fresh = statistics.fmean(o.spent["samples"] for o in sgd.finals)
+    tens = {"sgd": sum(bills(sgd).spent) + 9 * fresh, "apts": 10 * apts.ert("samples").cost}
+    for cell in group.cells:
+        assert by_trainings(pool(cell, VIEW), 10).value == pytest.approx(tens[cell.label])
+    ten = answer(box(group), "train_ten_times")
+    assert (ten.numbers["lowest"], ten.numbers["value"]) == (
+        min(tens, key=tens.get), pytest.approx(min(tens.values())))
+
+
+def test_ten_trainings_take_fresh_seeds(make):
+    group = make(1, sgd=[4.0] * 6, apts=[1.0] * 6)
     # What was never trained again has no bill of ten, and no trial of the search stands in.
-    assert by_trainings(pool(sgd, VIEW), 10) is None
-    again = replace(sgd, seeds=apts.seeds)
-    fresh = pool(apts, VIEW).ert.cost
-    assert by_trainings(pool(again, VIEW), 10).value == pytest.approx(
-        sum(bills(sgd).spent) + 9 * fresh)
-    assert by_trainings(pool(apts, VIEW), 10).value == pytest.approx(10 * fresh)
+    assert by_trainings(pool(group.cells[0], VIEW), 10) is None
+    found = answer(box(group), "train_ten_times")
+    assert found.choice == "Only apts"
+    assert "Left out, as not run on fresh seeds: sgd." in found.detail
 
 
 def test_noise_makes_a_lead_worthless():
@@ -192,19 +207,21 @@ def test_without_a_meter_bytes_stand_in(make):
 
 
 def test_break_even_is_printed(make):
-    found = answer(box(make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], apts=[0.7] * 6)),
+    found = answer(box(make(1, fresh=[4.0] * 12, sgd=[4.0, 0.05, 2.0, 1.0], apts=[0.7] * 12)),
                    "break_even")
-    assert found.choice.startswith("Tuning sgd pays from ")
-    assert "sgd is the first whose bill is no more than that of apts" in found.detail
+    assert re.match(r"Tuning sgd pays from \d+ trainings on \(\d+ to \d+\)", found.choice)
+    assert found.detail == "Against apts, which is not tuned."
+    low, high = (found.numbers[f"break_even_{end}"] for end in ("low", "high"))
+    assert low <= found.numbers["value"] <= high <= 4 * low
 
 
 def test_the_break_even_is_that_of_the_first_to_pay(make):
     """As the section on tuning has it, or the page would contradict itself."""
-    group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], adam=[3.9, 0.05, 0.9, 0.9, 2.0, 1.0],
-                 apts=[0.7] * 6)
-    pools = [pool(cell, VIEW) for cell in group.cells]
-    mine = {found.cell.label: break_even(found.lines, pools[-1].lines).trainings
-            for found in pools[:-1]}
+    group = make(1, fresh=[4.0] * 12, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0],
+                 adam=[3.9, 0.05, 0.9, 0.9, 2.0, 1.0], apts=[0.7] * 12)
+    bills = [pool(cell, VIEW).bill for cell in group.cells]
+    mine = dict(zip(("sgd", "adam"), (break_even(each, bills[-1]).trainings
+                                      for each in bills[:-1]), strict=True))
     found = answer(box(group), "break_even")
     assert (found.numbers["lowest"], found.numbers["value"]) == min(
         mine.items(), key=lambda pair: pair[1])
@@ -212,10 +229,25 @@ def test_the_break_even_is_that_of_the_first_to_pay(make):
 
 
 def test_tuning_that_never_pays_is_said_of_all(make):
-    found = answer(box(make(1, sgd=[0.6, 0.05] * 3, apts=[4.0] * 6)), "break_even")
+    found = answer(box(make(1, fresh=[0.6] * 12, sgd=[0.6, 0.05] * 3, apts=[4.0] * 12)),
+                   "break_even")
     assert found.choice == "Tuning never pays"
-    assert found.detail.startswith("No tuned optimizer's bill falls to that of apts, which is "
-                                   "not tuned; sgd comes nearest over 10 trainings.")
+    assert found.detail.startswith("However often one trains, no tuned optimizer's bill falls to "
+                                   "that of apts, which is not tuned; sgd comes nearest over 10 "
+                                   "trainings.")
+
+
+@pytest.mark.parametrize(("fresh", "seeds"), [([0.6], 4), ([0.6] * 4, 1), ([0.05] * 4, 4)])
+def test_few_seeds_claim_no_break_even(make, fresh, seeds):
+    """One or four trials do not prove that tuning never pays, nor from when on it does."""
+    for free in (0.7, 4.0):
+        found = answer(box(make(1, fresh=fresh, sgd=[0.6] + [0.05] * 3, apts=[free] * seeds)),
+                       "break_even")
+        assert found.choice == "Not told by these trials"
+        assert re.match(r"These trials do not tell from when on tuning sgd pays \(between \d|"
+                        r"Tuning sgd never paid by these trials, but \d fresh seeds? cannot tell",
+                        found.detail)
+        assert found.numbers["value"] is None
 
 
 def test_apts_that_misses_is_said_in_words(make):

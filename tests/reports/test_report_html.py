@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 
 import msgspec
@@ -74,11 +75,14 @@ def test_expected_cost_is_that_of_stats_on_the_raw_records(folder, text, records
         if currency != "core_seconds":  # which on CPUs stand in the file alone
             assert units.cost(currency, found.cost) in text
         if currency in ("samples", "core_seconds"):
-            assert row[f"ert_{currency}"] == found.cost
-            assert row[f"ert_{currency}_low"] == interval.low
-            assert row[f"ert_{currency}_high"] == interval.high
+            # Times of tuning trials are at the pace of the seeds, which differs a little.
+            near = pytest.approx if currency == "samples" or label == "apts" else partial(
+                pytest.approx, rel=0.02)
+            assert row[f"ert_{currency}"] == near(found.cost)
+            assert row[f"ert_{currency}_low"] == near(interval.low)
+            assert row[f"ert_{currency}_high"] == near(interval.high)
             quantile = "restart_cost_90" + ("_samples" if currency == "samples" else "")
-            assert row[quantile] == restart_quantile(*bills)
+            assert row[quantile] == near(restart_quantile(*bills))
     assert (row["hits"], row["trials"]) == (found.hits, found.trials)
     assert f"{found.hits} of {found.trials}" in text
     assert row["success_rate"] == found.hits / found.trials

@@ -9,13 +9,13 @@ import searched_fixture
 
 from bench_apts import store
 from bench_apts.reports import units
-from bench_apts.stats.amortisation import best_plan, break_even, plans, untuned
+from bench_apts.reports.tuning.pays import sentence
+from bench_apts.stats.amortisation import Trainings, break_even, tuned, worth_a_number
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.costs import outcome
 from bench_apts.stats.efficiency import Training, efficiency
 from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.restart import restart_quantile
-from bench_apts.stats.selection import select
 from bench_apts.stats.tuning import ert
 
 LABELS = ("sgd", *searched_fixture.STARTS)
@@ -122,25 +122,18 @@ def test_decision_box(page, records, ranks):
     assert " ".join(told.split()) in answers["Training once"]
     headline = f"No clear winner. {best} has the lowest expected cost, {shown(costs[best])}, but "
     assert html_tree.text(box.find("h3")).startswith(" ".join(headline.split()))
-    # Tuned, ten trainings cost all tuning and nine of the frozen configuration.
-    again = {label: ert(*bills([outcome(r) for r in records[label, ranks, "report"]])).cost
-             for label in LABELS}
-    tens = {label: math.fsum(spent) + 9 * again[label] if label == "sgd" else 10 * again[label]
-            for label, (spent, _) in all_bills.items()}
+    # All tuning trials and nine trainings with the frozen configuration.
+    tens = {label: bill_of(records, label, ranks).at(10) for label in LABELS}
     best = min(tens, key=tens.get)
     assert f"{best}, {' '.join(shown(tens[best]).split())};" in answers["Training ten times"]
 
 
-def lines(records, label, ranks):
-    """Bills over the number of trainings: the frozen trial reruns as its seeds did."""
-    spent, cost = bills(drawn(records, label, ranks))
+def bill_of(records, label, ranks):
+    """Bills over the number of trainings, from the tuning trials and the seeds."""
+    again = bills([outcome(r) for r in records[label, ranks, "report"]])
     if label != "sgd":
-        return untuned(spent, cost)
-    tune = records[label, ranks, "tune"]
-    again = ert(*bills([outcome(r) for r in records[label, ranks, "report"]])).cost
-    frozen = select(tune)
-    return plans(spent, cost, [again if r is frozen else value
-                               for r, value in zip(tune, cost, strict=True)])
+        return Trainings(*again)
+    return tuned(*bills(drawn(records, label, ranks)), again)
 
 
 @pytest.mark.parametrize(("label", "ranks"), CELLS)
@@ -151,13 +144,18 @@ def test_tables_of_the_tuning_cost(page, records, label, ranks):
     bill = rows(page, "bill-trainings")[label, ranks]
     assert search[2][0] == f"{found.hits} of {found.trials}"
     if not found.hits:
-        assert search[3][0] == bill[2][0] == f"more than {shown(found.total)}"
+        assert search[3][0] == f"more than {shown(found.total)}"
         return
     assert search[3][0] == shown(found.cost)
+    expected = bill_of(records, label, ranks)
     for column, trainings in ((2, 1), (3, 10), (4, 100)):
-        plan = best_plan(lines(records, label, ranks), trainings)
-        assert bill[column][0] == shown(plan.at(trainings))
-        assert bill[column][1].startswith(f"K = {plan.draws}") is (label == "sgd")
+        interval = expected.interval(trainings)
+        if interval is None:
+            assert bill[column] == (shown(found.total), "as spent")
+            continue
+        limits = units.between(shown(interval.low), shown(interval.high))
+        assert bill[column] == ((shown(expected.at(trainings)), limits)
+                                if worth_a_number(interval) else (limits, ""))
     spread = rows(page, "bill-spread")[label, ranks]
     assert spread[2][0] == shown(restart_quantile(spent, cost))
 
@@ -167,11 +165,8 @@ def test_when_tuning_pays(page, records, ranks):
     (table,) = tables(page, "bill-break-even")
     told = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
     for label in searched_fixture.STARTS:
-        mine, theirs = lines(records, "sgd", ranks), lines(records, label, ranks)
-        if ert(*bills(drawn(records, label, ranks))).hits:
-            verdict = break_even(mine, theirs).verdict
-            assert told[label] == (f"tuning sgd {verdict} pays" if verdict in ("always", "never")
-                                   else f"tuning sgd pays {verdict}")
+        mine, theirs = bill_of(records, "sgd", ranks), bill_of(records, label, ranks)
+        assert told[label] == sentence("sgd", break_even(mine, theirs))
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from stats_records import record, suite
 
-from bench_apts.stats.selection import best_metric, select
+from bench_apts.stats.selection import best_metric, select, select_best
 
 FAST = [0.1, 0.9, 0.9]
 SLOW = [0.1, 0.2, 0.9, 0.99]
@@ -53,6 +53,26 @@ def test_broken_trials_count_only_when_there_is_nothing_else(status):
     assert select([broken, record([], repetition=1)]) is broken
 
 
+def test_the_best_at_the_end_of_the_budget_is_not_the_fastest():
+    fast = record([0.1, 0.95, 0.95] + [0.9] * 8, status="hit")
+    slow = record([0.1] * 8 + [0.95, 0.95, 0.94], status="hit", repetition=1)
+    peak = record([0.99] * 10 + [0.5], status="hit", repetition=2)
+    assert select([fast, slow]) is fast
+    assert select_best([fast, slow, peak]) is slow
+    # Who ran out of time was not seen at the end.
+    assert select_best([fast, record([0.1, 0.99, 0.99], status="timeout", repetition=1)]) is fast
+    assert select_best([record([0.1, 0.3], status="pruned"),
+                        record([0.1, 0.4], status="pruned", repetition=1)]
+                       ).trial.repetition == 1
+
+
+def test_the_least_loss_at_the_end():
+    problem = suite("min", 0.1)
+    trials = [record([2.0] * 10 + [last], problem=problem, repetition=number)
+              for number, last in enumerate((0.3, 0.2, 0.2))]
+    assert select_best(trials) is trials[1]
+
+
 def test_nothing_to_select():
-    assert select([]) is None
+    assert select([]) is select_best([]) is None
     assert select([record([], status="error"), record([], status=None)]) is None

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from stats_records import record
 
 from bench_apts import fabrics
-from bench_apts.stats.amortisation import best_plan, break_even, plans, untuned
+from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.comparison import Bill, compare, first_ranks
 from bench_apts.stats.costs import CURRENCIES, outcome
 from bench_apts.stats.curves import curve
 from bench_apts.stats.cutoff import cutoff_curve
 from bench_apts.stats.efficiency import Training, efficiency
 from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.payoff import Tuning, break_even_interval, envelope_interval
 from bench_apts.stats.projection import Network, Scaling, project, work
 from bench_apts.stats.race import race
 from bench_apts.stats.restart import restart_costs, restart_quantile
@@ -68,15 +67,12 @@ def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
     assert 0 < ratio.p <= 1
     shares = first_ranks({"a": Bill(*one), "b": Bill(*two)}, paired=False, resamples=FEW)
     assert sum(filter(math.isfinite, shares.values())) <= 1 + 1e-9
-    again = [[(bill, value)] for bill, value in zip(*one, strict=True)]
-    rerun = [bill if math.isfinite(value) else math.inf for ((bill, value),) in again]
-    lines = plans(*one, rerun)
-    assert usable(best_plan(lines, 10).at(10))
-    assert break_even(lines, untuned(*two)).trainings >= 1
-    tuning = Tuning(*one, tuple(tuple(each) for each in again))
-    for interval in (envelope_interval(tuning, 10, resamples=FEW),
-                     break_even_interval(tuning, two, resamples=FEW)):
-        assert interval is None or interval.low <= interval.high
+    bill = tuned(*one, one)
+    assert usable(bill.at(10))
+    found = break_even(bill, Trainings(*two))
+    assert found.trainings >= 1
+    assert 1 <= found.interval.low <= found.interval.high
+    assert usable(bill.interval(10).low)
     assert usable(regret(0.0, 0.0))
     costs = ert(*one).cost, ert(*two).cost
     assert math.isinf(max(costs)) or usable(regret(*costs))

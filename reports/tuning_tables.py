@@ -1,0 +1,169 @@
+"""Tables of tuning: every trial, and the configurations that were frozen and how they fared."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench_apts.stats.costs import headline, known, outcome
+from bench_apts.stats.selection import best_metric, final_metric
+
+from . import units
+from .cost_tables import STATUS
+from .table import Table, Value, mono, name, number, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench_apts.records import TrialRecord
+    from bench_apts.stats.costs import Outcome
+
+    from .cells import Cell, Group
+
+FASTEST = "fastest to the target"
+BEST = "best at the end"
+
+
+def trials(groups: Sequence[Group], device: str) -> Table | None:
+    """Every tuning trial: what it tried, how it ended and what it cost; None without any."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        for cell in group.cells:
+            mine = cell.checks if cell.leader else cell.tune
+            if not mine:
+                continue
+            breaks.add(len(rows))
+            same = _fixed([record.trial.hyperparameters for record in cell.tune])
+            rows += [_tuning_row(cell, same, record, outcome(record), device) for record in mine]
+    if not rows:
+        return None
+    metric = units.metric_title(groups[0].suite.target.metric)
+    return Table(
+        "tuning", "Tuning trials",
+        "Only settings that differ between an optimizer's trials are shown; the file has all.",
+        (("Optimizer", ""), ("N", "ranks"), ("Trial", ""), ("Settings", ""), ("Ended", ""),
+         ("Cost", "to target"), ("Cost", "billed"), ("Best", f"validation {metric}")),
+        tuple(rows), frozenset(breaks))
+
+
+def _fixed(tried: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Returns the settings that are the same in all trials."""
+    return {key: value for key, value in (tried[0] if tried else {}).items()
+            if all(key in other and other[key] == value for other in tried)}
+
+
+def _tuning_row(cell: Cell, same: Mapping[str, object], record: TrialRecord, result: Outcome,
+                device: str) -> tuple[Value, ...]:
+    trial = record.trial
+    settings = trial.hyperparameters
+    varied = {key: value for key, value in settings.items()
+              if key not in same or same[key] != value}
+    status = record.end.status if record.end else "unfinished"
+    target = trial.suite.target
+    best = best_metric(record)
+    best = best if target.direction == "max" else -best
+    frozen, currency = record is cell.frozen, headline(device)
+    return (
+        replace(name(cell.label, suite=cell.suite.name), badge=_chosen(cell, record)),
+        number(str(cell.ranks), ranks=cell.ranks),
+        number(str(trial.repetition), repetition=trial.repetition, frozen=frozen,
+               best=record is cell.best,
+               run_id=record.header.run_id),
+        mono(", ".join(f"{key}={_plain(value)}" for key, value in sorted(varied.items()))
+             or "defaults",
+             hyperparameters=msgspec.json.encode(settings, order="sorted").decode()),
+        words(STATUS.get(status, status), status=status,
+              reason=record.end.reason if record.end else None),
+        Value(units.cost(currency, result.cost[currency], device), numbers={
+            "core_seconds_to_target": result.cost["core_seconds"],
+            f"{currency}_to_target": result.cost[currency]}) if result.hit
+        else Value("not reached", numbers={"core_seconds_to_target": None},
+                   kind="number missed"),
+        number(units.cost(currency, result.spent[currency], device),
+               core_seconds_spent=result.spent["core_seconds"],
+               samples_spent=result.spent["samples"],
+               wire_bytes_spent=(result.spent["wire_bytes"]
+                                 if known([result], "wire_bytes") else None),
+               gradient_evaluations_spent=result.spent["gradient_evaluations"]),
+        number(units.metric(target, target.metric, best) if math.isfinite(best) else units.NONE,
+               best_validation=best if math.isfinite(best) else None),
+    )
+
+
+def _chosen(cell: Cell, record: TrialRecord) -> str:
+    """Says which of the two frozen configurations a trial's is, if either."""
+    if not cell.two:
+        return "frozen" if record is cell.frozen else ""
+    return ("frozen: fastest" if record is cell.frozen
+            else "frozen: best" if record is cell.best else "")
+
+
+def _plain(value: object) -> str:
+    """Formats a hyperparameter: floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def frozen(groups: Sequence[Group]) -> Table | None:
+    """One or two rows for each tuned optimizer and N; None where nothing was frozen."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        for cell in group.cells:
+            if cell.frozen is None or cell.best is None:
+                continue
+            breaks.add(len(rows))
+            if cell.two:
+                rows += [_frozen_row(cell, FASTEST, cell.frozen, cell.seeds),
+                         _frozen_row(cell, BEST, cell.best, cell.best_seeds)]
+            else:
+                rows.append(_frozen_row(cell, f"{FASTEST} and {BEST}", cell.frozen, cell.seeds))
+    if not rows:
+        return None
+    metric = units.metric_title(groups[0].suite.target.metric)
+    return Table(
+        "frozen", "Frozen configurations",
+        "Tuning freezes two configurations: the one whose trial reached the target in the fewest "
+        "samples, for all costs; and the one whose trial had the best validation metric at the "
+        "end of the budget, for the accuracies. Both were run again on fresh seeds: means and "
+        "ranges.",
+        (("Optimizer", ""), ("N", "ranks"), ("Chosen as", ""), ("Settings", "that were tuned"),
+         ("Validation", f"{metric}, at the end"), ("Test", metric), ("Seeds", "")),
+        tuple(rows), frozenset(breaks))
+
+
+def _frozen_row(cell: Cell, role: str, chosen: TrialRecord,
+         seeds: Sequence[TrialRecord]) -> tuple[Value, ...]:
+    same = _fixed([record.trial.hyperparameters for record in cell.tune])
+    settings = {key: value for key, value in chosen.trial.hyperparameters.items()
+                if key not in same or same[key] != value}
+    metric = cell.suite.target.metric
+    ended = [value for record in seeds if (value := final_metric(record)) is not None]
+    tested = [record.end.test[metric] for record in seeds
+              if record.end and record.end.test and metric in record.end.test]
+    return (
+        name(cell.label, badge=cell.badge, suite=cell.suite.name),
+        number(str(cell.ranks), ranks=cell.ranks),
+        words(role, role=role, tuning_trial=chosen.trial.repetition),
+        mono(", ".join(f"{key}={_plain(value)}" for key, value in sorted(settings.items()))
+             or "defaults", configuration=chosen.trial.configuration),
+        _spread(cell, "validation", ended),
+        _spread(cell, "test", tested),
+        number(str(len(seeds)) if seeds else "not rerun", seeds=len(seeds)))
+
+
+def _spread(cell: Cell, column: str, values: Sequence[float]) -> Value:
+    """A mean with its range; values that are no number are left out."""
+    target = cell.suite.target
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return Value(units.NONE, numbers={f"{column}_mean": None})
+    shown = [units.metric(target, target.metric, value)
+             for value in (statistics.fmean(values), min(values), max(values))]
+    return number(shown[0], units.between(*shown[1:]) if len(values) > 1 else "", **{
+        f"{column}_mean": statistics.fmean(values), f"{column}_low": min(values),
+        f"{column}_high": max(values)})
