@@ -97,6 +97,11 @@ class Cell:
         return next((r.trial.configuration for r in self.seeds), "")
 
     @property
+    def batch(self) -> int | None:
+        """Samples of a global minibatch in its final trainings, else in its draws."""
+        return next((r.trial.batch_size for r in (*self.seeds, *self.draws)), None)
+
+    @property
     def badge(self) -> str:
         """What the tables say of its tuning: none is claimed by one configuration alone."""
         if self.tuning_free:

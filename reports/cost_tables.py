@@ -46,7 +46,8 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         "reaches the target, every trial billed. Below it the 95 % bootstrap "
         "interval; “or more”: without an upper limit. 90 % quantile: the bill that suffices in "
         "nine of ten such searches. Success: share of the trials behind the expected cost that "
-        "reached it; P: 95 % limit of that chance. The other columns describe a training with "
+        "reached it; P: 95 % limit of that chance. Minibatch: samples "
+        "of all ranks in a step. The other columns describe a training with "
         "the configuration that is fastest to the target, medians over seeds, and Test that with "
         "the best at the end of the budget (Frozen configurations); gradients are backward passes "
         "of the busiest rank; memory is "
@@ -102,7 +103,8 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
     return (
         name(cell.label, badge=cell.badge,
              suite=cell.suite.name, tuning_free=cell.tuning_free),
-        number(f"{cell.ranks}{' †' if crowded else ''}", ranks=cell.ranks),
+        number(f"{cell.ranks}{' †' if crowded else ''}", _minibatch(cell), ranks=cell.ranks,
+               global_batch=cell.batch),
         headlined(cell, device),
         _quantile(cell, device),
         _success(cell),
@@ -116,6 +118,10 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
                seeds=len(cell.seeds), seeds_hit=hits),
     )
+
+
+def _minibatch(cell: Cell) -> str:
+    return "" if cell.batch is None else f"minibatch {cell.batch:,}"
 
 
 def headlined(cell: Cell, device: str, level: float = 1.0) -> Value:
