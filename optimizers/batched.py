@@ -28,7 +28,8 @@ def scaled(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
         values: All hyperparameters, ``batch`` among them.
         ranks: World size N.
     """
-    return ranks * max(1, round(suite_batch * values["batch"] / ranks))
+    share: int = max(1, round(suite_batch * values["batch"] / ranks))
+    return ranks * share
 
 
 def _batched(backend: Backend, name: str, summary: str) -> Backend:

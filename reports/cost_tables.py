@@ -204,7 +204,9 @@ def _success(cell: Cell) -> Value:
 
 def timed(entry: Value, crowded: bool) -> Value:
     """Leave a time out of sight where ranks shared cores: it would measure the machine."""
-    return replace(entry, text="not shown", detail="N > cores") if crowded else entry
+    if not crowded or entry.kind == "number missed":
+        return entry
+    return replace(entry, text="not shown", detail="N > cores")
 
 
 def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
