@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.stats.costs import headline
+from bench_apts.stats.costs import headline, outcome
 from bench_apts.stats.sensitivity import widest
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def _by_hand(cells: Sequence[Cell]) -> Sweep | None:
 
 def _points(cell: Cell, name: str) -> list[Point]:
     points = []
-    for record, result in zip(cell.draws, cell.outcomes(), strict=True):
+    for record in cell.draws:
+        result = outcome(record)
         value = record.trial.hyperparameters.get(name)
         # A value of 0 mostly means that the optimizer finds its own, and no log axis has it.
         if isinstance(value, bool | str) or value is None or value <= 0:
