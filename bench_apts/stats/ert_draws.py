@@ -86,8 +86,8 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     distributions using generalized p-values and generalized confidence intervals" (2003), with one
     observation of ``PRIOR_SCATTER`` added to the variance (``CERTAIN_PRIOR`` without failures).
     The share of hits p is drawn from Beta(m + 1, n − m) for lower limits of the cost, and from
-    Jeffreys' posterior Beta(m + 1/2, n − m + 1/2) for upper ones. The cost of a miss c is the mean of the misses, or
-    the largest bill where none missed.
+    Jeffreys' posterior Beta(m + 1/2, n − m + 1/2) for upper ones. The cost of a miss c is the mean
+    of the misses, or the largest bill where none missed.
 
     Without a hit, ``low`` is the cost at the share of hits that n misses in a row leave possible
     with 95 % confidence, ``mean spent / (1 − 0.05^(1/n))``, and ``high`` is infinite.
