@@ -6,8 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from bench_apts.conformance.stretch import TOLERANCE, TOLERANCE_S
 from bench_apts.meters import bounds, calls
+from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
 from bench_apts.meters.flops import Flops
 from bench_apts.meters.wire import ideal_bytes
 from bench_apts.records import FINISHED

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.errors import UserError
+from bench_apts.stats.pruners import rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,16 +100,3 @@ def study(
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
         sampler=sampler, pruner=rule(pruner, evaluations))
-
-
-def rule(pruner: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
-    """Makes one of Optuna's pruners, at its defaults but for the length of a trial."""
-    import optuna
-
-    if pruner == "median":
-        return optuna.pruners.MedianPruner()
-    if pruner == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner()
-    if pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(max_resource=max(1, evaluations))
-    return optuna.pruners.NopPruner()

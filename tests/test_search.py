@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import optuna
 import pytest
@@ -147,7 +148,10 @@ def test_two_commands_share_a_search(environment, tmp_path):
     told = [process.communicate(timeout=200) for process in commands]
     assert [process.returncode for process in commands] == [0, 0], told
     records = store.read_trials(tmp_path / "digits")
-    assert len(records) == 2 * 6 + 3 * 2 + 2
+    # The configuration that ends best is reported as well, where it is not the fastest.
+    stages = Counter(r.trial.stage for r in records)
+    assert stages["tune"] == 2 * 6
+    assert stages["report"] in {3 * 2 + 2 + 2 * other for other in (0, 1, 2)}
     assert all(r.finished and r.attempts == 1 for r in records)
     left = [out.count("run beside") + out.count("kept from an earlier run") for out, _ in told]
     assert sum(left) == len(records)  # what one ran, the other did not

@@ -6,15 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from bench_apts.errors import ContractError
+from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
 
 if TYPE_CHECKING:
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
 
 _now = time.perf_counter
-
-TOLERANCE, TOLERANCE_S = 0.01, 1e-3
-"""Share, and seconds, by which two clocks may differ over the same steps."""
 
 
 class Stretch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -18,6 +19,9 @@ from bench_apts import threads
 from bench_apts.launch import blame, silent, stacks
 from bench_apts.launch.job import Job
 
+TRIAL = "bench_apts.trial:main"
+"""What a rank runs. It is found by name, as a launcher knows nothing of trials."""
+
 _YIELD_S = 2.0
 """How long a rank that lost its peers lets the agent find the one that failed first."""
 
@@ -27,7 +31,7 @@ LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refus
 
 
 def work(payload: bytes) -> str:
-    """Runs one rank of a trial; see ``bench_apts.trial.main``."""
+    """Run one rank of a trial; see ``TRIAL``."""
     _die_with_the_command()
     # Ctrl-C reaches the whole terminal; the agent ends its ranks itself, without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -54,10 +58,9 @@ def _answer(payload: bytes) -> str:
 
     The launcher would take an exit with code 0 for an answer, and wait for the other ranks.
     """
-    from bench_apts import trial
-
     try:
-        return trial.main(payload)
+        status: str = pkgutil.resolve_name(TRIAL)(payload)
+        return status
     except Exception:
         raise
     except SystemExit as error:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 PARTS = ("setup", "compile", "warmup", "train", "data", "eval", "log", "checkpoint")
 """``data`` is what a rank waits for streamed samples while it trains."""
 
+TOLERANCE, TOLERANCE_S = 0.01, 1e-3
+"""Share, and seconds, by which two clocks may differ over the same steps."""
+
 
 class Clock:
     """Bills wall-clock and CPU seconds to the parts of a ledger.

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench_apts.pruning import rule
-
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
-    from optuna.pruners import HyperbandPruner
+    from optuna.pruners import BasePruner, HyperbandPruner
     from optuna.study import Study, StudyDirection
     from optuna.trial import FrozenTrial, TrialState
 
+    from bench_apts.spec import Pruner
     from bench_apts.stats.curves import Curve, Direction
 
 Kind = Literal["median", "asha", "hyperband"]
@@ -226,3 +225,15 @@ def _storage() -> type[Any]:
             self.running.system_attrs[key] = value
 
     return Arrived
+
+def rule(pruner: Pruner, evaluations: int) -> BasePruner:
+    """Return one of Optuna's pruners, at its defaults but for the length of a trial."""
+    import optuna
+
+    if pruner == "median":
+        return optuna.pruners.MedianPruner()
+    if pruner == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner()
+    if pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(max_resource=max(1, evaluations))
+    return optuna.pruners.NopPruner()

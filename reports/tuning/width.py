@@ -84,12 +84,12 @@ def _value(value: object) -> float:
     return float(value)
 
 
-def table(found: Sequence[Narrowed], view: View) -> Table | None:
+def table(found: Sequence[Narrowed], view: View, file: str = "bill-width") -> Table | None:
     """Expected cost of each search in narrower and narrower ranges; None without any."""
     if not found:
         return None
     return Table(
-        "bill-width", "Expected cost by the width of the search range",
+        file, "Expected cost by the width of the search range",
         "The recorded trials, restricted to those within a factor of the value that was frozen; "
         "of a range with fewer than 3 trials nothing is said. Whoever knows a value that closely "
         "would search that range. As the frozen value is known only afterwards, narrow ranges "
@@ -140,13 +140,13 @@ def width(scene: Scene) -> Figure | None:
     scale(axes, "x", units.count, log=True, limits=(min(spans) / 1.3, max(spans) * 1.3))
     scale(axes, "y", scene.axis, log=True, limits=(min(costs) / 1.5, max(costs) * 1.5))
     axes.set_xlabel("upper end of the range over its lower end")
-    heading(axes, f"expected cost of searching it{scene.unit}")
+    heading(axes, f"expected cost of searching a range{scene.unit}")
     shown = [*dict.fromkeys(each.pool for each in found), *([against] if against else [])]
     return finish(
         drawing, scene.slug("width"), scene.title("expected cost by the width of the range"),
         f"{sentence(found, against, scene.view)} Recorded trials within a factor of the frozen "
         "value, 3 at least; the right end of a line is the whole range.",
-        scene.legend(shown), basis=scene.basis, data=table(found, scene.view))
+        scene.legend(shown), basis=scene.basis, data=table(found, scene.view, "width"))
 
 
 def sentence(found: Sequence[Narrowed], against: Pool | None, view: View) -> str:

@@ -23,7 +23,8 @@ def test_the_command_prints_and_writes_the_bill(cli, finished):
     assert (done.code, done.err) == (0, "")
     for part in ("digits: Expected cost to the target", "Expected cost (samples)",
                  "digits: How the bill scatters", "digits: Bill of R trainings",
-                 "digits: When tuning pays", "tuning sgd ", "digits: Totals over N = 1 and 2",
+                 "digits: When tuning pays", "no tuning trial of sgd reached the target",
+                 "digits: Totals over N = 1 and 2",
                  "digits: Tuning policies, replayed", "defaults of 3 optimizers",
                  "not replayed: sgd on digits at N = 1, as 0 of 2 reached it", "few trials"):
         assert part in done.out

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.pruning import rule
 from bench_apts.stats.curves import curve, make_curve
-from bench_apts.stats.pruners import KINDS, Arrivals, evaluations
+from bench_apts.stats.pruners import KINDS, Arrivals, evaluations, rule
 from bench_apts.stats.race import race
 from bench_apts.stats.replay import (
     Run,

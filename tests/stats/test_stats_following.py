@@ -1,0 +1,40 @@
+"""What a shared search costs a follower: its leader's samples at its own price, by hand."""
+
+import math
+
+import pytest
+from stats_records import record
+
+from bench_apts.stats.costs import CURRENCIES, outcome
+from bench_apts.stats.following import repriced, sample_price
+
+HIT, MISS = [0.1, 0.95, 0.95, 0.95], [0.1, 0.1, 0.1]
+
+
+def test_a_price_is_all_that_was_spent_over_all_samples():
+    # 2 ranks; k seconds and 1,000 k bytes at 100 k samples, and in the other trial at 50 k.
+    price = sample_price([record(HIT), record(MISS, every=50)])
+    assert price["train_s"] == pytest.approx((3 + 2) / (300 + 100))
+    assert price["core_seconds"] == pytest.approx(2 * 5 / 400)
+    assert price["wire_bytes"] == pytest.approx(5_000 / 400)
+    assert price["samples"] == 1
+    assert set(price) == set(CURRENCIES)
+
+
+def test_what_was_not_counted_or_never_trained_is_unknown():
+    assert math.isnan(sample_price([record(HIT), record(HIT, counted=False)])["flops"])
+    assert all(map(math.isnan, sample_price([record([0.1])]).values()))
+
+
+def test_a_leaders_trial_at_the_followers_price():
+    price = sample_price([record(HIT, every=50)])  # twice the seconds and bytes of a sample
+    hit, missed = outcome(record(HIT)), outcome(record(MISS))
+    mine = repriced(hit, price)
+    assert mine.hit
+    assert mine.cost["train_s"] == pytest.approx(2 * hit.cost["train_s"])
+    assert mine.spent == mine.cost
+    assert mine.cost["samples"] == hit.cost["samples"]
+    lost = repriced(missed, price)
+    assert not lost.hit
+    assert math.isinf(lost.cost["train_s"])
+    assert lost.spent["wire_bytes"] == pytest.approx(2 * missed.spent["wire_bytes"])
