@@ -84,7 +84,8 @@ def _value(value: object) -> float:
     return float(value)
 
 
-def table(found: Sequence[Narrowed], view: View, file: str = "bill-width") -> Table | None:
+def table(found: Sequence[Narrowed], view: View, file: str = "bill-width",
+          against: Pool | None = None) -> Table | None:
     """Expected cost of each search in narrower and narrower ranges; None without any."""
     if not found:
         return None
@@ -96,7 +97,8 @@ def table(found: Sequence[Narrowed], view: View, file: str = "bill-width") -> Ta
         "look a little too good.",
         (("Optimizer", ""), ("N", ""), ("Known within", "a factor of"), ("Range", ""),
          ("Hit", "trials inside"), ("Expected cost", "95 % interval")),
-        tuple(_row(each, view) for each in found))
+        (*(_row(each, view) for each in found),
+         *([_level(against, view)] if against else [])))
 
 
 def _row(each: Narrowed, view: View) -> tuple[Value, ...]:
@@ -112,6 +114,17 @@ def _row(each: Narrowed, view: View) -> tuple[Value, ...]:
         number(f"{cost.hits} of {cost.trials}", hits=cost.hits, trials=len(inside)),
         view.entry("ert", cost.cost, cost.total,
                    limits(interval, view) if interval and cost.hits else ""))
+
+
+def _level(against: Pool, view: View) -> tuple[Value, ...]:
+    """The row of the optimizer without tuning, which searches nothing."""
+    found, interval = against.ert, ert_interval(against.spent, against.cost)
+    return (
+        *opening(against.cell, view), number(units.NONE, factor=None),
+        mono("not searched", hyperparameter=None, range_low=None, range_high=None),
+        number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
+        view.entry("ert", found.cost, found.total,
+                   limits(interval, view) if interval and found.hits else ""))
 
 
 def _digits(value: float) -> str:
@@ -146,7 +159,8 @@ def width(scene: Scene) -> Figure | None:
         drawing, scene.slug("width"), scene.title("expected cost by the width of the range"),
         f"{sentence(found, against, scene.view)} Recorded trials within a factor of the frozen "
         "value, 3 at least; the right end of a line is the whole range.",
-        scene.legend(shown), basis=scene.basis, data=table(found, scene.view, "width"))
+        scene.legend(shown), basis=scene.basis,
+        data=table(found, scene.view, "width", against))
 
 
 def sentence(found: Sequence[Narrowed], against: Pool | None, view: View) -> str:

@@ -43,7 +43,9 @@ def test_the_cost_falls_as_the_range_narrows(tmp_path):
     assert figure.caption.startswith(
         "apts costs less unless you already know the lr of adam within a factor of 3 (3 trials); "
         "but so few trials do not tell the two apart.")
-    assert [row["factor"] for row in figure.data.records()] == [None, 10, 3]
+    *narrowed, level = figure.data.records()
+    assert [row["factor"] for row in narrowed] == [None, 10, 3]
+    assert (level["optimizer"], level["hyperparameter"]) == ("apts", None)
 
 
 def test_what_is_certain_is_said_without_a_but(tmp_path):
