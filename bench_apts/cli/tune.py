@@ -37,7 +37,7 @@ def command(
     rendezvous_timeout: options.Patience = 600,
     offline: options.Offline = False,
 ) -> None:
-    """Search hyperparameters only, and print what would be frozen: the fastest, and the best."""
+    """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
     from bench_apts import resolve, trial_files

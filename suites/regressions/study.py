@@ -26,8 +26,9 @@ PINNED = {
 }
 """Hyperparameters of the backends that would not reach the target with their defaults."""
 
-BACKENDS = ("adam", "adam-default", "apts", "apts-paper", "local-adam", "nadamw", "nadamw-list",
-            "napts", "prodigy", "schedule-free", "sgd", "tr", "zero1", "zero2", "zero3")
+BACKENDS = ("adam", "adam-batch", "adam-default", "apts", "apts-paper", "local-adam", "nadamw",
+            "nadamw-list", "napts", "prodigy", "schedule-free", "sgd", "sgd-batch", "tr", "zero1",
+            "zero2", "zero3")
 
 PARAMS: dict[str, Any] = {
     "params": [list(BACKENDS), list(RANKS)], "param_names": ["backend", "N"]}
