@@ -158,9 +158,9 @@ def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) ->
         interval = None
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would sound like a measurement.
-        return Value(f"more than {units.cost(currency, found.total, device)}"
+        return Value(f"more than {units.cost(currency, found.bound, device)}"
                      if found.total else "not reached",
-                     misses(0, found.trials), {column: None, f"{column}_more_than": found.total},
+                     misses(0, found.trials), {column: None, f"{column}_more_than": found.bound},
                      "number missed")
     if not found.total:
         detail = ""  # a rank alone sends nothing, however often it is resampled

@@ -79,7 +79,7 @@ def _own_cost(cell: Cell, currency: Currency, device: str) -> str:
         return "not known, as no trial of its own counted it"
     found = cell.ert(currency)
     if not found.hits:
-        return f"more than {units.cost(currency, found.total, device)}"
+        return f"more than {units.cost(currency, found.bound, device)}"
     return f"{units.cost(currency, found.cost, device)} expected"
 
 

@@ -23,7 +23,7 @@ class Ert(NamedTuple):
 
     Attributes:
         cost: ``Σ spent / hits``; infinite where nothing hit.
-        total: ``Σ spent``; where nothing hit, the cost is *more than* this.
+        total: ``Σ spent``.
         hits: Trials that reached the target, m.
         trials: All trials, n.
     """
@@ -37,6 +37,14 @@ class Ert(NamedTuple):
     def success(self) -> float:
         """Share of trials that hit, m/n; NaN without trials."""
         return self.hits / self.trials if self.trials else math.nan
+
+    @property
+    def bound(self) -> float:
+        """What the cost exceeds with 95 % confidence where nothing hit.
+
+        The mean bill over ``miss_limit``, the largest chance to hit that so many misses leave.
+        """
+        return self.total / self.trials / miss_limit(self.trials) if self.trials else 0.0
 
     @property
     def success_limit(self) -> float:

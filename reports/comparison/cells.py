@@ -208,7 +208,7 @@ def _cost(name: str, currency: Currency, trials: Trials, noise: float, verb: str
     costs = ert(one.spent, one.cost), ert(two.spent, two.cost)
     form = partial(units.tick, currency) if currency == "samples" else partial(
         units.cost, currency, device=device)
-    texts = [form(c.cost if c.hits else c.total) for c in costs]
+    texts = [form(c.cost if c.hits else c.bound) for c in costs]
     ratio = compare(two, one, paired=trials.paired)
     idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
     return Measure(

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bench_apts.stats.bootstrap import Interval
 from bench_apts.stats.comparison import Bill, Comparison, compare
 from bench_apts.stats.verdict import RULE, Decision, Evidence, decide, winners
 
@@ -38,11 +39,13 @@ class Entrant:
         cell: Whose it is.
         bill: What the quantity is worked out of.
         seeds: Of the trials behind it; equal ones make pairs.
+        counted: Whether the quantity is a count that no chance enters, the same in every trial.
     """
 
     cell: Cell
     bill: Bill
     seeds: tuple[Seeds, ...]
+    counted: bool = False
 
     @property
     def value(self) -> float:
@@ -206,6 +209,9 @@ def _ratio(other: Entrant, best: Entrant) -> float:
 
 
 def _rival(other: Entrant, best: Entrant, noise: Noise | None) -> Rival:
+    if other.counted and best.counted:
+        ratio = _ratio(other, best)
+        return Rival(other, Comparison(ratio, Interval(ratio, ratio), 0.0, 0.0))
     found = compare(other.bill, best.bill, paired=other.seeds == best.seeds)
     fewest = min(len(other.seeds), len(best.seeds))
     return Rival(other, found._replace(ratio=_ratio(other, best)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts.stats.comparison import Bill
@@ -83,7 +84,10 @@ def by_memory(cell: Cell) -> Entrant:
     peaks = [float(memory(record)) for record in cell.seeds]
     reached = all(peaks) and math.isfinite(cell.to_target("train_s").median)
     # The mean of the peaks: every seed "reaches the target" at its peak, or none does.
-    return _entrant(cell, cell.seeds, Bill(peaks, peaks if reached else [math.inf] * len(peaks)))
+    bill = Bill(peaks, peaks if reached else [math.inf] * len(peaks))
+    # Bytes of tensors are counted, and depend on no seed; what a gauge says scatters.
+    counted = reached and len(set(peaks)) == 1 and all(r.trial.device == "cpu" for r in cell.seeds)
+    return replace(_entrant(cell, cell.seeds, bill), counted=counted)
 
 
 def _entrant(cell: Cell, records: Sequence[TrialRecord], bill: Bill) -> Entrant:

@@ -53,7 +53,7 @@ def _row(ranking: Ranking, rival: Rival, view: View) -> tuple[Value, ...]:
     return (
         *opening(pool.cell, view),
         words(ranking.group.suite.name),
-        view.entry("ert", pool.ert.cost, pool.ert.total),
+        view.entry("ert", pool.ert.cost, pool.ert.bound),
         _ratio(rival, against),
         number(units.NONE if comparison is None or comparison.interval is None
                else "too few trials" if rival.decision.verdict == "cannot be told"

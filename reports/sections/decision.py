@@ -251,12 +251,13 @@ def _apts(once: Contest, cells: Sequence[Cell], view: View) -> list[str]:
     expected = mine.ert(view.currency)
     if not once.best.value:  # the untrained model met the target
         return []
+    tied = any(rival.entrant.cell is mine for rival in once.tied)
     if not expected.hits:
-        return [f"{mine.label} loses here: more than "
-                f"{view.show(expected.total)} spent, "
-                f"{misses(0, expected.trials)}."]
+        return [f"{mine.label} {'is behind' if tied else 'loses here'}: it costs more than "
+                f"{view.show(expected.bound)}, as {misses(0, expected.trials)}"
+                + (", which so few trials cannot tell from chance." if tied else ".")]
     ratio = expected.cost / once.best.value
-    if any(rival.entrant.cell is mine for rival in once.tied):
+    if tied:
         return [f"{mine.label} is behind at {units.times(ratio)} the lowest cost, within the "
                 "uncertainty of these few trials."]
     return [f"{mine.label} loses here: it costs {units.times(ratio)} as much as "

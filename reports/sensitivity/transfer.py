@@ -99,7 +99,7 @@ def _entry(source: Pool, there: Pool | None, ranks: int) -> Value:
         ratio = regret(moved.cost, native.cost)
         return Value(units.digits(ratio), runs, {column: ratio})
     if native.hits:
-        least = regret(moved.total, native.cost)
+        least = regret(moved.bound, native.cost)
         return Value(f"more than {units.digits(least)}" if math.isfinite(least) else "no hit",
                      f"0 of {runs}", {column: None}, "number missed")
     return Value("only this hit" if moved.hits else "neither hit", runs, {column: None},

@@ -50,7 +50,7 @@ class _Place(NamedTuple):
         # All n trials are billed, since the configuration is the best of all n.
         bill = self.tuned.total if least or self.tuned.hits else math.inf
         return AtRanks(self.ranks, bill, *(
-            found.total if least and not found.hits else found.cost
+            found.bound if least and not found.hits else found.cost
             for found in (self.native, self.transferred)))
 
 
@@ -167,7 +167,7 @@ def _regret(place: _Place) -> Value:
         return Value(units.digits(ratio), "" if place.fresh else "one trial",
                      {column: ratio})
     if native.hits:
-        least = regret(transferred.total, native.cost)
+        least = regret(transferred.bound, native.cost)
         text = f"more than {units.digits(least)}" if math.isfinite(least) else "no hit"
     else:
         text = "only transferred hit" if transferred.hits else "neither hit"

@@ -53,11 +53,11 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
             axes.plot([expected.cost], [row], marker=look.marker, color=look.color, markersize=8,
                       markeredgewidth=0, zorder=3)
         else:
-            text = f"more than {view.show(expected.total)}"
+            text = f"more than {view.show(expected.bound)}"
             if expected.total > 0:
-                axes.plot([expected.total, high], [row, row], color=look.color, linewidth=1,
+                axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
                           linestyle=":")
-                axes.plot([expected.total], [row], marker=">", color="none", markersize=8,
+                axes.plot([expected.bound], [row], marker=">", color="none", markersize=8,
                           markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
         _beside(axes, row, text)
     heading(axes, f"expected cost to the target, in {units.named(currency, view.device)}")
@@ -69,12 +69,13 @@ def expected_cost(group: Group, name: str, looks: Mapping[str, Look],
     missed = [f"{cell.label} ({misses(0, cell.ert(currency).trials)})" for cell in cells
               if not cell.ert(currency).hits]
     if missed:
-        caption += f" Open arrows: {units.listing(missed)}, so the cost is more than that."
+        caption += (f" Open arrows: {units.listing(missed)}, so the cost is more than that, with "
+                    "95 % confidence.")
     if shared := followers(cells, currency, view.device):
         caption += f" {shared}"
     return finish(drawing, f"{name}-expected-cost",
                   f"{group.suite.name}, N = {group.ranks}: expected cost including tuning",
-                  caption + " Bars: 95 % bootstrap interval; an arrow means no upper limit.", {},
+                  caption + " Bars: 95 % interval; an arrow means no upper limit.", {},
                   basis=basis, data=_expected(cells, view))
 
 
@@ -146,7 +147,7 @@ def _expected(cells: Sequence[Cell], view: View) -> Table:
     unit = units.named(view.currency, view.device)
     return Table(
         "expected", "Expected cost, tuning included",
-        "With its 95 % bootstrap interval; “or more”: without an upper limit.",
+        "With its 95 % interval; “or more”: without an upper limit.",
         (("Optimizer", ""), ("Hit", "trials"), ("Expected cost", unit)),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
@@ -177,7 +178,7 @@ def _share(column: str, value: float, core_seconds: float, view: View) -> Value:
 def _extent(cell: Cell, currency: Currency) -> list[float]:
     """Returns the finite positive numbers that an expected cost's row must have room for."""
     expected, interval = cell.ert(currency), cell.interval(currency)
-    found = [expected.cost if expected.hits else expected.total]
+    found = [expected.cost if expected.hits else expected.bound]
     if interval is not None and expected.hits:
         found += [interval.low, interval.high]
     return [value for value in found if 0 < value < math.inf]

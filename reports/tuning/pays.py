@@ -79,7 +79,7 @@ def entry(pool: Pool, view: View, count: int) -> Value:
         return _limited(view.entry(column, pool.ert.total, 0.0, "as spent"), column, view, None)
     if pool.bill is None:
         if not pool.ert.hits:
-            return _limited(view.entry(column, math.inf, pool.ert.total), column, view, None)
+            return _limited(view.entry(column, math.inf, pool.ert.bound), column, view, None)
         return _limited(Value("not rerun", numbers={f"{column}_{view.currency}": None}),
                         column, view, None)
     bill, interval = pool.bill.at(count), pool.bill.interval(count)

@@ -71,5 +71,5 @@ def _row(scene: Scene, pool: Pool) -> tuple[Value, ...]:
         number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
                trials=pool.ert.trials),
         *(scene.view.entry(f"restart_q{100 * share:.0f}",
-                           restart_quantile(pool.spent, pool.cost, share), pool.ert.total)
+                           restart_quantile(pool.spent, pool.cost, share), 0.0)
           for share in _SHARES))

@@ -90,7 +90,7 @@ class Scene(NamedTuple):
     def missed(self, pools: Iterable[Pool]) -> str:
         """Says who never reached the target and what was spent in vain; "" if all did."""
         lost = [f"{pool.cell.label} ({misses(0, pool.ert.trials)}, "
-                f"{self.view.more_than(pool.ert.total)})" for pool in pools if not pool.ert.hits]
+                f"{self.view.more_than(pool.ert.bound)})" for pool in pools if not pool.ert.hits]
         return f" Not drawn: {units.listing(lost)}." if lost else ""
 
 

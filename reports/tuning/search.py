@@ -39,7 +39,7 @@ def search(groups: Sequence[Group], view: View) -> Table:
     return Table(
         "bill-search", "Expected cost to the target",
         "Expected cost: draw configurations, train each, until one hits; every trial is billed. "
-        "In brackets the 95 % bootstrap interval. Bytes are those that one rank sent.",
+        "In brackets the 95 % interval. Bytes are those that one rank sent.",
         (("Optimizer", ""), ("N", ""), ("Hit", "trials"), 
          (f"Expected cost ({counted})", ""), *((_BESIDE[currency], "") for currency in others)),
         rows)
@@ -82,7 +82,7 @@ def _spread(pool: Pool, view: View) -> list[Value]:
     found, half = pool.ert, len(pool.cost) // 2
     bills = {"restart_q90": restart_quantile(pool.spent, pool.cost, 0.9),
              "sequential": sequential_bill(pool.spent, pool.cost)}
-    entries = [view.entry(column, bill, found.total) for column, bill in bills.items()]
+    entries = [view.entry(column, bill, found.bound) for column, bill in bills.items()]
     entries += [_best(pool, view, draws, f"best_of_{draws}") for draws in (2, 4)]
     last = _best(pool, view, half, "best_of_half")
     if half >= 1:

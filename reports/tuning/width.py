@@ -112,7 +112,7 @@ def _row(each: Narrowed, view: View) -> tuple[Value, ...]:
         mono(f"{each.knob} {_digits(low)} to {_digits(high)}", hyperparameter=each.knob,
              range_low=low, range_high=high),
         number(f"{cost.hits} of {cost.trials}", hits=cost.hits, trials=len(inside)),
-        view.entry("ert", cost.cost, cost.total,
+        view.entry("ert", cost.cost, cost.bound,
                    limits(interval, view) if interval and cost.hits else ""))
 
 
@@ -123,7 +123,7 @@ def _level(against: Pool, view: View) -> tuple[Value, ...]:
         *opening(against.cell, view), number(units.NONE, factor=None),
         mono("not searched", hyperparameter=None, range_low=None, range_high=None),
         number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
-        view.entry("ert", found.cost, found.total,
+        view.entry("ert", found.cost, found.bound,
                    limits(interval, view) if interval and found.hits else ""))
 
 

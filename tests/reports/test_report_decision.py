@@ -184,6 +184,22 @@ def test_a_process_on_cpus_is_no_answer_where_memory_is_short(make):
     assert "memory" not in questions
 
 
+def test_counted_memory_needs_no_test(make):
+    """Bytes of tensors depend on no seed: three trials tell what three hundred would."""
+    group = make(1, sgd=[4.0] * 3, apts=[1.5] * 3)
+    # Those of sgd are those of its final trainings, here the same trials.
+    sgd, apts = (replace(cell, seeds=cell.draws) for cell in group.cells)
+    for record in apts.seeds:
+        for event in record.evals:
+            event.tensor_bytes = 2 * sgd.memory
+    (found,) = judged([contest([by_memory(sgd), by_memory(apts)])])
+    assert found.verdict == "clear"
+    assert found.rivals[0].comparison.ratio == 2
+    apts.seeds[0].evals[0].tensor_bytes = 3 * sgd.memory  # depends on the seed after all
+    (found,) = judged([contest([by_memory(sgd), by_memory(replace(apts))])])
+    assert found.verdict == "cannot be told"
+
+
 def test_slow_networks_are_modelled_from_two_ranks_on(make):
     paces = {"sgd": [4.0] * 6, "adam": [1.0] * 6}
     alone = [a.numbers["question"] for a in box(make(1, **paces)).answers]
@@ -253,7 +269,7 @@ def test_few_seeds_claim_no_break_even(make, fresh, seeds):
 def test_apts_that_misses_is_said_in_words(make):
     found = text(box(make(1, sgd=[4.0] * 6, apts=[0.05] * 5)))
     assert "no other optimizer reached the target" in found
-    assert "apts loses here: more than" in found
+    assert "apts loses here: it costs more than" in found
     assert f"{THIN}samples" in found
     assert "0 of 5 reached it" in found
 

@@ -89,7 +89,7 @@ def test_main_table(page, records, label, ranks):
         assert row[3][0] == shown(restart_quantile(spent, cost))
         assert row[4][0] == units.percent(found.hits / found.trials, 0)
     else:
-        assert row[2] == (f"more than {shown(found.total)}",
+        assert row[2] == (f"more than {shown(found.bound)}",
                           f"0 of {found.trials} reached it")
         assert row[3][0] == units.NONE
     for column, currency in ((5, "train_s"), (6, "wire_bytes"), (7, "gradient_evaluations")):
@@ -145,7 +145,7 @@ def test_tables_of_the_tuning_cost(page, records, label, ranks):
     bill = rows(page, "bill-trainings")[label, ranks]
     assert search[2][0] == f"{found.hits} of {found.trials}"
     if not found.hits:
-        assert search[3][0] == f"more than {shown(found.total)}"
+        assert search[3][0] == f"more than {shown(found.bound)}"
         return
     assert search[3][0] == shown(found.cost)
     expected = bill_of(records, label, ranks)

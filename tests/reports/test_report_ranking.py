@@ -84,7 +84,7 @@ def test_misses_have_words_and_no_ratio(tmp_path):
     folder.add("adam", "report", (-5, -5), like=0).add("apts", "report", (4, 4))
     part = built(folder)
     row = shown(part, "ranking", "adam")
-    assert (row[3].text, row[4].text) == ("more than 14.0\u202fk\u202fsamples", "never reached it")
+    assert (row[3].text, row[4].text) == ("more than 9,020\u202fsamples", "never reached it")
     (found,) = [r for r in records(part, "ranking") if r["optimizer"] == "adam"]
     assert found["ratio"] is found["ert_samples"] is None
 

@@ -119,3 +119,10 @@ def test_bad_arguments():
         best_of([1, math.nan], 1)
     with pytest.raises(ValueError, match="3 hits of 2"):
         hit_probability(2, 3, 1)
+
+
+def test_after_misses_alone_the_cost_exceeds_the_bill_at_the_largest_likely_chance():
+    # Three misses leave a chance of 1 − 0.05^(1/3) = 0.632: 1.58 trials of 6 each, not three.
+    found = ert([4, 6, 8], [math.inf] * 3)
+    assert found.bound == pytest.approx(6 / 0.6316, rel=1e-3)
+    assert ert([4.0], [math.inf]).bound == pytest.approx(4 / 0.95)
