@@ -53,6 +53,8 @@ lint: $(STAMP)
 	cp -rs $(CURDIR)/bench_apts build/typed/
 	for part in optimizers suites reports; do ln -s $(CURDIR)/$$part build/typed/bench_apts/; done
 	$(BIN)/mypy
+	ln -s $(CURDIR)/pyproject.toml build/typed/
+	cd build/typed && PYTHONPATH=. $(abspath $(BIN))/lint-imports --no-cache
 
 workflows: $(STAMP)  ## .github/workflows by actionlint, which pip fetches from GitHub
 	$(BIN)/pip install --quiet --editable '.[workflows]'

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bench_apts import micro
-from bench_apts.conformance.replicas import align_buffers
-from bench_apts.contract import Batch, Loss, StepReport, World
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.optimizers.schedule import cosine
-from bench_apts.randomness import Redraw
+from bench_apts.plugins import micro
+from bench_apts.plugins.contract import Batch, Loss, StepReport, World
+from bench_apts.plugins.randomness import Redraw
+from bench_apts.plugins.replicas import align_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

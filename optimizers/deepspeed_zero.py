@@ -12,9 +12,9 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, World
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 from bench_apts.optimizers.schedule import cosine
+from bench_apts.plugins.contract import Backend, Batch, Loss, Stepper, StepReport, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ class ZeroStepper:
     ) -> None:
         import deepspeed
 
-        from bench_apts import micro
+        from bench_apts.plugins import micro
 
         if world.device.type == "cpu":
             # Its shared-memory op takes minutes to compile, and ZeRO does not use it.
@@ -56,7 +56,7 @@ class ZeroStepper:
         """One forward and backward pass of each micro-batch and one step of the AdamW."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.peak * cosine(self.taken, self.steps)
-        from bench_apts import micro
+        from bench_apts.plugins import micro
 
         parts = micro.parts(batch, self.most)
         losses = []
@@ -124,7 +124,7 @@ class ZeroStepper:
 
         All ranks then have the buffers of rank 0.
         """
-        from bench_apts.conformance.replicas import align_buffers
+        from bench_apts.plugins.replicas import align_buffers
 
         module: torch.nn.Module = self.engine
         align_buffers(module)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench_apts.spec import Scalar
+    from bench_apts.core.spec import Scalar
 
 SOLVERS = ("first-order", "l-sr1", "tr-adam")
 """Models of the loss, each with its step."""

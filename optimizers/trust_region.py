@@ -7,7 +7,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import (
+from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
+from bench_apts.plugins.contract import (
     Backend,
     Batch,
     Build,
@@ -18,7 +19,6 @@ from bench_apts.contract import (
     StepReport,
     World,
 )
-from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,8 +103,8 @@ class TrustRegionStepper:
 
     def step(self, batch: Batch) -> StepReport:
         """One step of the method; all its passes are over the same share."""
-        from bench_apts import micro
-        from bench_apts.randomness import Redraw
+        from bench_apts.plugins import micro
+        from bench_apts.plugins.randomness import Redraw
 
         parts = micro.parts(batch, self.world.micro_batch)
         # A ratio of reductions compares losses of one network: dropout masks must not change.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
             yet, a format is unknown, there is nothing to print a PDF with, or the folder cannot
             be written.
     """
-    from bench_apts.collection import spared
+    from bench_apts.core.collection import spared
 
     from .gather import gather
 
@@ -124,7 +124,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
            files: Mapping[str, bytes], twins: Mapping[str, Callable[[], bytes]]) -> Path:
     """Writes what was asked for; the page comes last, when all that it names is there."""
-    from bench_apts import store
+    from bench_apts.core import store
 
     chosen = {name: content for name, content in files.items()
               if name.rpartition(".")[2] in formats}

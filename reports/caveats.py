@@ -6,14 +6,14 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.origins import SPREAD, cards, counted, differences
-from bench_apts.soundness import ledger_gap
+from bench_apts.core import units
+from bench_apts.meters.soundness import ledger_gap
+from bench_apts.reports import cells, datasets, starting_points, yardsticks
 from bench_apts.stats.costs import hit_bracket
-
-from . import cells, datasets, starting_points, units, yardsticks
+from bench_apts.stats.origins import SPREAD, cards, counted, differences
 
 if TYPE_CHECKING:
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
 
     from .cells import Cell
     from .gather import Gathered

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts import origins
-from bench_apts.records import train_bytes
-from bench_apts.stats import projection
+from bench_apts.core.records import train_bytes
+from bench_apts.stats import origins, projection
 from bench_apts.stats.costs import hit_bracket, outcome, outcomes
 from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.following import repriced, retimed, sample_price
@@ -20,10 +19,11 @@ from bench_apts.stats.tuning import ert
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bench_apts.records import Communication, TrialRecord
-    from bench_apts.spec import Suite
+    from bench_apts.core.currency import Currency
+    from bench_apts.core.records import Communication, TrialRecord
+    from bench_apts.core.spec import Suite
     from bench_apts.stats.bootstrap import Interval
-    from bench_apts.stats.costs import Currency, Outcome
+    from bench_apts.stats.costs import Outcome
     from bench_apts.stats.noise import Noise
     from bench_apts.stats.tuning import Ert
 

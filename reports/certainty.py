@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import units
+from bench_apts.core import units
+
 from .parts import Boxes
 
 if TYPE_CHECKING:

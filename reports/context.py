@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import units
+from bench_apts.core import units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
 
-    from bench_apts.spec import Suite
+    from bench_apts.core.spec import Suite
 
     from .cells import Group
     from .drawing.style import Look

@@ -7,17 +7,18 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline, known
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.stats.costs import known
 from bench_apts.stats.restart import restart_quantile
 
-from . import units
 from .findings import followers, misses
 from .table import Table, Value, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from .cells import Cell, Group, Middle
     from .table import Plain

@@ -6,12 +6,11 @@ import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from bench_apts.core import units
 from bench_apts.suites.sources import FINGERPRINTS
 
-from . import units
-
 if TYPE_CHECKING:
-    from bench_apts.store import StudyFile
+    from bench_apts.core.store import StudyFile
 
     from .gather import Gathered
 

@@ -6,16 +6,15 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Literal
 
-from bench_apts import origins
+from bench_apts.core import units
+from bench_apts.stats import origins
 from bench_apts.stats.costs import known
 from bench_apts.stats.stability import stability
-
-from . import units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from .cells import Cell, Group
 

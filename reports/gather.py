@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bench_apts import store, trial_files
-from bench_apts.errors import UserError
-from bench_apts.spec import canonical
+from bench_apts.core import store, trial_files
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import canonical
 from bench_apts.stats.following import follows
 from bench_apts.stats.selection import select, select_best
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from bench_apts.records import TrialRecord
-    from bench_apts.spec import Entry, Suite
-    from bench_apts.store import StudyFile
+    from bench_apts.core.records import TrialRecord
+    from bench_apts.core.spec import Entry, Suite
+    from bench_apts.core.store import StudyFile
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from bench_apts.spec import called
+from bench_apts.core.spec import called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.records import TrialRecord
-    from bench_apts.spec import Trial
-    from bench_apts.store import StudyFile
+    from bench_apts.core.records import TrialRecord
+    from bench_apts.core.spec import Trial
+    from bench_apts.core.store import StudyFile
 
 
 def named(file: StudyFile, records: Sequence[TrialRecord]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core.currency import headline
 
 from . import caveats, record_tables, sections
 from .certainty import qualified
@@ -25,7 +25,7 @@ from .tuning.replay import Replays
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from bench_apts.spec import Suite
+    from bench_apts.core.spec import Suite
 
     from .caveats import Caveat
     from .drawing.canvas import Figure

@@ -7,14 +7,14 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts import origins
-
-from . import datasets, units
+from bench_apts.core import units
+from bench_apts.reports import datasets
+from bench_apts.stats import origins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
 
     from .gather import Gathered
 

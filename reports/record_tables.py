@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from . import units
+from bench_apts.core import units
+
 from .cells import pace, reached
 from .cost_tables import STATUS, UNCOUNTED
 from .table import Table, Value, mono, name, number, words
@@ -16,7 +17,7 @@ from .table import Table, Value, mono, name, number, words
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.records import Traffic, TrialRecord
+    from bench_apts.core.records import Traffic, TrialRecord
 
     from .cells import Group
     from .drawing.canvas import Figure

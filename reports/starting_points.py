@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from . import units
+from bench_apts.core import units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
 
 _NOTABLE_S = 1.0
 """Seconds of ``build`` that are worth a line; DeepSpeed takes a few to import."""

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench_apts.stats.costs import headline, known, outcome
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.stats.costs import known, outcome
 from bench_apts.stats.selection import best_metric, final_metric
 
-from . import units
 from .cost_tables import STATUS
 from .table import Table, Value, mono, name, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
     from bench_apts.stats.costs import Outcome
 
     from .cells import Cell, Group

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import units
+from bench_apts.core import units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.spec import Suite
+    from bench_apts.core.spec import Suite
 
     from .gather import Gathered
 

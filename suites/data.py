@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.core.errors import UserError, unknown
 
 from . import arrays, sources
 from .decode import decode

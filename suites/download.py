@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from . import arrays, published
 from .sources import ARCHIVE, BATCHES, KNOWN, search

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.core.errors import UserError, unknown
 
 Shape = tuple[int, ...]
 Choice = TypeVar("Choice")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError
-from bench_apts.spec import digest
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import digest
 
 from . import arrays, returned, streamed
 from .data import Prepared, Stream
@@ -19,8 +19,8 @@ from .readers.checks import fitting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bench_apts.problem import Problem
-    from bench_apts.spec import Data, Suite
+    from bench_apts.core.spec import Data, Suite
+    from bench_apts.suites.problem import Problem
 
     from .readers.checks import Splits
 

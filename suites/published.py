@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

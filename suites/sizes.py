@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 
 def positive(owner: str, **sizes: int) -> None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from . import arrays, published
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError, brief
-from bench_apts.spec import digest
+from bench_apts.core.errors import UserError, brief
+from bench_apts.core.spec import digest
 
 from . import arrays, returned
 from .readers.checks import PARTS, Splits

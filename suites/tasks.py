@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bench_apts.contract import Batch
+    from bench_apts.plugins.contract import Batch
     from bench_apts.tasks.contract import Model, Sums
 
 

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from bench_apts import soundness
+from bench_apts.meters import soundness
 
 CLOCKS = {"train_s", "wall_s", "cpu_s", "all_ranks_cpu_s", "peak_memory_bytes", "tensor_bytes",
           "comm", "counted"}

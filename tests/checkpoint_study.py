@@ -5,12 +5,12 @@ import msgspec
 from harness_ranks import run_ranks
 from rich.console import Console
 
-from bench_apts import environment, store
-from bench_apts.execution import Execution
+from bench_apts.core import environment, store
 from bench_apts.launch.elastic import Interrupted
 from bench_apts.launch.failures import Outcome
-from bench_apts.progress import Progress
-from bench_apts.runner import Runner
+from bench_apts.study.execution import Execution
+from bench_apts.study.progress import Progress
+from bench_apts.study.runner import Runner
 
 
 class Ranks:

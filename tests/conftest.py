@@ -15,11 +15,12 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from bench_apts import registry, store
 from bench_apts.cli import main
-from bench_apts.plan import Plan
-from bench_apts.selectors import parse_selector
-from bench_apts.spec import Study
+from bench_apts.core import store
+from bench_apts.core.selectors import parse_selector
+from bench_apts.core.spec import Study
+from bench_apts.plugins import registry
+from bench_apts.study.plan import Plan
 
 # What a terminal, a git hook, a batch job or make told the tests is not meant for what they start.
 for name in list(os.environ):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench_apts import store
-from bench_apts.records import (
+from bench_apts.core import store
+from bench_apts.core.records import (
     Audited,
     AuditPart,
     DistinctCall,
@@ -25,7 +25,7 @@ from bench_apts.records import (
     Start,
     Traffic,
 )
-from bench_apts.spec import (
+from bench_apts.core.spec import (
     Budget,
     Data,
     Entry,
@@ -41,7 +41,7 @@ from bench_apts.spec import (
 )
 
 if TYPE_CHECKING:
-    from bench_apts.records import Communication
+    from bench_apts.core.records import Communication
 
 LABELS = ("apts", "sgd", "adam", "nadamw", "nadamw-list", "local-adam", "zero1", "zero2", "zero3",
           "lion", "sgd[momentum=0]", "schedule-free")

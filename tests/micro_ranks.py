@@ -28,7 +28,7 @@ def _course(meter, rank, name, most):
     import torch
     from torch import nn
 
-    from bench_apts.contract import Batch, World
+    from bench_apts.plugins.contract import Batch, World
 
     torch.manual_seed(0)
     model = nn.Sequential(*itertools.chain.from_iterable(
@@ -58,8 +58,8 @@ def _course(meter, rank, name, most):
 def _build(name, model, loss, world):
     import torch
 
-    from bench_apts import registry
     from bench_apts.optimizers.data_parallel import DataParallelStepper
+    from bench_apts.plugins import registry
 
     if name == "lbfgs":
         return DataParallelStepper(

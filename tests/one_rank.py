@@ -7,10 +7,10 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from bench_apts.launch.job import Job
+from bench_apts.core.job import Job
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
-from bench_apts.trial import Run
+from bench_apts.trial.run import Run
 
 
 @contextlib.contextmanager

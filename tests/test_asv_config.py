@@ -10,8 +10,8 @@ import pytest
 import torch_names
 from harness_ranks import run_ranks
 
-from bench_apts import registry
-from bench_apts.records import End, Eval, Header, Start, Traffic, TrialRecord
+from bench_apts.core.records import End, Eval, Header, Start, Traffic, TrialRecord
+from bench_apts.plugins import registry
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "suites" / "regressions"

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_apts.augmentation import DRAWS, Augmentation, draws
-from bench_apts.loader import Order, Resident
-from bench_apts.spec import Augment
+from bench_apts.core.spec import Augment
+from bench_apts.trial.augmentation import DRAWS, Augmentation, draws
+from bench_apts.trial.loader import Order, Resident
 
 CPU = torch.device("cpu")
 WHOLE = Augment(crop=2, flip=True, cutout=3)

@@ -4,7 +4,8 @@ import pytest
 from alike import assert_alike
 from checkpoint_study import Folder, Ranks
 
-from bench_apts import soundness, store
+from bench_apts.core import store
+from bench_apts.meters import soundness
 
 OVERRIDES = ("suite.budget.samples=4000", "suite.evaluation.every_samples=1000",
              "suite.batch_size=32")

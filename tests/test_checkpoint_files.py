@@ -11,9 +11,9 @@ import pytest
 import torch
 from checkpoint_study import Folder, Nobody, Ranks
 
-from bench_apts import store
-from bench_apts.checkpoints import checkpoint, state_tree
-from bench_apts.records import End
+from bench_apts.core import store
+from bench_apts.core.records import End
+from bench_apts.trial.checkpoints import checkpoint, state_tree
 
 OVERRIDES = ("suite.budget.samples=1280", "suite.evaluation.every_samples=320")
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from bench_apts.collection import paused, spared
+from bench_apts.core.collection import paused, spared
 
 
 class Node:

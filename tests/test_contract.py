@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from bench_apts import registry
-from bench_apts.conformance.observer import missing_methods
-from bench_apts.contract import (
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
+from bench_apts.plugins.contract import (
     Backend,
     Choice,
     Hyperparameter,
@@ -16,7 +16,7 @@ from bench_apts.contract import (
     Sampling,
     Uniform,
 )
-from bench_apts.errors import UserError
+from bench_apts.trial.conformance.observer import missing_methods
 
 
 def backend(**changes):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_apts import environment, store
+from bench_apts.core import environment, store
 
 GPUS = (("GPU-aaaa-1", "NVIDIA H100"), ("GPU-bbbb-2", "NVIDIA A100"))
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from harness_ranks import run_ranks
 
-from bench_apts.contract import World
-from bench_apts.evaluation import Result, evaluate
-from bench_apts.loader import Resident
+from bench_apts.plugins.contract import World
 from bench_apts.tasks.ready import Classification
+from bench_apts.trial.evaluation import Result, evaluate
+from bench_apts.trial.loader import Resident
 
 CPU = torch.device("cpu")
 SIZES = (1, 2, 10, 1000, 1001, 2501, 3001)  # the last: 1001, 1000 and 1000 on three ranks

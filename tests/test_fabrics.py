@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench_apts import fabrics
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
+from bench_apts.stats import fabrics
 
 MINE = '[mine]\nbytes_per_s = 1e9\nlatency_s = 5e-6\nsource = "measured"\n'
 

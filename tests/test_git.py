@@ -5,8 +5,8 @@ import shutil
 import clones
 import pytest
 
-from bench_apts import git
-from bench_apts.errors import UserError, last_line
+from bench_apts.core import git
+from bench_apts.core.errors import UserError, last_line
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 

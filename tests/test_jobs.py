@@ -11,11 +11,11 @@ import time
 import msgspec
 import pytest
 
-from bench_apts import environment as machine
-from bench_apts import store
-from bench_apts.splitting import helpers, jobs
-from bench_apts.splitting.helpers import Helper
-from bench_apts.splitting.jobs import Jobs, Slots
+from bench_apts.core import environment as machine
+from bench_apts.core import store
+from bench_apts.study.splitting import helpers, jobs
+from bench_apts.study.splitting.helpers import Helper
+from bench_apts.study.splitting.jobs import Jobs, Slots
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench_apts import binding, environment, limits
+from bench_apts.core import binding, environment, limits
 
 V1 = "31 30 0:29 {root} {mount}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n" \
      "32 30 0:30 {root} {mount}/memory rw - cgroup cgroup rw,memory\n"

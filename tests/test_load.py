@@ -7,8 +7,8 @@ from pathlib import Path
 import large_study
 import pytest
 
-from bench_apts import store
-from bench_apts.records import Eval, Header
+from bench_apts.core import store
+from bench_apts.core.records import Eval, Header
 from bench_apts.reports.gather import gather
 
 COUNTERS = Path("/proc/thread-self/io")

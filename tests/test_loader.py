@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_apts.loader import Order, Resident
+from bench_apts.trial.loader import Order, Resident
 
 CPU = torch.device("cpu")
 

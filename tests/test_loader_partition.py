@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_apts.contract import Sampling
-from bench_apts.errors import UserError
-from bench_apts.loader import Order
+from bench_apts.core.errors import UserError
+from bench_apts.plugins.contract import Sampling
 from bench_apts.suites.generated import skew
+from bench_apts.trial.loader import Order
 
 LABELS = st.lists(st.integers(0, 4), min_size=12, max_size=80).map(np.array)
 

@@ -6,14 +6,15 @@ import msgspec
 import optuna
 import pytest
 
-from bench_apts import pruning, store
-from bench_apts.errors import UserError
-from bench_apts.records import End, Eval, Header, Start
-from bench_apts.search import STORAGE, Search
-from bench_apts.soundness import check
-from bench_apts.spec import Entry
-from bench_apts.splitting import merge
-from bench_apts.trial_files import Copy
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, Start
+from bench_apts.core.spec import Entry
+from bench_apts.core.trial_files import Copy
+from bench_apts.meters.soundness import check
+from bench_apts.study.search import STORAGE, Search
+from bench_apts.study.splitting import merge
+from bench_apts.trial import pruning
 
 
 def contents(folder, pattern):
@@ -269,7 +270,7 @@ def asked(plan, folder, told, count):
 
 
 def planned(make_study, digits, **changes):
-    from bench_apts.plan import Plan
+    from bench_apts.study.plan import Plan
 
     return Plan(msgspec.structs.replace(make_study("sgd", trials=6), **changes),
                 {"digits": digits})

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from bench_apts import store
-from bench_apts.errors import UserError
-from bench_apts.plan import Plan
-from bench_apts.records import End, Eval, Header, TrialRecord
-from bench_apts.spec import Trial
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, TrialRecord
+from bench_apts.core.spec import Trial
+from bench_apts.study.plan import Plan
 
 
 @pytest.fixture

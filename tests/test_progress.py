@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench_apts import store
-from bench_apts.progress import Progress, describe
-from bench_apts.records import End, Eval, Header, TrialRecord
-from bench_apts.spec import Searched
+from bench_apts.core import store
+from bench_apts.core.records import End, Eval, Header, TrialRecord
+from bench_apts.core.spec import Searched
+from bench_apts.study.progress import Progress, describe
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from bench_apts import environment, resolve
-from bench_apts.errors import UserError
-from bench_apts.spec import Augment
+from bench_apts.core import environment
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import Augment
+from bench_apts.study import resolve
 
 WORDS = {"suites": ["digits"], "overrides": (), "gpus": "1", "optimizers": "sgd", "trials": 2,
          "seeds": 1, "base_seed": 0, "twins": True}

@@ -7,8 +7,8 @@ from one_rank import group
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench_apts.errors import UserError
-from bench_apts.roles import roles
+from bench_apts.core.errors import UserError
+from bench_apts.plugins.roles import roles
 from bench_apts.tasks.module import LossModule
 
 

@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch_names
 
-from bench_apts import store
-from bench_apts.records import train_bytes
+from bench_apts.core import store
+from bench_apts.core.records import train_bytes
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
 ENDLESS = ("--set", "suite.budget.samples=100_000_000", "--set", "suite.budget.seconds=3000",

@@ -9,11 +9,12 @@ from collections import Counter
 import optuna
 import pytest
 
-from bench_apts import pruning, store
-from bench_apts.errors import UserError
-from bench_apts.plan import Plan
-from bench_apts.records import End, Eval, Header, TrialRecord
-from bench_apts.search import STORAGE, Search, score
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, TrialRecord
+from bench_apts.study.plan import Plan
+from bench_apts.study.search import STORAGE, Search, score
+from bench_apts.trial import pruning
 
 SMALL = ("--set", "suite.budget.samples=4000", "--set", "suite.evaluation.every_samples=400",
          "--offline")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.seeds import derive
+from bench_apts.core.seeds import derive
 
 KEYS = st.tuples(st.integers(0, 2**31), st.sampled_from(["data", "init", "tune", "tune-data"]),
                  st.sampled_from(["digits", "mnist", "mnist-cnn"]), st.integers(0, 999))

@@ -9,11 +9,11 @@ import msgspec
 import pandas as pd
 import pytest
 
-from bench_apts import store
-from bench_apts.errors import UserError
-from bench_apts.plan import Plan
-from bench_apts.splitting import shards
-from bench_apts.splitting.shards import Shard
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.study.plan import Plan
+from bench_apts.study.splitting import shards
+from bench_apts.study.splitting.shards import Shard
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam,zero1,apts", "--trials", "3", "--seeds", "2",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",

@@ -7,10 +7,9 @@ import sys
 import msgspec
 import pytest
 
-from bench_apts import plausibility, soundness, store
-from bench_apts.errors import UserError
-from bench_apts.plan import Plan
-from bench_apts.records import (
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import (
     Audited,
     AuditPart,
     DistinctCall,
@@ -20,7 +19,9 @@ from bench_apts.records import (
     Start,
     Traffic,
 )
-from bench_apts.spec import digest
+from bench_apts.core.spec import digest
+from bench_apts.meters import plausibility, soundness
+from bench_apts.study.plan import Plan
 
 LINUX = {"os": "Debian GNU/Linux 12, Linux 6.1.0-13-amd64"}
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts import registry, suite_file
-from bench_apts.errors import UserError
-from bench_apts.selectors import parse_scalar, parse_selector, split_selectors
-from bench_apts.spec import Seeds, Suite, Trial, canonical, digest
+from bench_apts.core.errors import UserError
+from bench_apts.core.selectors import parse_scalar, parse_selector, split_selectors
+from bench_apts.core.spec import Seeds, Suite, Trial, canonical, digest
+from bench_apts.plugins import registry, suite_file
 
 WORD = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(
     lambda word: word not in ("true", "false", "inf", "nan"))
@@ -256,7 +256,7 @@ def test_the_run_id_is_the_same_in_every_process_and_order(make_trial):
     plain = msgspec.to_builtins(trial)
     turned = {k: plain[k] for k in reversed(plain)}
     turned["hyperparameters"] = dict(reversed(plain["hyperparameters"].items()))
-    code = ("import sys, msgspec; from bench_apts.spec import Trial; "
+    code = ("import sys, msgspec; from bench_apts.core.spec import Trial; "
             "print(msgspec.json.decode(sys.stdin.read(), type=Trial).run_id)")
     for seed in ("1", "2"):
         done = subprocess.run([sys.executable, "-c", code], input=json.dumps(turned), text=True,

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench_apts import resources, store, threads
-from bench_apts.errors import UserError
-from bench_apts.records import End, Eval
-from bench_apts.startups import Startups, Stopped, ran
+from bench_apts.core import resources, store, threads
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval
+from bench_apts.study.startups import Startups, Stopped, ran
 
 SMALL = ("--offline", "--no-twins", "--set", "suite.budget.samples=2000", "--set",
          "suite.evaluation.every_samples=500")

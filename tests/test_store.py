@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts import store
-from bench_apts.errors import UserError
-from bench_apts.records import End, Eval, Header, Start, Traffic
-from bench_apts.spec import SCHEMA
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, Start, Traffic
+from bench_apts.core.spec import SCHEMA
 
 
 @pytest.fixture

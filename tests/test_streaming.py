@@ -14,14 +14,14 @@ import torch
 from alike import assert_alike
 from harness_ranks import run_ranks
 
-from bench_apts import store
-from bench_apts.errors import UserError
-from bench_apts.launch.job import Job, Saving
-from bench_apts.loader import Conversion, Order, Resident
-from bench_apts.spec import Augment
-from bench_apts.streaming import Streamed
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.job import Job, Saving
+from bench_apts.core.spec import Augment
 from bench_apts.suites import streamed
 from bench_apts.suites.streamed import Reader
+from bench_apts.trial.loader import Conversion, Order, Resident
+from bench_apts.trial.streaming import Streamed
 
 CPU = torch.device("cpu")
 
@@ -249,9 +249,9 @@ def stop_and_go(connect, job, steps):
 
 @pytest.mark.slow
 def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeypatch):
-    from bench_apts import resolve
-    from bench_apts.plan import Plan
-    from bench_apts.study import prepare
+    from bench_apts.study import resolve
+    from bench_apts.study.plan import Plan
+    from bench_apts.study.run import prepare
 
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     (tmp_path / "noisy.py").write_text(CODE, encoding="utf-8")

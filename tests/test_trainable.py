@@ -11,11 +11,11 @@ from mechanics_models import Slope, Squares
 from torch import nn
 from trainable_ranks import courses
 
-from bench_apts import registry
-from bench_apts.errors import UserError
-from bench_apts.problem import Problem
-from bench_apts.rehearsal import rehearse
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
+from bench_apts.study.rehearsal import rehearse
 from bench_apts.suites import data
+from bench_apts.suites.problem import Problem
 
 NAMES = ("Tied", "Frozen", "Double")
 TOGETHER = ("sgd", "adam", "apts", "apts-paper", "local-adam", "nadamw", "schedule-free",

@@ -5,8 +5,9 @@ import shutil
 import msgspec
 import pytest
 
-from bench_apts import soundness, store, trial_files
-from bench_apts.errors import UserError
+from bench_apts.core import store, trial_files
+from bench_apts.core.errors import UserError
+from bench_apts.meters import soundness
 
 
 def whole(finished, folder):

@@ -22,10 +22,10 @@ def _course(name, backend):
     import torch.distributed as dist
     from torch import nn
 
-    from bench_apts import registry
-    from bench_apts.conformance import replicas, undo
-    from bench_apts.conformance.step_report import ReportCheck
-    from bench_apts.contract import Batch, World
+    from bench_apts.plugins import registry, replicas
+    from bench_apts.plugins.contract import Batch, World
+    from bench_apts.trial.conformance import undo
+    from bench_apts.trial.conformance.step_report import ReportCheck
 
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import options, session, terminal
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.calibration.outcome import Candidate, Outcome
-    from bench_apts.spec import Target
+    from bench_apts.core.spec import Target
+    from bench_apts.study.calibration.outcome import Candidate, Outcome
 
 
 def command(
@@ -43,11 +43,12 @@ def command(
     """
     from msgspec.structs import replace
 
-    from bench_apts import resolve, store
-    from bench_apts import study as studies
-    from bench_apts.calibration import outcome, target_file
-    from bench_apts.execution import Execution
-    from bench_apts.plan import Plan
+    from bench_apts.core import store
+    from bench_apts.study import resolve
+    from bench_apts.study import run as studies
+    from bench_apts.study.calibration import outcome, target_file
+    from bench_apts.study.execution import Execution
+    from bench_apts.study.plan import Plan
 
     if len(resolve.sizes("--gpus", gpus)) > 1:
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
@@ -67,7 +68,7 @@ def command(
     plan = Plan(resolved, studies.prepare(resolved, data_dir, offline), outcome.choose,
                 None)
     if dry_run:
-        from bench_apts.estimate import lines
+        from bench_apts.study.estimate import lines
 
         for line in lines(plan, folder):
             console.print(line, markup=False)
@@ -98,8 +99,8 @@ def _target(found: Outcome, folder: Path) -> Target:
 
     from msgspec.structs import replace
 
-    from bench_apts import store
-    from bench_apts.calibration.provenance import provenance
+    from bench_apts.core import store
+    from bench_apts.study.calibration.provenance import provenance
 
     file = store.read_study(folder)
     today = dt.datetime.now(dt.UTC).date()
@@ -109,7 +110,7 @@ def _target(found: Outcome, folder: Path) -> Target:
 def _table(candidates: tuple[Candidate, ...]) -> None:
     from rich.table import Table
 
-    from bench_apts.calibration.outcome import counted
+    from bench_apts.study.calibration.outcome import counted
 
     table = Table("optimizer", "tuning trials", "best", "configuration", "reruns",
                   "final values", "median", "deviation", box=None)

@@ -12,12 +12,12 @@ import typer
 from typer import Argument, Option
 
 from bench_apts.cli import options, terminal
-from bench_apts.errors import UserError, one_line
-from bench_apts.gate import LEAST_PAIRS
+from bench_apts.core.errors import UserError, one_line
+from bench_apts.regress.gate import LEAST_PAIRS
 
 if TYPE_CHECKING:
-    from bench_apts.gate.findings import Judged
-    from bench_apts.gate.runs import Asked
+    from bench_apts.regress.gate.findings import Judged
+    from bench_apts.regress.gate.runs import Asked
 
 _DEFAULT = "apts,sgd,adam,zero2"
 
@@ -76,7 +76,7 @@ def command(
     except UserError as error:
         _write(markdown, f"**cannot tell: {one_line(str(error))}**")
         raise
-    from bench_apts.gate import summary
+    from bench_apts.regress.gate import summary
 
     text = summary.markdown(found)
     print(text)
@@ -87,7 +87,7 @@ def command(
 
 
 def _sound(results: Path) -> None:
-    from bench_apts import soundness
+    from bench_apts.meters import soundness
 
     trials, problems = soundness.check(results)
     for problem in problems:
@@ -100,8 +100,8 @@ def _sound(results: Path) -> None:
 def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | None,
           overrides: tuple[str, ...], data_dir: Path | None, offline: bool, out: Path | None,
           pairs: int, factor: float, base_seed: int) -> Judged:
-    from bench_apts.gate import interleaved, stored, trees
     from bench_apts.launch.elastic import Interrupted, interruptible
+    from bench_apts.regress.gate import interleaved, stored, trees
 
     top = trees.repository(Path.cwd())
     try:
@@ -136,9 +136,11 @@ def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
            overrides: tuple[str, ...], data_dir: Path | None,
            offline: bool) -> Asked:
     """Resolves what both trees are to train."""
-    from bench_apts import environment, registry, resolve
-    from bench_apts.gate.runs import Asked
-    from bench_apts.selectors import split_selectors
+    from bench_apts.core import environment
+    from bench_apts.core.selectors import split_selectors
+    from bench_apts.plugins import registry
+    from bench_apts.regress.gate.runs import Asked
+    from bench_apts.study import resolve
 
     notes: list[str] = []
     there = environment.gpu_count()

@@ -32,8 +32,8 @@ from bench_apts.cli import (
     track,
     tune,
 )
-from bench_apts.errors import UserError, one_line
-from bench_apts.resources import shortage
+from bench_apts.core.errors import UserError, one_line
+from bench_apts.core.resources import shortage
 
 # Typer exports only this leaf of its family of usage errors.
 _MisusedOption: Any = typer.BadParameter.__mro__[1]

@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from bench_apts.cli import terminal
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench_apts.reports.comparison.compared import Compared

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import terminal
-from bench_apts.stats.costs import Currency
+from bench_apts.core.currency import Currency
 
 if TYPE_CHECKING:
     from bench_apts.reports.table import Value

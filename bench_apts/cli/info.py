@@ -11,7 +11,7 @@ def command() -> None:
     """Show machine, versions and commit, as every record has them."""
     from rich.table import Table
 
-    from bench_apts import environment
+    from bench_apts.core import environment
 
     table = Table(show_header=False, box=None)
     card = environment.card()

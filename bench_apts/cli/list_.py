@@ -34,8 +34,8 @@ def command(
 
 
 def _suites() -> list[tuple[str, str, str]]:
-    from bench_apts import registry
-    from bench_apts.errors import UserError
+    from bench_apts.core.errors import UserError
+    from bench_apts.plugins import registry
 
     rows = []
     for suite in registry.suite_names():
@@ -50,8 +50,8 @@ def _suites() -> list[tuple[str, str, str]]:
 
 
 def _optimizers() -> list[tuple[str, str, str]]:
-    from bench_apts import registry
-    from bench_apts.errors import UserError
+    from bench_apts.core.errors import UserError
+    from bench_apts.plugins import registry
 
     rows = []
     for name in registry.optimizer_names():
@@ -67,7 +67,7 @@ def _optimizers() -> list[tuple[str, str, str]]:
 
 
 def _tasks() -> list[tuple[str, str, str]]:
-    from bench_apts.errors import UserError
+    from bench_apts.core.errors import UserError
     from bench_apts.tasks import installed
 
     rows = []

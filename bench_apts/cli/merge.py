@@ -17,7 +17,7 @@ def command(
         show_default=False)],
 ) -> None:
     """Join results folders of one study into a new one."""
-    from bench_apts.splitting import merge
+    from bench_apts.study.splitting import merge
 
     found = merge.merge(out, folders, ["bench-apts", *sys.argv[1:]])
     print(f"merged: {_counted(found.trials, 'trial')} of {_counted(len(folders), 'folder')}, "

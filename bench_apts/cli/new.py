@@ -12,7 +12,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 
 class What(StrEnum):
@@ -50,8 +50,8 @@ def _require_name(name: str) -> None:
     """
     import msgspec
 
-    from bench_apts import registry
-    from bench_apts.spec import Suite
+    from bench_apts.core.spec import Suite
+    from bench_apts.plugins import registry
 
     kind = next(f.type for f in msgspec.structs.fields(Suite) if f.name == "name")
     try:

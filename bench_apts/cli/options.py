@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from bench_apts.spec import Pruner, Sampler, Space
+from bench_apts.core.spec import Pruner, Sampler, Space
 
 Suites = Annotated[list[str] | None, Option(
     "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import terminal
-from bench_apts.stats.costs import Currency
+from bench_apts.core.currency import Currency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def command(
     Simulated studies are judged by the rule of docs/statistics.md; a number is
     enough if 80 % of them tell the factor.
     """
-    from bench_apts.errors import UserError
+    from bench_apts.core.errors import UserError
     from bench_apts.stats.power import Spread
 
     if not 1.0 < factor < 1e6:

@@ -42,11 +42,11 @@ def command(
     """Model times at other world sizes and on other networks."""
     from rich.table import Table
 
-    from bench_apts import fabrics as known
-    from bench_apts import resolve
     from bench_apts.reports.gather import gather
     from bench_apts.reports.scaling import projected
     from bench_apts.reports.table import csv
+    from bench_apts.stats import fabrics as known
+    from bench_apts.study import resolve
 
     sizes = resolve.sizes("--ranks", ranks)
     there = known.load(fabrics)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 _HISTORY = Path(".asv/results")
 """Where asv keeps its results in a checkout."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from bench_apts.cli import options, session
-from bench_apts.launch.job import GRACE_S
+from bench_apts.core.job import GRACE_S
 
 
 def command(
@@ -47,9 +47,9 @@ def command(
     offline: options.Offline = False,
 ) -> None:
     """Compare optimizers at several world sizes and write a report."""
-    from bench_apts import resolve
-    from bench_apts.execution import Execution
-    from bench_apts.splitting import shards
+    from bench_apts.study import resolve
+    from bench_apts.study.execution import Execution
+    from bench_apts.study.splitting import shards
 
     console = session.console()
     place = session.place(console, nodes, node_rank, rendezvous)
@@ -64,7 +64,7 @@ def command(
     folder = session.folder(out, study, resolved.suites)
     plan = session.plan(console, resolved, notes, data_dir, offline)
     if dry_run:
-        from bench_apts.estimate import lines
+        from bench_apts.study.estimate import lines
 
         for line in lines(plan, folder):
             console.print(line, markup=False)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench_apts.errors import UserError, one_line
+from bench_apts.core.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
-    from bench_apts.execution import Execution
-    from bench_apts.launch.nodes.leader import Leader
+    from bench_apts.core.spec import Study, Suite
     from bench_apts.launch.nodes.placement import Placement
-    from bench_apts.plan import Plan
-    from bench_apts.spec import Study, Suite
-    from bench_apts.splitting.jobs import Jobs
+    from bench_apts.study.execution import Execution
+    from bench_apts.study.nodes.leader import Leader
+    from bench_apts.study.plan import Plan
+    from bench_apts.study.splitting.jobs import Jobs
 
 
 def console() -> Console:
@@ -40,7 +40,7 @@ def place(
     Raises:
         UserError: It cannot be told, or the environment lets no trial run.
     """
-    from bench_apts import resources, threads
+    from bench_apts.core import resources, threads
     from bench_apts.launch.nodes import placement
 
     threads.openmp()
@@ -71,7 +71,7 @@ def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placemen
     Raises:
         UserError: The ranks are spread over several machines.
     """
-    from bench_apts.splitting.jobs import Jobs, fitting
+    from bench_apts.study.splitting.jobs import Jobs, fitting
 
     if asked > 1 and place.nodes > 1:
         raise UserError("--jobs is for one machine, and --nodes spreads each trial over several; "
@@ -86,8 +86,8 @@ def plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
     """Prepares the data and lays out the trials, saying what a user should know before."""
-    from bench_apts import study as studies
-    from bench_apts.plan import Plan
+    from bench_apts.study import run as studies
+    from bench_apts.study.plan import Plan
 
     for note in notes:
         out.print(f"note: {note}", markup=False)
@@ -110,9 +110,10 @@ def run(
     if place.rank:
         _follow(out, planned, place, patience_s, execution.grace_s)
         return
-    from bench_apts import startups, store
-    from bench_apts import study as studies
-    from bench_apts.progress import Progress
+    from bench_apts.core import store
+    from bench_apts.study import run as studies
+    from bench_apts.study import startups
+    from bench_apts.study.progress import Progress
 
     with (_leading(out, planned, place, patience_s) as leader,
           studies.opened(results, execution.shared), _ending_in_order(out, f"in {results}")):
@@ -165,8 +166,8 @@ def _leading(
     if place.nodes == 1:
         yield None
         return
-    from bench_apts.launch.nodes import agreement
-    from bench_apts.launch.nodes.leader import Leader
+    from bench_apts.study.nodes import agreement
+    from bench_apts.study.nodes.leader import Leader
 
     with Leader(place, agreement.agreement(planned), agreement.machine()) as leader:
         leader.gather(patience_s, lambda text: out.print(text, markup=False))
@@ -177,9 +178,9 @@ def _follow(
     out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
 ) -> None:
     """Runs this node's ranks of the trials that node 0 begins."""
-    from bench_apts import study as studies
-    from bench_apts.launch.nodes import agreement
-    from bench_apts.launch.nodes.follower import Follower
+    from bench_apts.study import run as studies
+    from bench_apts.study.nodes import agreement
+    from bench_apts.study.nodes.follower import Follower
 
     name = f"node {place.rank} of {place.nodes}"
     out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from bench_apts.cli import session
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench_apts.launch.batch import Command
@@ -90,8 +90,8 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
 
 def _folder(parameters: dict[str, Any]) -> Path:
     """Returns the study's results folder, having looked up its suites and optimizers."""
-    from bench_apts import registry
-    from bench_apts.selectors import parse_selector, split_selectors
+    from bench_apts.core.selectors import parse_selector, split_selectors
+    from bench_apts.plugins import registry
 
     suites = [registry.suite(name, tuple(parameters["set_"] or ()))
               for name in dict.fromkeys(parameters["suite"] or ["digits"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def write(path: Path, content: bytes, remedy: str) -> None:
     Raises:
         UserError: It cannot be written; ``remedy`` says how it could be.
     """
-    from bench_apts import store
+    from bench_apts.core import store
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,13 +24,14 @@ def command(
     One line per check: ok, skipped, warning or failed, with what to mend. Exit code 2: a check
     failed.
     """
-    from bench_apts import environment, resolve
-    from bench_apts.calibration import target_file
-    from bench_apts.errors import one_line
+    from bench_apts.core import environment
+    from bench_apts.core.errors import one_line
+    from bench_apts.core.units import plural
     from bench_apts.launch.elastic import Interrupted, interruptible
-    from bench_apts.reports.units import plural
-    from bench_apts.suite_checks import trials
-    from bench_apts.suite_checks.examine import examine
+    from bench_apts.study import resolve
+    from bench_apts.study.calibration import target_file
+    from bench_apts.study.suite_checks import trials
+    from bench_apts.study.suite_checks.examine import examine
 
     console = terminal.console()
     session.place(console, None, None, None)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.tracking.changes import Changes
+    from bench_apts.regress.tracking.changes import Changes
 
 _SHOWN = 20
 """Changes that are named at most."""
@@ -31,9 +31,9 @@ def command(
 ) -> None:
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
     from bench_apts.launch.elastic import Interrupted
+    from bench_apts.regress.tracking import changes, runs
+    from bench_apts.regress.tracking import checkout as checkouts
     from bench_apts.reports.history import commits
-    from bench_apts.tracking import changes, runs
-    from bench_apts.tracking import checkout as checkouts
 
     runs.require_asv()
     found = checkouts.checkout(Path.cwd())

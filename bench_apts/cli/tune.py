@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.cli import options, session, terminal
-from bench_apts.launch.job import GRACE_S
+from bench_apts.core.job import GRACE_S
 
 if TYPE_CHECKING:
-    from bench_apts.spec import Scalar
+    from bench_apts.core.spec import Scalar
 
 
 def command(
@@ -40,9 +40,10 @@ def command(
     """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
-    from bench_apts import resolve, trial_files
-    from bench_apts.execution import Execution
-    from bench_apts.splitting import shards
+    from bench_apts.core import trial_files
+    from bench_apts.study import resolve
+    from bench_apts.study.execution import Execution
+    from bench_apts.study.splitting import shards
 
     console = session.console()
     place = session.place(console, nodes, node_rank, rendezvous)

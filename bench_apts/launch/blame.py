@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.spec import Trial
+    from bench_apts.core.spec import Trial
 
 _MARK = "where: "
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts import threads
-from bench_apts.errors import UserError
+from bench_apts.core import threads
+from bench_apts.core.errors import UserError
+from bench_apts.core.job import GRACE_S
 from bench_apts.launch import failures, silent, stacks, temporary
 from bench_apts.launch.failures import Outcome
-from bench_apts.launch.job import GRACE_S
 from bench_apts.launch.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
-    from bench_apts.launch.job import Job
+    from bench_apts.core.job import Job
+    from bench_apts.core.records import Status
     from bench_apts.launch.nodes.rendezvous import Place
-    from bench_apts.records import Status
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""

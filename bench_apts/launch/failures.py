@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_apts.errors import encodable
+from bench_apts.core.errors import encodable
 from bench_apts.launch import blame
 from bench_apts.launch.server import last_words
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+    from bench_apts.core.records import Status
     from bench_apts.launch.server import Server
-    from bench_apts.records import Status
 
 _NO_MEMORY = re.compile(
     r"out ?of ?memory|can't allocate memory|cannot allocate memory|\bMemoryError|bad_alloc",

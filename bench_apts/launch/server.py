@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import current_process, forkserver, get_context
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.errors import encodable
+from bench_apts.core.errors import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

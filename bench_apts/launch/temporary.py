@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from bench_apts.errors import UserError, told
+from bench_apts.core.errors import UserError, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

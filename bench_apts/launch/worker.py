@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench_apts import threads
+from bench_apts.core import threads
+from bench_apts.core.job import Job
 from bench_apts.launch import blame, silent, stacks
-from bench_apts.launch.job import Job
 
-TRIAL = "bench_apts.trial:main"
+TRIAL = "bench_apts.trial.run:main"
 """What a rank runs. It is found by name, as a launcher knows nothing of trials."""
 
 _YIELD_S = 2.0

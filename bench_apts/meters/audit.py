@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from msgspec import convert, to_builtins
 
-from bench_apts.errors import brief
+from bench_apts.core.errors import brief
+from bench_apts.core.records import Audited, AuditPart
 from bench_apts.meters import bounds, channels, descriptors, mappings
-from bench_apts.records import Audited, AuditPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bench_apts.contract import World
     from bench_apts.meters.comm import CommMeter
+    from bench_apts.plugins.contract import World
 
 # struct tcp_info of linux/tcp.h; since Linux 4.19 it is long enough.
 _NOTSENT = struct.Struct("=144xI")

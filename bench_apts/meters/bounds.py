@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench_apts.records import Audited
+    from bench_apts.core.records import Audited
 
 _TOLERANCE_BYTES, _TOLERANCE = 1000, 0.001
 

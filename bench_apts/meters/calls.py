@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from bench_apts.errors import brief
-from bench_apts.meters.wire import COLLECTIVES, gloo_bytes, ideal_bytes, payload_bytes
-from bench_apts.records import DistinctCall, Traffic
+from bench_apts.core.errors import brief
+from bench_apts.core.records import DistinctCall, Traffic
+from bench_apts.core.wire import COLLECTIVES, gloo_bytes, ideal_bytes, payload_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from bench_apts.meters.wire import Call
-    from bench_apts.records import Communication
+    from bench_apts.core.records import Communication
+    from bench_apts.core.wire import Call
 
 MOST = 256
 """Distinct calls that a record lists; training repeats a few, so that more are an exception."""

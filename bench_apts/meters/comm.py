@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bench_apts.errors import UserError, brief, unknown
+from bench_apts.core.errors import UserError, brief, unknown
+from bench_apts.core.records import Communication, DistinctCall
+from bench_apts.core.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.meters import calls as distinct
 from bench_apts.meters import hooks, native
 from bench_apts.meters.watched import Watched
-from bench_apts.meters.wire import HANDSHAKE, Call, uncertainty
-from bench_apts.records import Communication, DistinctCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts.errors import brief, one_line
+from bench_apts.core.errors import brief, one_line
 from bench_apts.meters import native
 
 if TYPE_CHECKING:

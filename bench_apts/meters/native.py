@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 _TELLING = re.compile(r"\berror:|not found|No such file")
 """What the line that tells has among all that ninja and the compiler print."""

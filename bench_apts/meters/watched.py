@@ -6,8 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench_apts.core.wire import Call
 from bench_apts.meters import hooks
-from bench_apts.meters.wire import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable

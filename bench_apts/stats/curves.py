@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from bench_apts.stats.costs import cost_recorded, costs_along, hit_bracket, metric_values
 
 if TYPE_CHECKING:
-    from bench_apts.records import TrialRecord
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
+    from bench_apts.core.records import TrialRecord
 
 Direction = Literal["max", "min"]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.origins import TIMES
-from bench_apts.stats.costs import CURRENCIES, Outcome, cost_at
+from bench_apts.core.currency import CURRENCIES
+from bench_apts.stats.costs import Outcome, cost_at
+from bench_apts.stats.origins import TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
     from bench_apts.stats.costs import Cost
 
 _ROUNDING = 0.02

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench_apts.meters.wire import ideal_bytes
+from bench_apts.core.wire import ideal_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
-from bench_apts.meters.wire import MAX_SEGMENT
+from bench_apts.core.wire import MAX_SEGMENT
 from bench_apts.stats.costs import hit_bracket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bench_apts.records import DistinctCall, Traffic, TrialRecord
+    from bench_apts.core.records import DistinctCall, Traffic, TrialRecord
 
 
 class Algorithm(StrEnum):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.study import Study, StudyDirection
     from optuna.trial import FrozenTrial, TrialState
 
-    from bench_apts.spec import Pruner
+    from bench_apts.core.spec import Pruner
     from bench_apts.stats.curves import Curve, Direction
 
 Kind = Literal["median", "asha", "hyperband"]

@@ -101,7 +101,7 @@ def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) ->
     """One trial after the other, until the first hit; one of Optuna's pruners may stop each.
 
     Args:
-        kind: Which pruner, set up as while tuning (``bench_apts.pruning.rule``).
+        kind: Which pruner, set up as while tuning (``bench_apts.trial.pruning.rule``).
         length: How many evaluations a full trial has after its first step.
         direction: Of the target's metric, ``"max"`` or ``"min"``.
         seed: Seed of the studies' names, from which Hyperband draws its brackets.

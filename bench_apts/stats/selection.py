@@ -14,7 +14,7 @@ from bench_apts.stats.costs import hit_bracket, metric_values
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
 
 _BROKEN = frozenset({"diverged", "oom", "error"})
 

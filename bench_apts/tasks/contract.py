@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bench_apts.contract import Batch
+    from bench_apts.plugins.contract import Batch
 
     Sums = Mapping[str, tuple[torch.Tensor | float, torch.Tensor | float]]
 

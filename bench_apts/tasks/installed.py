@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_apts import offers, sources
-from bench_apts.errors import UserError, unknown
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.plugins import offers, sources
 from bench_apts.tasks.contract import Task
 from bench_apts.tasks.ready import READY
 
 if TYPE_CHECKING:
-    from bench_apts.sources import Loaded
+    from bench_apts.plugins.sources import Loaded
 
 
 def names() -> list[str]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.contract import Batch
+from bench_apts.plugins.contract import Batch
 from bench_apts.tasks.contract import OutputTask, Task, every_metric
 
 if TYPE_CHECKING:
-    from bench_apts.contract import Loss
+    from bench_apts.plugins.contract import Loss
 
 
 class LossModule(torch.nn.Module):

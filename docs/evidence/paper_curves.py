@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
-from bench_apts import registry
-from bench_apts.loader import Resident
 from bench_apts.optimizers.apts.collective import Ranks
 from bench_apts.optimizers.apts.flat import Flat
 from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
 from bench_apts.optimizers.apts.problem import Problem
+from bench_apts.plugins import registry
 from bench_apts.suites import data, models
+from bench_apts.trial.loader import Resident
 
 BATCH, OVERLAP = 10_000, 500
 

@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench_apts.origins import TIMES
-from bench_apts.records import train_bytes
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.core.records import train_bytes
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.contrast import difference, success_p
-from bench_apts.stats.costs import headline, outcome
+from bench_apts.stats.costs import outcome
 from bench_apts.stats.exchange import least_p
+from bench_apts.stats.origins import TIMES
 from bench_apts.stats.tuning import ert
 from bench_apts.stats.verdict import Evidence
 
-from .. import units
 from ..cells import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.records import Eval, TrialRecord
+    from bench_apts.core.currency import Currency
+    from bench_apts.core.records import Eval, TrialRecord
     from bench_apts.stats.bootstrap import Interval
-    from bench_apts.stats.costs import Currency
     from bench_apts.stats.noise import Noise
 
     from ..cells import Cell

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from bench_apts import origins
-from bench_apts.errors import UserError, unknown
-from bench_apts.spec import canonical
+from bench_apts.core import units
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.spec import canonical
+from bench_apts.stats import origins
 from bench_apts.stats.noise import noise
 from bench_apts.stats.verdict import RULE, decide
 
-from .. import units
 from ..cells import memory
 from .cells import Measure, Noises, answered, measures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bench_apts.records import TrialRecord
-    from bench_apts.spec import Suite
+    from bench_apts.core.records import TrialRecord
+    from bench_apts.core.spec import Suite
     from bench_apts.stats.noise import Noise
     from bench_apts.stats.verdict import Decision
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import units
+from bench_apts.core import units
+from bench_apts.core.markdown import escaped, line
+
 from ..drawing.canvas import png as pixels
 from ..drawing.canvas import swatch, theme
 from ..drawing.style import looks
 from ..formats import document, render
-from ..formats.markdown import escaped, line
 from ..parts import Block, Listing, Part, Pictures
 from ..table import csv
 from . import tables, text

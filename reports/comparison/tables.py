@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import units
+from bench_apts.core import units
+
 from ..provenance import cards
 from ..table import Table, Value, name, number, words
 from . import text

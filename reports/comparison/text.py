@@ -6,8 +6,8 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from .. import units
-from ..formats.markdown import escaped, line
+from bench_apts.core import units
+from bench_apts.core.markdown import escaped, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

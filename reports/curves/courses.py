@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bench_apts.core import units
 from bench_apts.stats.bands import band, kept, stride
 from bench_apts.stats.costs import costs_along, hit_bracket
-
-from .. import units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from matplotlib.axes import Axes
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Group
     from ..drawing.style import Look

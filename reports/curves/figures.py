@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from bench_apts.core import units
+from bench_apts.reports import basis
 from bench_apts.stats.bands import QUARTILES_FROM, band
 
-from .. import basis, units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import INK
 from ..table import Table, Value, name, number
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bench_apts.spec import Target
+    from bench_apts.core.spec import Target
 
     from ..cells import Cell, Group
     from ..context import Context

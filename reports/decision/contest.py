@@ -10,16 +10,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bench_apts.core import units
 from bench_apts.stats.bootstrap import Interval
 from bench_apts.stats.comparison import Bill, Comparison, compare
 from bench_apts.stats.verdict import RULE, Decision, Evidence, decide, winners
 
-from .. import units
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.spec import Seeds
+    from bench_apts.core.spec import Seeds
     from bench_apts.stats.noise import Noise
 
     from ..cells import Cell

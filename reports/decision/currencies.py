@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.origins import TIMES
-from bench_apts.stats.costs import headline, known
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.stats.costs import known
+from bench_apts.stats.origins import TIMES
 
-from .. import units
 from ..cost_tables import UNCOUNTED
 from ..findings import ranking
 from ..table import Table, Value, name, number
@@ -16,7 +17,7 @@ from ..table import Table, Value, name, number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Cell, Group
 

@@ -21,7 +21,7 @@ from .contest import Entrant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
     from bench_apts.stats.projection import Fabric
 
     from ..cells import Cell

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from .. import units
+from bench_apts.core import units
+
 from . import svg
 from .style import GRID, INK, MUTED
 from .ticks import Round, log_ticks

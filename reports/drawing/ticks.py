@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.ticker import Locator, MaxNLocator
 
-from .. import units
+from bench_apts.core import units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

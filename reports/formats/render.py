@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from .. import units
+from bench_apts.core import units
+
 from ..drawing.style import LOOKS
 from ..parts import Boxes, Listing, Pictures, Prose
 from ..table import MOST_ROWS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import units
+from bench_apts.core import units
+from bench_apts.core.markdown import escaped, line
+
 from ..parts import Boxes, Listing
-from .markdown import escaped, line
 
 if TYPE_CHECKING:
     from ..page import Chapter, Output

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import basis, units
+from bench_apts.core import units
+from bench_apts.reports import basis
+
 from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
 from ..drawing.style import INK, MUTED
 from ..findings import misses

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.core import units
 from bench_apts.stats.profiles import MIN_PROBLEMS, R_MAX, performance_profiles, ratios, shared
 
-from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..table import Table, Value, name, number
 from ..tuning.scene import SIZE

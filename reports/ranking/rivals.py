@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts import origins
+from bench_apts.stats import origins
 from bench_apts.stats.comparison import Bill, Comparison, compare, first_ranks
 from bench_apts.stats.verdict import Decision, Evidence, decide
 

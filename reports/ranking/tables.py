@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.origins import TIMES
+from bench_apts.core import units
 from bench_apts.stats.costs import known
+from bench_apts.stats.origins import TIMES
 from bench_apts.stats.stability import stability
 
-from .. import units
 from ..table import Table, Value, number, words
 from ..tuning.pool import opening
 from ..tuning.scene import finite

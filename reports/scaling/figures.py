@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import basis, units
+from bench_apts.core import units
+from bench_apts.reports import basis
+
 from ..drawing.canvas import Figure, finish, heading, headroom, panel, scale
 from ..drawing.style import MUTED
 from ..table import Table, Value, name, number
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Cell, Group
     from ..context import Context

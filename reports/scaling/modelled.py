@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench_apts.core import units
 from bench_apts.stats.projection import Scaling
 
-from .. import units
 from ..table import Table, Value, name, number, words
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import basis, units
+from bench_apts.core import units
+from bench_apts.reports import basis
+
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import GRID
 from ..table import Table, name, number, words

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import origins
+from bench_apts.core import units
+from bench_apts.stats import origins
 from bench_apts.stats.efficiency import Efficiency, Training, efficiency
 
-from .. import units
 from ..cost_tables import timed
 from ..table import Table, Value, name, number, words
 

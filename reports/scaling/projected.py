@@ -7,8 +7,10 @@ import math
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import registry
-from bench_apts.errors import UserError
+from bench_apts.core import units
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
+from bench_apts.reports import cells
 from bench_apts.stats.projection import (
     COLLECTIVES,
     Algorithm,
@@ -17,8 +19,6 @@ from bench_apts.stats.projection import (
     project,
     work,
 )
-
-from .. import cells, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import basis, units
+from bench_apts.core import units
+from bench_apts.reports import basis
+
 from ..curves.courses import AXES
 from ..curves.figures import figures, leaders, ties
 from ..parts import Part, Pictures

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import fabrics
-from bench_apts.origins import TIMES
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.stats import fabrics
 from bench_apts.stats.noise import noise
+from bench_apts.stats.origins import TIMES
 
-from .. import units
 from ..cells import computing, memory
 from ..decision import currencies
 from ..decision.contest import Contest, contest, judged, words
@@ -24,7 +24,7 @@ from ..tuning.scene import reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
     from bench_apts.stats.noise import Noise
     from bench_apts.stats.projection import Fabric
 

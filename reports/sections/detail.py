@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.soundness import ledger_gap
+from bench_apts.core import units
+from bench_apts.meters.soundness import ledger_gap
+from bench_apts.reports import record_tables, tuning_tables
 
-from .. import record_tables, tuning_tables, units
 from ..parts import Listing, Part
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import units
+from bench_apts.core import units
+
 from ..history.figures import figures, short, table
 from ..parts import Block, Listing, Part, Pictures
 

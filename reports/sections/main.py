@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.reports import cost_tables, tuning_tables
 
-from .. import cost_tables, tuning_tables, units
 from ..findings import ranking
 from ..parts import Listing, Part
 

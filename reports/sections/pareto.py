@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from .. import units
+from bench_apts.core import units
+
 from ..pareto.figures import figure
 from ..pareto.fronts import Against, across, points
 from ..parts import Part, Pictures

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
 
-from .. import units
 from ..findings import unstable
 from ..parts import Listing, Part, Pictures
 from ..ranking.profile import figure, problems, table

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench_apts import fabrics
+from bench_apts.core import units
+from bench_apts.stats import fabrics
 from bench_apts.stats.projection import Algorithm, Scaling
 
-from .. import units
 from ..parts import Listing, Part, Pictures, Prose
 from ..scaling import modelled, projected
 from ..scaling.figures import comparable, costs, factor

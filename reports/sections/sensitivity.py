@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench_apts.core import units
 from bench_apts.stats.sensitivity import working_range
 
-from .. import units
 from ..caveats import on_the_edge
 from ..parts import Block, Listing, Part, Pictures, Prose
 from ..sensitivity import figures

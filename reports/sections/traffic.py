@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import record_tables, units
+from bench_apts.core import units
+from bench_apts.reports import record_tables
+
 from ..parts import Listing, Part, Pictures
 from ..traffic.figures import agreement, phases, steps
 from ..traffic.numbers import sent, table

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import units
+from bench_apts.core import units
+
 from ..parts import Block, Listing, Part, Pictures, Prose
 from ..table import Table, Value, name, number
 from ..trust import figures, judged

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
 
-from .. import units
 from ..findings import ranking
 from ..parts import Listing, Part, Pictures, Prose
 from ..tuning.amortised import amortised
@@ -24,7 +24,7 @@ from ..tuning.width import width
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Group
     from ..context import Context

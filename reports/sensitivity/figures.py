@@ -6,10 +6,10 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
 from bench_apts.stats.sensitivity import log_edges, success
 
-from .. import units
 from ..cost_tables import STATUS
 from ..drawing.canvas import Figure, finish, heading, headroom, panel, plain, scale
 from ..drawing.style import INK, LOOKS

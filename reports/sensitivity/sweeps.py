@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.stats.costs import headline, outcome
+from bench_apts.core.currency import headline
+from bench_apts.stats.costs import outcome
 from bench_apts.stats.sensitivity import widest
 
 if TYPE_CHECKING:

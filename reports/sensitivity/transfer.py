@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
 from bench_apts.stats.transfer import regret
 
-from .. import units
 from ..table import Table, Value, mono, name, words
 from ..tuning.pool import Pool, View, pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.spec import Scalar
+    from bench_apts.core.spec import Scalar
 
     from ..context import Context
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.core import units
 from bench_apts.stats import known_traffic
 
-from .. import units
 from ..table import Table, Value, name, number, words
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import units
+from bench_apts.core import units
+
 from ..curves.courses import SINGLE
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import INK

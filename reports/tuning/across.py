@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.core import units
 from bench_apts.stats.amortisation import worth_a_number
 from bench_apts.stats.transfer import AtRanks, regret, totals
 
-from .. import units
 from ..table import Table, Value, name, number
 from .pays import TRAININGS
 

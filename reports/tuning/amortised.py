@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import units
+from bench_apts.core import units
+
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..table import Table, name
 from .pays import crossings, entry, pays

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bench_apts.core import units
 from bench_apts.stats.bootstrap import Interval, best_of_intervals
 from bench_apts.stats.costs import hit_bracket, metric_values
 from bench_apts.stats.tuning import best_of, hit_probability
 
-from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import INK
 from ..table import Table, Value, name, number
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
 
     from ..drawing.style import Look
     from .pool import Pool

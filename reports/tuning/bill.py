@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.errors import UserError
-from bench_apts.origins import TIMES
-from bench_apts.stats.costs import headline
+from bench_apts.core import units
+from bench_apts.core.currency import headline
+from bench_apts.core.errors import UserError
+from bench_apts.stats.origins import TIMES
 
-from .. import units
 from ..findings import ENOUGH, unstable
 from .across import across
 from .pays import payoff, trainings
@@ -23,8 +23,8 @@ from .width import table as width_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.spec import Study, Suite
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
+    from bench_apts.core.spec import Study, Suite
 
     from ..cells import Cell, Group
     from ..gather import Gathered

@@ -6,7 +6,9 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import cost_tables, units
+from bench_apts.core import units
+from bench_apts.reports import cost_tables
+
 from ..drawing.canvas import Figure, finish, heading, panel, plain, scale
 from ..drawing.style import INK
 from ..findings import followers, misses, ranking
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Cell, Group
     from ..drawing.style import Look

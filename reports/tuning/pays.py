@@ -7,9 +7,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.core import units
 from bench_apts.stats.amortisation import break_even, worth_a_number
 
-from .. import units
 from ..table import Table, Value, number, words
 from .pool import opening, unlike
 

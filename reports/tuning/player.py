@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.stats.curves import Curve, Direction
 from bench_apts.stats.replay import Replayed, replay_all
 

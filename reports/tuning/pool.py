@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts import origins
+from bench_apts.core import units
+from bench_apts.stats import origins
 from bench_apts.stats.amortisation import Trainings, tuned
 from bench_apts.stats.costs import known, outcome
 from bench_apts.stats.tuning import ert
 
-from .. import units
 from ..findings import ENOUGH
 from ..table import Value, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bench_apts.records import TrialRecord
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
+    from bench_apts.core.records import TrialRecord
     from bench_apts.stats.tuning import Ert
 
     from ..cells import Cell, Group

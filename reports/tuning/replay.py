@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from bench_apts import store
+from bench_apts.core import store, units
 from bench_apts.stats.curves import curve
 from bench_apts.stats.replay import listed, replay, sequential
 
-from .. import units
 from ..findings import misses
 from ..table import Table, Value, number, words
 from .player import Job, Player
@@ -18,7 +17,7 @@ from .pool import opening
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from bench_apts.records import TrialRecord
+    from bench_apts.core.records import TrialRecord
     from bench_apts.stats.curves import Curve
     from bench_apts.stats.replay import Replayed
 

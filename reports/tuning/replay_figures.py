@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .. import units
+from bench_apts.core import units
+
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..drawing.style import INK, Look
 from .replay import table

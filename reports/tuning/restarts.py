@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core import units
 from bench_apts.stats.restart import restart_costs, restart_quantile
 
-from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..table import Table, name, number
 from .scene import SIZE

@@ -7,7 +7,8 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import units
+from bench_apts.core import units
+
 from ..findings import misses
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench_apts.core import units
 from bench_apts.stats.restart import restart_quantile
 from bench_apts.stats.tuning import best_of, hit_probability, miss_limit, sequential_bill
 
-from .. import units
 from ..cost_tables import expected, timed
 from ..table import Table, Value, number
 from .pool import opening
@@ -17,7 +17,7 @@ from .pool import opening
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.costs import Currency
+    from bench_apts.core.currency import Currency
 
     from ..cells import Cell, Group
     from .pool import Pool, View

@@ -6,13 +6,13 @@ import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench_apts.core import units
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.tuning import ert
 from bench_apts.stats.verdict import Evidence, decide
 from bench_apts.stats.widths import logarithmic, widths
 
-from .. import units
 from ..drawing.canvas import Figure, finish, heading, panel, scale
 from ..table import Table, Value, mono, number
 from .pays import limits

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from ..sizes import positive
 from .draws import Draws, Splits

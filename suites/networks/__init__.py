@@ -2,5 +2,5 @@
 
 ``transformer`` (GPT, attention for recall, ViT), ``tabular`` (FT-Transformer, MLP), ``unet``,
 ``gin`` and ``pinn``. Each function returns a module whose weights come from torch's global
-generator. Bad sizes raise ``bench_apts.errors.UserError``.
+generator. Bad sizes raise ``bench_apts.core.errors.UserError``.
 """

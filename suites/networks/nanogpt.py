@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from ..models import SquaredReLU
 from ..sizes import divides, positive

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from ..models import ACTIVATIONS, NORMS, choice
 from ..sizes import positive

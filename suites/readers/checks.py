@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from .storage import blocks
 

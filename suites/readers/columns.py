@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from .storage import require_memory
 

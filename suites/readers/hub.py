@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.errors import UserError, unknown
+from bench_apts.core.errors import UserError, unknown
 
 from .checks import PARTS, checked
 from .columns import encoded, listed, stored

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from .checks import checked, digest
 from .divide import held_out

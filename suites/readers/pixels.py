@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 from .storage import room
 

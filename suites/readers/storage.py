@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.environment import memory_bytes
-from bench_apts.errors import UserError
+from bench_apts.core.environment import memory_bytes
+from bench_apts.core.errors import UserError
 
 from .. import arrays
 

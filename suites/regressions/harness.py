@@ -49,7 +49,7 @@ def _calls(steps: int) -> int:
     """Counts the calls in a trial of one rank from its first event to its last."""
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
-    from bench_apts.trial import Run
+    from bench_apts.trial.run import Run
 
     count = 0
 
@@ -76,11 +76,11 @@ def _calls(steps: int) -> int:
 
 def _job(steps: int, folder: Path) -> Any:
     """Describes a trial with evaluations before its first step and after its last one."""
-    from bench_apts import registry
-    from bench_apts.launch.job import Job, Saving
-    from bench_apts.plan import Plan
-    from bench_apts.selectors import parse_selector
-    from bench_apts.spec import Study
+    from bench_apts.core.job import Job, Saving
+    from bench_apts.core.selectors import parse_selector
+    from bench_apts.core.spec import Study
+    from bench_apts.plugins import registry
+    from bench_apts.study.plan import Plan
     from bench_apts.suites import data
 
     samples = steps * registry.suite("digits").batch_size
@@ -137,8 +137,8 @@ class Meter:
 @marked(version="1")
 def time_20_event_appends() -> None:
     """Twenty evaluations' records, each flushed and synced to the disk."""
-    from bench_apts import store
-    from bench_apts.records import Eval, Traffic
+    from bench_apts.core import store
+    from bench_apts.core.records import Eval, Traffic
 
     event = Eval(
         step=100, samples=6400, epoch=5.3, train_s=1.0, wall_s=2.0, cpu_s=1.0, forwards=100,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .marks import marked
 
 if TYPE_CHECKING:
-    from bench_apts.records import Eval, TrialRecord
-    from bench_apts.spec import Suite
+    from bench_apts.core.records import Eval, TrialRecord
+    from bench_apts.core.spec import Suite
 
 RANKS = (1, 2, 4)
 """World sizes N. More ranks than cores are no harm: nothing here is a time."""
@@ -73,9 +73,12 @@ def setup_cache() -> Told:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from rich.console import Console
 
-    from bench_apts import registry, resolve, store, study
-    from bench_apts.plan import Plan
-    from bench_apts.progress import Progress
+    from bench_apts.core import store
+    from bench_apts.plugins import registry
+    from bench_apts.study import resolve
+    from bench_apts.study import run as study
+    from bench_apts.study.plan import Plan
+    from bench_apts.study.progress import Progress
 
     told: Told = {}
     built_in = registry.optimizer_names()

@@ -13,8 +13,8 @@ from harness_ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench_apts import registry
 from bench_apts.optimizers.apts import APTS
+from bench_apts.plugins import registry
 from bench_apts.suites import models
 
 BATCH = 128

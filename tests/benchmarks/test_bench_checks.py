@@ -23,14 +23,15 @@ from harness_ranks import run_ranks
 from medians import median_interval
 from test_bench_harness import make_job
 
-from bench_apts import registry, trial
-from bench_apts.conformance import undo
-from bench_apts.conformance.stretch import Stretch
+from bench_apts.core.records import Eval, Event
 from bench_apts.launch.elastic import Launcher
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
-from bench_apts.records import Eval, Event
-from bench_apts.trial import Run
+from bench_apts.plugins import registry
+from bench_apts.trial import run as trial
+from bench_apts.trial.conformance import undo
+from bench_apts.trial.conformance.stretch import Stretch
+from bench_apts.trial.run import Run
 
 REPEATS = 50
 """How often what an evaluation and a warm-up add is timed."""

@@ -22,16 +22,16 @@ from bare_loop import BareLoop
 from harness_ranks import run_ranks
 from medians import median_interval
 
-from bench_apts import registry
-from bench_apts.launch.job import Job
+from bench_apts.core.job import Job
+from bench_apts.core.records import Eval
+from bench_apts.core.selectors import parse_selector
+from bench_apts.core.spec import Study
 from bench_apts.meters import comm, hooks
 from bench_apts.meters.clock import Clock
-from bench_apts.plan import Plan
-from bench_apts.records import Eval
-from bench_apts.selectors import parse_selector
-from bench_apts.spec import Study
+from bench_apts.plugins import registry
+from bench_apts.study.plan import Plan
 from bench_apts.suites import arrays, data, models, sources
-from bench_apts.trial import Run
+from bench_apts.trial.run import Run
 
 STEPS = 50
 """Steps of a block: 20 to 100 milliseconds on a CPU, less than the suites train without pause."""

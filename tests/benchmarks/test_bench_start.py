@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from bench_apts.core.job import Job
+from bench_apts.core.selectors import parse_selector
+from bench_apts.core.spec import Study
 from bench_apts.launch.elastic import Launcher
-from bench_apts.launch.job import Job
-from bench_apts.plan import Plan
-from bench_apts.selectors import parse_selector
-from bench_apts.spec import Study
+from bench_apts.study.plan import Plan
 
 WARM = 7
 """Trials after the first; the median of their starts counts."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench_apts import registry, store
+from bench_apts.core import store
+from bench_apts.plugins import registry
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "suites"
 

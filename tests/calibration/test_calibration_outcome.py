@@ -6,12 +6,9 @@ from collections import Counter
 
 import pytest
 
-from bench_apts.calibration import outcome, provenance, target_file
-from bench_apts.calibration.outcome import Candidate, choose, decide, final
-from bench_apts.calibration.rule import bound
-from bench_apts.errors import UserError
-from bench_apts.records import End, Eval, Header, TrialRecord
-from bench_apts.spec import (
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, TrialRecord
+from bench_apts.core.spec import (
     Budget,
     Data,
     Entry,
@@ -24,6 +21,9 @@ from bench_apts.spec import (
     Target,
     Trial,
 )
+from bench_apts.study.calibration import outcome, provenance, target_file
+from bench_apts.study.calibration.outcome import Candidate, choose, decide, final
+from bench_apts.study.calibration.rule import bound
 
 CARD = {"versions": {"torch": "2.15.0+cpu"}, "gpus": []}
 

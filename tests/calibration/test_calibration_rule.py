@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bench_apts.calibration import rule
+from bench_apts.study.calibration import rule
 
 DIRECTIONS = st.sampled_from(["max", "min"])
 VALUES = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=7)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import submitit
 
-from bench_apts import store
 from bench_apts.cli.slurm import _minutes
-from bench_apts.errors import UserError
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "slurm"
 STUDY = ("--gpus", "1,2", "--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1",

@@ -3,7 +3,8 @@
 import pytest
 from plugins import BROKEN, FINE, TOGETHER, source
 
-from bench_apts import soundness, store
+from bench_apts.core import store
+from bench_apts.meters import soundness
 
 SHORT = ("--trials", "0", "--seeds", "1", "--no-twins", "--offline",
          "--set", "suite.budget.samples=2560", "--set", "suite.evaluation.every_samples=1280")

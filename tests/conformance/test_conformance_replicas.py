@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_apts.conformance import replicas
+from bench_apts.plugins import replicas
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8,
           torch.bool, torch.complex64, torch.complex128]

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.conformance.step_report import ReportCheck, usual
-from bench_apts.contract import StepReport
-from bench_apts.errors import ContractError
-from bench_apts.pending import Pending
-from bench_apts.records import Eval, Event
+from bench_apts.core.errors import ContractError
+from bench_apts.core.records import Eval, Event
+from bench_apts.plugins.contract import StepReport
+from bench_apts.trial.conformance.step_report import ReportCheck, usual
+from bench_apts.trial.pending import Pending
 
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench_apts import store
-from bench_apts.records import method_bytes, train_bytes
+from bench_apts.core import store
+from bench_apts.core.records import method_bytes, train_bytes
 
 SHORT = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offline",
          "--set", "suite.budget.samples=1280")

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from bench_apts import store
+from bench_apts.core import store
 
 MARK = "BENCH_APTS_TEST_MARK"
 

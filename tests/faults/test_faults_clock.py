@@ -6,12 +6,12 @@ import msgspec
 import pytest
 import report_fixture as fixture
 
-from bench_apts import store
+from bench_apts.core import store
 from bench_apts.reports.gather import gather
 
 # In every rank, in the middle of training: the clock shows 1970 from here on.
 SET_BACK = ("self.steps == 10 and [setattr(time, 'time', lambda: 1.0), "
-            "setattr(__import__('bench_apts.store').store, 'now', "
+            "setattr(__import__('bench_apts.core.store').store, 'now', "
             "lambda: '1970-01-01T00:00:01+00:00')]")
 
 

@@ -9,8 +9,9 @@ import pytest
 import report_fixture as fixture
 from fault_commands import finished, union
 
-from bench_apts import reports, store
-from bench_apts.errors import UserError
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
 
 SMALL = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offline", "--set",
          "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")

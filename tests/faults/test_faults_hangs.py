@@ -5,7 +5,8 @@ import time
 import pytest
 from fault_commands import Command, union
 
-from bench_apts import runner, store
+from bench_apts.core import store
+from bench_apts.study import runner
 
 SMALL = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offline", "--set",
          "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from fault_commands import Command, finished, union
 
-from bench_apts import store
+from bench_apts.core import store
 
 STUDY = ("run", "--gpus", "2", "--optimizers", "sgd,apts", "--trials", "1", "--seeds", "1",
          "--no-twins", "--offline", "--set", "suite.budget.samples=2000", "--set",

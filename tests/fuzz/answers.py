@@ -1,6 +1,6 @@
 """The one error that input may lead to, looked at as it would be shown."""
 
-from bench_apts.errors import UserError, one_line
+from bench_apts.core.errors import UserError, one_line
 
 
 class Answer:

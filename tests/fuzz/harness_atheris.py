@@ -12,7 +12,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["bench_apts", "tomllib"]):
-    from bench_apts import selectors, store, suite_file, toml
+    from bench_apts.core import selectors, store, toml
+    from bench_apts.plugins import suite_file
 
 from answers import Answer
 from mutations import damaged

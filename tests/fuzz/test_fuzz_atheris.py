@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import report_fixture as fixture
 
-from bench_apts import registry
+from bench_apts.plugins import registry
 
 HERE = Path(__file__).parent
 RUNS = 20_000

@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import PIECES, changed, damaged, json_line
 
-from bench_apts import reports, soundness, store
-from bench_apts.errors import UserError
-from bench_apts.records import Header
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import Header
+from bench_apts.meters import soundness
 from bench_apts.reports.comparison import text as compared_text
 from bench_apts.reports.comparison.compared import studies
 from bench_apts.reports.gather import gather

@@ -10,11 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import PIECES, STRANGE, changed, damaged, toml
 
-from bench_apts import fabrics, registry, resolve, selectors, study, suite_file
-from bench_apts.plan import Plan
-from bench_apts.spec import Entry, Study, Suite
+from bench_apts.core import selectors
+from bench_apts.core.spec import Entry, Study, Suite
+from bench_apts.plugins import registry, suite_file
+from bench_apts.stats import fabrics
+from bench_apts.study import resolve
+from bench_apts.study import run as study
+from bench_apts.study.plan import Plan
+from bench_apts.study.tryout import try_out
 from bench_apts.tasks import installed
-from bench_apts.tryout import try_out
 
 FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 CHANCE = st.randoms(use_true_random=False)
@@ -88,7 +92,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_sizes_are_refused_in_one_line(cli, monkeypatch, tmp_path, name):
-    monkeypatch.setattr("bench_apts.study.Launcher", NoLauncher)
+    monkeypatch.setattr("bench_apts.study.run.Launcher", NoLauncher)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     changes = [word for change in ABSURD[name] for word in ("--set", change)]
     done = cli("run", "--gpus", "1", "--optimizers", "sgd", "--offline", *changes)
@@ -172,7 +176,7 @@ def test_a_plugin_runs_when_it_is_named_and_only_then(cli, planted):
     assert not planted.exists()
     done = cli("run", "--dry-run", "--offline", "--optimizers", planted.with_name("planted.py"))
     assert done.code == 2
-    assert "is no bench_apts.contract.Backend" in done.err
+    assert "is no bench_apts.plugins.contract.Backend" in done.err
     assert planted.exists()
 
 

@@ -7,16 +7,16 @@ import pytest
 from clones import commit, git
 from rich.console import Console
 
-from bench_apts import environment as environments
-from bench_apts import store
-from bench_apts.gate import interleaved
-from bench_apts.gate.findings import Judged
-from bench_apts.gate.runs import Asked
-from bench_apts.gate.trees import Tree
+from bench_apts.core import environment as environments
+from bench_apts.core import store
 from bench_apts.launch.elastic import Launcher
-from bench_apts.plan import Plan
-from bench_apts.progress import Progress
-from bench_apts.runner import Runner
+from bench_apts.regress.gate import interleaved
+from bench_apts.regress.gate.findings import Judged
+from bench_apts.regress.gate.runs import Asked
+from bench_apts.regress.gate.trees import Tree
+from bench_apts.study.plan import Plan
+from bench_apts.study.progress import Progress
+from bench_apts.study.runner import Runner
 
 PLANTED = '''
 

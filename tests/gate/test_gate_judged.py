@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from bench_apts.errors import UserError
-from bench_apts.gate import counts, interleaved, summary
-from bench_apts.gate.findings import Finding, Judged
-from bench_apts.gate.runs import Asked, Cell, Failed
-from bench_apts.gate.trees import Tree
-from bench_apts.records import End, Eval, Header, Start, Traffic, TrialRecord
+from bench_apts.core.errors import UserError
+from bench_apts.core.records import End, Eval, Header, Start, Traffic, TrialRecord
+from bench_apts.regress.gate import counts, interleaved, summary
+from bench_apts.regress.gate.findings import Finding, Judged
+from bench_apts.regress.gate.runs import Asked, Cell, Failed
+from bench_apts.regress.gate.trees import Tree
 
 BATCH, STEPS = 64, 10
 
@@ -44,7 +44,7 @@ def gate(monkeypatch, tmp_path):
             return make(tree.name, len(runs), base_seed, asked)
 
         monkeypatch.setattr(interleaved, "train", train)
-        monkeypatch.setattr("bench_apts.environment.cores", lambda: 2)
+        monkeypatch.setattr("bench_apts.core.environment.cores", lambda: 2)
         base, head = (Tree(name, f"{name} code", tmp_path) for name in ("base", "head"))
         found = interleaved.judge(base, head, Asked(("digits",), ranks, optimizers), tmp_path,
                                   pairs=pairs, factor=1.1, base_seed=40, told=lambda text: None)

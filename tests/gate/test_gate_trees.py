@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from clones import ROOT, commit, git
 
-from bench_apts.errors import UserError
-from bench_apts.gate import trees
+from bench_apts.core.errors import UserError
+from bench_apts.regress.gate import trees
 
 
 def where(tree, cwd):

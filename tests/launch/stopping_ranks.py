@@ -9,7 +9,7 @@ def work(connect, flag, agree_every):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.launch.stopping import Stop
+    from bench_apts.trial.stopping import Stop
 
     connect()
     rank, size = dist.get_rank(), dist.get_world_size()

@@ -11,11 +11,11 @@ import psutil
 import pytest
 import torch_names
 
-from bench_apts import store
+from bench_apts.core import store
+from bench_apts.core.job import Job
+from bench_apts.core.records import End, Header
 from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.failures import Outcome
-from bench_apts.launch.job import Job
-from bench_apts.records import End, Header
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def test_a_plugin_file_trains(run, plugin):
 def test_the_first_step_starts_from_the_initial_weights_whatever_warming_up_did(run, digits):
     import torch
 
-    from bench_apts.loader import Order
     from bench_apts.suites import data, models
-    from bench_apts.weights import sha256
+    from bench_apts.trial.loader import Order
+    from bench_apts.trial.weights import sha256
 
     _, record = run("sgd", 1, overrides=(
         "suite.batch_size=320", "suite.budget.samples=320", "suite.evaluation.every_samples=320"))

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 import pytest
 from nodes_run import free_port
 
-from bench_apts import resolve
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
+from bench_apts.core.job import Job
 from bench_apts.launch.failures import Outcome
-from bench_apts.launch.job import Job
 from bench_apts.launch.nodes import network
-from bench_apts.launch.nodes.agreement import agreement, differences
 from bench_apts.launch.nodes.channel import Begin, Bye, Channel, Ended, Gone, Hello, Stop
-from bench_apts.launch.nodes.follower import Follower
-from bench_apts.launch.nodes.leader import Leader
 from bench_apts.launch.nodes.placement import Placement, find, first_host, left_alone
 from bench_apts.launch.nodes.spread import ELSEWHERE, EndedElsewhere
-from bench_apts.plan import Plan
+from bench_apts.study import resolve
+from bench_apts.study.nodes.agreement import agreement, differences
+from bench_apts.study.nodes.follower import Follower
+from bench_apts.study.nodes.leader import Leader
+from bench_apts.study.plan import Plan
 
 TORCHRUN = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
@@ -121,14 +121,14 @@ def test_the_first_host_of_a_hostlist(nodelist, first):
 
 
 def test_ranks_are_spread_evenly(monkeypatch):
-    monkeypatch.setattr("bench_apts.environment.gpu_count", lambda: 0)
-    monkeypatch.setattr("bench_apts.environment.cores", lambda: 4)
+    monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: 0)
+    monkeypatch.setattr("bench_apts.core.environment.cores", lambda: 4)
     assert resolve.world_sizes(None, [], 3) == ("cpu", (1, 12))
     assert resolve.world_sizes("1,3,6", [], 3) == ("cpu", (1, 3, 6))
     for text in ("2", "1,4", "3,5"):
         with pytest.raises(UserError, match="spread evenly over 3 nodes; choose 1 or multiples"):
             resolve.world_sizes(text, [], 3)
-    monkeypatch.setattr("bench_apts.environment.gpu_count", lambda: 8)
+    monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: 8)
     assert resolve.world_sizes("16", [], 2) == ("cuda", (16,))
     with pytest.raises(UserError, match="2 nodes like this one have 16 GPUs"):
         resolve.world_sizes("18", [], 2)

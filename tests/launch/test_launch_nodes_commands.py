@@ -11,7 +11,7 @@ import pytest
 from alike import assert_alike
 from nodes_run import STUDY, free_port, leaving_nothing, node, same, start
 
-from bench_apts import store
+from bench_apts.core import store
 
 LONG = ("--set", "suite.budget.samples=2000000", "--set", "suite.evaluation.every_samples=128000")
 

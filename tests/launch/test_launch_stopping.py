@@ -13,10 +13,11 @@ import pytest
 import stopping_ranks
 from harness_ranks import run_ranks
 
-from bench_apts import soundness, store
-from bench_apts.errors import UserError
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
 from bench_apts.launch.elastic import Launcher
-from bench_apts.launch.stopping import Stop
+from bench_apts.meters import soundness
+from bench_apts.trial.stopping import Stop
 
 RANK = '''
 import os, signal, sys, time

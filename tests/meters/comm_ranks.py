@@ -16,7 +16,7 @@ def watched(connect, dispatch=False):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.contract import World
+    from bench_apts.plugins.contract import World
 
     if dispatch:
         os.environ["BENCH_APTS_COMM_METER"] = "dispatch"
@@ -218,8 +218,9 @@ def fsdp2(w):
 
 def backend(w, name, values=None, precision="fp32"):
     """A backend of this package, on minibatches as the harness cuts them."""
-    from bench_apts import registry, weights
-    from bench_apts.contract import Batch
+    from bench_apts.plugins import registry
+    from bench_apts.plugins.contract import Batch
+    from bench_apts.trial import weights
 
     made = registry.optimizer(name).backend
     world = dataclasses.replace(w.world, precision=precision)
@@ -310,7 +311,7 @@ def assert_counts_are_the_hooks(by_hook, by_other, name):
 
 def assert_every_record_was_counted(folder, name):
     """Trials of a study of two ranks that communicate in training name their meter and agree."""
-    from bench_apts import store
+    from bench_apts.core import store
 
     records = store.read_trials(folder)
     assert records

@@ -7,8 +7,8 @@ import msgspec
 import peerless
 import torch_names
 
+from bench_apts.core.wire import Call, payload_bytes
 from bench_apts.meters.comm import CommMeter
-from bench_apts.meters.wire import Call, payload_bytes
 
 SHAPES = {"digits": (64,), "mnist": (1, 28, 28)}
 SHARE = 8  # samples of each rank, whatever N is
@@ -62,10 +62,10 @@ def _train(meter, number, name, values, steps, suite):
     import torch
     import torch.distributed as dist
 
-    from bench_apts import registry
-    from bench_apts.contract import Batch, World
+    from bench_apts.plugins import registry
+    from bench_apts.plugins.contract import Batch, World
     from bench_apts.suites import models
-    from bench_apts.trial import WARMUP_STEPS
+    from bench_apts.trial.run import WARMUP_STEPS
 
     meter.calls, meter.phase = [], f"setup {number}"
     chosen, backend = registry.suite(suite).model, registry.optimizer(name).backend

@@ -5,12 +5,13 @@ import pytest
 from comm_ranks import every_collective, training, uneven, variants
 from harness_ranks import run_ranks
 
-from bench_apts import soundness, store
+from bench_apts.core import store
+from bench_apts.core.records import Audited, AuditPart
+from bench_apts.meters import soundness
 from bench_apts.meters.audit import Audit
 from bench_apts.meters.bounds import complaints
 from bench_apts.meters.comm import CommMeter
 from bench_apts.optimizers.presets import PRESETS, SOLVERS
-from bench_apts.records import Audited, AuditPart
 
 TRAININGS = {
     "ddp": (comm_ranks.ddp,),

@@ -8,11 +8,11 @@ from harness_ranks import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts import store
+from bench_apts.core import store
+from bench_apts.core.records import DistinctCall, Traffic
+from bench_apts.core.wire import ideal_bytes
 from bench_apts.meters.calls import folded, merged, mismatches, totals
 from bench_apts.meters.comm import CommMeter
-from bench_apts.meters.wire import ideal_bytes
-from bench_apts.records import DistinctCall, Traffic
 
 
 def call(payload=48, calls=1, phase="train", collective="all_reduce", ranks=3, dtype="float32",

@@ -8,7 +8,7 @@ import pytest
 from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
-from bench_apts import store
+from bench_apts.core import store
 from bench_apts.meters import channels, descriptors
 from bench_apts.meters.audit import verdict
 

@@ -13,7 +13,7 @@ import torch_names
 from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
-from bench_apts import store
+from bench_apts.core import store
 from bench_apts.meters import mappings
 from bench_apts.meters.audit import verdict
 from bench_apts.meters.hooks import _HOOK_ID

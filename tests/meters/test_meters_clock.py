@@ -10,8 +10,9 @@ from harness_ranks import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts import soundness, store
-from bench_apts.launch.job import Job
+from bench_apts.core import store
+from bench_apts.core.job import Job
+from bench_apts.meters import soundness
 from bench_apts.meters.clock import PARTS, Clock
 
 KEPT = {f"{part}_s" for part in PARTS if part != "data"}
@@ -170,9 +171,9 @@ def on_a_late_device(connect, job):
     """Runs a whole trial whose steps and evaluations only queue what a device does later."""
     import torch
 
-    from bench_apts import trial
-    from bench_apts.conformance import stretch
     from bench_apts.meters.comm import CommMeter
+    from bench_apts.trial import run as trial
+    from bench_apts.trial.conformance import stretch
 
     machine = Machine()
     stretch._now = lambda: machine.time  # the second clock

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench_apts import environment
+from bench_apts.core import environment
 from bench_apts.meters import memory
 
 MIB = 2**20

@@ -19,7 +19,7 @@ from comm_ranks import (
 )
 from harness_ranks import run_ranks
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.meters import comm, native
 from bench_apts.meters.hooks import _HOOK_ID
 

@@ -13,7 +13,7 @@ if not hasattr(torch.distributed.distributed_c10d, "C10DBackend"):
 from peerless_answers import known, padded, rounds
 from peerless_ranks import SHARE, reduced, refused, trained
 
-from bench_apts.records import Traffic
+from bench_apts.core.records import Traffic
 from bench_apts.stats.projection import (
     Algorithm,
     Fabric,

@@ -9,10 +9,10 @@ from comm_ranks import watched
 from harness_ranks import run_ranks
 from unmeasured import ARGUMENTS, GAPS
 
-from bench_apts import soundness, store
-from bench_apts.meters import comm, hooks
+from bench_apts.core import store
+from bench_apts.core.wire import COLLECTIVES, Call
+from bench_apts.meters import comm, hooks, soundness
 from bench_apts.meters.calls import folded, mismatches, priced, totals
-from bench_apts.meters.wire import COLLECTIVES, Call
 
 PLUGIN = Path(__file__).with_name("unmeasured.py")
 BY_HOOK = {*ARGUMENTS, "no hook"}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.meters.wire import (
+from bench_apts.core.wire import (
     COLLECTIVES,
     Call,
     gloo_bytes,

@@ -24,9 +24,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from harness_ranks import run_ranks
 from nodes_run import free_port
 
-from bench_apts import store
-from bench_apts.launch.job import Job
-from bench_apts.records import Header
+from bench_apts.core import store
+from bench_apts.core.job import Job
+from bench_apts.core.records import Header
 from bench_apts.stats.projection import (
     Algorithm,
     Fabric,

@@ -11,7 +11,7 @@ import msgspec
 import torch_names
 from network_emulator import DEVICE, Link, address, ahead_of_all_else, join
 
-from bench_apts.launch.job import Job
+from bench_apts.core.job import Job
 
 _PORT = 29500
 
@@ -140,7 +140,8 @@ def trained(connect, path, ranks, port, job):
     """
     import torch.distributed as dist
 
-    from bench_apts import registry, trial
+    from bench_apts.plugins import registry
+    from bench_apts.trial import run as trial
 
     if path:
         rank, host = join(path), address(0)

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from nodes_run import STUDY, free_port, leaving_nothing, node, same, start
 
-from bench_apts import soundness, store
+from bench_apts.core import store
+from bench_apts.meters import soundness
 
 PREFIX = "10.79.0"
 

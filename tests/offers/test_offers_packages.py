@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench_apts import registry, store
+from bench_apts.core import store
+from bench_apts.plugins import registry
 
 CODE = """
 import numpy as np

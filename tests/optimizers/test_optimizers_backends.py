@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench_apts import registry
-from bench_apts.contract import Batch, Choice, LogUniform, Stepper, Uniform, World
+from bench_apts.plugins import registry
+from bench_apts.plugins.contract import Batch, Choice, LogUniform, Stepper, Uniform, World
 
 NAMES = registry.optimizer_names()
 ZERO = ["zero1", "zero2", "zero3"]
@@ -26,7 +26,7 @@ N = sum(math.prod(shape) for shape in SHAPES)  # 6,570 parameters
 P = 4 * N
 
 # Every fork would import them otherwise, for seconds.
-PRELOAD = ["sklearn.datasets", "bench_apts.registry"]
+PRELOAD = ["sklearn.datasets", "bench_apts.plugins.registry"]
 PRELOAD += ["deepspeed"] if importlib.util.find_spec("deepspeed") else []
 
 

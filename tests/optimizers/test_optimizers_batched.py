@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts import registry
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import Entry, Study
 from bench_apts.optimizers.batched import FACTORS, scaled
-from bench_apts.plan import Plan
-from bench_apts.spec import Entry, Study
+from bench_apts.plugins import registry
+from bench_apts.study.plan import Plan
 
 NAMES = ("adam-batch", "sgd-batch")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench_apts import contract, registry, store
+from bench_apts.core import store
+from bench_apts.plugins import contract, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "optimizers.md").read_text(encoding="utf-8")

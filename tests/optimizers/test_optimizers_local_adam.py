@@ -6,7 +6,7 @@ import torch
 from baseline_task import BATCH, Course
 from torch import nn
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.optimizers import adam, local_adam
 from bench_apts.optimizers.trust_region import apts
 

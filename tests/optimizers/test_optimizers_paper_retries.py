@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench_apts import registry
 from bench_apts.optimizers.apts import APTS, RankError
 from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
 from bench_apts.optimizers.presets import PRESETS
+from bench_apts.plugins import registry
 
 
 def parabola(start, slope=0.0):

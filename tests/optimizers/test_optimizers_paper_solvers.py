@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_apts import registry
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.optimizers.apts import APTS
 from bench_apts.optimizers.apts.local import minimise
 from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
 from bench_apts.optimizers.apts.solvers import FirstOrder, TRAdam, make
 from bench_apts.optimizers.presets import PRESETS, SOLVERS
+from bench_apts.plugins import registry
 
 NORMS = ("l2", "linf")
 

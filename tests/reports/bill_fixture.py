@@ -6,14 +6,14 @@ import msgspec
 import pandas as pd
 import report_fixture as fixture
 
-from bench_apts import store
-from bench_apts.records import Eval, Traffic
+from bench_apts.core import store
+from bench_apts.core.records import Eval, Traffic
+from bench_apts.core.spec import Entry, Evaluation, Study
 from bench_apts.reports import caveats
 from bench_apts.reports.context import Context
 from bench_apts.reports.drawing.style import looks
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning.bill import bill
-from bench_apts.spec import Entry, Evaluation, Study
 
 SUITE = msgspec.structs.replace(fixture.SUITE, evaluation=Evaluation(1_400, 1))
 HIT, MISS = 0.95, 0.5

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts import store
-from bench_apts.records import End, Eval, Header, Start, Traffic
-from bench_apts.spec import (
+from bench_apts.core import store
+from bench_apts.core.records import End, Eval, Header, Start, Traffic
+from bench_apts.core.spec import (
     Budget,
     Data,
     Entry,

@@ -3,8 +3,8 @@
 import msgspec
 import report_fixture as fixture
 
-from bench_apts import store
-from bench_apts.spec import Entry, Searched, Study
+from bench_apts.core import store
+from bench_apts.core.spec import Entry, Searched, Study
 
 RANKS = (1, 2, 4)
 SEARCHED = Searched("random", "none", "narrow", 1, {"lr": (1e-3, 1.0), "momentum": (0.5, 0.99)})

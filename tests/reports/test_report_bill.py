@@ -8,7 +8,7 @@ import pytest
 import report_fixture as fixture
 from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning.bill import bill
 from bench_apts.reports.tuning.pays import sentence

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import report_fixture as fixture
 
-from bench_apts import store
-from bench_apts.errors import UserError
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import Entry
 from bench_apts.reports.comparison import text as text
 from bench_apts.reports.comparison.cells import match
 from bench_apts.reports.comparison.compared import optimizers, studies
 from bench_apts.reports.gather import gather
-from bench_apts.spec import Entry
 
 replace = msgspec.structs.replace
 

@@ -6,8 +6,9 @@ import report_fixture as fixture
 import section_contexts as sections
 from bill_fixture import Folder
 
-from bench_apts import reports, store
-from bench_apts.records import Traffic
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.records import Traffic
 from bench_apts.reports.decision import currencies
 from bench_apts.reports.gather import gather
 from bench_apts.reports.sections import decision

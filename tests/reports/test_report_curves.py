@@ -11,11 +11,10 @@ import pytest
 import report_fixture as fixture
 import section_contexts as sections
 
-from bench_apts import store
-from bench_apts.reports import units
+from bench_apts.core import store, units
+from bench_apts.core.spec import Budget, Entry
 from bench_apts.reports.curves import courses as curves
 from bench_apts.reports.sections import curves as section
-from bench_apts.spec import Budget, Entry
 from bench_apts.stats.costs import hit_bracket, outcome
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import report_fixture as fixture
 
+from bench_apts.core.store import StudyFile, read_trial
+from bench_apts.core.units import THIN
 from bench_apts.reports.cells import Cell, Group
 from bench_apts.reports.context import Context
 from bench_apts.reports.decision.contest import Entrant, contest, judged, words
@@ -16,12 +18,10 @@ from bench_apts.reports.findings import unstable
 from bench_apts.reports.gather import Gathered
 from bench_apts.reports.sections import decision
 from bench_apts.reports.tuning.pool import View, pool
-from bench_apts.reports.units import THIN
 from bench_apts.stats.amortisation import break_even
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.noise import Noise
 from bench_apts.stats.projection import Fabric
-from bench_apts.store import StudyFile, read_trial
 
 VIEW = View("samples", 1.0, "cpu")
 

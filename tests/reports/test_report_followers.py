@@ -5,13 +5,13 @@ import math
 import pytest
 from bill_fixture import Folder
 
+from bench_apts.core.spec import Searched
 from bench_apts.reports import cost_tables
 from bench_apts.reports.findings import ranking, unstable
 from bench_apts.reports.gather import gather
 from bench_apts.reports.ranking.rivals import ranked
 from bench_apts.reports.sections import decision
 from bench_apts.reports.tuning.pool import View
-from bench_apts.spec import Searched
 
 DRAWS = (8, 9, 10, 11, 12, -20, 8, 9, 10, 11)
 SLOW = tuple(round(3.1 * seconds) for seconds in (12, 11, 13, 12, 11, 13, 12, 12, 11, 13))

@@ -12,8 +12,9 @@ import pytest
 import report_fixture as fixture
 import searched_fixture
 
-from bench_apts import reports, store
-from bench_apts.errors import UserError
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
 from bench_apts.reports.comparison.compared import studies
 from bench_apts.reports.formats import document, summary
 from bench_apts.reports.gather import gather

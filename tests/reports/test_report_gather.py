@@ -6,11 +6,12 @@ import msgspec
 import pytest
 import report_fixture as fixture
 
-from bench_apts import reports, store
-from bench_apts.errors import UserError
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import Searched
 from bench_apts.reports.caveats import caveats, on_the_edge
 from bench_apts.reports.gather import gather
-from bench_apts.spec import Searched
 
 SHAPE = {"pace": 1.1, "step_s": 0.002, "backwards": 1, "every": 1}
 LATER = "2026-02-02T00:00:00+00:00"

@@ -9,7 +9,7 @@ import pytest
 import report_fixture
 
 from bench_apts import reports
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.history import commits as history
 from bench_apts.reports.parts import Listing, Pictures

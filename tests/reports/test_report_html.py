@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import report_fixture as fixture
 
-from bench_apts import reports, store
-from bench_apts.reports import units
+from bench_apts import reports
+from bench_apts.core import store, units
 from bench_apts.stats.costs import outcome
 from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.restart import restart_quantile

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import report_fixture as fixture
 
-from bench_apts import reports, store
+from bench_apts import reports
+from bench_apts.core import store
 from bench_apts.reports.caveats import caveats
 from bench_apts.reports.gather import gather
 from bench_apts.stats.costs import hit_bracket

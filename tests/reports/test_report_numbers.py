@@ -7,8 +7,7 @@ import html_tree
 import pytest
 import searched_fixture
 
-from bench_apts import store
-from bench_apts.reports import units
+from bench_apts.core import store, units
 from bench_apts.reports.tuning.pays import sentence
 from bench_apts.stats.amortisation import Trainings, break_even, tuned, worth_a_number
 from bench_apts.stats.comparison import Bill, compare

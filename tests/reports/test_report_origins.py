@@ -6,7 +6,9 @@ import shutil
 import pytest
 import report_fixture as fixture
 
-from bench_apts import origins, reports, soundness, store
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.meters import soundness
 from bench_apts.reports.caveats import caveats
 from bench_apts.reports.comparison.compared import optimizers, studies
 from bench_apts.reports.gather import gather
@@ -14,6 +16,7 @@ from bench_apts.reports.provenance import cards
 from bench_apts.reports.ranking.rivals import ranked
 from bench_apts.reports.tuning.bill import bill
 from bench_apts.reports.tuning.pool import View
+from bench_apts.stats import origins
 
 CARD = {
     **fixture.ENVIRONMENT, "threads": {"OMP_NUM_THREADS": "1"}, "binding": {}, "switches": {},

@@ -8,7 +8,7 @@ import pytest
 import report_fixture as fixture
 import section_contexts as sections
 
-from bench_apts import store
+from bench_apts.core import store
 from bench_apts.reports.pareto import fronts
 from bench_apts.reports.sections import pareto as section
 from bench_apts.stats.costs import outcome

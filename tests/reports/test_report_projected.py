@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import report_fixture as fixture
 
-from bench_apts import fabrics, reports
+from bench_apts import reports
 from bench_apts.reports.gather import gather
 from bench_apts.reports.scaling import projected
+from bench_apts.stats import fabrics
 from bench_apts.stats.projection import Algorithm, Scaling
 
 

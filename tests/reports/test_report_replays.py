@@ -8,8 +8,8 @@ import psutil
 import pytest
 from bill_fixture import FREE, Folder
 
-from bench_apts import fabrics, reports
-from bench_apts.errors import UserError
+from bench_apts import reports
+from bench_apts.core.errors import UserError
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning import player
 from bench_apts.reports.tuning import pool as pool_module
@@ -17,6 +17,7 @@ from bench_apts.reports.tuning import replay as replay_module
 from bench_apts.reports.tuning.player import Job, Player
 from bench_apts.reports.tuning.pool import View, pools
 from bench_apts.reports.tuning.replay import Replays
+from bench_apts.stats import fabrics
 from bench_apts.stats.curves import make_curve
 
 DRAWS = (2, -4, 3, -5, -6)

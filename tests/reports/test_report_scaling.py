@@ -10,8 +10,7 @@ import pytest
 import report_fixture as fixture
 import section_contexts as sections
 
-from bench_apts import store
-from bench_apts.reports import units
+from bench_apts.core import store, units
 from bench_apts.reports.parts import Prose
 from bench_apts.reports.scaling.networks import spaced
 from bench_apts.reports.sections import scaling as section

@@ -7,7 +7,7 @@ import pytest
 import report_fixture as report
 import searched_fixture as fixture
 
-from bench_apts import store
+from bench_apts.core import store
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import sensitivity

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench_apts.reports import units
+from bench_apts.core import units
 from bench_apts.reports.drawing.canvas import plain
 from bench_apts.reports.drawing.style import LOOKS, looks
 from bench_apts.reports.drawing.ticks import Round, log_ticks

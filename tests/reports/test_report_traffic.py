@@ -8,11 +8,12 @@ import pytest
 import report_fixture as fixture
 import section_contexts as sections
 
-from bench_apts import registry, store
-from bench_apts.records import Traffic
+from bench_apts.core import store
+from bench_apts.core.records import Traffic
+from bench_apts.core.spec import Entry, Study
+from bench_apts.plugins import registry
 from bench_apts.reports.sections import traffic as section
 from bench_apts.reports.traffic import numbers as traffic_numbers
-from bench_apts.spec import Entry, Study
 
 P = 4 * fixture.PARAMETERS
 STEPS = 437

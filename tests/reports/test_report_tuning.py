@@ -11,14 +11,14 @@ import report_fixture as fixture
 from bill_fixture import FREE, HIT, MISS, POOL, SUITE
 from bill_fixture import Folder as Results
 
-from bench_apts import store
+from bench_apts.core import store
+from bench_apts.core.spec import Searched
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import tuning
 from bench_apts.reports.tuning.best import best
 from bench_apts.reports.tuning.pool import View, pool, pools
 from bench_apts.reports.tuning.replay import Replays
-from bench_apts.spec import Searched
 from bench_apts.stats.bootstrap import best_of_intervals
 from bench_apts.stats.curves import curve
 from bench_apts.stats.replay import listed, replay, sequential

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from report_fixture import SUITE
 
-from bench_apts.reports import units
+from bench_apts.core import units
 
 
 @pytest.mark.parametrize(("form", "value", "shown"), [

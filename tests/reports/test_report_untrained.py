@@ -7,11 +7,12 @@ import msgspec
 import pytest
 import report_fixture as fixture
 
-from bench_apts import reports, store
+from bench_apts import reports
+from bench_apts.core import store
+from bench_apts.core.currency import CURRENCIES
 from bench_apts.reports.comparison.compared import studies
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning.bill import bill
-from bench_apts.stats.costs import CURRENCIES
 
 replace = msgspec.structs.replace
 

@@ -3,11 +3,11 @@
 import pytest
 from bill_fixture import Folder
 
+from bench_apts.core.spec import Searched
 from bench_apts.reports.drawing.canvas import theme
 from bench_apts.reports.tuning.pool import View, pools
 from bench_apts.reports.tuning.scene import Scene, reference
 from bench_apts.reports.tuning.width import narrowed, sentence, width
-from bench_apts.spec import Searched
 
 # Learning rates 0.01 · 2^k, k = 0 … 7: the best is in the middle, the ends are in vain.
 DRAWS = (-20, -20, 3, 2, 3, -20, -20, -20)

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 import report_fixture as fixture
 
+from bench_apts.core.spec import Provenance
 from bench_apts.reports import yardsticks
 from bench_apts.reports.gather import gather
-from bench_apts.spec import Provenance
 
 replace = msgspec.structs.replace
 

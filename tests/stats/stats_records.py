@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.records import End, Eval, Header, Traffic, TrialRecord
-from bench_apts.spec import (
+from bench_apts.core.records import End, Eval, Header, Traffic, TrialRecord
+from bench_apts.core.spec import (
     Budget,
     Data,
     Evaluation,

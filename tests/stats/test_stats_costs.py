@@ -6,12 +6,11 @@ import pytest
 from msgspec.structs import replace
 from stats_records import record, suite
 
+from bench_apts.core.currency import CURRENCIES, headline
 from bench_apts.stats.costs import (
-    CURRENCIES,
     cost_at,
     cost_recorded,
     costs_along,
-    headline,
     hit_bracket,
     known,
     outcome,

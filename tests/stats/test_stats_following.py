@@ -5,7 +5,8 @@ import math
 import pytest
 from stats_records import record
 
-from bench_apts.stats.costs import CURRENCIES, outcome
+from bench_apts.core.currency import CURRENCIES
+from bench_apts.stats.costs import outcome
 from bench_apts.stats.following import repriced, sample_price
 
 HIT, MISS = [0.1, 0.95, 0.95, 0.95], [0.1, 0.1, 0.1]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.records import DistinctCall, Traffic
+from bench_apts.core.records import DistinctCall, Traffic
 from bench_apts.stats.projection import (
     COLLECTIVES,
     Algorithm,

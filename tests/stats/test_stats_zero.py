@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts import fabrics
+from bench_apts.core.currency import CURRENCIES
+from bench_apts.stats import fabrics
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.comparison import Bill, compare, first_ranks
-from bench_apts.stats.costs import CURRENCIES, outcome
+from bench_apts.stats.costs import outcome
 from bench_apts.stats.curves import curve
 from bench_apts.stats.cutoff import cutoff_curve
 from bench_apts.stats.efficiency import Training, efficiency

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench_apts import registry
-from bench_apts.records import End, Eval, Header, Start, TrialRecord
-from bench_apts.spec import Entry, Provenance, Seeds, Study, Trial
-from bench_apts.suite_checks import network, splits, target, trials
-from bench_apts.suite_checks.finding import worst
-from bench_apts.suite_checks.splits import Split, Splits
+from bench_apts.core.records import End, Eval, Header, Start, TrialRecord
+from bench_apts.core.spec import Entry, Provenance, Seeds, Study, Trial
+from bench_apts.plugins import registry
+from bench_apts.study.suite_checks import network, splits, target, trials
+from bench_apts.study.suite_checks.finding import worst
+from bench_apts.study.suite_checks.splits import Split, Splits
 from bench_apts.suites.data import Dataset
 from bench_apts.tasks import Metric, OutputTask, Task
 from bench_apts.tasks.ready import Autoencoding, Classification, LanguageModel, Regression

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites import data
 
 

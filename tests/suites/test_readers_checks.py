@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites import readers
 from bench_apts.suites.readers import checked, storage
 from bench_apts.suites.readers.checks import digests

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.readers import csv, storage
 
 

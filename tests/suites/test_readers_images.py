@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.readers import imagefolder, storage
 from bench_apts.suites.readers.pixels import Shape, Stack
 

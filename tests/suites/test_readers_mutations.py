@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites import readers
 
 MUTATIONS = 40

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.readers import npz, safetensors, storage
 
 needs_safetensors = pytest.mark.skipif(not importlib.util.find_spec("safetensors"),

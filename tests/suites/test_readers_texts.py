@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.readers import storage, text, tokens
 from bench_apts.suites.readers.texts import cut, windows
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.readers import torchvision
 from bench_apts.suites.readers.unpickling import only_arrays
 

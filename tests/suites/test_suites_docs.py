@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench_apts import environment, records, registry, spec, store
+from bench_apts.core import environment, records, spec, store
+from bench_apts.plugins import registry
 from bench_apts.suites import readers
 from bench_apts.suites.sources import KNOWN
 

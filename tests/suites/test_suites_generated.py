@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites.generated import (
     collocation,
     denoising,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench_apts import suite_file
-from bench_apts.errors import UserError
-from bench_apts.loader import Resident, stored
-from bench_apts.problem import Problem, resolved
-from bench_apts.rehearsal import rehearse
-from bench_apts.spec import Study
+from bench_apts.core.errors import UserError
+from bench_apts.core.spec import Study
+from bench_apts.plugins import suite_file
+from bench_apts.study.rehearsal import rehearse
+from bench_apts.study.tryout import try_out
 from bench_apts.suites import data, own, returned
-from bench_apts.tryout import try_out
+from bench_apts.suites.problem import Problem, resolved
+from bench_apts.trial.loader import Resident, stored
 
 CODE = """
 import numpy as np, torch

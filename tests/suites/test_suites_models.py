@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites import models
 
 IMAGES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 from bench_apts.suites import models
 from bench_apts.suites.generated import collocation
 from bench_apts.suites.networks import gin, pinn, tabular, transformer, unet

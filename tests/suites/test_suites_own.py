@@ -6,11 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench_apts import registry, soundness, store, suite_file
-from bench_apts.errors import UserError
-from bench_apts.problem import Problem, resolved
-from bench_apts.rehearsal import rehearse
+from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.meters import soundness
+from bench_apts.plugins import registry, suite_file
+from bench_apts.study.rehearsal import rehearse
 from bench_apts.suites import data, own
+from bench_apts.suites.problem import Problem, resolved
 from bench_apts.tasks.ready import READY
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "suites"

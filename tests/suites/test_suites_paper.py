@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from bench_apts import registry
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
 from bench_apts.suites import models
 from bench_apts.suites.sources import KNOWN
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import bench_apts.suites
-from bench_apts import registry
-from bench_apts.errors import UserError
-from bench_apts.problem import Problem, resolved
-from bench_apts.rehearsal import rehearse
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
+from bench_apts.study.rehearsal import rehearse
 from bench_apts.suites import data, models, own
 from bench_apts.suites.generated import friedman, text
 from bench_apts.suites.networks import nanogpt
+from bench_apts.suites.problem import Problem, resolved
 from bench_apts.suites.sources import KNOWN
 
 FILES = sorted(Path(bench_apts.suites.__file__).parent.glob("*.toml"))

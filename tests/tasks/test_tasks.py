@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_apts.contract import Batch, World
-from bench_apts.evaluation import evaluate
-from bench_apts.loader import Resident
+from bench_apts.plugins.contract import Batch, World
 from bench_apts.tasks import Metric, Task
 from bench_apts.tasks.contract import every_metric
 from bench_apts.tasks.module import LossModule, handed, measured, trained
 from bench_apts.tasks.ready import READY, LanguageModel, Regression
+from bench_apts.trial.evaluation import evaluate
+from bench_apts.trial.loader import Resident
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ from harness_ranks import run_ranks
 from torch import nn
 from wrapped_ranks import SAMPLES, STEPS, problem, sharded
 
-from bench_apts import weights
-from bench_apts.conformance.passes import instrument
 from bench_apts.tasks.module import handed, measured, trained
+from bench_apts.trial import weights
+from bench_apts.trial.conformance.passes import instrument
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ def problem(differentiates):
     from mechanics_models import Slope, Squares
     from torch import nn
 
-    from bench_apts.contract import Batch
+    from bench_apts.plugins.contract import Batch
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(),
@@ -33,9 +33,9 @@ def _course(sharding, differentiates):
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
-    from bench_apts.conformance.passes import instrument
-    from bench_apts.contract import Batch
+    from bench_apts.plugins.contract import Batch
     from bench_apts.tasks.module import handed, measured, trained
+    from bench_apts.trial.conformance.passes import instrument
 
     network, task, whole = problem(differentiates)
     model, loss = trained(network, task)

@@ -5,8 +5,8 @@ import math
 import clones
 import pytest
 
+from bench_apts.regress.tracking import changes
 from bench_apts.reports.history.commits import History, Line, Measured
-from bench_apts.tracking import changes
 
 THRESHOLDS = {r"counts\.": 0.0, r"seconds\.": 0.25, r"seconds\.time_short": 0.5}
 

@@ -6,8 +6,8 @@ import sys
 import clones
 import pytest
 
-from bench_apts.errors import UserError
-from bench_apts.tracking import checkout, runs
+from bench_apts.core.errors import UserError
+from bench_apts.regress.tracking import checkout, runs
 
 pytestmark = pytest.mark.usefixtures("git")
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench_apts.errors import UserError
-from bench_apts.launch.job import Job
-from bench_apts.records import Status
+from bench_apts.core.errors import UserError
+from bench_apts.core.job import Job
+from bench_apts.core.records import Status
 
 _LONGEST = 2**22
 """Bytes of the longest message; a job is a few thousand."""

@@ -7,7 +7,7 @@ import socket
 import time
 from ipaddress import ip_address
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 _RETRY_S = 0.2
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts.errors import UserError
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping

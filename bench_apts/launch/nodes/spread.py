@@ -12,7 +12,7 @@ from bench_apts.launch.nodes import network
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.launch.job import Job
+    from bench_apts.core.job import Job
     from bench_apts.launch.nodes.rendezvous import Place
 
 ELSEWHERE = Outcome("error", "ended because it was over on another node")

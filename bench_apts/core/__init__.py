@@ -1,0 +1,1 @@
+"""Errors, files, records, what is run, units: imported by all, importing nothing above."""

@@ -1,0 +1,292 @@
+"""What is written down: the events of one trial, and a trial as read back.
+
+A trial's file holds one JSON object a line: ``header``, then ``eval`` … and ``end``. A trial
+that is run again appends a new ``header``; the last attempt counts. See docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bench_apts.core.spec import SCHEMA, Trial
+
+Status = Literal[
+    "hit", "miss", "diverged", "oom", "error", "timeout", "interrupted", "pruned"
+]
+
+FINISHED: frozenset[str] = frozenset({"hit", "miss", "diverged", "oom", "timeout", "pruned"})
+"""Statuses that are an answer: the trial is not run again. ``error`` and ``interrupted`` are."""
+
+Int64 = Annotated[int, Meta(ge=-2**63, le=2**63 - 1)]
+"""A count as it is read: statistics can bear it, and ``bench-apts check`` says if it cannot be."""
+
+Phase = Literal["setup", "warmup", "train", "validate", "eval", "checkpoint"]
+"""``validate`` is what a method sends to be evaluated, ``eval`` what the harness itself sends."""
+
+
+class Traffic(Struct, gc=False):
+    """What one kind of collective moved in one phase.
+
+    ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
+    (averaged over the ranks of the group); ``actual_bytes`` is what this rank's gloo sends,
+    headers included, None elsewhere (see bench_apts/core/wire.py). Where the meter could not
+    account for a call, ``unmeasured`` says why, and the bytes are those of the other calls only.
+    """
+
+    calls: Int64 = 0
+    payload_bytes: Int64 = 0
+    ideal_bytes: float = 0.0
+    actual_bytes: Int64 | None = None
+    unmeasured: str | UnsetType = UNSET  # left out of files where all is measured
+
+
+Communication = dict[str, dict[str, Traffic]]
+"""Traffic by phase and collective, for instance ``comm["train"]["all_reduce"]``."""
+
+
+class DistinctCall(Struct, frozen=True, gc=False):
+    """A collective as rank 0 issued it, and how often: calls that differ in nothing told here.
+
+    Attributes:
+        phase: As in ``Communication``, like ``collective``.
+        ranks: Size of the process group, which need not be the world's.
+        operation: c10d's name; None where calls are folded.
+        dtype: Of the elements, for instance ``"float32"``; None without tensors or folded.
+        root: Rank in the group that it starts or ends at; None where there is none or folded.
+        payload_bytes: Of one call, like the two below; of all together where calls are folded.
+        folded: How many distinct calls this entry stands for; 0 for a single one.
+        unmeasured: Why its bytes are not known, or not all of them; unset where they are.
+    """
+
+    phase: str
+    collective: str
+    ranks: Int64
+    operation: str | None
+    dtype: str | None
+    root: int | None
+    payload_bytes: Int64
+    ideal_bytes: float
+    actual_bytes: Int64 | None
+    calls: Int64
+    folded: Int64 = 0
+    unmeasured: str | UnsetType = UNSET
+
+
+class AuditPart(Struct, gc=False):
+    """Bytes that one rank sent in one part of a trial.
+
+    ``unsure_bytes`` is by how much the prediction may be wrong for good reasons.
+    """
+
+    predicted_bytes: Int64 = 0
+    seen_bytes: Int64 = 0
+    unsure_bytes: Int64 = 0
+
+    @property
+    def difference(self) -> int:
+        """What the kernel saw beyond the prediction, in bytes."""
+        return self.seen_bytes - self.predicted_bytes
+
+
+class Audited(Struct):
+    """The kernel's count of bytes against the meter's, of the rank where they differ most.
+
+    ``skipped`` says why there was no audit; it is empty where there was one. ``unread`` is what
+    the kernel did not show of files and sockets.
+    """
+
+    skipped: str = ""
+    rank: int = 0
+    parts: dict[str, AuditPart] = {}
+    unread: list[str] = []
+
+
+class Header(Struct, tag="header", tag_field="event"):
+    """The first event of an attempt: what runs, where, and on which data and weights.
+
+    ``configuration`` is ``Trial.configuration``, written out for readers without this package.
+    With ``resumed`` the attempt goes on from the checkpoint of that many samples.
+    """
+
+    run_id: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]  # it names files
+    time: str
+    trial: Trial
+    environment: dict[str, Any]
+    configuration: str = ""
+    schema: int = SCHEMA
+    resumed: int | None = None
+
+
+class Start(Struct, tag="start", tag_field="event"):
+    """Written by rank 0 once model and data stand: what was built.
+
+    The operations are those of one sample; None in records of before they were counted.
+    ``numerics`` is that of ``numerics.settings``; empty in records of before it was kept.
+    ``build_s`` are the seconds that the backend's ``build`` took and ``build_backwards`` the
+    backward passes in it; ``chance`` is the accuracy of always answering the most frequent class
+    of the validation split. None in records of before they were kept.
+    """
+
+    parameters: Int64
+    initial_weights_sha256: str | None
+    data_order_sha256: str
+    train_samples: Int64
+    validation_samples: Int64
+    comm_meter: str
+    process_group: str
+    forward_flops: float | None = None
+    backward_flops: float | None = None
+    numerics: dict[str, bool | str] = {}
+    build_s: float | None = None
+    build_backwards: Int64 | None = None
+    chance: float | None = None
+
+
+class Counted(Struct, gc=False):
+    """What the harness counted itself, whatever the stepper reported; cumulative.
+
+    Attributes:
+        samples: Of all ranks: the larger of what was handed out and what passed through the model.
+        forwards: Passes of the model, the maximum over ranks.
+        backwards: Likewise.
+        steps_s: Seconds that rank 0 spent in steps, by a second clock.
+    """
+
+    samples: Int64
+    forwards: Int64
+    backwards: Int64
+    steps_s: float
+
+
+class Eval(Struct, tag="eval", tag_field="event", gc=False):
+    """One evaluation. All counters are cumulative since the first training step.
+
+    ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
+    ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``all_ranks_cpu_s`` are
+    the CPU seconds of all ranks together in training; ``tensor_bytes`` what the tensors of model
+    and optimizer took so far at evaluations 1, 2, 4, 8 … at most, the maximum over ranks.
+    ``counted``, ``all_ranks_cpu_s`` and ``tensor_bytes`` are None in records of before they were
+    kept.
+    """
+
+    step: Int64
+    samples: Int64
+    epoch: float
+    train_s: float
+    wall_s: float
+    cpu_s: float
+    forwards: Int64
+    backwards: Int64
+    peak_memory_bytes: Int64
+    train_loss: float | None
+    validation: dict[str, float]
+    comm: Communication
+    diagnostics: dict[str, float] = {}
+    flops: float | None = None
+    counted: Counted | None = None
+    all_ranks_cpu_s: float | None = None
+    tensor_bytes: Int64 | None = None
+
+
+class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
+    """The trial can be resumed from here, or why not.
+
+    ``sha256`` is that of ``checkpoint.json`` in ``folder``, which lies in the study's folder;
+    where ``skipped`` says what went wrong there is no checkpoint, and both are empty.
+    """
+
+    step: int
+    samples: int
+    folder: str = ""
+    sha256: str = ""
+    skipped: str = ""
+
+
+class End(Struct, tag="end", tag_field="event"):
+    """The last event: how it ended, what it spent, and (report stage only) the test metrics.
+
+    ``calls`` is what ``comm`` sums up; None where the ranks were ended before, and in records of
+    before it was written.
+    """
+
+    status: Status
+    time: str
+    wall_s: float
+    ledger: dict[str, float] = {}
+    cpu_s: float = 0.0
+    peak_memory_bytes: Int64 = 0
+    samples: Int64 = 0
+    comm: Communication = {}
+    test: dict[str, float] | None = None
+    final_weights_sha256: str | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    audit: Audited | None = None
+    calls: list[DistinctCall] | None = None
+
+
+Event = Header | Start | Eval | Checkpoint | End
+
+
+class TrialRecord(Struct):
+    """One trial as read back: its last attempt, with what came before it if it was resumed.
+
+    ``end`` is None while it runs or was killed. ``torn`` are the numbers of lines that a killed
+    writer cut off, ``resumed`` the samples at which it went on from a checkpoint.
+    """
+
+    header: Header
+    start: Start | None
+    evals: list[Eval]
+    end: End | None
+    path: str
+    attempts: int = 1
+    torn: list[int] = []
+    checkpoints: list[Checkpoint] = []
+    resumed: list[int] = []
+
+    @property
+    def trial(self) -> Trial:
+        """The trial's specification."""
+        return self.header.trial
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial's answer is in, so that it need not run again."""
+        return self.end is not None and self.end.status in FINISHED
+
+    @property
+    def uncounted(self) -> str:
+        """Why the trial's bytes are not known, or not all of them; empty where they are."""
+        if self.start is not None and self.start.comm_meter.startswith("none"):
+            return self.start.comm_meter
+        for event in (self.end, *self.evals[-1:]):
+            reasons = {traffic.unmeasured for collectives in (event.comm if event else {}).values()
+                       for traffic in collectives.values() if traffic.unmeasured}
+            if reasons:
+                return "; ".join(sorted(map(str, reasons)))
+        return ""
+
+
+def train_bytes(comm: Communication) -> float:
+    """Return the ideal wire bytes that one rank sent in steps, over all collectives.
+
+    NaN, which says *unknown*, if a call of them could not be accounted for.
+    """
+    return _ideal_bytes(comm, "train")
+
+
+def method_bytes(comm: Communication) -> float:
+    """Return the ideal wire bytes that one rank sent for the method: in steps and evaluations.
+
+    What the harness itself sends for evaluations is not in it. NaN as in ``train_bytes``.
+    """
+    return _ideal_bytes(comm, "train") + _ideal_bytes(comm, "validate")
+
+
+def _ideal_bytes(comm: Communication, phase: str) -> float:
+    return sum(math.nan if traffic.unmeasured else traffic.ideal_bytes
+               for traffic in comm.get(phase, {}).values())

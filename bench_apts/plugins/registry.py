@@ -1,0 +1,221 @@
+"""Finds optimizers and suites: installed ones by their entry points, others by a file's path.
+
+The harness imports no backend and no suite by name; what is built in is found like what others
+install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites`` (offers.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.plugins import offers, sources, suite_file, variants
+from bench_apts.plugins.contract import Backend, installed
+from bench_apts.plugins.offers import OPTIMIZERS, SUITES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.metadata import EntryPoint
+
+    from bench_apts.core.spec import Suite
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A backend with its origin: the distribution that installed it, or its file."""
+
+    backend: Backend
+    origin: str
+    reference: str
+    sha256: str
+
+
+def optimizer_names() -> list[str]:
+    """Returns the names of the installed backends, sorted."""
+    return sorted(offers.entries(OPTIMIZERS))
+
+
+def optimizer_origin(name: str) -> str:
+    """Returns which distribution installed a backend."""
+    return offers.origin(*offers.entries(OPTIMIZERS)[name])
+
+
+def optimizer(name: str) -> Plugin:
+    """Finds a backend by its name, or by the path of a ``.py`` file that defines ``backend``.
+
+    Raises:
+        UserError: There is none, several packages offer it, or it cannot be imported.
+    """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    known = offers.entries(OPTIMIZERS)
+    if name not in known:
+        raise unknown("optimizer", name, known, "See `bench-apts list optimizers`.")
+    entry = offers.only(OPTIMIZERS, name)
+    try:
+        backend = entry.load()
+    except Exception as error:
+        raise UserError(sources.failure(f"optimizer '{name}' ({entry.value})", error)) from error
+    plugin = _plugin(backend, offers.origin(entry), entry.value)
+    if plugin.backend.name != name:
+        raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
+                        f"itself '{plugin.backend.name}'; the two names must be equal")
+    return plugin
+
+
+def _from_file(path: Path) -> Plugin:
+    module, beside = sources.from_file(path, "optimizer")
+    with beside.importable():
+        plugin = _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path,
+                         *beside.files())
+    backend = plugin.backend
+    return replace(plugin, backend=replace(
+        backend,
+        # A rank builds a single plug-in, and its steps may import more.
+        build=beside.within(backend.build, stay=True),
+        batch_size=backend.batch_size and beside.within(backend.batch_size),
+        sampling=backend.sampling and beside.within(backend.sampling)))
+
+
+def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:
+    if not isinstance(backend, Backend):
+        raise UserError(f"{reference} is no bench_apts.contract.Backend; a plug-in file defines "
+                        "one under the name `backend`")
+    return Plugin(backend, origin, reference, _source_hash(backend, *files))
+
+
+def _source_hash(backend: Backend, *files: Path) -> str:
+    """Hash the source that defines a backend: its files, and the modules that it declares."""
+    build: Any = backend.build.func if isinstance(
+        backend.build, functools.partial) else backend.build
+    if not (inspect.isroutine(build) or inspect.isclass(build)):
+        build = type(build)  # an object that can be called
+    try:
+        paths = [*files, Path(inspect.getfile(build))]
+    except (TypeError, OSError) as error:
+        raise UserError(f"{backend.name}: build: expected a function or class that a file "
+                        f"defines: {error}") from error
+    for package in backend.sources:
+        found = importlib.util.find_spec(package) if installed(package) else None
+        if found is None or found.origin is None:
+            continue
+        origin = Path(found.origin)
+        paths += sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def suite_names() -> list[str]:
+    """Returns the names of the installed suites, sorted."""
+    return sorted(_suite_files())
+
+
+def variant_names(name: str) -> list[str]:
+    """Return the names of an installed suite's variants, as ``suite`` takes them."""
+    return [f"{name}@{variant}" for variant in suite_file.variant_names(suite_path(name))]
+
+
+def suite_origin(name: str) -> str:
+    """Returns which distribution installed a suite, or the path of its file."""
+    known, found = variants.split(name)[0], _suite_files()
+    return found[known][1] if known in found else known
+
+
+def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
+    """Finds a suite by its name or by the path of a TOML file, or its variant after an ``@``.
+
+    Raises:
+        UserError: There is none, or it is not valid.
+    """
+    return suite_file.load(suite_path(name), overrides, variants.split(name)[1])
+
+
+def suite_path(name: str) -> Path:
+    """Return the file of a suite, given what ``suite`` takes.
+
+    Raises:
+        UserError: There is none of the name, or several packages offer it.
+    """
+    name = variants.split(name)[0]
+    if name.endswith(".toml"):
+        return Path(name)
+    found = _suite_files()
+    if name not in found:
+        broken = "".join(f" Suites of {each.origin} are unavailable: {each.reason}."
+                         for each in unavailable_suites())
+        raise unknown("suite", name, found, f"A file's path ending in .toml works too.{broken}")
+    if others := _offered().clashes.get(name):
+        raise offers.twice(name, SUITES, others)
+    return found[name][0]
+
+
+class Unavailable(NamedTuple):
+    """A package whose suites cannot be read: the name of its entry point, its own, and why."""
+
+    entry: str
+    origin: str
+    reason: str
+
+
+def unavailable_suites() -> list[Unavailable]:
+    """Return the packages that offer suites and are broken; the others are not affected."""
+    return _offered().broken
+
+
+class _Offered(NamedTuple):
+    """Suites by name, as file and origin; names of several packages; and broken packages."""
+
+    files: dict[str, tuple[Path, str]]
+    clashes: dict[str, list[str]]
+    broken: list[Unavailable]
+
+
+def _suite_files() -> dict[str, tuple[Path, str]]:
+    return _offered().files
+
+
+@functools.cache
+def _offered() -> _Offered:
+    found = _Offered({}, {}, [])
+    owners: dict[str, str] = {}
+    known = [entry for several in offers.entries(SUITES).values() for entry in several]
+    for entry in sorted(known, key=lambda each: offers.origin(each) != "built in"):
+        try:
+            paths = list(_suites_of(entry))
+        except (Exception, SystemExit) as error:
+            found.broken.append(Unavailable(
+                entry.name, offers.origin(entry), sources.failure(entry.value, error)))
+            continue
+        for path in paths:
+            before, _ = found.files.setdefault(path.stem, (path, offers.origin(entry)))
+            owner = owners.setdefault(path.stem, offers.distribution(entry))
+            if before != path:
+                found.clashes.setdefault(path.stem, [owner]).append(offers.distribution(entry))
+    return found
+
+
+def _suites_of(entry: EntryPoint) -> Iterator[Path]:
+    """Yield the TOML files of a package, or of ``package:folder`` or ``package:file.toml``."""
+    package, _, inner = entry.value.partition(":")
+    place = Path(str(files(package.strip()) / inner.strip()))
+    if place.is_file():
+        yield place
+    elif place.is_dir():
+        yield from sorted(place.glob("*.toml"))
+    else:
+        raise UserError(f"no file or folder {place}")
+
+
+def forget() -> None:
+    """Look at the installed packages anew at the next call."""
+    offers.forget()
+    _offered.cache_clear()

@@ -1,0 +1,174 @@
+"""A suite read from TOML: validated once, every mistake named with file, key and remedy."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from bench_apts.core import toml
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.selectors import parse_value
+from bench_apts.core.spec import Suite
+from bench_apts.plugins import variants
+from bench_apts.tasks import installed
+from bench_apts.tasks.ready import READY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
+"""Keys of [data] that leave the data set as it is."""
+
+
+def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suite:
+    """Reads and validates a suite, or one of its variants.
+
+    Args:
+        path: The TOML file.
+        overrides: ``suite.key.subkey=value`` as given to ``--set``.
+        variant: The variant's name; "" for the suite itself.
+
+    Raises:
+        UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
+            wrong type, in the suite or in any of its variants, or the variant does not exist; the
+            message names the file, all such keys and what was expected.
+    """
+    plain = toml.read(path, "suite")
+    if unwritable := toml.unwritable(plain):
+        raise UserError(f"{path}: {unwritable}")
+    known, wrong = variants.tables(plain)
+    for name, table in known.items():
+        wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
+    try:
+        raw = variants.chosen(plain, known, variant)
+    except UserError as error:
+        raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}") from error
+    for override in overrides:
+        _override(raw, override)
+    where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
+    if unwritable := toml.unwritable(raw):
+        raise UserError(f"{where}: {unwritable}")
+    wrong += [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
+    if "@" in str(raw.get("name")).removesuffix(f"@{variant}"):
+        wrong.append("key 'name': '@' stands before the name of a variant; leave it out")
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong))}")
+    changed = {*known.get(variant, {}).get("data", {})} - _DIVIDING
+    return msgspec.convert(_named(raw, raw["name"] if changed else plain["name"]), Suite)
+
+
+def variant_names(path: Path) -> list[str]:
+    """Return the names of a suite's variants, as the file has them.
+
+    Raises:
+        UserError: The file cannot be read or is no TOML.
+    """
+    return [*variants.tables(toml.read(path, "suite"))[0]]
+
+
+def _named(raw: dict[str, Any], data: str) -> dict[str, Any]:
+    """Name the data and the model that a suite takes from a source."""
+    named = {**raw}
+    for table, name in (("data", data), ("model", raw["model"].get("source"))):
+        if "source" in raw[table]:
+            named[table] = {**raw[table], "name": name}
+    return named | ({"loss": "task"} if "task" in raw else {})
+
+
+def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong about keys that exclude or need one another."""
+    tables = {name: table for name in ("data", "model", "task")
+              if isinstance(table := raw.get(name), dict)}
+    for name, table in tables.items():
+        if ("name" in table) == ("source" in table):
+            yield f"key '{name}': write one of name and source"
+    data = tables.get("data", {})
+    if data and "source" not in data:
+        yield from (f"key 'data.{key}' belongs to a source, which is missing"
+                    for key in ("options", "mean", "std", "stream", "workers") if key in data)
+        if data.get("validation", 0) == 0:
+            yield "key 'data.validation' is missing: how many training samples validate"
+    target = raw.get("target")
+    if isinstance(target, dict) and all(
+            type(target.get(key)) in (int, float) for key in ("floor", "value")):
+        worse = target["value"] - target["floor"]
+        if (worse if target.get("direction") == "min" else -worse) < 0:
+            yield (f"key 'target.floor': nothing is better than it, and target.value = "
+                   f"{target['value']:g} is")
+    if "partition" in data and "stream" in data:
+        yield ("key 'data.partition': leave it out, the labels of data that is streamed are not "
+               "known beforehand")
+    if "workers" in data and "stream" not in data:
+        yield "key 'data.workers' belongs to data.stream, which is missing"
+    if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
+        yield "key 'data.augment': write one of crop, flip and cutout, or leave it out"
+    task = tables.get("task")
+    if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
+        yield "key 'loss': leave it out, [task] says what is trained"
+    if (task and isinstance(task.get("name"), str) and task["name"] not in READY
+            and task["name"] not in installed.names()):
+        yield str(unknown("task", task["name"], installed.names()))
+
+
+def _override(raw: dict[str, Any], assignment: str) -> None:
+    key, equals, value = assignment.partition("=")
+    scope, *names = key.strip().split(".")
+    if not equals or scope != "suite" or not all(names) or not names:
+        raise UserError(f"--set {assignment}: write suite.KEY=VALUE, for instance "
+                        "suite.batch_size=256 or suite.budget.samples=10000")
+    table = raw
+    for name in names[:-1]:
+        child = table.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {assignment}: suite.{name} holds a value, not a table")
+        table = child
+    table[names[-1]] = parse_value(value.strip())
+
+
+def _mistakes(
+    raw: Any, kind: type[Struct], path: str, whole: bool = True
+) -> Iterator[str]:
+    """Yield every missing, unknown or wrong key of a table, and of the tables in it.
+
+    Args:
+        raw: The table as read.
+        kind: What it should be.
+        path: Dotted keys that lead to it.
+        whole: Whether keys may be missing only if they have defaults.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    before = f"{path}." if path else ""
+    for name in raw:
+        if name not in fields:
+            yield str(unknown("key" + (f" in [{path}]" if path else ""), name, fields))
+    for name, field in fields.items():
+        if name not in raw:
+            if field.required and whole:
+                yield f"key '{before}{name}' is missing"
+            continue
+        table = next((each for each in get_args(field.type) or (field.type,)
+                      if isinstance(each, type) and issubclass(each, Struct)), None)
+        if table and isinstance(raw[name], dict):
+            yield from _mistakes(raw[name], table, before + name, whole)
+            continue
+        try:
+            msgspec.convert(raw[name], field.type)
+        except msgspec.ValidationError as error:
+            yield _explain(error, before + name, field.type)
+
+
+def _explain(error: msgspec.ValidationError, key: str, kind: Any) -> str:
+    """Turn msgspec's message about a key's value into one that names the key."""
+    field, _, where = str(error).partition(" - at ")
+    field = field.replace(" | null", "")
+    key += where.strip("`").removeprefix("$")
+    choice = re.search(r"Invalid enum value (.+)", field)
+    if choice:
+        options = [option for each in (kind, *get_args(kind)) for option in get_args(each)
+                   if isinstance(option, str)]
+        return f"key '{key}': expected {' or '.join(options)}, got {choice[1]}"
+    return f"key '{key}': {field[0].lower()}{field[1:]}"

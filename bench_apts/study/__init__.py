@@ -1,0 +1,1 @@
+"""From a command to its trials: plan, search, schedule, parallel work, calibration."""

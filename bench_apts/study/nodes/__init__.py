@@ -1,0 +1,1 @@
+"""A study on several machines: who leads, who follows, and what they must have in common."""

@@ -1,0 +1,1 @@
+"""What happens inside a rank: one trial from its first step to its record."""

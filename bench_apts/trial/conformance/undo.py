@@ -1,0 +1,181 @@
+"""The warm-up: a few real steps that are undone, and the proof that they are."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from bench_apts.core.errors import ContractError
+from bench_apts.plugins import replicas
+from bench_apts.trial.checkpoints import state_tree
+from bench_apts.trial.conformance.step_report import ReportCheck, rank_independent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench_apts.plugins.contract import Batch, Stepper, World
+
+_CLOSE = 0.01
+"""Share of a step by which a repeated one may differ on a GPU, whose sums have no fixed order."""
+
+
+def rehearse(
+    stepper: Stepper, batches: Sequence[Batch], world: World, report_check: ReportCheck,
+    after_first: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+    """Take a step on each batch and undo them all; all ranks call this together.
+
+    Random number generators are restored as well.
+
+    Args:
+        stepper: What trains.
+        batches: Minibatches of this rank, at least one.
+        world: This rank's place.
+        report_check: Checks what the steps return.
+        after_first: Called after the first step.
+
+    Returns:
+        The stepper's state before the steps, the states of the random number generators, and
+        the fingerprint of the stepper's state; None where it has none.
+
+    Raises:
+        ContractError: A report is wrong or differs between ranks, or the state changed with the
+            steps that followed it.
+    """
+    generators, state = random_states(world.device), stepper.state_dict()
+    kept = _fingerprint(state)
+    for number, batch in enumerate(batches):
+        report = report_check.checked(stepper.step(batch), len(batch.targets))
+        _require_same(rank_independent(report), world)
+        if not number:
+            after_first()
+    if _fingerprint(state) != kept:
+        raise ContractError("what state_dict() returned changed when the stepper went on; return "
+                            "copies, for instance by copy.deepcopy")
+    _undo(stepper, state, generators, world.device)
+    return state, generators, kept
+
+
+def prove_undone(
+    stepper: Stepper, model: torch.nn.Module, batches: Sequence[Batch], world: World,
+    report_check: ReportCheck,
+) -> None:
+    """Do what ``rehearse`` does, and prove that nothing of the steps is left.
+
+    The first step is taken again from the state that ``load_state_dict`` took back. On one CPU
+    rank it should end at the same bits. Elsewhere, and where it does not (a first step may differ
+    for good reasons), it is taken once more, after another number of undone steps, and must end
+    where it ended before. Then weights, buffers and state must be those of the beginning.
+
+    Args:
+        stepper: What trains.
+        model: The model that it was built with.
+        batches: Minibatches of this rank, at least one.
+        world: This rank's place.
+        report_check: Checks what the steps return.
+
+    Raises:
+        ContractError: As ``rehearse``, or a step is not undone.
+    """
+    shown, exact = _weights(model), world.device.type == "cpu"
+    fresh: list[Any] = []
+    state, generators, kept = rehearse(
+        stepper, batches, world, report_check,
+        lambda: fresh.append(_weights(model)) if exact and world.size == 1 else None)
+    begins: list[Any] = []
+    ends: list[Any] = []
+    for _ in range(2):
+        if _weights(model) != shown:
+            raise ContractError("load_state_dict() does not bring back the weights and buffers "
+                                "that state_dict() returned, so steps of the warm-up would stay")
+        if not exact:
+            begins.append(_copies(model))
+        stepper.step(batches[0])
+        ends.append(_weights(model) if exact else _copies(model))
+        _undo(stepper, state, generators, world.device)
+        if ends == fresh:  # with more ranks all would have to agree on it
+            break
+    if ends != fresh and not (ends[0] == ends[1] if exact else _close(begins[0], *ends)):
+        raise ContractError("the same step, taken twice from the state that load_state_dict() "
+                            "took back, ends at different weights: state_dict() leaves out "
+                            "something that decides a step (momentum, a step count, a generator)")
+    now = _fingerprint(stepper.state_dict())
+    if now != kept or _weights(model) != shown:
+        raise ContractError("state_dict() does not return what load_state_dict() took back, so "
+                            "something of the undone steps of the warm-up is left")
+    set_random_states(world.device, generators)
+
+
+def _undo(
+    stepper: Stepper, state: dict[str, Any], generators: dict[str, Any], device: torch.device
+) -> None:
+    stepper.load_state_dict(state)
+    set_random_states(device, generators)
+
+
+def _weights(model: torch.nn.Module) -> tuple[int, int]:
+    return replicas.fingerprint(model.parameters()), replicas.fingerprint(model.buffers())
+
+
+def _fingerprint(state: dict[str, Any]) -> int | None:
+    """Return a state's fingerprint; None where it holds what no checkpoint could."""
+    try:
+        tree, tensors = state_tree.flatten(state)
+    except state_tree.UnsupportedState:
+        return None
+    return zlib.crc32(msgspec.json.encode(tree), replicas.fingerprint(tensors.values()))
+
+
+def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [replicas.local_part(p).clone() for p in model.parameters()]
+
+
+def _close(
+    begin: list[torch.Tensor], one: list[torch.Tensor], other: list[torch.Tensor]
+) -> bool:
+    """Say whether two steps end as close together as repeated ones do on a GPU."""
+    step = torch.stack([torch.dist(a, b) for a, b in zip(begin, one, strict=True)]).norm()
+    apart = torch.stack([torch.dist(a, b) for a, b in zip(one, other, strict=True)]).norm()
+    return bool(apart <= _CLOSE * step)
+
+
+def _require_same(numbers: Sequence[int], world: World) -> None:
+    """Refuse numbers that differ between ranks."""
+    if world.size == 1:
+        return
+    both = torch.tensor([*numbers, *(-number for number in numbers)], device=world.device)
+    dist.all_reduce(both, op=dist.ReduceOp.MAX)
+    highest, lowest = both.chunk(2)
+    if not torch.equal(highest, -lowest):
+        raise ContractError(
+            "the ranks' reports of one step differ in samples, total_samples or agreed, so that "
+            "ranks would evaluate at different steps; report total_samples, the same number on "
+            "every rank, agreed on in a collective that the step needs anyway")
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all random number generators that a step may draw from."""
+    kind, keys, *rest = np.random.get_state()
+    found: dict[str, Any] = {
+        "torch": torch.random.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+    }
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def set_random_states(device: torch.device, state: dict[str, Any]) -> None:
+    """Restore what ``random_states`` returned."""
+    torch.random.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
