@@ -100,7 +100,7 @@ def payload_bytes(
 def ideal_bytes(collective: str, payload: int, ranks: int) -> float:
     """Returns the bytes that one rank must send, averaged over the group's ranks.
 
-    The lower bounds of MEASUREMENT section 3 for payload S and f = (N−1)/N: all-reduce 2f·S;
+    The lower bounds of docs/measurement.md, 3 for payload S and f = (N−1)/N: all-reduce 2f·S;
     all-gather, reduce-scatter and all-to-all f·S; broadcast and reduce f·S averaged over ranks;
     gather and scatter f·S/N likewise; a send is its payload; receiving sends nothing.
 

@@ -20,7 +20,7 @@ class Clock:
     """Bills wall-clock and CPU seconds to the parts of a ledger.
 
     The clock synchronises (barrier, then device) only where the part changes, never per step,
-    so that work queued on a device is billed to the part that queued it (MEASUREMENT section 2).
+    so that work queued on a device is billed to the part that queued it (docs/measurement.md, 2).
 
     Args:
         synchronize: Waits for all ranks and for the device; a no-op by default.

@@ -1,7 +1,7 @@
 """Three ways to be told of every collective, all in the c10d dispatcher below Python.
 
 Each sees what DDP's C++ reducer, DeepSpeed and compiled programs send as well as plain calls;
-a TorchDispatchMode or the profiler would miss what worker threads issue (MEASUREMENT section 3).
+a TorchDispatchMode or the profiler would miss what worker threads issue (docs/measurement.md, 3).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench_apts.core.store import StudyFile
 
 TOLERANCE = 0.01
-"""Share of the wall clock by which the parts of a ledger may miss it (MEASUREMENT section 2)."""
+"""Share of the wall clock by which the parts of a ledger may miss it (docs/measurement.md, 2)."""
 
 _CUMULATIVE = ("step", "samples", "epoch", "train_s", "wall_s", "cpu_s", "forwards", "backwards",
                "peak_memory_bytes")

@@ -1,4 +1,4 @@
-"""Bootstrap of trials, for what has no interval in closed form (MEASUREMENT, section 6).
+"""Bootstrap of trials, for what has no interval in closed form (docs/measurement.md, 6).
 
 Percentiles are order statistics, which are the same on the log scale, and the upper limit may be
 infinite. Of few trials they are too narrow: intervals of expected costs come from ``ert_draws``.

@@ -1,6 +1,6 @@
 """What a trial cost to reach a target, and what it spent, in each currency.
 
-MEASUREMENT, section 5: the atom of every later statistic is one trial's cost to the target
+docs/measurement.md, 5: the atom of every later statistic is one trial's cost to the target
 (infinite for a miss, never imputed) beside the cost that it spent.
 """
 
@@ -120,7 +120,7 @@ def cost_recorded(record: TrialRecord) -> Cost:
 
 
 def outcome(record: TrialRecord, level: float = 1.0) -> Outcome:
-    """Returns cost to ``level`` and cost spent of one trial (MEASUREMENT, sections 1 and 5).
+    """Returns cost to ``level`` and cost spent of one trial (docs/measurement.md, 1 and 5).
 
     A trial that hit is billed up to its first hit, since drawing would stop there, even if it
     trained on or came to grief later.

@@ -1,4 +1,4 @@
-"""Parallel efficiency of reaching a target, and its two factors (MEASUREMENT, section 6)."""
+"""Parallel efficiency of reaching a target, and its two factors (docs/measurement.md, 6)."""
 
 from __future__ import annotations
 

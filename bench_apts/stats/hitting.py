@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def bracket(
     values: Sequence[float], reached: Callable[[float], bool], consecutive: int
 ) -> tuple[int | None, int] | None:
-    """Finds the bracket ``(last miss, first hit]`` of a target (MEASUREMENT, section 1).
+    """Finds the bracket ``(last miss, first hit]`` of a target (docs/measurement.md, 1).
 
     A hit is the first of ``consecutive`` successive evaluations that all reach the target, and
     all of them must exist: a curve that ends too early has not hit. NaN never reaches.

@@ -1,6 +1,6 @@
 """Bytes that known ways to train must send: formulas to hold the measured ones against.
 
-MEASUREMENT, section 3, "Known answers per optimizer step". With n parameters in float32 and N
+docs/measurement.md, 3, "Known answers per optimizer step". With n parameters in float32 and N
 ranks, P = 4n bytes and f = (N − 1)/N.
 """
 

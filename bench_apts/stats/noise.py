@@ -1,4 +1,4 @@
-"""How far times scatter on a machine: what A/A pairs tell (MEASUREMENT, section 2)."""
+"""How far times scatter on a machine: what A/A pairs tell (docs/measurement.md, 2)."""
 
 from __future__ import annotations
 

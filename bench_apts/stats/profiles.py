@@ -1,4 +1,4 @@
-"""Performance profiles and data profiles over several problems (MEASUREMENT, section 6)."""
+"""Performance profiles and data profiles over several problems (docs/measurement.md, 6)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Modelled time at world sizes and on networks that were not measured: the α-β model.
 
-``T = max_rank compute + Σ_collectives (hops · α + bytes sent / β)`` (MEASUREMENT, section 2), as
+``T = max_rank compute + Σ_collectives (hops · α + bytes sent / β)`` (docs/measurement.md, 2), as
 in Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH"
 (2005). Nothing overlaps and no link is shared, so that T is neither a bound nor a measurement.
 """

@@ -1,4 +1,4 @@
-"""Replaying tuning policies over recorded trials, instead of running them (MEASUREMENT, 5).
+"""Replaying tuning policies over recorded trials, without running them (docs/measurement.md, 5).
 
 Trials that ran unpruned say what any policy would have cost that only decides when to stop them.
 Each policy meets the same random arrival orders, tunes until the target is hit, and is billed.

@@ -1,4 +1,4 @@
-"""The rules by which tuning freezes configurations (MEASUREMENT, section 5: freeze).
+"""The rules by which tuning freezes configurations (docs/measurement.md, 5: freeze).
 
 Two questions take two answers: which configuration reaches the target for the least, for all
 costs; and which one ends best, for all accuracies.

@@ -1,4 +1,4 @@
-"""Whether a ranking depends on the level of the target (MEASUREMENT, section 1)."""
+"""Whether a ranking depends on the level of the target (docs/measurement.md, 1)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def regret(transferred: float, native: float) -> float:
-    """Transfer regret, ``ERT_N(best at N0) / ERT_N(best at N)`` (MEASUREMENT, section 5).
+    """Transfer regret, ``ERT_N(best at N0) / ERT_N(best at N)`` (docs/measurement.md, 5).
 
     Args:
         transferred: Expected cost at N of the configuration that was chosen at N0; infinite if

@@ -1,4 +1,4 @@
-"""What finding a working configuration costs, in closed form (MEASUREMENT, section 5).
+"""What finding a working configuration costs, in closed form (docs/measurement.md, 5).
 
 All functions take n trials that were drawn independently: what each ``spent`` and its ``cost``
 to the target, infinite for a miss. Costs are in any one currency, and so are the results. A cost

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench_apts.trial.pruning import Watch
 
 _DIVERGED = 10.0
-"""A loss above this many times the initial one counts as diverged (MEASUREMENT section 1)."""
+"""A loss above this many times the initial one counts as diverged (docs/measurement.md, 1)."""
 
 
 def decided(

@@ -159,7 +159,7 @@ def _ratios(blocks: Sequence[Block], key: Key) -> Ratios:
 
 
 def _clocks(record: TrialRecord) -> tuple[Clock, ...]:
-    """Which clocks say something of the code (MEASUREMENT, section 2)."""
+    """Which clocks say something of the code (docs/measurement.md, 2)."""
     if record.trial.device == "cuda":
         return ("training time",)
     if record.trial.ranks > environment.usable_cores():  # the wall clock measures the machine
