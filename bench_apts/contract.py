@@ -6,6 +6,7 @@ It is defined in ``bench_apts.plugins.contract`` and ``bench_apts.plugins.knobs`
 from bench_apts.plugins.contract import (
     Backend,
     Batch,
+    Build,
     Choice,
     Distribution,
     Hyperparameter,
@@ -16,9 +17,10 @@ from bench_apts.plugins.contract import (
     StepReport,
     Uniform,
     World,
+    installed,
 )
 
 __all__ = [
-    "Backend", "Batch", "Choice", "Distribution", "Hyperparameter", "LogUniform", "Loss",
-    "Sampling", "StepReport", "Stepper", "Uniform", "World",
+    "Backend", "Batch", "Build", "Choice", "Distribution", "Hyperparameter", "LogUniform", "Loss",
+    "Sampling", "StepReport", "Stepper", "Uniform", "World", "installed",
 ]

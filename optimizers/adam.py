@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.plugins.contract import (
-    Backend,
-    Hyperparameter,
-    LogUniform,
-    Loss,
-    Stepper,
-    Uniform,
-    World,
-)
+from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, Uniform, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

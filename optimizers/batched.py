@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bench_apts.contract import Backend, Choice, Hyperparameter
 from bench_apts.optimizers import adam as _adam
 from bench_apts.optimizers import sgd as _sgd
-from bench_apts.plugins.contract import Backend, Choice, Hyperparameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

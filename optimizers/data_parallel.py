@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro
-from bench_apts.plugins.contract import Batch, Loss, StepReport, World
 from bench_apts.plugins.randomness import Redraw
 from bench_apts.plugins.replicas import align_buffers
 

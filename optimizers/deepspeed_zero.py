@@ -12,9 +12,9 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, World
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 from bench_apts.optimizers.schedule import cosine
-from bench_apts.plugins.contract import Backend, Batch, Loss, Stepper, StepReport, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

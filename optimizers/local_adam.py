@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
 from bench_apts.optimizers.trust_region import STOCHASTIC, per_rank, stochastic
-from bench_apts.plugins.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

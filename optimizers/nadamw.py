@@ -13,8 +13,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench_apts.contract import Backend, Hyperparameter, Loss, Stepper, World
 from bench_apts.optimizers.schedule import cosine
-from bench_apts.plugins.contract import Backend, Hyperparameter, Loss, Stepper, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.plugins.contract import Backend, Hyperparameter, Loss, Stepper, World
+from bench_apts.contract import Backend, Hyperparameter, Loss, Stepper, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

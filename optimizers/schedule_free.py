@@ -14,15 +14,7 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.plugins.contract import (
-    Backend,
-    Batch,
-    Hyperparameter,
-    Loss,
-    Stepper,
-    StepReport,
-    World,
-)
+from bench_apts.contract import Backend, Batch, Hyperparameter, Loss, Stepper, StepReport, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

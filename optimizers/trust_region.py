@@ -7,8 +7,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
-from bench_apts.plugins.contract import (
+from bench_apts.contract import (
     Backend,
     Batch,
     Build,
@@ -19,6 +18,7 @@ from bench_apts.plugins.contract import (
     StepReport,
     World,
 )
+from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -28,7 +28,7 @@ def _course(meter, rank, name, most):
     import torch
     from torch import nn
 
-    from bench_apts.plugins.contract import Batch, World
+    from bench_apts.contract import Batch, World
 
     torch.manual_seed(0)
     model = nn.Sequential(*itertools.chain.from_iterable(

@@ -22,8 +22,8 @@ def _course(name, backend):
     import torch.distributed as dist
     from torch import nn
 
+    from bench_apts.contract import Batch, World
     from bench_apts.plugins import registry, replicas
-    from bench_apts.plugins.contract import Batch, World
     from bench_apts.trial.conformance import undo
     from bench_apts.trial.conformance.step_report import ReportCheck
 

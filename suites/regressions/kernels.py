@@ -24,9 +24,9 @@ class OuterIteration:
     param_names = ("variant",)
 
     def setup(self, variant: str) -> None:
+        from bench_apts.contract import Batch, World
         from bench_apts.core.selectors import parse_selector
         from bench_apts.plugins import registry
-        from bench_apts.plugins.contract import Batch, World
         from bench_apts.suites import models
 
         torch.set_num_threads(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.plugins.contract import Backend, Batch, Loss, StepReport, World
+from bench_apts.contract import Backend, Batch, Loss, StepReport, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

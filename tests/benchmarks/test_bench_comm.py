@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from harness_ranks import run_ranks
 
+from bench_apts.contract import Batch, World
 from bench_apts.meters import hooks
 from bench_apts.meters.audit import Audit
 from bench_apts.meters.comm import CommMeter
 from bench_apts.plugins import registry
-from bench_apts.plugins.contract import Batch, World
 from bench_apts.suites import models
 
 ELEMENTS = 1000

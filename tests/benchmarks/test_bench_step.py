@@ -6,10 +6,10 @@ With ``--benchmark-disable`` every benchmark runs once and only has to work.
 import pytest
 import torch
 
+from bench_apts.contract import Batch, World
 from bench_apts.core import store
 from bench_apts.core.records import Eval, Traffic
 from bench_apts.plugins import registry
-from bench_apts.plugins.contract import Batch, World
 from bench_apts.suites import models
 
 SUITES = ("digits", "mnist")

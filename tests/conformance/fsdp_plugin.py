@@ -2,7 +2,7 @@
 
 import copy
 
-from bench_apts.plugins.contract import Backend, Hyperparameter, StepReport
+from bench_apts.contract import Backend, Hyperparameter, StepReport
 
 
 class Stepper:

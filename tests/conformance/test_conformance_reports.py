@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench_apts.contract import StepReport
 from bench_apts.core.errors import ContractError
 from bench_apts.core.records import Eval, Event
-from bench_apts.plugins.contract import StepReport
 from bench_apts.trial.conformance.step_report import ReportCheck, usual
 from bench_apts.trial.pending import Pending
 

@@ -176,7 +176,7 @@ def test_a_plugin_runs_when_it_is_named_and_only_then(cli, planted):
     assert not planted.exists()
     done = cli("run", "--dry-run", "--offline", "--optimizers", planted.with_name("planted.py"))
     assert done.code == 2
-    assert "is no bench_apts.plugins.contract.Backend" in done.err
+    assert "is no bench_apts.contract.Backend" in done.err
     assert planted.exists()
 
 
@@ -206,7 +206,7 @@ def test_world_sizes_are_understood_or_refused(text):
 @settings(FUZZ, max_examples=60)
 @given(CHANCE, st.booleans())
 def test_damaged_fabrics_are_read_or_refused(tmp_path_factory, chance, structured):
-    text = (registry.files("bench_apts") / "fabrics.toml").read_bytes()
+    text = (registry.files("bench_apts.stats") / "fabrics.toml").read_bytes()
     content = (toml(changed(tomllib.loads(text.decode()), chance)).encode(errors="replace")
                if structured else damaged(text, chance))
     path = tmp_path_factory.getbasetemp() / "fabrics.toml"

@@ -13,7 +13,7 @@ from bench_apts.regress.gate import trees
 
 
 def where(tree, cwd):
-    code = ("import importlib.metadata as m; from bench_apts import registry as r; "
+    code = ("import importlib.metadata as m; from bench_apts.plugins import registry as r; "
             "import bench_apts.optimizers as o; print(o.__file__); print(m.version('bench-apts'));"
             "print(*r.optimizer_names()); print(r.optimizer_origin('sgd'))")
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=tree.environment(),

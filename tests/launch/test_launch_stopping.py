@@ -22,8 +22,8 @@ from bench_apts.trial.stopping import Stop
 RANK = '''
 import os, signal, sys, time
 from pathlib import Path
-from bench_apts.launch import stopping
-from bench_apts.launch.stopping import Stop
+from bench_apts.trial import stopping
+from bench_apts.trial.stopping import Stop
 
 stopping._PATIENCE_S = float(sys.argv[2])
 

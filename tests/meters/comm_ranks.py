@@ -16,7 +16,7 @@ def watched(connect, dispatch=False):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.plugins.contract import World
+    from bench_apts.contract import World
 
     if dispatch:
         os.environ["BENCH_APTS_COMM_METER"] = "dispatch"
@@ -218,8 +218,8 @@ def fsdp2(w):
 
 def backend(w, name, values=None, precision="fp32"):
     """A backend of this package, on minibatches as the harness cuts them."""
+    from bench_apts.contract import Batch
     from bench_apts.plugins import registry
-    from bench_apts.plugins.contract import Batch
     from bench_apts.trial import weights
 
     made = registry.optimizer(name).backend

@@ -62,8 +62,8 @@ def _train(meter, number, name, values, steps, suite):
     import torch
     import torch.distributed as dist
 
+    from bench_apts.contract import Batch, World
     from bench_apts.plugins import registry
-    from bench_apts.plugins.contract import Batch, World
     from bench_apts.suites import models
     from bench_apts.trial.run import WARMUP_STEPS
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bench_apts.contract import Batch
 from bench_apts.meters.flops import SAMPLES, Flops, per_sample
-from bench_apts.plugins.contract import Batch
 from bench_apts.suites import models
 
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 
+from bench_apts.contract import Backend, Hyperparameter, StepReport
 from bench_apts.core import wire
 from bench_apts.meters import audit, hooks
-from bench_apts.plugins.contract import Backend, Hyperparameter, StepReport
 
 ARGUMENTS = {
     "raising": lambda args: Raising(),

@@ -135,7 +135,7 @@ def test_a_packages_suite_and_task_are_trained_and_their_source_identifies_trial
 
     code = packages.site / "flowers" / "code.py"
     code.write_text(code.read_text() + "\n# changed\n")
-    asked = ("from bench_apts import problem, registry\n"
+    asked = ("from bench_apts.plugins import registry\nfrom bench_apts.suites import problem\n"
              "print(problem.resolved(registry.suite('petals'), '').code_sha256)")
     done = subprocess.run([sys.executable, "-c", asked], cwd=packages.site, check=True, text=True,
                           capture_output=True)

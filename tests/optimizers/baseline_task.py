@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bench_apts.plugins.contract import Batch, World
+from bench_apts.contract import Batch, World
 
 BATCH = 32  # of all ranks together
 

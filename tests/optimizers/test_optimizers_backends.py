@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from bench_apts.contract import Batch, Choice, LogUniform, Stepper, Uniform, World
 from bench_apts.plugins import registry
-from bench_apts.plugins.contract import Batch, Choice, LogUniform, Stepper, Uniform, World
 
 NAMES = registry.optimizer_names()
 ZERO = ["zero1", "zero2", "zero3"]

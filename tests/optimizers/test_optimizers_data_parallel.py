@@ -7,8 +7,8 @@ import pytest
 import torch
 from baseline_task import BATCH, Course
 
+from bench_apts.contract import Backend, Hyperparameter
 from bench_apts.core.errors import UserError
-from bench_apts.plugins.contract import Backend, Hyperparameter
 
 PRELOAD = ["baseline_task"]
 STEPS, MORE = 4, 3

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench_apts.plugins.contract import Batch, World
+from bench_apts.contract import Batch, World
 from bench_apts.tasks import Metric, Task
 from bench_apts.tasks.contract import every_metric
 from bench_apts.tasks.module import LossModule, handed, measured, trained

@@ -9,7 +9,7 @@ def problem(differentiates):
     from mechanics_models import Slope, Squares
     from torch import nn
 
-    from bench_apts.plugins.contract import Batch
+    from bench_apts.contract import Batch
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(),
@@ -33,7 +33,7 @@ def _course(sharding, differentiates):
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
-    from bench_apts.plugins.contract import Batch
+    from bench_apts.contract import Batch
     from bench_apts.tasks.module import handed, measured, trained
     from bench_apts.trial.conformance.passes import instrument
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from one_rank import train
 from torch import nn
 
+from bench_apts.contract import Batch, World
 from bench_apts.optimizers.data_parallel import DataParallelStepper
 from bench_apts.optimizers.trust_region import apts_paper
-from bench_apts.plugins.contract import Batch, World
 from bench_apts.plugins.randomness import Draws, Redraw
 
 CPU = torch.device("cpu")

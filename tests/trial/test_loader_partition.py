@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench_apts.contract import Sampling
 from bench_apts.core.errors import UserError
-from bench_apts.plugins.contract import Sampling
 from bench_apts.suites.generated import skew
 from bench_apts.trial.loader import Order
 

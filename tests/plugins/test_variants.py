@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from bench_apts.contract import Batch
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry, suite_file
-from bench_apts.plugins.contract import Batch
 from bench_apts.suites import data
 from bench_apts.suites.problem import Problem
 from bench_apts.tasks import Task

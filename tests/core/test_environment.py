@@ -37,7 +37,7 @@ def test_card_is_plain_json_and_complete(monkeypatch):
 
 
 def test_no_torch_is_imported():
-    code = ("import sys; from bench_apts import environment; environment.card(); "
+    code = ("import sys; from bench_apts.core import environment; environment.card(); "
             "environment.gpu_count(); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -83,7 +83,7 @@ def checkout(folder, monkeypatch):
         subprocess.run(["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b.c",
                         "-c", "commit.gpgsign=false", *arguments], check=True, capture_output=True)
 
-    module = folder / "bench_apts" / "environment.py"
+    module = folder / "bench_apts" / "core" / "environment.py"
     module.parent.mkdir(parents=True)
     module.write_text("")
     monkeypatch.setattr(environment, "__file__", str(module))

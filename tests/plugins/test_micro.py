@@ -14,9 +14,9 @@ from micro_ranks import BATCH, course
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from bench_apts.contract import Batch
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import micro
-from bench_apts.plugins.contract import Batch
 from bench_apts.tasks.module import trained
 
 ZERO = ["zero1", "zero2", "zero3"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
 from bench_apts.core.errors import UserError
-from bench_apts.plugins.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
 from bench_apts.study.tuning import draws
 
 BACKEND = Backend(

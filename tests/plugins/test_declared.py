@@ -5,15 +5,8 @@ import math
 
 import pytest
 
+from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Sampling, Uniform
 from bench_apts.core.errors import UserError, one_line
-from bench_apts.plugins.contract import (
-    Backend,
-    Choice,
-    Hyperparameter,
-    LogUniform,
-    Sampling,
-    Uniform,
-)
 
 
 def build(model, loss, values, world):

@@ -6,16 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Sampling, Uniform
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
-from bench_apts.plugins.contract import (
-    Backend,
-    Choice,
-    Hyperparameter,
-    LogUniform,
-    Sampling,
-    Uniform,
-)
 from bench_apts.trial.conformance.observer import missing_methods
 
 
@@ -177,7 +170,7 @@ def test_defaults_of_the_installed_backends_are_valid_and_searched_within_bounds
 
 
 def test_no_backend_imports_torch_before_it_is_built():
-    code = ("import sys; from bench_apts import registry; "
+    code = ("import sys; from bench_apts.plugins import registry; "
             "[registry.optimizer(name) for name in registry.optimizer_names()]; "
             "sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

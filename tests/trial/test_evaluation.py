@@ -7,7 +7,7 @@ import pytest
 import torch
 from harness_ranks import run_ranks
 
-from bench_apts.plugins.contract import World
+from bench_apts.contract import World
 from bench_apts.tasks.ready import Classification
 from bench_apts.trial.evaluation import Result, evaluate
 from bench_apts.trial.loader import Resident

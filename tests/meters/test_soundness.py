@@ -287,7 +287,7 @@ def test_records_of_a_suite_whose_data_has_options_pass(tmp_path, make_study, di
 
 
 def test_checking_does_without_torch(folder):
-    code = ("import sys, pathlib; from bench_apts import soundness; "
+    code = ("import sys, pathlib; from bench_apts.meters import soundness; "
             "print(soundness.check(pathlib.Path(sys.argv[1])), 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True,
                           text=True, check=True)

@@ -116,14 +116,14 @@ def test_a_file_hides_no_module_of_others(tmp_path):
     for name in ("random", "torch", "json"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
     code = ("import random, json.decoder\n"
-            "from bench_apts.plugins.contract import Backend\n"
+            "from bench_apts.contract import Backend\n"
             "assert random.__file__ != __file__.replace('plug', 'random')\n"
             "def build(model, loss, values, world):\n"
             "    import torch\n    return torch.__version__\n"
             "backend = Backend('mine', '', {}, build)\n")
     path = tmp_path / "plug.py"
     path.write_text(code)
-    check = ("import sys; from bench_apts import registry; "
+    check = ("import sys; from bench_apts.plugins import registry; "
              "print(registry.optimizer(sys.argv[1]).backend.build(1, 2, 3, 4))")
     done = subprocess.run([sys.executable, "-c", check, str(path)], capture_output=True,
                           text=True, check=False, cwd=tmp_path.parent)
@@ -133,7 +133,7 @@ def test_a_file_hides_no_module_of_others(tmp_path):
 
 def test_equal_names_in_two_folders_do_not_meet(write):
     asked = ("batch_size=lambda batch, values, ranks: int(__import__('my_rates').factor), "
-             "sampling=lambda values: __import__('bench_apts.plugins.contract').contract.Sampling("
+             "sampling=lambda values: __import__('bench_apts.contract').contract.Sampling("
              "growth=__import__('my_rates').factor),")
     first = registry.optimizer(str(write("a", "one", 3.0, asked))).backend
     second = registry.optimizer(str(write("b", "two", 5.0, asked))).backend

@@ -89,8 +89,8 @@ def test_a_plugin_file_may_define_dataclasses(plugin):
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    ("", "is no bench_apts.plugins.contract.Backend; a plug-in file defines one"),
-    ("backend = 3", "is no bench_apts.plugins.contract.Backend"),
+    ("", "is no bench_apts.contract.Backend; a plug-in file defines one"),
+    ("backend = 3", "is no bench_apts.contract.Backend"),
     ("import no_such_package", "cannot be imported: ModuleNotFoundError"),
     ("def broken(:", "cannot be imported: SyntaxError"),
     ("raise RuntimeError('of all things')", "cannot be imported: RuntimeError: of all things"),
