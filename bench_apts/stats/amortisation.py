@@ -24,19 +24,32 @@ if TYPE_CHECKING:
 
     from bench_apts.stats.bootstrap import Floats, Interval
 
-WIDEST = 4.0
-"""Largest ratio of the limits of an interval whose estimate is worth a number."""
+ENOUGH = 8
+"""Trainings on fresh seeds from which on a narrow interval is seldom narrow by luck."""
 
 FEWEST = 5
-"""Trainings on fresh seeds of either optimizer below which no break-even is claimed."""
+"""Trainings on fresh seeds of either optimizer below which it is not claimed that tuning never
+pays."""
 
 _SEED = 47_110
 
 
-def worth_a_number(interval: Interval | None) -> bool:
-    """Whether an estimate with this interval is shown as a number: a finite and narrow one."""
+def worth_a_number(interval: Interval | None, seeds: int) -> bool:
+    """Say whether a bill with this interval is shown as a number.
+
+    Its limits are within a factor of 4, or of 2 with fewer seeds than ``ENOUGH``: of studies with
+    few seeds, those that saw no failure by luck have the narrow intervals, and bills too low.
+
+    Args:
+        interval: Of the bill.
+        seeds: Trainings on fresh seeds that it rests on.
+    """
+    return _narrow(interval, 4.0 if seeds >= ENOUGH else 2.0)
+
+
+def _narrow(interval: Interval | None, widest: float) -> bool:
     return (interval is not None and math.isfinite(interval.high)
-            and interval.high <= WIDEST * interval.low)
+            and interval.high <= widest * interval.low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +104,10 @@ class Trainings:
         """Return draws of what a training on a fresh seed costs."""
         return ert_draws(self.spent, self.cost, seed=seed)
 
+    def worth_a_number(self, trainings: int) -> bool:
+        """Say whether the bill of R trainings is shown as a number, and not as limits alone."""
+        return worth_a_number(self.interval(trainings), len(self.spent))
+
     def interval(self, trainings: int) -> Interval | None:
         """Return the 95 % interval of the bill of R trainings; None where it is a fact."""
         bill = self.bill(trainings)
@@ -130,7 +147,7 @@ class BreakEven(NamedTuple):
     @property
     def told(self) -> bool:
         """Whether R* is known well enough to be a number."""
-        return self.seeds >= FEWEST and worth_a_number(self.interval)
+        return self.seeds >= ENOUGH and _narrow(self.interval, 3.0)
 
     @property
     def never(self) -> bool:

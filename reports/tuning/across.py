@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.stats.amortisation import worth_a_number
 from bench_apts.stats.transfer import AtRanks, regret, totals
 
 from ..table import Table, Value, name, number
@@ -42,8 +41,8 @@ class _Place(NamedTuple):
 
     def told(self, trainings: int) -> bool:
         """Whether the bill of R trainings is known well enough to be a number."""
-        interval = self.bill.interval(trainings)
-        return interval is None or not self.native.hits or worth_a_number(interval)
+        return (self.bill.interval(trainings) is None or not self.native.hits
+                or self.bill.worth_a_number(trainings))
 
     def costs(self, *, least: bool) -> AtRanks:
         """Returns the expected costs, or lower limits of them, which are always finite."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.stats.amortisation import break_even, worth_a_number
+from bench_apts.stats.amortisation import break_even
 
 from ..table import Table, Value, number, words
 from .pool import opening, unlike
@@ -85,7 +85,7 @@ def entry(pool: Pool, view: View, count: int) -> Value:
     bill, interval = pool.bill.at(count), pool.bill.interval(count)
     if not bill:  # a rank alone sends no bytes
         return _limited(view.entry(column, bill, 0.0), column, view, None)
-    if worth_a_number(interval):
+    if pool.bill.worth_a_number(count):
         assert interval
         shown = view.entry(column, bill, bill, limits(interval, view))
     else:

@@ -128,10 +128,10 @@ def test_two_seeds_tell_no_break_even(known):
 
 
 def test_the_referees_example_on_the_terminal(tmp_path):
-    """A lucky tuning trial stands for nothing; its four fresh seeds cost 11 instead of 4."""
+    """A lucky tuning trial stands for nothing; its fresh seeds cost 11 instead of 4."""
     folder = Folder(tmp_path / "study").add("adam", "tune", (4, 9, 15, -15, -15, -15, -15, -15))
-    folder.add("adam", "report", (10, 11, 12, 11), like=0).add("apts", "report", (10, 9, 11, 10))
-    found = folder.bill()
+    folder.add("adam", "report", (10, 11, 12, 11) * 2, like=0)
+    found = folder.add("apts", "report", (10, 9, 11, 10) * 2).bill()
     mine, theirs = (row(found, "bill-trainings", label)[0]["bill_10_core_seconds"]
                     for label in ("adam", "apts"))
     assert (mine, theirs) == (103 + 9 * 11, 100)

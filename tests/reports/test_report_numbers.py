@@ -9,7 +9,7 @@ import searched_fixture
 
 from bench_apts.core import store, units
 from bench_apts.reports.tuning.pays import sentence
-from bench_apts.stats.amortisation import Trainings, break_even, tuned, worth_a_number
+from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.costs import outcome
 from bench_apts.stats.efficiency import Training, efficiency
@@ -155,7 +155,7 @@ def test_tables_of_the_tuning_cost(page, records, label, ranks):
             continue
         limits = units.between(shown(interval.low), shown(interval.high))
         assert bill[column] == ((shown(expected.at(trainings)), limits)
-                                if worth_a_number(interval) else (limits, ""))
+                                if expected.worth_a_number(trainings) else (limits, ""))
     spread = rows(page, "bill-spread")[label, ranks]
     assert spread[2][0] == shown(restart_quantile(spent, cost))
 

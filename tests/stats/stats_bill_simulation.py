@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.amortisation import Trainings, break_even, worth_a_number
+from bench_apts.stats.amortisation import Trainings, break_even
 
 SHAPES = ("10 %", "30 %", "lognormal", "30 % fail")
 NUMBERS = (3, 5, 8, 10, 20)
@@ -56,7 +56,7 @@ def simulated(shape, seeds, rounds=400):
             truth, interval = tuning + count - 1, mine.interval(count)
             found[f"{count} trainings"].append((
                 mine.at(count) / truth, interval.low <= truth <= interval.high,
-                worth_a_number(interval)))
+                mine.worth_a_number(count)))
         even = break_even(mine, theirs)
         found["R*"].append((even.trainings / BREAK_EVEN,
                             even.interval.low <= BREAK_EVEN <= even.interval.high, even.told))

@@ -116,10 +116,16 @@ def test_an_optimizer_that_never_arrived_bounds_the_answer_from_one_side_only():
     (None, False)])
 def test_what_is_worth_a_number(interval, worth):
     found = interval and Interval(*interval)
-    assert worth_a_number(found) is worth
-    if found:
-        assert BreakEven(2.0, found, 5).told is worth
-        assert not BreakEven(2.0, found, 4).told
+    assert worth_a_number(found, 8) is worth
+    assert not worth_a_number(found, 7)  # a factor of 2
+
+
+def test_a_break_even_takes_eight_seeds_and_a_factor_of_three():
+    narrow, wide = Interval(2.0, 6.0), Interval(2.0, 6.1)
+    assert BreakEven(4.0, narrow, 8).told
+    assert not BreakEven(4.0, narrow, 7).told
+    assert not BreakEven(4.0, wide, 8).told
+    assert worth_a_number(Interval(1.0, 2.0), 3)
 
 
 def test_bad_arguments():
@@ -142,3 +148,5 @@ def test_bills_keep_their_promise(shape, seeds):
         assert found.covered >= 0.88, (what, found)  # 90 % less two standard errors
         if found.shown >= 0.05:  # else it is as good as never shown as a number
             assert 0.8 <= found.median <= 1.25, (what, found)
+            # And among those that show it, less what their number scatters by.
+            assert 0.75 <= found.when_shown <= 1.25, (what, found)
