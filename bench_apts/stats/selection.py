@@ -33,10 +33,7 @@ def select(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     Returns:
         The chosen trial, or None if no trial has any evaluation.
     """
-    evaluated = [record for record in trials if record.evals]
-    sound = [record for record in evaluated
-             if record.end is None or record.end.status not in _BROKEN]
-    candidates = sound or evaluated
+    candidates = _candidates(trials)
     if not candidates:
         return None
     for level in reversed(candidates[0].trial.suite.target.every_level):
@@ -60,12 +57,17 @@ def select_best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     Returns:
         The chosen trial, or None if no trial has any evaluation.
     """
-    evaluated = [record for record in trials if record.evals]
-    sound = [record for record in evaluated
-             if record.end is None or record.end.status not in _BROKEN]
-    ended = [record for record in sound if final_metric(record) is not None]
-    return min(ended or sound or evaluated, default=None, key=lambda record: (
+    candidates = _candidates(trials)
+    ended = [record for record in candidates if final_metric(record) is not None]
+    return min(ended or candidates, default=None, key=lambda record: (
         -_signed(record, metric_values(record)[-1]), record.trial.repetition))
+
+
+def _candidates(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that have an evaluation; those that diverged or failed only if no other has."""
+    evaluated = [record for record in trials if record.evals]
+    return [record for record in evaluated
+            if record.end is None or record.end.status not in _BROKEN] or evaluated
 
 
 def final_metric(record: TrialRecord) -> float | None:
