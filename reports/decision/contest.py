@@ -195,6 +195,8 @@ def _against(rival: Rival) -> str:
     text = f"{label} at {units.times(ratio)} that"
     if interval is None:
         return f"{text} (one trial, no interval)"
+    if interval.low == interval.high:
+        return f"{text} (counted, the same in every trial)"
     if math.isinf(interval.high):
         return f"{text} ({units.digits(interval.low)} or more)" if interval.low else (
             f"{text} (an interval without limits)")
