@@ -61,9 +61,6 @@ def _fixed(tried: Sequence[Mapping[str, object]]) -> dict[str, object]:
 def _tuning_row(cell: Cell, same: Mapping[str, object], record: TrialRecord, result: Outcome,
                 device: str) -> tuple[Value, ...]:
     trial = record.trial
-    settings = trial.hyperparameters
-    varied = {key: value for key, value in settings.items()
-              if key not in same or same[key] != value}
     status = record.end.status if record.end else "unfinished"
     target = trial.suite.target
     best = best_metric(record)
@@ -75,9 +72,8 @@ def _tuning_row(cell: Cell, same: Mapping[str, object], record: TrialRecord, res
         number(str(trial.repetition), repetition=trial.repetition, frozen=frozen,
                best=record is cell.best,
                run_id=record.header.run_id),
-        mono(", ".join(f"{key}={_plain(value)}" for key, value in sorted(varied.items()))
-             or "defaults",
-             hyperparameters=msgspec.json.encode(settings, order="sorted").decode()),
+        mono(_varied(record, same),
+             hyperparameters=msgspec.json.encode(trial.hyperparameters, order="sorted").decode()),
         words(STATUS.get(status, status), status=status,
               reason=record.end.reason if record.end else None),
         Value(units.cost(currency, result.cost[currency], device), numbers={
@@ -102,6 +98,13 @@ def _chosen(cell: Cell, record: TrialRecord) -> str:
         return "frozen" if record is cell.frozen else ""
     return ("frozen: fastest" if record is cell.frozen
             else "frozen: best" if record is cell.best else "")
+
+
+def _varied(record: TrialRecord, same: Mapping[str, object]) -> str:
+    """Returns a trial's settings that are not the same in all trials."""
+    return ", ".join(f"{key}={_plain(value)}"
+                     for key, value in sorted(record.trial.hyperparameters.items())
+                     if key not in same or same[key] != value) or "defaults"
 
 
 def _plain(value: object) -> str:
@@ -138,10 +141,8 @@ def frozen(groups: Sequence[Group]) -> Table | None:
 
 
 def _frozen_row(cell: Cell, role: str, chosen: TrialRecord,
-         seeds: Sequence[TrialRecord]) -> tuple[Value, ...]:
+                seeds: Sequence[TrialRecord]) -> tuple[Value, ...]:
     same = _fixed([record.trial.hyperparameters for record in cell.tune])
-    settings = {key: value for key, value in chosen.trial.hyperparameters.items()
-                if key not in same or same[key] != value}
     metric = cell.suite.target.metric
     ended = [value for record in seeds if (value := final_metric(record)) is not None]
     tested = [record.end.test[metric] for record in seeds
@@ -150,8 +151,7 @@ def _frozen_row(cell: Cell, role: str, chosen: TrialRecord,
         name(cell.label, badge=cell.badge, suite=cell.suite.name),
         number(str(cell.ranks), ranks=cell.ranks),
         words(role, role=role, tuning_trial=chosen.trial.repetition),
-        mono(", ".join(f"{key}={_plain(value)}" for key, value in sorted(settings.items()))
-             or "defaults", configuration=chosen.trial.configuration),
+        mono(_varied(chosen, same), configuration=chosen.trial.configuration),
         _spread(cell, "validation", ended),
         _spread(cell, "test", tested),
         number(str(len(seeds)) if seeds else "not rerun", seeds=len(seeds)))

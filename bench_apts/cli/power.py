@@ -13,6 +13,7 @@ from bench_apts.core.currency import Currency
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench_apts.reports.cells import Cell
     from bench_apts.stats.power import Spread
 
 
@@ -77,7 +78,7 @@ def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> 
 
     for group in gather(results).groups:
         where = f"{group.suite.name} at N = {group.ranks}"
-        found: dict[bool, list[tuple[str, Spread]]] = {True: [], False: []}
+        found: dict[bool, list[tuple[Cell, Spread]]] = {True: [], False: []}
         for cell in group.cells:
             for tuned, records in ((False, cell.seeds), (True, cell.tune)):
                 drawn = [outcome(record) for record in records]
@@ -86,20 +87,20 @@ def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> 
                 one = spread([o.spent[currency] for o in drawn],
                              [o.cost[currency] for o in drawn])
                 if one:
-                    found[tuned].append((cell.label, one))
-        for label, one in found[False]:
-            yield _pairs(f"{where}, final trainings of {label} (scatter {one.scatter:.0%}, "
+                    found[tuned].append((cell, one))
+        for cell, one in found[False]:
+            yield _pairs(f"{where}, final trainings of {cell.label} (scatter {one.scatter:.0%}, "
                          f"{one.failures:.0%} missing)", one, factor, rivals)
         plain = max((one for _, one in found[False]), key=lambda one: one.scatter, default=None)
         if not any(found.values()):
             yield f"{where}: no optimizer has two trials that reached the target"
         if plain is None:
             continue
-        for label, one in found[True]:
-            trials = len(next(cell for cell in group.cells if cell.label == label).tune)
+        for cell, one in found[True]:
+            trials = len(cell.tune)
             enough = needed(one, plain, factor, rivals=rivals, fixed=trials)
             more = needed(one, one, factor, rivals=rivals)
-            yield (f"{where}, the search of {label} (scatter {one.scatter:.0%}, "
+            yield (f"{where}, the search of {cell.label} (scatter {one.scatter:.0%}, "
                    f"{one.failures:.0%} missing) against an optimizer without tuning: its "
                    f"{trials} trials "
                    + (f"take {enough} seeds of the other" if enough else

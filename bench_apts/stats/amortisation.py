@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Trainings:
         found: Whether a tuning trial hit, which then is the first training.
 
     Raises:
-        ValueError: Lengths differ, there is no training on a fresh seed, or a number is unknown.
+        ValueError: Lengths differ, a number is unknown, or no training ran on a fresh seed.
     """
 
     spent: Sequence[float]
@@ -100,9 +101,10 @@ class Trainings:
         """Return the expected bill of R trainings, infinite where one is never reached."""
         return self.bill(trainings).value
 
-    def draws(self, seed: int = _SEED) -> Draws:
-        """Return draws of what a training on a fresh seed costs."""
-        return ert_draws(self.spent, self.cost, seed=seed)
+    @cached_property
+    def draws(self) -> Draws:
+        """Draws of what a training on a fresh seed costs; every R reads the same ones."""
+        return ert_draws(self.spent, self.cost, seed=_SEED)
 
     def worth_a_number(self, trainings: int) -> bool:
         """Say whether the bill of R trainings is shown as a number, and not as limits alone."""
@@ -111,7 +113,7 @@ class Trainings:
     def interval(self, trainings: int) -> Interval | None:
         """Return the 95 % interval of the bill of R trainings; None where it is a fact."""
         bill = self.bill(trainings)
-        return self.draws().scaled(bill.times, bill.fixed).interval() if bill.times else None
+        return self.draws.scaled(bill.times, bill.fixed).interval() if bill.times else None
 
 
 def tuned(spent: Sequence[float], cost: Sequence[float],
@@ -134,8 +136,8 @@ class BreakEven(NamedTuple):
     """From how many trainings on a tuned optimizer costs no more than one without tuning.
 
     Attributes:
-        trainings: R*, the least whole number of trainings for which the tuned bill is no more
-            than the other; infinite for never.
+        trainings: R*, the least whole number of trainings at which the tuned bill does not exceed
+            the other; infinite if it always does.
         interval: Its 95 % interval; limits may be infinite.
         seeds: Trainings on fresh seeds of the optimizer that has fewer.
     """
@@ -177,7 +179,7 @@ def break_even(mine: Trainings, theirs: Trainings) -> BreakEven:
         return crossings(first, again, price)
 
     (found,) = least(np.array([mine.again]), np.array([theirs.again]))
-    again, price = mine.draws(), theirs.draws(_SEED + 1)
+    again, price = mine.draws, ert_draws(theirs.spent, theirs.cost, seed=_SEED + 1)
     # The dearer a training again is, and the cheaper one without tuning, the later tuning pays.
     interval = Draws(least(again.low, price.high), least(again.high, price.low)).interval()
     return BreakEven(float(found), interval, min(len(mine.spent), len(theirs.spent)))

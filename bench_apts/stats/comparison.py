@@ -16,6 +16,7 @@ from bench_apts.stats.checks import check_bills
 from bench_apts.stats.ert_draws import CERTAIN_PRIOR, DRAWS, Draws, ert_draws
 from bench_apts.stats.exchange import exchange_p, least_p
 from bench_apts.stats.tuning import ert
+from bench_apts.stats.verdict import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,6 +69,14 @@ class Comparison(NamedTuple):
     p: float
     least: float
 
+    def evidence(self, noise: float = 1.0) -> Evidence:
+        """Return what ``verdict`` judges.
+
+        Args:
+            noise: Ratio by which means of as many equal trials differ.
+        """
+        return Evidence(self.ratio, self.interval, self.p, self.least, noise)
+
 
 def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95,
             seed: int = SEED) -> Comparison:
@@ -112,8 +121,9 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RES
                 seed: int = SEED) -> dict[str, float]:
     """Share of bootstrap resamples in which an optimizer has the lowest expected cost.
 
-    It describes how the order depends on the trials drawn, and is no probability of being the
-    best: of two equal optimizers with 3 trials each, one has 95 % or more in 4 studies of 10.
+    It describes how the order depends on the trials that were drawn. It is not the probability of
+    being the best: of two equal optimizers with 3 trials each, one leads in 95 % or more of the
+    resamples in 4 studies of 10.
 
     Args:
         pools: Trials of each optimizer.

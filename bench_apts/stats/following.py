@@ -13,7 +13,7 @@ from bench_apts.stats.costs import Outcome, cost_at
 from bench_apts.stats.origins import TIMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.stats.costs import Cost
@@ -71,13 +71,8 @@ def repriced(outcome: Outcome, price: Cost) -> Outcome:
         outcome: Of the leader's trial; it trained on as many samples as the follower would.
         price: The follower's own ``sample_price``.
     """
-    def at_own(cost: Cost) -> Cost:
-        return {currency: cost["samples"] * each for currency, each in price.items()}
-
-    spent = at_own(outcome.spent)
-    if not outcome.hit:
-        return Outcome(False, outcome.cost, None, spent)
-    return Outcome(True, spent, at_own(outcome.last_miss or outcome.spent), spent)
+    return _converted(outcome, lambda cost: {
+        currency: cost["samples"] * each for currency, each in price.items()})
 
 
 def retimed(outcome: Outcome, price: Cost) -> Outcome:
@@ -93,10 +88,13 @@ def retimed(outcome: Outcome, price: Cost) -> Outcome:
     """
     known = [currency for currency in TIMES if not math.isnan(price[currency])]
 
-    def at_pace(cost: Cost) -> Cost:
-        return cost | {currency: cost["samples"] * price[currency] for currency in known}
+    return _converted(outcome, lambda cost: cost | {
+        currency: cost["samples"] * price[currency] for currency in known})
 
-    spent = at_pace(outcome.spent)
+
+def _converted(outcome: Outcome, convert: Callable[[Cost], Cost]) -> Outcome:
+    """Return an outcome with its costs converted; a miss still costs infinity."""
+    spent = convert(outcome.spent)
     if not outcome.hit:
         return Outcome(False, outcome.cost, None, spent)
-    return Outcome(True, spent, at_pace(outcome.last_miss or outcome.spent), spent)
+    return Outcome(True, spent, convert(outcome.last_miss or outcome.spent), spent)

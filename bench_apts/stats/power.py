@@ -15,7 +15,7 @@ import numpy as np
 from bench_apts.stats.bootstrap import SEED
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.exchange import least_p
-from bench_apts.stats.verdict import RULE, Evidence, decide
+from bench_apts.stats.verdict import RULE, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def power(first: Spread, second: Spread, trials: tuple[int, int], factor: float,
         family = []
         for _ in range(rivals):
             found = compare(first.draw(trials[0], factor, generator), base, paired=paired)
-            family.append(Evidence(found.ratio, found.interval, found.p, found.least))
+            family.append(found.evidence())
         told += decide(family)[0].verdict == "more"
     return told / rounds
 

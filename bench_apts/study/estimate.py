@@ -69,10 +69,11 @@ def _design(study: Study) -> Iterator[str]:
     spread = power.Spread(_SCATTER)
     pairs = f"{study.seeds} seed{'s' * (study.seeds != 1)} in pairs"
     share = power.power(spread, spread, (study.seeds,) * 2, _FACTOR, paired=True, rivals=rivals)
-    enough = power.needed(spread, spread, _FACTOR, rivals=rivals)
+    enough = (None if share >= power.ENOUGH else
+              power.needed(spread, spread, _FACTOR, rivals=rivals))
     yield (f"design: {pairs} tell two of {rivals + 1} optimizers a factor of {_FACTOR:g} apart in "
            f"{share:.0%} of studies, where costs scatter by {_SCATTER:.0%}"
-           + ("" if share >= power.ENOUGH or enough is None else
+           + ("" if enough is None else
               f"; {enough} seeds would in {power.ENOUGH:.0%} (bench-apts power)"))
 
 

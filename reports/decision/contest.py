@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from bench_apts.core import units
 from bench_apts.stats.bootstrap import Interval
 from bench_apts.stats.comparison import Bill, Comparison, compare
-from bench_apts.stats.verdict import RULE, Decision, Evidence, decide, winners
+from bench_apts.stats.verdict import RULE, Decision, decide, winners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench_apts.core.spec import Seeds
     from bench_apts.stats.noise import Noise
+    from bench_apts.stats.verdict import Evidence
 
     from ..cells import Cell
     from ..findings import Verdict
@@ -76,8 +77,7 @@ class Rival:
     @property
     def evidence(self) -> Evidence:
         """The comparison as the rule takes it."""
-        ratio, interval, p, least = self.comparison
-        return Evidence(ratio, interval, p, least, self.noise)
+        return self.comparison.evidence(self.noise)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from bench_apts.core import units
 from bench_apts.core.currency import headline
 from bench_apts.stats.costs import known
 from bench_apts.stats.origins import TIMES
+from bench_apts.stats.verdict import RULE
 
 from ..cost_tables import UNCOUNTED
 from ..findings import ranking
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 _EVERY: tuple[Currency, ...] = ("samples", "flops", "wire_bytes", "cpu_s", "core_seconds")
 
 _SHORT = {"samples": "samples", "flops": "FLOPs", "wire_bytes": "bytes", "cpu_s": "CPU-seconds"}
-
-_LEAST = 1.005
-"""Ratio below which two costs count as equal."""
 
 
 def shown(group: Group, device: str) -> list[Currency]:
@@ -122,7 +120,7 @@ def order(group: Group, device: str) -> str:
             continue
         _, best = min(((cell.ert(currency).cost, cell) for cell in there),
                       key=lambda pair: pair[0])
-        if ranked[0].ert(currency).cost <= _LEAST * best.ert(currency).cost:
+        if ranked[0].ert(currency).cost <= RULE.least * best.ert(currency).cost:
             best = ranked[0]
         first.setdefault(best.label, []).append(_noun(currency, device))
     if len(first) < 2:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.stats import origins
 from bench_apts.stats.comparison import Bill, Comparison, compare, first_ranks
-from bench_apts.stats.verdict import Decision, Evidence, decide
+from bench_apts.stats.verdict import Decision, decide
 
 from ..tuning.pool import View, pool, unlike
 
@@ -98,8 +98,7 @@ def ranked(group: Group, view: View) -> Ranking:
                           paired=_pairs(found, base)) for found in others]
         noise = group.noise if view.currency in origins.TIMES else None
         decisions = decide([
-            Evidence(each.ratio, each.interval, each.p, each.least,
-                     noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
+            each.evidence(noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
             for found, each in zip(others, family, strict=True)])
         judged |= {found.cell.label: (each, decision) for found, each, decision in zip(
             others, family, decisions, strict=True)}

@@ -10,7 +10,7 @@ from bench_apts.core import units
 from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.ert_draws import ert_interval
 from bench_apts.stats.tuning import ert
-from bench_apts.stats.verdict import Evidence, decide
+from bench_apts.stats.verdict import decide
 from bench_apts.stats.widths import logarithmic, widths
 
 from ..drawing.canvas import Figure, finish, heading, panel, scale
@@ -190,7 +190,7 @@ def _said(steps: Sequence[Narrowed], against: Pool) -> str:
     widest = max(cheaper, key=lambda each: each.width.factor)
     paid = Bill(against.spent, against.cost)
     verdicts = [decision.verdict for decision in decide([
-        Evidence(*compare(each.bill, paid, paired=False)) for each in (whole, widest)])]
+        compare(each.bill, paid, paired=False).evidence() for each in (whole, widest)])]
     known = (f"the {knob} of {label} within a factor of {_digits(widest.width.factor)} "
              f"({units.plural(len(widest.width.inside), 'trial')})")
     if verdicts == ["more", "less"]:

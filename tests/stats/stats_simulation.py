@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.comparison import Bill, Comparison, compare
+from bench_apts.stats.comparison import Bill, compare
 from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.verdict import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from bench_apts.stats.verdict import Evidence
 
 INF = math.inf
 
@@ -82,8 +83,7 @@ def coverage(shape: Shape, trials: int, rounds: int) -> float:
 
 def evidence(first: Bill, second: Bill, *, paired: bool) -> Evidence:
     """A comparison as the rule takes it, without noise of the machine."""
-    found: Comparison = compare(first, second, paired=paired)
-    return Evidence(found.ratio, found.interval, found.p, found.least)
+    return compare(first, second, paired=paired).evidence()
 
 
 def rate(claims: Sequence[bool]) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_apts.stats.comparison import Bill, compare, first_ranks
-from bench_apts.stats.verdict import Evidence, decide
+from bench_apts.stats.verdict import decide
 
 INF = math.inf
 
@@ -20,7 +20,7 @@ def always(values):
 
 def claimed(*family):
     return [each.differs for each in decide([
-        Evidence(c.ratio, c.interval, c.p, c.least) for c in family])]
+        each.evidence() for each in family])]
 
 
 def planted(generator, chance, mean, trials=40):
