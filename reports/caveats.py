@@ -166,8 +166,8 @@ def _results(gathered: Gathered) -> list[Caveat]:
     if draws and min(draws) < 10:
         found.append(Caveat(
             "Few trials behind the expected cost",
-            f"Some expected costs rest on {units.plural(min(draws), 'trial')}. A bootstrap "
-            "interval of so few is too narrow: it covers less than its nominal 95 %."))
+            f"Some expected costs rest on {units.plural(min(draws), 'trial')}. "
+            "Intervals of so few are wide, and only large differences can be told."))
     moved = dict.fromkeys(cell.label for group in gathered.groups for cell in group.cells
                           if cell.tuning_free and cell.moved)
     if moved:

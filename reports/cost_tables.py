@@ -44,7 +44,7 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
     return Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
-        "reaches the target, every trial billed. Below it the 95 % bootstrap "
+        "reaches the target, every trial billed. Below it the 95 % "
         "interval; “or more”: without an upper limit. 90 % quantile: the bill that suffices in "
         "nine of ten such searches. Success: share of the trials behind the expected cost that "
         "reached it; P: 95 % limit of that chance. Minibatch: samples "

@@ -135,7 +135,7 @@ def noise(groups: Sequence[Group]) -> Table | None:
         "noise", "Noise: equal trials",
         "The first optimizer's final trainings, each run twice as far apart in time as the study "
         "allows. Whatever their times differ by, over the whole training or up to the target, is "
-        "this machine's noise; a smaller difference between two optimizers tells nothing.",
+        "this machine's noise; a smaller difference between two single trainings tells nothing.",
         (("Optimizer", ""), ("N", "ranks"), ("Seed", ""), ("Time", "of a sample"),
          ("Twin", "time of a sample"), ("Ratio", "twin to first"), ("Time", "to target"),
          ("Twin", "time to target"), ("Ratio", "twin to first"), ("Final weights", "")),

@@ -79,6 +79,8 @@ def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None
             value = loss(twin(shapes.inputs), shapes.targets)
         with backward:
             value.backward()
-    except RuntimeError:  # NotImplementedError is one
+    except RuntimeError:
+        # What cannot run on the meta device, often as the subclass NotImplementedError: the
+        # operations of this network are then not counted.
         return None
     return Flops(forward.get_total_flops() / SAMPLES, backward.get_total_flops() / SAMPLES)

@@ -50,7 +50,7 @@ class Draws(NamedTuple):
 
     def scaled(self, times: float, more: float = 0.0) -> Draws:
         """Return ``more + times · cost``, for ``times`` of 0 or more."""
-        if not times:  # 0 · ∞ is no bill of zero trainings
+        if not times:  # 0 · ∞ would be NaN
             return Draws(np.full_like(self.low, more), np.full_like(self.high, more))
         return Draws(more + times * self.low, more + times * self.high)
 
@@ -101,8 +101,8 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
         seed: Seed of the generator.
 
     Raises:
-        ValueError: Lengths differ, a number is unknown (NaN), there is no trial, or one missed
-            though ``failures`` is False.
+        ValueError: Lengths differ, a number is unknown (NaN), no trial is given, or a trial missed
+            although ``failures`` is False.
     """
     check_bills(spent, cost)
     bills: Floats = np.asarray(spent, dtype=np.float64)

@@ -259,7 +259,7 @@ def computing(records: Sequence[TrialRecord]) -> float | None:
 def work(record: TrialRecord, alone: float) -> Work | None:
     """Reads the work off a record; None if it holds no step.
 
-    Computing is what the same samples took one rank alone, which waits for nobody.
+    Computing time is that of the same samples on a single rank, which has no communication.
 
     Args:
         record: A trial.

@@ -81,7 +81,7 @@ def final_metric(record: TrialRecord) -> float | None:
 
 
 def _signed(record: TrialRecord, value: float) -> float:
-    """Returns a metric so that more is better; −inf where it is no number."""
+    """Return the metric with a sign such that more is better; −inf for NaN."""
     if math.isnan(value):
         return -math.inf
     return value if record.trial.suite.target.direction == "max" else -value

@@ -44,7 +44,7 @@ class Measure(NamedTuple):
         values: That of A and of B, infinite where nothing hit.
         texts: The same, formatted.
         effect: B over A or B less A, see ``kind``; NaN where neither hit.
-        interval: Its bootstrap interval, where there is one.
+        interval: Its 95 % interval, where there is one.
         p: Uncorrected p-value of no difference; 1 for counts.
         least: Smallest p-value that these trials could give; None where nothing is to be tested.
         basis: How many trials it rests on, and whether they are pairs.

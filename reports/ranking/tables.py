@@ -40,7 +40,7 @@ def order(rankings: Sequence[Ranking], view: View) -> Table | None:
         "cheapest where no apts reached the target. p: of exchanging the labels, after Holm's "
         "correction over all comparisons at that N. ★: the interval excludes 1, p is at most 5 %, "
         "and the ratio is beyond noise. Leads in: share of bootstrap resamples in which it is the "
-        "cheapest, which is no probability of being the best. Optimizers whose search was "
+        "cheapest, which is not the probability of being the best. Optimizers whose search was "
         "another's have no row.",
         (("Optimizer", ""), ("N", "ranks"), ("Suite", ""), ("Expected cost", ""),
          ("Ratio", "to the reference"), ("p", "Holm"), ("Leads in", "of resamples")),

@@ -84,7 +84,7 @@ def across(pools: Sequence[Pool], view: View) -> tuple[Table | None, list[str]]:
         "over unchanged. Regret: expected cost with that configuration over expected cost with "
         "the one chosen at N; 1 where they are the same. A configuration that was not frozen at "
         "N has been run once there, in tuning: its regret is rough, and trainings with it are not "
-        "billed. Not told: a bill of one N has an interval wider than a factor of 4.",
+        "billed. Not told: the bill of one N has an interval that is too wide.",
         (("Optimizer", ""), ("R", ""), ("Tune at each N", ""),
          (f"Tune at N = {sizes[0]} and transfer", ""),
          *((f"Regret at N = {n}", "") for n in sizes[1:])),

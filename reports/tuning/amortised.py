@@ -89,5 +89,5 @@ def _table(scene: Scene, grid: Sequence[int]) -> Table:
     return Table(
         "trainings", "Bill of R trainings",
         "The bill of R trainings, tuning included, in whole; R times the expected cost without "
-        "tuning. With 95 % intervals, which stand alone where they are wider than a factor of 4.",
+        "tuning. With 95 % intervals, which stand alone where they are too wide for a number.",
         (("Optimizer", ""), *((f"R = {count}", "") for count in counts)), rows)

@@ -64,7 +64,7 @@ def trainings(pools: Sequence[Pool], view: View) -> Table | None:
         "R trainings of a tuned optimizer: all its tuning trials, the first training among them, "
         "and R − 1 times the expected cost of the frozen configuration on fresh seeds. Without "
         "tuning: R times the expected cost. What tuning cost is a fact; the rest has its 95 % "
-        "interval, and stands alone where that is wider than a factor of 4.",
+        "interval, and stands alone where that is too wide for a number (docs/statistics.md).",
         (("Optimizer", ""), ("N", ""), *((f"R = {r}", "") for r in TRAININGS)), rows)
 
 
@@ -122,8 +122,7 @@ def payoff(pools: Sequence[Pool], view: View) -> Table | None:
     return Table(
         "bill-break-even", "When tuning pays",
         "R*: the least number of trainings for which the bill with tuning is no more than that "
-        "without. It is a number where its 95 % interval is finite and no wider than a factor of "
-        "4.",
+        "without. It is a number where its 95 % interval is narrow enough (docs/statistics.md).",
         (("Optimizer", ""), ("N", ""), ("Against", ""), ("Verdict", ""),
          ("R*", "95 % interval")), tuple(rows))
 
