@@ -191,6 +191,9 @@ def processes():
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path, cache):
     """Runs ``bench-apts …`` in this process, in ``tmp_path``; returns code, output and errors."""
+    # A launcher sets variables for its processes. Taken before anything is patched, as a fixture
+    # that uses this one may undo the patches before the variables are given back.
+    saved = dict(os.environ)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -206,7 +209,6 @@ def cli(monkeypatch, capsys, tmp_path, cache):
         captured = capsys.readouterr()
         return SimpleNamespace(code=code, out=captured.out, err=captured.err)
 
-    saved = dict(os.environ)  # a launcher sets variables for its processes
     yield run
     os.environ.clear()
     os.environ.update(saved)

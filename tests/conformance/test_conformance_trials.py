@@ -13,8 +13,6 @@ SHORT = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offlin
          "--set", "suite.budget.samples=1280")
 PARAMETERS = 6570
 
-DATA = os.environ.get("BENCH_APTS_DATA", "")
-
 
 def test_bytes_of_a_step_do_not_depend_on_the_evaluations(command, tmp_path):
     plugin = shutil.copy(Path(__file__).with_name("fsdp_plugin.py"), tmp_path)
@@ -29,10 +27,10 @@ def test_bytes_of_a_step_do_not_depend_on_the_evaluations(command, tmp_path):
         assert method_bytes(last.comm) == train_bytes(last.comm) + gathered
 
 
-@pytest.mark.skipif(not DATA, reason="MNIST is not here: set BENCH_APTS_DATA")
+@pytest.mark.skipif("BENCH_APTS_DATA" not in os.environ, reason="MNIST is not here")
 def test_batchnorm_is_that_of_adam_under_zero(command, tmp_path):
     pytest.importorskip("deepspeed")
-    command("run", "--suite", "mnist", "--data-dir", DATA,
+    command("run", "--suite", "mnist", "--data-dir", os.environ["BENCH_APTS_DATA"],
             "--optimizers", "adam[lr=0.036],zero1[lr=0.036],zero3[lr=0.036]", *SHORT,
             "--set", 'suite.model={name="resnet",options={blocks=[1],width=4,stride=4}}',
             "--set", "suite.batch_size=16", "--set", "suite.data.validation=1000",
