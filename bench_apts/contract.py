@@ -1,9 +1,9 @@
 """The contract of optimizer plug-ins, by the name that plug-ins import it from.
 
-It is defined in ``bench_apts.plugins.contract`` and ``bench_apts.plugins.knobs``.
+It is defined in ``bench_apts.plugins.optimizer_contract`` and ``bench_apts.plugins.knobs``.
 """
 
-from bench_apts.plugins.contract import (
+from bench_apts.plugins.optimizer_contract import (
     Backend,
     Batch,
     Build,

@@ -1,4 +1,7 @@
-"""Training with any torch optimizer under DistributedDataParallel: averaged gradients, a step."""
+"""Training with any torch optimizer under DistributedDataParallel: averaged gradients, a step.
+
+NAdamW as a ``torch.optim.Optimizer``: Adam with Nesterov momentum, as AlgoPerf runs it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.schedule import cosine
-from bench_apts.plugins import micro
+from bench_apts.plugins import micro_batches
 from bench_apts.plugins.randomness import Redraw
 from bench_apts.plugins.replicas import align_buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from collections.abc import Callable, Iterable, Sequence
 
 class DataParallelStepper:
     """Steps a torch optimizer on the gradient averaged over ranks, on a schedule.
@@ -122,12 +124,12 @@ class DataParallelStepper:
             raise UserError(f"{type(self.optimizer).__name__}.step(closure) never called the "
                             "closure that it requires")
         self.taken += len(losses)
-        passes = len(losses) * micro.count(len(batch.targets), self.world.micro_batch)
+        passes = len(losses) * micro_batches.count(len(batch.targets), self.world.micro_batch)
         return StepReport(losses[0], len(losses) * len(batch.targets), passes, passes)
 
     def _gradient(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of a batch, averaged over ranks, and return this rank's mean loss."""
-        parts = micro.parts(batch, self.world.micro_batch)
+        parts = micro_batches.parts(batch, self.world.micro_batch)
         if len(parts) == 1:
             return self._part(batch)
         # Only the last part has DistributedDataParallel send, all parts' gradients together.
@@ -187,3 +189,67 @@ _SECOND = (
     "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
     "DistributedDataParallel: give it a stepper of its own that computes second derivatives and "
     "averages them (docs/optimizers.md)")
+
+
+class NAdamW(torch.optim.Optimizer):
+    """NAdam without momentum decay, with decoupled weight decay.
+
+    With the gradient g and Adam's moments m and v after t steps, a step of length lr is::
+
+        w ← (1 − lr·λ) w − lr · û / (√v̂ + ε)
+        û = (β₁ m + (1 − β₁) g) / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
+
+    This is the rule of AlgoPerf's NAdamW baselines (mlcommons/algorithmic-efficiency), after
+    Table 1 of Choi et al., arXiv 1910.05446. ``torch.optim.NAdam`` follows Dozat (2016) instead:
+    its momentum grows from β₁/2, or stays there where ``momentum_decay`` is 0, and it corrects the
+    bias of m and of g by different factors.
+
+    Args:
+        params: Parameters, or parameter groups of them.
+        lr: Step length.
+        betas: β₁ and β₂, the decays of the first and the second moment.
+        eps: ε.
+        weight_decay: λ.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Takes one step along the gradients that the parameters hold."""
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._step(weights, group)
+
+    def _step(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        for p in weights:
+            state = self.state[p]
+            if not state:
+                state |= {"step": 0, "exp_avg": torch.zeros_like(p),
+                          "exp_avg_sq": torch.zeros_like(p)}
+            state["step"] += 1
+        gradients = [p.grad for p in weights if p.grad is not None]
+        steps, first, second = (
+            [self.state[p][key] for p in weights] for key in ("step", "exp_avg", "exp_avg_sq"))
+        # Operations on lists take one launch on a GPU where loops take one per tensor.
+        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        directions = torch._foreach_lerp(first, gradients, 1 - beta1)
+        spreads = torch._foreach_sqrt(second)
+        torch._foreach_div_(spreads, [math.sqrt(1 - beta2**t) for t in steps])
+        torch._foreach_add_(spreads, group["eps"])
+        torch._foreach_addcdiv_(
+            weights, directions, spreads, [-lr / (1 - beta1**t) for t in steps])

@@ -31,7 +31,7 @@ class ZeroStepper:
     ) -> None:
         import deepspeed
 
-        from bench_apts.plugins import micro
+        from bench_apts.plugins import micro_batches
 
         if world.device.type == "cpu":
             # Its shared-memory op takes minutes to compile, and ZeRO does not use it.
@@ -39,7 +39,7 @@ class ZeroStepper:
             os.environ.pop("LOCAL_SIZE", None)
         deepspeed.init_distributed(verbose=False)
         share, self.most = world.batch_size // world.size, world.micro_batch
-        parts = micro.count(share, self.most)
+        parts = micro_batches.count(share, self.most)
         self.optimizer = adamw(model.parameters(), values)
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
             "train_micro_batch_size_per_gpu": math.ceil(share / parts),
@@ -56,9 +56,9 @@ class ZeroStepper:
         """One forward and backward pass of each micro-batch and one step of the AdamW."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.peak * cosine(self.taken, self.steps)
-        from bench_apts.plugins import micro
+        from bench_apts.plugins import micro_batches
 
-        parts = micro.parts(batch, self.most)
+        parts = micro_batches.parts(batch, self.most)
         losses = []
         for part, share in parts:
             loss = self.loss(self.engine(part.inputs), part.targets)

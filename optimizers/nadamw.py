@@ -60,8 +60,7 @@ def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
     """Builds AlgoPerf's NAdamW under DistributedDataParallel."""
-    from bench_apts.optimizers.data_parallel import DataParallelStepper
-    from bench_apts.optimizers.nadamw_torch import NAdamW
+    from bench_apts.optimizers.data_parallel import DataParallelStepper, NAdamW
 
     return DataParallelStepper(
         model, loss, world,
@@ -82,7 +81,7 @@ def _knob(name: str, meaning: str, default: float) -> Hyperparameter:
     return Hyperparameter(default, meaning, least=0, below=below)
 
 
-_SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.nadamw_torch",
+_SOURCES = ("bench_apts.optimizers.data_parallel",
             "bench_apts.optimizers.schedule")
 
 backend = Backend(

@@ -103,10 +103,10 @@ class TrustRegionStepper:
 
     def step(self, batch: Batch) -> StepReport:
         """One step of the method; all its passes are over the same share."""
-        from bench_apts.plugins import micro
+        from bench_apts.plugins import micro_batches
         from bench_apts.plugins.randomness import Redraw
 
-        parts = micro.parts(batch, self.world.micro_batch)
+        parts = micro_batches.parts(batch, self.world.micro_batch)
         # A ratio of reductions compares losses of one network: dropout masks must not change.
         redraw, passed = Redraw(self.world.device), False
 

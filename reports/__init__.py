@@ -45,26 +45,25 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
             yet, a format is unknown, there is nothing to print a PDF with, or the folder cannot
             be written.
     """
-    from bench_apts.core.collection import spared
-
-    from .gather import gather
+    from bench_apts.core.trial_files import collect_only_new
+    from bench_apts.reports.gather import gather
 
     _check(formats)
     past = None
     if history is not None:
-        from .history.commits import read
+        from bench_apts.reports.asv_results import read_history
 
-        past = read(history)
-    with spared(lambda: gather(folder)) as gathered:
+        past = read_history(history)
+    with collect_only_new(lambda: gather(folder)) as gathered:
         _make(out or folder)
         # Drawing libraries take a second to import: not before there is something to draw.
-        from .formats import document, summary
-        from .page import compose
+        from bench_apts.reports import report_formats
+        from bench_apts.reports.report_page import compose_report
 
-        output = compose(gathered, past, png="png" in formats)
+        output = compose_report(gathered, past, png="png" in formats)
         return _write(out or folder, "report", formats, output.html, output.files,
-                      {"json": lambda: document.report(output),
-                       "md": lambda: summary.markdown(output).encode()})
+                      {"json": lambda: report_formats.report_document(output),
+                       "md": lambda: report_formats.summary_markdown(output).encode()})
 
 
 def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
@@ -84,14 +83,14 @@ def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
     Raises:
         UserError: As for ``build``; or the studies share nothing that can be compared.
     """
-    from .gather import gather
+    from bench_apts.reports.gather import gather
 
     _check(formats)
     studies = gather(first), gather(second)
     _make(out or second)
-    from .comparison import page as compared_page
+    from bench_apts.reports import compared_page
 
-    output = compared_page.compose(*studies, names or (str(first), str(second)),
+    output = compared_page.compose_comparison(*studies, names or (str(first), str(second)),
                                    png="png" in formats)
     return _write(out or second, "compared", formats, output.html, output.files,
                   {"json": lambda: output.document, "md": lambda: output.markdown.encode()})
@@ -103,9 +102,9 @@ def _check(formats: Sequence[str]) -> None:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     if "pdf" in formats:
-        from .formats.pdf import browser
+        from bench_apts.reports.report_formats import find_browser
 
-        browser()
+        find_browser()
 
 
 def _make(folder: Path) -> None:
@@ -131,9 +130,9 @@ def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
     chosen |= {f"{stem}.{name}": make() for name, make in twins.items() if name in formats}
     page = html.encode()
     if "pdf" in formats:
-        from .formats.pdf import printed
+        from bench_apts.reports.report_formats import print_pdf
 
-        chosen[f"{stem}.pdf"] = printed(page)
+        chosen[f"{stem}.pdf"] = print_pdf(page)
     try:
         for name in chosen:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""What a reader must know before believing a number, derived from the records."""
+"""What a reader must know before believing a number, derived from the records.
+
+What an optimizer did before its training began, where that may change its comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,56 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.meters.soundness import ledger_gap
-from bench_apts.reports import cells, datasets, starting_points, yardsticks
-from bench_apts.stats.costs import hit_bracket
-from bench_apts.stats.origins import SPREAD, cards, counted, differences
+from bench_apts.reports import cells, data_origin
+from bench_apts.stats.trial_costs import hit_bracket
+from bench_apts.stats.trial_origins import SPREAD, count_origins, origin_cards, origin_differences
 
 if TYPE_CHECKING:
-    from bench_apts.core.records import TrialRecord
+    from collections.abc import Iterator, Sequence
 
-    from .cells import Cell
-    from .gather import Gathered
+    from bench_apts.core.records import TrialRecord
+    from bench_apts.reports.cells import ReportCell
+    from bench_apts.reports.gather import Gathered
+
+_NOTABLE_S = 1.0
+"""Seconds of ``build`` that are worth a line; DeepSpeed takes a few to import."""
+
+_ABOVE_CHANCE = 0.25
+"""Accuracy above that of the most frequent class that no untrained network has by chance."""
+
+
+def start_caveats(trials: Sequence[TrialRecord]) -> Iterator[tuple[str, str]]:
+    """Yield the title and the text of each caveat about what preceded training."""
+    slow: defaultdict[str, list[float]] = defaultdict(list)
+    trained: set[str] = set()
+    ahead: set[str] = set()
+    for record in trials:
+        start, label = record.start, record.trial.label
+        if start is None:
+            continue
+        if start.build_s is not None and start.build_s > _NOTABLE_S:
+            slow[label].append(start.build_s)
+        if start.build_backwards:
+            trained.add(label)
+        accuracy = record.evals[0].validation.get("accuracy") if record.evals else None
+        if (start.chance is not None and accuracy is not None and record.evals[0].step == 0
+                and accuracy > start.chance + _ABOVE_CHANCE):
+            ahead.add(label)
+    if slow:
+        yield "Long set-up", (
+            "Building the optimizer took "
+            + units.listing([f"{units.format_seconds(max(found))} for {label}"
+                             for label, found in sorted(slow.items())])
+            + " at most. Set-up is recorded (setup_s) and is not part of times to target.")
+    if trained:
+        yield "Gradients before training", (
+            f"{units.listing(sorted(trained))} computed gradients while being built. What was "
+            "learned there costs nothing in the tables.")
+    if ahead:
+        yield "A start far above chance", (
+            f"{units.listing(sorted(ahead))} was evaluated far above chance before the first "
+            "step: the model had been trained before, so costs and times are too low.")
+
 
 _WORDS = {
     "miss": "missed the target within the budget",
@@ -52,15 +96,15 @@ def crowded(gathered: Gathered, ranks: int) -> bool:
     return gathered.device == "cpu" and have is not None and ranks > have
 
 
-def caveats(gathered: Gathered) -> list[Caveat]:
+def all_caveats(gathered: Gathered) -> list[Caveat]:
     """Writes all caveats: about the machine, then the results, then the records."""
-    begun = (Caveat(*found) for found in (*yardsticks.caveats(gathered),
-                                          *starting_points.caveats(gathered.trials),
-                                          *datasets.caveats(gathered)))
+    begun = (Caveat(*found) for found in (*data_origin.measure_caveats(gathered),
+                                          *start_caveats(gathered.trials),
+                                          *data_origin.data_caveats(gathered)))
     return [*_machine(gathered), *begun, *_results(gathered), *_records(gathered)]
 
 
-def on_the_edge(cell: Cell) -> list[str]:
+def on_the_edge(cell: ReportCell) -> list[str]:
     """Names the frozen hyperparameters within a twentieth of their range from one of its ends.
 
     The range is measured on the log scale where it spans more than a factor of ten.
@@ -114,10 +158,10 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "Ranks on several machines",
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these."))
-    if unlike := differences(cards(gathered.trials), SPREAD):
+    if unlike := origin_differences(origin_cards(gathered.trials), SPREAD):
         found.append(Caveat(
             "Trials of unlike environments",
-            f"The trials differ in {counted(unlike)}. Times and memory are not judged where "
+            f"The trials differ in {count_origins(unlike)}. Times and memory are not judged where "
             "trials differ at the same N, and no efficiency is worked out between such trials; "
             "samples, passes, bytes and accuracies are. Provenance lists all environments."))
     alone = dict.fromkeys(str(group.ranks) for group in gathered.groups if not group.noise)
@@ -151,10 +195,13 @@ def _results(gathered: Gathered) -> list[Caveat]:
         origin = suite.target.provenance
         if origin.trials == 0:
             note = f" It says: {origin.note}." if origin.note else ""
-            found.append(Caveat(
-                f"Target of {suite.name} not calibrated",
-                f"Nobody measured with trials that {units.goal(suite.target)} is a sensible "
-                f"target.{note} Rankings can depend on it; see the lower levels."))
+            found.append(
+                Caveat(
+                    f"Target of {suite.name} not calibrated",
+                    f"Nobody measured with trials that {units.format_goal(suite.target)} is a "
+                    f"sensible target.{note} Rankings can depend on it; see the lower levels.",
+                )
+            )
     found += _untrained(gathered)
     seeds = [len(cell.seeds) for group in gathered.groups for cell in group.cells if cell.seeds]
     if seeds and min(seeds) < 5:

@@ -9,28 +9,31 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.records import train_bytes
-from bench_apts.stats import origins, projection
-from bench_apts.stats.costs import hit_bracket, outcome, outcomes
-from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.following import repriced, retimed, sample_price
-from bench_apts.stats.noise import noise
-from bench_apts.stats.tuning import ert
+from bench_apts.stats import network_model, trial_origins
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.timing_noise import noise
+from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
+from bench_apts.stats.trial_origins import (
+    reprice_for_follower,
+    retime_tuning_outcome,
+    sample_price,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bench_apts.core.currency import Currency
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
-    from bench_apts.stats.bootstrap import Interval
-    from bench_apts.stats.costs import Outcome
-    from bench_apts.stats.noise import Noise
-    from bench_apts.stats.tuning import Ert
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.stats.expected_cost import Ert
+    from bench_apts.stats.intervals import Interval
+    from bench_apts.stats.timing_noise import Noise
+    from bench_apts.stats.trial_costs import TargetOutcome
 
-    from .tuning.pool import Pool, View
 
-
-class Middle(NamedTuple):
+class MedianCost(NamedTuple):
     """A cost to the target over seeds.
 
     Attributes:
@@ -52,7 +55,7 @@ class Middle(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """One optimizer on one suite at one N.
 
     Attributes:
@@ -114,7 +117,7 @@ class Cell:
         twins = {r.trial.repetition: r for r in self.twins if r.finished}
         found = [(r, twins[r.trial.repetition]) for r in self.seeds
                  if r.finished and r.trial.repetition in twins]
-        return [pair for pair in found if not origins.unlike(pair)]
+        return [pair for pair in found if not trial_origins.unlike(pair)]
 
     @property
     def draws(self) -> tuple[TrialRecord, ...]:
@@ -130,19 +133,19 @@ class Cell:
         return (*(self.checks if self.leader else self.tune), *self.seeds)
 
     @cached_property
-    def _outcomes(self) -> dict[float, list[Outcome]]:
+    def _outcomes(self) -> dict[float, list[TargetOutcome]]:
         found = [outcomes(record) for record in self.draws]
         if self.leader:
             price = sample_price(self.own)
-            found = [{level: repriced(one, price) for level, one in each.items()}
+            found = [{level: reprice_for_follower(one, price) for level, one in each.items()}
                      for each in found]
         elif self.tune and self.seeds:
             price = sample_price(self.seeds)
-            found = [{level: retimed(one, price) for level, one in each.items()}
+            found = [{level: retime_tuning_outcome(one, price) for level, one in each.items()}
                      for each in found]
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
-    def outcomes(self, level: float = 1.0) -> list[Outcome]:
+    def outcomes(self, level: float = 1.0) -> list[TargetOutcome]:
         """Outcomes of ``draws`` at one of the target's levels.
 
         Times of tuning trials are their samples at the pace of the final trainings, if there are
@@ -178,25 +181,25 @@ class Cell:
         return {}
 
     @cached_property
-    def finals(self) -> list[Outcome]:
+    def finals(self) -> list[TargetOutcome]:
         """Outcomes of the report-stage seeds at the full target."""
         return [outcome(record) for record in self.seeds] if self.tune else self.outcomes()
 
     @cached_property
-    def pools(self) -> dict[View, Pool | None]:
+    def pools(self) -> dict[CostView, Pool | None]:
         """What ``tuning.pool.pool`` read of its trials; sections share what it works out."""
         return {}
 
-    def to_target(self, currency: Currency) -> Middle:
+    def to_target(self, currency: Currency) -> MedianCost:
         """Cost of one training with the frozen configuration to the full target."""
-        return _middle([o.cost[currency] for o in self.finals],
+        return _median_cost([o.cost[currency] for o in self.finals],
                        [o.last_miss[currency] if o.last_miss else math.inf for o in self.finals])
 
-    def forwards_to_target(self) -> Middle:
+    def forwards_to_target(self) -> MedianCost:
         """Forward passes of the busiest rank to the full target."""
         found = [(record, hit_bracket(record)) for record in self.seeds]
         values = [float(r.evals[b[1]].forwards) if b else math.inf for r, b in found]
-        return _middle(values, [math.inf] * len(values))
+        return _median_cost(values, [math.inf] * len(values))
 
     @property
     def bytes_per_step(self) -> float | None:
@@ -266,12 +269,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Group:
+class CellGroup:
     """All optimizers on one suite at one N, in the study's order."""
 
     suite: Suite
     ranks: int
-    cells: tuple[Cell, ...]
+    cells: tuple[ReportCell, ...]
 
     @property
     def validation_samples(self) -> int:
@@ -283,7 +286,7 @@ class Group:
     @cached_property
     def unlike(self) -> str:
         """In what the environments of its trials differ, so that times do not compare, or ""."""
-        return origins.unlike([r for cell in self.cells for r in (*cell.draws, *cell.seeds)])
+        return trial_origins.unlike([r for cell in self.cells for r in (*cell.draws, *cell.seeds)])
 
     @cached_property
     def crowded(self) -> bool:
@@ -332,15 +335,15 @@ def memory(record: TrialRecord) -> int:
     return max((event.tensor_bytes or 0 for event in record.evals), default=0)
 
 
-def computing(cells: Iterable[Cell]) -> float | None:
+def computing(cells: Iterable[ReportCell]) -> float | None:
     """Return the seconds in which one rank alone computes a sample; None without N = 1.
 
     Args:
         cells: One optimizer on one suite, at any N.
     """
     alone = [cell for cell in cells if cell.ranks == 1]
-    return projection.computing([r for cell in alone for r in cell.seeds]) or (
-        projection.computing([r for cell in alone for r in cell.draws]))
+    return network_model.computing([r for cell in alone for r in cell.seeds]) or (
+        network_model.computing([r for cell in alone for r in cell.draws]))
 
 
 def pace(record: TrialRecord) -> float:
@@ -355,13 +358,13 @@ def reached(record: TrialRecord) -> float:
     return record.evals[hit[1]].train_s if hit else 0.0
 
 
-def _middle(costs: Sequence[float], before: Sequence[float]) -> Middle:
+def _median_cost(costs: Sequence[float], before: Sequence[float]) -> MedianCost:
     hits = sum(math.isfinite(value) for value in costs)
     if any(map(math.isnan, costs)):
-        return Middle(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
+        return MedianCost(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
     if not costs:
-        return Middle(math.inf, math.inf, math.inf, math.inf, 0, 0)
-    return Middle(statistics.median(costs), statistics.median(before), min(costs), max(costs),
+        return MedianCost(math.inf, math.inf, math.inf, math.inf, 0, 0)
+    return MedianCost(statistics.median(costs), statistics.median(before), min(costs), max(costs),
                   hits, len(costs))
 
 

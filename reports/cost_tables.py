@@ -8,20 +8,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.core.currency import headline
-from bench_apts.stats.costs import known
-from bench_apts.stats.restart import restart_quantile
-
-from .findings import followers, misses
-from .table import Table, Value, name, number
+from bench_apts.core.units import headline
+from bench_apts.reports.table import (
+    Table,
+    Value,
+    hits_of_trials,
+    name,
+    number,
+    shared_search_sentence,
+)
+from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench_apts.core.currency import Currency
-
-    from .cells import Cell, Group, Middle
-    from .table import Plain
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.cells import CellGroup, MedianCost, ReportCell
+    from bench_apts.reports.table import Plain
 
 UNCOUNTED = "not counted"
 """What stands for a cost that is not known."""
@@ -29,7 +33,7 @@ UNCOUNTED = "not counted"
 STATUS = {"oom": "out of memory", "timeout": "time limit"}
 
 
-def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> Table:
+def main_table(groups: Sequence[CellGroup], device: str, crowded: Mapping[int, bool]) -> Table:
     """The main table of one suite: a row for each N and optimizer."""
     rows: list[tuple[Value, ...]] = []
     breaks = set()
@@ -65,14 +69,14 @@ def main(groups: Sequence[Group], device: str, crowded: Mapping[int, bool]) -> T
         tuple(rows), frozenset(breaks))
 
 
-def _followers(groups: Sequence[Group], device: str) -> str:
+def _followers(groups: Sequence[CellGroup], device: str) -> str:
     """Say whose search was another's, and what it would have cost at each N."""
     said = [f"N = {group.ranks}: {line}" for group in groups
-            if (line := followers(group.cells, headline(device), device))]
+            if (line := shared_search_sentence(group.cells, headline(device), device))]
     return f" {' '.join(said)}" if said else ""
 
 
-def _noise(groups: Sequence[Group]) -> str:
+def _noise(groups: Sequence[CellGroup]) -> str:
     """Says how far apart times of equal trials were, which no comparison can undercut."""
     known = [(group.ranks, group.noise) for group in groups if group.noise]
     if not known:
@@ -83,22 +87,22 @@ def _noise(groups: Sequence[Group]) -> str:
             + "; smaller differences between optimizers may be noise.")
 
 
-def _test_title(groups: Sequence[Group]) -> str:
+def _test_title(groups: Sequence[CellGroup]) -> str:
     names = [cell.test_metric for group in groups for cell in group.cells if cell.test]
     return "Test " + units.metric_title(
         names[0] if names else groups[0].suite.target.metric)
 
 
-def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
+def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[Value, ...]:
     forwards = cell.forwards_to_target()
     passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
-                       units.count)
+                       units.format_count)
     if math.isfinite(forwards.median):
-        passes = replace(passes, detail=f"{units.count(forwards.median)} forward", numbers={
+        passes = replace(passes, detail=f"{units.format_count(forwards.median)} forward", numbers={
             **passes.numbers, "forwards_to_target": forwards.median})
     per_step, memory = cell.bytes_per_step, cell.memory
-    sent = to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.size)
-    sent = replace(sent, detail=f"{units.size(per_step)} a step" if per_step else "",
+    sent = to_target(cell.to_target("wire_bytes"), "wire_bytes_to_target", units.format_size)
+    sent = replace(sent, detail=f"{units.format_size(per_step)} a step" if per_step else "",
                    numbers={**sent.numbers, "wire_bytes_per_step": per_step})
     hits = sum(o.hit for o in cell.finals)
     return (
@@ -109,11 +113,11 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
         headlined(cell, device),
         _quantile(cell, device),
         _success(cell),
-        timed(to_target(cell.to_target("train_s"), "train_s_to_target", units.seconds,
+        timed(to_target(cell.to_target("train_s"), "train_s_to_target", units.format_seconds,
                         bracket=True), crowded),
         sent,
         passes,
-        number(units.NONE if memory is None else units.size(memory),
+        number(units.NONE if memory is None else units.format_size(memory),
                peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
         _tested(cell),
         number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
@@ -121,63 +125,71 @@ def _row(cell: Cell, device: str, crowded: bool) -> tuple[Value, ...]:
     )
 
 
-def _minibatch(cell: Cell) -> str:
+def _minibatch(cell: ReportCell) -> str:
     return "" if cell.batch is None else f"minibatch {cell.batch:,}"
 
 
-def headlined(cell: Cell, device: str, level: float = 1.0) -> Value:
+def headlined(cell: ReportCell, device: str, level: float = 1.0) -> Value:
     """Expected cost in the headline's currency; core-seconds, too, stand in the CSV file."""
     seconds = expected(cell, "core_seconds", device, level)
     shown = expected(cell, headline(device), device, level)
     return replace(shown, numbers={**seconds.numbers, **shown.numbers})
 
 
-def _tested(cell: Cell) -> Value:
+def _tested(cell: ReportCell) -> Value:
     """Mean and range of the test metric, of the configuration that ends best."""
     metric, tests, target = cell.test_metric, cell.test, cell.suite.target
     remarks = []
     if len(tests) > 1:
-        remarks.append(units.between(units.metric(target, metric, min(tests)),
-                                     units.metric(target, metric, max(tests))))
+        remarks.append(units.between(units.format_metric(target, metric, min(tests)),
+                                     units.format_metric(target, metric, max(tests))))
     if tests and cell.two and not cell.best_seeds:
         remarks.append("fastest; best not rerun")
-    return number(units.metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
-                  ", ".join(remarks),
-                  test_mean=statistics.fmean(tests) if tests else None, test_metric=metric,
-                  test_low=min(tests, default=None), test_high=max(tests, default=None))
+    return number(
+        units.format_metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
+        ", ".join(remarks),
+        test_mean=statistics.fmean(tests) if tests else None,
+        test_metric=metric,
+        test_low=min(tests, default=None),
+        test_high=max(tests, default=None),
+    )
 
 
-def expected(cell: Cell, currency: Currency, device: str, level: float = 1.0) -> Value:
+def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1.0) -> Value:
     """Expected cost with interval; without a hit in words, and never as a number."""
     column = f"ert_{currency}"
     if not cell.draws:
         return Value("not run yet", kind="number missed", numbers={column: None})
-    if not known(cell.outcomes(level), currency):
+    if not all_known(cell.outcomes(level), currency):
         return Value(UNCOUNTED, numbers={column: None})
     found, interval = cell.ert(currency, level), cell.interval(currency, level)
     if not found.total:
         interval = None
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would sound like a measurement.
-        return Value(f"more than {units.cost(currency, found.bound, device)}"
-                     if found.total else "not reached",
-                     misses(0, found.trials), {column: None, f"{column}_more_than": found.bound},
-                     "number missed")
+        return Value(
+            f"more than {units.format_cost(currency, found.bound, device)}"
+            if found.total
+            else "not reached",
+            hits_of_trials(0, found.trials),
+            {column: None, f"{column}_more_than": found.bound},
+            "number missed",
+        )
     if not found.total:
         detail = ""  # a rank alone sends nothing, however often it is resampled
     elif interval is None:
         detail = "one trial, no interval"
     elif math.isinf(interval.high):
-        detail = f"{units.cost(currency, interval.low, device)} or more"
+        detail = f"{units.format_cost(currency, interval.low, device)} or more"
     else:
-        detail = units.between(units.cost(currency, interval.low, device),
-                               units.cost(currency, interval.high, device))
-    return number(units.cost(currency, found.cost, device), detail, **{
+        detail = units.between(units.format_cost(currency, interval.low, device),
+                               units.format_cost(currency, interval.high, device))
+    return number(units.format_cost(currency, found.cost, device), detail, **{
         column: found.cost, f"{column}_low": interval.low if interval else None,
         f"{column}_high": interval.high if interval else None})
 
 
-def _quantile(cell: Cell, device: str) -> Value:
+def _quantile(cell: ReportCell, device: str) -> Value:
     """The bill that suffices with a probability of 90 %; nothing can be said without a hit."""
     drawn, currency = cell.outcomes(), headline(device)
     found, seconds = (restart_quantile([o.spent[which] for o in drawn],
@@ -186,20 +198,22 @@ def _quantile(cell: Cell, device: str) -> Value:
     numbers: dict[str, Plain] = {
         "restart_cost_90": seconds if math.isfinite(seconds) else None,
         f"restart_cost_90_{currency}": found if math.isfinite(found) else None}
-    return Value(units.cost(currency, found, device) if math.isfinite(found) else units.NONE,
-                 numbers=numbers)
+    return Value(
+        units.format_cost(currency, found, device) if math.isfinite(found) else units.NONE,
+        numbers=numbers,
+    )
 
 
-def _success(cell: Cell) -> Value:
+def _success(cell: ReportCell) -> Value:
     found = cell.ert("samples")  # the same trials hit in every currency
     noun = "trial" if cell.tune else "seed"
     numbers: dict[str, Plain] = {
         "success_rate": found.hits / found.trials if found.trials else None, "hits": found.hits,
         "trials": found.trials, "tuning_trials": len(cell.tune)}
     if not found.hits:
-        limit = f"P ≤ {units.percent(found.success_limit, 0)}" if found.trials else ""
+        limit = f"P ≤ {units.format_percent(found.success_limit, 0)}" if found.trials else ""
         return Value(f"0 of {found.trials}", limit, numbers, "number missed")
-    return number(units.percent(found.hits / found.trials, 0),
+    return number(units.format_percent(found.hits / found.trials, 0),
                   f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
 
 
@@ -210,7 +224,7 @@ def timed(entry: Value, crowded: bool) -> Value:
     return replace(entry, text="not shown", detail="N > cores")
 
 
-def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
+def to_target(middle: MedianCost, column: str, form: Callable[[float], str], *,
               bracket: bool = False) -> Value:
     """A median cost to the target; where half of the seeds missed, in words."""
     if not middle.seeds:
@@ -219,8 +233,12 @@ def to_target(middle: Middle, column: str, form: Callable[[float], str], *,
         return Value(UNCOUNTED, numbers={column: None})
     if not math.isfinite(middle.median):
         # Success and Seeds say it of the whole row where none of them hit.
-        return Value("not reached", misses(middle.hits, middle.seeds) if middle.hits else "",
-                     {column: None}, "number missed")
+        return Value(
+            "not reached",
+            hits_of_trials(middle.hits, middle.seeds) if middle.hits else "",
+            {column: None},
+            "number missed",
+        )
     detail = f"after {form(middle.after)}" if bracket else ""
     return number(form(middle.median), detail, **{column: middle.median} | (
         {f"{column}_after": middle.after} if bracket else {}))
@@ -249,7 +267,7 @@ def _mark_best(block: Sequence[tuple[Value, ...]], columns: Sequence[str],
     return [tuple(row) for row in rows]
 
 
-def levels(groups: Sequence[Group], device: str) -> Table:
+def levels_table(groups: Sequence[CellGroup], device: str) -> Table:
     """Expected cost including tuning, in three currencies at each level of the target."""
     first = headline(device)
     currencies: tuple[Currency, ...] = ("wire_bytes", "gradient_evaluations")
@@ -260,11 +278,11 @@ def levels(groups: Sequence[Group], device: str) -> Table:
             breaks.add(len(rows))
             for cell in group.cells:
                 found = cell.ert(first, level)
-                shown = units.goal(group.suite.target, level).rpartition(" of ")[2]
+                shown = units.format_goal(group.suite.target, level).rpartition(" of ")[2]
                 rows.append((
                     name(cell.label, suite=cell.suite.name),
                     number(str(cell.ranks), ranks=cell.ranks),
-                    number(units.percent(level, 0), shown, level=level,
+                    number(units.format_percent(level, 0), shown, level=level,
                            threshold=group.suite.target.threshold(level)),
                     number(f"{found.hits} of {found.trials}", hits=found.hits,
                            trials=found.trials),

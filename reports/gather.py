@@ -1,26 +1,67 @@
-"""From a results folder to what belongs together; what does not is counted, never mixed."""
+"""Labels of records that older versions wrote, which called a plug-in file by its path.
+
+From a results folder to what belongs together; what does not is counted, never mixed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace as replace_struct
+
 from bench_apts.core import store, trial_files
 from bench_apts.core.errors import UserError
-from bench_apts.core.spec import canonical
-from bench_apts.stats.following import follows
-from bench_apts.stats.selection import select, select_best
-
-from .cells import Cell, Group
-from .labels import named
+from bench_apts.core.spec import called, canonical
+from bench_apts.reports.cells import CellGroup, ReportCell
+from bench_apts.stats.trial_costs import select_best, select_fastest
+from bench_apts.stats.trial_origins import follows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.spec import Entry, Suite
+    from bench_apts.core.spec import Entry, Suite, Trial
     from bench_apts.core.store import StudyFile
+
+def rename_labels(file: StudyFile, records: Sequence[TrialRecord]
+          ) -> tuple[StudyFile, list[TrialRecord]]:
+    """Call every competitor of a study by its backend's name, as new studies do.
+
+    Records under a label that the study does not have stay as they are. So does everything where
+    two competitors would get one name.
+
+    Args:
+        file: The content of ``study.json``.
+        records: The folder's records.
+    """
+    names = {r.trial.label: r.trial.optimizer for r in records}
+    entries = file.study.entries
+    optimizers = {e.optimizer: names.get(e.label, e.optimizer) for e in entries}
+    if len(set(optimizers.values())) < len(optimizers):
+        return file, [*records]
+    new = {e.label: called(e.label, optimizers[e.optimizer]) for e in entries}
+    if all(label == other for label, other in new.items()):
+        return file, [*records]
+    study = replace_struct(
+        file.study, entries=tuple(replace(e, label=new[e.label]) for e in entries)
+    )
+    file = replace_struct(file, study=study, code=_renamed(file.code, new),
+                   untuned=_renamed(file.untuned, new))
+    return file, [replace_struct(r, header=replace(r.header, trial=_trial(r.trial, new)))
+                  for r in records]
+
+
+def _renamed(values: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    return {new.get(label, label): value for label, value in values.items()}
+
+
+def _trial(trial: Trial, new: Mapping[str, str]) -> Trial:
+    searched = trial.searched and replace_struct(
+        trial.searched, follows=new.get(trial.searched.follows, trial.searched.follows))
+    return replace_struct(trial, label=new.get(trial.label, trial.label), searched=searched)
+
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,7 +80,7 @@ class Gathered:
     """
 
     file: StudyFile
-    groups: tuple[Group, ...]
+    groups: tuple[CellGroup, ...]
     trials: tuple[TrialRecord, ...]
     left_out: dict[str, int]
     copies: str = ""
@@ -56,8 +97,8 @@ def gather(folder: Path) -> Gathered:
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
-    read = trial_files.read(folder)
-    file, records = named(store.read_study(folder), read.records)
+    read = trial_files.read_trial_files(folder)
+    file, records = rename_labels(store.read_study(folder), read.records)
     study = file.study
     left_out: dict[str, int] = {}
 
@@ -104,14 +145,14 @@ def gather(folder: Path) -> Gathered:
         trial = record.trial
         placed.setdefault((canonical(trial.suite), trial.ranks, trial.label), []).append(record)
     used: list[TrialRecord] = []
-    groups: list[Group] = []
+    groups: list[CellGroup] = []
     for suite in study.suites:
         for ranks in sorted(study.ranks):
             mine = {entry.label: placed.get((canonical(suite), ranks, entry.label), [])
                     for entry in study.entries}
             cells = []
             for entry in study.entries:
-                leader = _leader(mine[entry.label], mine)
+                leader = _search_owner(mine[entry.label], mine)
                 cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader,
                              file.untuned.get(entry.label))
                 shown = {id(r) for r in (
@@ -119,7 +160,7 @@ def gather(folder: Path) -> Gathered:
                 used += keep(mine[entry.label], "another configuration than the frozen ones",
                              lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
                 cells.append(cell)
-            groups.append(Group(suite, ranks, tuple(cells)))
+            groups.append(CellGroup(suite, ranks, tuple(cells)))
     moved = {label for label in labels if len({
         cell.configuration for group in groups for cell in group.cells
         if cell.label == label and cell.configuration}) > 1}
@@ -142,7 +183,7 @@ def _order(record: TrialRecord) -> tuple[int, str]:
     return record.trial.repetition, record.header.run_id
 
 
-def _leader(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecord]]) -> str:
+def _search_owner(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecord]]) -> str:
     """Returns the label of the competitor whose search served this one, "" if it was its own."""
     for record in _tuning(mine):
         label = record.trial.searched.follows if record.trial.searched else ""
@@ -152,7 +193,7 @@ def _leader(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecor
 
 
 def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
-          shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> Cell:
+          shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> ReportCell:
     """Finds the frozen configurations and the seeds that belong to each.
 
     Args:
@@ -167,7 +208,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
     own = _tuning(mine)
     tune = own if shared is None else _tuning(shared)
     report = sorted((r for r in mine if r.trial.stage == "report"), key=_order)
-    frozen, best = select(tune), select_best(tune)
+    frozen, best = select_fastest(tune), select_best(tune)
     best_seeds: list[TrialRecord] = []
     if frozen is not None and best is not None:
         if best.trial.hyperparameters != frozen.trial.hyperparameters:
@@ -181,7 +222,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
         current = _current(report, lambda _: place, lambda r: r.trial.configuration,
                            {place: untuned})[place]
         report = [r for r in report if r.trial.configuration == current]
-    return Cell(suite, entry.label, entry.optimizer, ranks,
+    return ReportCell(suite, entry.label, entry.optimizer, ranks,
                 any(r.trial.tuning_free for r in mine), tune, frozen,
                 tuple(r for r in report if not r.trial.twin),
                 tuple(r for r in report if r.trial.twin), leader,

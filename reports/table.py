@@ -1,15 +1,27 @@
-"""A table twice over: what the page shows, and the plain numbers that its CSV file holds."""
+"""A table twice over: what the page shows, and the plain numbers that its CSV file holds.
+
+Small sentences and rankings that tables, figures and findings share.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from bench_apts.core import units
+from bench_apts.stats import trial_origins
+from bench_apts.stats.rankings import stability
+from bench_apts.stats.trial_costs import all_known
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.cells import CellGroup, ReportCell
 
 Plain = str | int | float | bool | None
 
@@ -116,3 +128,72 @@ def mono(text: str, detail: str = "", **numbers: Plain) -> Value:
 def number(text: str, detail: str = "", **numbers: Plain) -> Value:
     """A number, set to the right in figures of equal width."""
     return Value(text, detail, numbers)
+
+
+ENOUGH = 5
+"""Trials below which tables mark an optimizer as having few."""
+
+
+DecisionVerdict = Literal["clear", "not told apart", "cannot be told", "none", "not judged"]
+"""Whether one optimizer wins by the rule of ``stats.verdict``; the trials do not tell it from
+others; they are so few that they never could; none hit; or the trials are of environments whose
+times do not compare."""
+
+
+def unstable_winner(group: CellGroup, currency: Currency) -> str:
+    """Says how the winner depends on the level of the target; "" if it does not.
+
+    And "" where the trials are of environments whose times do not compare.
+    """
+    if currency in trial_origins.TIME_CURRENCIES and group.unlike:
+        return ""
+    levels = group.suite.target.every_level
+    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+        all_known(cell.outcomes(level), currency) for level in levels)]
+    found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
+                       for level in levels})
+    if not found.winner_changes:
+        return ""
+    reached = [(level, sorted(found.winners[level])) for level in levels if found.winners[level]]
+    parts = [f"{units.listing(names)} at "
+             + units.listing([units.format_percent(level, 0) for level, _ in run])
+             for names, run in itertools.groupby(reached, lambda pair: pair[1])]
+    return (f"the winner depends on the level of the target, {group.suite.name} at "
+            f"N = {group.ranks}: {', '.join(parts)}")
+
+
+def rank_by_cost(cells: Sequence[ReportCell], currency: Currency) -> list[ReportCell]:
+    """Returns the optimizers that reached the target, the cheapest expected cost first.
+
+    Without those that follow another: they shared its search and do not compete with it.
+    """
+    reached = [cell for cell in cells
+               if not cell.leader and math.isfinite(cell.ert(currency).cost)]
+    return sorted(reached, key=lambda cell: cell.ert(currency).cost)
+
+
+def shared_search_sentence(cells: Sequence[ReportCell], currency: Currency, device: str) -> str:
+    """Say who is not ranked by cost as it shared a search, with its own cost; "" if nobody."""
+    return " ".join(
+        f"{cell.label} took over what {cell.leader}'s search found and is not ranked by cost; "
+        f"the same search at {cell.label}'s own cost of a sample: "
+        f"{_own_cost(cell, currency, device)}."
+        for cell in cells if cell.leader)
+
+
+def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
+    if currency == "samples":  # of which it needs as many as its leader
+        others: tuple[Currency, ...] = ("cpu_s", "wire_bytes")
+        currency = next((one for one in others if all_known(cell.outcomes(), one)
+                         and cell.ert(one).total), currency)
+    if not all_known(cell.outcomes(), currency):
+        return "not known, as no trial of its own counted it"
+    found = cell.ert(currency)
+    if not found.hits:
+        return f"more than {units.format_cost(currency, found.bound, device)}"
+    return f"{units.format_cost(currency, found.cost, device)} expected"
+
+
+def hits_of_trials(hits: int, trials: int) -> str:
+    """Says how many trials hit: ``0 of 4 reached it``."""
+    return f"{hits} of {trials} reached it"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .own import Scaling
-    from .sources import Facts
+    from bench_apts.suites.data_files import Facts
+    from bench_apts.suites.user_data import InputScaling
 
 NAMES = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 OWN = ("validation_inputs", "validation_targets")
@@ -119,7 +119,7 @@ def valid(folder: Path) -> dict[str, Any] | None:
 
 
 def store(
-    folder: Path, facts: Facts | Scaling, decode: Callable[[], Arrays], source: str,
+    folder: Path, facts: Facts | InputScaling, decode: Callable[[], Arrays], source: str,
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decodes into ``folder``, once for all processes that ask at the same time.
@@ -151,7 +151,7 @@ def store(
 
 
 def _write(
-    folder: Path, facts: Facts | Scaling, arrays: Arrays, source: str, more: dict[str, Any]
+    folder: Path, facts: Facts | InputScaling, arrays: Arrays, source: str, more: dict[str, Any]
 ) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for name, array in arrays.items():

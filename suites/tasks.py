@@ -6,15 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.tasks import Metric, Task
-from bench_apts.tasks.ready import LanguageModel
+from bench_apts.tasks.named_tasks import LanguageModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from bench_apts.plugins.contract import Batch
-    from bench_apts.tasks.contract import Model, Sums
+    from bench_apts.plugins.optimizer_contract import Batch
+    from bench_apts.tasks.task import Model, Sums
 
 
 class Recall(LanguageModel):
@@ -52,7 +52,7 @@ class Poisson(Task):
 
     def losses(self, model: Model, batch: Batch) -> torch.Tensor:
         """Return the squared residuals, ``(b,)``: ``pinn.poisson_losses``."""
-        from .networks.pinn import poisson_losses
+        from bench_apts.suites.networks.pinn import poisson_losses
 
         return poisson_losses(model, batch.inputs, batch.targets, self.weight)
 

@@ -25,14 +25,14 @@ def train(connect, payload, steps, fail):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.core.job import Job
+    from bench_apts.core.job import RankJob
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
-    from bench_apts.trial.run import Run
+    from bench_apts.trial.trial_run import TrialRun
 
     clock, meter = Clock(), CommMeter()
     meter.install()
     connect()
     os.environ.update(LOCAL_RANK=str(dist.get_rank()), DS_ACCELERATOR="cpu")  # DeepSpeed asks
-    run = Run(msgspec.json.decode(payload, type=Job), clock, meter, torch.device("cpu"))
+    run = TrialRun(msgspec.json.decode(payload, type=RankJob), clock, meter, torch.device("cpu"))
     return run.execute(None if steps is None else StopAfter(steps, fail))

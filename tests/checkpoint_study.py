@@ -7,10 +7,10 @@ from rich.console import Console
 
 from bench_apts.core import environment, store
 from bench_apts.launch.elastic import Interrupted
-from bench_apts.launch.failures import Outcome
+from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study.execution import Execution
-from bench_apts.study.progress import Progress
-from bench_apts.study.runner import Runner
+from bench_apts.study.progress import StudyProgress
+from bench_apts.study.trial_runner import TrialRunner
 
 
 class Ranks:
@@ -28,11 +28,11 @@ class Ranks:
             told = run_ranks(checkpoint_ranks.train, job.trial.ranks, msgspec.json.encode(job),
                              self.steps, self.fail, patience_s=limit_s)
         except AssertionError as error:
-            return Outcome("error", str(error))
+            return ProcessOutcome("error", str(error))
         assert len(set(told)) == 1
         if told[0] == "interrupted":
             raise Interrupted(15)
-        return Outcome(told[0])
+        return ProcessOutcome(told[0])
 
 
 class Nobody(Ranks):
@@ -40,23 +40,28 @@ class Nobody(Ranks):
 
     def run(self, job, limit_s):
         self.job = job
-        return Outcome("error", "nobody ran it")
+        return ProcessOutcome("error", "nobody ran it")
 
 
 class Folder:
     """A results folder and the runs in it."""
 
     def __init__(self, path, prepared):
-        self.path, self.prepared, self.card = path, prepared, environment.card()
+        self.path, self.prepared, self.card = path, prepared, environment.environment_card()
         self.notes = path / "notes"
 
     def run(self, trial, launcher=None, every=None):
         """Runs a trial; returns its record, also of one that was stopped."""
         (self.path / "trials").mkdir(parents=True, exist_ok=True)
         with self.notes.open("a") as notes:
-            runner = Runner(self.path, {"digits": self.prepared}, self.card, launcher or Ranks(),
-                            Progress(Console(file=notes, soft_wrap=True)),
-                            Execution(checkpoint_every=every))
+            runner = TrialRunner(
+                self.path,
+                {"digits": self.prepared},
+                self.card,
+                launcher or Ranks(),
+                StudyProgress(Console(file=notes, soft_wrap=True)),
+                Execution(checkpoint_every=every),
+            )
             try:
                 return runner.run(trial)
             except Interrupted:

@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from bench_apts.cli import main
 from bench_apts.core import store
-from bench_apts.core.selectors import parse_selector
+from bench_apts.core.configuration import parse_selector
 from bench_apts.core.spec import Study
 from bench_apts.plugins import registry
 from bench_apts.study.plan import Plan

@@ -7,10 +7,10 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from bench_apts.core.job import Job
+from bench_apts.core.job import RankJob
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
-from bench_apts.trial.run import Run
+from bench_apts.trial.trial_run import TrialRun
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def train(trial, prepared, folder, warm=True):
     """Runs a trial to its end, without its undone warm-up if so wanted; returns the run."""
     events = folder / f"{trial.run_id}-{warm}.jsonl"
     with group():
-        run = Run(Job(trial, str(prepared.folder), str(events)), Clock(), CommMeter(),
+        run = TrialRun(RankJob(trial, str(prepared.folder), str(events)), Clock(), CommMeter(),
                   torch.device("cpu"))
         if not warm:
             run._warm_up = run.observer.begin

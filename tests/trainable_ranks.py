@@ -24,8 +24,8 @@ def _course(name, backend):
 
     from bench_apts.contract import Batch, World
     from bench_apts.plugins import registry, replicas
-    from bench_apts.trial.conformance import undo
-    from bench_apts.trial.conformance.step_report import ReportCheck
+    from bench_apts.trial import warmup
+    from bench_apts.trial.contract_checks import ReportCheck
 
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def _course(name, backend):
         own = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
         return Batch(tokens[own], tokens[own, 0])
 
-    undo.prove_undone(stepper, network, [batch() for _ in range(3)], world, ReportCheck())
+    warmup.prove_undone(stepper, network, [batch() for _ in range(3)], world, ReportCheck())
     losses = [float(stepper.step(batch()).loss) for _ in range(STEPS)]
     module = stepper.evaluation_model()
     module.eval()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from bench_apts.cli import options, session, terminal
+from bench_apts.cli import session
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from bench_apts.core.spec import Target
-    from bench_apts.study.calibration.outcome import Candidate, Outcome
+    from bench_apts.study.target_calibration import CalibrationOutcome, Candidate
 
 
 def command(
@@ -25,15 +25,15 @@ def command(
     optimizers: Annotated[str, Option(
         metavar="NAME|FILE,…", help="Optimizers to take the better one of.")] = "sgd,adam",
     gpus: Annotated[str, Option(metavar="N", help="World size.")] = "1",
-    base_seed: options.BaseSeed = 0,
+    base_seed: session.BaseSeed = 0,
     write: Annotated[bool, Option(
         "--write", help="Write the target into the suite's file; its comments stay.")] = False,
-    data_dir: options.DataDir = None,
-    out: options.Out = Path("results"),
-    jobs: options.JobsOf = 1,
+    data_dir: session.DataDir = None,
+    out: session.Out = Path("results"),
+    jobs: session.JobsOf = 1,
     dry_run: Annotated[bool, Option(
         "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
-    offline: options.Offline = False,
+    offline: session.Offline = False,
 ) -> None:
     """Set a suite's target by measurement, and print it.
 
@@ -44,63 +44,81 @@ def command(
     from msgspec.structs import replace
 
     from bench_apts.core import store
-    from bench_apts.study import resolve
-    from bench_apts.study import run as studies
-    from bench_apts.study.calibration import outcome, target_file
+    from bench_apts.study import resolve, suite_target_file, target_calibration
+    from bench_apts.study import scheduler as studies
     from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
 
-    if len(resolve.sizes("--gpus", gpus)) > 1:
+    if len(resolve.parse_sizes("--gpus", gpus)) > 1:
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
-    path = target_file.writable(suite) if write and not dry_run else None
-    console = session.console()
-    place = session.place(console, None, None, None)
-    resolved, notes = resolve.study(
-        suites=[suite], overrides=target_file.missing(suite), gpus=gpus, optimizers=optimizers,
-        trials=trials, seeds=seeds, base_seed=base_seed, twins=False, nodes=place.nodes)
-    resolved = replace(resolved, suites=tuple(map(outcome.neutral, resolved.suites)))
+    path = suite_target_file.require_writable_file(suite) if write and not dry_run else None
+    console = session.progress_console()
+    place = session.find_placement_of_command(console, None, None, None)
+    resolved, notes = resolve.resolve_study(
+        suites=[suite],
+        overrides=suite_target_file.missing_target(suite),
+        gpus=gpus,
+        optimizers=optimizers,
+        trials=trials,
+        seeds=seeds,
+        base_seed=base_seed,
+        twins=False,
+        nodes=place.nodes,
+    )
+    resolved = replace(resolved, suites=tuple(map(target_calibration.neutral, resolved.suites)))
     (chosen,) = resolved.suites
-    side_by_side = session.jobs(console, jobs, False, resolved, place)
+    side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
     variant = chosen.name.partition("@")[2]
-    folder = session.folder(out, f"calibration-{chosen.name}", resolved.suites)
+    folder = session.study_folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    plan = Plan(resolved, studies.prepare(resolved, data_dir, offline), outcome.choose,
-                None)
+    plan = Plan(
+        resolved,
+        studies.prepare_data(resolved, data_dir, offline),
+        target_calibration.choose,
+        None,
+    )
     if dry_run:
-        from bench_apts.study.estimate import lines
+        from bench_apts.study.preflight import estimate_lines
 
-        for line in lines(plan, folder):
+        for line in estimate_lines(plan, folder):
             console.print(line, markup=False)
         return
 
     def told() -> None:
-        candidates = outcome.read(plan, store.read_trials(folder))
+        candidates = target_calibration.read_candidates(plan, store.read_trials(folder))
         _table(candidates)
-        found = outcome.decide(chosen, candidates)
+        found = target_calibration.decide_target(chosen, candidates)
         target = _target(found, folder)
-        console.print(f"\n{target_file.fragment(target, variant)}\n", markup=False)
+        console.print(f"\n{suite_target_file.target_fragment(target, variant)}\n", markup=False)
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
                           "nothing, raise budget.samples or mend the problem", markup=False)
         console.print(f"results: {folder}", markup=False)
         if path:
-            target_file.write(path, target, variant)
+            suite_target_file.write_target(path, target, variant)
             console.print(f"written to {path}", markup=False)
         else:
             console.print("put it into the suite's file, or have --write do so", markup=False)
 
-    session.run(console, plan, folder, Execution(side_by_side.count > 1, True, jobs=side_by_side),
-                told, place, 600)
+    session.run_study(
+        console,
+        plan,
+        folder,
+        Execution(side_by_side.count > 1, True, jobs=side_by_side),
+        told,
+        place,
+        600,
+    )
 
 
-def _target(found: Outcome, folder: Path) -> Target:
+def _target(found: CalibrationOutcome, folder: Path) -> Target:
     import datetime as dt
 
     from msgspec.structs import replace
 
     from bench_apts.core import store
-    from bench_apts.study.calibration.provenance import provenance
+    from bench_apts.study.target_calibration import provenance
 
     file = store.read_study(folder)
     today = dt.datetime.now(dt.UTC).date()
@@ -110,18 +128,18 @@ def _target(found: Outcome, folder: Path) -> Target:
 def _table(candidates: tuple[Candidate, ...]) -> None:
     from rich.table import Table
 
-    from bench_apts.study.calibration.outcome import counted
+    from bench_apts.study.target_calibration import count_trials
 
     table = Table("optimizer", "tuning trials", "best", "configuration", "reruns",
                   "final values", "median", "deviation", box=None)
     for each in candidates:
         table.add_row(
-            each.label, counted(each.tuned), _number(each.best),
+            each.label, count_trials(each.tuned), _number(each.best),
             ", ".join(f"{name}={value}" for name, value in (each.configuration or {}).items())
             or "-",
-            counted(each.statuses), ", ".join(map(_number, each.finals)) or "-",
+            count_trials(each.statuses), ", ".join(map(_number, each.finals)) or "-",
             *(map(_number, (each.bound.median, each.bound.std)) if each.bound else "--"))
-    terminal.console().print(table)
+    session.table_console().print(table)
 
 
 def _number(value: float | None) -> str:

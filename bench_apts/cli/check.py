@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from bench_apts.cli import options, terminal
+from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
-from bench_apts.regress.gate import LEAST_PAIRS
+from bench_apts.regress.gate_findings import LEAST_PAIRS
 
 if TYPE_CHECKING:
-    from bench_apts.regress.gate.findings import Judged
-    from bench_apts.regress.gate.runs import Asked
+    from bench_apts.regress.gate_findings import GateResult
+    from bench_apts.regress.gate_trainings import GateRequest
 
 _DEFAULT = "apts,sgd,adam,zero2"
 
@@ -29,7 +29,7 @@ def command(
         metavar="REVISION|RESULTS", show_default=False,
         help="Compare the working tree with a revision, for instance origin/main, run in turns "
              "with it; or with a stored study.")] = None,
-    suite: options.Suites = None,
+    suite: session.Suites = None,
     gpus: Annotated[str | None, Option(
         help="World sizes.  [default: 1,2, as far as there are GPUs]",
         show_default=False)] = None,
@@ -41,10 +41,10 @@ def command(
                               "four times as many.")] = LEAST_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
-    base_seed: options.BaseSeed = 0,
-    set_: options.Changes = None,
-    data_dir: options.DataDir = None,
-    offline: options.Offline = False,
+    base_seed: session.BaseSeed = 0,
+    set_: session.Changes = None,
+    data_dir: session.DataDir = None,
+    offline: session.Offline = False,
     out: Annotated[Path | None, Option(
         help="New folder to keep the records of all runs in.  [default: they are dropped]",
         show_default=False)] = None,
@@ -76,11 +76,11 @@ def command(
     except UserError as error:
         _write(markdown, f"**cannot tell: {one_line(str(error))}**")
         raise
-    from bench_apts.regress.gate import summary
+    from bench_apts.regress import gate_summary
 
-    text = summary.markdown(found)
+    text = gate_summary.gate_markdown(found)
     print(text)
-    print(summary.verdict(found), flush=True)
+    print(gate_summary.gate_verdict(found), flush=True)
     _write(markdown, text)
     if found.code:
         raise typer.Exit(found.code)
@@ -99,30 +99,51 @@ def _sound(results: Path) -> None:
 
 def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | None,
           overrides: tuple[str, ...], data_dir: Path | None, offline: bool, out: Path | None,
-          pairs: int, factor: float, base_seed: int) -> Judged:
+          pairs: int, factor: float, base_seed: int) -> GateResult:
     from bench_apts.launch.elastic import Interrupted, interruptible
-    from bench_apts.regress.gate import interleaved, stored, trees
+    from bench_apts.regress import gate_comparison, gate_trainings
 
-    top = trees.repository(Path.cwd())
+    top = gate_trainings.repository_root(Path.cwd())
     try:
         with tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name, interruptible():
             folder = Path(name)
-            head = trees.head(top, _new(folder / "head"))
+            head = gate_trainings.working_tree(top, _new(folder / "head"))
             place = _new((out or folder / "results").absolute())
             if (Path(baseline) / "study.json").is_file():
                 if gpus or optimizers or overrides or suites != ["digits"]:
                     raise UserError(f"--baseline {baseline} is a study, which says itself what "
                                     "is trained; leave --suite, --gpus, --optimizers and --set "
                                     "out")
-                return stored.judge(Path(baseline), head, place, factor=factor, told=_told,
-                                    data_dir=data_dir, offline=offline)
-            asked = _asked(tuple(trees.suite(head, suite) for suite in suites), gpus, optimizers,
-                           overrides, data_dir, offline)
-            base = trees.base(top, baseline, _new(folder / "base"))
+                return gate_comparison.compare_with_stored(
+                    Path(baseline),
+                    head,
+                    place,
+                    factor=factor,
+                    told=_told,
+                    data_dir=data_dir,
+                    offline=offline,
+                )
+            asked = _asked(
+                tuple(gate_trainings.suite_path(head, suite) for suite in suites),
+                gpus,
+                optimizers,
+                overrides,
+                data_dir,
+                offline,
+            )
+            base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
             _told(f"base: {base.told}, head: {head.told}")
-            found = interleaved.judge(base, head, asked, place, pairs=pairs, factor=factor,
-                                      base_seed=base_seed, told=_told)
-            if lacking := trees.lacking(top, baseline):
+            found = gate_comparison.compare_interleaved(
+                base,
+                head,
+                asked,
+                place,
+                pairs=pairs,
+                factor=factor,
+                base_seed=base_seed,
+                told=_told,
+            )
+            if lacking := gate_trainings.missing_commits(top, baseline):
                 note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                         f"lost; compare with what git merge-base {baseline} HEAD says")
                 found = dataclasses.replace(found, notes=(note, *found.notes))
@@ -134,12 +155,12 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
 
 def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
            overrides: tuple[str, ...], data_dir: Path | None,
-           offline: bool) -> Asked:
+           offline: bool) -> GateRequest:
     """Resolves what both trees are to train."""
     from bench_apts.core import environment
-    from bench_apts.core.selectors import split_selectors
+    from bench_apts.core.configuration import split_selectors
     from bench_apts.plugins import registry
-    from bench_apts.regress.gate.runs import Asked
+    from bench_apts.regress.gate_trainings import GateRequest
     from bench_apts.study import resolve
 
     notes: list[str] = []
@@ -153,7 +174,7 @@ def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
         names = [name for name in names if not reasons[name]]
     for note in notes:
         _told(f"note: {note}")
-    return Asked(suites, ranks, tuple(names), overrides,
+    return GateRequest(suites, ranks, tuple(names), overrides,
                  data_dir.absolute() if data_dir else None, offline)
 
 
@@ -176,4 +197,4 @@ def _write(file: Path | None, text: str) -> None:
     if file:
         if file.exists() and not file.is_file():  # to replace a device would break the system
             raise UserError(f"--markdown {file} is no plain file; name one")
-        terminal.write(file, f"{text}\n".encode(), "name another file with --markdown")
+        session.write_table_file(file, f"{text}\n".encode(), "name another file with --markdown")

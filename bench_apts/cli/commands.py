@@ -32,8 +32,7 @@ from bench_apts.cli import (
     track,
     tune,
 )
-from bench_apts.core.errors import UserError, one_line
-from bench_apts.core.resources import shortage
+from bench_apts.core.errors import UserError, explain_shortage, one_line
 
 # Typer exports only this leaf of its family of usage errors.
 _MisusedOption: Any = typer.BadParameter.__mro__[1]
@@ -104,7 +103,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (OSError, RuntimeError, MemoryError, ImportError) as error:
-        if why := shortage(error):
+        if why := explain_shortage(error):
             _fail(why, 2)
         if not isinstance(error, OSError) or error.errno not in (
                 errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from bench_apts.cli import terminal
+from bench_apts.cli import session
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.reports.comparison.compared import Compared
+    from bench_apts.reports.compared_studies import StudyComparison
 
 
 def command(
@@ -31,9 +31,8 @@ def command(
 
     Exit code 1: B is worse beyond noise; 2: there is nothing to compare.
     """
-    from bench_apts.reports import table
-    from bench_apts.reports.comparison import text as text
-    from bench_apts.reports.comparison.compared import optimizers, studies
+    from bench_apts.reports import compared_tables, table
+    from bench_apts.reports.compared_studies import compare_optimizers, compare_studies
     from bench_apts.reports.gather import gather
 
     if not math.isfinite(factor):
@@ -44,38 +43,42 @@ def command(
                 if not Path(name).exists():
                     raise UserError(f"there is no folder {name}; compare two results folders, or "
                                     "two optimizers with `bench-apts compare RESULTS A B`")
-            found = studies(gather(Path(first)), gather(Path(second)), (first, second), factor)
+            found = compare_studies(
+                gather(Path(first)), gather(Path(second)), (first, second), factor
+            )
         case [results, first, second]:
-            found = optimizers(gather(Path(results)), first, second, factor)
+            found = compare_optimizers(gather(Path(results)), first, second, factor)
         case _:
             raise UserError(f"compare takes two results folders, or one and two of its "
                             f"optimizers, not {len(compared)} names; see "
                             "`bench-apts compare --help`")
     if markdown:
-        print(text.markdown(found))
+        print(compared_tables.comparison_markdown(found))
     else:
         _show(found)
     if csv:
-        terminal.write(csv, table.csv(text.numbers(found)), "name another file with --csv")
+        session.write_table_file(
+            csv, table.csv(compared_tables.plain_rows(found)), "name another file with --csv"
+        )
     if found.worse:
         raise typer.Exit(1)
 
 
-def _show(found: Compared) -> None:
+def _show(found: StudyComparison) -> None:
     from rich.table import Table
 
-    from bench_apts.reports.comparison import text as text
+    from bench_apts.reports import compared_tables
 
-    console = terminal.console()
+    console = session.table_console()
     console.print(f"A: {found.names[0]}\nB: {found.names[1]}", soft_wrap=True)
-    for title, rows in text.blocks(found):
+    for title, rows in compared_tables.row_blocks(found):
         block = Table(box=None, title=title, title_justify="left")
-        for head in text.HEAD:
+        for head in compared_tables.HEAD:
             block.add_column(head, justify="left" if head in ("measure", "trials", "verdict")
                              else "right")
         for row in rows:
-            block.add_row(*map(terminal.plain, text.entries(row)))
+            block.add_row(*map(session.plain_text, compared_tables.row_entries(row)))
         console.print(block)
     for note in found.notes:
-        console.print(f"note: {terminal.plain(note)}", soft_wrap=True)
-    console.print(terminal.plain(text.verdict(found)), soft_wrap=True)
+        console.print(f"note: {session.plain_text(note)}", soft_wrap=True)
+    console.print(session.plain_text(compared_tables.verdict_line(found)), soft_wrap=True)

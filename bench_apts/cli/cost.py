@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from bench_apts.cli import terminal
-from bench_apts.core.currency import Currency
+from bench_apts.cli import session
+from bench_apts.core.units import Currency
 
 if TYPE_CHECKING:
     from bench_apts.reports.table import Value
@@ -33,12 +33,12 @@ def command(
 
     from bench_apts.reports.gather import gather
     from bench_apts.reports.table import csv
-    from bench_apts.reports.tuning.bill import bill
+    from bench_apts.reports.tuning_bill import study_bill
 
-    found = bill(gather(results), currency, level, replay=replay)
-    console = terminal.console()
+    found = study_bill(gather(results), currency, level, replay=replay)
+    console = session.table_console()
     for line in found.warnings:
-        console.print(terminal.plain(line), soft_wrap=True)
+        console.print(session.plain_text(line), soft_wrap=True)
     numbers: dict[str, list[dict[str, str | int | float | bool | None]]] = {}
     for suite, tables in found.tables:
         for table in tables:
@@ -50,10 +50,10 @@ def command(
             numbers.setdefault(table.name, []).extend(table.records())
     captions = dict.fromkeys(table.caption for _, tables in found.tables for table in tables)
     for note in (*captions, *found.notes):
-        console.print(f"note: {terminal.plain(note)}", soft_wrap=True)
+        console.print(f"note: {session.plain_text(note)}", soft_wrap=True)
     for name, rows in numbers.items():
         path = results / "tables" / f"{name}.csv"
-        terminal.write(path, csv(rows), terminal.TABLES)
+        session.write_table_file(path, csv(rows), session.TABLES)
         print(f"table: {path}")
 
 
@@ -61,5 +61,5 @@ def _entry(value: Value, narrow: bool) -> str:
     """Puts the detail below where there is an edge to keep within, else beside."""
     remark = ", ".join(part for part in (value.badge, value.detail) if part)
     if not remark:
-        return terminal.plain(value.text)
-    return terminal.plain(f"{value.text}\n{remark}" if narrow else f"{value.text} ({remark})")
+        return session.plain_text(value.text)
+    return session.plain_text(f"{value.text}\n{remark}" if narrow else f"{value.text} ({remark})")

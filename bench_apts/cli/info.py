@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench_apts.cli import terminal
+from bench_apts.cli import session
 
 _UNLIMITED = ("cpu_quota", "memory_limit_bytes", "address_space_bytes", "container")
 
@@ -14,7 +14,7 @@ def command() -> None:
     from bench_apts.core import environment
 
     table = Table(show_header=False, box=None)
-    card = environment.card()
+    card = environment.environment_card()
     unknown = card.pop("commit_unknown", "")
     for key, value in card.items():
         if key in ("commit", "dirty") and value is None:
@@ -28,4 +28,4 @@ def command() -> None:
         else:
             text = "unknown" if value is None else str(value)
         table.add_row(key.replace("_", " "), text)
-    terminal.console().print(table)
+    session.table_console().print(table)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from typer import Argument
 
-from bench_apts.cli import terminal
+from bench_apts.cli import session
 
 
-class What(StrEnum):
+class Listed(StrEnum):
     """What to list."""
 
     suites = "suites"
@@ -19,12 +19,12 @@ class What(StrEnum):
 
 
 def command(
-    what: Annotated[What | None, Argument(help="Only these.")] = None,
+    what: Annotated[Listed | None, Argument(help="Only these.")] = None,
 ) -> None:
     """List suites, optimizers and tasks, and which are unavailable."""
     from rich.table import Table
 
-    console = terminal.console()
+    console = session.table_console()
     for kind, rows in (("suites", _suites), ("optimizers", _optimizers), ("tasks", _tasks)):
         if what is None or what.value == kind:
             table = Table("name", "origin", "summary", title=kind, title_justify="left", box=None)
@@ -68,13 +68,13 @@ def _optimizers() -> list[tuple[str, str, str]]:
 
 def _tasks() -> list[tuple[str, str, str]]:
     from bench_apts.core.errors import UserError
-    from bench_apts.tasks import installed
+    from bench_apts.tasks import named_tasks
 
     rows = []
-    for name in installed.names():
+    for name in named_tasks.names():
         try:
-            summary = (installed.load(name).value.__doc__ or "").strip().partition("\n")[0]
+            summary = (named_tasks.load(name).value.__doc__ or "").strip().partition("\n")[0]
         except UserError as error:
             summary = f"unavailable ({error})"
-        rows.append((name, installed.origin(name), summary))
+        rows.append((name, named_tasks.origin(name), summary))
     return rows

@@ -17,9 +17,9 @@ def command(
         show_default=False)],
 ) -> None:
     """Join results folders of one study into a new one."""
-    from bench_apts.study.splitting import merge
+    from bench_apts.study import results_merge
 
-    found = merge.merge(out, folders, ["bench-apts", *sys.argv[1:]])
+    found = results_merge.merge_results(out, folders, ["bench-apts", *sys.argv[1:]])
     print(f"merged: {_counted(found.trials, 'trial')} of {_counted(len(folders), 'folder')}, "
           f"{found.twice} of them in more than one")
     if found.headless:

@@ -15,14 +15,14 @@ from typer import Argument, Option
 from bench_apts.core.errors import UserError
 
 
-class What(StrEnum):
+class NewKind(StrEnum):
     """What to make."""
 
     suite = "suite"
 
 
 def command(
-    what: Annotated[What, Argument(help="What to make.", show_default=False)],
+    what: Annotated[NewKind, Argument(help="What to make.", show_default=False)],
     name: Annotated[str, Argument(
         metavar="NAME", help="Its name; the files are called NAME.toml and NAME.py.",
         show_default=False)],

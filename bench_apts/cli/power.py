@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from bench_apts.cli import terminal
-from bench_apts.core.currency import Currency
+from bench_apts.cli import session
+from bench_apts.core.units import Currency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.reports.cells import Cell
-    from bench_apts.stats.power import Spread
+    from bench_apts.reports.cells import ReportCell
+    from bench_apts.stats.sample_size import Spread
 
 
 def command(
@@ -43,7 +43,7 @@ def command(
     enough if 80 % of them tell the factor.
     """
     from bench_apts.core.errors import UserError
-    from bench_apts.stats.power import Spread
+    from bench_apts.stats.sample_size import Spread
 
     if not 1.0 < factor < 1e6:
         raise UserError(f"--factor {factor:g}: give how much dearer one optimizer is, for "
@@ -53,11 +53,11 @@ def command(
                      Spread(scatter, failures), factor, rivals))
         return
     for line in _recorded(results, currency, factor, rivals):
-        print(terminal.plain(line))
+        print(session.plain_text(line))
 
 
 def _pairs(what: str, spread: Spread, factor: float, rivals: int) -> str:
-    from bench_apts.stats.power import ENOUGH, SIZES, needed, power
+    from bench_apts.stats.sample_size import ENOUGH, SIZES, needed, power
 
     enough = needed(spread, spread, factor, rivals=rivals)
     family = f" in a family of {rivals}" if rivals > 1 else ""
@@ -73,16 +73,16 @@ def _pairs(what: str, spread: Spread, factor: float, rivals: int) -> str:
 def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> Iterator[str]:
     """Say for each suite and N what its own scatter takes."""
     from bench_apts.reports.gather import gather
-    from bench_apts.stats.costs import known, outcome
-    from bench_apts.stats.power import needed, spread
+    from bench_apts.stats.sample_size import needed, spread
+    from bench_apts.stats.trial_costs import all_known, outcome
 
     for group in gather(results).groups:
         where = f"{group.suite.name} at N = {group.ranks}"
-        found: dict[bool, list[tuple[Cell, Spread]]] = {True: [], False: []}
+        found: dict[bool, list[tuple[ReportCell, Spread]]] = {True: [], False: []}
         for cell in group.cells:
             for tuned, records in ((False, cell.seeds), (True, cell.tune)):
                 drawn = [outcome(record) for record in records]
-                if not known(drawn, currency) or cell.leader:
+                if not all_known(drawn, currency) or cell.leader:
                     continue
                 one = spread([o.spent[currency] for o in drawn],
                              [o.cost[currency] for o in drawn])

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from bench_apts.cli import terminal
-from bench_apts.stats.projection import Algorithm, Scaling
+from bench_apts.cli import session
+from bench_apts.stats.network_model import Algorithm, BatchScaling
 
 _ASSUMED = (
     "All times are modelled, none is measured: computing as recorded, plus hops x latency + "
@@ -35,27 +35,27 @@ def command(
     node_ranks: Annotated[int, Option(
         min=1, help="Ranks of a node, joined by --node-fabric; 1: every rank is alone.")] = 1,
     node_fabric: Annotated[str, Option(help="Network within a node.")] = "nvlink4",
-    scaling: Annotated[Scaling | None, Option(
+    scaling: Annotated[BatchScaling | None, Option(
         help="strong: the global minibatch stays; weak: each rank's share of it.  "
              "[default: both]", show_default=False)] = None,
 ) -> None:
     """Model times at other world sizes and on other networks."""
     from rich.table import Table
 
+    from bench_apts.reports import modelled_times
     from bench_apts.reports.gather import gather
-    from bench_apts.reports.scaling import projected
     from bench_apts.reports.table import csv
     from bench_apts.stats import fabrics as known
     from bench_apts.study import resolve
 
-    sizes = resolve.sizes("--ranks", ranks)
-    there = known.load(fabrics)
+    sizes = resolve.parse_sizes("--ranks", ranks)
+    there = known.load_fabrics(fabrics)
     names = list(there) if fabric is None else [name.strip() for name in fabric.split(",")]
     gathered = gather(results)
-    rows, notes = projected.rows(
+    rows, notes = modelled_times.project_times(
         gathered, sizes, known.networks(names, there, node_ranks, node_fabric),
-        list(Scaling) if scaling is None else [scaling], algorithm)
-    console = terminal.console()
+        list(BatchScaling) if scaling is None else [scaling], algorithm)
+    console = session.table_console()
     for suite, group in itertools.groupby(rows, lambda row: row.cell.suite):
         table = Table("optimizer", "measured at", "scaling", "fabric",
                       *(f"N={n}" for n in sizes), box=None, title_justify="left",
@@ -63,7 +63,7 @@ def command(
         for line in zip(*[group] * len(sizes), strict=True):
             row = line[0]
             table.add_row(row.cell.label, f"N={row.cell.ranks}", row.scaling, row.fabric,
-                          *(terminal.plain(entry.text) for entry in line))
+                          *(session.plain_text(entry.text) for entry in line))
         console.print(table)
     notes = [*([gathered.copies] if gathered.copies else []), *notes]
     if any(row.middle is None for row in rows):
@@ -72,5 +72,5 @@ def command(
         console.print(f"note: {note}", soft_wrap=True)
     if rows:
         path = results / "tables" / "projection.csv"
-        terminal.write(path, csv(row.numbers() for row in rows), terminal.TABLES)
+        session.write_table_file(path, csv(row.numbers() for row in rows), session.TABLES)
         print(f"table: {path}")

@@ -7,66 +7,65 @@ from typing import Annotated
 
 from typer import Option
 
-from bench_apts.cli import options, session
+from bench_apts.cli import session
 from bench_apts.core.job import GRACE_S
 
 
 def command(
-    suite: options.Suites = None,
-    gpus: options.Gpus = None,
-    optimizers: options.Optimizers = None,
-    trials: options.Trials = 8,
+    suite: session.Suites = None,
+    gpus: session.Gpus = None,
+    optimizers: session.Optimizers = None,
+    trials: session.Trials = 8,
     seeds: Annotated[int, Option(
         min=1, help="Fresh seeds that each frozen configuration is reported on.")] = 3,
-    base_seed: options.BaseSeed = 0,
+    base_seed: session.BaseSeed = 0,
     twins: Annotated[bool, Option(
         help="Report the first optimizer twice at each N: the two tell how far times scatter "
              "on this machine.")] = True,
-    sampler: options.SamplerOf = "random",
-    pruner: options.PrunerOf = "none",
-    space: options.SpaceOf = "narrow",
-    share: options.Share = True,
-    data_dir: options.DataDir = None,
-    out: options.Out = Path("results"),
-    study: options.StudyName = None,
-    set_: options.Changes = None,
-    shared: options.Shared = False,
-    shard: options.ShardOf = None,
-    jobs: options.JobsOf = 1,
+    sampler: session.SamplerOf = "random",
+    pruner: session.PrunerOf = "none",
+    space: session.SpaceOf = "narrow",
+    share: session.Share = True,
+    data_dir: session.DataDir = None,
+    out: session.Out = Path("results"),
+    study: session.StudyName = None,
+    set_: session.Changes = None,
+    shared: session.Shared = False,
+    shard: session.ShardOf = None,
+    jobs: session.JobsOf = 1,
     jobs_timed: Annotated[bool, Option(
         "--jobs-timed", help="Run the final trainings side by side too, though what they are for "
                              "is measured times.")] = False,
-    checkpoint_every: options.CheckpointEvery = None,
-    grace: options.Grace = GRACE_S,
-    nodes: options.Nodes = None,
-    node_rank: options.NodeRank = None,
-    rendezvous: options.Rendezvous = None,
-    rendezvous_timeout: options.Patience = 600,
+    checkpoint_every: session.CheckpointEvery = None,
+    grace: session.Grace = GRACE_S,
+    nodes: session.Nodes = None,
+    node_rank: session.NodeRank = None,
+    rendezvous: session.Rendezvous = None,
+    rendezvous_timeout: session.Patience = 600,
     dry_run: Annotated[bool, Option(
         "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
-    offline: options.Offline = False,
+    offline: session.Offline = False,
 ) -> None:
     """Compare optimizers at several world sizes and write a report."""
-    from bench_apts.study import resolve
+    from bench_apts.study import resolve, study_shards
     from bench_apts.study.execution import Execution
-    from bench_apts.study.splitting import shards
 
-    console = session.console()
-    place = session.place(console, nodes, node_rank, rendezvous)
-    resolved, notes = resolve.study(
+    console = session.progress_console()
+    place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
+    resolved, notes = resolve.resolve_study(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=twins,
         sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
-    part = shards.parse(shard, resolved)
-    side_by_side = session.jobs(console, jobs, jobs_timed, resolved, place)
+    part = study_shards.parse_shard(shard, resolved)
+    side_by_side = session.parallel_jobs(console, jobs, jobs_timed, resolved, place)
     execution = Execution(shared or side_by_side.count > 1, True, part, side_by_side,
                           checkpoint_every, grace)
-    folder = session.folder(out, study, resolved.suites)
-    plan = session.plan(console, resolved, notes, data_dir, offline)
+    folder = session.study_folder(out, study, resolved.suites)
+    plan = session.make_plan(console, resolved, notes, data_dir, offline)
     if dry_run:
-        from bench_apts.study.estimate import lines
+        from bench_apts.study.preflight import estimate_lines
 
-        for line in lines(plan, folder):
+        for line in estimate_lines(plan, folder):
             console.print(line, markup=False)
         return
 
@@ -76,4 +75,4 @@ def command(
         console.print("building the report")
         console.print(f"report: {build(folder)}", markup=False)
 
-    session.run(console, plan, folder, execution, report, place, rendezvous_timeout)
+    session.run_study(console, plan, folder, execution, report, place, rendezvous_timeout)

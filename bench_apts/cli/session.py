@@ -1,4 +1,9 @@
-"""What `run` and `tune` do alike: resolve a study, run its trials, end in order."""
+"""What commands that show tables do alike: a console, plain characters, files beside them.
+
+Options that several commands take: what a study is made of and where its results go.
+
+What `run` and `tune` do alike: resolve a study, run its trials, end in order.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +11,133 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from bench_apts.core.errors import UserError, one_line
+from bench_apts.core.spec import Pruner, Sampler, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
     from bench_apts.core.spec import Study, Suite
-    from bench_apts.launch.nodes.placement import Placement
-    from bench_apts.study.execution import Execution
-    from bench_apts.study.nodes.leader import Leader
+    from bench_apts.launch.cluster import Placement
+    from bench_apts.study.execution import Execution, Parallelism
+    from bench_apts.study.node_leader import Leader
     from bench_apts.study.plan import Plan
-    from bench_apts.study.splitting.jobs import Jobs
+
+TABLES = "copy the results folder to where you can write, to have its tables too"
+"""How to come by the tables of a results folder that cannot be written to."""
 
 
-def console() -> Console:
+def table_console() -> Console:
+    """Returns where tables go; a file or a pipe has no edge to break lines at."""
+    from rich.console import Console
+
+    found = Console(highlight=False, markup=False)
+    if not found.is_terminal:
+        found.width = 1000
+    return found
+
+
+def plain_text(text: str) -> str:
+    """Puts plain spaces and hyphens in place of those that a web page does not break at."""
+    return text.replace("\u202f", " ").replace("\u2011", "-")
+
+
+def write_table_file(path: Path, content: bytes, remedy: str) -> None:
+    """Writes a file of a command's numbers, and the folders that it lies in.
+
+    Raises:
+        UserError: It cannot be written; ``remedy`` says how it could be.
+    """
+    from bench_apts.core import store
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
+
+
+Suites = Annotated[list[str] | None, Option(
+    "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
+                                         "NAME@VARIANT; repeatable.  [default: digits]",
+    show_default=False)]
+Gpus = Annotated[str | None, Option(
+    metavar="N,N,…", help="World sizes, for instance 1,2,4,8. Without GPUs each rank is a process "
+                          "on the CPU.  [default: 1 and all GPUs, or all cores]",
+    show_default=False)]
+Optimizers = Annotated[str | None, Option(
+    metavar="NAME|FILE,…", help="Competitors, for instance apts,sgd[momentum=0],my_optimizer.py.  "
+                                "[default: all of `bench-apts list` that can run here, but "
+                                "apts-paper, napts and tr]", show_default=False)]
+Trials = Annotated[int, Option(
+    min=0, help="Tuning trials at each N of each optimizer that needs tuning; 0 takes "
+                "defaults.")]
+BaseSeed = Annotated[int, Option(help="What all seeds are derived from.")]
+SamplerOf = Annotated[Sampler, Option(
+    "--sampler", help="How configurations are drawn: independently (random), evenly (halton, "
+                      "grid) or learning from earlier trials (tpe).")]
+PrunerOf = Annotated[Pruner, Option(
+    "--pruner", help="Rule by which hopeless tuning trials are given up early.")]
+SpaceOf = Annotated[Space, Option(
+    "--space", help="Search space, of optimizers that declare two.")]
+Share = Annotated[bool, Option(
+    help="Let ZeRO take over what adam's search found, once it is seen to take the same course.")]
+DataDir = Annotated[Path | None, Option(
+    envvar="BENCH_APTS_DATA", help="Folder with data sets, see docs/data.md.")]
+Out = Annotated[Path, Option(help="Folder that results folders are made in.")]
+StudyName = Annotated[str | None, Option(
+    "--study", metavar="NAME", help="Name of the results folder.  [default: the suites' names]",
+    show_default=False)]
+Changes = Annotated[list[str] | None, Option(
+    "--set", metavar="KEY=VALUE", help="Change a suite, for instance suite.budget.samples=10000; "
+                                       "repeatable.", show_default=False)]
+Shared = Annotated[bool, Option(
+    "--shared", help="Work on the study together with other commands that say so too.")]
+ShardOf = Annotated[str | None, Option(
+    "--shard", metavar="I/K", help="Run only the I-th of K parts, each in a results folder of its "
+                                   "own; `bench-apts merge` joins them.", show_default=False)]
+JobsOf = Annotated[int, Option(
+    "--jobs", min=1, help="Tuning trials to run side by side, as far as cores or GPUs carry "
+                          "them; their times are disturbed.")]
+Nodes = Annotated[int | None, Option(
+    "--nodes", min=1, help="Run the ranks on several machines: start the same command on each, "
+                           "see docs/machines.md.  [default: 1, or as torchrun or srun say]",
+    show_default=False)]
+NodeRank = Annotated[int | None, Option(
+    "--node-rank", min=0, help="Which of the machines this is; 0 leads and holds the results.",
+    show_default=False)]
+Rendezvous = Annotated[str | None, Option(
+    "--rendezvous", metavar="HOST:PORT", help="Where node 0 waits for the others.",
+    show_default=False)]
+Patience = Annotated[int, Option(
+    "--rendezvous-timeout", min=1, max=604_800, metavar="SECONDS",
+    help="For how long the machines wait for each other at the start.")]
+CheckpointEvery = Annotated[int | None, Option(
+    "--checkpoint-every", min=1, metavar="SAMPLES",
+    help="Write a checkpoint after each SAMPLES of a trial, at the next evaluation.  [default: "
+         "only when SIGTERM ends the command]", show_default=False)]
+Grace = Annotated[float, Option(
+    "--grace", min=0.0, max=86_400.0, metavar="SECONDS",
+    help="How long SIGTERM leaves a trial to write a checkpoint before it is killed.")]
+Offline = Annotated[bool, Option("--offline", help="Never download anything.")]
+
+
+def progress_console() -> Console:
     """Returns where progress goes."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False)
 
 
-def place(
+def find_placement_of_command(
     out: Console, nodes: int | None, node_rank: int | None, rendezvous: str | None
 ) -> Placement:
     """Finds which of how many machines this one is; torchrun's variables leave the environment.
@@ -40,20 +145,20 @@ def place(
     Raises:
         UserError: It cannot be told, or the environment lets no trial run.
     """
-    from bench_apts.core import resources, threads
-    from bench_apts.launch.nodes import placement
+    from bench_apts.core import errors, process_limits
+    from bench_apts.launch import cluster
 
-    threads.openmp()
-    resources.require_address_space()
+    process_limits.openmp_threads()
+    errors.require_address_space()
     # Before torch is imported: its sockets complain at length of what we say in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
-    if note := placement.left_alone(os.environ):
+    if note := cluster.unused_nodes_hint(os.environ):
         out.print(f"note: {note}", markup=False)
-    return placement.find(nodes, node_rank, rendezvous, os.environ)
+    return cluster.find_placement(nodes, node_rank, rendezvous, os.environ)
 
 
-def folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
+def study_folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
     """Returns a study's results folder, named after its suites unless the user names it.
 
     Raises:
@@ -65,36 +170,38 @@ def folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
     return out / (study or "+".join(suite.name for suite in suites))
 
 
-def jobs(out: Console, asked: int, timed: bool, resolved: Study, place: Placement) -> Jobs:
+def parallel_jobs(
+    out: Console, asked: int, timed: bool, resolved: Study, place: Placement
+) -> Parallelism:
     """Finds how many trials can run side by side, and says so where it is fewer than asked for.
 
     Raises:
         UserError: The ranks are spread over several machines.
     """
-    from bench_apts.study.splitting.jobs import Jobs, fitting
+    from bench_apts.study.execution import Parallelism, fitting_parallelism
 
     if asked > 1 and place.nodes > 1:
         raise UserError("--jobs is for one machine, and --nodes spreads each trial over several; "
                         "leave one of them out")
-    count, note = fitting(asked, resolved)
+    count, note = fitting_parallelism(asked, resolved)
     if note:
         out.print(f"note: {note}", markup=False)
-    return Jobs(count, timed)
+    return Parallelism(count, timed)
 
 
-def plan(
+def make_plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
     """Prepares the data and lays out the trials, saying what a user should know before."""
-    from bench_apts.study import run as studies
+    from bench_apts.study import scheduler as studies
     from bench_apts.study.plan import Plan
 
     for note in notes:
         out.print(f"note: {note}", markup=False)
-    return Plan(resolved, studies.prepare(resolved, data_dir, offline))
+    return Plan(resolved, studies.prepare_data(resolved, data_dir, offline))
 
 
-def run(
+def run_study(
     out: Console, planned: Plan, results: Path, execution: Execution, then: Callable[[], None],
     place: Placement, patience_s: float,
 ) -> None:
@@ -111,23 +218,30 @@ def run(
         _follow(out, planned, place, patience_s, execution.grace_s)
         return
     from bench_apts.core import store
-    from bench_apts.study import run as studies
-    from bench_apts.study import startups
-    from bench_apts.study.progress import Progress
+    from bench_apts.study import scheduler as studies
+    from bench_apts.study import trial_runner
+    from bench_apts.study.progress import StudyProgress
 
-    with (_leading(out, planned, place, patience_s) as leader,
-          studies.opened(results, execution.shared), _ending_in_order(out, f"in {results}")):
-        progress = Progress(out)
+    with (
+        _lead_nodes(out, planned, place, patience_s) as leader,
+        studies.open_results_folder(results, execution.shared),
+        _end_in_order(out, f"in {results}"),
+    ):
+        progress = StudyProgress(out)
         try:
             with progress.shown():
-                missing = studies.run(planned, results, progress, execution, leader)
-        except startups.Stopped:
-            if any(map(startups.ran, store.read_trials(results))):
+                missing = studies.run_study(planned, results, progress, execution, leader)
+        except trial_runner.EnvironmentFailure:
+            if any(map(trial_runner.ran_to_its_end, store.read_trials(results))):
                 then()
             raise
         failed = {name: count for name, count in progress.statuses.items()
                   if name in ("error", "oom", "timeout")}
-        fruitless = startups.fruitless(planned, store.read_trials(results)) if failed else []
+        fruitless = (
+            trial_runner.optimizers_without_result(planned, store.read_trials(results))
+            if failed
+            else []
+        )
         code = int(bool(fruitless))
         if leader:
             leader.dismiss(code)
@@ -145,7 +259,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _ending_in_order(out: Console, where: str) -> Iterator[None]:
+def _end_in_order(out: Console, where: str) -> Iterator[None]:
     """Has SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
     from bench_apts.launch.elastic import Interrupted, interruptible
 
@@ -159,17 +273,19 @@ def _ending_in_order(out: Console, where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _leading(
+def _lead_nodes(
     out: Console, planned: Plan, place: Placement, patience_s: float
 ) -> Iterator[Leader | None]:
     """Holds the other nodes while the block runs; None where there are none."""
     if place.nodes == 1:
         yield None
         return
-    from bench_apts.study.nodes import agreement
-    from bench_apts.study.nodes.leader import Leader
+    from bench_apts.study import node_follower
+    from bench_apts.study.node_leader import Leader
 
-    with Leader(place, agreement.agreement(planned), agreement.machine()) as leader:
+    with Leader(
+        place, node_follower.node_agreement(planned), node_follower.describe_machine()
+    ) as leader:
         leader.gather(patience_s, lambda text: out.print(text, markup=False))
         yield leader
 
@@ -178,16 +294,24 @@ def _follow(
     out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
 ) -> None:
     """Runs this node's ranks of the trials that node 0 begins."""
-    from bench_apts.study import run as studies
-    from bench_apts.study.nodes import agreement
-    from bench_apts.study.nodes.follower import Follower
+    from bench_apts.study import node_follower
+    from bench_apts.study import scheduler as studies
+    from bench_apts.study.node_follower import Follower
 
     name = f"node {place.rank} of {place.nodes}"
     out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)
-    with (Follower(place, planned, agreement.agreement(planned), agreement.machine(),
-                   patience_s) as follower, _ending_in_order(out, "by node 0")):
+    with (
+        Follower(
+            place,
+            planned,
+            node_follower.node_agreement(planned),
+            node_follower.describe_machine(),
+            patience_s,
+        ) as follower,
+        _end_in_order(out, "by node 0"),
+    ):
         out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
                   "results and report are there", markup=False)
-        code = studies.follow(planned, follower, lambda text: out.print(text, markup=False),
+        code = studies.follow_node_0(planned, follower, lambda text: out.print(text, markup=False),
                               grace_s)
     raise typer.Exit(code)

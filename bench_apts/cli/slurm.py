@@ -14,7 +14,7 @@ from bench_apts.cli import session
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.launch.batch import Command
+    from bench_apts.launch.cluster import BatchCommand
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """For Typer: all other options are those of ``run``."""
@@ -58,13 +58,13 @@ def command(
         "time": minutes, "gpus_per_node": gpus_per_node or None, "cpus_per_task": cpus_per_node,
         "setup": setup, "partition": partition, "account": account, "signal_delay_s": delay,
         "additional_parameters": _pairs(sbatch or [])}
-    out = session.console()
+    out = session.progress_console()
     if print_:
         out.print(_script(folder, options), markup=False, end="")
         return
-    from bench_apts.launch.batch import Command, bench_apts
+    from bench_apts.launch.cluster import BatchCommand, bench_apts_command
 
-    task = Command(bench_apts(["run", *context.args]), delay - _MARGIN_S / 2)
+    task = BatchCommand(bench_apts_command(["run", *context.args]), delay - _MARGIN_S / 2)
     job = _submit(folder, cluster, requeues, options, task)
     out.print(f"job {job.job_id}: its output goes to {job.paths.stdout} and {job.paths.stderr}",
               markup=False)
@@ -90,14 +90,14 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
 
 def _folder(parameters: dict[str, Any]) -> Path:
     """Returns the study's results folder, having looked up its suites and optimizers."""
-    from bench_apts.core.selectors import parse_selector, split_selectors
+    from bench_apts.core.configuration import parse_selector, split_selectors
     from bench_apts.plugins import registry
 
     suites = [registry.suite(name, tuple(parameters["set_"] or ()))
               for name in dict.fromkeys(parameters["suite"] or ["digits"])]
     for text in split_selectors(parameters["optimizers"] or ""):
         registry.optimizer(parse_selector(text).optimizer)
-    return session.folder(parameters["out"], parameters["study"], suites)
+    return session.study_folder(parameters["out"], parameters["study"], suites)
 
 
 def _minutes(text: str) -> int:
@@ -144,7 +144,7 @@ def _script(folder: Path, options: dict[str, Any]) -> str:
 
 
 def _submit(
-    folder: Path, cluster: str, requeues: int, options: dict[str, Any], task: Command
+    folder: Path, cluster: str, requeues: int, options: dict[str, Any], task: BatchCommand
 ) -> Any:
     """Writes the batch script and the task into ``folder`` and submits them."""
     from submitit import LocalExecutor, SlurmExecutor

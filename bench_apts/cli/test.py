@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from typer import Argument
 
-from bench_apts.cli import options, session, terminal
+from bench_apts.cli import session
 
 
 def command(
     suite: Annotated[str, Argument(
         metavar="NAME|FILE", help="Suite by name or TOML file.", show_default=False)],
-    data_dir: options.DataDir = None,
-    base_seed: options.BaseSeed = 0,
-    offline: options.Offline = False,
+    data_dir: session.DataDir = None,
+    base_seed: session.BaseSeed = 0,
+    offline: session.Offline = False,
 ) -> None:
     """Test a suite: its data, loss and target, and two steps of sgd and apts at N = 1 and 2.
 
@@ -28,22 +28,27 @@ def command(
     from bench_apts.core.errors import one_line
     from bench_apts.core.units import plural
     from bench_apts.launch.elastic import Interrupted, interruptible
-    from bench_apts.study import resolve
-    from bench_apts.study.calibration import target_file
-    from bench_apts.study.suite_checks import trials
-    from bench_apts.study.suite_checks.examine import examine
+    from bench_apts.study import resolve, suite_examination, suite_target_file
+    from bench_apts.study.suite_examination import examine_suite
 
-    console = terminal.console()
-    session.place(console, None, None, None)
+    console = session.table_console()
+    session.find_placement_of_command(console, None, None, None)
     one_gpu = environment.gpu_count() == 1
-    missing = target_file.missing(suite)
-    study, _ = resolve.study(
-        suites=[suite], overrides=missing, gpus="1" if one_gpu else "1,2",
-        optimizers=trials.OPTIMIZERS, trials=0, seeds=1, base_seed=base_seed, twins=True)
+    missing = suite_target_file.missing_target(suite)
+    study, _ = resolve.resolve_study(
+        suites=[suite],
+        overrides=missing,
+        gpus="1" if one_gpu else "1,2",
+        optimizers=suite_examination.CHECK_OPTIMIZERS,
+        trials=0,
+        seeds=1,
+        base_seed=base_seed,
+        twins=True,
+    )
     counts = dict.fromkeys(("failed", "warning"), 0)
     try:
         with interruptible(), tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder:
-            for found in examine(study, suite, missing, data_dir, offline, Path(folder)):
+            for found in examine_suite(study, suite, missing, data_dir, offline, Path(folder)):
                 console.print(one_line(str(found)), soft_wrap=True)
                 if found.level in counts:
                     counts[found.level] += 1

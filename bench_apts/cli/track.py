@@ -11,7 +11,7 @@ from typer import Option
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.regress.tracking.changes import Changes
+    from bench_apts.regress.asv_tracking import BenchmarkChanges
 
 _SHOWN = 20
 """Changes that are named at most."""
@@ -31,12 +31,12 @@ def command(
 ) -> None:
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
     from bench_apts.launch.elastic import Interrupted
-    from bench_apts.regress.tracking import changes, runs
-    from bench_apts.regress.tracking import checkout as checkouts
-    from bench_apts.reports.history import commits
+    from bench_apts.regress import asv_tracking
+    from bench_apts.regress import asv_tracking as checkouts
+    from bench_apts.reports import asv_results
 
-    runs.require_asv()
-    found = checkouts.checkout(Path.cwd())
+    asv_tracking.require_asv()
+    found = checkouts.find_checkout(Path.cwd())
     checkouts.require_installed(found.root)
     named = checkouts.resolved(found.root, commit)
     checkouts.require_content(found, named)
@@ -45,35 +45,36 @@ def command(
         raise UserError(f"{found.changed[0]}{more} in {found.root} not committed, so the numbers "
                         "would belong to no commit; commit or stash first, or look at them "
                         "without storing them with --dirty")
-    settings = runs.settings(found.root)
-    machine = runs.require_machine(found.root)
+    settings = asv_tracking.read_asv_settings(found.root)
+    machine = asv_tracking.require_machine(found.root)
     try:
-        stored = runs.run(found.root, settings.results, machine, named, bench or (), quick,
-                          store=not dirty)
+        stored = asv_tracking.run_benchmarks(
+            found.root, settings.results, machine, named, bench or (), quick, store=not dirty
+        )
     except Interrupted as error:
         print("interrupted: the numbers are not complete")
         raise typer.Exit(128 + error.number) from error
     if stored.file is None:
         print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
                                         "numbers of --dirty belong to no commit"))
-    elif checkouts.checkout(found.root) != found:
+    elif checkouts.find_checkout(found.root) != found:
         raise UserError(f"{found.root} changed while it was measured, so {stored.file} may hold "
                         "numbers of several states; remove it and measure again")
     else:
         print(f"results: {stored.file}")
-        history = commits.read(settings.results)
-        before = changes.last_before(found.root, history, machine, named)
+        history = asv_results.read_history(settings.results)
+        before = asv_tracking.last_before(found.root, history, machine, named)
         if before is None:
             print(f"nothing to compare with: no commit before {named[:8]} has results here")
         else:
-            _show(before, named, changes.changes(history, machine, before, named,
+            _show(before, named, asv_tracking.find_changes(history, machine, before, named,
                                                  settings.thresholds))
     if stored.failures:
         print("benchmarks failed, as asv says above")
         raise typer.Exit(1)
 
 
-def _show(before: str, after: str, found: Changes) -> None:
+def _show(before: str, after: str, found: BenchmarkChanges) -> None:
     worse = sum(change.worse for change in found.beyond)
     print(f"since {before[:8]}: of {found.numbers} numbers {worse} worse, "
           f"{len(found.beyond) - worse} better, the others within their thresholds")

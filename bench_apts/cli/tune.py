@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_apts.cli import options, session, terminal
+from bench_apts.cli import session
 from bench_apts.core.job import GRACE_S
 
 if TYPE_CHECKING:
@@ -13,56 +13,55 @@ if TYPE_CHECKING:
 
 
 def command(
-    suite: options.Suites = None,
-    gpus: options.Gpus = None,
-    optimizers: options.Optimizers = None,
-    trials: options.Trials = 8,
-    base_seed: options.BaseSeed = 0,
-    sampler: options.SamplerOf = "random",
-    pruner: options.PrunerOf = "none",
-    space: options.SpaceOf = "narrow",
-    share: options.Share = True,
-    data_dir: options.DataDir = None,
-    out: options.Out = Path("results"),
-    study: options.StudyName = None,
-    set_: options.Changes = None,
-    shared: options.Shared = False,
-    shard: options.ShardOf = None,
-    jobs: options.JobsOf = 1,
-    checkpoint_every: options.CheckpointEvery = None,
-    grace: options.Grace = GRACE_S,
-    nodes: options.Nodes = None,
-    node_rank: options.NodeRank = None,
-    rendezvous: options.Rendezvous = None,
-    rendezvous_timeout: options.Patience = 600,
-    offline: options.Offline = False,
+    suite: session.Suites = None,
+    gpus: session.Gpus = None,
+    optimizers: session.Optimizers = None,
+    trials: session.Trials = 8,
+    base_seed: session.BaseSeed = 0,
+    sampler: session.SamplerOf = "random",
+    pruner: session.PrunerOf = "none",
+    space: session.SpaceOf = "narrow",
+    share: session.Share = True,
+    data_dir: session.DataDir = None,
+    out: session.Out = Path("results"),
+    study: session.StudyName = None,
+    set_: session.Changes = None,
+    shared: session.Shared = False,
+    shard: session.ShardOf = None,
+    jobs: session.JobsOf = 1,
+    checkpoint_every: session.CheckpointEvery = None,
+    grace: session.Grace = GRACE_S,
+    nodes: session.Nodes = None,
+    node_rank: session.NodeRank = None,
+    rendezvous: session.Rendezvous = None,
+    rendezvous_timeout: session.Patience = 600,
+    offline: session.Offline = False,
 ) -> None:
     """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
     from bench_apts.core import trial_files
-    from bench_apts.study import resolve
+    from bench_apts.study import resolve, study_shards
     from bench_apts.study.execution import Execution
-    from bench_apts.study.splitting import shards
 
-    console = session.console()
-    place = session.place(console, nodes, node_rank, rendezvous)
-    resolved, notes = resolve.study(
+    console = session.progress_console()
+    place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
+    resolved, notes = resolve.resolve_study(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=1, base_seed=base_seed, twins=False,
         sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
-    part = shards.parse(shard, resolved)
-    side_by_side = session.jobs(console, jobs, False, resolved, place)
+    part = study_shards.parse_shard(shard, resolved)
+    side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
     execution = Execution(shared or side_by_side.count > 1, False, part, side_by_side,
                           checkpoint_every, grace)
-    folder = session.folder(out, study, resolved.suites)
-    plan = session.plan(console, resolved, notes, data_dir, offline)
+    folder = session.study_folder(out, study, resolved.suites)
+    plan = session.make_plan(console, resolved, notes, data_dir, offline)
 
     def words(values: dict[str, Scalar]) -> str:
         return ", ".join(f"{name}={value}" for name, value in values.items())
 
     def frozen() -> None:
-        read = trial_files.read(folder)
+        read = trial_files.read_trial_files(folder)
         records = read.records
         table = Table("suite", "optimizer", "N", "trials", "fastest to the target",
                       "best at the end of the budget", box=None)
@@ -75,9 +74,9 @@ def command(
                 "none got that far" if fastest is None else words(fastest),
                 "" if not plan.tuned(cell) or fastest is None
                 else "the same" if best is None else words(best))
-        terminal.console().print(table)
+        session.table_console().print(table)
         if read.copies:
             console.print(f"note: {trial_files.left_out(read.copies)}", markup=False)
         console.print(f"results: {folder}", markup=False)
 
-    session.run(console, plan, folder, execution, frozen, place, rendezvous_timeout)
+    session.run_study(console, plan, folder, execution, frozen, place, rendezvous_timeout)

@@ -1,6 +1,10 @@
-"""What machine, what versions, which commit: the card that stands in every record.
+"""git, asked about a repository.
+
+What machine, what versions, which commit: the card that stands in every record.
 
 Nothing here imports torch or touches a GPU, so that ``bench-apts info`` answers at once.
+
+Switches of torch on which the last bits of a result depend, and the libraries of GPUs.
 """
 
 from __future__ import annotations
@@ -15,11 +19,63 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.core import binding, git, limits
-from bench_apts.core.errors import UserError
+from bench_apts.core import process_limits
+from bench_apts.core.errors import UserError, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+def git_output(folder: Path, *arguments: str, remedy: str = "",
+           timeout: float | None = None) -> bytes:
+    """Returns what git writes.
+
+    Args:
+        folder: Where to run it.
+        arguments: Its own.
+        remedy: What the user is to do if it refuses.
+        timeout: Seconds that it may take; None for any time.
+
+    Raises:
+        UserError: git is missing, refuses, or takes too long.
+    """
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], env=git_environment(),
+                              capture_output=True, check=False, timeout=timeout)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed; install it") from error
+    except OSError as error:
+        raise UserError(f"git cannot be run: {error.strerror}; mend its installation") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"git {arguments[0]} took more than {timeout:g} s in {folder}; "
+                        "see why by running it there") from error
+    if done.returncode:
+        why = _git_reason(done.stderr.decode(errors="replace"))
+        raise UserError(f"git {arguments[0]}: {why}" + (f"; {remedy}" if remedy else ""))
+    return done.stdout
+
+
+def git_text(folder: Path, *arguments: str, timeout: float | None = None) -> str:
+    """Returns what git writes, as text without the last line break; see ``output``."""
+    return git_output(folder, *arguments, timeout=timeout).decode(errors="replace").rstrip("\n")
+
+
+def _git_reason(complaint: str) -> str:
+    """Say in a line why git refused, and what it proposes against dubious ownership."""
+    lines = [line.strip() for line in complaint.splitlines()]
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    proposed = [line for line in lines if line.startswith("git config ")]
+    if fatal and proposed:
+        return f"{fatal[0]}; to trust it: {proposed[0]}"
+    return last_line(complaint)
+
+
+def git_environment() -> dict[str, str]:
+    """Returns this process's variables without those of a git hook.
+
+    Its GIT_DIR would make git answer for another repository.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
 
 PACKAGES = ("bench-apts", "torch", "torchvision", "deepspeed", "numpy", "optuna")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -36,7 +92,7 @@ _MISSING = "not installed"
 _PATIENCE_S = 10
 
 
-def card() -> dict[str, Any]:
+def environment_card() -> dict[str, Any]:
     """Returns the environment card: plain values, ready for JSON.
 
     Keys: ``hostname``, ``os``, ``cpu``, ``cores`` (that this process may use), ``affinity``
@@ -50,19 +106,19 @@ def card() -> dict[str, Any]:
     """
     commit, dirty, unknown = _commit()
     gpus, driver = _gpus()
-    allowed = binding.affinity()
+    allowed = process_limits.allowed_cores()
     usable = usable_cores()
     return {
         "hostname": socket.gethostname(),
         "os": _system(),
         "cpu": _cpu(),
         "cores": len(allowed),
-        "affinity": binding.spans(allowed),
-        "cpu_quota": limits.cpu_quota(),
+        "affinity": process_limits.format_core_ranges(allowed),
+        "cpu_quota": process_limits.cpu_quota(),
         "effective_cores": int(usable) if usable.is_integer() else usable,
         "memory_bytes": memory_bytes(),
-        "memory_limit_bytes": limits.memory_limit(),
-        "address_space_bytes": limits.address_space(),
+        "memory_limit_bytes": process_limits.memory_limit(),
+        "address_space_bytes": process_limits.address_space_limit(),
         "gpus": [name for _, name in _visible(gpus)],
         "gpu_driver": driver,
         "python": platform.python_version(),
@@ -71,7 +127,7 @@ def card() -> dict[str, Any]:
         "dirty": dirty,
         **({"commit_unknown": unknown} if unknown else {}),
         "threads": _set(_THREADING),
-        "binding": _set(binding.VARIABLES),
+        "binding": _set(process_limits.BINDING_VARIABLES),
         "switches": _set(_SWITCHES),
         "container": _container(),
         "slurm": _set(SLURM),
@@ -85,8 +141,8 @@ def usable_cores() -> float:
     Those that it may use, as far as OpenMP's binding lets ranks onto them, or the CPU quota of its
     control groups if that is less, for instance 0.5.
     """
-    cores = len(binding.bound(binding.affinity(), os.environ))
-    quota = limits.cpu_quota()
+    cores = len(process_limits.openmp_bound_cores(process_limits.allowed_cores(), os.environ))
+    quota = process_limits.cpu_quota()
     return float(cores) if quota is None else min(float(cores), quota)
 
 
@@ -98,7 +154,7 @@ def cores() -> int:
 def memory_bytes() -> int:
     """Return the machine's main memory, or the limit of the control groups if that is less."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = limits.memory_limit()
+    limit = process_limits.memory_limit()
     return there if limit is None else min(there, limit)
 
 
@@ -181,8 +237,8 @@ def _commit() -> tuple[str | None, bool | None, str]:
         return None, None, "installed outside a git checkout"
     commit = None
     try:
-        commit = git.text(top, "rev-parse", "HEAD", timeout=_PATIENCE_S)
-        changed = git.text(top, "status", "--porcelain", "--untracked-files=no",
+        commit = git_text(top, "rev-parse", "HEAD", timeout=_PATIENCE_S)
+        changed = git_text(top, "status", "--porcelain", "--untracked-files=no",
                            timeout=_PATIENCE_S)
     except UserError as error:
         return commit, None, str(error)
@@ -192,7 +248,7 @@ def _commit() -> tuple[str | None, bool | None, str]:
 def _run(*command: str) -> str | None:
     """Returns a command's output, None if it is missing, fails or takes too long."""
     try:
-        done = subprocess.run(command, env=git.environment(), capture_output=True,
+        done = subprocess.run(command, env=git_environment(), capture_output=True,
                               timeout=_PATIENCE_S,
                               text=True, errors="replace", check=True)
     except (OSError, subprocess.SubprocessError):
@@ -228,3 +284,42 @@ def _container() -> str | None:
         return f"apptainer {Path(image).name}"
     return (_read(Path("/run/systemd/container")).strip() or os.environ.get("container")  # noqa: SIM112
             or None)
+
+
+def torch_numeric_settings() -> dict[str, bool | str]:
+    """Returns the switches as they stand in this process.
+
+    Keys: ``deterministic_algorithms``, ``cudnn_deterministic``, ``cudnn_benchmark`` (which may
+    choose another convolution in every process), ``matmul_precision`` (of float32; "highest"
+    means without TF32), ``convolution_tf32`` and, where set, ``CUBLAS_WORKSPACE_CONFIG``. Once the
+    process uses CUDA also the versions ``cuda``, ``cudnn`` and ``nccl``, as far as there are any.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    found: dict[str, bool | str] = {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": cudnn.deterministic,
+        "cudnn_benchmark": cudnn.benchmark,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "convolution_tf32": cudnn.allow_tf32,
+    }
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if workspace:
+        found["CUBLAS_WORKSPACE_CONFIG"] = workspace
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found |= _gpu_libraries()
+    return found
+
+
+def _gpu_libraries() -> dict[str, bool | str]:
+    """Return the versions of CUDA, cuDNN and NCCL that torch uses."""
+    import torch
+
+    found: dict[str, bool | str] = {"cuda": str(torch.version.cuda)}
+    if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    if torch.distributed.is_nccl_available():
+        version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+        found["nccl"] = ".".join(map(str, version))
+    return found

@@ -1,16 +1,38 @@
-"""What the launcher tells each rank."""
+"""Seeds derived by hashing: every optimizer and every N meets the same data and weights.
+
+What the launcher tells each rank.
+"""
 
 from __future__ import annotations
+
+import hashlib
 
 from msgspec import Struct
 
 from bench_apts.core.spec import Pruner, Trial
 
+
+def derive_seed(base: int, role: str, suite: str, repetition: int) -> int:
+    """Derives a 63-bit seed from a base seed and what it is for.
+
+    Neither the optimizer nor the number of ranks enters, which makes comparisons paired.
+
+    Args:
+        base: The study's base seed.
+        role: What it is for: ``"data"`` or ``"init"``, prefixed ``"tune-"`` in tuning so that
+            no seed used for selection is ever used for reporting; or a search, by its name.
+        suite: The suite's name.
+        repetition: The number of the repetition, from 0.
+    """
+    text = f"{base}/{role}/{suite}/{repetition}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
 GRACE_S = 25.0
 """How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
 
 
-class Pruning(Struct, frozen=True):
+class PruningJob(Struct, frozen=True):
     """Where a tuning trial stands in its search, and the rule by which it may be given up.
 
     Attributes:
@@ -28,7 +50,7 @@ class Pruning(Struct, frozen=True):
     evaluations: int
 
 
-class Saving(Struct, frozen=True):
+class CheckpointJob(Struct, frozen=True):
     """Where a trial's checkpoints lie, and when it writes them besides when it is stopped.
 
     Attributes:
@@ -42,7 +64,7 @@ class Saving(Struct, frozen=True):
     resume: int | None = None
 
 
-class Job(Struct, frozen=True):
+class RankJob(Struct, frozen=True):
     """A trial and what its ranks need to know besides.
 
     Attributes:
@@ -59,8 +81,8 @@ class Job(Struct, frozen=True):
     trial: Trial
     data: str
     events: str
-    pruning: Pruning | None = None
-    saving: Saving | None = None
+    pruning: PruningJob | None = None
+    saving: CheckpointJob | None = None
     stop: str | None = None
     folder: str = ""
     workers: int = 0

@@ -28,7 +28,7 @@ class _Versioned(msgspec.Struct):
     schema: int = SCHEMA
 
 
-class Origin(msgspec.Struct):
+class MergedFolder(msgspec.Struct):
     """A results folder that went into this one: where it lay, and what its ``study.json`` said."""
 
     folder: str
@@ -52,7 +52,7 @@ class StudyFile(msgspec.Struct):
     created: str
     environment: dict[str, Any]
     schema: int = SCHEMA
-    merged: list[Origin] = []
+    merged: list[MergedFolder] = []
     data: dict[str, str] = {}
     code: dict[str, str] = {}
     untuned: dict[str, str] = {}
@@ -219,4 +219,4 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     """Return one record for each run id of a results folder, as ``trial_files.read`` finds it."""
     from bench_apts.core import trial_files  # it reads single trials through this module
 
-    return trial_files.read(folder).records
+    return trial_files.read_trial_files(folder).records

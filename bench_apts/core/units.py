@@ -1,18 +1,55 @@
-"""Numbers as people read them: three significant digits and a unit that fits."""
+"""What costs are counted in.
+
+Numbers as people read them: three significant digits and a unit that fits.
+
+Markdown: rows of tables, and text that must not be read as markup.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import UNSET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.core.currency import Currency
     from bench_apts.core.spec import Target
+
+Currency = Literal[
+    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "flops", "samples",
+    "cpu_s",
+]
+
+CURRENCIES: tuple[Currency, ...] = (
+    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "flops", "samples",
+    "cpu_s",
+)
+"""``core_seconds`` are N × ``train_s`` (GPU-seconds on cuda), ``train_s`` and ``wall_s`` seconds,
+``wire_bytes`` the ideal bytes that one rank sent in phase train, ``gradient_evaluations`` the
+backward passes of the busiest rank, ``flops`` and ``samples`` those of all ranks together, and
+``cpu_s`` the CPU seconds that all ranks together spent in training.
+
+Records of before operations were counted have no ``flops``, those whose traffic could not be
+measured no ``wire_bytes``, and those of several ranks of before the CPU seconds of all ranks were
+kept no ``cpu_s``: they are NaN there, which says *unknown* (``known``) and which every estimator
+refuses."""
+
+
+def headline(device: str) -> Currency:
+    """Return the currency that comparisons lead with on a device.
+
+    On CUDA these are GPU-seconds: each rank has a device of its own. Ranks on CPUs share cores
+    with one another and with whatever else runs, so that their seconds measure the machine;
+    samples count every pass over a sample, and see a larger minibatch.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    return "core_seconds" if device == "cuda" else "samples"
+
 
 THIN = "\u202f"
 """The narrow no-break space that stands between a number and its unit."""
@@ -49,19 +86,19 @@ def _scaled(value: float, scale: Sequence[tuple[float, str]], prefix: str = "") 
     return f"{digits(value / factor)}{THIN}{prefix}{unit}"
 
 
-def seconds(value: float, prefix: str = "") -> str:
+def format_seconds(value: float, prefix: str = "") -> str:
     """Formats seconds as µs, ms, s, min or h, the unit after ``prefix`` (as in ``core-s``)."""
     # A core-millisecond is nothing that anybody thinks in.
     scale = _TIME[:3] if prefix else _TIME
     return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, scale, prefix)
 
 
-def size(value: float) -> str:
+def format_size(value: float) -> str:
     """Formats bytes in decimal units (1 kB = 1,000 bytes)."""
     return f"0{THIN}B" if value == 0 else _scaled(value, _BYTES)
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """Formats a count: whole up to 9,999, then as k, M, G, T or P."""
     if not math.isfinite(value):
         return "∞"
@@ -70,7 +107,7 @@ def count(value: float) -> str:
     return _scaled(value, _COUNT)
 
 
-def percent(value: float, places: int = 1) -> str:
+def format_percent(value: float, places: int = 1) -> str:
     """Formats a share of one in percent."""
     return f"{100 * value:.{places}f}{THIN}%" if math.isfinite(value) else NONE
 
@@ -93,7 +130,7 @@ def metric_title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def metric(target: Target, name: str, value: float) -> str:
+def format_metric(target: Target, name: str, value: float) -> str:
     """Format a metric: a share in percent, others with three digits and their unit.
 
     Args:
@@ -102,12 +139,12 @@ def metric(target: Target, name: str, value: float) -> str:
         value: Its value.
     """
     if is_share(target, name):
-        return percent(value, 2)
+        return format_percent(value, 2)
     unit = metric_unit(target, name)
     return f"{digits(value)}{THIN}{unit}" if unit and math.isfinite(value) else digits(value)
 
 
-def goal(target: Target, level: float = 1.0) -> str:
+def format_goal(target: Target, level: float = 1.0) -> str:
     """Says what a target asks for, for instance ``accuracy of at least 94 %``."""
     bound = "at least" if target.direction == "max" else "at most"
     value = target.threshold(level)
@@ -138,26 +175,28 @@ def named(currency: Currency, device: str = "cpu") -> str:
     return f"{unit_of(device)}-seconds" if currency == "core_seconds" else _NAMES[currency]
 
 
-def cost(currency: Currency, value: float, device: str = "cpu") -> str:
+def format_cost(currency: Currency, value: float, device: str = "cpu") -> str:
     """Formats a cost in its currency's unit."""
     if currency in ("core_seconds", "cpu_s"):
         unit = "CPU" if currency == "cpu_s" else unit_of(device)
-        return seconds(value, f"{unit}{_HYPHEN}")
+        return format_seconds(value, f"{unit}{_HYPHEN}")
     if currency in ("train_s", "wall_s"):
-        return seconds(value)
+        return format_seconds(value)
     if currency == "wire_bytes":
-        return size(value)
+        return format_size(value)
     noun = "" if currency == "gradient_evaluations" else f"{THIN}{_NAMES[currency]}"
-    return f"{count(value)}{noun}"
+    return f"{format_count(value)}{noun}"
 
 
 def tick(currency: Currency, value: float) -> str:
     """Format a cost where a heading says already what it counts (``named``)."""
     if currency in ("gradient_evaluations", "flops", "samples"):
-        return count(value)
+        return format_count(value)
     if currency in ("core_seconds", "cpu_s"):
-        return cost(currency, value).replace(f"core{_HYPHEN}", "").replace(f"CPU{_HYPHEN}", "")
-    return cost(currency, value)
+        return (
+            format_cost(currency, value).replace(f"core{_HYPHEN}", "").replace(f"CPU{_HYPHEN}", "")
+        )
+    return format_cost(currency, value)
 
 
 def between(low: str, high: str) -> str:
@@ -174,3 +213,13 @@ def plural(number: int, noun: str) -> str:
 def listing(names: Sequence[str]) -> str:
     """Joins names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def escape_markdown(text: str) -> str:
+    """Takes from Markdown what it would read as markup."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
+
+
+def markdown_row(texts: Sequence[str]) -> str:
+    """Returns a row of a table; the texts are Markdown already."""
+    return f"| {' | '.join(texts)} |"

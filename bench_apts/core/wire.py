@@ -2,6 +2,8 @@
 
 What gloo sends follows from its source (github.com/pytorch/gloo, gloo/*.cc) and from torch's use
 of it (ProcessGroupGloo.cpp), and was met to the byte by the kernel's counts: tests/meters.
+
+How far the kernel's bytes may be from the predicted ones; without torch, for the records.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+    from bench_apts.core.records import Audited
 
 COLLECTIVES = {
     "ALLREDUCE": "all_reduce",
@@ -265,3 +269,21 @@ def _broadcast(size: int, distance: int, ranks: int) -> int:
             written += _PREAMBLE
         reach *= 2
     return written
+
+
+_TOLERANCE_BYTES, _TOLERANCE = 1000, 0.001
+
+
+def traffic_complaints(audited: Audited) -> list[str]:
+    """Returns a line for each part in which the kernel saw other bytes than were predicted."""
+    lines: list[str] = []
+    if audited.skipped:  # some bytes could not be predicted, or not be read
+        return lines
+    for name, part in audited.parts.items():
+        allowed = max(_TOLERANCE_BYTES, _TOLERANCE * part.predicted_bytes) + part.unsure_bytes
+        if abs(part.difference) > allowed:
+            lines.append(
+                f"rank {audited.rank} sent {part.seen_bytes} bytes in {name}, its collectives "
+                f"account for {part.predicted_bytes}: something communicated behind the meter's "
+                "back")
+    return lines

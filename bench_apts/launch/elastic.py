@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts.core import threads
+from bench_apts.core import process_limits
 from bench_apts.core.errors import UserError
 from bench_apts.core.job import GRACE_S
-from bench_apts.launch import failures, silent, stacks, temporary
-from bench_apts.launch.failures import Outcome
-from bench_apts.launch.server import Server
+from bench_apts.launch import processes, worker
+from bench_apts.launch.processes import ForkServer, ProcessOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
-    from bench_apts.core.job import Job
+    from bench_apts.core.job import RankJob
     from bench_apts.core.records import Status
-    from bench_apts.launch.nodes.rendezvous import Place
+    from bench_apts.launch.rendezvous import NodePlace
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
@@ -92,11 +91,11 @@ class Launcher:
     ) -> None:
         self._preload, self._device, self._start_method = preload, device, start_method
         self.grace_s = GRACE_S
-        self._logs, self._claim = temporary.claimed(start_method == "forkserver")
-        self._server = Server(self._logs)
+        self._logs, self._claim = processes.create_command_folder(start_method == "forkserver")
+        self._server = ForkServer(self._logs)
 
     def __enter__(self) -> Launcher:
-        threads.openmp()
+        process_limits.openmp_threads()
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
         os.environ[PRELOAD] = ",".join(self._preload)
@@ -126,7 +125,7 @@ class Launcher:
     def ready(self) -> None:
         """Makes sure that a trial can run; on one machine it always can."""
 
-    def run(self, job: Job, limit_s: float) -> Outcome:
+    def run(self, job: RankJob, limit_s: float) -> ProcessOutcome:
         """Runs one trial and returns when all its processes are gone.
 
         Args:
@@ -136,15 +135,17 @@ class Launcher:
         Raises:
             Interrupted: A signal asked the command to stop.
         """
-        from bench_apts.launch.nodes import rendezvous
+        from bench_apts.launch import rendezvous
 
-        return self._launch(job, limit_s, rendezvous.alone)
+        return self._launch(job, limit_s, rendezvous.single_node)
 
     def _start_server(self) -> None:
         if self._start_method == "forkserver":
             self._server.start()
 
-    def _launch(self, job: Job, limit_s: float, begin: Callable[[], Place]) -> Outcome:
+    def _launch(
+        self, job: RankJob, limit_s: float, begin: Callable[[], NodePlace]
+    ) -> ProcessOutcome:
         """Runs this node's ranks; ``begin`` returns its place among the nodes."""
         from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import SignalException
@@ -157,7 +158,7 @@ class Launcher:
         stop.unlink(missing_ok=True)
         payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
         asked: list[int] = []
-        with (_quiet(), temporary.within(self._logs),
+        with (_quiet(), processes.use_temporary_folder(self._logs),
               _signals(stop, asked, limit_s, self.grace_s)):
             try:
                 results = self._run(job, logs, begin, payload)
@@ -167,41 +168,41 @@ class Launcher:
                 if error.sigval != signal.SIGALRM:
                     raise Interrupted(error.sigval) from error
                 if not asked:
-                    return Outcome("timeout", "; ".join(filter(None, (
-                        f"killed after {limit_s:.0f} s", stacks.places(logs)))))
+                    return ProcessOutcome("timeout", "; ".join(filter(None, (
+                        f"killed after {limit_s:.0f} s", worker.stack_locations(logs)))))
             except ChildFailedError as error:
                 if not asked:
-                    return failures.of_ranks(error.failures, self._server)
-            except silent.SilentExit as error:
+                    return processes.rank_failure(error.failures, self._server)
+            except worker.SilentExit as error:
                 if not asked:
-                    return Outcome("error", str(error))
+                    return ProcessOutcome("error", str(error))
             except (EOFError, ConnectionError) as error:
                 # No answer from the fork server; the next trial starts another.
                 if not asked:
-                    return failures.of_server(error, self._server)
+                    return processes.server_failure(error, self._server)
             except (DistError, RendezvousError, OSError, RuntimeError, MemoryError) as error:
                 if not asked:
-                    return failures.of_start(error)
+                    return processes.start_failure(error)
         if asked:
             raise Interrupted(asked[0])
-        return Outcome(next(iter(results.values())))  # the same from every rank
+        return ProcessOutcome(next(iter(results.values())))  # the same from every rank
 
-    def _run(self, job: Job, logs: Path, begin: Callable[[], Place], payload: bytes
+    def _run(self, job: RankJob, logs: Path, begin: Callable[[], NodePlace], payload: bytes
              ) -> dict[int, Status]:
         """Returns the ranks' answers; however it ends, it leaves none of them."""
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-        from bench_apts.launch.nodes import rendezvous
-        from bench_apts.launch.worker import work
+        from bench_apts.launch import rendezvous
+        from bench_apts.launch.worker import run_rank
 
         try:
             self._start_server()
             place = begin()
             ranks = job.trial.ranks // place.nodes
             handler = rendezvous.Rendezvous(
-                job.trial.run_id, place, silent.Watch(logs, ranks).look)
+                job.trial.run_id, place, worker.RankWatch(logs, ranks).look)
             limits: dict[str, Any] = {}
             if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
                 limits["shutdown_timeout"] = 3
@@ -220,7 +221,7 @@ class Launcher:
                 signals_to_handle=",".join(_HANDLED),
                 logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
             )
-            results: dict[int, Status] = elastic_launch(config, work)(payload)
+            results: dict[int, Status] = elastic_launch(config, run_rank)(payload)
             return results
         except ChildFailedError:  # the agent has ended them
             raise

@@ -17,7 +17,7 @@ for _name in (
     "torch.distributed.elastic.multiprocessing",
     "torch.nn.parallel",
     "torch.utils.flop_counter",
-    "bench_apts.trial.run",
+    "bench_apts.trial.trial_run",
     "bench_apts.launch.worker",
     *filter(None, os.environ.get(PRELOAD, "").split(",")),
 ):

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from msgspec import convert, to_builtins
 
-from bench_apts.core.errors import brief
+from bench_apts.core import wire
+from bench_apts.core.errors import describe_error
 from bench_apts.core.records import Audited, AuditPart
-from bench_apts.meters import bounds, channels, descriptors, mappings
+from bench_apts.meters import hidden_channels, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench_apts.meters.comm import CommMeter
-    from bench_apts.plugins.contract import World
+    from bench_apts.plugins.optimizer_contract import World
 
 # struct tcp_info of linux/tcp.h; since Linux 4.19 it is long enough.
 _NOTSENT = struct.Struct("=144xI")
@@ -60,14 +61,14 @@ class Audit:
         try:
             do()
         except Exception as error:
-            self.skipped = brief(error)
+            self.skipped = describe_error(error)
 
     def _begin(self) -> None:
         self.skipped = _obstacle(self._meter)
         if not self.skipped:
             self._store_ports = _store_ports()
-            self._mappings = mappings.Mappings()
-            self._channels = channels.Channels(
+            self._mappings = procfs.Mappings()
+            self._channels = hidden_channels.HiddenChannels(
                 _sockets, self._leads_to_store, self._mappings)
             self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
             # Its sockets take their counts with them.
@@ -78,7 +79,7 @@ class Audit:
         self._sockets.update(sent_by_socket(self._store_ports))
 
     def _leads_to_store(self, own: socket.socket) -> bool:
-        return descriptors.is_tcp(own) and bool(self._store_ports & _ports(own))
+        return procfs.is_tcp(own) and bool(self._store_ports & _ports(own))
 
     def _read(self) -> int:
         """Returns the bytes sent so far by this process's sockets, those of the store apart."""
@@ -119,11 +120,11 @@ class Audit:
         unread = [] if self.skipped else sorted(self._channels.unread)
         return Audited(skipped, rank, self._parts, unread)
 
-    def shared(self) -> mappings.Shared:
+    def shared(self) -> procfs.SharedMappings:
         """Returns what memory this rank may share with others."""
-        return mappings.Shared({}, set()) if self.skipped else self._mappings.seen
+        return procfs.SharedMappings({}, set()) if self.skipped else self._mappings.seen
 
-    def reached(self) -> channels.Seen | None:
+    def reached(self) -> hidden_channels.SeenChannels | None:
         """Return by what else this rank may exchange data with others; None if skipped."""
         return None if self.skipped else self._channels.seen()
 
@@ -138,15 +139,15 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
     """
     unwatched = meter.complaints()
     own = audit.result(world.rank)
-    every = [(own, bounds.complaints(own) + unwatched, audit.shared(), audit.reached())]
+    every = [(own, wire.traffic_complaints(own) + unwatched, audit.shared(), audit.reached())]
     if world.size > 1:
         told, every = every[0], every * world.size
         dist.all_gather_object(every, told)
     worst = max((audited for audited, *_ in every),
                 key=lambda audited: (bool(audited.skipped), _largest_difference(audited)))
     lines = [line for _, lines, _, _ in every for line in lines]
-    lines += mappings.complaints([shared for _, _, shared, _ in every])
-    lines += channels.complaints([reached for *_, reached in every])
+    lines += procfs.mapping_complaints([shared for _, _, shared, _ in every])
+    lines += hidden_channels.channel_complaints([reached for *_, reached in every])
     return worst, "; ".join(dict.fromkeys(lines)) or None
 
 
@@ -165,7 +166,7 @@ def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
     sent = {}
     for inode, own in _sockets():
         with own:
-            if not descriptors.is_tcp(own):
+            if not procfs.is_tcp(own):
                 continue
             info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
             if info[0] == _LISTEN or but_ports & _ports(own):

@@ -1,4 +1,6 @@
-"""The distinct calls of a record: a list of bounded length that sums to the record's traffic.
+"""One process group as seen from this rank: its collectives, counted by phase.
+
+The distinct calls of a record: a list of bounded length that sums to the record's traffic.
 
 Sums are integers until the very end, where the ideal bytes follow from the payload of each group
 size: they are linear in it. So neither order nor folding changes a sum in its last bit.
@@ -7,27 +9,105 @@ size: they are linear in it. So neither order nor folding changes a sum in its l
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from bench_apts.core.errors import brief
+from bench_apts.core.errors import describe_error
 from bench_apts.core.records import DistinctCall, Traffic
-from bench_apts.core.wire import COLLECTIVES, gloo_bytes, ideal_bytes, payload_bytes
+from bench_apts.core.wire import COLLECTIVES, Call, gloo_bytes, ideal_bytes, payload_bytes
+from bench_apts.meters import collective_hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from bench_apts.core.records import Communication
-    from bench_apts.core.wire import Call
 
-MOST = 256
+_READ = len(Call._fields) - 1
+"""Fields of a call that was read; where one could not be, the field after them says why."""
+
+_MOST_REASONS = 20
+
+
+@dataclass
+class MeteredGroup:
+    """A process group and what was seen of it; nothing here raises.
+
+    Attributes:
+        rank: This process's number in the group.
+        ranks: Size of the group.
+        backend: The group's.
+        take: Takes what a native hook counted; None where each call is reported.
+        calls: Collectives so far.
+        first: Number that c10d gave the first of them, −1 where it gives none.
+        last: Highest number so far.
+        counts: How often each was issued, by phase.
+        lost: Whether not all that the group does can be seen; why stands among the counts.
+    """
+
+    rank: int
+    ranks: int
+    backend: str
+    take: Callable[[], collective_hooks.NativeCalls] | None = None
+    calls: int = 0
+    first: int = 0
+    last: int = -1
+    counts: dict[tuple[str, collective_hooks.Fields], int] = field(default_factory=dict)
+    lost: bool = False
+    # Backward passes and communication hooks count from threads of their own.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _reasons: set[str] = field(default_factory=set)
+
+    def add(self, phase: str, call: collective_hooks.Fields, number: int = -1) -> None:
+        """Counts a call; ``number`` is c10d's, −1 where it tells none."""
+        try:
+            with self._lock:
+                key = (phase, self._bounded(call) if len(call) > _READ else call)
+                self.counts[key] = self.counts.get(key, 0) + 1
+                if not self.calls:
+                    self.first = number
+                if number > self.last:
+                    self.last = number
+                self.calls += 1
+        except TypeError as error:  # of fields that cannot be hashed or compared
+            self.add(phase, collective_hooks.unread("UNKNOWN", (), (), error))
+
+    def _bounded(self, call: collective_hooks.Fields) -> collective_hooks.Fields:
+        """A call that could not be read; reasons may differ in every call, so some are kept."""
+        if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            return (*call[:_READ], "other reasons")
+        self._reasons.add(call[_READ])
+        return call
+
+    def collect(self, phase: str) -> None:
+        """Takes over what a native hook counted in a phase; it knows none."""
+        if self.take is None:
+            return
+        try:
+            with self._lock:
+                self.calls, self.first, self.last, counts = self.take()
+                for call, calls in counts.items():
+                    key = (phase, self._bounded(call) if len(call) > _READ else call)
+                    self.counts[key] = self.counts.get(key, 0) + calls
+        except Exception as error:
+            self.take, self.lost = None, True
+            self.add(phase, collective_hooks.unread("UNKNOWN", (), (), error))
+
+    def listed(self) -> list[tuple[str, Call, int]]:
+        """Returns the distinct calls so far with phase and number."""
+        with self._lock:
+            return [(phase, Call(*call), calls) for (phase, call), calls in self.counts.items()]
+
+
+MAX_DISTINCT_CALLS = 256
 """Distinct calls that a record lists; training repeats a few, so that more are an exception."""
 
 
-def priced(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
+def describe_call(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
     """Returns what one call is and moves, without its phase and number; never raises.
 
     What cannot be worked out is ``unmeasured``, and so is all of an operation that is not known:
@@ -48,7 +128,7 @@ def priced(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
         if not reason and backend == "gloo":
             actual = gloo_bytes(call, rank, ranks)
     except Exception as error:  # raised on, it would end the training
-        reason = brief(error)
+        reason = describe_error(error)
     return DistinctCall(
         "", call.collective, ranks, call.operation,
         str(call.dtype).removeprefix("torch.") if call.dtype else None,
@@ -57,7 +137,7 @@ def priced(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
         unmeasured=f"{call.operation}: {reason}" if reason else UNSET)
 
 
-def merged(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
+def merge_calls(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
     """Returns the calls sorted, those that differ in their number alone as one."""
     numbers: Counter[DistinctCall] = Counter()
     for call in calls:
@@ -65,7 +145,9 @@ def merged(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
     return sorted((replace(call, calls=number) for call, number in numbers.items()), key=_order)
 
 
-def folded(calls: Iterable[DistinctCall], most: int = MOST) -> list[DistinctCall]:
+def fold_calls(
+    calls: Iterable[DistinctCall], most: int = MAX_DISTINCT_CALLS
+) -> list[DistinctCall]:
     """Bounds a list of distinct calls without losing a byte.
 
     The ``most`` that were issued most often stay. The others become one entry for each phase,
@@ -85,7 +167,7 @@ def folded(calls: Iterable[DistinctCall], most: int = MOST) -> list[DistinctCall
     return sorted(ranked[:most] + [_fold(group) for group in rare.values()], key=_order)
 
 
-def totals(calls: Iterable[DistinctCall]) -> Communication:
+def sum_calls(calls: Iterable[DistinctCall]) -> Communication:
     """Sums calls by phase and collective, folded ones too.
 
     The actual bytes are None as soon as those of one call are; reasons are kept.
@@ -112,7 +194,7 @@ def totals(calls: Iterable[DistinctCall]) -> Communication:
     return sums
 
 
-def mismatches(calls: Iterable[DistinctCall], comm: Communication) -> Iterator[str]:
+def call_mismatches(calls: Iterable[DistinctCall], comm: Communication) -> Iterator[str]:
     """Names what the distinct calls of a record do not sum up to, to the byte."""
     listed = list(calls)
     for call in listed:
@@ -120,7 +202,7 @@ def mismatches(calls: Iterable[DistinctCall], comm: Communication) -> Iterator[s
         if call.ideal_bytes != ideal:
             yield (f"a call of {call.collective} ({call.phase}) has {call.ideal_bytes:g} ideal "
                    f"bytes, its payload makes {ideal:g}")
-    sums = totals(listed)
+    sums = sum_calls(listed)
     for phase in sorted({*sums, *comm}):
         ours, theirs = sums.get(phase, {}), comm.get(phase, {})
         for collective in sorted({*ours, *theirs}):
@@ -136,7 +218,7 @@ def _fold(calls: list[DistinctCall]) -> DistinctCall:
     first = calls[0]
     if len(calls) == 1:
         return first
-    total = totals(calls)[first.phase][first.collective]
+    total = sum_calls(calls)[first.phase][first.collective]
     return DistinctCall(
         first.phase, first.collective, first.ranks, None, None, None, total.payload_bytes,
         total.ideal_bytes, total.actual_bytes, total.calls, folded=len(calls),

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bench_apts.core.errors import UserError, brief, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.core.records import Communication, DistinctCall
 from bench_apts.core.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.meters import calls as distinct
-from bench_apts.meters import hooks, native
-from bench_apts.meters.watched import Watched
+from bench_apts.meters import collective_hooks
+from bench_apts.meters.calls import MeteredGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def prepare() -> None:
         UserError: ``BENCH_APTS_COMM_METER`` asks for what does not work here.
     """
     if mechanism() == "native":
-        native.module()
+        collective_hooks.native_module()
 
 
 class CommMeter:
@@ -77,9 +77,11 @@ class CommMeter:
     def __init__(self) -> None:
         self._phase = "setup"
         self.name = "none (install() was not called)"
-        self._stray = Watched(0, 1, "unknown", lost=True)  # for groups that cannot be read
+        self._stray = MeteredGroup(0, 1, "unknown", lost=True)  # for groups that cannot be read
         self._groups = [self._stray]
-        self._by_name: dict[str, Watched] = {}  # a reference would keep a destroyed group alive
+        self._by_name: dict[
+            str, MeteredGroup
+        ] = {}  # a reference would keep a destroyed group alive
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
         self._overrides: Any = None
@@ -94,10 +96,10 @@ class CommMeter:
 
         chosen = mechanism()
         if chosen == "native":
-            native.module()
+            collective_hooks.native_module()
         try:
             if chosen == "dispatch":
-                self._overrides = hooks.by_dispatch(self._dispatched)
+                self._overrides = collective_hooks.by_dispatch(self._dispatched)
             else:
                 register = distributed_c10d._register_pg_in_world
                 watch = self.watch_natively if chosen == "native" else self.watch
@@ -108,21 +110,21 @@ class CommMeter:
 
                 setattr(distributed_c10d, register.__name__, register_and_hook)
         except Exception as error:  # whatever this torch lacks, training can do without
-            self.name = f"none ({brief(error)})"
+            self.name = f"none ({describe_error(error)})"
         else:
             self.name = _NAMES[chosen]
 
     def watch(self, group: Any) -> None:
         """Counts the collectives of one process group."""
         try:
-            hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+            collective_hooks.by_hook(group, functools.partial(self._count, self._added(group)))
         except Exception as error:
             self._lose(group, error)
 
     def watch_natively(self, group: Any) -> None:
         """Counts the collectives of one process group without Python."""
         try:
-            take = hooks.by_native(group)
+            take = collective_hooks.by_native(group)
             self._added(group).take = take
         except Exception as error:
             self._lose(group, error)
@@ -141,7 +143,7 @@ class CommMeter:
         for seen in self._groups:
             seen.collect(self._phase)
 
-    def _dispatched(self, group: Any, call: hooks.Fields) -> None:
+    def _dispatched(self, group: Any, call: collective_hooks.Fields) -> None:
         try:
             seen = self._by_name.get(group.group_name) or self._added(group)
         except Exception as error:
@@ -149,11 +151,11 @@ class CommMeter:
         else:
             self._count(seen, call)
 
-    def _count(self, seen: Watched, call: hooks.Fields, number: int = -1) -> None:
+    def _count(self, seen: MeteredGroup, call: collective_hooks.Fields, number: int = -1) -> None:
         seen.add(self._phase, call, number)
 
-    def _added(self, group: Any) -> Watched:
-        seen = Watched(group.rank(), group.size(), group.name())
+    def _added(self, group: Any) -> MeteredGroup:
+        seen = MeteredGroup(group.rank(), group.size(), group.name())
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
@@ -171,7 +173,7 @@ class CommMeter:
         """Counts as unmeasured that a group cannot be watched."""
         with suppress(Exception):
             self._by_name[group.group_name] = self._stray
-        self._count(self._stray, hooks.unread("UNKNOWN", (), (), error))
+        self._count(self._stray, collective_hooks.unread("UNKNOWN", (), (), error))
 
     @property
     def counting(self) -> bool:
@@ -187,20 +189,20 @@ class CommMeter:
         """What a single call is and moves; without its phase and number."""
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = distinct.priced(*key)
+            known = self._known[key] = distinct.describe_call(*key)
         return known
 
-    def calls(self, most: int = distinct.MOST) -> list[DistinctCall]:
+    def calls(self, most: int = distinct.MAX_DISTINCT_CALLS) -> list[DistinctCall]:
         """Returns the distinct calls so far, the rarest folded where there are more than ``most``.
 
         ``calls.totals`` of them is the snapshot of the same moment.
         """
-        return distinct.folded(self._calls(), most)
+        return distinct.fold_calls(self._calls(), most)
 
     def _calls(self) -> list[DistinctCall]:
         seen = (replace(self._one(key), phase=phase, calls=calls)
                 for phase, key, calls in self._items())
-        return distinct.merged([*self._before, *seen])
+        return distinct.merge_calls([*self._before, *seen])
 
     def state(self) -> list[dict[str, Any]]:
         """Returns all distinct calls so far as plain values."""
@@ -213,7 +215,7 @@ class CommMeter:
 
     def snapshot(self) -> Communication:
         """Returns a copy of the counts so far, by phase and collective."""
-        return distinct.totals(self._calls())
+        return distinct.sum_calls(self._calls())
 
     def predicted(self) -> tuple[int, int]:
         """Returns the bytes that this process's gloo must have sent so far, and their uncertainty.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-    from bench_apts.plugins.contract import Batch, Loss
+    from bench_apts.plugins.optimizer_contract import Batch, Loss
 
 SAMPLES = 2
 """BatchNorm refuses to train on a single value of each channel."""

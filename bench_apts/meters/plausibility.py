@@ -6,9 +6,10 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from bench_apts.core import wire
 from bench_apts.core.records import FINISHED
 from bench_apts.core.wire import ideal_bytes
-from bench_apts.meters import bounds, calls
+from bench_apts.meters import calls
 from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
 from bench_apts.meters.flops import Flops
 
@@ -54,7 +55,7 @@ def complaints(record: TrialRecord) -> Iterator[str]:
             if end.comm.get(phase) != last.comm.get(phase):
                 yield f"there was traffic of the phase {phase} after the last evaluation"
     if end.calls is not None:
-        yield from calls.mismatches(end.calls, end.comm)
+        yield from calls.call_mismatches(end.calls, end.comm)
     if record.uncounted and not start.comm_meter.startswith("none"):
         yield f"not all of its bytes could be measured: {record.uncounted}"
         return
@@ -147,7 +148,7 @@ def _audited(record: TrialRecord, end: End, audit: Audited) -> Iterator[str]:
             yield f"the audit of {name} has negative bytes: {numbers}"
         elif ranks == 1 and any(numbers):
             yield f"the audit of {name} has bytes without another rank: {numbers}"
-    yield from bounds.complaints(audit)
+    yield from wire.traffic_complaints(audit)
     # The traffic on record is rank 0's.
     predicted = sum(part.predicted_bytes for part in audit.parts.values())
     actual = sum(traffic.actual_bytes or 0

@@ -16,7 +16,7 @@ import msgspec
 from bench_apts.core import store, trial_files
 from bench_apts.core.spec import canonical, digest
 from bench_apts.meters import plausibility
-from bench_apts.stats import origins
+from bench_apts.stats import trial_origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -42,7 +42,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
     """
     study = store.read_study(folder)
     found: list[str] = []
-    trials = trial_files.read(folder, broken=lambda error: found.append(str(error)))
+    trials = trial_files.read_trial_files(folder, broken=lambda error: found.append(str(error)))
     unread = len(found) + len(trials.headless)
     found += (f"{path}: no header was written whole" for path in trials.headless)
     found += map(str, trials.copies)
@@ -219,11 +219,11 @@ def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> I
                     trial.label, trial.configuration))):
             groups[suite, trial.ranks, str(machine)].append(record)
     for (suite, ranks, machine), group in groups.items():
-        found = origins.differences(origins.cards(group))
+        found = trial_origins.origin_differences(trial_origins.origin_cards(group))
         if found:
             yield (f"{folder}: the trials of {wanted[suite]} at N = {ranks} on {machine} ran in "
                    f"unlike environments, so that their times do not compare: "
-                   f"{origins.counted(found)}")
+                   f"{trial_origins.count_origins(found)}")
 
 
 def _odd(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
 
-class Draws:
+class StepSeeds:
     """Seeds torch's global generators, so that what is drawn does not depend on what ran before.
 
     ``torch.manual_seed`` would take some 200 microseconds, most of it for devices that are not

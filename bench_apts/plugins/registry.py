@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.plugins import offers, sources, suite_file, variants
-from bench_apts.plugins.contract import Backend, installed
-from bench_apts.plugins.offers import OPTIMIZERS, SUITES
+from bench_apts.plugins import entry_points, suite_file, user_code
+from bench_apts.plugins.entry_points import OPTIMIZERS, SUITES
+from bench_apts.plugins.optimizer_contract import Backend, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +39,12 @@ class Plugin:
 
 def optimizer_names() -> list[str]:
     """Returns the names of the installed backends, sorted."""
-    return sorted(offers.entries(OPTIMIZERS))
+    return sorted(entry_points.entries(OPTIMIZERS))
 
 
 def optimizer_origin(name: str) -> str:
     """Returns which distribution installed a backend."""
-    return offers.origin(*offers.entries(OPTIMIZERS)[name])
+    return entry_points.origin(*entry_points.entries(OPTIMIZERS)[name])
 
 
 def optimizer(name: str) -> Plugin:
@@ -55,15 +55,15 @@ def optimizer(name: str) -> Plugin:
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
-    known = offers.entries(OPTIMIZERS)
+    known = entry_points.entries(OPTIMIZERS)
     if name not in known:
         raise unknown("optimizer", name, known, "See `bench-apts list optimizers`.")
-    entry = offers.only(OPTIMIZERS, name)
+    entry = entry_points.only(OPTIMIZERS, name)
     try:
         backend = entry.load()
     except Exception as error:
-        raise UserError(sources.failure(f"optimizer '{name}' ({entry.value})", error)) from error
-    plugin = _plugin(backend, offers.origin(entry), entry.value)
+        raise UserError(user_code.failure(f"optimizer '{name}' ({entry.value})", error)) from error
+    plugin = _plugin(backend, entry_points.origin(entry), entry.value)
     if plugin.backend.name != name:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
                         f"itself '{plugin.backend.name}'; the two names must be equal")
@@ -71,7 +71,7 @@ def optimizer(name: str) -> Plugin:
 
 
 def _from_file(path: Path) -> Plugin:
-    module, beside = sources.from_file(path, "optimizer")
+    module, beside = user_code.from_file(path, "optimizer")
     with beside.importable():
         plugin = _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path,
                          *beside.files())
@@ -126,7 +126,7 @@ def variant_names(name: str) -> list[str]:
 
 def suite_origin(name: str) -> str:
     """Returns which distribution installed a suite, or the path of its file."""
-    known, found = variants.split(name)[0], _suite_files()
+    known, found = suite_file.split(name)[0], _suite_files()
     return found[known][1] if known in found else known
 
 
@@ -136,7 +136,7 @@ def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
     Raises:
         UserError: There is none, or it is not valid.
     """
-    return suite_file.load(suite_path(name), overrides, variants.split(name)[1])
+    return suite_file.load(suite_path(name), overrides, suite_file.split(name)[1])
 
 
 def suite_path(name: str) -> Path:
@@ -145,7 +145,7 @@ def suite_path(name: str) -> Path:
     Raises:
         UserError: There is none of the name, or several packages offer it.
     """
-    name = variants.split(name)[0]
+    name = suite_file.split(name)[0]
     if name.endswith(".toml"):
         return Path(name)
     found = _suite_files()
@@ -154,7 +154,7 @@ def suite_path(name: str) -> Path:
                          for each in unavailable_suites())
         raise unknown("suite", name, found, f"A file's path ending in .toml works too.{broken}")
     if others := _offered().clashes.get(name):
-        raise offers.twice(name, SUITES, others)
+        raise entry_points.require_single_offer(name, SUITES, others)
     return found[name][0]
 
 
@@ -187,19 +187,21 @@ def _suite_files() -> dict[str, tuple[Path, str]]:
 def _offered() -> _Offered:
     found = _Offered({}, {}, [])
     owners: dict[str, str] = {}
-    known = [entry for several in offers.entries(SUITES).values() for entry in several]
-    for entry in sorted(known, key=lambda each: offers.origin(each) != "built in"):
+    known = [entry for several in entry_points.entries(SUITES).values() for entry in several]
+    for entry in sorted(known, key=lambda each: entry_points.origin(each) != "built in"):
         try:
             paths = list(_suites_of(entry))
         except (Exception, SystemExit) as error:
             found.broken.append(Unavailable(
-                entry.name, offers.origin(entry), sources.failure(entry.value, error)))
+                entry.name, entry_points.origin(entry), user_code.failure(entry.value, error)))
             continue
         for path in paths:
-            before, _ = found.files.setdefault(path.stem, (path, offers.origin(entry)))
-            owner = owners.setdefault(path.stem, offers.distribution(entry))
+            before, _ = found.files.setdefault(path.stem, (path, entry_points.origin(entry)))
+            owner = owners.setdefault(path.stem, entry_points.distribution(entry))
             if before != path:
-                found.clashes.setdefault(path.stem, [owner]).append(offers.distribution(entry))
+                found.clashes.setdefault(path.stem, [owner]).append(
+                    entry_points.distribution(entry)
+                )
     return found
 
 
@@ -217,5 +219,5 @@ def _suites_of(entry: EntryPoint) -> Iterator[Path]:
 
 def forget() -> None:
     """Look at the installed packages anew at the next call."""
-    offers.forget()
+    entry_points.forget()
     _offered.cache_clear()

@@ -46,7 +46,7 @@ def roles(model: torch.nn.Module) -> dict[str, Role]:
     for parameter in last:
         if kinds[id(parameter)] == "matrix":
             kinds[id(parameter)] = "head"
-    kinds |= _told(model)
+    kinds |= _role_from_name(model)
     return {name: kinds[id(parameter)] for name, parameter in model.named_parameters()}
 
 
@@ -67,7 +67,7 @@ def _kind(module: torch.nn.Module, parameter: torch.nn.Parameter) -> Role:
     return "embedding" if parameter.dim() > 2 and parameter.shape[0] == 1 else "matrix"
 
 
-def _told(model: torch.nn.Module) -> dict[int, Role]:
+def _role_from_name(model: torch.nn.Module) -> dict[int, Role]:
     """Return what modules say of their parameters, by the parameters' identities.
 
     Raises:

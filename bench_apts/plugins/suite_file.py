@@ -1,4 +1,7 @@
-"""A suite read from TOML: validated once, every mistake named with file, key and remedy."""
+"""A suite read from TOML: validated once, every mistake named with file, key and remedy.
+
+Variants of a suite: tables ``[variant.NAME]`` of its file that override some of its keys.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,107 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 from msgspec import Struct
 
-from bench_apts.core import toml
+from bench_apts.core import configuration
+from bench_apts.core.configuration import parse_value
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.core.selectors import parse_value
 from bench_apts.core.spec import Suite
-from bench_apts.plugins import variants
-from bench_apts.tasks import installed
-from bench_apts.tasks.ready import READY
+from bench_apts.tasks import named_tasks
+from bench_apts.tasks.named_tasks import READY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+Table = dict[str, Any]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return the suite, a name or a TOML file, and the variant that ``suite@variant`` asks for.
+
+    The variant is "" where none is asked for; an @ in a file's path asks for none.
+    """
+    suite, at, variant = name.rpartition("@")
+    if not at or name.endswith(".toml"):
+        return name, ""
+    return suite, variant
+
+
+def variant_tables(raw: Table) -> tuple[dict[str, Table], list[str]]:
+    """Take the variants out of a suite's tables.
+
+    Args:
+        raw: The file's tables, whose ``variant`` is removed.
+
+    Returns:
+        The variants by name, and what is wrong with their names and keys.
+    """
+    found = raw.pop("variant", {})
+    if not isinstance(found, dict):
+        return {}, ["key 'variant': write the keys that a variant changes in [variant.NAME]"]
+    wrong = []
+    for name, table in found.items():
+        if not _NAME.fullmatch(name):
+            wrong.append(f"key 'variant.{name}': a variant's name begins with a letter or digit "
+                         "and has only letters, digits, '.', '_' and '-'")
+        elif not isinstance(table, dict):
+            wrong.append(f"key 'variant.{name}': expected a table, [variant.{name}]")
+        elif "name" in table:
+            wrong.append(f"key 'variant.{name}.name': the variant is called SUITE@{name}; leave "
+                         "it out")
+    return {name: table for name, table in found.items() if isinstance(table, dict)}, wrong
+
+
+def chosen(raw: Table, found: dict[str, Table], name: str) -> Table:
+    """Return a suite's tables as a variant changes them; those of the suite for "".
+
+    Args:
+        raw: The suite's tables.
+        found: Its variants.
+        name: The variant.
+
+    Raises:
+        UserError: There is none of the name.
+    """
+    if not name:
+        return raw
+    if name not in found:
+        raise unknown(f"variant of suite {raw.get('name', '')}", name, found)
+    table = found[name]
+    changed = _merged(raw, table)
+    changed["name"] = f"{raw.get('name', '')}@{name}"
+    if "summary" not in table:
+        changes = ", ".join(f"{key} = {value}" for key, value in _leaves(table, "")
+                            if not key.startswith("target."))
+        changed["summary"] = f"{raw.get('summary', '')}, with {changes}"
+    target, own = changed.get("target"), table.get("target", {})
+    if isinstance(target, dict) and isinstance(own, dict) and "provenance" not in own:
+        # Whatever was measured, it was not on this problem.
+        changed["target"] = {**target, "provenance": {
+            "optimizer": "none", "trials": 0, "seeds": 0,
+            "note": ("provisional: chosen by hand" if "value" in own else
+                     f"provisional: the target of {raw.get('name', '')}")}}
+    return changed
+
+
+def _merged(raw: Table, table: Table) -> Table:
+    """Return tables in which those of ``table`` replace values, key by key."""
+    result = {**raw}
+    for key, value in table.items():
+        other = raw.get(key)
+        result[key] = (_merged(other, value) if isinstance(value, dict) and isinstance(other, dict)
+                       else value)
+    return result
+
+
+def _leaves(table: Table, before: str) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield before + key, value
+
 
 _DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
 """Keys of [data] that leave the data set as it is."""
@@ -37,20 +130,20 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
             wrong type, in the suite or in any of its variants, or the variant does not exist; the
             message names the file, all such keys and what was expected.
     """
-    plain = toml.read(path, "suite")
-    if unwritable := toml.unwritable(plain):
+    plain = configuration.read_toml(path, "suite")
+    if unwritable := configuration.find_unstorable_value(plain):
         raise UserError(f"{path}: {unwritable}")
-    known, wrong = variants.tables(plain)
+    known, wrong = variant_tables(plain)
     for name, table in known.items():
         wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
     try:
-        raw = variants.chosen(plain, known, variant)
+        raw = chosen(plain, known, variant)
     except UserError as error:
         raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}") from error
     for override in overrides:
         _override(raw, override)
     where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
-    if unwritable := toml.unwritable(raw):
+    if unwritable := configuration.find_unstorable_value(raw):
         raise UserError(f"{where}: {unwritable}")
     wrong += [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
     if "@" in str(raw.get("name")).removesuffix(f"@{variant}"):
@@ -67,7 +160,7 @@ def variant_names(path: Path) -> list[str]:
     Raises:
         UserError: The file cannot be read or is no TOML.
     """
-    return [*variants.tables(toml.read(path, "suite"))[0]]
+    return [*variant_tables(configuration.read_toml(path, "suite"))[0]]
 
 
 def _named(raw: dict[str, Any], data: str) -> dict[str, Any]:
@@ -110,8 +203,8 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
     if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
         yield "key 'loss': leave it out, [task] says what is trained"
     if (task and isinstance(task.get("name"), str) and task["name"] not in READY
-            and task["name"] not in installed.names()):
-        yield str(unknown("task", task["name"], installed.names()))
+            and task["name"] not in named_tasks.names()):
+        yield str(unknown("task", task["name"], named_tasks.names()))
 
 
 def _override(raw: dict[str, Any], assignment: str) -> None:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.checks import check_bills
-from bench_apts.stats.comparison import Bill
-from bench_apts.stats.ert_draws import Draws, ert_draws
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import check_bills, ert
+from bench_apts.stats.intervals import ErtDraws, ert_draws
+from bench_apts.stats.pairwise_comparison import Bill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.bootstrap import Floats, Interval
+    from bench_apts.stats.intervals import Floats, Interval
 
 ENOUGH = 8
 """Trainings on fresh seeds from which on a narrow interval is seldom narrow by luck."""
@@ -35,7 +34,7 @@ pays."""
 _SEED = 47_110
 
 
-def worth_a_number(interval: Interval | None, seeds: int) -> bool:
+def is_precise_enough(interval: Interval | None, seeds: int) -> bool:
     """Say whether a bill with this interval is shown as a number.
 
     Its limits are within a factor of 4, or of 2 with fewer seeds than ``ENOUGH``: of studies with
@@ -102,13 +101,13 @@ class Trainings:
         return self.bill(trainings).value
 
     @cached_property
-    def draws(self) -> Draws:
+    def draws(self) -> ErtDraws:
         """Draws of what a training on a fresh seed costs; every R reads the same ones."""
         return ert_draws(self.spent, self.cost, seed=_SEED)
 
     def worth_a_number(self, trainings: int) -> bool:
         """Say whether the bill of R trainings is shown as a number, and not as limits alone."""
-        return worth_a_number(self.interval(trainings), len(self.spent))
+        return is_precise_enough(self.interval(trainings), len(self.spent))
 
     def interval(self, trainings: int) -> Interval | None:
         """Return the 95 % interval of the bill of R trainings; None where it is a fact."""
@@ -181,7 +180,7 @@ def break_even(mine: Trainings, theirs: Trainings) -> BreakEven:
     (found,) = least(np.array([mine.again]), np.array([theirs.again]))
     again, price = mine.draws, ert_draws(theirs.spent, theirs.cost, seed=_SEED + 1)
     # The dearer a training again is, and the cheaper one without tuning, the later tuning pays.
-    interval = Draws(least(again.low, price.high), least(again.high, price.low)).interval()
+    interval = ErtDraws(least(again.low, price.high), least(again.high, price.low)).interval()
     return BreakEven(float(found), interval, min(len(mine.spent), len(theirs.spent)))
 
 

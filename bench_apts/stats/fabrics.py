@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench_apts.core import toml
+from bench_apts.core import configuration
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.stats.projection import Fabric, Network
+from bench_apts.stats.network_model import Fabric, Interconnect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
-def load(own: Path | None = None) -> dict[str, Fabric]:
+def load_fabrics(own: Path | None = None) -> dict[str, Fabric]:
     """Returns all fabrics; the user's replace shipped ones of the same name.
 
     Args:
@@ -32,7 +32,7 @@ def load(own: Path | None = None) -> dict[str, Fabric]:
 
 def networks(
     names: Sequence[str], known: Mapping[str, Fabric], node_ranks: int, node_fabric: str
-) -> dict[str, Network]:
+) -> dict[str, Interconnect]:
     """Returns the named fabrics, each between nodes of ``node_ranks`` joined by ``node_fabric``.
 
     Raises:
@@ -42,7 +42,7 @@ def networks(
         if name not in known:
             raise unknown("fabric", name, known, "Own ones come from --fabrics my.toml.")
     inner = known[node_fabric] if node_ranks > 1 else None
-    return {name: Network(known[name], inner, node_ranks) for name in names}
+    return {name: Interconnect(known[name], inner, node_ranks) for name in names}
 
 
 @cache
@@ -53,7 +53,7 @@ def _shipped() -> dict[str, Fabric]:
 
 def _read(where: Path) -> dict[str, Fabric]:
     found = {}
-    for name, table in toml.read(where, "fabrics").items():
+    for name, table in configuration.read_toml(where, "fabrics").items():
         try:
             fabric = msgspec.convert(table, Fabric)
         except msgspec.ValidationError as error:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import UNSET
 
-from bench_apts.core import seeds
+from bench_apts.core import job
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Entry, Scalar, Searched, Seeds, Study, Suite, Trial, digest
 from bench_apts.plugins import registry
-from bench_apts.plugins.contract import LogUniform, Uniform
-from bench_apts.stats.following import follows
-from bench_apts.stats.selection import select, select_best
-from bench_apts.study import tuning
+from bench_apts.plugins.optimizer_contract import LogUniform, Uniform
+from bench_apts.stats.trial_costs import select_best, select_fastest
+from bench_apts.stats.trial_origins import follows
+from bench_apts.study import search_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from bench_apts.core.records import TrialRecord
-    from bench_apts.plugins.contract import Backend, Hyperparameter
+    from bench_apts.plugins.optimizer_contract import Backend, Hyperparameter
     from bench_apts.suites.data import Prepared
 
     Rule = Callable[[list[TrialRecord]], TrialRecord | None]
@@ -34,7 +34,7 @@ Stage = Literal["tune", "report"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One competitor on one suite at one N: what is tuned, frozen and reported together."""
 
     suite: Suite
@@ -58,23 +58,23 @@ class Plan:
     """
 
     def __init__(self, study: Study, prepared: Mapping[str, Prepared],
-                 choose: Rule = select, accurate: Rule | None = select_best) -> None:
+                 choose: Rule = select_fastest, accurate: Rule | None = select_best) -> None:
         self.study, self.prepared = study, prepared
         self._choose, self._accurate = choose, accurate
         self._drawn: dict[int, list[dict[str, Scalar]]] = {}
         self.plugins = {e.label: registry.optimizer(e.optimizer) for e in study.entries}
         # Interleaved: neighbours in time differ in the optimizer, not in suite or N.
-        self.cells = [Cell(suite, entry, ranks)
+        self.cells = [StudyCell(suite, entry, ranks)
                       for suite in study.suites for ranks in study.ranks
                       for entry in study.entries
                       if ranks >= self.plugins[entry.label].backend.min_ranks]
         for cell in self.cells:
             self._trial(cell, "report", 0, self._backend(cell).configure(cell.entry.pinned))
 
-    def _backend(self, cell: Cell) -> Backend:
+    def _backend(self, cell: StudyCell) -> Backend:
         return self.plugins[cell.entry.label].backend
 
-    def tuned(self, cell: Cell) -> bool:
+    def tuned(self, cell: StudyCell) -> bool:
         """Whether the competitor has anything that tuning may turn."""
         return bool(self.space(cell)) and self.study.trials > 0
 
@@ -84,7 +84,7 @@ class Plan:
                   for cell in self.cells if not self.tuned(cell)]
         return {trial.label: trial.configuration for trial in trials}
 
-    def leader(self, cell: Cell) -> Cell | None:
+    def leader(self, cell: StudyCell) -> StudyCell | None:
         """Returns the competitor whose search may serve this one too, if there is one."""
         name = self._backend(cell).follows
         if not (name and self.study.share and self.tuned(cell)):
@@ -93,7 +93,7 @@ class Plan:
                      and self._backend(other).name == name
                      and other.entry.pinned == cell.entry.pinned), None)
 
-    def shared(self, cell: Cell, tuned: Sequence[TrialRecord]) -> bool:
+    def shared(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> bool:
         """Whether a competitor was seen to follow its leader, in the first trial of both."""
         leader = self.leader(cell)
         if leader is None:
@@ -101,17 +101,17 @@ class Plan:
         return any(follows(own, other) for own in tuned if self.belongs(own, cell)
                    for other in tuned if self.belongs(other, leader))
 
-    def following(self, cell: Cell, trial: Trial) -> Trial:
+    def following(self, cell: StudyCell, trial: Trial) -> Trial:
         """Returns the trial in which a competitor shows that it follows its leader's."""
         return self._trial(cell, "tune", trial.repetition, trial.hyperparameters)
 
-    def tunings(self, cell: Cell) -> int:
+    def tunings(self, cell: StudyCell) -> int:
         """How many tuning trials a competitor has if it does not share another's search."""
         if not self.tuned(cell):
             return 0
         return self.study.trials if self.adaptive(cell) else len(self._draws(cell))
 
-    def adaptive(self, cell: Cell) -> bool:
+    def adaptive(self, cell: StudyCell) -> bool:
         """Whether what is tried depends on how earlier trials fared."""
         return self.study.sampler == "tpe" and not self._backend(cell).ordered
 
@@ -122,46 +122,46 @@ class Plan:
         return [self._trial(cell, "tune", k, values[k])
                 for k in range(self.study.trials) for cell, values in drawn if k < len(values)]
 
-    def space(self, cell: Cell) -> dict[str, Hyperparameter]:
+    def space(self, cell: StudyCell) -> dict[str, Hyperparameter]:
         """What tuning turns of a competitor, with its distribution in the study's space."""
         return self._backend(cell).searched(cell.entry.pinned, self.study.space)
 
-    def distributions(self, cell: Cell) -> dict[str, BaseDistribution]:
+    def distributions(self, cell: StudyCell) -> dict[str, BaseDistribution]:
         """The same as Optuna knows it."""
-        return tuning.distributions(self._backend(cell), self.space(cell))
+        return search_space.optuna_distributions(self._backend(cell), self.space(cell))
 
-    def asked(self, cell: Cell, number: int) -> dict[str, Scalar]:
+    def asked(self, cell: StudyCell, number: int) -> dict[str, Scalar]:
         """Returns Optuna's parameters of a tuning trial that is known before any has run."""
         if self._backend(cell).ordered:
-            return {tuning.ORDERED: number}
+            return {search_space.ORDERED: number}
         values = self._draws(cell)[number]
         return {name: values[name] for name in self.space(cell)}
 
-    def tuned_trial(self, cell: Cell, number: int, params: Mapping[str, Scalar]) -> Trial:
+    def tuned_trial(self, cell: StudyCell, number: int, params: Mapping[str, Scalar]) -> Trial:
         """Returns the tuning trial of a number with what Optuna asked for."""
-        return self._trial(cell, "tune", number, tuning.configuration(
+        return self._trial(cell, "tune", number, search_space.full_configuration(
             self._backend(cell), cell.entry.pinned, params))
 
-    def search(self, cell: Cell) -> str:
+    def search(self, cell: StudyCell) -> str:
         """Returns a name for a competitor's search: the same as long as it tries the same."""
         trial = self._trial(cell, "tune", 0, self._backend(cell).configure(cell.entry.pinned))
         return (f"{cell.suite.name} {cell.entry.label} N={cell.ranks} "
                 f"{digest([trial.portable, self.study.base_seed])[:12]}")
 
-    def evaluations(self, cell: Cell) -> int:
+    def evaluations(self, cell: StudyCell) -> int:
         """How many evaluations a full trial has, the one before the first step apart."""
         return math.ceil(cell.suite.budget.samples / cell.suite.evaluation.every_samples)
 
-    def _draws(self, cell: Cell) -> list[dict[str, Scalar]]:
+    def _draws(self, cell: StudyCell) -> list[dict[str, Scalar]]:
         """All configurations of a search that are known beforehand, drawn once."""
         place = self.cells.index(cell)
         if place not in self._drawn:
-            self._drawn[place] = tuning.draws(
+            self._drawn[place] = search_space.draw_configurations(
                 self._backend(cell), cell.entry.pinned, self.study.trials, self.seed(cell),
                 self.study.sampler, self.study.space)
         return self._drawn[place]
 
-    def seed(self, cell: Cell) -> int:
+    def seed(self, cell: StudyCell) -> int:
         """Returns the seed of a competitor's draws.
 
         The space alone decides: the same configurations are tried at every N and by every
@@ -170,7 +170,7 @@ class Plan:
         space = sorted(self.space(cell).items())
         version = self._backend(cell).space_version
         role = f"draw-{digest([version, *([name, repr(knob.search)] for name, knob in space)])}"
-        return seeds.derive(self.study.base_seed, role, cell.suite.name, 0)
+        return job.derive_seed(self.study.base_seed, role, cell.suite.name, 0)
 
     def reporting(self, tuned: Sequence[TrialRecord]) -> list[Trial]:
         """Returns the report-stage trials of all cells whose configuration can be frozen.
@@ -198,12 +198,12 @@ class Plan:
                 trials += block + best + twins if r % 2 == 0 else twins + best + block
         return trials
 
-    def twinned(self, cell: Cell) -> bool:
+    def twinned(self, cell: StudyCell) -> bool:
         """Whether a competitor is reported twice: the first one of each suite and N."""
         first = next(other for other in self.cells if _place(other) == _place(cell))
         return self.study.twins and cell is first
 
-    def reports(self, cell: Cell) -> int:
+    def reports(self, cell: StudyCell) -> int:
         """How many report-stage trials a competitor has at most, once it is tuned.
 
         What is fastest and what ends best may turn out to be one configuration.
@@ -211,13 +211,13 @@ class Plan:
         two = self._accurate is not None and self.tunings(cell) > 1
         return self.study.seeds * (1 + self.twinned(cell) + two)
 
-    def freeze(self, cell: Cell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
+    def freeze(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
         """Returns the configuration that is reported, or None if no trial got that far."""
         if not self.tuned(cell):
             return self._backend(cell).configure(cell.entry.pinned)
         return self._chosen(cell, tuned, self._choose)
 
-    def second(self, cell: Cell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
+    def second(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
         """Returns the configuration that ends best, or None where it is the same or there is none.
 
         Accuracies are those of this one, costs those of the other.
@@ -227,7 +227,7 @@ class Plan:
         best = self._chosen(cell, tuned, self._accurate)
         return None if best == self.freeze(cell, tuned) else best
 
-    def _chosen(self, cell: Cell, tuned: Sequence[TrialRecord],
+    def _chosen(self, cell: StudyCell, tuned: Sequence[TrialRecord],
                 rule: Rule) -> dict[str, Scalar] | None:
         leader = self.leader(cell)
         if leader is not None and self.shared(cell, tuned):
@@ -235,7 +235,7 @@ class Plan:
         best = rule([record for record in tuned if self.belongs(record, cell)])
         return best.trial.hyperparameters if best else None
 
-    def belongs(self, record: TrialRecord, cell: Cell) -> bool:
+    def belongs(self, record: TrialRecord, cell: StudyCell) -> bool:
         """Whether a tune-stage record is a cell's, of this plug-in and these data."""
         trial = record.trial
         return (trial.stage == "tune" and trial.label == cell.entry.label
@@ -245,7 +245,7 @@ class Plan:
                 and trial.data_sha256 == self.prepared[cell.suite.data.name].sha256)
 
     def _trial(
-        self, cell: Cell, stage: Stage, repetition: int, values: dict[str, Scalar]
+        self, cell: StudyCell, stage: Stage, repetition: int, values: dict[str, Scalar]
     ) -> Trial:
         plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
         batch = plugin.backend.minibatch(suite.global_batch(ranks), values, ranks)
@@ -269,8 +269,8 @@ class Plan:
             stage=stage,
             repetition=repetition,
             seeds=Seeds(
-                data=seeds.derive(base, f"{prefix}data", suite.name, repetition),
-                init=seeds.derive(base, f"{prefix}init", suite.name, repetition)),
+                data=job.derive_seed(base, f"{prefix}data", suite.name, repetition),
+                init=job.derive_seed(base, f"{prefix}init", suite.name, repetition)),
             device=self.study.device,
             data_sha256=self.prepared[suite.data.name].sha256,
             plugin=plugin.reference,
@@ -278,7 +278,7 @@ class Plan:
             searched=self._searched(cell) if stage == "tune" else None,
         )
 
-    def _searched(self, cell: Cell) -> Searched:
+    def _searched(self, cell: StudyCell) -> Searched:
         study = self.study
         space = self.space(cell)
         # As floats, as which they are read again: the address of a record depends on it.
@@ -292,5 +292,5 @@ class Plan:
                         tuple(name for name in space if name not in ranges) or UNSET)
 
 
-def _place(cell: Cell) -> tuple[Suite, int]:
+def _place(cell: StudyCell) -> tuple[Suite, int]:
     return cell.suite, cell.ranks

@@ -25,7 +25,7 @@ _POLL_S = 0.2
 _decoder = msgspec.json.Decoder(Event)
 
 
-def describe(trial: Trial) -> str:
+def describe_trial(trial: Trial) -> str:
     """Names a trial in a few words: of a tuning trial also what was searched."""
     what = "tuning" if trial.stage == "tune" else "twin of report" if trial.twin else "report"
     searched = {*trial.searched.ranges, *(trial.searched.choices or ())} if trial.searched else ()
@@ -43,7 +43,7 @@ def _value(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class Progress:
+class StudyProgress:
     """Follows the trials' event files; the ranks themselves print nothing.
 
     Args:
@@ -102,7 +102,7 @@ class Progress:
         remaining = f"about {_duration(left)} left" if left else ""
         last = record.evals[-1] if record.evals else None
         metric = record.trial.suite.target.metric
-        parts = [f"[{self._done}/{self._total}] {describe(record.trial)}: {status}"]
+        parts = [f"[{self._done}/{self._total}] {describe_trial(record.trial)}: {status}"]
         if last and metric in last.validation:
             parts.append(f"{metric} {last.validation[metric]:.4f}")
             parts.append(f"train {last.train_s:.2f} s")
@@ -116,7 +116,7 @@ class Progress:
         """Follows one trial's event file while the block runs."""
         began, stop = time.monotonic(), threading.Event()
         self._bars.reset(self._current, total=trial.suite.budget.samples, visible=True,
-                         description=describe(trial), note="starting", left="")
+                         description=describe_trial(trial), note="starting", left="")
         follower = threading.Thread(
             target=self._follow, args=(trial, path, path.stat().st_size, stop), daemon=True)
         if self._console.is_terminal:

@@ -8,11 +8,11 @@ import msgspec
 from msgspec import UNSET
 
 from bench_apts.core import environment
-from bench_apts.core.errors import UserError, told
-from bench_apts.core.selectors import parse_selector, split_selectors
+from bench_apts.core.configuration import parse_selector, split_selectors
+from bench_apts.core.errors import UserError, require_utf8
 from bench_apts.core.spec import WORKERS, Entry, Pruner, Sampler, Space, Study, called
 from bench_apts.plugins import registry
-from bench_apts.suites import problem
+from bench_apts.suites import suite_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ _RANK_BYTES = 2**26
 """Memory that a CPU rank takes for itself at least, what it shares with the others apart."""
 
 
-def study(
+def resolve_study(
     suites: list[str],
     overrides: tuple[str, ...],
     gpus: str | None,
@@ -92,11 +92,11 @@ def _suites(
                             "rename one")
         if suite.sources:
             folder = registry.suite_path(name).resolve().parent
-            suite = problem.resolved(suite, str(folder))
+            suite = suite_problem.resolved(suite, str(folder))
             if any(source.partition(":")[0].endswith(".py") for source in suite.sources.values()):
-                folders[suite.name] = told("the suite", folder)
+                folders[suite.name] = require_utf8("the suite", folder)
         elif suite.task:
-            suite = problem.resolved(suite, "")
+            suite = suite_problem.resolved(suite, "")
         if suite.data.stream:
             asked = suite.data.workers
             workers[suite.name] = WORKERS if isinstance(asked, msgspec.UnsetType) else asked
@@ -120,7 +120,7 @@ def world_sizes(
     """
     there, cores = environment.gpu_count() * nodes, environment.cores() * nodes
     most = there or cores
-    ranks = sizes("--gpus", gpus) if gpus is not None else _all(
+    ranks = parse_sizes("--gpus", gpus) if gpus is not None else _all(
         most, "GPUs" if there else "cores", nodes, suites, notes)
     uneven = [n for n in ranks if n > 1 and n % nodes]
     if uneven:
@@ -160,7 +160,7 @@ def _all(
     return tuple(sorted({1, largest}))
 
 
-def sizes(option: str, text: str) -> tuple[int, ...]:
+def parse_sizes(option: str, text: str) -> tuple[int, ...]:
     """Reads a list of world sizes; each counts once.
 
     Raises:
@@ -175,7 +175,7 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     return ranks
 
 
-def entry(selector: str) -> tuple[Entry, Plugin]:
+def resolve_entry(selector: str) -> tuple[Entry, Plugin]:
     """Reads a selector and finds its optimizer, which is called by its backend's name.
 
     Raises:
@@ -192,7 +192,7 @@ def _entries(optimizers: str | None, notes: list[str]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     known: dict[str, tuple[str, str]] = {}
     for text in split_selectors(DEFAULT_OPTIMIZERS if optimizers is None else optimizers):
-        found, plugin = entry(text)
+        found, plugin = resolve_entry(text)
         reason = plugin.backend.unavailable()
         if reason and optimizers is None:
             notes.append(f"{found.label} is left out: unavailable ({reason})")

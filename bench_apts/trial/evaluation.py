@@ -1,25 +1,82 @@
-"""Evaluation over all ranks: exact sums and counts, every sample once."""
+"""What the steps since the last evaluation reported, summed without waiting for the device.
+
+Evaluation over all ranks: exact sums and counts, every sample once.
+
+Whether a trial ends at an evaluation, and how.
+"""
 
 from __future__ import annotations
 
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from bench_apts.plugins import replicas
-from bench_apts.tasks.contract import every_metric
-from bench_apts.tasks.module import measured
+from bench_apts.stats.trial_costs import find_bracket
+from bench_apts.tasks.loss_module import measured
+from bench_apts.tasks.task import every_metric
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from bench_apts.plugins.contract import World
-    from bench_apts.tasks.contract import Task
-    from bench_apts.trial.splits import Split
+    from bench_apts.core.records import Eval, Status
+    from bench_apts.core.spec import Suite
+    from bench_apts.plugins.optimizer_contract import StepReport, World
+    from bench_apts.tasks.task import Task
+    from bench_apts.trial.pruning import TrialPruner
+    from bench_apts.trial.trial_data import Split
+
+class StepTotals:
+    """Sums of losses, and diagnostics as the record holds them.
+
+    Attributes:
+        loss: Sum of the steps' losses, a scalar (tensor).
+        steps: Number of steps.
+    """
+
+    def __init__(self) -> None:
+        self.loss: torch.Tensor | float = 0.0
+        self.steps = 0
+        self._shares: dict[str, list[Any]] = {}
+        self._latest: dict[str, Any] = {}
+
+    def add(self, report: StepReport) -> None:
+        """Takes in one step's report."""
+        self.loss += report.loss  # from 0.0 a tensor of our own, which then grows in place
+        self.steps += 1
+        for name, value in report.diagnostics.items():
+            if isinstance(value, bool):
+                self._shares.setdefault(name, []).append(value)
+            else:
+                self._latest[name] = value
+
+    def state(self) -> dict[str, Any]:
+        """Returns the sums, nested values and tensors."""
+        return {"loss": self.loss, "steps": self.steps, "shares": self._shares,
+                "latest": self._latest}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state`` returned."""
+        self.loss, self.steps = state["loss"], state["steps"]
+        self._shares, self._latest = state["shares"], state["latest"]
+
+    def diagnostics(self) -> dict[str, float]:
+        """Returns bools as the share of steps where they held, numbers as their latest value."""
+        shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
+        latest = {name: float(value) for name, value in self._latest.items()}
+        return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
+
+
+def mean_loss(total: float, steps: float) -> float | None:
+    """Return the mean of so many steps' losses; None where there are none, or it is not finite."""
+    mean = total / steps if steps else math.nan
+    return mean if math.isfinite(mean) else None
+
 
 _TOKENS = 2**14
 """Most targets in it that are integers, each of which has an output of one number per class."""
@@ -29,7 +86,7 @@ _FLOATS = 2**20
 
 
 @dataclass(frozen=True)
-class Result:
+class SplitResult:
     """Sums over a whole split.
 
     Attributes:
@@ -61,7 +118,7 @@ def evaluate(
     sums: list[float] | None = None,
     peaks: list[float] | None = None,
     around: AbstractContextManager[None] | None = None,
-) -> Result:
+) -> SplitResult:
     """Evaluates a split, each rank its share, and reduces the sums over the ranks.
 
     Every rank does the same number of forward passes (the last ones may be smaller), because a
@@ -115,7 +172,7 @@ def evaluate(
         raise RuntimeError(f"evaluated {count:.0f} samples of {len(split)}")
     unequal = [name for name, high, low in zip(
         ("weights", "buffers"), maxima[:2], maxima[2:4], strict=True) if high != -low]
-    return Result(own["loss"], own, int(count), tuple(values[2 * len(known):]),
+    return SplitResult(own["loss"], own, int(count), tuple(values[2 * len(known):]),
                   tuple(maxima[4:]), " and ".join(unequal))
 
 
@@ -124,3 +181,50 @@ def _chunk(split: Split, world: World) -> int:
     size = split.targets[0].numel()
     most = _FLOATS if split.targets.dtype.is_floating_point else _TOKENS
     return max(1, min(world.micro_batch or split.most, split.most, most // max(1, size)))
+
+
+_DIVERGED = 10.0
+"""A loss above this many times the initial one counts as diverged (docs/measurement.md, 1)."""
+
+
+def end_status(
+    suite: Suite, evals: Sequence[Eval], loss: float, loss_sum: float, watch: TrialPruner | None,
+    ranks: int,
+) -> Status | None:
+    """Return how the trial ends after its latest evaluation, or None if it goes on.
+
+    Rank 0 decides and all ranks learn it; they call this together.
+
+    Args:
+        suite: With the budget and the target.
+        evals: All evaluations so far.
+        loss: The validation loss of the latest one, which may not be finite.
+        loss_sum: Sum of the training losses since the one before, of all ranks.
+        watch: Who may give up a tuning trial early; only rank 0 has one.
+        ranks: World size N.
+    """
+    status = _end_status(suite, evals, loss, loss_sum, watch)
+    if ranks > 1:
+        box = [status]
+        dist.broadcast_object_list(box, src=0)
+        status = box[0]
+    return status
+
+
+def _end_status(
+    suite: Suite, evals: Sequence[Eval], loss: float, loss_sum: float, watch: TrialPruner | None
+) -> Status | None:
+    budget, target, last = suite.budget, suite.target, evals[-1]
+    hit = find_bracket([e.validation.get(target.metric, math.nan) for e in evals],
+                  target.reached, suite.evaluation.consecutive)
+    initial = evals[0].validation.get("loss", math.nan)
+    if not math.isfinite(loss_sum) or not loss <= initial + (_DIVERGED - 1) * abs(initial):
+        return "diverged"
+    if last.samples >= budget.samples:
+        return "hit" if hit else "miss"
+    if last.train_s >= budget.seconds:
+        return "hit" if hit else "timeout"
+    if watch and last.step and not hit and watch.hopeless(
+            len(evals) - 1, target.signed(last.validation)):
+        return "pruned"
+    return None

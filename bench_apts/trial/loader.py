@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bench_apts.plugins.contract import Batch, Sampling
+from bench_apts.plugins.optimizer_contract import Batch, Sampling
 from bench_apts.suites import arrays
 from bench_apts.trial.augmentation import Augmentation
 
@@ -59,12 +59,12 @@ class Conversion:
             inputs: As ``stored`` returns them.
             targets: Likewise.
         """
-        targets = _handed(targets, self._targets)
+        targets = _moved_to_device(targets, self._targets)
         if self._inputs.names:
-            return Batch({name: _handed(inputs[name], self._inputs[name].base)
+            return Batch({name: _moved_to_device(inputs[name], self._inputs[name].base)
                           for name in self._inputs.names}, targets)
         if not self._scaled:
-            return Batch(_handed(inputs, self._inputs), targets)
+            return Batch(_moved_to_device(inputs, self._inputs), targets)
         inputs = inputs.to(torch.float32, memory_format=self._memory_format)
         inputs.mul_(self._factor).add_(self.black)
         return Batch(inputs, targets)
@@ -82,7 +82,7 @@ def stored(array: np.ndarray) -> Any:
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
 
 
-def _handed(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
+def _moved_to_device(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
     """Return stored numbers as float32, bool or int64."""
     if kind.kind == "f":
         return values.to(torch.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.core.errors import UserError
-from bench_apts.stats.pruners import rule
+from bench_apts.stats.optuna_pruners import make_pruner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import JournalStorage
 
-    from bench_apts.core.job import Pruning
+    from bench_apts.core.job import PruningJob
     from bench_apts.core.spec import Pruner
 
 
@@ -24,14 +24,14 @@ UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError
 """What Optuna raises at a file that it cannot understand."""
 
 
-class Watch:
+class TrialPruner:
     """Follows one trial on the rank that decides.
 
     Args:
         pruning: Which trial of which search, and by which rule.
     """
 
-    def __init__(self, pruning: Pruning) -> None:
+    def __init__(self, pruning: PruningJob) -> None:
         import optuna
 
         search = study(storage(Path(pruning.storage)), pruning.study, pruning.pruner,
@@ -99,4 +99,4 @@ def study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
-        sampler=sampler, pruner=rule(pruner, evaluations))
+        sampler=sampler, pruner=make_pruner(pruner, evaluations))

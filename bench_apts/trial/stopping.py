@@ -30,7 +30,7 @@ _PATIENCE_S = 1.0
 """How long after SIGTERM the file may still appear."""
 
 
-class Stop:
+class GracefulStop:
     """One rank's part in stopping. Use as a context manager, in the main thread.
 
     Args:
@@ -64,7 +64,7 @@ class Stop:
         self._begun += 1
         return True
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulStop:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._handler = signal.signal(signal.SIGTERM, lambda number, frame: None)

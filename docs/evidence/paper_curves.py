@@ -19,10 +19,9 @@ from pathlib import Path
 
 import torch
 
-from bench_apts.optimizers.apts.collective import Ranks
-from bench_apts.optimizers.apts.flat import Flat
+from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
-from bench_apts.optimizers.apts.problem import Problem
+from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.plugins import registry
 from bench_apts.suites import data, models
 from bench_apts.trial.loader import Resident
@@ -30,7 +29,7 @@ from bench_apts.trial.loader import Resident
 BATCH, OVERLAP = 10_000, 500
 
 
-class EqualRanks(Ranks):
+class EqualRanks(RankGroup):
     """N ranks that send equal messages."""
 
     def __init__(self, size: int) -> None:
@@ -82,7 +81,7 @@ def main() -> None:
                                 (found.test_inputs, found.test_targets)))
     model = models.build(
         suite.model.name, suite.model.options, found.input_shape, found.classes)
-    problem = Problem(Flat(list(model.parameters()), [], PaperMethod.SLOTS))
+    problem = FlatProblem(FlatBuffers(list(model.parameters()), [], PaperMethod.SLOTS))
     ranks = EqualRanks(options.ranks)
     method = PaperMethod(problem, ranks, paper_settings(**{"preset": "reference"} | chosen))
 

@@ -4,6 +4,6 @@
 """
 
 from bench_apts.optimizers.apts.optimizer import APTS
-from bench_apts.optimizers.apts.shard import RankError
+from bench_apts.optimizers.apts.rank_agreement import RankError
 
 __all__ = ["APTS", "RankError"]

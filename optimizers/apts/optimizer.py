@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.apts.collective import Ranks
-from bench_apts.optimizers.apts.flat import Flat
+from bench_apts.optimizers.apts.flat_problem import Closure, FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.paper import PaperMethod, PaperSettings, paper_settings
-from bench_apts.optimizers.apts.problem import Closure, Problem
+from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
 
 if TYPE_CHECKING:
@@ -117,9 +116,9 @@ class APTS(torch.optim.Optimizer):
         if not trained:
             raise ValueError("no parameter requires a gradient")
         self._left_out = [p for p in everything if not p.requires_grad]
-        self._ranks = Ranks(process_group)
-        self._flat = Flat(list(trained.values()), buffers, make_method.SLOTS, list(trained))
-        self._problem = Problem(self._flat)
+        self._ranks = RankGroup(process_group)
+        self._flat = FlatBuffers(list(trained.values()), buffers, make_method.SLOTS, list(trained))
+        self._problem = FlatProblem(self._flat)
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)
         self.last: dict[str, Any] = {}

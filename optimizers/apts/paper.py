@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.apts import solvers
-from bench_apts.optimizers.apts.local import minimise
-from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
-from bench_apts.optimizers.apts.shard import Shard
-from bench_apts.optimizers.apts.verdict import Course
+from bench_apts.optimizers.apts import local_steps
+from bench_apts.optimizers.apts.acceptance import IterationDecision, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.local_steps import minimise
+from bench_apts.optimizers.apts.rank_agreement import LossShard
 
 if TYPE_CHECKING:
-    from bench_apts.optimizers.apts.collective import Ranks
-    from bench_apts.optimizers.apts.problem import Problem
+    from bench_apts.optimizers.apts.flat_problem import FlatProblem
+    from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
 __all__ = ["PaperMethod", "PaperSettings", "paper_settings"]
 
@@ -54,14 +53,14 @@ class PaperMethod:
 
     SLOTS = 1
 
-    def __init__(self, problem: Problem, ranks: Ranks, settings: PaperSettings) -> None:
+    def __init__(self, problem: FlatProblem, ranks: RankGroup, settings: PaperSettings) -> None:
         self._flat, self._ranks, self._settings = problem.flat, ranks, settings
-        self._problem, self._shard = problem, Shard(problem, ranks)
+        self._problem, self._shard = problem, LossShard(problem, ranks)
         values = self._flat.values
         self._iterate, self._gradient = torch.empty_like(values), torch.empty_like(values)
         self._correction = torch.empty_like(values[: values.numel() * settings.preconditions])
         self._local, self._global = (
-            solvers.make(name, values, settings.memory)
+            local_steps.make(name, values, settings.memory)
             for name in (settings.solver, settings.global_solver))
         self._accepted: deque[float] = deque(maxlen=settings.window - 1)
         self.radius = settings.radius
@@ -105,7 +104,7 @@ class PaperMethod:
                 shard.agree(unsound=not math.isfinite((own_value + own_square).item()))
                 return None
         buffers = flat.save_buffers()
-        course = Course(settings.rule, checked, self.radius, self._accepted)
+        course = IterationDecision(settings.rule, checked, self.radius, self._accepted)
         if settings.preconditions:
             self._precondition(own_value, course)
         if settings.global_pass:
@@ -162,7 +161,7 @@ class PaperMethod:
         self._shard.mean(self._flat.with_scalars, self._flat.size)
         return self._flat.scalars[0]
 
-    def _precondition(self, own_value: torch.Tensor, course: Course) -> None:
+    def _precondition(self, own_value: torch.Tensor, course: IterationDecision) -> None:
         """Runs the local phase, combines the local steps, and judges what comes out."""
         before = self._problem.passes
         predicted = self._local_phase(own_value)
@@ -216,7 +215,7 @@ class PaperMethod:
         (ranks.sum if summed else ranks.mean)(message)
         return message[-1].clone()
 
-    def _descend(self, course: Course) -> None:
+    def _descend(self, course: IterationDecision) -> None:
         """Does one trust-region iteration on the global loss."""
         solver, gradient = self._global, self._gradient
         step = solver.step(gradient, course.radius.to(gradient.dtype), self._settings.norm)

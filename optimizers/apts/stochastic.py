@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.apts.agreement import Agreement
-from bench_apts.optimizers.apts.judgement import SCALARS, Judgement, best_length
-from bench_apts.optimizers.apts.search import RadiusSearch
-from bench_apts.optimizers.apts.stochastic_settings import StochasticSettings
+from bench_apts.optimizers.apts.radius_search import (
+    SCALARS,
+    RadiusSearch,
+    StepQuality,
+    StochasticSettings,
+    best_length,
+)
+from bench_apts.optimizers.apts.rank_agreement import RoundAgreement
 
 if TYPE_CHECKING:
-    from bench_apts.optimizers.apts.collective import Ranks
-    from bench_apts.optimizers.apts.problem import Problem
+    from bench_apts.optimizers.apts.flat_problem import FlatProblem
+    from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
 __all__ = ["StochasticMethod", "StochasticSettings"]
 
@@ -65,7 +69,9 @@ class StochasticMethod:
 
     SLOTS = SCALARS
 
-    def __init__(self, problem: Problem, ranks: Ranks, settings: StochasticSettings) -> None:
+    def __init__(
+        self, problem: FlatProblem, ranks: RankGroup, settings: StochasticSettings
+    ) -> None:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
         self._search = RadiusSearch(
@@ -75,7 +81,7 @@ class StochasticMethod:
         self._adam = torch.optim.Adam(
             [weights], lr=self.radius, betas=(settings.beta1, settings.beta2), eps=_EPSILON,
             fused=True)
-        self._agreement = Agreement(self._flat, ranks)
+        self._agreement = RoundAgreement(self._flat, ranks)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
         self._sums = torch.zeros(SCALARS, device=self._start.device, dtype=self._start.dtype)
@@ -240,7 +246,7 @@ class StochasticMethod:
         Returns:
             Whether it is accepted, the same on all ranks: they judge the same sums.
         """
-        verdict, search = Judgement.from_sums(sums), self._search
+        verdict, search = StepQuality.from_sums(sums), self._search
         accepted = search.accepts(verdict, self._window)
         last |= {"accepted": accepted, "actual_reduction": -verdict.change,
                  "best_length": best_length(verdict.change, verdict.slope)}

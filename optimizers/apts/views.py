@@ -17,7 +17,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(slots=True)
-class _Place:
+class _ParameterSlot:
     """Where one parameter lies.
 
     ``value`` and ``gradient`` are views that only this module holds: what is handed out shares
@@ -82,7 +82,7 @@ class Views:
             strides = torch.empty_like(p, device="meta").stride()
             value, gradient = (vector.as_strided(p.shape, strides, begin)
                                for vector in (values, slopes))
-            self._places.append(_Place(p, name, value, gradient, end - begin, strides))
+            self._places.append(_ParameterSlot(p, name, value, gradient, end - begin, strides))
         self.attach()
 
     @property
@@ -160,7 +160,7 @@ class Views:
             self._complain(missed)
         return backward and len(missed) < len(self._places)
 
-    def _complain(self, missed: list[_Place]) -> None:
+    def _complain(self, missed: list[_ParameterSlot]) -> None:
         """Raises or warns where no gradient has reached some parameters."""
         for place in missed:
             if not place.parameter.requires_grad:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..sizes import positive
-from .draws import Draws, Splits, sine_of_pi_times
+from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws, sine_of_pi_times
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def solution(points: NDArray[Any]) -> NDArray[np.float64]:
     return values[:, :1] * values[:, 1:]
 
 
-def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
+def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> GeneratedSplits:
     """Return points of the square, and the solution there.
 
     Args:
@@ -43,7 +43,7 @@ def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
         UserError: A number of points is not a positive integer.
     """
     positive("data 'collocation'", points=points, grid=grid)
-    draws = Draws("collocation", seed)
+    draws = PortableDraws("collocation", seed)
     boundary = draws.orders(1, points)[0] % 5 == 0
     trained = _inside(draws, points)
     side = draws.integers(4, points)
@@ -53,14 +53,14 @@ def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Splits:
     centres = (np.arange(grid) + 0.5) / grid
     x, y = np.meshgrid(centres, centres, indexing="ij")
     tested = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-    validated = _inside(Draws("collocation validation", seed), grid * grid)
-    return Splits({
+    validated = _inside(PortableDraws("collocation validation", seed), grid * grid)
+    return GeneratedSplits({
         name: (places, solution(places).astype(np.float32))
         for name, places in (("train", trained), ("validation", validated), ("test", tested))
     }, 0.0, 1.0)
 
 
-def _inside(draws: Draws, number: int) -> NDArray[np.float32]:
+def _inside(draws: PortableDraws, number: int) -> NDArray[np.float32]:
     """Draw points of the open square, multiples of 2**-24: float32 (number, 2)."""
     return ((draws.integers(2**24 - 1, number, 2) + 1) * 2.0**-24).astype(np.float32)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Splits(dict[str, "tuple[NDArray[Any], NDArray[Any]]"]):
+class GeneratedSplits(dict[str, "tuple[NDArray[Any], NDArray[Any]]"]):
     """A data set: pairs of inputs and targets, equally long, by the name of the split.
 
     Attributes:
@@ -38,7 +38,7 @@ class Splits(dict[str, "tuple[NDArray[Any], NDArray[Any]]"]):
         self.floor, self.baseline = floor, baseline
 
 
-class Draws:
+class PortableDraws:
     """A stream of random numbers for one purpose; the streams of two purposes are independent."""
 
     def __init__(self, purpose: str, seed: int) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sizes import at_least, natural, positive
-from .draws import Draws, Splits, sine_of_pi_times
+from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws, sine_of_pi_times
+from bench_apts.suites.option_checks import at_least, natural, positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def friedman(
     noise: float = 0.2,
     nuisance: int = 5,
     seed: int = 0,
-) -> Splits:
+) -> GeneratedSplits:
     """Return rows of features and one noisy target each.
 
     Args:
@@ -58,10 +58,10 @@ def friedman(
     natural("data 'friedman'", nuisance=nuisance)
 
     def draw(name: str, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        draws = Draws(f"friedman {name}", seed)
+        draws = PortableDraws(f"friedman {name}", seed)
         x = draws.uniforms(number, 5 + nuisance).astype(np.float32)
         y = clean(x.astype(np.float64)) + noise * draws.normals(number)
         return x, y.astype(np.float32)[:, None]
 
-    return Splits({"train": draw("train", rows), "test": draw("test", test)},
+    return GeneratedSplits({"train": draw("train", rows), "test": draw("test", test)},
                   noise, math.sqrt(1 + noise * noise))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sizes import positive
-from .draws import Draws, Splits
+from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ MIXED = np.array([[4, 6, 8], [10, 12, 14], [16, 18, 20]])
 """For each class, how many edges may join nodes of degree 2 and 4; equally likely."""
 
 
-def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
+def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> GeneratedSplits:
     """Return graphs as matrices, the classes equally frequent to within one.
 
     Args:
@@ -44,7 +44,7 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
     positive("data 'graphs'", train=train, test=test)
 
     def draw(name: str, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        draws = Draws(f"graphs {name}", seed)
+        draws = PortableDraws(f"graphs {name}", seed)
         targets = draws.orders(1, rows)[0] % len(MIXED)
         mixed = MIXED[targets, draws.integers(MIXED.shape[1], rows)]
         adjacency = _simple(draws, mixed)
@@ -55,11 +55,11 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> Splits:
         inputs[:, :, :NODES] = adjacency
         return inputs, targets
 
-    return Splits({"train": draw("train", train), "test": draw("test", test)},
+    return GeneratedSplits({"train": draw("train", train), "test": draw("test", test)},
                   1.0, 1 / len(MIXED))
 
 
-def _simple(draws: Draws, mixed: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _simple(draws: PortableDraws, mixed: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Draw simple graphs with ``mixed`` edges between nodes of degree 2 and 4, uint8 (n, 24, 24).
 
     Ends of edges are joined at random (the configuration model), anew for the graphs in which an

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench_apts.core.errors import UserError
-
-from ..sizes import positive
-from .draws import Draws, Splits
+from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +30,7 @@ def recall(
     pairs: int = 4,
     vocabulary: int = 64,
     seed: int = 0,
-) -> Splits:
+) -> GeneratedSplits:
     """Return sequences of keys and values, and the value at each key's second occurrence.
 
     Args:
@@ -61,7 +60,7 @@ def recall(
                         f"{vocabulary}")
 
     def draw(name: str, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        draws = Draws(f"recall {name}", seed)
+        draws = PortableDraws(f"recall {name}", seed)
         asked = 1 + draws.orders(rows, keys)[:, :pairs]
         answers = 1 + keys + draws.orders(rows, values)[:, :pairs]
         places = 2 * pairs + draws.orders(rows, length - 2 * pairs)[:, :pairs]
@@ -73,4 +72,6 @@ def recall(
         np.put_along_axis(targets, places, answers, axis=1)
         return inputs, targets
 
-    return Splits({"train": draw("train", train), "test": draw("test", test)}, 1.0, 1 / values)
+    return GeneratedSplits(
+        {"train": draw("train", train), "test": draw("test", test)}, 1.0, 1 / values
+    )

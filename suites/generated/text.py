@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench_apts.core.errors import UserError
-
-from ..sizes import positive
-from .draws import Draws, Splits
+from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +50,7 @@ class Grammar:
     @classmethod
     def random(cls, seed: int) -> Grammar:
         """Return the grammar of a seed: the rules are the same for all seeds, the words differ."""
-        draws, taken = Draws("grammar", seed), set[str]()
+        draws, taken = PortableDraws("grammar", seed), set[str]()
 
         def lexicon(size: int) -> list[tuple[int, tuple[str, ...]]]:
             words: list[str] = []
@@ -105,7 +104,7 @@ class Grammar:
 
     def sample(self, characters: int, seed: int) -> str:
         """Return the first ``characters`` characters of a sequence of independent sentences."""
-        draws, pieces, length = Draws("text", seed), list[str](), 0
+        draws, pieces, length = PortableDraws("text", seed), list[str](), 0
         tables = {name: list(itertools.accumulate(weight for weight, _ in productions))
                   for name, productions in self.rules.items()}
         block: Iterator[int] = iter(())
@@ -141,7 +140,7 @@ def windows(
     return numbers[:whole].reshape(-1, context), numbers[1 : whole + 1].reshape(-1, context)
 
 
-def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) -> Splits:
+def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) -> GeneratedSplits:
     """Return text of a random grammar: nine tenths to train, the last tenth to test.
 
     Args:
@@ -172,4 +171,4 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
     entropy, counts = grammar.expected()
     length = sum(counts.values())
     single = -sum(n / length * math.log(n / length) for n in counts.values() if n)
-    return Splits({"train": train, "test": test}, entropy / length, single)
+    return GeneratedSplits({"train": train, "test": test}, entropy / length, single)

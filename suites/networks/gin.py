@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import models
-from ..sizes import positive
+from bench_apts.suites import models
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench_apts.core.errors import UserError
-
-from ..models import SquaredReLU
-from ..sizes import divides, positive
+from bench_apts.suites.models import SquaredReLU
+from bench_apts.suites.option_checks import divides, positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +47,7 @@ class Rotary(nn.Module):
         return turned.to(x.dtype)
 
 
-class Attention(nn.Module):
+class NanoGPTAttention(nn.Module):
     """Causal self-attention whose queries and keys are normalised and turned."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -69,12 +68,12 @@ class Attention(nn.Module):
         return cast("Tensor", self.outer(mixed.transpose(1, 2).flatten(2)))
 
 
-class Block(nn.Module):
+class NanoGPTBlock(nn.Module):
     """A pre-norm block: attention, then a feed-forward network four times as wide."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = nn.Sequential(nn.RMSNorm(width), Attention(width, heads))
+        self.attention = nn.Sequential(nn.RMSNorm(width), NanoGPTAttention(width, heads))
         self.feedforward = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, 4 * width),
                                          SquaredReLU(), nn.Linear(4 * width, width))
 
@@ -95,7 +94,7 @@ class NanoGPT(nn.Module):
     def __init__(self, vocabulary: int, layers: int, width: int, heads: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(NanoGPTBlock(width, heads) for _ in range(layers)))
         self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
         self.head = nn.Linear(width, vocabulary)
         for part in self.modules():
@@ -103,7 +102,7 @@ class NanoGPT(nn.Module):
                 nn.init.normal_(part.weight, std=math.sqrt(0.33 / part.in_features))
                 nn.init.zeros_(part.bias)
         for block in self.blocks:
-            for linear in cast("Block", block).writing():
+            for linear in cast("NanoGPTBlock", block).writing():
                 nn.init.zeros_(linear.weight)
         nn.init.zeros_(self.head.weight)
 

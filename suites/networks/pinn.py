@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench_apts.core.errors import UserError
-
-from .. import models
-from ..sizes import positive
+from bench_apts.suites import models
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

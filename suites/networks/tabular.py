@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import models
-from ..sizes import divides, positive
-from .transformer import blocks, initialise
+from bench_apts.suites import models
+from bench_apts.suites.networks.transformer import blocks, initialise
+from bench_apts.suites.option_checks import divides, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench_apts.core.errors import UserError
-
-from .. import models
-from ..models import ACTIVATIONS, VECTOR_NORMS
-from ..sizes import divides, natural, positive
+from bench_apts.suites import models
+from bench_apts.suites.models import ACTIVATIONS, VECTOR_NORMS
+from bench_apts.suites.option_checks import divides, natural, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Self-attention of several heads over (b, t, width), causal or not."""
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
@@ -36,7 +35,7 @@ class Attention(nn.Module):
         return self.outer(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A pre-norm block: attention, then a feed-forward network ``expansion`` times as wide.
 
     An expansion of 0 leaves out the feed-forward network.
@@ -48,7 +47,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         normalise, activate = VECTOR_NORMS[norm], ACTIVATIONS[activation]
-        mixing = Attention(width, heads, causal)
+        mixing = SelfAttention(width, heads, causal)
         self.attention = nn.Sequential(normalise(width), mixing)
         self.writing = [mixing.outer]  # the layers whose output is added to the residual stream
         self.feedforward = None
@@ -78,7 +77,9 @@ def blocks(
     """
     models.choice("activation of a transformer", activation, ACTIVATIONS)
     normalise = models.choice("norm of a transformer", norm, VECTOR_NORMS)
-    layers = [Block(width, heads, causal, expansion, activation, norm) for _ in range(depth)]
+    layers = [
+        TransformerBlock(width, heads, causal, expansion, activation, norm) for _ in range(depth)
+    ]
     body = nn.Sequential(*layers, normalise(width))
     initialise(body)
     for layer in layers:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench_apts.core.errors import UserError
-
-from ..models import ACTIVATIONS, NORMS, choice
-from ..sizes import positive
+from bench_apts.suites.models import ACTIVATIONS, NORMS, choice
+from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,14 +10,12 @@ a file holds. ``checks.checked`` states what holds for every result.
 
 from __future__ import annotations
 
-from .checks import Splits, checked
-from .hub import parquet
-from .images import imagefolder
-from .named import npz, safetensors
-from .shards import tokens
-from .tables import csv
-from .texts import text
-from .vision import torchvision
+from bench_apts.suites.readers.array_files import csv, npz, safetensors
+from bench_apts.suites.readers.image_files import imagefolder
+from bench_apts.suites.readers.parquet_files import parquet
+from bench_apts.suites.readers.split_checks import Splits, checked
+from bench_apts.suites.readers.token_files import text, tokens
+from bench_apts.suites.readers.torchvision_data import torchvision
 
 __all__ = ["Splits", "checked", "csv", "imagefolder", "npz", "parquet", "safetensors", "text",
            "tokens", "torchvision"]

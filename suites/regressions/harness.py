@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .marks import marked
+from bench_apts.suites.regressions.marks import marked
 
 COMMANDS = ("--help", "list", "report --help", "run --help")
 
@@ -49,7 +49,7 @@ def _calls(steps: int) -> int:
     """Counts the calls in a trial of one rank from its first event to its last."""
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
-    from bench_apts.trial.run import Run
+    from bench_apts.trial.trial_run import TrialRun
 
     count = 0
 
@@ -61,7 +61,7 @@ def _calls(steps: int) -> int:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         dist.init_process_group("gloo", f"file://{folder}/store", rank=0, world_size=1)
         try:
-            run = Run(_job(steps, Path(folder)), Clock(), CommMeter(), torch.device("cpu"))
+            run = TrialRun(_job(steps, Path(folder)), Clock(), CommMeter(), torch.device("cpu"))
             gc.disable()  # finalizers would be called at any time
             sys.setprofile(called)
             run.execute()
@@ -76,8 +76,8 @@ def _calls(steps: int) -> int:
 
 def _job(steps: int, folder: Path) -> Any:
     """Describes a trial with evaluations before its first step and after its last one."""
-    from bench_apts.core.job import Job, Saving
-    from bench_apts.core.selectors import parse_selector
+    from bench_apts.core.configuration import parse_selector
+    from bench_apts.core.job import CheckpointJob, RankJob
     from bench_apts.core.spec import Study
     from bench_apts.plugins import registry
     from bench_apts.study.plan import Plan
@@ -92,8 +92,8 @@ def _job(steps: int, folder: Path) -> Any:
                   device="cpu", twins=False)
     prepared = data.prepare("digits", None, offline=True)
     (trial,) = Plan(study, {"digits": prepared}).reporting([])
-    return Job(trial, str(prepared.folder), str(folder / "trial.jsonl"),
-               saving=Saving(str(folder / "checkpoints")))
+    return RankJob(trial, str(prepared.folder), str(folder / "trial.jsonl"),
+               saving=CheckpointJob(str(folder / "checkpoints")))
 
 
 class Meter:

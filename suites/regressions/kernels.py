@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from .marks import marked
+from bench_apts.suites.regressions.marks import marked
 
 VARIANTS = ("tr", "apts-paper", "apts-paper[solver=l-sr1]", "apts-paper[solver=tr-adam]", "napts",
             "apts")
@@ -25,7 +25,7 @@ class OuterIteration:
 
     def setup(self, variant: str) -> None:
         from bench_apts.contract import Batch, World
-        from bench_apts.core.selectors import parse_selector
+        from bench_apts.core.configuration import parse_selector
         from bench_apts.plugins import registry
         from bench_apts.suites import models
 
@@ -61,11 +61,14 @@ class LSR1:
     param_names = ("n",)
 
     def setup(self, size: int) -> None:
-        from bench_apts.optimizers.apts import lsr1
+        from bench_apts.optimizers.apts import lsr1_hessian
 
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        self.solver, self.radius = lsr1.LSR1(torch.zeros(size), _MEMORY), torch.tensor(0.1)
+        self.solver, self.radius = (
+            lsr1_hessian.LSR1Hessian(torch.zeros(size), _MEMORY),
+            torch.tensor(0.1),
+        )
         gradients = torch.randn(_MEMORY + 2, size)
         for before, after in itertools.pairwise(gradients):
             self.before, self.after = before, after

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .marks import marked
-from .study import PARAMS, Told, of, setup, setup_cache
+from bench_apts.suites.regressions.marks import marked
+from bench_apts.suites.regressions.study import PARAMS, Told, of, setup, setup_cache
 
 __all__ = ["setup", "setup_cache"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from .marks import marked
-from .study import RECORDS, Told, setup_cache
+from bench_apts.suites.regressions.marks import marked
+from bench_apts.suites.regressions.study import RECORDS, Told, setup_cache
 
 __all__ = ["setup_cache"]
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .marks import marked
+from bench_apts.suites.regressions.marks import marked
 
 if TYPE_CHECKING:
     from bench_apts.core.records import Eval, TrialRecord
@@ -76,9 +76,9 @@ def setup_cache() -> Told:
     from bench_apts.core import store
     from bench_apts.plugins import registry
     from bench_apts.study import resolve
-    from bench_apts.study import run as study
+    from bench_apts.study import scheduler as study
     from bench_apts.study.plan import Plan
-    from bench_apts.study.progress import Progress
+    from bench_apts.study.progress import StudyProgress
 
     told: Told = {}
     built_in = registry.optimizer_names()
@@ -89,14 +89,14 @@ def setup_cache() -> Told:
         reason = registry.optimizer(name).backend.unavailable()
         for ranks in RANKS:
             told[name, ranks] = f"unavailable: {reason}" if reason else "no trial"
-    resolved, _ = resolve.study(
+    resolved, _ = resolve.resolve_study(
         suites=["digits"], overrides=(), gpus=",".join(map(str, RANKS)),
         optimizers=",".join(f"{name}[{PINNED[name]}]" if name in PINNED else name
                             for name in BACKENDS if told[name, RANKS[0]] == "no trial"),
         trials=0, seeds=1, base_seed=0, twins=False)
-    prepared = study.prepare(resolved, None, offline=True)
-    with study.opened(RECORDS):
-        study.run(Plan(resolved, prepared), RECORDS, Progress(Console(quiet=True)))
+    prepared = study.prepare_data(resolved, None, offline=True)
+    with study.open_results_folder(RECORDS):
+        study.run_study(Plan(resolved, prepared), RECORDS, StudyProgress(Console(quiet=True)))
     for record in store.read_trials(RECORDS):
         told[record.trial.optimizer, record.trial.ranks] = counted(record)
     return told
@@ -132,10 +132,10 @@ def _bytes(event: Eval) -> float:
 
 def _hit(evals: list[Eval], suite: Suite) -> Eval | None:
     """Returns the evaluation that hit ``LEVEL`` of the target."""
-    from bench_apts.stats.hitting import bracket
+    from bench_apts.stats.trial_costs import find_bracket
 
     target = suite.target
-    hit = bracket([e.validation[target.metric] for e in evals],
+    hit = find_bracket([e.validation[target.metric] for e in evals],
                   lambda value: target.reached(value, LEVEL), suite.evaluation.consecutive)
     return evals[hit[1]] if hit else None
 

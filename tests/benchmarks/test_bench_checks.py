@@ -28,10 +28,10 @@ from bench_apts.launch.elastic import Launcher
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CommMeter
 from bench_apts.plugins import registry
-from bench_apts.trial import run as trial
-from bench_apts.trial.conformance import undo
-from bench_apts.trial.conformance.stretch import Stretch
-from bench_apts.trial.run import Run
+from bench_apts.trial import trial_run as trial
+from bench_apts.trial import warmup
+from bench_apts.trial.observer import BillingCheck
+from bench_apts.trial.trial_run import TrialRun
 
 REPEATS = 50
 """How often what an evaluation and a warm-up add is timed."""
@@ -61,17 +61,17 @@ def uncounted(model):
 
 
 def bare_warm_up(stepper, batches, device):
-    state, generators = stepper.state_dict(), undo.random_states(device)
+    state, generators = stepper.state_dict(), warmup.random_states(device)
     for batch in batches:
         stepper.step(batch)
     stepper.load_state_dict(state)
-    undo.set_random_states(device, generators)
+    warmup.set_random_states(device, generators)
 
 
 def measured(connect, job, steps, pairs):
     """Return the seconds that checks add to a step, an evaluation and a warm-up."""
     connect()
-    run = Run(job, Clock(), CommMeter(), torch.device("cpu"))
+    run = TrialRun(job, Clock(), CommMeter(), torch.device("cpu"))
     run._warm_up()
     run._evaluate()
     batches = itertools.cycle(list(itertools.islice(run._batches(), steps)))
@@ -106,14 +106,14 @@ def measured(connect, job, steps, pairs):
     def checked_evaluation():
         observer.pause()
         observer.evaluation_model(iter(()), 0)
-        observer._stretch = Stretch(run.clock, run.meter)
+        observer._stretch = BillingCheck(run.clock, run.meter)
 
     evaluation = []
     for _ in range(REPEATS):
         bare()  # so that caches are as cold as in a trial
         evaluation.append(seconds(checked_evaluation) - seconds(stepper.evaluation_model))
     few = list(itertools.islice(batches, trial.WARMUP_STEPS))
-    warm_up = [seconds(lambda: undo.prove_undone(stepper, run.model, few, run.world,
+    warm_up = [seconds(lambda: warmup.prove_undone(stepper, run.model, few, run.world,
                                                  observer.reports))
                - seconds(lambda: bare_warm_up(stepper, few, run.world.device))
                for _ in range(REPEATS)]

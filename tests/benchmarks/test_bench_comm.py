@@ -14,7 +14,7 @@ import torch.distributed as dist
 from harness_ranks import run_ranks
 
 from bench_apts.contract import Batch, World
-from bench_apts.meters import hooks
+from bench_apts.meters import collective_hooks
 from bench_apts.meters.audit import Audit
 from bench_apts.meters.comm import CommMeter
 from bench_apts.plugins import registry
@@ -36,7 +36,7 @@ class Switch:
 
     def on(self):
         if self._how == "dispatcher":
-            self._library = hooks.by_dispatch(self.meter._dispatched)
+            self._library = collective_hooks.by_dispatch(self.meter._dispatched)
         elif self._how == "native":
             self.meter.watch_natively(self._group)
         else:
@@ -44,7 +44,7 @@ class Switch:
 
     def off(self):
         if self._library is None:
-            self._group.unregister_pre_hook(hooks._HOOK_ID)
+            self._group.unregister_pre_hook(collective_hooks._HOOK_ID)
         else:
             self._library._destroy()
 

@@ -22,16 +22,16 @@ from bare_loop import BareLoop
 from harness_ranks import run_ranks
 from medians import median_interval
 
-from bench_apts.core.job import Job
+from bench_apts.core.configuration import parse_selector
+from bench_apts.core.job import RankJob
 from bench_apts.core.records import Eval
-from bench_apts.core.selectors import parse_selector
 from bench_apts.core.spec import Study
-from bench_apts.meters import comm, hooks
+from bench_apts.meters import collective_hooks, comm
 from bench_apts.meters.clock import Clock
 from bench_apts.plugins import registry
 from bench_apts.study.plan import Plan
-from bench_apts.suites import arrays, data, models, sources
-from bench_apts.trial.run import Run
+from bench_apts.suites import arrays, data, data_files, models
+from bench_apts.trial.trial_run import TrialRun
 
 STEPS = 50
 """Steps of a block: 20 to 100 milliseconds on a CPU, less than the suites train without pause."""
@@ -55,7 +55,7 @@ OPTIMIZERS = {
 """With the defaults of the backends of these names."""
 
 
-class Interleaved(Run):
+class Interleaved(TrialRun):
     """A trial in whose pauses the bare loop trains, in the order A B B A.
 
     So either is as often the first as the second of its pair, and starts as often after an
@@ -95,14 +95,14 @@ class Interleaved(Run):
 
     def _train_bare(self):
         for group, _ in self.hooked:
-            group.unregister_pre_hook(hooks._HOOK_ID)
+            group.unregister_pre_hook(collective_hooks._HOOK_ID)
         self._synchronize()
         began, cpu_began = time.perf_counter(), time.process_time()
         self.bare.train(self.block)
         self._synchronize()
         self._note("bare", time.perf_counter() - began, time.process_time() - cpu_began)
         for group, told in self.hooked:
-            hooks.by_hook(group, told)
+            collective_hooks.by_hook(group, told)
 
     def _note(self, which, seconds, cpu_seconds):
         self.seconds[which].append(seconds)
@@ -113,13 +113,13 @@ def trained(connect, job, metered):
     """What both have done and how long it took, on this rank."""
     os.environ.pop(comm.MECHANISM, None)
     clock, meter, device, hooked = Clock(), comm.CommMeter(), torch.device("cpu"), []
-    by_hook = hooks.by_hook
+    by_hook = collective_hooks.by_hook
 
     def remember(group, told):
         hooked.append((group, told))
         by_hook(group, told)
 
-    with mock.patch.object(hooks, "by_hook", remember):
+    with mock.patch.object(collective_hooks, "by_hook", remember):
         if metered:
             meter.install()
         if job.trial.device == "cuda":
@@ -145,13 +145,13 @@ def make_job(folder, name, device, ranks, optimizer, steps, pairs):
     suite = registry.suite(name, (
         f"suite.budget.samples={batch_size * steps * pairs}", "suite.budget.seconds=3600",
         f"suite.evaluation.every_samples={batch_size * steps}", "suite.data.validation=100"))
-    facts = sources.KNOWN[suite.data.name]
+    facts = data_files.KNOWN[suite.data.name]
     meta = arrays.store(folder / "arrays", facts, lambda: numbers(facts), "random numbers")
     prepared = data.Prepared(suite.data.name, folder / "arrays", meta["sha256"], meta["source"])
     study = Study(suites=(suite,), entries=(parse_selector(optimizer),), ranks=(ranks,), trials=0,
                   seeds=1, base_seed=0, device=device)
     trial = Plan(study, {suite.data.name: prepared}).reporting([])[0]
-    return Job(trial, str(prepared.folder), str(folder / "events.jsonl"))
+    return RankJob(trial, str(prepared.folder), str(folder / "events.jsonl"))
 
 
 def numbers(facts):

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from bench_apts.optimizers.apts.lsr1 import LSR1
+from bench_apts.optimizers.apts.lsr1_hessian import LSR1Hessian
 from bench_apts.suites import models
 
 MEMORY = 10
@@ -32,7 +32,7 @@ def test_l_sr1_beside_a_pass(benchmark, samples):
     assert size == pytest.approx(1e6, rel=0.02)
     inputs, targets = torch.randn(samples, 784), torch.randint(10, (samples,))
     gradients = itertools.pairwise(itertools.cycle(torch.randn(4, size)))
-    solver, radius = LSR1(torch.zeros(size), MEMORY), torch.tensor(0.1)
+    solver, radius = LSR1Hessian(torch.zeros(size), MEMORY), torch.tensor(0.1)
     seconds = {"update and subproblem": [], "model reduction": [], "pass": []}
 
     def iteration():

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bench_apts.core.job import Job
-from bench_apts.core.selectors import parse_selector
+from bench_apts.core.configuration import parse_selector
+from bench_apts.core.job import RankJob
 from bench_apts.core.spec import Study
 from bench_apts.launch.elastic import Launcher
 from bench_apts.study.plan import Plan
@@ -40,7 +40,7 @@ def test_start(benchmark, plugin, make_study, digits, tmp_path, ranks):
         began = time.monotonic()
         with Launcher([], "cpu") as launcher:
             for trial in trials:
-                outcome = launcher.run(Job(trial, str(digits.folder),
+                outcome = launcher.run(RankJob(trial, str(digits.folder),
                                            str(tmp_path / trial.run_id)), 250)
                 assert outcome.status in ("hit", "miss"), outcome
                 starts.append(float(mark.read_text()) - began)

@@ -21,15 +21,20 @@ from bench_apts.core.spec import (
     Target,
     Trial,
 )
-from bench_apts.study.calibration import outcome, provenance, target_file
-from bench_apts.study.calibration.outcome import Candidate, choose, decide, final
-from bench_apts.study.calibration.rule import bound
+from bench_apts.study import suite_target_file, target_calibration
+from bench_apts.study.target_calibration import (
+    Candidate,
+    choose,
+    decide_target,
+    final,
+    target_bound,
+)
 
 CARD = {"versions": {"torch": "2.15.0+cpu"}, "gpus": []}
 
 
 def suite(direction="max", metric="accuracy"):
-    return outcome.neutral(Suite(
+    return target_calibration.neutral(Suite(
         "toy", "", Data("toy", 10), Model("mlp"), 8, Budget(1_000, 60.0), Evaluation(100),
         Target(metric, direction, 0.9, Provenance("none", 0, 0), version=4)))
 
@@ -48,7 +53,7 @@ def candidate(label, finals, direction="max", seeds=5, tuned=None, statuses=None
     return Candidate(label, Counter(tuned or {"to the end": 20}), 0.5,
                      {"lr": 0.1} if configuration else None,
                      Counter(statuses or {"to the end": len(finals)}), tuple(finals),
-                     bound(finals, direction) if len(finals) == seeds else None, (0.1,))
+                     target_bound(finals, direction) if len(finals) == seeds else None, (0.1,))
 
 
 def study(problem, trials=20, seeds=5):
@@ -80,22 +85,22 @@ def test_the_better_median_wins_in_the_metrics_direction():
     # sgd: median 0.94, std 0.0071; adam: median 0.95, std 0.0158, 0.95 - 0.0158 goes down to 0.93
     both = (candidate("sgd", [0.93, 0.935, 0.94, 0.945, 0.948]),
             candidate("adam", [0.93, 0.94, 0.95, 0.96, 0.97]))
-    found = decide(suite(), both)
+    found = decide_target(suite(), both)
     assert (found.winner.label, found.target.value) == ("adam", 0.93)
     # as a loss the lower median: 0.94 + 0.0071, in steps of 0.005, goes up to 0.95
     both = (candidate("sgd", [0.93, 0.935, 0.94, 0.945, 0.948], "min"),
             candidate("adam", [0.93, 0.94, 0.95, 0.96, 0.97], "min"))
-    found = decide(suite("min", "loss"), both)
+    found = decide_target(suite("min", "loss"), both)
     assert (found.winner.label, found.target.value) == ("sgd", 0.95)
     assert found.trivial  # the untrained loss of 0.1 was lower
 
 
 def test_an_optimizer_without_all_reruns_sets_no_target():
-    found = decide(suite(), (candidate("sgd", [0.93, 0.94, 0.95, 0.96, 0.97]),
+    found = decide_target(suite(), (candidate("sgd", [0.93, 0.94, 0.95, 0.96, 0.97]),
                              candidate("adam", [0.99] * 4,
                                        statuses={"to the end": 4, "diverged": 1})))
     assert found.winner.label == "sgd"
-    told = provenance.provenance(found, study(suite()), CARD, dt.date(2026, 11, 30))
+    told = target_calibration.provenance(found, study(suite()), CARD, dt.date(2026, 11, 30))
     assert told.note.startswith("provisional, without adam: ")
     assert "adam: not all reruns ran to the end" in told.note
 
@@ -107,14 +112,14 @@ def test_an_optimizer_without_all_reruns_sets_no_target():
 ])
 def test_no_optimizer_at_all_is_refused_with_what_happened(tuned, remedy):
     with pytest.raises(UserError, match=remedy) as caught:
-        decide(suite(), [candidate("sgd", [], tuned=tuned, configuration=False)])
+        decide_target(suite(), [candidate("sgd", [], tuned=tuned, configuration=False)])
     status, number = next(iter(tuned.items()))
     assert f"{number} {status}" in str(caught.value)
 
 
 def test_a_target_that_is_not_above_0_is_refused():
     with pytest.raises(UserError, match="above 0"):
-        decide(suite(), [candidate("sgd", [0.0, 0.0, 0.001, 0.9, 0.9])])
+        decide_target(suite(), [candidate("sgd", [0.0, 0.0, 0.001, 0.9, 0.9])])
 
 
 @pytest.mark.parametrize(("trials", "seeds", "begins"), [
@@ -125,8 +130,9 @@ def test_a_target_that_is_not_above_0_is_refused():
 def test_provenance_says_how_the_target_was_made(trials, seeds, begins):
     both = (candidate("sgd", [0.7] * seeds, seeds=seeds),
             candidate("adam", [0.94, 0.95, 0.96, 0.95, 0.95][:seeds], seeds=seeds))
-    told = provenance.provenance(decide(suite(), both), study(suite(), trials, seeds), CARD,
-                                 dt.date(2026, 11, 30))
+    told = target_calibration.provenance(
+        decide_target(suite(), both), study(suite(), trials, seeds), CARD, dt.date(2026, 11, 30)
+    )
     assert (told.optimizer, told.trials, told.seeds) == ("adam", trials, seeds)
     assert told.note.startswith(begins)
     for part in ("(95.00 %)", "rounded down", "sgd: 70.00 %", f"by {trials} trial", "N = 1",
@@ -135,7 +141,7 @@ def test_provenance_says_how_the_target_was_made(trials, seeds, begins):
 
 
 def test_the_trials_do_not_depend_on_the_target_that_was_there():
-    assert suite().target == outcome.neutral(suite()).target
+    assert suite().target == target_calibration.neutral(suite()).target
     assert suite().target.version == 1
 
 
@@ -158,7 +164,7 @@ def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
     path = tmp_path / "x.toml"
     path.write_bytes(TEXT.format(rest=rest).replace("\n", newline).encode())
     target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5, 'says "so", 3 µs'))
-    target_file.write(path, target)
+    suite_target_file.write_target(path, target)
     text = path.read_bytes().decode()
     read = tomllib.loads(text)
     assert read["name"] == "x"
@@ -167,10 +173,10 @@ def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
         "provenance": {"optimizer": "adam", "trials": 20, "seeds": 5, "note": 'says "so", 3 µs'}}
     for comment in ("# a comment", "# another", "# up", "# nobody"[:9 * ("nobody" in rest)]):
         assert comment in text
-    target_file.write(path, target)
+    suite_target_file.write_target(path, target)
     assert path.read_bytes().decode() == text
     del read["target"]["version"]
-    assert tomllib.loads(target_file.fragment(target))["target"] == read["target"]
+    assert tomllib.loads(suite_target_file.target_fragment(target))["target"] == read["target"]
 
 
 @pytest.mark.parametrize("rest", ["", "[variant.wide.target]\nvalue = 0.7  # wide"])
@@ -178,14 +184,14 @@ def test_a_variants_target_is_written_into_its_table(tmp_path, rest):
     path = tmp_path / "x.toml"
     path.write_text("[target]\nvalue = 0.5\n\n[variant.wide]\nbatch_size = 9\n" + rest)
     target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5))
-    target_file.write(path, target, "wide")
+    suite_target_file.write_target(path, target, "wide")
     read = tomllib.loads(path.read_text())
     assert read["target"] == {"value": 0.5}
     assert read["variant"]["wide"]["batch_size"] == 9
     assert read["variant"]["wide"]["target"]["value"] == 0.935
     assert read["variant"]["wide"]["target"]["provenance"]["optimizer"] == "adam"
     assert ("# wide" in path.read_text()) == bool(rest)
-    shown = tomllib.loads(target_file.fragment(target, "wide"))
+    shown = tomllib.loads(suite_target_file.target_fragment(target, "wide"))
     assert shown["variant"]["wide"]["target"]["value"] == 0.935
 
 
@@ -195,4 +201,4 @@ def test_a_file_that_is_no_suite_any_more_is_refused(tmp_path, content):
     if content:
         path.write_text(content)
     with pytest.raises(UserError, match=r"x\.toml"):
-        target_file.write(path, Target("loss", "min", 1.0, Provenance("sgd", 1, 1)))
+        suite_target_file.write_target(path, Target("loss", "min", 1.0, Provenance("sgd", 1, 1)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bench_apts.study.calibration import rule
+from bench_apts.study import target_calibration
 
 DIRECTIONS = st.sampled_from(["max", "min"])
 VALUES = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=7)
@@ -31,7 +31,7 @@ VALUES = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=7)
     ([0.9376] * 5, "min", 0.9376, 0.0, 0.0005, 0.938),
 ])
 def test_answers_worked_out_by_hand(values, direction, median, std, step, target):
-    found = rule.bound(values, direction)
+    found = target_calibration.target_bound(values, direction)
     assert found.median == pytest.approx(median)
     assert found.std == pytest.approx(std)
     assert found.step == step
@@ -40,7 +40,7 @@ def test_answers_worked_out_by_hand(values, direction, median, std, step, target
 
 @given(VALUES, DIRECTIONS)
 def test_a_target_is_never_harder_and_never_a_step_easier_than_the_rule_says(values, direction):
-    found = rule.bound(values, direction)
+    found = target_calibration.target_bound(values, direction)
     sign = 1 if direction == "max" else -1
     exact = found.median - sign * found.std
     assert sign * found.value <= sign * exact
@@ -49,13 +49,16 @@ def test_a_target_is_never_harder_and_never_a_step_easier_than_the_rule_says(val
 
 @given(VALUES, DIRECTIONS)
 def test_rounding_a_rounded_value_again_changes_nothing(values, direction):
-    found = rule.bound(values, direction)
-    assert rule.rounded(found.value, Decimal(str(found.step)), direction) == found.value
+    found = target_calibration.target_bound(values, direction)
+    assert (
+        target_calibration.round_towards_easier(found.value, Decimal(str(found.step)), direction)
+        == found.value
+    )
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 def test_a_step_is_within_a_factor_of_its_size(median, std):
-    size, step = max(std, median / 1000), float(rule.step(median, std))
+    size, step = max(std, median / 1000), float(target_calibration.rounding_step(median, std))
     assert step <= size * (1 + 1e-12) < 2.5 * step * (1 + 1e-9)
     digit = step / 10 ** math.floor(math.log10(step) + 1e-9)
     assert min(abs(digit - one) for one in (1, 2, 5)) < 1e-9
@@ -63,8 +66,10 @@ def test_a_step_is_within_a_factor_of_its_size(median, std):
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=6), st.integers(-6, 6), DIRECTIONS)
 def test_a_unit_a_power_of_ten_larger_gives_the_same_target_in_it(values, power, direction):
-    found = rule.bound(values, direction)
-    scaled = rule.bound([float(Decimal(repr(v)).scaleb(power)) for v in values], direction)
+    found = target_calibration.target_bound(values, direction)
+    scaled = target_calibration.target_bound(
+        [float(Decimal(repr(v)).scaleb(power)) for v in values], direction
+    )
     # sums in floats may fall on the other side of a multiple
     assume(abs(math.remainder(found.median - found.std, found.step)) > 1e-6 * found.step)
     assume(abs(math.remainder(found.median + found.std, found.step)) > 1e-6 * found.step)
@@ -73,11 +78,11 @@ def test_a_unit_a_power_of_ten_larger_gives_the_same_target_in_it(values, power,
 
 
 def test_the_better_of_two_and_of_equals_the_first():
-    assert rule.better([0.9, 0.95], "max") == 1
-    assert rule.better([0.9, 0.95], "min") == 0
-    assert rule.better([0.9, 0.9], "min") == 0
+    assert target_calibration.is_better([0.9, 0.95], "max") == 1
+    assert target_calibration.is_better([0.9, 0.95], "min") == 0
+    assert target_calibration.is_better([0.9, 0.9], "min") == 0
 
 
 def test_values_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        rule.rounded(math.inf, Decimal(1), "min")
+        target_calibration.round_towards_easier(math.inf, Decimal(1), "min")

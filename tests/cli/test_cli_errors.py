@@ -83,7 +83,7 @@ def test_what_a_plugin_answers_is_checked_before_the_first_trial(cli, plugin, op
 ])
 def test_what_does_not_fit_is_found_before_the_first_trial(
         cli, monkeypatch, tmp_path, assignment, expected):
-    monkeypatch.setattr("bench_apts.study.run.Launcher", lambda *args: _NoLauncher())
+    monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
     assert_one_line(cli(*RUN, "--set", assignment, "--out", tmp_path / "out"), expected)
     assert list(tmp_path.glob("out/digits/trials/*")) == []
     assert list(tmp_path.glob("out/digits/study.json")) == []
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_found_before_the_first_trial(
 ])
 def test_a_torch_that_lacks_what_ranks_need(
         cli, monkeypatch, tmp_path, gpus, lacks, expected):
-    monkeypatch.setattr("bench_apts.study.run.Launcher", lambda *args: _NoLauncher())
+    monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
     monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: gpus)
     for name in ("backends.cuda.is_built", "distributed.is_nccl_available"):
         monkeypatch.setattr(f"torch.{name}", lambda: True)
@@ -168,7 +168,7 @@ def test_a_full_disk_in_the_middle(cli, monkeypatch, tmp_path):
     def full(path, *args):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("bench_apts.study.run.Launcher", lambda *args: _NoLauncher())
+    monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
     monkeypatch.setattr(store, "write_bytes", full)
     assert_one_line(cli(*RUN, "--out", tmp_path), "study.json: No space left on device",
                     "finished trials are kept")

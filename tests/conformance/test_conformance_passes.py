@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench_apts.trial.conformance.passes import instrument
+from bench_apts.trial.trained_model import instrument
 
 
 class Pair(nn.Module):

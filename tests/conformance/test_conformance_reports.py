@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bench_apts.contract import StepReport
 from bench_apts.core.errors import ContractError
 from bench_apts.core.records import Eval, Event
-from bench_apts.trial.conformance.step_report import ReportCheck, usual
-from bench_apts.trial.pending import Pending
+from bench_apts.trial.contract_checks import ReportCheck, usual
+from bench_apts.trial.evaluation import StepTotals
 
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
@@ -37,7 +37,7 @@ def test_a_report_is_refused_or_can_be_recorded(
     except ContractError:
         assert not passed_over
         return
-    pending = Pending()
+    pending = StepTotals()
     pending.add(checked)
     event = Eval(1, checked.samples, 0.0, 0.0, 0.0, 0.0, checked.forwards, checked.backwards, 1,
                  float(pending.loss), {}, {}, pending.diagnostics())

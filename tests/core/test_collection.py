@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from bench_apts.core.collection import paused, spared
+from bench_apts.core.trial_files import collect_only_new, pause_gc
 
 
 class Node:
@@ -22,15 +22,15 @@ def untouched():
 
 
 def test_nothing_is_collected_while_it_is_paused():
-    with paused():
+    with pause_gc():
         assert not gc.isenabled()
-        with paused():
+        with pause_gc():
             pass
         assert not gc.isenabled()
 
 
 def test_what_was_made_is_spared_and_what_is_added_is_not():
-    with spared(lambda: [{"record": [number]} for number in range(1_000)]) as made:
+    with collect_only_new(lambda: [{"record": [number]} for number in range(1_000)]) as made:
         assert gc.get_freeze_count() > len(made)
         assert gc.isenabled()
         assert not any(found is made[0] for found in gc.get_objects())
@@ -41,7 +41,7 @@ def test_what_was_made_is_spared_and_what_is_added_is_not():
 
 
 def test_an_error_leaves_no_trace():
-    with pytest.raises(ZeroDivisionError), spared(list):
+    with pytest.raises(ZeroDivisionError), collect_only_new(list):
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), spared(lambda: 1 // 0):
+    with pytest.raises(ZeroDivisionError), collect_only_new(lambda: 1 // 0):
         pass

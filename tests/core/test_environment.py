@@ -25,7 +25,7 @@ def forget():
 def test_card_is_plain_json_and_complete(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    card = environment.card()
+    card = environment.environment_card()
     assert json.loads(json.dumps(card)) == card
     assert set(card) >= {"hostname", "os", "cpu", "cores", "memory_bytes", "gpus", "gpu_driver",
                          "python", "versions", "commit", "dirty", "threads"}
@@ -44,7 +44,7 @@ def test_no_torch_is_imported():
 
 def test_missing_package(monkeypatch):
     monkeypatch.setattr(environment, "PACKAGES", ("no-such-package-here",))
-    assert environment.card()["versions"] == {"no-such-package-here": "not installed"}
+    assert environment.environment_card()["versions"] == {"no-such-package-here": "not installed"}
 
 
 @pytest.mark.parametrize(("setting", "names"), [
@@ -124,7 +124,7 @@ def test_dubious_ownership_is_named_with_its_remedy(tmp_path, monkeypatch):
     # git's own switch for its tests: every folder counts as somebody else's.
     kept = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
     monkeypatch.setattr(environment.git, "environment", lambda: kept)
-    card = environment.card()
+    card = environment.environment_card()
     assert card["commit"] is None
     assert card["dirty"] is None
     assert "dubious ownership" in card["commit_unknown"]
@@ -143,9 +143,9 @@ def test_versions_of_what_a_plug_in_requires_are_found_by_module():
     ("OMP_DYNAMIC", "threads"), ("OMP_PLACES", "binding"), ("KMP_AFFINITY", "binding"),
     ("NVIDIA_TF32_OVERRIDE", "switches")])
 def test_variables_that_bear_on_times_are_in_the_card(monkeypatch, name, key):
-    assert name not in environment.card()[key]
+    assert name not in environment.environment_card()[key]
     monkeypatch.setenv(name, "1")
-    assert environment.card()[key][name] == "1"
+    assert environment.environment_card()[key][name] == "1"
 
 
 def test_records_hold_the_versions_of_what_their_plug_in_requires(cli, plugin, tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import clones
 import pytest
 
-from bench_apts.core import git
+from bench_apts.core import environment
 from bench_apts.core.errors import UserError, last_line
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
@@ -19,24 +19,24 @@ def top(tmp_path):
 
 
 def test_what_git_says_without_the_line_break(top):
-    assert git.text(top, "log", "--format=%s") == "first"
-    assert git.output(top, "log", "--format=%s") == b"first\n"
+    assert environment.git_text(top, "log", "--format=%s") == "first"
+    assert environment.git_output(top, "log", "--format=%s") == b"first\n"
 
 
 def test_a_refusal_is_one_line_with_the_remedy(top):
     with pytest.raises(UserError, match=r"^git rev-parse: fatal: .*; see `git log`$"):
-        git.output(top, "rev-parse", "--verify", "nowhere", remedy="see `git log`")
+        environment.git_output(top, "rev-parse", "--verify", "nowhere", remedy="see `git log`")
 
 
 def test_a_hooks_variables_do_not_lead_elsewhere(top, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(top / "nowhere"))
-    assert git.text(top, "log", "--format=%s") == "first"
+    assert environment.git_text(top, "log", "--format=%s") == "first"
 
 
 def test_without_git(top, monkeypatch):
     monkeypatch.setenv("PATH", str(top))
     with pytest.raises(UserError, match="git is not installed"):
-        git.text(top, "log")
+        environment.git_text(top, "log")
 
 
 def test_the_last_line_of_an_output():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench_apts.core import binding, environment, limits
+from bench_apts.core import environment, process_limits
 
 V1 = "31 30 0:29 {root} {mount}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n" \
      "32 30 0:30 {root} {mount}/memory rw - cgroup cgroup rw,memory\n"
@@ -32,7 +32,7 @@ def tree(tmp_path, monkeypatch):
             path = mount / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{text}\n")
-        monkeypatch.setattr(limits, "PROC", proc)
+        monkeypatch.setattr(process_limits, "PROC", proc)
 
     return make
 
@@ -53,7 +53,7 @@ def tree(tmp_path, monkeypatch):
 ])
 def test_the_smallest_quota_up_the_hierarchy_counts(tree, version, files, quota):
     tree(version, "/a/b", files)
-    assert limits.cpu_quota() == quota
+    assert process_limits.cpu_quota() == quota
 
 
 @pytest.mark.parametrize(("version", "files", "limit"), [
@@ -65,7 +65,7 @@ def test_the_smallest_quota_up_the_hierarchy_counts(tree, version, files, quota)
 ])
 def test_the_smallest_memory_limit_counts(tree, version, files, limit):
     tree(version, "/a/b", files)
-    assert limits.memory_limit() == limit
+    assert process_limits.memory_limit() == limit
     there = environment.memory_bytes()
     assert there <= limit if limit else there > 2**28
 
@@ -75,22 +75,22 @@ def test_the_smallest_memory_limit_counts(tree, version, files, limit):
     ("/", "/"), ("/../..", "/"), ("/elsewhere", "/docker/f00")])
 def test_a_container_finds_its_own_group_at_the_mount(tree, group, root):
     tree(2, group, {"cpu.max": "50000 100000"}, root)
-    assert limits.cpu_quota() == 0.5
+    assert process_limits.cpu_quota() == 0.5
 
 
 def test_no_control_groups_are_no_limit(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "PROC", tmp_path / "nowhere")
-    assert limits.cpu_quota() is None
-    assert limits.memory_limit() is None
+    monkeypatch.setattr(process_limits, "PROC", tmp_path / "nowhere")
+    assert process_limits.cpu_quota() is None
+    assert process_limits.memory_limit() is None
 
 
 def test_half_a_core_is_what_a_card_and_the_ranks_see(tree, monkeypatch):
-    monkeypatch.setattr(binding, "affinity", lambda: frozenset({0, 1}))
-    for name in binding.VARIABLES:
+    monkeypatch.setattr(process_limits, "allowed_cores", lambda: frozenset({0, 1}))
+    for name in process_limits.BINDING_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for quota, usable, whole in (("50000", 0.5, 1), ("150000", 1.5, 1), ("900000", 2.0, 2)):
         tree(2, "/", {"cpu.max": f"{quota} 100000"})
-        card = environment.card()
+        card = environment.environment_card()
         assert (card["cores"], card["effective_cores"]) == (2, usable)
         assert card["cpu_quota"] == int(quota) / 100_000
         assert environment.usable_cores() == usable
@@ -104,7 +104,9 @@ def test_the_limit_of_the_address_space_is_recorded():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2**33
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    assert limits.address_space() == (None if soft == resource.RLIM_INFINITY else soft)
+    assert process_limits.address_space_limit() == (
+        None if soft == resource.RLIM_INFINITY else soft
+    )
 
 
 EIGHT = range(8)
@@ -129,7 +131,7 @@ EIGHT = range(8)
     ({"OMP_NUM_THREADS": "nonsense", "OMP_PROC_BIND": "true"}, {0}),
 ])
 def test_ranks_share_the_places_that_openmp_binds_them_to(variables, cores):
-    assert binding.bound(EIGHT, variables) == frozenset(cores)
+    assert process_limits.openmp_bound_cores(EIGHT, variables) == frozenset(cores)
 
 
 @pytest.mark.parametrize("variables", [
@@ -146,5 +148,5 @@ def test_torch_is_bound_as_we_say(variables):
 
 
 def test_spans():
-    assert binding.spans([]) == ""
-    assert binding.spans([3, 0, 1, 2, 8, 10, 11]) == "0-3,8,10-11"
+    assert process_limits.format_core_ranges([]) == ""
+    assert process_limits.format_core_ranges([3, 0, 1, 2, 8, 10, 11]) == "0-3,8,10-11"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench_apts.core.configuration import parse_scalar, parse_selector, split_selectors
 from bench_apts.core.errors import UserError
-from bench_apts.core.selectors import parse_scalar, parse_selector, split_selectors
 from bench_apts.core.spec import Seeds, Suite, Trial, canonical, digest
 from bench_apts.plugins import registry, suite_file
 

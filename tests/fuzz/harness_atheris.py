@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["bench_apts", "tomllib"]):
-    from bench_apts.core import selectors, store, toml
+    from bench_apts.core import configuration, store
     from bench_apts.plugins import suite_file
 
 from answers import Answer
@@ -40,11 +40,11 @@ def suite(provider):
 
 def words(provider):
     text = provider.ConsumeUnicodeNoSurrogates(200)
-    for part in selectors.split_selectors(text):
-        selectors.parse_selector(part)
+    for part in configuration.split_selectors(text):
+        configuration.parse_selector(part)
     table = {}
     suite_file._override(table, f"suite.{text}")
-    toml.unwritable(table)
+    configuration.find_unstorable_value(table)
 
 
 def record(provider):

@@ -16,10 +16,10 @@ from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import Header
 from bench_apts.meters import soundness
-from bench_apts.reports.comparison import text as compared_text
-from bench_apts.reports.comparison.compared import studies
+from bench_apts.reports import compared_tables as compared_text
+from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.gather import gather
-from bench_apts.reports.tuning.bill import bill
+from bench_apts.reports.tuning_bill import study_bill
 
 FUZZ = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 CHANCE = st.randoms(use_true_random=False)
@@ -66,9 +66,9 @@ def everything(whole, place):
     if answered(lambda: store.read_trials(place)):
         answered(lambda: soundness.check(place))
     if answered(lambda: gather(place)):
-        answered(lambda: bill(gather(place), replay=False))
-        answered(lambda: compared_text.markdown(
-            studies(gather(whole), gather(place), ("a", "b"), 1.0)))
+        answered(lambda: study_bill(gather(place), replay=False))
+        answered(lambda: compared_text.comparison_markdown(
+            compare_studies(gather(whole), gather(place), ("a", "b"), 1.0)))
 
 
 @FUZZ

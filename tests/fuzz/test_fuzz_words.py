@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import PIECES, STRANGE, changed, damaged, toml
 
-from bench_apts.core import selectors
+from bench_apts.core import configuration
 from bench_apts.core.spec import Entry, Study, Suite
 from bench_apts.plugins import registry, suite_file
 from bench_apts.stats import fabrics
 from bench_apts.study import resolve
-from bench_apts.study import run as study
+from bench_apts.study import scheduler as study
 from bench_apts.study.plan import Plan
-from bench_apts.study.tryout import try_out
-from bench_apts.tasks import installed
+from bench_apts.study.preflight import preflight_suite
+from bench_apts.tasks import named_tasks
 
 FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 CHANCE = st.randoms(use_true_random=False)
@@ -48,7 +48,7 @@ def test_damaged_suites_are_read_or_refused(
             content = damaged(content, chance)
     path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_bytes(content)
-    installed.names()  # looks at the installed packages, once in a process
+    named_tasks.names()  # looks at the installed packages, once in a process
     suite = None
     with effects.watched() as seen, Answer():
         suite = suite_file.load(path)
@@ -71,9 +71,9 @@ def test_a_suite_that_is_read_is_planned_or_refused_before_memory_is_eaten(
         path.write_text(toml(value), encoding="utf-8", errors="replace")
         suite = suite_file.load(path)
         asked = Study((suite,), (Entry("sgd", "sgd"),), (1, 2), 2, 1, 0, "cpu")
-        prepared = study.prepare(asked, None, offline=True)
+        prepared = study.prepare_data(asked, None, offline=True)
         Plan(asked, prepared).tuning()
-        try_out(asked, suite, prepared[suite.data.name])
+        preflight_suite(asked, suite, prepared[suite.data.name])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
     assert not planted.exists()
 
@@ -92,7 +92,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_sizes_are_refused_in_one_line(cli, monkeypatch, tmp_path, name):
-    monkeypatch.setattr("bench_apts.study.run.Launcher", NoLauncher)
+    monkeypatch.setattr("bench_apts.study.scheduler.Launcher", NoLauncher)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     changes = [word for change in ABSURD[name] for word in ("--set", change)]
     done = cli("run", "--gpus", "1", "--optimizers", "sgd", "--offline", *changes)
@@ -150,7 +150,7 @@ def test_absurd_arguments_are_refused_in_one_line(cli, tmp_path, arguments, expe
 def test_long_lists_of_selectors_take_time_in_proportion(text):
     """A quadratic split takes 20 s for as much as one argument can hold; this is a second."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    selectors.split_selectors(text)
+    configuration.split_selectors(text)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 5
 
 
@@ -161,9 +161,9 @@ def test_selectors_are_understood_or_refused(planted, word, other, form):
     text = form.format(word, other)
     if text.strip() == "planted.py":  # the one name that may be run, since it is named
         return
-    for part in selectors.split_selectors(text):
+    for part in configuration.split_selectors(text):
         with Answer() as answer:
-            entry = selectors.parse_selector(part)
+            entry = configuration.parse_selector(part)
             registry.optimizer(entry.optimizer).backend.configure(entry.pinned)
         if not answer.refused:
             assert msgspec.json.decode(msgspec.json.encode(entry), type=Entry) == entry
@@ -212,4 +212,4 @@ def test_damaged_fabrics_are_read_or_refused(tmp_path_factory, chance, structure
     path = tmp_path_factory.getbasetemp() / "fabrics.toml"
     path.write_bytes(content)
     with Answer():
-        fabrics.load(path)
+        fabrics.load_fabrics(path)

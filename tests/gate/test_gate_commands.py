@@ -10,13 +10,12 @@ from rich.console import Console
 from bench_apts.core import environment as environments
 from bench_apts.core import store
 from bench_apts.launch.elastic import Launcher
-from bench_apts.regress.gate import interleaved
-from bench_apts.regress.gate.findings import Judged
-from bench_apts.regress.gate.runs import Asked
-from bench_apts.regress.gate.trees import Tree
+from bench_apts.regress import gate_comparison
+from bench_apts.regress.gate_findings import GateResult
+from bench_apts.regress.gate_trainings import CodeTree, GateRequest
 from bench_apts.study.plan import Plan
-from bench_apts.study.progress import Progress
-from bench_apts.study.runner import Runner
+from bench_apts.study.progress import StudyProgress
+from bench_apts.study.trial_runner import TrialRunner
 
 PLANTED = '''
 
@@ -128,8 +127,11 @@ def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
     commit(checkout, "of main")
     git(checkout, "switch", "--quiet", "topic")
     monkeypatch.chdir(checkout)
-    monkeypatch.setattr(interleaved, "judge", lambda base, head, *_, **__: Judged(
-        base.told, head.told, (), ()))
+    monkeypatch.setattr(
+        gate_comparison,
+        "compare_interleaved",
+        lambda base, head, *_, **__: GateResult(base.told, head.told, (), ()),
+    )
     done = cli("check", "--baseline", "main")
     assert done.code == 0
     assert "head lacks 1 of base's commits" in done.out
@@ -199,17 +201,22 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
                                overrides=("suite.budget.samples=28000",))
             plan = Plan(study, {"digits": digits})
             (out / "trials").mkdir(parents=True)
-            runner = Runner(out, {"digits": digits}, environments.card(), launcher,
-                            Progress(Console(quiet=True)))
+            runner = TrialRunner(
+                out,
+                {"digits": digits},
+                environments.environment_card(),
+                launcher,
+                StudyProgress(Console(quiet=True)),
+            )
             for trial in plan.reporting([]):
                 runner.run(trial)
             return store.read_trials(out)
 
-        monkeypatch.setattr(interleaved, "train", train)
-        trees = [Tree(name, name, tmp_path) for name in ("base", "head")]
+        monkeypatch.setattr(gate_comparison, "train", train)
+        trees = [CodeTree(name, name, tmp_path) for name in ("base", "head")]
         for number in range(20):
-            found = interleaved.judge(
-                *trees, Asked(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
+            found = gate_comparison.compare_interleaved(
+                *trees, GateRequest(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
                 pairs=6, factor=1.1, base_seed=1000 * number, told=lambda text: None)
             print(number, found.code, [t for f in found.findings for t in f.timings])
             assert found.code != 1, (number, [f.slower for f in found.findings])

@@ -6,10 +6,9 @@ import pytest
 
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval, Header, Start, Traffic, TrialRecord
-from bench_apts.regress.gate import counts, interleaved, summary
-from bench_apts.regress.gate.findings import Finding, Judged
-from bench_apts.regress.gate.runs import Asked, Cell, Failed
-from bench_apts.regress.gate.trees import Tree
+from bench_apts.regress import gate_comparison, gate_findings, gate_summary
+from bench_apts.regress.gate_findings import GateFinding, GateResult
+from bench_apts.regress.gate_trainings import CodeTree, GateCell, GateRequest, TrainingFailed
 
 BATCH, STEPS = 64, 10
 
@@ -43,11 +42,19 @@ def gate(monkeypatch, tmp_path):
             runs.append((tree.name, base_seed, asked.ranks, asked.optimizers))
             return make(tree.name, len(runs), base_seed, asked)
 
-        monkeypatch.setattr(interleaved, "train", train)
+        monkeypatch.setattr(gate_comparison, "train", train)
         monkeypatch.setattr("bench_apts.core.environment.cores", lambda: 2)
-        base, head = (Tree(name, f"{name} code", tmp_path) for name in ("base", "head"))
-        found = interleaved.judge(base, head, Asked(("digits",), ranks, optimizers), tmp_path,
-                                  pairs=pairs, factor=1.1, base_seed=40, told=lambda text: None)
+        base, head = (CodeTree(name, f"{name} code", tmp_path) for name in ("base", "head"))
+        found = gate_comparison.compare_interleaved(
+            base,
+            head,
+            GateRequest(("digits",), ranks, optimizers),
+            tmp_path,
+            pairs=pairs,
+            factor=1.1,
+            base_seed=40,
+            told=lambda text: None,
+        )
         return found, runs
 
     return run
@@ -68,24 +75,26 @@ def test_trees_take_turns_with_equal_seeds(gate, trained):
     assert not finding.grown
     assert [(t.clock, t.slowdown.pairs, t.slowdown.verdict) for t in finding.timings] == [
         ("training time", 6, "alike"), ("CPU time", 6, "alike")]
-    assert summary.verdict(found) == "no regression"
+    assert gate_summary.gate_verdict(found) == "no regression"
 
 
 def test_more_collectives_fail_at_once(gate, trained):
     found, runs = gate(lambda tree, *_: [trained(calls=2 if tree == "head" else 1)])
     assert found.code == 1
     assert len(runs) == 4
-    assert summary.verdict(found) == ("regression: sgd on digits at N = 2 needs 2 collectives per "
-                                      "global batch instead of 1")
-    assert "times were not judged" in summary.markdown(found)
+    assert gate_summary.gate_verdict(found) == (
+        "regression: sgd on digits at N = 2 needs 2 collectives per global batch instead of 1"
+    )
+    assert "times were not judged" in gate_summary.gate_markdown(found)
 
 
 def test_fewer_collectives_are_told(gate, trained):
     found, _ = gate(lambda tree, number, *_: [
         trained(seconds=jitter(number), calls=1 if tree == "head" else 2)])
     assert found.code == 0
-    assert summary.verdict(found) == ("no regression; better: sgd on digits at N = 2 needs fewer "
-                                      "collectives")
+    assert gate_summary.gate_verdict(found) == (
+        "no regression; better: sgd on digits at N = 2 needs fewer collectives"
+    )
 
 
 def test_only_a_slower_cell_is_measured_on(gate, trained):
@@ -100,17 +109,17 @@ def test_only_a_slower_cell_is_measured_on(gate, trained):
     assert {what for *_, what in [(r[2], r[3]) for r in runs[:12]]} == {("sgd", "apts")}
     assert {(r[2], r[3]) for r in runs[12:]} == {((1,), ("apts",))}
     (finding,) = [f for f in found.findings if f.regressed]
-    assert finding.cell == Cell("digits", "apts", 1)
+    assert finding.cell == GateCell("digits", "apts", 1)
     assert [t.clock for t in finding.slower] == ["training time", "CPU time"]
     assert re.match(r"regression: apts on digits at N = 1 takes 1\.\d\d times the training time",
-                    summary.verdict(found))
+                    gate_summary.gate_verdict(found))
 
 
 def test_more_ranks_than_cores_are_judged_by_cpu_time(gate, trained):
     found, _ = gate(lambda tree, number, *_: [trained(ranks=4, seconds=jitter(number))],
                     ranks=(4,))
     assert [t.clock for t in found.findings[0].timings] == ["CPU time"]
-    assert "2 cores are fewer than the ranks" in summary.markdown(found)
+    assert "2 cores are fewer than the ranks" in gate_summary.gate_markdown(found)
 
 
 def test_a_failing_head_is_a_regression_a_failing_base_is_not(gate, trained):
@@ -121,11 +130,15 @@ def test_a_failing_head_is_a_regression_a_failing_base_is_not(gate, trained):
 
     found, runs = gate(failing("head"), ("sgd", "adam"))
     assert (found.code, len(runs)) == (1, 4)
-    assert summary.verdict(found) == "regression: adam on digits at N = 2 fails (error: boom)"
+    assert (
+        gate_summary.gate_verdict(found)
+        == "regression: adam on digits at N = 2 fails (error: boom)"
+    )
     found, _ = gate(failing("base"), ("sgd", "adam"))
     assert found.code == 2
-    assert summary.verdict(found) == ("cannot tell: adam on digits at N = 2: base failed "
-                                      "(error: boom)")
+    assert gate_summary.gate_verdict(found) == (
+        "cannot tell: adam on digits at N = 2: base failed (error: boom)"
+    )
 
 
 def test_a_training_that_diverges_at_once_is_no_number(gate, trained):
@@ -137,7 +150,7 @@ def test_a_training_that_diverges_at_once_is_no_number(gate, trained):
 
     found, _ = gate(make)
     assert found.code == 1
-    assert "fails (diverged before any step was evaluated)" in summary.verdict(found)
+    assert "fails (diverged before any step was evaluated)" in gate_summary.gate_verdict(found)
 
 
 @pytest.mark.parametrize(("base", "head", "code"), [
@@ -148,7 +161,9 @@ def test_to_diverge_is_a_failure_where_base_does_not(gate, trained, base, head, 
     found, runs = gate(lambda tree, number, *_: [trained(
         accuracy=(0.5, 0.6), seconds=jitter(number), status=statuses[tree])])
     assert (found.code, len(runs)) == (code, 4 if code else 12)
-    assert ("sgd on digits at N = 2 fails (diverged: boom)" in summary.verdict(found)) == code
+    assert (
+        "sgd on digits at N = 2 fails (diverged: boom)" in gate_summary.gate_verdict(found)
+    ) == code
 
 
 def test_nothing_is_trained_on_where_nothing_can_be_told(gate, trained):
@@ -160,12 +175,14 @@ def test_traffic_that_head_no_longer_counts_is_no_all_clear(gate, trained):
     found, _ = gate(lambda tree, number, *_: [trained(
         seconds=jitter(number), meter="none (lost)" if tree == "head" else "c10d pre-hook")])
     assert found.code == 2
-    assert summary.verdict(found) == ("cannot tell: sgd on digits at N = 2: head does not count "
-                                      "its traffic, as base does (none (lost))")
+    assert gate_summary.gate_verdict(found) == (
+        "cannot tell: sgd on digits at N = 2: head does not count "
+        "its traffic, as base does (none (lost))"
+    )
     found, _ = gate(lambda tree, number, *_: [trained(seconds=jitter(number), meter="none (old)")])
     assert found.code == 0
     assert ("nothing counts the traffic of sgd on digits at N = 2, in base as in head"
-            ) in summary.markdown(found)
+            ) in gate_summary.gate_markdown(found)
     assert "wire bytes" not in {count.name for count in found.findings[0].counts}
 
 
@@ -173,13 +190,13 @@ def test_a_command_that_fails(gate):
     def failing(name):
         def make(tree, *_):
             if tree == name:
-                raise Failed("unknown option")
+                raise TrainingFailed("unknown option")
             return []
         return make
 
     found, _ = gate(failing("head"))
     assert found.code == 1
-    assert summary.verdict(found) == "regression: head does not run: unknown option"
+    assert gate_summary.gate_verdict(found) == "regression: head does not run: unknown option"
     with pytest.raises(UserError, match="base base code does not run: unknown option"):
         gate(failing("base"))
 
@@ -193,8 +210,8 @@ def test_what_is_suspected_and_not_shown_is_no_all_clear(gate, trained):
     assert len(runs) == 48
     assert found.code == 2
     assert re.match(r"cannot tell: sgd on digits at N = 2 takes 1\.\d\d times the training time, "
-                    "which 24 pairs do not show", summary.verdict(found))
-    assert "leaves room for a factor of" in summary.markdown(found)
+                    "which 24 pairs do not show", gate_summary.gate_verdict(found))
+    assert "leaves room for a factor of" in gate_summary.gate_markdown(found)
 
 
 def test_what_equal_code_scatters_as_much_is_no_suspicion(gate, trained):
@@ -214,8 +231,9 @@ def test_what_equal_code_scatters_as_much_is_no_suspicion(gate, trained):
     ((100, 120, 140), (float("inf"),) * 3, True),
 ])
 def test_what_depends_on_the_seed_is_judged_by_seeds(base, head, worse):
-    count = counts.Count("samples to target", tuple(map(float, base)), tuple(map(float, head)),
-                         exact=False)
+    count = gate_findings.CountChange(
+        "samples to target", tuple(map(float, base)), tuple(map(float, head)), exact=False
+    )
     assert count.worse(1.1) is worse
 
 
@@ -224,21 +242,22 @@ def test_what_depends_on_the_seed_is_judged_by_seeds(base, head, worse):
     ((100,), (105,), False), ((float("inf"),), (100,), False), ((100,) * 3, (150,) * 3, False),
 ])
 def test_growth_of_too_few_seeds_is_open(base, head, open_):
-    count = counts.Count("samples to target", tuple(map(float, base)), tuple(map(float, head)),
-                         exact=False)
+    count = gate_findings.CountChange(
+        "samples to target", tuple(map(float, base)), tuple(map(float, head)), exact=False
+    )
     assert count.open(1.1) is open_
-    finding = Finding(Cell("digits", "sgd", 2), 1.1, "another course", [count])
-    judged = Judged("a study", "head", (finding,), ())
+    finding = GateFinding(GateCell("digits", "sgd", 2), 1.1, "another course", [count])
+    judged = GateResult("a study", "head", (finding,), ())
     if open_:
         assert judged.code == 2
-        assert summary.verdict(judged).startswith("cannot tell: sgd on digits at N = 2 ")
-        assert "it takes 3 seeds to tell" in summary.verdict(judged)
-        assert "| 1 of 1 larger |" in summary.markdown(judged)
+        assert gate_summary.gate_verdict(judged).startswith("cannot tell: sgd on digits at N = 2 ")
+        assert "it takes 3 seeds to tell" in gate_summary.gate_verdict(judged)
+        assert "| 1 of 1 larger |" in gate_summary.gate_markdown(judged)
 
 
 def test_courses(trained):
     def course(one, two):
-        return counts.course([(one, two)])
+        return gate_findings.gate_curve([(one, two)])
 
     assert course(trained(), trained()) == "bit-identical"
     assert course(trained(), trained(weights="v")) == "another course"
@@ -251,13 +270,13 @@ def test_courses(trained):
 def test_another_course_keeps_counts_that_no_seed_changes_exact(trained):
     pairs = [(trained(weights=f"w{seed}"), trained(weights=f"v{seed}", forwards=2))
              for seed in range(3)]
-    by_name = {count.name: count for count in counts.counts(pairs)}
+    by_name = {count.name: count for count in gate_findings.counts(pairs)}
     assert by_name["forward passes"].exact
     assert by_name["forward passes"].worse(1.1)
     assert not by_name["wire bytes"].worse(1.1)
     assert not by_name["samples to target"].exact
     # Of a single seed nobody knows whether a count depends on it.
-    assert not any(count.worse(1.1) for count in counts.counts(pairs[:1]))
+    assert not any(count.worse(1.1) for count in gate_findings.counts(pairs[:1]))
 
 
 def test_a_missed_target_is_told_so(gate, trained):
@@ -265,14 +284,14 @@ def test_a_missed_target_is_told_so(gate, trained):
                                               else (0.5, 0.6))])
     assert found.code == 1
     assert ("sgd on digits at N = 2 misses the target, which base reaches (320 samples to target)"
-            ) in summary.markdown(found)
+            ) in gate_summary.gate_markdown(found)
 
 
 def test_the_summary_keeps_to_sixty_lines():
-    grown = counts.Count("collectives", (1.0,), (2.0,), exact=True)
-    findings = [Finding(Cell("a|b", f"o{i}", 2), 1.1, counts=[grown] if i > 100 else [])
+    grown = gate_findings.CountChange("collectives", (1.0,), (2.0,), exact=True)
+    findings = [GateFinding(GateCell("a|b", f"o{i}", 2), 1.1, counts=[grown] if i > 100 else [])
                 for i in range(200)]
-    text = summary.markdown(Judged("base", "head", tuple(findings), ("a note",)))
+    text = gate_summary.gate_markdown(GateResult("base", "head", tuple(findings), ("a note",)))
     lines = text.splitlines()
     assert len(lines) <= 60
     assert "a\\|b" in text

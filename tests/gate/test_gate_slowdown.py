@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench_apts.stats.slowdown import ALPHA, LOOKS, Ratios, judge, settle
+from bench_apts.stats.timing_noise import ALPHA, LOOKS, Ratios, judge_slowdown, settle_slowdowns
 
 CELLS = 4
 
@@ -45,7 +45,7 @@ class Machine:
 
 
 def verdicts(machine):
-    found = settle(list(range(CELLS)), machine.measure, 6, 1.10)
+    found = settle_slowdowns(list(range(CELLS)), machine.measure, 6, 1.10)
     return {cell: slowdown.verdict for cell, slowdown in found.items()}
 
 
@@ -80,17 +80,17 @@ def test_only_what_is_open_is_measured_again():
 
 def test_what_equal_code_does_is_no_slowdown():
     pairs, equal = [0.3, 0.31, 0.29, 0.32, 0.28, 0.3], [0.0, 0.01, -0.01, 0.02, -0.02, 0.005]
-    assert judge(Ratios(pairs, equal), 1.1, 0.01).verdict == "slower"
-    assert judge(Ratios(pairs, equal), 1.4, 0.01).verdict == "alike"
-    found = judge(Ratios(pairs, [0.5, -0.4, 0.45, -0.5, 0.6, -0.55]), 1.1, 0.01)
+    assert judge_slowdown(Ratios(pairs, equal), 1.1, 0.01).verdict == "slower"
+    assert judge_slowdown(Ratios(pairs, equal), 1.4, 0.01).verdict == "alike"
+    found = judge_slowdown(Ratios(pairs, [0.5, -0.4, 0.45, -0.5, 0.6, -0.55]), 1.1, 0.01)
     assert found.verdict == "open"
     assert found.ratio == pytest.approx(math.exp(0.3), rel=0.01)
     assert found.noise > found.ratio
-    faster = judge(Ratios([-p for p in pairs], equal), 1.1, 0.01)
+    faster = judge_slowdown(Ratios([-p for p in pairs], equal), 1.1, 0.01)
     assert faster.verdict == "faster"
     assert faster.ratio == pytest.approx(math.exp(-0.3), rel=0.01)
 
 
 def test_one_ratio_is_refused():
     with pytest.raises(ValueError, match="no interval"):
-        judge(Ratios([0.1], [0.1, 0.2]), 1.1, 0.01)
+        judge_slowdown(Ratios([0.1], [0.1, 0.2]), 1.1, 0.01)

@@ -9,7 +9,7 @@ import pytest
 from clones import ROOT, commit, git
 
 from bench_apts.core.errors import UserError
-from bench_apts.regress.gate import trees
+from bench_apts.regress import gate_trainings
 
 
 def where(tree, cwd):
@@ -29,8 +29,8 @@ def test_each_tree_runs_its_own_code(checkout, tmp_path):
     text = (checkout / "pyproject.toml").read_text()
     (checkout / "pyproject.toml").write_text(text.replace(
         'version = "0.1.0"', 'version = "9.9"').replace("\nadam = ", "\nadam2 = "))
-    base = trees.base(checkout, "HEAD", tmp_path / "b")
-    head = trees.head(checkout, tmp_path / "h")
+    base = gate_trainings.committed_tree(checkout, "HEAD", tmp_path / "b")
+    head = gate_trainings.working_tree(checkout, tmp_path / "h")
     commit = git(checkout, "rev-parse", "HEAD")[:10]
     assert base.told == f"{commit} (HEAD)"
     assert head.told == f"{commit} with uncommitted changes"
@@ -48,38 +48,40 @@ def test_each_tree_runs_its_own_code(checkout, tmp_path):
     assert (head.root / "bench_apts" / "added.py").exists()
     assert not (head.root / "bench_apts" / "build").exists()
     assert not (head.root / "bench_apts" / "optimizers" / "sgd.py").exists()
-    assert trees.suite(head, "digits") == str(head.root / "bench_apts" / "suites" / "digits.toml")
-    assert trees.suite(head, "other.toml") == "other.toml"
+    assert gate_trainings.suite_path(head, "digits") == str(
+        head.root / "bench_apts" / "suites" / "digits.toml"
+    )
+    assert gate_trainings.suite_path(head, "other.toml") == "other.toml"
     assert git(checkout, "status", "--porcelain", "--", "bench_apts") == "?? bench_apts/added.py"
 
 
 def test_trees_that_do_not_run(checkout, tmp_path):
     with pytest.raises(UserError, match=r"git rev-parse: .*; give --baseline a revision"):
-        trees.base(checkout, "nowhere", tmp_path / "1")
+        gate_trainings.committed_tree(checkout, "nowhere", tmp_path / "1")
     with pytest.raises(UserError, match="git rev-parse"):
-        trees.base(checkout, "--all", tmp_path / "2")
+        gate_trainings.committed_tree(checkout, "--all", tmp_path / "2")
     (checkout / "suites" / "__init__.py").write_text("import nothing_of_the_kind\n")
     with pytest.raises(UserError, match="cannot be imported: ModuleNotFoundError: No module"):
-        trees.head(checkout, tmp_path / "3")
+        gate_trainings.working_tree(checkout, tmp_path / "3")
     (checkout / "pyproject.toml").write_text("[project]\nname = 'other'\n")
     with pytest.raises(UserError, match="is not the code of bench-apts"):
-        trees.head(checkout, tmp_path / "4")
+        gate_trainings.working_tree(checkout, tmp_path / "4")
 
 
 def test_what_head_lacks_of_base_is_counted(checkout):
     git(checkout, "switch", "--quiet", "--create", "topic")
     commit(checkout, "of the topic")
-    assert trees.lacking(checkout, "main") == 0
+    assert gate_trainings.missing_commits(checkout, "main") == 0
     git(checkout, "switch", "--quiet", "main")
-    assert trees.lacking(checkout, "topic") == 1
+    assert gate_trainings.missing_commits(checkout, "topic") == 1
     commit(checkout, "of main")
-    assert trees.lacking(checkout, "topic") == 1
+    assert gate_trainings.missing_commits(checkout, "topic") == 1
     with pytest.raises(UserError, match="give --baseline a revision"):
-        trees.lacking(checkout, "--all")
+        gate_trainings.missing_commits(checkout, "--all")
 
 
 def test_no_repository(tmp_path):
     if Path(os.path.commonpath([tmp_path, ROOT])) == ROOT:
         pytest.skip("the temporary folder lies in this repository")
     with pytest.raises(UserError, match=r"git rev-parse: .*not a git repository"):
-        trees.repository(tmp_path)
+        gate_trainings.repository_root(tmp_path)

@@ -9,13 +9,13 @@ def work(connect, flag, agree_every):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.trial.stopping import Stop
+    from bench_apts.trial.stopping import GracefulStop
 
     connect()
     rank, size = dist.get_rank(), dist.get_world_size()
     store = dist.distributed_c10d._get_default_store()
     steps, agreed = 0, True
-    with Stop(Path(flag), rank, size, store) as stop:
+    with GracefulStop(Path(flag), rank, size, store) as stop:
         while stop.go_on(agreed):
             steps += 1
             time.sleep(0.001 * rank)

@@ -12,10 +12,10 @@ import pytest
 import torch_names
 
 from bench_apts.core import store
-from bench_apts.core.job import Job
+from bench_apts.core.job import RankJob
 from bench_apts.core.records import End, Header
 from bench_apts.launch.elastic import Launcher
-from bench_apts.launch.failures import Outcome
+from bench_apts.launch.processes import ProcessOutcome
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def launcher(make_trial, digits, tmp_path_factory):
 def attempt(launcher, trial, digits, folder, limit_s):
     events = folder / f"{trial.run_id}.jsonl"
     store.append(events, Header(trial.run_id, store.now(), trial, {}))
-    outcome = launcher.run(Job(trial, str(digits.folder), str(events)), limit_s)
+    outcome = launcher.run(RankJob(trial, str(digits.folder), str(events)), limit_s)
     return outcome, store.read_trial(events)
 
 
@@ -62,7 +62,7 @@ def run(launcher, make_trial, digits, tmp_path, processes):
 
 def test_a_trial_runs_to_its_end(run):
     outcome, record = run("sgd")
-    assert outcome == Outcome(record.end.status)
+    assert outcome == ProcessOutcome(record.end.status)
     assert record.end.status in ("hit", "miss")
     assert record.evals[-1].samples == 1280
     assert record.start.comm_meter == torch_names.METER
@@ -85,7 +85,7 @@ def test_the_first_step_starts_from_the_initial_weights_whatever_warming_up_did(
 
     from bench_apts.suites import data, models
     from bench_apts.trial.loader import Order
-    from bench_apts.trial.weights import sha256
+    from bench_apts.trial.trained_model import weights_sha256
 
     _, record = run("sgd", 1, overrides=(
         "suite.batch_size=320", "suite.budget.samples=320", "suite.evaluation.every_samples=320"))
@@ -95,7 +95,7 @@ def test_the_first_step_starts_from_the_initial_weights_whatever_warming_up_did(
     inputs, targets = (torch.tensor(a) for a in (arrays.train_inputs, arrays.train_targets))
     torch.manual_seed(seeds.init)
     model = models.build("mlp", suite.model.options, arrays.input_shape, arrays.classes)
-    assert record.start.initial_weights_sha256 == sha256(model)
+    assert record.start.initial_weights_sha256 == weights_sha256(model)
     batch = torch.tensor(train)[next(Order(len(train), seeds.data).slices(320, 0, 1))]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
@@ -158,7 +158,7 @@ def test_a_rendezvous_that_fails_is_the_trials_error(launcher, make_trial, digit
                                                      monkeypatch):
     from torch.distributed import DistStoreError
 
-    from bench_apts.launch.nodes.rendezvous import Rendezvous
+    from bench_apts.launch.rendezvous import Rendezvous
 
     def fail(self):
         raise DistStoreError("no\nsocket")

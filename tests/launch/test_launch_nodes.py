@@ -11,16 +11,24 @@ import pytest
 from nodes_run import free_port
 
 from bench_apts.core.errors import UserError
-from bench_apts.core.job import Job
-from bench_apts.launch.failures import Outcome
-from bench_apts.launch.nodes import network
-from bench_apts.launch.nodes.channel import Begin, Bye, Channel, Ended, Gone, Hello, Stop
-from bench_apts.launch.nodes.placement import Placement, find, first_host, left_alone
-from bench_apts.launch.nodes.spread import ELSEWHERE, EndedElsewhere
+from bench_apts.core.job import RankJob
+from bench_apts.launch import multi_node
+from bench_apts.launch.cluster import Placement, find_placement, first_host, unused_nodes_hint
+from bench_apts.launch.multi_node import (
+    ELSEWHERE,
+    BeginTrial,
+    Bye,
+    ConnectionLost,
+    EndedElsewhere,
+    Hello,
+    NodeChannel,
+    RanksEnded,
+    StopTrial,
+)
+from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study import resolve
-from bench_apts.study.nodes.agreement import agreement, differences
-from bench_apts.study.nodes.follower import Follower
-from bench_apts.study.nodes.leader import Leader
+from bench_apts.study.node_follower import Follower, agreement_differences, node_agreement
+from bench_apts.study.node_leader import Leader
 from bench_apts.study.plan import Plan
 
 TORCHRUN = {
@@ -36,14 +44,18 @@ SRUN = {
 
 def test_one_machine_needs_no_word():
     environ = {"PATH": "/bin", "RANK": "5"}
-    assert find(None, None, None, environ) == find(1, None, None, environ) == Placement()
+    assert (
+        find_placement(None, None, None, environ)
+        == find_placement(1, None, None, environ)
+        == Placement()
+    )
     assert environ == {"PATH": "/bin", "RANK": "5"}, "without torchrun they are not torchrun's"
 
 
 def test_options_place_a_node():
-    assert find(2, 1, "host-a:29400", {}) == Placement(2, 1, "host-a", 29400)
-    assert find(2, 0, "[fe80::1%eth0]:29400", {}).host == "fe80::1%eth0"
-    assert find(2, 0, "[::1]:29400", {}).endpoint == "[::1]:29400"
+    assert find_placement(2, 1, "host-a:29400", {}) == Placement(2, 1, "host-a", 29400)
+    assert find_placement(2, 0, "[fe80::1%eth0]:29400", {}).host == "fe80::1%eth0"
+    assert find_placement(2, 0, "[::1]:29400", {}).endpoint == "[::1]:29400"
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
@@ -57,36 +69,38 @@ def test_options_place_a_node():
 ])
 def test_options_that_place_no_node(arguments, says):
     with pytest.raises(UserError) as error:
-        find(*arguments, {})
+        find_placement(*arguments, {})
     assert says in str(error.value)
 
 
 def test_torchrun_is_found_and_its_variables_reach_nobody():
     environ = TORCHRUN | {"PATH": "/bin"}
-    place = find(None, None, None, environ)
+    place = find_placement(None, None, None, environ)
     assert (place.nodes, place.rank, place.host, place.port) == (2, 1, "node01", 0)
     assert place.outer == TORCHRUN
     assert environ == {"PATH": "/bin"}
-    place = find(2, 1, "node01:29400", dict(TORCHRUN))
+    place = find_placement(2, 1, "node01:29400", dict(TORCHRUN))
     assert place == Placement(2, 1, "node01", 29400)
     environ = TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}
-    assert find(None, None, None, environ) == Placement()
+    assert find_placement(None, None, None, environ) == Placement()
     assert environ == {}
-    assert find(1, None, None, dict(TORCHRUN)) == Placement(), "--nodes 1 goes its own way"
+    assert find_placement(1, None, None, dict(TORCHRUN)) == Placement(), (
+        "--nodes 1 goes its own way"
+    )
 
 
 def test_srun_is_found():
-    place = find(None, None, None, dict(SRUN))
+    place = find_placement(None, None, None, dict(SRUN))
     assert (place.nodes, place.rank, place.host) == (3, 2, "node07")
     assert 20000 <= place.port < 30000
-    other = find(None, None, None, SRUN | {"SLURM_NODEID": "0"})
+    other = find_placement(None, None, None, SRUN | {"SLURM_NODEID": "0"})
     assert (other.port, other.rank) == (place.port, 0)
-    assert find(None, None, None, SRUN | {"SLURM_STEP_ID": "1"}).port != place.port
-    assert find(None, None, "node08:29400", dict(SRUN)).endpoint == "node08:29400"
+    assert find_placement(None, None, None, SRUN | {"SLURM_STEP_ID": "1"}).port != place.port
+    assert find_placement(None, None, "node08:29400", dict(SRUN)).endpoint == "node08:29400"
     batch = {k: v for k, v in SRUN.items() if "STEP" not in k}
-    assert find(None, None, None, batch) == Placement()
-    assert "has 4 nodes and this command uses one" in left_alone(batch)
-    assert left_alone(SRUN) == left_alone({}) == ""
+    assert find_placement(None, None, None, batch) == Placement()
+    assert "has 4 nodes and this command uses one" in unused_nodes_hint(batch)
+    assert unused_nodes_hint(SRUN) == unused_nodes_hint({}) == ""
 
 
 @pytest.mark.parametrize(("environ", "arguments", "says"), [
@@ -109,7 +123,7 @@ def test_srun_is_found():
 ])
 def test_an_environment_that_contradicts(environ, arguments, says):
     with pytest.raises(UserError) as error:
-        find(*arguments, dict(environ))
+        find_placement(*arguments, dict(environ))
     assert says in str(error.value)
 
 
@@ -136,10 +150,10 @@ def test_ranks_are_spread_evenly(monkeypatch):
 
 def test_what_differs_is_named():
     ours = {"python": "3.11", "study": {"ranks": [1, 2], "suites": [{"batch_size": 64}]}}
-    assert differences(ours, copy.deepcopy(ours), "node 0", "node 1") == ""
+    assert agreement_differences(ours, copy.deepcopy(ours), "node 0", "node 1") == ""
     theirs = {"python": "3.12", "study": {"ranks": [1, 2, 4], "suites": [{"batch_size": 65}]},
               "more": 1}
-    text = differences(ours, theirs, "node 0", "node 1")
+    text = agreement_differences(ours, theirs, "node 0", "node 1")
     assert text == ("python is 3.11 on node 0 and 3.12 on node 1; study.ranks is [1,2] on node 0 "
                     "and [1,2,4] on node 1; study.suites[0].batch_size is 64 on node 0 and 65 on "
                     "node 1 and 1 more")
@@ -151,13 +165,18 @@ def plan(make_study, digits):
 
 
 def test_an_agreement_speaks_of_code_options_plug_ins_and_data(plan, make_study, digits, plugin):
-    ours = agreement(plan)
-    assert differences(ours, agreement(plan), "a", "b") == ""
+    ours = node_agreement(plan)
+    assert agreement_differences(ours, node_agreement(plan), "a", "b") == ""
     other = Plan(make_study("sgd", ranks=(2,), base_seed=1), {"digits": digits})
-    assert differences(ours, agreement(other), "a", "b") == "study.base_seed is 0 on a and 1 on b"
-    first = agreement(Plan(make_study(plugin(), ranks=(2,)), {"digits": digits}))
-    later = agreement(Plan(make_study(plugin(on_step="x = 1"), ranks=(2,)), {"digits": digits}))
-    assert "plug-ins" in differences(first, later, "a", "b")
+    assert (
+        agreement_differences(ours, node_agreement(other), "a", "b")
+        == "study.base_seed is 0 on a and 1 on b"
+    )
+    first = node_agreement(Plan(make_study(plugin(), ranks=(2,)), {"digits": digits}))
+    later = node_agreement(
+        Plan(make_study(plugin(on_step="x = 1"), ranks=(2,)), {"digits": digits})
+    )
+    assert "plug-ins" in agreement_differences(first, later, "a", "b")
     assert len(ours["bench-apts code"]) == 64
 
 
@@ -220,8 +239,8 @@ def test_nodes_meet_and_know_each_other(meet):
     assert met.errors == {}
     assert [m["hostname"] for m in met.leader.machines] == ["h0", "h1", "h2"]
     assert [f.leader for f in met.followers.values()] == ["h0", "h0"]
-    assert network.interface(met.leader.address) == "lo"
-    assert network.interface(met.followers[1].address) == "lo"
+    assert multi_node.interface_of(met.leader.address) == "lo"
+    assert multi_node.interface_of(met.followers[1].address) == "lo"
     met.leader.ready()
 
 
@@ -271,10 +290,10 @@ def test_strangers_are_sent_away(meet, free):
 def test_a_port_that_is_taken_and_an_address_of_another_machine(free):
     with (closing(socket.create_server(("127.0.0.1", free))),
           pytest.raises(UserError, match=r"cannot wait .* Address already in use; choose ")):
-        network.listen("127.0.0.1", free)
+        multi_node.listen("127.0.0.1", free)
     with pytest.raises(UserError, match=r"this machine has no address 192\.0\.2\.1"):
-        network.listen("192.0.2.1", free)
-    with closing(network.listen("some-name", free)) as listener:
+        multi_node.listen("192.0.2.1", free)
+    with closing(multi_node.listen("some-name", free)) as listener:
         assert listener.getsockname()[0] in ("::", "0.0.0.0")
 
 
@@ -285,7 +304,7 @@ def test_a_leader_that_is_not_there_is_named(free, plan):
 
 @pytest.fixture
 def job(make_trial, digits):
-    return Job(make_trial("sgd", 2), str(digits.folder), "events")
+    return RankJob(make_trial("sgd", 2), str(digits.folder), "events")
 
 
 @pytest.fixture
@@ -312,23 +331,25 @@ def raised(look, patience_s=100):
     return None
 
 
-FELL = Outcome("error", "rank 0: RuntimeError: Connection closed by peer")
+FELL = ProcessOutcome("error", "rank 0: RuntimeError: Connection closed by peer")
 
 
 def test_where_a_trial_failed_first_is_found(others):
     leader, (one, two) = others()
-    one.send(Ended(1, "error", "rank 1: Connection reset by peer", "there"))
-    two.send(Ended(1, "oom", "rank 2: out of memory", "here"))
-    assert leader.settled(FELL) == Outcome("oom", "node 2 (h2), rank 2: out of memory", "here")
+    one.send(RanksEnded(1, "error", "rank 1: Connection reset by peer", "there"))
+    two.send(RanksEnded(1, "oom", "rank 2: out of memory", "here"))
+    assert leader.settled(FELL) == ProcessOutcome(
+        "oom", "node 2 (h2), rank 2: out of memory", "here"
+    )
 
 
 def test_a_trial_that_fails_elsewhere_ends_here(others):
     leader, (one, two) = others()
     leader._watch()
-    one.send(Ended(1, "error", "rank 1: ValueError", "there"))
-    two.send(Ended(1, ELSEWHERE.status, ELSEWHERE.reason, None))
+    one.send(RanksEnded(1, "error", "rank 1: ValueError", "there"))
+    two.send(RanksEnded(1, ELSEWHERE.status, ELSEWHERE.reason, None))
     assert isinstance(raised(leader._watch), EndedElsewhere)
-    assert leader.settled(ELSEWHERE) == Outcome("error", "node 1 (h1), rank 1: ValueError",
+    assert leader.settled(ELSEWHERE) == ProcessOutcome("error", "node 1 (h1), rank 1: ValueError",
                                                 "there")
     leader.ready()
 
@@ -337,11 +358,13 @@ def test_a_node_that_is_gone_is_named_and_the_others_are_stopped(others):
     leader, (one, two) = others()
     one.close()
     assert isinstance(raised(leader._watch), EndedElsewhere)
-    threading.Timer(0.2, two.send, [Ended(1, ELSEWHERE.status, ELSEWHERE.reason, None)]).start()
+    threading.Timer(
+        0.2, two.send, [RanksEnded(1, ELSEWHERE.status, ELSEWHERE.reason, None)]
+    ).start()
     outcome = leader.settled(FELL)
-    assert outcome == Outcome("error", "node 1 (h1) is gone: it closed the connection")
-    assert isinstance(two.receive(100, Begin), Begin)
-    assert two.receive(100, Stop) == Stop(1)
+    assert outcome == ProcessOutcome("error", "node 1 (h1) is gone: it closed the connection")
+    assert isinstance(two.receive(100, BeginTrial), BeginTrial)
+    assert two.receive(100, StopTrial) == StopTrial(1)
     with pytest.raises(UserError, match=r"node 1 \(h1\) is gone: it closed the connection; "):
         leader.ready()
 
@@ -354,27 +377,27 @@ def test_a_node_says_why_it_leaves(others):
 
 def test_a_trial_that_ends_in_order_on_another_node(others):
     leader, (one,) = others(2)
-    one.send(Ended(1, "interrupted", "ended by SIGTERM", None))
+    one.send(RanksEnded(1, "interrupted", "ended by SIGTERM", None))
     leader._watch()  # its ranks and ours have agreed on it; ours are about to end
-    assert leader.settled(Outcome("interrupted")) == Outcome(
+    assert leader.settled(ProcessOutcome("interrupted")) == ProcessOutcome(
         "interrupted", "node 1 (h1), ended by SIGTERM")
 
 
 def test_what_was_said_of_an_earlier_trial_does_not_count(others, job):
     leader, (one,) = others(2)
-    one.send(Ended(1, "hit", None, None))
-    assert leader.settled(Outcome("hit")) == Outcome("hit")
+    one.send(RanksEnded(1, "hit", None, None))
+    assert leader.settled(ProcessOutcome("hit")) == ProcessOutcome("hit")
     leader.begin(job, 10.0)
-    one.send(Ended(1, "error", "late", None))
-    one.send(Ended(2, "hit", None, None))
-    assert leader.settled(Outcome("hit")) == Outcome("hit")
+    one.send(RanksEnded(1, "error", "late", None))
+    one.send(RanksEnded(2, "hit", None, None))
+    assert leader.settled(ProcessOutcome("hit")) == ProcessOutcome("hit")
 
 
 def test_followers_hear_how_node_0_ended(others):
     leader, (one, two) = others()
     leader.dismiss(143)
     for channel in (one, two):
-        assert isinstance(channel.receive(100, Begin), Begin)
+        assert isinstance(channel.receive(100, BeginTrial), BeginTrial)
         assert channel.receive(100, Bye) == Bye(143)
 
 
@@ -385,11 +408,11 @@ def test_a_channel_takes_no_nonsense():
                        (b'{"type":"stop","number":1}\n', "said Stop out of turn"),
                        (b"", "closed the connection"), (b"x" * 2**23, "talks too much")):
         other = socket.create_connection(server.getsockname())
-        channel = Channel(server.accept()[0])
+        channel = NodeChannel(server.accept()[0])
         assert channel.receive(0.0, Hello) is None
         writer = threading.Thread(target=_say, args=(other, words))
         writer.start()
-        with pytest.raises(Gone, match=why):
+        with pytest.raises(ConnectionLost, match=why):
             channel.receive(100.0, Hello)
         channel.close()
         writer.join()

@@ -17,7 +17,7 @@ from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.launch.elastic import Launcher
 from bench_apts.meters import soundness
-from bench_apts.trial.stopping import Stop
+from bench_apts.trial.stopping import GracefulStop
 
 RANK = '''
 import os, signal, sys, time
@@ -93,7 +93,7 @@ def test_a_rank_that_is_done_waits_for_no_other(tmp_path):
             return dict.get(self, key, "0")
 
     flag = tmp_path / "stop"
-    with Stop(flag, 0, 2, Store()) as stop:
+    with GracefulStop(flag, 0, 2, Store()) as stop:
         assert stop.go_on(True)
         flag.touch()
         assert begun.wait(60)

@@ -220,11 +220,11 @@ def backend(w, name, values=None, precision="fp32"):
     """A backend of this package, on minibatches as the harness cuts them."""
     from bench_apts.contract import Batch
     from bench_apts.plugins import registry
-    from bench_apts.trial import weights
+    from bench_apts.trial import trained_model
 
     made = registry.optimizer(name).backend
     world = dataclasses.replace(w.world, precision=precision)
-    model = weights.in_precision(_network(w.torch), world.device, precision)
+    model = trained_model.in_precision(_network(w.torch), world.device, precision)
     used = set()
     model[0].register_forward_hook(lambda layer, inputs, output: used.add(str(output.dtype)))
     stepper = made.build(model, w.torch.nn.functional.cross_entropy,

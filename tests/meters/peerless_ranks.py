@@ -65,7 +65,7 @@ def _train(meter, number, name, values, steps, suite):
     from bench_apts.contract import Batch, World
     from bench_apts.plugins import registry
     from bench_apts.suites import models
-    from bench_apts.trial.run import WARMUP_STEPS
+    from bench_apts.trial.trial_run import WARMUP_STEPS
 
     meter.calls, meter.phase = [], f"setup {number}"
     chosen, backend = registry.suite(suite).model, registry.optimizer(name).backend

@@ -7,9 +7,9 @@ from harness_ranks import run_ranks
 
 from bench_apts.core import store
 from bench_apts.core.records import Audited, AuditPart
+from bench_apts.core.wire import traffic_complaints
 from bench_apts.meters import soundness
 from bench_apts.meters.audit import Audit
-from bench_apts.meters.bounds import complaints
 from bench_apts.meters.comm import CommMeter
 from bench_apts.optimizers.presets import PRESETS, SOLVERS
 
@@ -41,7 +41,7 @@ def test_an_uneven_all_to_all_is_known_to_be_uncertain():
     for audited in run_ranks(uneven, 3):
         part = audited.parts["train"]
         assert abs(part.difference) <= part.unsure_bytes < 100
-        assert complaints(audited) == []
+        assert traffic_complaints(audited) == []
 
 
 @pytest.mark.parametrize(("predicted", "seen", "unsure", "fails"), [
@@ -49,7 +49,9 @@ def test_an_uneven_all_to_all_is_known_to_be_uncertain():
     (10_000_000, 10_010_000, 0, False), (10_000_000, 10_010_001, 0, True),
     (10_000_000, 9_989_999, 0, True)])
 def test_a_thousand_bytes_or_a_thousandth_are_allowed(predicted, seen, unsure, fails):
-    lines = complaints(Audited(rank=3, parts={"train": AuditPart(predicted, seen, unsure)}))
+    lines = traffic_complaints(
+        Audited(rank=3, parts={"train": AuditPart(predicted, seen, unsure)})
+    )
     assert bool(lines) == fails
     assert lines in ([], [f"rank 3 sent {seen} bytes in train, its collectives account for "
                           f"{predicted}: something communicated behind the meter's back"])
@@ -63,7 +65,7 @@ def test_an_audit_that_cannot_run_says_why(monkeypatch):
     audit = Audit(meter)
     audit.bill("train")
     assert audit.result(0) == Audited("the bytes of nccl cannot be predicted")
-    assert complaints(audit.result(0)) == []
+    assert traffic_complaints(audit.result(0)) == []
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
     monkeypatch.setattr("sys.platform", "darwin")
     assert Audit(meter).skipped == "darwin does not tell a socket's bytes"

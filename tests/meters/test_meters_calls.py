@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench_apts.core import store
 from bench_apts.core.records import DistinctCall, Traffic
 from bench_apts.core.wire import ideal_bytes
-from bench_apts.meters.calls import folded, merged, mismatches, totals
+from bench_apts.meters.calls import call_mismatches, fold_calls, merge_calls, sum_calls
 from bench_apts.meters.comm import CommMeter
 
 
@@ -81,9 +81,9 @@ def test_it_tells_phase_group_type_root_and_size(three):
 
 def test_it_sums_to_the_snapshot_also_where_it_is_folded(three):
     for calls, short, snapshot in three:
-        assert totals(calls) == snapshot
-        assert totals(short) == snapshot
-        assert list(mismatches(short, snapshot)) == []
+        assert sum_calls(calls) == snapshot
+        assert sum_calls(short) == snapshot
+        assert list(call_mismatches(short, snapshot)) == []
         assert {(c.phase, c.collective, c.ranks, c.operation, c.dtype, c.root, c.payload_bytes,
                  c.calls, c.folded) for c in short if c.folded} == {
             ("train", "all_reduce", 3, None, None, None, 24 + 12, 2, 2),
@@ -92,11 +92,11 @@ def test_it_sums_to_the_snapshot_also_where_it_is_folded(three):
 
 @given(MANY, st.integers(0, 20))
 def test_folding_changes_no_sum(many, most):
-    calls = merged(many)
-    short = folded(calls, most)
-    assert totals(short) == totals(calls)
+    calls = merge_calls(many)
+    short = fold_calls(calls, most)
+    assert sum_calls(short) == sum_calls(calls)
     assert sum(c.calls for c in short) == sum(c.calls for c in many)
-    assert list(mismatches(short, totals(many))) == []
+    assert list(call_mismatches(short, sum_calls(many))) == []
     kept = [c for c in short if not c.folded]
     assert set(kept) <= set(calls)
     assert len(kept) >= min(most, len(calls))
@@ -108,9 +108,9 @@ def test_folding_changes_no_sum(many, most):
 
 
 def test_it_folds_the_rarest():
-    calls = merged([call(48, 100), call(12, 7), call(24, 2), call(36, 1), call(8, 3, "eval")])
-    assert folded(calls, 5) == calls
-    assert folded(calls, 2) == [
+    calls = merge_calls([call(48, 100), call(12, 7), call(24, 2), call(36, 1), call(8, 3, "eval")])
+    assert fold_calls(calls, 5) == calls
+    assert fold_calls(calls, 2) == [
         call(8, 3, "eval"), call(12, 7), call(48, 100),
         DistinctCall("train", "all_reduce", 3, None, None, None, 2 * 24 + 36, 4 / 3 * 84, 3000,
                      3, folded=2)]
@@ -118,9 +118,9 @@ def test_it_folds_the_rarest():
 
 def test_unknown_actual_bytes_stay_unknown():
     calls = [call(12), call(24, actual=None)]
-    assert totals(calls) == {
+    assert sum_calls(calls) == {
         "train": {"all_reduce": Traffic(2, 36, ideal_bytes("all_reduce", 36, 3), None)}}
-    (fold,) = folded(calls, 0)
+    (fold,) = fold_calls(calls, 0)
     assert fold.actual_bytes is None
 
 
@@ -134,11 +134,11 @@ def test_unknown_actual_bytes_stay_unknown():
 ])
 def test_a_list_that_does_not_sum_up_is_named(changes, words):
     calls = [call(48, 2)]
-    comm = totals(calls)
-    assert list(mismatches(calls, comm)) == []
+    comm = sum_calls(calls)
+    assert list(call_mismatches(calls, comm)) == []
     changed = [msgspec.structs.replace(calls[0], **changes)]
-    assert any(words in line for line in mismatches(changed, comm)), list(
-        mismatches(changed, comm))
+    assert any(words in line for line in call_mismatches(changed, comm)), list(
+        call_mismatches(changed, comm))
 
 
 def test_every_record_lists_its_calls(finished):
@@ -146,7 +146,7 @@ def test_every_record_lists_its_calls(finished):
     for record in finished.records:
         calls = record.end.calls
         assert calls == sorted(calls, key=lambda c: (c.phase, c.collective, c.ranks))
-        assert list(mismatches(calls, record.end.comm)) == []
+        assert list(call_mismatches(calls, record.end.comm)) == []
         expected = {(record.trial.ranks, "float32")} if record.trial.ranks > 1 else set()
         assert {(c.ranks, c.dtype) for c in calls
                 if c.phase == "train" and c.collective == "all_reduce"} == expected

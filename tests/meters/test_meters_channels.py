@@ -9,7 +9,7 @@ from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
 from bench_apts.core import store
-from bench_apts.meters import channels, descriptors
+from bench_apts.meters import hidden_channels, procfs
 from bench_apts.meters.audit import verdict
 
 
@@ -19,7 +19,7 @@ def taken(connect, way, folder, unreadable=()):
     The functions of ``descriptors`` that are ``unreadable`` are refused by the kernel.
     """
     for name in unreadable:
-        setattr(descriptors, name, refused)
+        setattr(procfs, name, refused)
     w = watched(connect)
     w.folder = Path(folder)
     step = ddp(w)
@@ -109,7 +109,7 @@ def test_files_are_compared_also_where_the_kernel_counts_no_reads_and_writes(sho
 
 
 def seen(sent=(), received=(), place="here", store_bytes=0):
-    return channels.Seen(set(sent), set(received), place, store_bytes, 1000)
+    return hidden_channels.SeenChannels(set(sent), set(received), place, store_bytes, 1000)
 
 
 @pytest.mark.parametrize(("ranks", "lines"), [
@@ -128,7 +128,7 @@ def seen(sent=(), received=(), place="here", store_bytes=0):
 ])
 def test_a_channel_is_what_one_sends_to_and_another_receives_from(ranks, lines):
     end = "behind the meter's back: send it through torch.distributed"
-    assert channels.complaints(ranks) == [line + end for line in lines]
+    assert hidden_channels.channel_complaints(ranks) == [line + end for line in lines]
 
 
 @pytest.mark.parametrize(("on_step", "named"), [

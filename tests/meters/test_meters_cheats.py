@@ -14,9 +14,9 @@ from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
 from bench_apts.core import store
-from bench_apts.meters import mappings
+from bench_apts.meters import procfs
 from bench_apts.meters.audit import verdict
-from bench_apts.meters.hooks import _HOOK_ID
+from bench_apts.meters.collective_hooks import _HOOK_ID
 
 HIDDEN = 100_000
 
@@ -59,11 +59,11 @@ def overrides_gone(w):
 
 def overrides_away(w, floats):
     """The dispatcher's overrides go, a collective passes, others take their place."""
-    from bench_apts.meters import hooks
+    from bench_apts.meters import collective_hooks
 
     w.meter._overrides._destroy()
     w.dist.all_reduce(w.torch.ones(floats))
-    w.meter._overrides = hooks.by_dispatch(w.meter._dispatched)
+    w.meter._overrides = collective_hooks.by_dispatch(w.meter._dispatched)
 
 
 def hook_put_back(w):
@@ -286,10 +286,10 @@ def test_what_is_shared_in_good_faith_is_no_cheat(tmp_path):
 def test_the_ranks_that_share_are_named_together():
     a, b, c, d, e = (("00:1b", inode) for inode in range(5))
     every = {a: "/a", b: "/b", c: "/c", d: "/d"}
-    lines = mappings.complaints([
-        mappings.Shared({**every, e: "/one name"}, {a, b, c, d}),
-        mappings.Shared({**every, e: "/another"}, set()),
-        mappings.Shared({e: "/e"}, {e})])
+    lines = procfs.mapping_complaints([
+        procfs.SharedMappings({**every, e: "/one name"}, {a, b, c, d}),
+        procfs.SharedMappings({**every, e: "/another"}, set()),
+        procfs.SharedMappings({e: "/e"}, {e})])
     assert lines == [
         "ranks 0, 1 share memory: /a, /b, /c and 1 more: bytes may have passed behind the "
         "meter's back",
@@ -302,7 +302,7 @@ def test_what_is_larger_than_a_semaphore_is_none(pages, seen):
     path.write_bytes(bytes(pages * mmap.PAGESIZE))
     try:
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
-            assert (str(path) in mappings.shared_mappings().mapped.values()) == seen
+            assert (str(path) in procfs.shared_mappings().mapped.values()) == seen
     finally:
         path.unlink()
 

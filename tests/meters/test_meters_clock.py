@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_apts.core import store
-from bench_apts.core.job import Job
+from bench_apts.core.job import RankJob
 from bench_apts.meters import soundness
 from bench_apts.meters.clock import PARTS, Clock
 
@@ -172,14 +172,14 @@ def on_a_late_device(connect, job):
     import torch
 
     from bench_apts.meters.comm import CommMeter
-    from bench_apts.trial import run as trial
-    from bench_apts.trial.conformance import stretch
+    from bench_apts.trial import observer
+    from bench_apts.trial import trial_run as trial
 
     machine = Machine()
-    stretch._now = lambda: machine.time  # the second clock
+    observer._now = lambda: machine.time  # the second clock
     sys.modules["late_device"] = SimpleNamespace(queue=lambda: machine.queue(STEP))
     torch.cuda.synchronize = machine.synchronize
-    wait, evaluate = trial.Run._synchronize, trial.evaluate
+    wait, evaluate = trial.TrialRun._synchronize, trial.evaluate
 
     def as_if_on_cuda(run):
         host, run.world = run.world, dataclasses.replace(run.world, device=torch.device("cuda"))
@@ -190,11 +190,11 @@ def on_a_late_device(connect, job):
         machine.queue(EVALUATION)
         return evaluate(*arguments)
 
-    trial.Run._synchronize, trial.evaluate = as_if_on_cuda, evaluate_late
+    trial.TrialRun._synchronize, trial.evaluate = as_if_on_cuda, evaluate_late
     meter = CommMeter()
     meter.install()
     connect()
-    run = trial.Run(msgspec.json.decode(job, type=Job), machine.clock(), meter,
+    run = trial.TrialRun(msgspec.json.decode(job, type=RankJob), machine.clock(), meter,
                     torch.device("cpu"))
     return run.execute(), machine.waits, machine.queued
 
@@ -206,7 +206,7 @@ def test_a_trial_bills_queued_work_to_training_and_not_to_the_evaluation_that_wa
     trial = make_trial(path, ranks=size)
     events = tmp_path / f"{trial.run_id}.jsonl"
     store.append(events, store.Header(trial.run_id, store.now(), trial, {}))
-    job = msgspec.json.encode(Job(trial, str(digits.folder), str(events)))
+    job = msgspec.json.encode(RankJob(trial, str(digits.folder), str(events)))
     ranks = run_ranks(on_a_late_device, size, job)
     assert [(status, queued) for status, _, queued in ranks] == [("miss", 0.0)] * size
     record = store.read_trial(events)

@@ -20,8 +20,8 @@ from comm_ranks import (
 from harness_ranks import run_ranks
 
 from bench_apts.core.errors import UserError
-from bench_apts.meters import comm, native
-from bench_apts.meters.hooks import _HOOK_ID
+from bench_apts.meters import collective_hooks, comm
+from bench_apts.meters.collective_hooks import _HOOK_ID
 
 COMPILER = """#!/bin/sh
 for argument; do case $argument in -c) echo compiled >> {log};; esac; done
@@ -139,7 +139,9 @@ def test_without_a_compiler_it_says_so_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
     monkeypatch.setenv(comm.MECHANISM, "native")
-    monkeypatch.setattr(native, "module", native.module.__wrapped__)
+    monkeypatch.setattr(
+        collective_hooks, "native_module", collective_hooks.native_module.__wrapped__
+    )
     with pytest.raises(UserError, match=r"cannot be compiled: .*nowhere.*install a C") as caught:
         comm.prepare()
     assert "\n" not in str(caught.value)

@@ -14,19 +14,19 @@ from peerless_answers import known, padded, rounds
 from peerless_ranks import SHARE, reduced, refused, trained
 
 from bench_apts.core.records import Traffic
-from bench_apts.stats.projection import (
+from bench_apts.stats.network_model import (
     Algorithm,
+    BatchScaling,
     Fabric,
-    Network,
-    Scaling,
-    Work,
+    Interconnect,
+    RecordedWork,
+    collective_seconds,
     project,
-    seconds,
 )
 
 LARGE = (64, 512)
 STEPS = 12
-NETWORK = Network(Fabric(1e9, 1e-5, "round numbers"))
+NETWORK = Interconnect(Fabric(1e9, 1e-5, "round numbers"))
 LSR1 = {"global_solver": "l-sr1"}
 
 ALIKE = {
@@ -160,18 +160,18 @@ def test_rounds_of_apts_end_at_the_same_steps_and_tests_add_six_floats(long):
 def work(found):
     """What the meter of two ranks recorded, as a projection takes it."""
     traffic = {name: Traffic(**counts) for name, counts in found.traffic.items()}
-    return Work(2, len(found.steps), 2 * SHARE, 1.0, "cpu_s", traffic, hit=True)
+    return RecordedWork(2, len(found.steps), 2 * SHARE, 1.0, "cpu_s", traffic, hit=True)
 
 
 def projected(found, ranks, algorithm):
     """Seconds of communication in a step at ``ranks``, from what two ranks recorded."""
-    return project(work(found), ranks, Scaling.weak, NETWORK, algorithm).communication_s
+    return project(work(found), ranks, BatchScaling.weak, NETWORK, algorithm).communication_s
 
 
 def modelled(found, ranks, algorithm, steps=None):
     """The same from what was asked at that size, in the first ``steps`` if given."""
     asked_for = asked(found, ranks)[:steps]
-    return sum(seconds(name, payload, ranks, NETWORK, algorithm)
+    return sum(collective_seconds(name, payload, ranks, NETWORK, algorithm)
                for step in asked_for for name, payload in step) / len(asked_for)
 
 
@@ -194,8 +194,9 @@ def test_two_ranks_predict_apts_up_to_the_scalars_of_its_tests(long, ranks):
     for algorithm in (Algorithm.ring, Algorithm.tree):
         error = projected(long[2], ranks, algorithm) - modelled(found, ranks, algorithm)
         more_tests = sum(long[2].tested) - sum(found.tested)
-        sent = seconds("all_reduce", 24, ranks, NETWORK, algorithm) - seconds(
-            "all_reduce", 0, ranks, NETWORK, algorithm)
+        sent = collective_seconds(
+            "all_reduce", 24, ranks, NETWORK, algorithm
+        ) - collective_seconds("all_reduce", 0, ranks, NETWORK, algorithm)
         assert error == pytest.approx(more_tests * sent / 320, rel=1e-6)
         assert abs(error) < 1e-3 * modelled(found, ranks, algorithm)
 
@@ -205,7 +206,7 @@ def test_a_shorter_training_of_apts_has_more_rounds_in_a_step_than_was_recorded(
         long, ranks, steps):
     # Weak scaling takes N/2 times fewer steps, and these end before rounds have grown.
     done = work(long[2])
-    assert project(done, ranks, Scaling.weak, NETWORK).steps == steps
+    assert project(done, ranks, BatchScaling.weak, NETWORK).steps == steps
     for algorithm in (Algorithm.ring, Algorithm.tree):
         short = modelled(long[ranks], ranks, algorithm, steps)
         assert short / projected(long[2], ranks, algorithm) == pytest.approx(320 / 69, rel=1e-3)

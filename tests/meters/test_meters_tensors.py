@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from bench_apts.meters.tensors import held
+from bench_apts.meters.memory_use import held_tensor_bytes
 
 WEIGHTS = 4 * (10 * 3 + 3)
 """Bytes of the model below."""
@@ -29,16 +29,16 @@ def trained(model, optimizer):
     (functools.partial(torch.optim.Adam, lr=0.1), 4, 2 * 4),  # a float of steps for each tensor
 ])
 def test_weights_gradients_and_state_by_hand(model, make, copies, more):
-    assert held([model]) == WEIGHTS
+    assert held_tensor_bytes([model]) == WEIGHTS
     optimizer = trained(model, make(model.parameters()))
-    assert held([model, optimizer]) == copies * WEIGHTS + more
+    assert held_tensor_bytes([model, optimizer]) == copies * WEIGHTS + more
 
 
 def test_buffers_count_and_views_count_once():
     model = torch.nn.BatchNorm1d(4)  # weight, bias, mean, variance, and a count of 8 bytes
-    assert held([model]) == 4 * 4 * 4 + 8
+    assert held_tensor_bytes([model]) == 4 * 4 * 4 + 8
     flat = torch.zeros(100)
-    assert held([[flat[:10], flat[50:].view(5, 10), flat]]) == 400
+    assert held_tensor_bytes([[flat[:10], flat[50:].view(5, 10), flat]]) == 400
 
 
 def test_what_closures_partials_and_attributes_hold_counts(model):
@@ -50,18 +50,18 @@ def test_what_closures_partials_and_attributes_hold_counts(model):
     stepper = types.SimpleNamespace(loss=loss, other=functools.partial(torch.add, given), me=None)
     stepper.me = stepper  # a circle
     model.weight.shadow = torch.zeros(3)  # as ZeRO keeps a rank's part of a parameter
-    assert held([stepper, model]) == WEIGHTS + 4 * (7 + 5 + 3)
+    assert held_tensor_bytes([stepper, model]) == WEIGHTS + 4 * (7 + 5 + 3)
 
 
 def test_the_data_is_apart(model):
     data = torch.zeros(1_000)
     stepper = types.SimpleNamespace(model=model, batch=data[:10])
-    assert held([stepper], [data]) == WEIGHTS
-    assert held([stepper], [[data]]) == WEIGHTS
+    assert held_tensor_bytes([stepper], [data]) == WEIGHTS
+    assert held_tensor_bytes([stepper], [[data]]) == WEIGHTS
 
 
 def test_tensors_of_the_module_around_a_function_are_not_its_own():
-    assert held([_uses_a_global]) == 0
+    assert held_tensor_bytes([_uses_a_global]) == 0
     assert _uses_a_global() == 12
 
 

@@ -11,8 +11,8 @@ from unmeasured import ARGUMENTS, GAPS
 
 from bench_apts.core import store
 from bench_apts.core.wire import COLLECTIVES, Call
-from bench_apts.meters import comm, hooks, soundness
-from bench_apts.meters.calls import folded, mismatches, priced, totals
+from bench_apts.meters import collective_hooks, comm, soundness
+from bench_apts.meters.calls import call_mismatches, describe_call, fold_calls, sum_calls
 
 PLUGIN = Path(__file__).with_name("unmeasured.py")
 BY_HOOK = {*ARGUMENTS, "no hook"}
@@ -59,7 +59,7 @@ def test_each_record_states_its_gap(study):
         gaps = {(phase, name) for phase, collectives in record.end.comm.items()
                 for name, traffic in collectives.items() if traffic.unmeasured}
         assert unknown == gaps, kind
-        assert list(mismatches(record.end.calls, record.end.comm)) == []
+        assert list(call_mismatches(record.end.calls, record.end.comm)) == []
     assert "a stand-in" in records["closing a group"].end.audit.skipped
     assert records["reading sockets of one rank"].end.audit.rank == 1
     assert "a stand-in" in records["pricing"].uncounted
@@ -139,7 +139,7 @@ def test_a_torch_in_which_the_meter_finds_no_place_is_not_counted(monkeypatch):
 
 
 def test_the_dispatcher_reads_every_operator_of_this_torch():
-    found = hooks.operators()
+    found = collective_hooks.operators()
     assert {"allreduce_", "alltoall_base_", "send", "recv_", "barrier"} <= found.keys()
     for name, operator in found.items():
         if operator.operation not in COLLECTIVES:
@@ -157,14 +157,16 @@ def test_the_dispatcher_reads_every_operator_of_this_torch():
     Call("ALLREDUCE", inputs=(24,), unmeasured="TypeError: a stand-in"),
 ], ids=str)
 def test_what_cannot_be_priced_says_why(call):
-    one = priced(call, 0, 4, "gloo")
+    one = describe_call(call, 0, 4, "gloo")
     assert one.actual_bytes is None
     assert one.unmeasured.startswith(f"{call.operation}: ")
     assert one.payload_bytes >= 24
 
 
 def test_reasons_survive_folding():
-    calls = [priced(Call("NOVELTY", inputs=(size,)), 0, 2, "gloo") for size in range(4, 40, 4)]
-    whole = totals(calls)
+    calls = [
+        describe_call(Call("NOVELTY", inputs=(size,)), 0, 2, "gloo") for size in range(4, 40, 4)
+    ]
+    whole = sum_calls(calls)
     assert whole[""]["novelty"].unmeasured == "NOVELTY: the operation is not known"
-    assert totals(folded(calls, 2)) == whole
+    assert sum_calls(fold_calls(calls, 2)) == whole

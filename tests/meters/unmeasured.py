@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from bench_apts.contract import Backend, Hyperparameter, StepReport
 from bench_apts.core import wire
-from bench_apts.meters import audit, hooks
+from bench_apts.meters import audit, collective_hooks
 
 ARGUMENTS = {
     "raising": lambda args: Raising(),
@@ -61,12 +61,12 @@ def raises(*arguments, **named):
 
 def changed_fields(**changes):
     """Has each call that is read from now on say something else."""
-    fields = hooks._fields
+    fields = collective_hooks._fields
 
     def other(*arguments):
         return tuple(wire.Call(*fields(*arguments))._replace(**changes))[:-1]
 
-    hooks._fields = other
+    collective_hooks._fields = other
 
 
 def open_a_gap(kind):
@@ -87,7 +87,7 @@ def open_a_gap(kind):
         case "pricing":
             wire._broadcast = raises
         case "reading calls":
-            hooks._fields = raises
+            collective_hooks._fields = raises
         case "reading sockets of one rank":
             if dist.get_rank() == 1:
                 audit._sockets = raises

@@ -25,16 +25,16 @@ from harness_ranks import run_ranks
 from nodes_run import free_port
 
 from bench_apts.core import store
-from bench_apts.core.job import Job
+from bench_apts.core.job import RankJob
 from bench_apts.core.records import Header
-from bench_apts.stats.projection import (
+from bench_apts.stats.network_model import (
     Algorithm,
+    BatchScaling,
     Fabric,
-    Network,
-    Scaling,
+    Interconnect,
+    collective_seconds,
     project,
-    seconds,
-    work,
+    recorded_work,
 )
 from bench_apts.suites import data
 
@@ -111,7 +111,7 @@ def collectives(network, ranks, payloads=PAYLOADS, repetitions=5):
     rows = []
     for name, payload in by_rank[0][0]:
         times = _times(by_rank, name, payload)
-        gloo, best = (seconds(name, payload, ranks, _network(measured), algorithm)
+        gloo, best = (collective_seconds(name, payload, ranks, _network(measured), algorithm)
                       for algorithm in (Algorithm.gloo, Algorithm.best))
         rows.append(Row(network, ranks, measured.delay_s, measured.bytes_per_s, name, payload, 1,
                         statistics.median(times), min(times), max(times),
@@ -148,13 +148,13 @@ def training(network, measured, record, folder, cache):
     Returns:
         A row, and the record of the training on the network.
     """
-    trial, done = record.trial, work(record)
+    trial, done = record.trial, recorded_work(record)
     prepared = data.prepare("digits", None, offline=True, cache=cache)
     found = {}
     for link in (None, NETWORKS[network]):
         events = Path(folder) / f"{trial.run_id}-{link is None}.jsonl"
         store.append(events, Header(trial.run_id, store.now(), trial, {}))
-        job = msgspec.json.encode(Job(trial, str(prepared.folder), str(events)))
+        job = msgspec.json.encode(RankJob(trial, str(prepared.folder), str(events)))
         with emulated(link, trial.ranks) if link else nullcontext() as path:
             run_ranks(trained, trial.ranks, path, trial.ranks, free_port(), job, patience_s=280)
         found[link] = store.read_trial(events)
@@ -162,7 +162,7 @@ def training(network, measured, record, folder, cache):
                   for repeated in found.values())
     took -= base
     gloo, best = (
-        done.steps * project(done, trial.ranks, Scaling.strong, _network(measured),
+        done.steps * project(done, trial.ranks, BatchScaling.strong, _network(measured),
                              algorithm).communication_s
         for algorithm in (Algorithm.gloo, Algorithm.best))
     return Row(network, trial.ranks, measured.delay_s, measured.bytes_per_s, trial.label,
@@ -172,7 +172,7 @@ def training(network, measured, record, folder, cache):
 
 
 def _network(link):
-    return Network(Fabric(link.bytes_per_s, link.delay_s, "emulated"))
+    return Interconnect(Fabric(link.bytes_per_s, link.delay_s, "emulated"))
 
 
 def main():

@@ -11,7 +11,7 @@ import msgspec
 import torch_names
 from network_emulator import DEVICE, Link, address, ahead_of_all_else, join
 
-from bench_apts.core.job import Job
+from bench_apts.core.job import RankJob
 
 _PORT = 29500
 
@@ -141,7 +141,7 @@ def trained(connect, path, ranks, port, job):
     import torch.distributed as dist
 
     from bench_apts.plugins import registry
-    from bench_apts.trial import run as trial
+    from bench_apts.trial import trial_run as trial
 
     if path:
         rank, host = join(path), address(0)
@@ -155,7 +155,7 @@ def trained(connect, path, ranks, port, job):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": host, "MASTER_PORT": str(port),
         "DS_ACCELERATOR": "cpu"}
-    optimizer = msgspec.json.decode(job, type=Job).trial.optimizer
+    optimizer = msgspec.json.decode(job, type=RankJob).trial.optimizer
     for module in registry.optimizer(optimizer).backend.requires:
         importlib.import_module(module)
     ahead_of_all_else()

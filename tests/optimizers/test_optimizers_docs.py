@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench_apts.core import store
-from bench_apts.plugins import contract, registry
+from bench_apts.plugins import optimizer_contract, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "optimizers.md").read_text(encoding="utf-8")
@@ -43,7 +43,8 @@ def test_the_examples_are_tuned(path):
     assert "lr" in backend.searched()
 
 
-@pytest.mark.parametrize("declared", [contract.Backend, contract.World, contract.StepReport])
+@pytest.mark.parametrize("declared", [
+    optimizer_contract.Backend, optimizer_contract.World, optimizer_contract.StepReport])
 def test_every_field_of_the_contract_is_explained(declared):
     for field in dataclasses.fields(declared):
         assert f"`{field.name}`" in TEXT, field.name
@@ -52,7 +53,7 @@ def test_every_field_of_the_contract_is_explained(declared):
 
 def test_every_method_of_a_stepper_is_explained():
     for name in ("step", "state_dict", "load_state_dict", "evaluation_model"):
-        assert hasattr(contract.Stepper, name)
+        assert hasattr(optimizer_contract.Stepper, name)
         assert f"`{name}(" in TEXT
 
 

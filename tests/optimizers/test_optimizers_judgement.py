@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.optimizers.apts.judgement import Judgement, best_length
+from bench_apts.optimizers.apts.radius_search import StepQuality, best_length
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 3))
@@ -32,7 +32,7 @@ def test_sums_over_samples_give_means_and_standard_errors(pairs, slope):
     n = len(pairs)
     before, after = zip(*pairs, strict=True)
     differences = [b - a for a, b in pairs]
-    judgement = Judgement.from_sums((
+    judgement = StepQuality.from_sums((
         sum(before), sum(after), slope * n, sum(x * x for x in after),
         sum(d * d for d in differences), n))
     assert judgement.before == pytest.approx(statistics.fmean(before))
@@ -45,14 +45,14 @@ def test_sums_over_samples_give_means_and_standard_errors(pairs, slope):
 
 
 def judged(before=1.0, after=1.0, error=0.1, difference_error=0.01):
-    return Judgement(before, after, 0.0, error, difference_error, 128)
+    return StepQuality(before, after, 0.0, error, difference_error, 128)
 
 
 def test_a_loss_that_is_not_finite_is_never_acceptable():
     for bad in (math.nan, math.inf):
-        sums = Judgement.from_sums((1.0, bad, 0.0, bad, bad, 4))
+        sums = StepQuality.from_sums((1.0, bad, 0.0, bad, bad, 4))
         assert not sums.acceptable([], descending=False)
-        assert not Judgement.from_sums((bad, 1.0, 0.0, 1.0, bad, 4)).acceptable([], False)
+        assert not StepQuality.from_sums((bad, 1.0, 0.0, 1.0, bad, 4)).acceptable([], False)
 
 
 def test_the_window_allows_a_rise_up_to_its_worst_loss_and_three_standard_errors():

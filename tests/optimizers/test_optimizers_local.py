@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_apts.optimizers.apts.local import descent, minimise, within
+from bench_apts.optimizers.apts.local_steps import clip_to_radius, descent, minimise
 
 NORMS = ("l2", "linf")
 FINITE = st.floats(-100, 100).map(lambda x: round(x, 6))
@@ -48,17 +48,17 @@ def test_descent_minimises_the_linear_model_over_the_ball(values, radius, norm):
 
 def test_within_known_answers():
     step = vector(3.0, -4.0)
-    torch.testing.assert_close(within(step, 1.0, "l2"), vector(0.6, -0.8))
-    torch.testing.assert_close(within(step, 3.5, "linf"), vector(3.0, -3.5))
+    torch.testing.assert_close(clip_to_radius(step, 1.0, "l2"), vector(0.6, -0.8))
+    torch.testing.assert_close(clip_to_radius(step, 3.5, "linf"), vector(3.0, -3.5))
     for norm in NORMS:
-        assert torch.equal(within(step, 5.0, norm), step)
-        assert torch.equal(within(torch.zeros(2), 1.0, norm), torch.zeros(2))
+        assert torch.equal(clip_to_radius(step, 5.0, norm), step)
+        assert torch.equal(clip_to_radius(torch.zeros(2), 1.0, norm), torch.zeros(2))
 
 
 @given(VECTORS, st.floats(1e-3, 100), st.sampled_from(NORMS))
 def test_within_stays_in_the_ball_and_keeps_what_is_inside(values, radius, norm):
     step = vector(*values)
-    held = within(step, radius, norm)
+    held = clip_to_radius(step, radius, norm)
     assert length(held, norm) <= radius * (1 + 1e-12)
     if length(step, norm) <= radius:
         torch.testing.assert_close(held, step, rtol=1e-15, atol=0)

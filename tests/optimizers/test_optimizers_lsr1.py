@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench_apts.optimizers.apts.lsr1 import LSR1, products, replay, rough
+from bench_apts.optimizers.apts.lsr1_hessian import LSR1Hessian, products, replay, rough
 from bench_apts.optimizers.apts.obs import solve, spectrum
 
 NUMBERS = st.integers(-4, 4).map(float)
@@ -210,7 +210,7 @@ def curvature(model, step):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_memory_learns_the_curvature_along_what_it_has_seen(dtype):
     rng, matrix = quadratic(1, 8)
-    model = LSR1(torch.zeros(8, dtype=dtype), memory=3)
+    model = LSR1Hessian(torch.zeros(8, dtype=dtype), memory=3)
     zero = torch.zeros(8, dtype=dtype)
     seen = []
     for _ in range(7):  # more than it holds
@@ -223,7 +223,7 @@ def test_the_memory_learns_the_curvature_along_what_it_has_seen(dtype):
 
 
 def test_without_pairs_it_is_first_order():
-    model = LSR1(torch.zeros(2), 2)
+    model = LSR1Hessian(torch.zeros(2), 2)
     torch.testing.assert_close(model.step(torch.tensor([3.0, -4.0]), tensor(2.0), "l2"),
                                torch.tensor([-1.2, 1.6]))
     torch.testing.assert_close(model.step(torch.tensor([3.0, -4.0]), tensor(2.0), "linf"),
@@ -235,7 +235,7 @@ def test_without_pairs_it_is_first_order():
        st.sampled_from([1e-3, 0.1, 1.0, 10.0]), st.integers(0, 5))
 def test_steps_stay_within_the_radius_and_lower_the_model(seed, norm, radius, pairs):
     rng, matrix = quadratic(seed, 6)
-    model, zero = LSR1(torch.zeros(6, dtype=torch.float64), 3), torch.zeros(6)
+    model, zero = LSR1Hessian(torch.zeros(6, dtype=torch.float64), 3), torch.zeros(6)
     for _ in range(pairs):
         s = torch.from_numpy(rng.standard_normal(6))
         model.learn(s, matrix @ s, zero)
@@ -268,7 +268,7 @@ def test_steps_stay_within_the_radius_and_lower_the_model(seed, norm, radius, pa
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_dependent_or_senseless_pairs_never_fail(pairs, norm):
     for dtype in (torch.float32, torch.float64):
-        model = LSR1(torch.zeros(3, dtype=dtype), 3)
+        model = LSR1Hessian(torch.zeros(3, dtype=dtype), 3)
         zero, gradient = torch.zeros(3, dtype=dtype), torch.tensor([1.0, -2.0, 0.5], dtype=dtype)
         for s, y in pairs * 2:
             model.learn(torch.tensor(s, dtype=dtype), torch.tensor(y, dtype=dtype), zero)
@@ -279,7 +279,7 @@ def test_dependent_or_senseless_pairs_never_fail(pairs, norm):
 
 
 def test_a_zero_gradient_leaves_a_saddle_along_negative_curvature():
-    model = LSR1(torch.zeros(2, dtype=torch.float64), 2)
+    model = LSR1Hessian(torch.zeros(2, dtype=torch.float64), 2)
     model.learn(tensor([1.0, 0.0]), tensor([-3.0, 0.0]), tensor([0.0, 0.0]))
     zero = tensor([0.0, 0.0])
     step = model.step(zero, tensor(0.5), "l2")
@@ -288,7 +288,7 @@ def test_a_zero_gradient_leaves_a_saddle_along_negative_curvature():
 
 
 def test_a_gradient_that_is_not_finite_gives_a_step_that_nobody_accepts():
-    model = LSR1(torch.zeros(2), 2)
+    model = LSR1Hessian(torch.zeros(2), 2)
     step = model.step(torch.tensor([math.nan, 1.0]), torch.tensor(1.0), "l2")
     assert not model.reduction(torch.tensor([math.nan, 1.0]), step) > 0
     assert model.step(torch.tensor([3.0, 4.0]), torch.tensor(1.0), "l2").isfinite().all()
@@ -317,21 +317,21 @@ def test_no_value_leaves_the_device(device, norm):
     """On ``meta`` there are none: whoever asked for one, or for a shape, would get an error."""
     vector = torch.ones(5, device=device)
     radius = torch.ones((), device=device)
-    model = LSR1(vector, 3)
+    model = LSR1Hessian(vector, 3)
     with OnOneDevice(device) as mode:
         for _ in range(5):
             step = model.step(vector, radius, norm)
             model.reduction(vector, step)
             model.learn(step, vector, vector)
         model.learn(step, vector, vector)
-        other = LSR1(vector, 3)
+        other = LSR1Hessian(vector, 3)
         other.load_state_dict(model.state_dict())
         other.step(vector, radius, norm)
     assert mode.count > 100
 
 
 def test_a_pair_that_is_left_out_displaces_none_and_any_other_the_oldest():
-    model, zero = LSR1(torch.zeros(4, dtype=torch.float64), 2), torch.zeros(4)
+    model, zero = LSR1Hessian(torch.zeros(4, dtype=torch.float64), 2), torch.zeros(4)
     axes = torch.eye(4, dtype=torch.float64)
     bad = [(axes[0], 2 * axes[0]), (axes[1], 3 * axes[1]), (axes[3], axes[2]),
            (axes[3], math.nan * axes[3]), (0 * axes[0], axes[0])]
@@ -350,7 +350,7 @@ def test_state_round_trip_is_exact_also_with_a_pair_in_waiting():
     rng, matrix = quadratic(3, 5)
 
     def fresh():
-        return LSR1(torch.zeros(5, dtype=torch.float64), 2)
+        return LSR1Hessian(torch.zeros(5, dtype=torch.float64), 2)
 
     def some(count, model):
         return [model.learn(s, matrix @ s, torch.zeros(5))
@@ -368,4 +368,4 @@ def test_state_round_trip_is_exact_also_with_a_pair_in_waiting():
             model.learn(s, matrix @ s, torch.zeros(5))
         assert torch.equal(one.step(s, tensor(0.3), "l2"), other.step(s, tensor(0.3), "l2"))
     with pytest.raises(ValueError, match="another shape"):
-        LSR1(torch.zeros(5, dtype=torch.float64), 4).load_state_dict(one.state_dict())
+        LSR1Hessian(torch.zeros(5, dtype=torch.float64), 4).load_state_dict(one.state_dict())

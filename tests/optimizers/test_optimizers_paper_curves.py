@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench_apts.optimizers.apts.collective import Ranks
-from bench_apts.optimizers.apts.flat import Flat
+from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
-from bench_apts.optimizers.apts.problem import Problem
+from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
 PATH = Path(__file__).parents[2] / "docs" / "evidence" / "paper_curves.py"
 
@@ -34,7 +33,7 @@ def course(ranks):
             loss.backward()
         return loss.detach()
 
-    problem = Problem(Flat(list(model.parameters()), [], PaperMethod.SLOTS))
+    problem = FlatProblem(FlatBuffers(list(model.parameters()), [], PaperMethod.SLOTS))
     method = PaperMethod(problem, ranks, paper_settings("reference", radius=2.0))
     told = []
     for _ in range(12):
@@ -45,7 +44,7 @@ def course(ranks):
 
 
 def on_equal_ranks(rank):
-    return course(Ranks(None))
+    return course(RankGroup(None))
 
 
 def test_one_process_does_what_equal_ranks_do(on_ranks):

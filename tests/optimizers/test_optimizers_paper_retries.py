@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench_apts.optimizers.apts import APTS, RankError
-from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
+from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
 from bench_apts.optimizers.presets import PRESETS
 from bench_apts.plugins import registry
 

@@ -11,9 +11,8 @@ from torch import nn
 
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.apts import APTS
-from bench_apts.optimizers.apts.local import minimise
-from bench_apts.optimizers.apts.paper_settings import PaperSettings, paper_settings
-from bench_apts.optimizers.apts.solvers import FirstOrder, TRAdam, make
+from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
+from bench_apts.optimizers.apts.local_steps import FirstOrder, TRAdam, make, minimise
 from bench_apts.optimizers.presets import PRESETS, SOLVERS
 from bench_apts.plugins import registry
 

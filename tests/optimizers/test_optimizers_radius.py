@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.optimizers.apts.radius import RadiusRule, acceptance_ratio
+from bench_apts.optimizers.apts.acceptance import RadiusRule, acceptance_ratio
 
 RATIOS = st.floats(allow_nan=False)
 POSITIVE = st.floats(1e-6, 1e6)

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.optimizers.apts.judgement import Judgement
-from bench_apts.optimizers.apts.search import LARGEST, SMALLEST, RadiusSearch
+from bench_apts.optimizers.apts.radius_search import LARGEST, SMALLEST, RadiusSearch, StepQuality
 
 
 def verdict(length, samples=128.0):
     """A test whose parabola has its minimum at ``length``: f0 = 2, f0' = -length, f'' = 1."""
     after, slope = (0.0, -2.0) if math.isinf(length) else (2 - length + 0.5, 1 - length)
-    return Judgement(2.0, after, slope, 0.1, 0.1, samples)
+    return StepQuality(2.0, after, slope, 0.1, 0.1, samples)
 
 
 def play(*tests, search=None, spent=0.1, settled=False):
@@ -50,7 +49,7 @@ def test_start_up_brackets_the_radius_from_below(tests, radius, searching):
 ])
 def test_start_up_does_not_begin_at_a_plateau(length, error, convinced):
     said = verdict(length)
-    said = Judgement(said.before, said.after, said.slope, 0.1, error, said.samples)
+    said = StepQuality(said.before, said.after, said.slope, 0.1, error, said.samples)
     search = RadiusSearch(0.1)
     assert search.convinced(said) is convinced
     search.update(said, convinced, 0.1, settled=False)
@@ -61,12 +60,12 @@ def test_start_up_does_not_begin_at_a_plateau(length, error, convinced):
 
 
 def test_start_up_goes_on_where_a_step_was_too_short_to_be_judged():
-    said = Judgement(2.0, 2.001, 0.003, 0.1, 0.01, 128.0)  # rises, insignificantly, by nothing
+    said = StepQuality(2.0, 2.001, 0.003, 0.1, 0.01, 128.0)  # rises, insignificantly, by nothing
     search = RadiusSearch(1e-5)
     assert search.groping(said)
     search.update(said, True, 0.1, settled=False)
     assert search.radius == pytest.approx(4e-5)
-    far = Judgement(2.0, 2.001, 0.003, 0.1, 0.08, 128.0)
+    far = StepQuality(2.0, 2.001, 0.003, 0.1, 0.08, 128.0)
     assert not search.groping(far)
     assert not found().groping(said)
 

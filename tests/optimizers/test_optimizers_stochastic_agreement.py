@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench_apts.optimizers.apts import RankError
-from bench_apts.optimizers.apts.agreement import Agreement
-from bench_apts.optimizers.apts.collective import Ranks
-from bench_apts.optimizers.apts.flat import Flat
+from bench_apts.optimizers.apts.flat_problem import FlatBuffers
+from bench_apts.optimizers.apts.rank_agreement import RankGroup, RoundAgreement
 
 N = 3
 PATIENCE_S = 60
 
 
-class Threads(Ranks):
+class Threads(RankGroup):
     """A rank whose all-reduces meet those of other threads, or time out."""
 
     def __init__(self, rank, size, shared):
@@ -47,8 +46,8 @@ rounds = st.lists(st.fixed_dictionaries({
 def one_rank(rank, size, shared, plan, buffers, told):
     theta = nn.Parameter(torch.zeros(N, dtype=torch.float64))
     statistics = [torch.zeros(2, dtype=torch.float64)] if buffers else []
-    flat, ranks = Flat([theta], statistics, 6), Threads(rank, size, shared)
-    agreement = Agreement(flat, ranks)
+    flat, ranks = FlatBuffers([theta], statistics, 6), Threads(rank, size, shared)
+    agreement = RoundAgreement(flat, ranks)
     for number, what in enumerate(plan):
         agreement.begin()
         for _ in range(what["steps"]):
@@ -119,8 +118,8 @@ def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
 
 
 def test_a_state_from_before_the_first_round_is_restored():
-    flat = Flat([nn.Parameter(torch.zeros(N))], [], 6)
-    agreement = Agreement(flat, Ranks(None))
+    flat = FlatBuffers([nn.Parameter(torch.zeros(N))], [], 6)
+    agreement = RoundAgreement(flat, RankGroup(None))
     fresh = agreement.state_dict()
     agreement.count(12)
     agreement.mean(1, None)

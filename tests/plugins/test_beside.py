@@ -8,7 +8,7 @@ import pytest
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
-from bench_apts.plugins.beside import Beside
+from bench_apts.plugins.user_code import SiblingModules
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
 
@@ -63,7 +63,7 @@ def run(command, out, *plugins, gpus, cwd=None):
 def test_the_files_that_a_plugin_imports_are_known_without_running_them(write):
     path = write()
     (path.parent / "my_rates.py").write_text("import my_parts\nraise SystemExit\n")
-    found = [str(file.relative_to(path.parent)) for file in Beside(path).files()]
+    found = [str(file.relative_to(path.parent)) for file in SiblingModules(path).files()]
     assert found == ["my_parts/__init__.py", "my_parts/deeper.py", "my_parts/late.py",
                      "my_rates.py"]
 
@@ -90,7 +90,7 @@ def test_every_form_of_import_is_seen(tmp_path, statement, imported):
         file.write_text(text + "\n")
     plug = tmp_path / "plug.py"
     plug.write_text(statement + "\n")
-    assert [str(f.relative_to(tmp_path)) for f in Beside(plug).files()] == imported
+    assert [str(f.relative_to(tmp_path)) for f in SiblingModules(plug).files()] == imported
 
 
 def test_a_changed_helper_changes_the_hash_and_other_files_do_not(write):
@@ -128,7 +128,7 @@ def test_a_file_hides_no_module_of_others(tmp_path):
     done = subprocess.run([sys.executable, "-c", check, str(path)], capture_output=True,
                           text=True, check=False, cwd=tmp_path.parent)
     assert done.returncode == 0, done.stderr
-    assert Beside(path).files() == []
+    assert SiblingModules(path).files() == []
 
 
 def test_equal_names_in_two_folders_do_not_meet(write):

@@ -9,7 +9,7 @@ import pytest
 from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Sampling, Uniform
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
-from bench_apts.trial.conformance.observer import missing_methods
+from bench_apts.trial.observer import missing_methods
 
 
 def backend(**changes):

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from bench_apts.contract import Batch
 from bench_apts.core.errors import UserError
-from bench_apts.plugins import micro
-from bench_apts.tasks.module import trained
+from bench_apts.plugins import micro_batches
+from bench_apts.tasks.loss_module import trained
 
 ZERO = ["zero1", "zero2", "zero3"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ZERO]
@@ -27,9 +27,9 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ZERO]
 def test_parts_hold_every_sample_once_and_no_more_than_allowed(samples, most):
     whole = Batch(torch.arange(samples), torch.arange(samples))
     batch = Batch(whole, whole.targets)  # as tasks with losses of their own get it
-    parts = micro.parts(batch, most)
+    parts = micro_batches.parts(batch, most)
     sizes = [len(part.targets) for part, _ in parts]
-    assert len(parts) == micro.count(samples, most)
+    assert len(parts) == micro_batches.count(samples, most)
     assert max(sizes) <= (most or samples)
     assert max(sizes) - min(sizes) <= 1
     assert sum(share for _, share in parts) == pytest.approx(1)
@@ -47,7 +47,7 @@ def instrumented(model, most):
         seen.append(len(tree_leaves(inputs)[0]))
         return type(model).forward(self, *inputs, **named)
 
-    chunked = micro.Chunked(forward, most)
+    chunked = micro_batches.Chunked(forward, most)
     model.forward = lambda *inputs, **named: chunked(model, *inputs, **named)
     return model, seen
 
@@ -101,7 +101,7 @@ def test_losses_that_differentiate_the_network_are_cut_too():
 
 def test_an_output_without_samples_first_is_refused():
     model, _ = instrumented(nn.Linear(2, 1), 2)
-    model.forward = lambda inputs: micro.Chunked(lambda self, x: x.sum(), 2)(model, inputs)
+    model.forward = lambda inputs: micro_batches.Chunked(lambda self, x: x.sum(), 2)(model, inputs)
     with pytest.raises(UserError, match="micro_batch"):
         model(torch.zeros(5, 2))
 
@@ -132,7 +132,7 @@ def test_the_course_is_that_of_the_whole_batch(courses, name):
         np.testing.assert_allclose(whole["outputs"], cut["outputs"], rtol=1e-3, atol=1e-4)
         for one, other in zip(whole["reports"], cut["reports"], strict=True):
             samples, forwards, backwards = one
-            parts = micro.count(BATCH // 2, 5)
+            parts = micro_batches.count(BATCH // 2, 5)
             assert parts == 4
             assert other == (samples, forwards * parts, backwards * parts)
 

@@ -10,7 +10,7 @@ from torch import nn
 from bench_apts.contract import Batch, World
 from bench_apts.optimizers.data_parallel import DataParallelStepper
 from bench_apts.optimizers.trust_region import apts_paper
-from bench_apts.plugins.randomness import Draws, Redraw
+from bench_apts.plugins.randomness import Redraw, StepSeeds
 
 CPU = torch.device("cpu")
 NOISY = ('suite.model={source="mechanics_models:Noisy"}', "suite.budget.samples=640",
@@ -18,7 +18,7 @@ NOISY = ('suite.model={source="mechanics_models:Noisy"}', "suite.budget.samples=
 
 
 def drawn(seed, rank, what):
-    Draws(seed, rank, CPU).begin(what)
+    StepSeeds(seed, rank, CPU).begin(what)
     return torch.rand(4).tolist()
 
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench_apts.core.errors import UserError
 from bench_apts.plugins.roles import roles
-from bench_apts.tasks.module import LossModule
+from bench_apts.tasks.loss_module import LossModule
 
 
 class Gpt(nn.Module):

@@ -9,10 +9,10 @@ from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry, suite_file
 from bench_apts.suites import data
-from bench_apts.suites.problem import Problem
+from bench_apts.suites.suite_problem import SuiteProblem
 from bench_apts.tasks import Task
-from bench_apts.tasks.module import measured, trained
-from bench_apts.tasks.ready import Classification
+from bench_apts.tasks.loss_module import measured, trained
+from bench_apts.tasks.named_tasks import Classification
 
 PLAIN = """
 name = "mine"
@@ -161,7 +161,7 @@ def test_initial_weights_are_scaled_and_biases_are_not(digits):
     found = []
     for overrides in ((), ("suite.model.init_scale=3",)):
         torch.manual_seed(1)
-        found.append(Problem(registry.suite("digits@layernorm", overrides)).network(dataset))
+        found.append(SuiteProblem(registry.suite("digits@layernorm", overrides)).network(dataset))
     for (name, one), (_, three) in zip(*(net.named_parameters() for net in found), strict=True):
         torch.testing.assert_close(three, one * (3 if one.dim() > 1 else 1), msg=name)
         assert three.requires_grad

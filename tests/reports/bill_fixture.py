@@ -10,10 +10,10 @@ from bench_apts.core import store
 from bench_apts.core.records import Eval, Traffic
 from bench_apts.core.spec import Entry, Evaluation, Study
 from bench_apts.reports import caveats
-from bench_apts.reports.context import Context
-from bench_apts.reports.drawing.style import looks
+from bench_apts.reports.figure_style import looks
 from bench_apts.reports.gather import gather
-from bench_apts.reports.tuning.bill import bill
+from bench_apts.reports.section_parts import Context
+from bench_apts.reports.tuning_bill import study_bill
 
 SUITE = msgspec.structs.replace(fixture.SUITE, evaluation=Evaluation(1_400, 1))
 HIT, MISS = 0.95, 0.5
@@ -62,7 +62,7 @@ class Folder:
         return self
 
     def bill(self, *arguments, **options):
-        return bill(gather(self.path), *(arguments or ["core_seconds"]),
+        return study_bill(gather(self.path), *(arguments or ["core_seconds"]),
                     **{"replay": False, **options})
 
     def contexts(self):

@@ -80,9 +80,9 @@ def populate(folder, *, edge=False, at_bound=0.0, accepted=0.75):
 
 def context(folder):
     """What a section about this study's suite is built from."""
-    from bench_apts.reports.context import Context
-    from bench_apts.reports.drawing.style import looks
+    from bench_apts.reports.figure_style import looks
     from bench_apts.reports.gather import gather
+    from bench_apts.reports.section_parts import Context
 
     gathered = gather(folder)
     return Context(gathered, fixture.SUITE, "digits", gathered.groups,

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench_apts.reports import caveats
-from bench_apts.reports.context import Context
-from bench_apts.reports.curves import courses as curves
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.drawing.style import looks
+from bench_apts.reports import curve_data as curves
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.figure_style import looks
 from bench_apts.reports.gather import gather
-from bench_apts.reports.parts import Listing, Pictures
+from bench_apts.reports.section_parts import Context, Listing, Pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from bench_apts.reports.drawing.canvas import Figure
-    from bench_apts.reports.parts import Part
+    from bench_apts.reports.canvas import Figure
+    from bench_apts.reports.section_parts import Part
     from bench_apts.reports.table import Table
 
 
@@ -27,7 +26,7 @@ def contexts(folder: Path) -> list[Context]:
     study = gathered.file.study
     given = looks([entry.label for entry in study.entries])
     crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
-    data = curves.frame(gathered.groups)
+    data = curves.curve_frame(gathered.groups)
     return [Context(gathered, suite, f"{suite.name}-{at}",
                     tuple(group for group in gathered.groups if group.suite == suite), given,
                     crowded, data) for at, suite in enumerate(study.suites)]

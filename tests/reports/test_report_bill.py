@@ -10,14 +10,13 @@ from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
 
 from bench_apts.core.errors import UserError
 from bench_apts.reports.gather import gather
-from bench_apts.reports.tuning.bill import bill
-from bench_apts.reports.tuning.pays import sentence
-from bench_apts.reports.tuning.pool import View
+from bench_apts.reports.tuning_bill import study_bill
+from bench_apts.reports.tuning_pools import CostView, payoff_sentence
 from bench_apts.stats.amortisation import BreakEven
-from bench_apts.stats.bootstrap import Interval
-from bench_apts.stats.curves import curve
-from bench_apts.stats.replay import replay_all
-from bench_apts.stats.restart import restart_quantile
+from bench_apts.stats.intervals import Interval
+from bench_apts.stats.learning_curves import curve
+from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.tuning_replay import replay_all
 
 SEEDS = 12
 """Fresh seeds that leave little doubt where all cost the same."""
@@ -349,7 +348,7 @@ def test_whose_search_served_another_is_said(known):
     gathered = gather(known.path)
     (group,) = gathered.groups
     cells = tuple(replace(cell, leader="sgd" if cell.tune else "") for cell in group.cells)
-    found = bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
+    found = study_bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
     assert "tuned as sgd" in row(found, "bill-search", "adam")[1]["Optimizer"].badge
     assert any("adam at N = 1 took over another's search" in note for note in found.notes)
 
@@ -373,8 +372,8 @@ def test_few_trials_are_marked(known):
     (math.inf, math.inf, 1, "tuning x never paid by these trials, but 1 fresh seed cannot tell"),
 ])
 def test_verdicts_in_words(low, high, number, words):
-    assert sentence("x", BreakEven(14, Interval(low, high), number)) == words
+    assert payoff_sentence("x", BreakEven(14, Interval(low, high), number)) == words
 
 
 def test_gpus_are_billed_in_gpu_seconds():
-    assert View("core_seconds", 1.0, "cuda").show(2.0) == "2.00\u202fGPU\u2011s"
+    assert CostView("core_seconds", 1.0, "cuda").show(2.0) == "2.00\u202fGPU\u2011s"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench_apts.reports.certainty import certainty, qualified
-from bench_apts.reports.parts import Answer, Box, Boxes, Part
+from bench_apts.reports.report_page import add_uncertainty, uncertainty_sentence
+from bench_apts.reports.section_parts import Answer, Box, Boxes, Part
 
 
 def decision(**verdicts):
@@ -23,15 +23,15 @@ def decision(**verdicts):
     (decision(alone="not told apart"), ""),
     (decision(a="none"), "")])
 def test_the_weakest_finding(boxes, expected):
-    found = certainty(boxes)
+    found = uncertainty_sentence(boxes)
     assert found.startswith(expected)
     assert bool(found) == bool(expected)
 
 
 def test_it_applies_to_all_parts_that_compare():
     parts = [Part(slug, slug, "sgd is first.") for slug in ("main", "scaling", "traffic")]
-    main, scaling, traffic = qualified(decision(a="not told apart"), parts)
+    main, scaling, traffic = add_uncertainty(decision(a="not told apart"), parts)
     assert "do not tell" in main.finding
     assert scaling.finding.startswith("sgd is first. N = 1: the trials do not tell")
     assert traffic.finding == "sgd is first."
-    assert qualified(decision(a="clear"), parts) == tuple(parts)
+    assert add_uncertainty(decision(a="clear"), parts) == tuple(parts)

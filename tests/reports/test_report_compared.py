@@ -14,9 +14,9 @@ import report_fixture as fixture
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Entry
-from bench_apts.reports.comparison import text as text
-from bench_apts.reports.comparison.cells import match
-from bench_apts.reports.comparison.compared import optimizers, studies
+from bench_apts.reports import compared_tables
+from bench_apts.reports.compared_measures import pair_trials
+from bench_apts.reports.compared_studies import compare_optimizers, compare_studies
 from bench_apts.reports.gather import gather
 
 replace = msgspec.structs.replace
@@ -67,7 +67,7 @@ def slower(factor):
 
 
 def compared(before, after, factor=1.0):
-    return studies(gather(before), gather(after), ("before", "after"), factor)
+    return compare_studies(gather(before), gather(after), ("before", "after"), factor)
 
 
 def verdicts(found):
@@ -80,7 +80,7 @@ def test_equal_studies_are_equal(before, after):
     assert len(found.rows) == 12
     assert {row.measure.effect for row in found.rows
             if row.measure.kind in ("ratio", "exact")} == {1.0}
-    assert text.verdict(found) == "no difference beyond noise"
+    assert compared_tables.verdict_line(found) == "no difference beyond noise"
     assert not any("too few" in note for note in found.notes)
 
 
@@ -93,8 +93,10 @@ def test_with_too_few_trials_a_difference_is_not_denied(tmp_path):
     assert not found.worse
     assert not found.better
     assert any("too few trials" in note for note in found.notes)
-    assert text.verdict(found).startswith("too few trials to tell: there are differences")
-    assert text.verdict(compared(one, one)) == "no difference beyond noise"
+    assert compared_tables.verdict_line(found).startswith(
+        "too few trials to tell: there are differences"
+    )
+    assert compared_tables.verdict_line(compared(one, one)) == "no difference beyond noise"
 
 
 def test_a_planted_slowdown_is_found_and_nothing_else(before, after):
@@ -107,7 +109,10 @@ def test_a_planted_slowdown_is_found_and_nothing_else(before, after):
     assert all(1.4 < row.measure.interval.low < 1.5 for row in found.worse)
     # One test: what is equal in every pair is not tested.
     assert [row.adjusted for row in found.worse] == pytest.approx([2.0**-9])
-    assert "sgd on digits at N = 2 takes 1.50 times the time to target" in text.verdict(found)
+    assert (
+        "sgd on digits at N = 2 takes 1.50 times the time to target"
+        in compared_tables.verdict_line(found)
+    )
     assert {row.measure.name for row in compared(after, before).better} == {
         row.measure.name for row in found.worse}
 
@@ -164,7 +169,7 @@ def test_a_single_collective_more_is_worse(before, after):
     found = compared(before, after)
     assert [row.measure.name for row in found.worse] == ["collectives per step"]
     # One call in ten seeds of 437 steps: three digits would have said 1.00.
-    assert "issues 1.00023 times the collectives per step" in text.verdict(found)
+    assert "issues 1.00023 times the collectives per step" in compared_tables.verdict_line(found)
     assert [r.measure.name for r in compared(after, before).better] == ["collectives per step"]
     assert not compared(before, after, factor=1.01).worse
 
@@ -198,7 +203,7 @@ def test_bytes_are_exact_with_a_single_seed(tmp_path):
 
     spoil(folders[1], fatter)
     found = compared(*folders)
-    assert text.verdict(found) == (
+    assert compared_tables.verdict_line(found) == (
         "B is worse: sgd on digits at N = 2 sends 1.33 times the bytes per step")
     # What is a matter of chance cannot be told from one seed, which is said.
     assert any("too few trials to tell costs apart" in note for note in found.notes)
@@ -214,8 +219,8 @@ def test_misses_are_compared_and_nothing_is_imputed(before, after):
     assert (hit.verdict, time.verdict) == ("worse", "worse")
     assert math.isinf(time.measure.effect)
     assert time.measure.texts[1].startswith("more than ")
-    assert "∞" in text.entries(time)
-    row = next(r for r in text.numbers(found) if r["measure"] == "time to target")
+    assert "∞" in compared_tables.row_entries(time)
+    row = next(r for r in compared_tables.plain_rows(found) if r["measure"] == "time to target")
     assert (row["b"], row["effect"]) == (None, None)
     both = compared(after, after)
     assert verdicts(both)["time to target"] == "neither hit"
@@ -241,22 +246,22 @@ def test_a_lower_test_accuracy_is_worse(before, after):
     found = compared(before, after)
     assert [row.measure.name for row in found.worse] == ["test accuracy"]
     assert found.worse[0].measure.effect == pytest.approx(-0.012)
-    assert "-1.20 points" in text.entries(found.worse[0])
+    assert "-1.20 points" in compared_tables.row_entries(found.worse[0])
 
 
 def test_trials_are_pairs_where_repetition_and_seeds_agree(before, tmp_path):
     ours = store.read_trials(before)
-    assert match(ours, ours[:4]).paired
-    assert match(ours, ours[:4]).basis == "4 pairs"
-    assert {a.trial.seeds for a in match(ours, ours[:4]).first} == {
+    assert pair_trials(ours, ours[:4]).paired
+    assert pair_trials(ours, ours[:4]).basis == "4 pairs"
+    assert {a.trial.seeds for a in pair_trials(ours, ours[:4]).first} == {
         r.trial.seeds for r in ours[:4]}
     others = [msgspec.convert(msgspec.to_builtins(r), type(r)) for r in ours]
     for record in others:
         record.header.trial = replace(record.trial, seeds=replace(record.trial.seeds, data=1))
-    unpaired = match(ours, others)
+    unpaired = pair_trials(ours, others)
     assert (unpaired.paired, unpaired.basis) == (False, "10 and 10 unpaired")
     ours[0].end = None
-    assert match(ours, ours).basis == "9 pairs"
+    assert pair_trials(ours, ours).basis == "9 pairs"
 
 
 def test_what_only_one_study_has_is_said(before, tmp_path):
@@ -288,7 +293,7 @@ def test_other_data_do_not_compare(before, after):
 
 def test_two_optimizers_of_a_study(tmp_path):
     folder = made(tmp_path / "study", ("sgd", "apts"), trials=10)
-    found = optimizers(gather(folder), "sgd", "apts", 1.0)
+    found = compare_optimizers(gather(folder), "sgd", "apts", 1.0)
     rows = {row.measure.name: row for row in found.rows}
     assert rows["wire bytes to target"].verdict == "better"
     assert rows["wire bytes to target"].measure.basis == "10 pairs"
@@ -296,9 +301,9 @@ def test_two_optimizers_of_a_study(tmp_path):
     assert rows["expected cost, with tuning"].measure.basis == "10 and 10 unpaired"
     assert "wire bytes per step" not in rows
     assert any("no evaluation is at equal steps and samples" in note for note in found.notes)
-    assert optimizers(gather(folder), "sgd", "sgd", 1.0).worse == []
+    assert compare_optimizers(gather(folder), "sgd", "sgd", 1.0).worse == []
     with pytest.raises(UserError, match=r"unknown optimizer of this study 'sdg'; did you mean"):
-        optimizers(gather(folder), "sdg", "apts", 1.0)
+        compare_optimizers(gather(folder), "sdg", "apts", 1.0)
 
 
 def test_the_command_tells_by_its_exit_code(cli, before, after, tmp_path):

@@ -9,9 +9,9 @@ from bill_fixture import Folder
 from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.core.records import Traffic
-from bench_apts.reports.decision import currencies
+from bench_apts.reports import search_costs
 from bench_apts.reports.gather import gather
-from bench_apts.reports.sections import decision
+from bench_apts.reports.sections import decision_boxes
 
 CHANGES = {"adam": (1, 3.0, 100), "apts": (2, 1.0, 10)}
 """Samples, CPU seconds and bytes of a step beside those of the fixture."""
@@ -40,14 +40,14 @@ def change(folder, changes):
 
 
 def ratios(folder, ranks):
-    rows = currencies.table(gather(folder).groups, "cpu").records()
+    rows = search_costs.relative_costs_table(gather(folder).groups, "cpu").records()
     return {row["optimizer"]: {key.removeprefix("ratio_"): value for key, value in row.items()
                                if key.startswith("ratio_")}
             for row in rows if row["ranks"] == ranks}
 
 
 def headlines(folder):
-    return [box.headline for box in sections.build(decision, folder).blocks[0].boxes]
+    return [box.headline for box in sections.build(decision_boxes, folder).blocks[0].boxes]
 
 
 def test_ratios_are_to_the_cheapest_in_samples(doubled):
@@ -80,7 +80,12 @@ def test_times_of_more_ranks_than_cores_are_left_out(tmp_path):
     folder.add("adam", "report", (3, 3), 4, like=0).add("apts", "report", (2, 2), 4)
     change(folder.path, {"adam": (1, None, 100), "apts": (2, None, 200)})
     (group,) = gather(folder.path).groups
-    assert currencies.shown(group, "cpu") == ["samples", "flops", "wire_bytes", "cpu_s"]
+    assert search_costs.compared_currencies(group, "cpu") == [
+        "samples",
+        "flops",
+        "wire_bytes",
+        "cpu_s",
+    ]
     found = ratios(folder.path, 4)["apts"]
     assert "core_seconds" not in found
     assert found["cpu_s"] is None  # only the busiest of four ranks was kept

@@ -13,9 +13,9 @@ import section_contexts as sections
 
 from bench_apts.core import store, units
 from bench_apts.core.spec import Budget, Entry
-from bench_apts.reports.curves import courses as curves
-from bench_apts.reports.sections import curves as section
-from bench_apts.stats.costs import hit_bracket, outcome
+from bench_apts.reports import curve_data as curves
+from bench_apts.reports.sections import training_curves as section
+from bench_apts.stats.trial_costs import hit_bracket, outcome
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_finding_counts_hits_and_names_the_first(folder, part, seeds):
                                              for r in seeds(label, ranks)), label)
                           for label in fixture.PACE)
         mark = " †" if ranks == 4 else ""
-        assert f"at N = {ranks}{mark} {label} ({units.count(cost)})" in part.finding
+        assert f"at N = {ranks}{mark} {label} ({units.format_count(cost)})" in part.finding
 
 
 def test_the_table_holds_median_and_range_of_the_seeds(part, seeds):
@@ -83,8 +83,8 @@ def test_captions_name_the_first_and_figures_their_conditions(part, seeds):
                     for label in ("apts", "sgd", "adam"))
     (first, one), (second, other), _ = ranked
     assert figure.caption.startswith(
-        f"First to the target (median seed): {one}, after {units.count(first)} gradient "
-        f"evaluations; then {other}, after {units.count(second)}.")
+        f"First to the target (median seed): {one}, after {units.format_count(first)} gradient "
+        f"evaluations; then {other}, after {units.format_count(second)}.")
     assert "Band: smallest to largest of the seeds." in figure.caption
     assert f"Beyond the axis: {fixture.NASTY}." in figure.caption
     assert figure.basis == (
@@ -141,11 +141,11 @@ def test_hits_are_ringed_and_misses_crossed(folder, seeds):
     context = sections.contexts(folder)[0]
     run_ids = [r.header.run_id for label in fixture.PACE for r in seeds(label, 4)]
     data = context.curves[context.curves["run_id"].isin(run_ids)]
-    found, step = curves.courses(data, fixture.PACE, "validation", ["samples", "validation"])
+    found, step = curves.curve_bands(data, fixture.PACE, "validation", ["samples", "validation"])
     assert (step, [one.label for one in found]) == (1, list(fixture.PACE))
     for course in found:
         axes = matplotlib.figure.Figure().subplots()
-        curves.ends(axes, course, "samples", "validation", context.looks[course.label],
+        curves.draw_curve_ends(axes, course, "samples", "validation", context.looks[course.label],
                     (0.9, 1.0))
         drawn = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines}
         records = sorted(seeds(course.label, 4), key=lambda r: r.trial.repetition)
@@ -178,7 +178,9 @@ def long(tmp_path_factory):
 
 def test_long_curves_are_thinned_by_the_rule_that_the_caption_tells(long):
     context = sections.contexts(long)[0]
-    found, step = curves.courses(context.curves, ["sgd"], "validation", ["samples", "validation"])
+    found, step = curves.curve_bands(
+        context.curves, ["sgd"], "validation", ["samples", "validation"]
+    )
     assert step == 3
     (sgd,) = found
     for run in sgd.runs:
@@ -212,7 +214,7 @@ def test_of_many_seeds_some_are_drawn_singly_and_all_count(tmp_path):
         fixture.write(folder, spec, fixture.evals(spec, pace=1.3, step_s=0.01, backwards=1,
                                                   every=1), "hit", test=0.95)
     context = sections.contexts(folder)[0]
-    (sgd,), _ = curves.courses(context.curves, ["sgd"], "validation", ["validation"])
+    (sgd,), _ = curves.curve_bands(context.curves, ["sgd"], "validation", ["validation"])
     assert [run["seed"].iat[0] for run in sgd.runs] == list(range(10))
     assert sgd.shared["validation"].shape == (21, 13)
     part = sections.build(section, folder)

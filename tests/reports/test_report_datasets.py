@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from bench_apts.reports import datasets
-from bench_apts.suites import sources
+from bench_apts.reports import data_origin
+from bench_apts.suites import data_files
 
 
 def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" * 58):
@@ -22,24 +22,24 @@ def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" 
     ("mnist", "mnist (data 1a2b3c…, not the published files)"),
     ("cifar10", "cifar10 (data 1a2b3c…, not known to be the published files)")])
 def test_other_data_under_a_known_name_is_called_by_its_fingerprint(name, words):
-    assert datasets.caveats(gathered(name=name)) == []
-    ((title, text),) = datasets.caveats(gathered([name], name=name))
+    assert data_origin.data_caveats(gathered(name=name)) == []
+    ((title, text),) = data_origin.data_caveats(gathered([name], name=name))
     assert "Other data" in title
     assert words in text
 
 
 def test_a_long_wait_for_data_is_told():
     short, long = {"train_s": 9.5, "data_s": 0.5}, {"train_s": 3.0, "data_s": 1.0}
-    assert datasets.caveats(gathered(ledgers=[short])) == []
-    assert datasets.caveats(gathered(ledgers=[{"train_s": 1.0}])) == []
-    ((_, text),) = datasets.caveats(gathered(ledgers=[long, long, short]))
+    assert data_origin.data_caveats(gathered(ledgers=[short])) == []
+    assert data_origin.data_caveats(gathered(ledgers=[{"train_s": 1.0}])) == []
+    ((_, text),) = data_origin.data_caveats(gathered(ledgers=[long, long, short]))
     assert "25" in text
 
 
 @pytest.mark.parametrize(("name", "kind", "sha256", "published"), [
-    ("mnist", "parquet", sources.FINGERPRINTS["mnist"], True),
+    ("mnist", "parquet", data_files.FINGERPRINTS["mnist"], True),
     ("mnist", "parquet", "0" * 64, False), ("cifar10", "parquet", "0" * 64, False),
     ("cifar10", "batches", "0" * 64, True)])
 def test_what_counts_as_published(name, kind, sha256, published):
-    source = with_(sources.Source(name, "digits", ()), kind=kind)
+    source = with_(data_files.Source(name, "digits", ()), kind=kind)
     assert source.is_published(sha256) is published

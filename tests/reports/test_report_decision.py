@@ -10,20 +10,27 @@ import report_fixture as fixture
 
 from bench_apts.core.store import StudyFile, read_trial
 from bench_apts.core.units import THIN
-from bench_apts.reports.cells import Cell, Group
-from bench_apts.reports.context import Context
-from bench_apts.reports.decision.contest import Entrant, contest, judged, words
-from bench_apts.reports.decision.entrants import by_memory, by_network, by_trainings
-from bench_apts.reports.findings import unstable
+from bench_apts.reports.cells import CellGroup, ReportCell
 from bench_apts.reports.gather import Gathered
-from bench_apts.reports.sections import decision
-from bench_apts.reports.tuning.pool import View, pool
+from bench_apts.reports.section_parts import Context
+from bench_apts.reports.sections import decision_boxes
+from bench_apts.reports.sections.decision_contest import (
+    Entrant,
+    by_memory,
+    by_network,
+    by_trainings,
+    contest,
+    contest_words,
+    judge_contests,
+)
+from bench_apts.reports.table import unstable_winner
+from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats.amortisation import break_even
-from bench_apts.stats.comparison import Bill, compare
-from bench_apts.stats.noise import Noise
-from bench_apts.stats.projection import Fabric
+from bench_apts.stats.network_model import Fabric
+from bench_apts.stats.pairwise_comparison import Bill, compare
+from bench_apts.stats.timing_noise import Noise
 
-VIEW = View("samples", 1.0, "cpu")
+VIEW = CostView("samples", 1.0, "cpu")
 
 
 @pytest.fixture
@@ -39,13 +46,21 @@ def make(tmp_path):
     def cell(label, ranks, paces, fresh):
         """One optimizer whose draws learn at these paces; 0.05 never hits."""
         if label == "apts":
-            return Cell(fixture.SUITE, label, label, ranks, True, (), None,
+            return ReportCell(fixture.SUITE, label, label, ranks, True, (), None,
                         trials(label, ranks, paces, "report"))
         drawn = trials(label, ranks, paces, "tune")
-        return Cell(fixture.SUITE, label, label, ranks, False, drawn, drawn[0] if drawn else None,
-                    trials(label, ranks, fresh, "report"))
+        return ReportCell(
+            fixture.SUITE,
+            label,
+            label,
+            ranks,
+            False,
+            drawn,
+            drawn[0] if drawn else None,
+            trials(label, ranks, fresh, "report"),
+        )
 
-    return lambda ranks, fresh=(), **paces: Group(fixture.SUITE, ranks, tuple(
+    return lambda ranks, fresh=(), **paces: CellGroup(fixture.SUITE, ranks, tuple(
         cell(label, ranks, values, fresh) for label, values in paces.items()))
 
 
@@ -55,7 +70,7 @@ def box(group, *others):
     file = StudyFile(fixture.study(ranks=(group.ranks,)), [], "", fixture.ENVIRONMENT)
     context = Context(Gathered(file, groups, (), {}), fixture.SUITE, "digits", groups, {},
                       {each.ranks: False for each in groups}, None)
-    return decision.part(context).blocks[0].boxes[0]
+    return decision_boxes.part(context).blocks[0].boxes[0]
 
 
 def text(found):
@@ -101,7 +116,7 @@ def test_an_interval_that_spans_one_is_no_clear_winner(make):
 def test_ratios_are_those_of_stats(make, paired):
     group = make(1, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0], adam=[1.0] * (6 if paired else 7),
                  nadamw=[3.0, 0.8, 0.05, 1.0, 2.5, 3.0])
-    found = contest([by_trainings(pool(cell, VIEW), 1) for cell in group.cells])
+    found = contest([by_trainings(read_pool(cell, VIEW), 1) for cell in group.cells])
     ordered = sorted(group.cells, key=lambda cell: cell.ert("samples").cost)
     assert [found.best.cell, *(r.entrant.cell for r in found.rivals)] == ordered
     expected = [compare(bills(cell), bills(ordered[0]),
@@ -116,7 +131,7 @@ def test_ten_trainings_are_all_tuning_trials_and_nine_fresh_ones(make):
     fresh = statistics.fmean(o.spent["samples"] for o in sgd.finals)
     tens = {"sgd": sum(bills(sgd).spent) + 9 * fresh, "apts": 10 * apts.ert("samples").cost}
     for cell in group.cells:
-        assert by_trainings(pool(cell, VIEW), 10).value == pytest.approx(tens[cell.label])
+        assert by_trainings(read_pool(cell, VIEW), 10).value == pytest.approx(tens[cell.label])
     ten = answer(box(group), "train_ten_times")
     assert (ten.numbers["lowest"], ten.numbers["value"]) == (
         min(tens, key=tens.get), pytest.approx(min(tens.values())))
@@ -125,7 +140,7 @@ def test_ten_trainings_are_all_tuning_trials_and_nine_fresh_ones(make):
 def test_ten_trainings_take_fresh_seeds(make):
     group = make(1, sgd=[4.0] * 6, apts=[1.0] * 6)
     # What was never trained again has no bill of ten, and no trial of the search stands in.
-    assert by_trainings(pool(group.cells[0], VIEW), 10) is None
+    assert by_trainings(read_pool(group.cells[0], VIEW), 10) is None
     found = answer(box(group), "train_ten_times")
     assert found.choice == "Only apts"
     assert "Left out, as not run on fresh seeds: sgd." in found.detail
@@ -133,11 +148,11 @@ def test_ten_trainings_take_fresh_seeds(make):
 
 def test_noise_makes_a_lead_worthless():
     def entrant(label, value):
-        return Entrant(Cell(fixture.SUITE, label, label, 1, False, (), None, ()),
+        return Entrant(ReportCell(fixture.SUITE, label, label, 1, False, (), None, ()),
                        Bill([value] * 9, [value] * 9), (1,) * 9)
 
     def verdict(*arguments):
-        (found,) = judged([contest(*arguments)])
+        (found,) = judge_contests([contest(*arguments)])
         return found.verdict
 
     two = [entrant("a", 1.0), entrant("b", 1.2)]
@@ -148,7 +163,7 @@ def test_noise_makes_a_lead_worthless():
     # Certain, but of no use to anybody.
     near = contest([entrant("a", 1.0), entrant("b", 1.001)])
     assert verdict([entrant("a", 1.0), entrant("b", 1.001)]) == "not told apart"
-    assert "equal within half a percent: b" in words(near, str)[1]
+    assert "equal within half a percent: b" in contest_words(near, str)[1]
 
 
 def test_modelled_time_is_computing_and_sending(make):
@@ -192,11 +207,11 @@ def test_counted_memory_needs_no_test(make):
     for record in apts.seeds:
         for event in record.evals:
             event.tensor_bytes = 2 * sgd.memory
-    (found,) = judged([contest([by_memory(sgd), by_memory(apts)])])
+    (found,) = judge_contests([contest([by_memory(sgd), by_memory(apts)])])
     assert found.verdict == "clear"
     assert found.rivals[0].comparison.ratio == 2
     apts.seeds[0].evals[0].tensor_bytes = 3 * sgd.memory  # depends on the seed after all
-    (found,) = judged([contest([by_memory(sgd), by_memory(replace(apts))])])
+    (found,) = judge_contests([contest([by_memory(sgd), by_memory(replace(apts))])])
     assert found.verdict == "cannot be told"
 
 
@@ -235,7 +250,7 @@ def test_the_break_even_is_that_of_the_first_to_pay(make):
     """As the section on tuning has it, or the page would contradict itself."""
     group = make(1, fresh=[4.0] * 12, sgd=[4.0, 0.05, 0.9, 0.05, 2.0, 1.0],
                  adam=[3.9, 0.05, 0.9, 0.9, 2.0, 1.0], apts=[0.7] * 12)
-    bills = [pool(cell, VIEW).bill for cell in group.cells]
+    bills = [read_pool(cell, VIEW).bill for cell in group.cells]
     mine = dict(zip(("sgd", "adam"), (break_even(each, bills[-1]).trainings
                                       for each in bills[:-1]), strict=True))
     found = answer(box(group), "break_even")
@@ -294,13 +309,13 @@ def test_without_final_trainings_memory_is_unknown(make):
 
 def test_an_interval_without_limits_is_no_number():
     def entrant(label, value):
-        cell = Cell(fixture.SUITE, label, label, 1, True, (), None, ())
+        cell = ReportCell(fixture.SUITE, label, label, 1, True, (), None, ())
         return Entrant(cell, Bill([value] * 2, [value, math.inf]), (1,) * 2)
 
     # One hit of two trials says next to nothing of what a hit costs.
     found = contest([entrant("adam", 1.0), entrant("sgd", 2.0)])
     assert re.search(r"sgd at 2.00 times that \([\d.e⁻−-]+ to [\d,\u202f.e]+\)",
-                     words(found, str)[1])
+                     contest_words(found, str)[1])
 
 
 def test_nothing_run_yet(make):
@@ -309,7 +324,7 @@ def test_nothing_run_yet(make):
 
 def test_a_winner_that_depends_on_the_level_is_said_to(make):
     group = make(1, sgd=[4.0] * 3, adam=[4.0] * 3)
-    assert unstable(group, "samples") == ""
+    assert unstable_winner(group, "samples") == ""
     # sgd is first at 95 % of the target, adam at all of it.
     curves = {"sgd": (0.1, 0.9, 0.9, 0.9, 0.95, 0.95), "adam": (0.1, 0.2, 0.95, 0.95, 0.95, 0.95)}
     for cell in group.cells:
@@ -319,6 +334,6 @@ def test_a_winner_that_depends_on_the_level_is_said_to(make):
                 event.validation["accuracy"] = value
     # Cells remember what they have worked out.
     again = replace(group, cells=tuple(replace(cell) for cell in group.cells))
-    assert unstable(again, "samples") == (
+    assert unstable_winner(again, "samples") == (
         "the winner depends on the level of the target, digits at N = 1: "
         f"sgd at 95{THIN}%, adam at 99{THIN}% and 100{THIN}%")

@@ -7,11 +7,11 @@ from bill_fixture import Folder
 
 from bench_apts.core.spec import Searched
 from bench_apts.reports import cost_tables
-from bench_apts.reports.findings import ranking, unstable
 from bench_apts.reports.gather import gather
-from bench_apts.reports.ranking.rivals import ranked
-from bench_apts.reports.sections import decision
-from bench_apts.reports.tuning.pool import View
+from bench_apts.reports.sections import decision_boxes
+from bench_apts.reports.sections.cost_ratios import rank_optimizers
+from bench_apts.reports.table import rank_by_cost, unstable_winner
+from bench_apts.reports.tuning_pools import CostView
 
 DRAWS = (8, 9, 10, 11, 12, -20, 8, 9, 10, 11)
 SLOW = tuple(round(3.1 * seconds) for seconds in (12, 11, 13, 12, 11, 13, 12, 12, 11, 13))
@@ -42,7 +42,7 @@ def cells(folder):
 
 
 def box(folder):
-    return decision.part(folder.contexts()[0]).blocks[0].boxes[0]
+    return decision_boxes.part(folder.contexts()[0]).blocks[0].boxes[0]
 
 
 def test_a_follower_does_not_take_the_victory_from_its_leader(study):
@@ -76,11 +76,11 @@ def test_its_bill_is_the_leaders_trials_at_its_own_cost_of_a_sample(study):
 
 def test_it_is_ranked_nowhere_by_cost(study):
     group, found = cells(followed(study))
-    assert [cell.label for cell in ranking(group.cells, "samples")] == ["adam", "apts"]
-    assert unstable(group, "samples") == ""
-    rivals = ranked(group, View("core_seconds", 1.0, "cpu")).rivals
+    assert [cell.label for cell in rank_by_cost(group.cells, "samples")] == ["adam", "apts"]
+    assert unstable_winner(group, "samples") == ""
+    rivals = rank_optimizers(group, CostView("core_seconds", 1.0, "cpu")).rivals
     assert [rival.pool.cell.label for rival in rivals] == ["adam", "apts"]
-    table = cost_tables.main([group], "cpu", {2: False})
+    table = cost_tables.main_table([group], "cpu", {2: False})
     best = [row[0].text for row in table.rows if row[2].kind == "number best"]
     assert best == ["adam"]
     assert "zero1 took over what adam's search found" in table.caption

@@ -15,12 +15,12 @@ import searched_fixture
 from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
-from bench_apts.reports.comparison.compared import studies
-from bench_apts.reports.formats import document, summary
+from bench_apts.reports import report_formats
+from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.gather import gather
-from bench_apts.reports.page import compose
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.tuning import ert
+from bench_apts.reports.report_page import compose_report
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.trial_costs import outcome
 
 
 def strict(content):
@@ -39,7 +39,7 @@ def told(written):
 
 
 def test_the_document_says_what_it_is(told):
-    assert (told["schema"], told["kind"]) == (document.SCHEMA, "report") == (1, "report")
+    assert (told["schema"], told["kind"]) == (report_formats.SCHEMA, "report") == (1, "report")
     assert told["suites"][0]["target"] == {"metric": "accuracy", "direction": "max",
                                            "value": 0.94, "version": 1}
     assert told["suites"][0]["cap"] == {"samples": 28_000, "seconds": 120.0}
@@ -107,7 +107,7 @@ def test_the_same_records_give_the_same_bytes(folder, slower, written, compared,
 
 def test_the_markdown_is_short_and_says_who_wins(written, told):
     text = (written / "report.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= summary.LINES == 60
+    assert len(text.splitlines()) <= report_formats.LINES == 60
     for box in told["suites"][0]["decisions"]:
         assert box["heading"] in text
     assert "Expected cost" in text
@@ -121,7 +121,7 @@ def test_a_large_study_still_fits_a_comment_and_escapes_what_is_markup(tmp_path)
     suites = tuple(msgspec.structs.replace(fixture.SUITE, name=name) for name in "abcdef")
     plan = fixture.study(ranks=(1, 2), trials=0, seeds=1, suites=suites)
     folder = fixture.populate(tmp_path / "study", plan)
-    lines = summary.markdown(compose(gather(folder))).splitlines()
+    lines = report_formats.summary_markdown(compose_report(gather(folder))).splitlines()
     assert len(lines) <= 60
     assert lines[-1] == "… The rest stands in report.html."
     assert any("script" in line for line in lines)
@@ -183,7 +183,7 @@ def test_two_studies_stand_side_by_side(cli, folder, slower, tmp_path):
     assert "B is worse: apts on digits at N = 2" in page
     told = strict((tmp_path / "compared.json").read_bytes())
     assert (told["kind"], told["a"], told["b"]) == ("comparison", str(folder), str(slower))
-    found = studies(gather(folder), gather(slower), ("a", "b"), 1.0)
+    found = compare_studies(gather(folder), gather(slower), ("a", "b"), 1.0)
     rows = told["tables"]["compared"]
     assert len(rows) == len(found.rows) == len(pd.read_csv(tmp_path / "tables/compared.csv"))
     for row, expected in zip(rows, found.rows, strict=True):

@@ -3,10 +3,9 @@
 import pytest
 from bill_fixture import HIT, Folder
 
-from bench_apts.reports import tuning_tables
-from bench_apts.reports.caveats import caveats
+from bench_apts.reports.caveats import all_caveats
 from bench_apts.reports.gather import gather
-from bench_apts.reports.sections import main
+from bench_apts.reports.sections import main_table
 
 
 def course(hit, final):
@@ -35,7 +34,7 @@ def cell(folder):
 
 
 def rows(folder):
-    return tuning_tables.frozen(gather(folder.path).groups).records()
+    return main_table.frozen_table(gather(folder.path).groups).records()
 
 
 def test_costs_of_the_one_and_accuracies_of_the_other(study):
@@ -55,11 +54,11 @@ def test_both_are_named_with_how_they_fared(study):
     assert (fastest["validation_mean"], best["validation_mean"]) == pytest.approx((0.951, 0.979))
     assert (fastest["test_mean"], best["test_mean"]) == pytest.approx((0.94, 0.97))
     (context,) = study.contexts()
-    tables = [block.table for block in main.part(context).blocks]
+    tables = [block.table for block in main_table.part(context).blocks]
     assert [table.name for table in tables] == ["main", "frozen", "expected-cost"]
     assert tables[0].records()[0]["test_mean"] == pytest.approx(0.97)
     badges = [row[0].badge for row in
-              tuning_tables.trials(gather(study.path).groups, "cpu").rows]
+              main_table.tuning_trials_table(gather(study.path).groups, "cpu").rows]
     assert badges == ["frozen: fastest", "frozen: best"]
 
 
@@ -70,9 +69,9 @@ def test_an_old_study_says_that_the_best_was_not_rerun(study):
     _, best = rows(study)
     assert (best["seeds"], best["validation_mean"]) == (0, None)
     (context,) = study.contexts()
-    assert "best not rerun" in main.part(context).blocks[0].table.rows[0][9].detail
+    assert "best not rerun" in main_table.part(context).blocks[0].table.rows[0][9].detail
     assert "Accuracies of the fastest configuration" in [
-        each.title for each in caveats(gather(study.path))]
+        each.title for each in all_caveats(gather(study.path))]
 
 
 def test_one_configuration_that_is_both_has_one_row(tmp_path):

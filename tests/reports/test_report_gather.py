@@ -10,7 +10,7 @@ from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Searched
-from bench_apts.reports.caveats import caveats, on_the_edge
+from bench_apts.reports.caveats import all_caveats, on_the_edge
 from bench_apts.reports.gather import gather
 
 SHAPE = {"pace": 1.1, "step_s": 0.002, "backwards": 1, "every": 1}
@@ -104,14 +104,14 @@ def test_nothing_finished_is_one_clear_line(tmp_path):
 
 def test_ranks_on_several_machines_are_told_of(tmp_path):
     folder = fixture.populate(tmp_path / "study")
-    assert "Ranks on several machines" not in [c.title for c in caveats(gather(folder))]
+    assert "Ranks on several machines" not in [c.title for c in all_caveats(gather(folder))]
     for path in (folder / "trials").glob("*.jsonl"):
         head, *rest = path.read_bytes().splitlines(keepends=True)
         header = msgspec.json.decode(head)
         header["environment"]["nodes"] = [{"hostname": "one"}, {"hostname": "two"}][
             :header["trial"]["ranks"]]
         path.write_bytes(msgspec.json.encode(header) + b"\n" + b"".join(rest))
-    (caveat,) = [c for c in caveats(gather(folder)) if c.title == "Ranks on several machines"]
+    (caveat,) = [c for c in all_caveats(gather(folder)) if c.title == "Ranks on several machines"]
     assert "spread over one and two" in caveat.text
 
 
@@ -129,7 +129,7 @@ def test_a_tuning_free_optimizer_has_one_configuration_everywhere(tmp_path):
         fixture.write(folder, spec, fixture.evals(spec, **SHAPE), "hit", test=0.9, time=LATER)
     cells = [cell for group in gather(folder).groups for cell in group.cells]
     assert [c.badge for c in cells if c.label == "apts"] == ["", ""]
-    assert "Several configurations" in [c.title for c in caveats(gather(folder))]
+    assert "Several configurations" in [c.title for c in all_caveats(gather(folder))]
 
 
 @pytest.mark.parametrize(("value", "low", "high", "found"), [

@@ -10,10 +10,10 @@ import report_fixture
 
 from bench_apts import reports
 from bench_apts.core.errors import UserError
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.history import commits as history
-from bench_apts.reports.parts import Listing, Pictures
-from bench_apts.reports.sections import history as section
+from bench_apts.reports import asv_results as history
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.section_parts import Listing, Pictures
+from bench_apts.reports.sections import commit_history as section
 
 asv = pytest.importorskip("asv.results")
 
@@ -52,11 +52,11 @@ def results(tmp_path):
 
 def built(folder):
     with theme():
-        return section.part(history.read(folder))
+        return section.part(history.read_history(folder))
 
 
 def test_every_number_comes_back_in_the_order_of_the_commits(results):
-    found = history.read(results)
+    found = history.read_history(results)
     assert found.commits == list(COMMITS)
     assert {line.parameters: [p.value for p in line.points] for line in found.lines} == {
         "adam": [100, 100, 100], "apts": [30, 45, 60], "sgd": [100, 100, 80]}
@@ -110,7 +110,7 @@ def test_commits_of_one_date_stand_in_the_order_they_were_measured(tmp_path, mon
         (path,) = (tmp_path / "box").glob(f"{COMMITS[number][:8]}*.json")
         content = json.loads(path.read_text())
         path.write_text(json.dumps(content | {"date": 1_000}))
-    assert history.read(tmp_path).commits == list(COMMITS)
+    assert history.read_history(tmp_path).commits == list(COMMITS)
 
 
 def test_a_number_that_came_back_is_told_and_one_that_began_at_zero_is_not_drawn(tmp_path):
@@ -126,7 +126,7 @@ def test_a_number_that_came_back_is_told_and_one_that_began_at_zero_is_not_drawn
 
 def test_numbers_of_another_version_are_left_out_and_counted(results):
     write(results, 0, [7.0, 7.0, 7.0], version="0")
-    found = history.read(results)
+    found = history.read_history(results)
     assert found.outdated == 3
     assert found.commits == list(COMMITS[1:])
 
@@ -141,7 +141,7 @@ def test_one_commit_is_nothing_to_compare(tmp_path):
 
 def test_a_benchmark_without_parameters_and_a_second_machine(results):
     write(results, 0, [5.0], name="other.track_x", params=(), machine="second")
-    found = history.read(results)
+    found = history.read_history(results)
     (line,) = [line for line in found.lines if line.machine == "second"]
     assert (line.parameters, line.unit, [p.value for p in line.points]) == ("", "", [5.0])
 
@@ -156,13 +156,13 @@ def test_a_benchmark_without_parameters_and_a_second_machine(results):
 def test_a_broken_file_is_named(results, content, said):
     (results / "box" / "broken.json").write_text(content)
     with pytest.raises(UserError, match=r"broken\.json") as found:
-        history.read(results)
+        history.read_history(results)
     assert said in str(found.value)
 
 
 def test_no_results_at_all_say_how_to_make_some(tmp_path):
     with pytest.raises(UserError, match="asv run"):
-        history.read(tmp_path)
+        history.read_history(tmp_path)
 
 
 def test_the_report_shows_it_where_it_is_asked_for(results, tmp_path):

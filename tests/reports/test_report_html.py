@@ -18,11 +18,10 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store, units
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.restart import restart_quantile
-from bench_apts.stats.selection import select
-from bench_apts.stats.tuning import ert, miss_limit
+from bench_apts.stats.expected_cost import ert, miss_limit
+from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.trial_costs import outcome, select_fastest
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_expected_cost_is_that_of_stats_on_the_raw_records(folder, text, records
         bills = [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
         found, interval = ert(*bills), ert_interval(*bills)
         if currency != "core_seconds":  # which on CPUs stand in the file alone
-            assert units.cost(currency, found.cost) in text
+            assert units.format_cost(currency, found.cost) in text
         if currency in ("samples", "core_seconds"):
             # Times of tuning trials are at the pace of the seeds, which differs a little.
             near = pytest.approx if currency == "samples" or label == "apts" else partial(
@@ -94,16 +93,16 @@ def test_final_training_is_that_of_the_seeds(folder, text, records, label):
     row = main_row(folder, label, 1)
     times = statistics.median(outcome(r).cost["train_s"] for r in seeds)
     assert row["train_s_to_target"] == times
-    assert units.seconds(times) in text
+    assert units.format_seconds(times) in text
     tests = [r.end.test["accuracy"] for r in seeds]
     assert row["test_mean"] == statistics.fmean(tests)
-    assert units.percent(statistics.fmean(tests), 2) in text
+    assert units.format_percent(statistics.fmean(tests), 2) in text
     assert row["peak_memory_bytes"] == 310_000_000
 
 
 def test_bytes_per_step_are_those_of_the_all_reduce(folder, text):
     assert main_row(folder, "sgd", 2)["wire_bytes_per_step"] == 4 * fixture.PARAMETERS
-    assert f"{units.size(4 * fixture.PARAMETERS)} a step" in text
+    assert f"{units.format_size(4 * fixture.PARAMETERS)} a step" in text
     assert main_row(folder, "sgd", 1)["wire_bytes_per_step"] == 0
 
 
@@ -112,14 +111,14 @@ def test_the_frozen_trial_is_the_one_that_stats_selects(folder, records):
     for label in ("sgd", "adam", fixture.NASTY):
         chosen = rows[(rows["optimizer"] == label) & (rows["ranks"] == 2) & rows["frozen"]]
         assert list(chosen["run_id"]) == [
-            select(mine(records, label, 2, "tune")).header.run_id]
+            select_fastest(mine(records, label, 2, "tune")).header.run_id]
 
 
 def test_misses_are_words_and_never_numbers(folder, page, text, records):
     tuned = mine(records, fixture.NASTY, 1, "tune")
     bounds = {currency: math.fsum(outcome(r).spent[currency] for r in tuned) / len(tuned)
               / miss_limit(len(tuned)) for currency in ("core_seconds", "samples")}
-    assert f"more than {units.cost('samples', bounds['samples'])}" in text
+    assert f"more than {units.format_cost('samples', bounds['samples'])}" in text
     assert "0 of 3 reached it" in text
     row = main_row(folder, fixture.NASTY, 1)
     assert row["ert_core_seconds_more_than"] == pytest.approx(bounds["core_seconds"])
@@ -146,7 +145,7 @@ def test_operations_stand_beside_each_trial(folder, text, records):
     record = mine(records, "sgd", 2, "report")[0]
     samples = record.evals[-1].samples
     assert rows.loc[record.header.run_id, "flops"] == 3 * 2 * fixture.PARAMETERS * samples
-    assert units.count(record.evals[-1].flops) in text
+    assert units.format_count(record.evals[-1].flops) in text
 
 
 def test_the_ledger_adds_up(folder):

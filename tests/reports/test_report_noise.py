@@ -7,9 +7,9 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store
-from bench_apts.reports.caveats import caveats
+from bench_apts.reports.caveats import all_caveats
 from bench_apts.reports.gather import gather
-from bench_apts.stats.costs import hit_bracket
+from bench_apts.stats.trial_costs import hit_bracket
 
 
 def slower(curve, factor):
@@ -60,7 +60,7 @@ def test_an_unfinished_twin_makes_no_pair(folder):
 
 def test_the_report_says_it_beside_its_times(folder):
     gathered = gather(folder)
-    assert not [c for c in caveats(gathered) if c.title == "Noise unknown"]
+    assert not [c for c in all_caveats(gathered) if c.title == "Noise unknown"]
     page = reports.build(folder).read_text(encoding="utf-8")
     assert "times of equal trials: up to 1.50 times apart" in page
     assert "up to 1.50 times apart at N = 1 (2 pairs) and 1.25 times apart at N = 2" in page
@@ -85,7 +85,7 @@ def test_times_to_the_target_that_are_further_apart_than_whole_trainings_count(f
 
 def test_without_pairs_the_noise_is_unknown(tmp_path):
     gathered = gather(fixture.populate(tmp_path / "plain"))
-    (caveat,) = [c for c in caveats(gathered) if c.title == "Noise unknown"]
+    (caveat,) = [c for c in all_caveats(gathered) if c.title == "Noise unknown"]
     assert "N = 1 and 2" in caveat.text
     page = reports.build(tmp_path / "plain").read_text(encoding="utf-8")
     assert "equal trials: up to" not in page

@@ -8,14 +8,14 @@ import pytest
 import searched_fixture
 
 from bench_apts.core import store, units
-from bench_apts.reports.tuning.pays import sentence
+from bench_apts.reports.tuning_pools import payoff_sentence
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
-from bench_apts.stats.comparison import Bill, compare
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.efficiency import Training, efficiency
-from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.restart import restart_quantile
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.pairwise_comparison import Bill, compare
+from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.trial_costs import outcome
+from bench_apts.stats.world_sizes import MeasuredTraining, efficiency
 
 LABELS = ("sgd", *searched_fixture.STARTS)
 CELLS = [(label, ranks) for ranks in searched_fixture.RANKS for label in LABELS]
@@ -69,7 +69,7 @@ def bills(outcomes, currency="samples"):
 
 
 def shown(cost, currency="samples"):
-    return units.cost(currency, cost)
+    return units.format_cost(currency, cost)
 
 
 def middle(records, label, ranks, currency):
@@ -86,7 +86,7 @@ def test_main_table(page, records, label, ranks):
         assert row[2] == (shown(found.cost), units.between(shown(interval.low),
                                                            shown(interval.high)))
         assert row[3][0] == shown(restart_quantile(spent, cost))
-        assert row[4][0] == units.percent(found.hits / found.trials, 0)
+        assert row[4][0] == units.format_percent(found.hits / found.trials, 0)
     else:
         assert row[2] == (f"more than {shown(found.bound)}",
                           f"0 of {found.trials} reached it")
@@ -100,7 +100,7 @@ def test_main_table(page, records, label, ranks):
         assert row[column][0] == (shown(value, currency) if math.isfinite(value)
                                   else "not reached")
     tests = [r.end.test["accuracy"] for r in seeds]
-    assert row[9][0] == units.percent(statistics.fmean(tests), 2)
+    assert row[9][0] == units.format_percent(statistics.fmean(tests), 2)
     assert row[10][0] == f"{sum(outcome(r).hit for r in seeds)} of {len(seeds)}"
 
 
@@ -166,12 +166,12 @@ def test_when_tuning_pays(page, records, ranks):
     told = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
     for label in searched_fixture.STARTS:
         mine, theirs = bill_of(records, "sgd", ranks), bill_of(records, label, ranks)
-        assert told[label] == sentence("sgd", break_even(mine, theirs))
+        assert told[label] == payoff_sentence("sgd", break_even(mine, theirs))
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_scaling_tables(page, records, label):
-    runs = {n: Training(n, middle(records, label, n, "train_s"),
+    runs = {n: MeasuredTraining(n, middle(records, label, n, "train_s"),
                         middle(records, label, n, "samples")) for n in searched_fixture.RANKS}
     mine = {n: rows(page, "scaling")[label, n] for n in searched_fixture.RANKS}
     (table,) = tables(page, "efficiency")
@@ -190,8 +190,8 @@ def test_scaling_tables(page, records, label):
         else:
             assert summary[column] == (total, f"{hardware} × {statistical}")
             assert [text for text, _ in mine[ranks][6:9]] == [total, hardware, statistical]
-            assert mine[ranks][3][0] == units.seconds(runs[ranks].seconds)
-        assert mine[ranks][4][0] == units.count(runs[ranks].samples)
+            assert mine[ranks][3][0] == units.format_seconds(runs[ranks].seconds)
+        assert mine[ranks][4][0] == units.format_count(runs[ranks].samples)
 
 
 def test_sensitivity_tables(page, records):

@@ -9,14 +9,14 @@ import report_fixture as fixture
 from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.meters import soundness
-from bench_apts.reports.caveats import caveats
-from bench_apts.reports.comparison.compared import optimizers, studies
+from bench_apts.reports.caveats import all_caveats
+from bench_apts.reports.compared_studies import compare_optimizers, compare_studies
+from bench_apts.reports.data_origin import provenance_cards
 from bench_apts.reports.gather import gather
-from bench_apts.reports.provenance import cards
-from bench_apts.reports.ranking.rivals import ranked
-from bench_apts.reports.tuning.bill import bill
-from bench_apts.reports.tuning.pool import View
-from bench_apts.stats import origins
+from bench_apts.reports.sections.cost_ratios import rank_optimizers
+from bench_apts.reports.tuning_bill import study_bill
+from bench_apts.reports.tuning_pools import CostView
+from bench_apts.stats import trial_origins
 
 CARD = {
     **fixture.ENVIRONMENT, "threads": {"OMP_NUM_THREADS": "1"}, "binding": {}, "switches": {},
@@ -67,11 +67,11 @@ def other(study, tmp_path):
 
 
 def titles(gathered):
-    return [caveat.title for caveat in caveats(gathered)]
+    return [caveat.title for caveat in all_caveats(gathered)]
 
 
 def listed(gathered):
-    return [card for card in cards(gathered) if card.title.startswith("Environments")]
+    return [card for card in provenance_cards(gathered) if card.title.startswith("Environments")]
 
 
 def test_one_environment_is_judged(study):
@@ -92,7 +92,7 @@ def test_whatever_differs_is_listed_and_times_are_not_judged(other, change):
     assert sum(numbers) == len(gathered.trials)
     for group in gathered.groups:
         assert group.unlike
-        ranking = ranked(group, View("core_seconds", 1.0, "cpu"))
+        ranking = rank_optimizers(group, CostView("core_seconds", 1.0, "cpu"))
         assert ranking.unlike
         assert ranking.leader is None
         for rival in ranking.rivals:  # sgd alone ran elsewhere
@@ -101,7 +101,7 @@ def test_whatever_differs_is_listed_and_times_are_not_judged(other, change):
                                           and rival.comparison is not None)
             assert not (rival.unlike and (rival.decision.differs or rival.comparison.interval))
         # What is not a time still is.
-        bytes_sent = ranked(group, View("samples", 1.0, "cpu"))
+        bytes_sent = rank_optimizers(group, CostView("samples", 1.0, "cpu"))
         assert not bytes_sent.unlike
         assert not any(rival.unlike for rival in bytes_sent.rivals)
 
@@ -155,9 +155,9 @@ def test_times_and_memory_are_not_judged_and_samples_and_bytes_still_are(other):
                   if name == "Threads"]
     assert "OMP_NUM_THREADS=1 (" in threads
     assert "OMP_NUM_THREADS=2 (" in threads
-    found = bill(gather(folder), "core_seconds", replay=False)
+    found = study_bill(gather(folder), "core_seconds", replay=False)
     assert any("not judged" in line for line in found.warnings)
-    samples = bill(gather(folder), replay=False)
+    samples = study_bill(gather(folder), replay=False)
     assert not any("not judged" in line for line in samples.warnings)
 
 
@@ -181,7 +181,7 @@ def test_twins_of_another_environment_are_no_measure_of_noise(other):
     (OTHERS["versions"], False), (OTHERS["machine"], False)])
 def test_compare_judges_times_of_two_versions_in_one_environment(study, other, change, judged):
     changed = gather(other(change, lambda trial: True))
-    found = studies(gather(study), changed, ("a", "b"), 1.0)
+    found = compare_studies(gather(study), changed, ("a", "b"), 1.0)
     times = [row.verdict for row in found.rows if row.measure.name == "time to target"]
     assert ("not judged" not in times) == judged
     assert any("not judged" in note for note in found.notes) != judged
@@ -189,13 +189,13 @@ def test_compare_judges_times_of_two_versions_in_one_environment(study, other, c
 
 
 def test_compare_does_not_judge_times_of_two_versions_within_a_study(other):
-    found = optimizers(gather(other(OTHERS["commit"])), "sgd", "adam", 1.0)
+    found = compare_optimizers(gather(other(OTHERS["commit"])), "sgd", "adam", 1.0)
     assert [row.verdict for row in found.rows if row.measure.name == "time to target"] == [
         "not judged"] * 2
 
 
 def test_words_are_few():
-    many = [origins.card({f"key{n}": value for n in range(9)}) for value in range(9)]
-    text = origins.words(origins.differences(many))
+    many = [trial_origins.origin_card({f"key{n}": value for n in range(9)}) for value in range(9)]
+    text = trial_origins.describe_origins(trial_origins.origin_differences(many))
     assert text == ("key0 (0, 1, 2, 3, 5 more), key1 (0, 1, 2, 3, 5 more), "
                     "key2 (0, 1, 2, 3, 5 more), key3 (0, 1, 2, 3, 5 more) and 5 more")

@@ -9,9 +9,9 @@ import report_fixture as fixture
 import section_contexts as sections
 
 from bench_apts.core import store
-from bench_apts.reports.pareto import fronts
-from bench_apts.reports.sections import pareto as section
-from bench_apts.stats.costs import outcome
+from bench_apts.reports.sections import pareto_fronts
+from bench_apts.reports.sections import pareto_fronts as section
+from bench_apts.stats.trial_costs import outcome
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_finding_and_caption_name_the_front(part):
 def test_seeds_are_counted_in_the_company_of_their_own_repetition(folder):
     group = sections.contexts(folder)[0].groups[1]
     for against in ("bytes", "memory"):
-        found = {p.cell.label: p for p in fronts.points(group, against)}
+        found = {p.cell.label: p for p in pareto_fronts.front_points(group, against)}
         for label, point in found.items():
             count = 0
             for seed, record in enumerate(point.cell.seeds):

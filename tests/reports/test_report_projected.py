@@ -9,10 +9,10 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts import reports
+from bench_apts.reports import modelled_times
 from bench_apts.reports.gather import gather
-from bench_apts.reports.scaling import projected
 from bench_apts.stats import fabrics
-from bench_apts.stats.projection import Algorithm, Scaling
+from bench_apts.stats.network_model import Algorithm, BatchScaling
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def folder(tmp_path_factory):
     return fixture.populate(tmp_path_factory.mktemp("results") / "study")
 
 
-def rows(folder, ranks=(8, 64), names=("eth10g",), scalings=(Scaling.strong,)):
-    networks = fabrics.networks(names, fabrics.load(), 1, "nvlink4")
-    return projected.rows(gather(folder), ranks, networks, scalings, Algorithm.ring)
+def rows(folder, ranks=(8, 64), names=("eth10g",), scalings=(BatchScaling.strong,)):
+    networks = fabrics.networks(names, fabrics.load_fabrics(), 1, "nvlink4")
+    return modelled_times.project_times(gather(folder), ranks, networks, scalings, Algorithm.ring)
 
 
 def test_numbers_are_those_of_the_seeds_at_the_largest_n(folder):
@@ -57,7 +57,7 @@ def test_misses_have_no_time_to_target(folder):
 
 
 def test_no_smaller_share_than_a_sample(folder):
-    found, _ = rows(folder, ranks=(65,), scalings=tuple(Scaling))
+    found, _ = rows(folder, ranks=(65,), scalings=tuple(BatchScaling))
     for row in found:
         if row.cell.label == "apts":  # keeps 16 samples to a rank, and so a larger minibatch
             assert row.middle is not None
@@ -98,8 +98,10 @@ def test_on_gpus_computing_is_that_of_one_rank(folder):
     gathered = gather(folder)
     for record in gathered.trials:
         record.header.trial = msgspec.structs.replace(record.trial, device="cuda")
-    networks = fabrics.networks(["eth10g"], fabrics.load(), 1, "nvlink4")
-    found, _ = projected.rows(gathered, (2,), networks, (Scaling.strong,), Algorithm.best)
+    networks = fabrics.networks(["eth10g"], fabrics.load_fabrics(), 1, "nvlink4")
+    found, _ = modelled_times.project_times(
+        gathered, (2,), networks, (BatchScaling.strong,), Algorithm.best
+    )
     row = next(r for r in found if r.cell.label == "sgd")
     assert row.basis == "train_s at N = 1"
     # Whole steps only: the last minibatch of the fixture is a little short.
@@ -146,11 +148,12 @@ def test_the_report_models_as_the_command_does(folder, tmp_path):
     shutil.copytree(folder, copy)
     page = reports.build(copy).read_text(encoding="utf-8")
     assert "Nobody measured these times; " in page
-    assert page.count("training time to the target, modelled on") == len(fabrics.load())
+    assert page.count("training time to the target, modelled on") == len(fabrics.load_fabrics())
     modelled = pd.read_csv(copy / "tables" / "modelled.csv")
-    networks = fabrics.networks([*fabrics.load()], fabrics.load(), 1, "nvlink4")
-    expected, _ = projected.rows(gather(copy), (8, 64, 512, 4096), networks, list(Scaling),
-                                 Algorithm.best)
+    networks = fabrics.networks([*fabrics.load_fabrics()], fabrics.load_fabrics(), 1, "nvlink4")
+    expected, _ = modelled_times.project_times(
+        gather(copy), (8, 64, 512, 4096), networks, list(BatchScaling), Algorithm.best
+    )
     known = [row.numbers() for row in expected if row.middle is not None]
     assert len(modelled) == len(known) > 100
     for column in ("modelled_step_s", "modelled_to_target_s"):

@@ -10,18 +10,17 @@ from bill_fixture import FREE, Folder
 
 from bench_apts import reports
 from bench_apts.core.errors import UserError
+from bench_apts.reports import replayed_searches
+from bench_apts.reports import replayed_searches as replay_module
+from bench_apts.reports import tuning_pools as pool_module
 from bench_apts.reports.gather import gather
-from bench_apts.reports.tuning import player
-from bench_apts.reports.tuning import pool as pool_module
-from bench_apts.reports.tuning import replay as replay_module
-from bench_apts.reports.tuning.player import Job, Player
-from bench_apts.reports.tuning.pool import View, pools
-from bench_apts.reports.tuning.replay import Replays
+from bench_apts.reports.replayed_searches import ReplayJob, ReplayProcess, Replays
+from bench_apts.reports.tuning_pools import CostView, read_pools
 from bench_apts.stats import fabrics
-from bench_apts.stats.curves import make_curve
+from bench_apts.stats.learning_curves import make_curve
 
 DRAWS = (2, -4, 3, -5, -6)
-VIEW = View("samples", 1.0, "cpu")
+VIEW = CostView("samples", 1.0, "cpu")
 PATIENCE_S = 200
 
 LONG = """
@@ -54,12 +53,12 @@ def job():
     curves = [make_curve(steps, (0.1, 0.2, float("nan"), 0.4, 0.5, 0.1 * number), tuple(
         map(float, steps)), 4 if number % 3 == 0 else None, 4.0 if number % 3 == 0 else 7.5)
         for number in range(9)]
-    return Job(curves, "max", (2, 4), 7)
+    return ReplayJob(curves, "max", (2, 4), 7)
 
 
 def test_a_process_beside_finds_what_this_one_would(job):
-    other = Job(job.curves[::-1], "min", (), 3)
-    with Player([job, other]) as played:
+    other = ReplayJob(job.curves[::-1], "min", (), 3)
+    with ReplayProcess([job, other]) as played:
         # As text, in which what is unknown equals itself.
         assert repr(played.found()) == repr([job.play(), other.play()])
         assert played.found() is played.found()
@@ -67,13 +66,13 @@ def test_a_process_beside_finds_what_this_one_would(job):
 
 def test_without_a_job_there_is_no_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    with Player([]) as played:
+    with ReplayProcess([]) as played:
         assert played.found() == []
 
 
 def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeypatch, tmp_path):
     asked, read, loaded = [], [], []
-    start, reader, shipped = player.Player, pool_module._read, fabrics._read
+    start, reader, shipped = replayed_searches.ReplayProcess, pool_module._read, fabrics._read
 
     def started(jobs):
         asked.append(len(jobs))
@@ -92,7 +91,7 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
 
 
 def test_a_killed_process_is_one_line(folder, monkeypatch, tmp_path):
-    here = pools(gather(folder.path).groups, VIEW)
+    here = read_pools(gather(folder.path).groups, VIEW)
     script = tmp_path / "python"  # which has not answered when it is killed
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     script.chmod(0o755)
@@ -109,18 +108,18 @@ def test_what_a_broken_process_says_last_is_told(job, monkeypatch, tmp_path):
     script.write_text("#!/bin/sh\necho begun >&2\necho no memory >&2\nexit 3\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with (Player([job]) as played,
+    with (ReplayProcess([job]) as played,
           pytest.raises(UserError, match="ended with code 3: no memory; free some memory")):
         played.found()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="cannot be started: No such file"):
-        Player([job])
+        ReplayProcess([job])
 
 
 def test_files_of_the_working_folder_are_no_modules(job, monkeypatch, tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit('not that one')\n")
     monkeypatch.chdir(tmp_path)
-    with Player([job]) as played:
+    with ReplayProcess([job]) as played:
         assert len(played.found()) == 1
 
 
@@ -132,7 +131,7 @@ def test_evaluations_out_of_order_are_told_of_with_their_file(folder):
 
 
 def test_a_process_ends_when_its_answer_is_not_wanted(job):
-    with Player([Job(job.curves * 4, "max", (2, 4), 30)] * 200) as played:
+    with ReplayProcess([ReplayJob(job.curves * 4, "max", (2, 4), 30)] * 200) as played:
         process = psutil.Process(played._process.pid)
     assert not process.is_running()
 

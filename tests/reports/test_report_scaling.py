@@ -11,10 +11,10 @@ import report_fixture as fixture
 import section_contexts as sections
 
 from bench_apts.core import store, units
-from bench_apts.reports.parts import Prose
-from bench_apts.reports.scaling.networks import spaced
-from bench_apts.reports.sections import scaling as section
-from bench_apts.stats.costs import outcome
+from bench_apts.reports.section_parts import Prose
+from bench_apts.reports.sections import scaling_section as section
+from bench_apts.reports.sections.scaling_section import spaced
+from bench_apts.stats.trial_costs import outcome
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,17 @@ import report_fixture as report
 import searched_fixture as fixture
 
 from bench_apts.core import store
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.parts import Listing, Pictures, Prose
-from bench_apts.reports.sections import sensitivity
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.selection import select
-from bench_apts.stats.transfer import regret
-from bench_apts.stats.tuning import ert
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.section_parts import Listing, Pictures, Prose
+from bench_apts.reports.sections import hyperparameter_sensitivity
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.trial_costs import outcome, select_fastest
+from bench_apts.stats.world_sizes import transfer_regret
 
 
 def built(folder):
     with theme():
-        return sensitivity.part(fixture.context(folder))
+        return hyperparameter_sensitivity.part(fixture.context(folder))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_transfer_is_the_ratio_of_expected_costs(part, moved, moved_part):
     carried = [outcome(r) for r in tuned(mine, 4) if r.trial.hyperparameters["lr"] == 0.03]
     costs = [ert([o.spent["core_seconds"] for o in drawn],
                  [o.cost["core_seconds"] for o in drawn]).cost for drawn in (carried, native)]
-    assert near["regret_4"] == regret(*costs)
+    assert near["regret_4"] == transfer_regret(*costs)
     # The rate that is best at N = 4 diverges elsewhere: no number, but words.
     assert far["regret_1"] is None
     assert any(value.text.startswith("more than") for value in tables[0].rows[1])
@@ -136,7 +135,7 @@ def test_transfer_is_the_ratio_of_expected_costs(part, moved, moved_part):
 
 def test_an_optimum_at_the_edge_is_a_warning(part, moved, moved_part):
     assert not [b for b in part.blocks if isinstance(b, Prose)]
-    assert select(tuned(store.read_trials(moved), 4)).trial.hyperparameters["lr"] == 0.97
+    assert select_fastest(tuned(store.read_trials(moved), 4)).trial.hyperparameters["lr"] == 0.97
     (line,) = [b.text for b in moved_part.blocks if isinstance(b, Prose)]
     assert line.startswith("Optimum at the edge: at N = 4 the best lr of sgd is 0.97")
     assert "0.001 to 1" in line

@@ -8,7 +8,7 @@ import sys
 import large_study
 import pytest
 
-from bench_apts.reports.curves.courses import SINGLE
+from bench_apts.reports.curve_data import SINGLE
 from bench_apts.reports.table import MOST_ROWS
 
 OPTIMIZERS, EACH = 5, 200

@@ -7,9 +7,8 @@ import re
 import pytest
 
 from bench_apts.core import units
-from bench_apts.reports.drawing.canvas import plain
-from bench_apts.reports.drawing.style import LOOKS, looks
-from bench_apts.reports.drawing.ticks import Round, log_ticks
+from bench_apts.reports.canvas import RoundTicks, log_ticks, plain
+from bench_apts.reports.figure_style import LOOKS, looks
 
 
 def labels(form, ticks):
@@ -17,13 +16,13 @@ def labels(form, ticks):
 
 
 @pytest.mark.parametrize(("form", "low", "high", "shown"), [
-    (units.seconds, 0.5, 40, ["500 ms", "1 s", "2 s", "5 s", "10 s", "20 s"]),
+    (units.format_seconds, 0.5, 40, ["500 ms", "1 s", "2 s", "5 s", "10 s", "20 s"]),
     # Not 100 s, which would read 1.67 min.
-    (units.seconds, 5, 900, ["10 s", "30 s", "1 min", "3 min", "10 min"]),
-    (units.seconds, 30, 40_000, ["1 min", "10 min", "1 h", "10 h"]),
-    (units.seconds, 70, 110, ["1.2 min", "1.4 min", "1.6 min", "1.8 min"]),
-    (units.size, 5, 900, ["10 B", "30 B", "100 B", "300 B"]),
-    (units.count, 30, 400_000, ["100", "1,000", "10 k", "100 k"]),
+    (units.format_seconds, 5, 900, ["10 s", "30 s", "1 min", "3 min", "10 min"]),
+    (units.format_seconds, 30, 40_000, ["1 min", "10 min", "1 h", "10 h"]),
+    (units.format_seconds, 70, 110, ["1.2 min", "1.4 min", "1.6 min", "1.8 min"]),
+    (units.format_size, 5, 900, ["10 B", "30 B", "100 B", "300 B"]),
+    (units.format_count, 30, 400_000, ["100", "1,000", "10 k", "100 k"]),
 ])
 def test_ticks_of_a_logarithmic_axis(form, low, high, shown):
     assert labels(form, log_ticks(low, high, 5, form)) == shown
@@ -32,7 +31,7 @@ def test_ticks_of_a_logarithmic_axis(form, low, high, shown):
 @pytest.mark.parametrize("low", [1e-4, 0.03, 2.0, 40.0, 700.0, 9_000.0])
 @pytest.mark.parametrize("ratio", [1.1, 2.0, 30.0, 4e3, 1e6])
 def test_ticks_lie_inside_apart_and_read_well(low, ratio):
-    for form in (units.seconds, units.size, units.count):
+    for form in (units.format_seconds, units.format_size, units.format_count):
         found = log_ticks(low, low * ratio, 5, form)
         assert found == sorted(found)
         assert all(low <= tick <= low * ratio * (1 + 1e-12) for tick in found)
@@ -45,13 +44,13 @@ def test_ticks_lie_inside_apart_and_read_well(low, ratio):
 
 
 @pytest.mark.parametrize(("form", "high", "shown"), [
-    (units.seconds, 40, ["0 s", "10 s", "20 s", "30 s", "40 s"]),
-    (units.seconds, 200, ["0 s", "1 min", "2 min", "3 min", "4 min"]),
-    (units.seconds, 7_300, ["0 s", "30 min", "1 h", "1.5 h", "2 h", "2.5 h"]),
-    (units.count, 200, ["0", "50", "100", "150", "200"]),
+    (units.format_seconds, 40, ["0 s", "10 s", "20 s", "30 s", "40 s"]),
+    (units.format_seconds, 200, ["0 s", "1 min", "2 min", "3 min", "4 min"]),
+    (units.format_seconds, 7_300, ["0 s", "30 min", "1 h", "1.5 h", "2 h", "2.5 h"]),
+    (units.format_count, 200, ["0", "50", "100", "150", "200"]),
 ])
 def test_ticks_of_a_linear_axis(form, high, shown):
-    assert labels(form, Round(5, form).tick_values(0, high)) == shown
+    assert labels(form, RoundTicks(5, form).tick_values(0, high)) == shown
 
 
 def test_no_two_of_144_optimizers_look_the_same():

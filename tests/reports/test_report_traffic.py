@@ -12,8 +12,8 @@ from bench_apts.core import store
 from bench_apts.core.records import Traffic
 from bench_apts.core.spec import Entry, Study
 from bench_apts.plugins import registry
-from bench_apts.reports.sections import traffic as section
-from bench_apts.reports.traffic import numbers as traffic_numbers
+from bench_apts.reports.sections import collective_traffic as section
+from bench_apts.reports.sections import collective_traffic as traffic_numbers
 
 P = 4 * fixture.PARAMETERS
 STEPS = 437

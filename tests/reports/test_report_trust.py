@@ -7,14 +7,14 @@ import report_fixture as report
 import searched_fixture as fixture
 
 from bench_apts.core import store
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.parts import Listing, Pictures, Prose
-from bench_apts.reports.sections import trust
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.section_parts import Listing, Pictures, Prose
+from bench_apts.reports.sections import trust_region_steps
 
 
 def built(folder):
     with theme():
-        return trust.part(fixture.context(folder))
+        return trust_region_steps.part(fixture.context(folder))
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,13 @@ def test_steps_that_are_all_refused_raise_an_alarm(tmp_path):
 
 def test_older_records_do_not_tell_counts_and_none_are_made_up(tmp_path):
     folder = report.populate(tmp_path / "study")
-    from bench_apts.reports.context import Context
-    from bench_apts.reports.drawing.style import looks
+    from bench_apts.reports.figure_style import looks
     from bench_apts.reports.gather import gather
+    from bench_apts.reports.section_parts import Context
 
     gathered = gather(folder)
     with theme():
-        found = trust.part(Context(
+        found = trust_region_steps.part(Context(
             gathered, report.SUITE, "digits", gathered.groups, looks([*report.PACE]),
             dict.fromkeys((1, 2), False), None))
     row = line(found, "apts", 1)

@@ -13,16 +13,16 @@ from bill_fixture import Folder as Results
 
 from bench_apts.core import store
 from bench_apts.core.spec import Searched
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.parts import Listing, Pictures, Prose
-from bench_apts.reports.sections import tuning
-from bench_apts.reports.tuning.best import best
-from bench_apts.reports.tuning.pool import View, pool, pools
-from bench_apts.reports.tuning.replay import Replays
-from bench_apts.stats.bootstrap import best_of_intervals
-from bench_apts.stats.curves import curve
-from bench_apts.stats.replay import listed, replay, sequential
-from bench_apts.stats.restart import restart_quantile
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.replayed_searches import Replays
+from bench_apts.reports.search_figures import best_of_trials
+from bench_apts.reports.section_parts import Listing, Pictures, Prose
+from bench_apts.reports.sections import tuning_section
+from bench_apts.reports.tuning_pools import CostView, read_pool, read_pools
+from bench_apts.stats.intervals import best_of_intervals
+from bench_apts.stats.learning_curves import curve
+from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.tuning_replay import listed, replay, sequential
 
 Folder = partial(Results, device="cuda")  # where costs lead with seconds
 LIST = Searched("random", "none", "narrow", 1)
@@ -34,9 +34,9 @@ def built(folder):
 
 
 def section(context):
-    view = View("core_seconds", 1.0, "cuda")
-    with theme(), Replays(pools(context.groups, view), view) as replays:
-        return tuning.part(replace(context, replays=replays))
+    view = CostView("core_seconds", 1.0, "cuda")
+    with theme(), Replays(read_pools(context.groups, view), view) as replays:
+        return tuning_section.part(replace(context, replays=replays))
 
 
 def figures(part):
@@ -311,10 +311,12 @@ def test_what_is_drawn_is_thinned_to_twelve_k(tmp_path):
     folder = Folder(tmp_path / "study", labels=("adam",), trials=60)
     folder.add("adam", "tune", (1, 2, -3) * 20)
     (cell,) = folder.contexts()[0].groups[0].cells
-    found = best(pool(cell, View("core_seconds", 1.0, "cuda")), 1.0)
+    found = best_of_trials(read_pool(cell, CostView("core_seconds", 1.0, "cuda")), 1.0)
     assert (found.draws[0], found.draws[-1]) == (1, 30)
     assert found.draws == sorted(set(found.draws))
     assert len(found.draws) == len(found.values) == len(found.limits) <= 12
     assert found.bills == pytest.approx([2 * draws for draws in found.draws])
-    small = best(pool(replace(cell, tune=cell.tune[:24]), View("core_seconds", 1.0, "cuda")), 1.0)
+    small = best_of_trials(
+        read_pool(replace(cell, tune=cell.tune[:24]), CostView("core_seconds", 1.0, "cuda")), 1.0
+    )
     assert small.draws == list(range(1, 13))

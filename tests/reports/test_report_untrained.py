@@ -9,10 +9,10 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store
-from bench_apts.core.currency import CURRENCIES
-from bench_apts.reports.comparison.compared import studies
+from bench_apts.core.units import CURRENCIES
+from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.gather import gather
-from bench_apts.reports.tuning.bill import bill
+from bench_apts.reports.tuning_bill import study_bill
 
 replace = msgspec.structs.replace
 
@@ -83,9 +83,9 @@ def check(study, folder, *, reached):
     assert ["digits" in text for text in said] == [True] * reached
     gathered = gather(folder)
     for currency in CURRENCIES:
-        assert bill(gathered, currency, replay=False).tables
+        assert study_bill(gathered, currency, replay=False).tables
     for pair in ((gather(study), gathered), (gathered, gather(study)), (gathered, gathered)):
-        assert studies(*pair, ("a", "b"), 1.0).rows
+        assert compare_studies(*pair, ("a", "b"), 1.0).rows
 
 
 def test_a_target_that_training_meets_has_no_such_caveat(study):

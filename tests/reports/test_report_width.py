@@ -4,10 +4,10 @@ import pytest
 from bill_fixture import Folder
 
 from bench_apts.core.spec import Searched
-from bench_apts.reports.drawing.canvas import theme
-from bench_apts.reports.tuning.pool import View, pools
-from bench_apts.reports.tuning.scene import Scene, reference
-from bench_apts.reports.tuning.width import narrowed, sentence, width
+from bench_apts.reports.canvas import theme
+from bench_apts.reports.section_parts import TuningScene, untuned_reference
+from bench_apts.reports.tuning_bill import narrow_searches, width_figure, width_sentence
+from bench_apts.reports.tuning_pools import CostView, read_pools
 
 # Learning rates 0.01 · 2^k, k = 0 … 7: the best is in the middle, the ends are in vain.
 DRAWS = (-20, -20, 3, 2, 3, -20, -20, -20)
@@ -21,8 +21,8 @@ def study(path, free, searched=SEARCHED):
 
 def scene(folder):
     (context,) = folder.contexts()
-    view = View("core_seconds", 1.0, "cpu")
-    return Scene(context, view, 1, tuple(pools(context.groups, view)))
+    view = CostView("core_seconds", 1.0, "cpu")
+    return TuningScene(context, view, 1, tuple(read_pools(context.groups, view)))
 
 
 def test_the_cost_falls_as_the_range_narrows(tmp_path):
@@ -38,7 +38,7 @@ def test_the_cost_falls_as_the_range_narrows(tmp_path):
     assert (rows[2]["range_low"], rows[2]["range_high"]) == pytest.approx((0.08 / 3, 0.24))
     drawn = scene(folder)
     with theme():
-        figure = width(drawn)
+        figure = width_figure(drawn)
     assert figure.slug == "digits-n1-width"
     assert figure.caption.startswith(
         "apts costs less unless you already know the lr of adam within a factor of 3 (3 trials); "
@@ -56,8 +56,9 @@ def test_what_is_certain_is_said_without_a_but(tmp_path):
             folder.add("adam", "tune", (length,), like=place, first=8 * again + place,
                        searched=SEARCHED)
     drawn = scene(folder)
-    assert sentence(narrowed(drawn.searches), reference(drawn.pools), drawn.view) == (
-        "apts pays unless you already know the lr of adam within a factor of 3 (24 trials).")
+    assert width_sentence(
+        narrow_searches(drawn.searches), untuned_reference(drawn.pools), drawn.view
+    ) == ("apts pays unless you already know the lr of adam within a factor of 3 (24 trials).")
 
 
 @pytest.mark.parametrize(("free", "said"), [
@@ -65,12 +66,15 @@ def test_what_is_certain_is_said_without_a_but(tmp_path):
     (60, "Searched over all of lr, adam costs no more than apts.")])
 def test_what_no_width_changes_is_said(tmp_path, free, said):
     drawn = scene(study(tmp_path / "study", (free,) * 8))
-    assert sentence(narrowed(drawn.searches), reference(drawn.pools), drawn.view) == said
+    assert (
+        width_sentence(narrow_searches(drawn.searches), untuned_reference(drawn.pools), drawn.view)
+        == said
+    )
 
 
 def test_dependent_draws_and_lists_are_not_restricted(tmp_path):
     for name, searched in (("tpe", Searched("tpe", "none", "narrow", 1, SEARCHED.ranges)),
                            ("list", Searched("random", "none", "narrow", 1))):
         drawn = scene(study(tmp_path / name, (10,) * 8, searched))
-        assert narrowed(drawn.searches) == []
-        assert width(drawn) is None
+        assert narrow_searches(drawn.searches) == []
+        assert width_figure(drawn) is None

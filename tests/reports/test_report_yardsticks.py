@@ -5,14 +5,14 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts.core.spec import Provenance
-from bench_apts.reports import yardsticks
+from bench_apts.reports import data_origin
 from bench_apts.reports.gather import gather
 
 replace = msgspec.structs.replace
 
 
 def said(folder):
-    return dict(yardsticks.caveats(gather(folder)))
+    return dict(data_origin.measure_caveats(gather(folder)))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bench_apts.stats.comparison import Bill, compare
-from bench_apts.stats.ert_draws import ert_interval
+from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.pairwise_comparison import Bill, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +93,7 @@ def rate(claims: Sequence[bool]) -> float:
 
 def tables(rounds: int = 1000) -> None:
     """Print the tables of docs/statistics.md: coverage, false claims and power."""
-    from bench_apts.stats.power import Spread, power
+    from bench_apts.stats.sample_size import Spread, power
     from bench_apts.stats.verdict import decide, winners
 
     sizes = (3, 5, 8, 10, 20, 40)

@@ -16,11 +16,11 @@ from bench_apts.stats.amortisation import (
     Trainings,
     break_even,
     crossings,
+    is_precise_enough,
     tuned,
-    worth_a_number,
 )
-from bench_apts.stats.bootstrap import Interval
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.intervals import Interval
 
 INF = math.inf
 
@@ -116,8 +116,8 @@ def test_an_optimizer_that_never_arrived_bounds_the_answer_from_one_side_only():
     (None, False)])
 def test_what_is_worth_a_number(interval, worth):
     found = interval and Interval(*interval)
-    assert worth_a_number(found, 8) is worth
-    assert not worth_a_number(found, 7)  # a factor of 2
+    assert is_precise_enough(found, 8) is worth
+    assert not is_precise_enough(found, 7)  # a factor of 2
 
 
 def test_a_break_even_takes_eight_seeds_and_a_factor_of_three():
@@ -125,7 +125,7 @@ def test_a_break_even_takes_eight_seeds_and_a_factor_of_three():
     assert BreakEven(4.0, narrow, 8).told
     assert not BreakEven(4.0, narrow, 7).told
     assert not BreakEven(4.0, wide, 8).told
-    assert worth_a_number(Interval(1.0, 2.0), 3)
+    assert is_precise_enough(Interval(1.0, 2.0), 3)
 
 
 def test_bad_arguments():

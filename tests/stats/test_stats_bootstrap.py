@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bench_apts.stats.bootstrap import Interval, best_of_intervals, erts, resampled
-from bench_apts.stats.tuning import best_of, ert
+from bench_apts.stats.expected_cost import best_of, ert
+from bench_apts.stats.intervals import Interval, best_of_intervals, erts, resampled
 
 INF = math.inf
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.comparison import Bill, compare, first_ranks
+from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
 from bench_apts.stats.verdict import decide
 
 INF = math.inf

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench_apts.stats.contrast import difference, success_p
+from bench_apts.stats.pairwise_comparison import difference, success_p
 
 
 def test_fisher():

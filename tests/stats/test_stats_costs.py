@@ -6,17 +6,17 @@ import pytest
 from msgspec.structs import replace
 from stats_records import record, suite
 
-from bench_apts.core.currency import CURRENCIES, headline
-from bench_apts.stats.costs import (
+from bench_apts.core.units import CURRENCIES, headline
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.trial_costs import (
+    all_known,
     cost_at,
     cost_recorded,
     costs_along,
     hit_bracket,
-    known,
     outcome,
     outcomes,
 )
-from bench_apts.stats.tuning import ert
 
 
 def test_a_hit_is_billed_up_to_its_first_hit_in_every_currency():
@@ -53,8 +53,8 @@ def test_cpu_seconds_are_those_of_all_ranks_and_unknown_where_only_the_busiest_w
         each.evals = [replace(event, cpu_s=2.0, all_ranks_cpu_s=None) for event in each.evals]
     assert cost_at(alone, 1)["cpu_s"] == 2.0  # the busiest of one rank is all of them
     assert math.isnan(cost_at(two, 1)["cpu_s"])
-    assert not known([outcome(two)], "cpu_s")
-    assert known([outcome(two)], "samples")
+    assert not all_known([outcome(two)], "cpu_s")
+    assert all_known([outcome(two)], "samples")
 
 
 def test_comparisons_lead_with_samples_on_cpus_and_with_gpu_seconds_on_cuda():
@@ -80,9 +80,9 @@ def test_operations_that_were_never_counted_are_unknown_and_no_miss():
     assert math.isnan(drawn[0].cost["flops"])
     assert drawn[1].cost["flops"] == math.inf
     assert all(math.isnan(o.spent["flops"]) for o in drawn)
-    assert not known(drawn, "flops")
-    assert known(drawn, "samples")
-    assert known([outcome(record([0.1, 0.95, 0.95])), outcome(record([0.1]))], "flops")
+    assert not all_known(drawn, "flops")
+    assert all_known(drawn, "samples")
+    assert all_known([outcome(record([0.1, 0.95, 0.95])), outcome(record([0.1]))], "flops")
     with pytest.raises(ValueError, match="bill of trial 0 is nan"):
         ert([o.spent["flops"] for o in drawn], [o.cost["flops"] for o in drawn])
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_pools import pools
 
-from bench_apts.stats.cutoff import cutoff_curve, ert_at
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.restart_strategy import cutoff_curve, ert_at
 
 INF = math.inf
 

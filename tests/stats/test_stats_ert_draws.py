@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_simulation import SHAPES, coverage
 
-from bench_apts.stats.ert_draws import Draws, ert_draws, ert_interval
-from bench_apts.stats.tuning import ert, miss_limit
+from bench_apts.stats.expected_cost import ert, miss_limit
+from bench_apts.stats.intervals import ErtDraws, ert_draws, ert_interval
 
 INF = math.inf
 
@@ -55,7 +55,7 @@ def test_a_bill_of_no_training_is_what_was_spent():
     never = ert_draws([1.0], [INF])
     assert never.scaled(0, 7.0).interval() == (7.0, 7.0)
     assert never.scaled(2, 7.0).interval().high == INF
-    assert Draws.scaled(ert_draws([1.0, 1.0], [1.0, 1.0]), 2, 1).low.min() > 1
+    assert ErtDraws.scaled(ert_draws([1.0, 1.0], [1.0, 1.0]), 2, 1).low.min() > 1
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.booleans()), min_size=2, max_size=12))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.exchange import exchange_p, least_p
+from bench_apts.stats.verdict import least_p, permutation_p
 
 
 def means(mine, theirs):
@@ -12,7 +12,9 @@ def means(mine, theirs):
 
 
 def p(first, second, *, paired):
-    return exchange_p([(x, 1.0) for x in first], [(x, 1.0) for x in second], means, paired=paired)
+    return permutation_p(
+        [(x, 1.0) for x in first], [(x, 1.0) for x in second], means, paired=paired
+    )
 
 
 def test_least_p_is_what_exchanging_labels_could_show():

@@ -5,9 +5,9 @@ import math
 import pytest
 from stats_records import record
 
-from bench_apts.core.currency import CURRENCIES
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.following import repriced, sample_price
+from bench_apts.core.units import CURRENCIES
+from bench_apts.stats.trial_costs import outcome
+from bench_apts.stats.trial_origins import reprice_for_follower, sample_price
 
 HIT, MISS = [0.1, 0.95, 0.95, 0.95], [0.1, 0.1, 0.1]
 
@@ -30,12 +30,12 @@ def test_what_was_not_counted_or_never_trained_is_unknown():
 def test_a_leaders_trial_at_the_followers_price():
     price = sample_price([record(HIT, every=50)])  # twice the seconds and bytes of a sample
     hit, missed = outcome(record(HIT)), outcome(record(MISS))
-    mine = repriced(hit, price)
+    mine = reprice_for_follower(hit, price)
     assert mine.hit
     assert mine.cost["train_s"] == pytest.approx(2 * hit.cost["train_s"])
     assert mine.spent == mine.cost
     assert mine.cost["samples"] == hit.cost["samples"]
-    lost = repriced(missed, price)
+    lost = reprice_for_follower(missed, price)
     assert not lost.hit
     assert math.isinf(lost.cost["train_s"])
     assert lost.spent["wire_bytes"] == pytest.approx(2 * missed.spent["wire_bytes"])

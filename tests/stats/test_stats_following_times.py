@@ -5,8 +5,8 @@ import math
 from msgspec.structs import replace
 from stats_records import record
 
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.following import retimed, sample_price
+from bench_apts.stats.trial_costs import outcome
+from bench_apts.stats.trial_origins import retime_tuning_outcome, sample_price
 
 
 def test_a_tuning_trial_is_timed_as_the_final_trainings_were():
@@ -16,7 +16,7 @@ def test_a_tuning_trial_is_timed_as_the_final_trainings_were():
                            all_ranks_cpu_s=None) for event in final.evals]
     price = sample_price([final])
     tuned = outcome(record([0.1, 0.2, 0.95, 0.95], status="hit", ranks=1))
-    found = retimed(tuned, price)
+    found = retime_tuning_outcome(tuned, price)
     assert (tuned.cost["train_s"], found.cost["train_s"]) == (2.0, 6.0)  # 200 samples
     assert found.spent["core_seconds"] == 6.0
     assert found.cost["cpu_s"] == 4.0
@@ -28,9 +28,9 @@ def test_a_tuning_trial_is_timed_as_the_final_trainings_were():
 def test_a_miss_stays_a_miss_and_what_is_unknown_is_left():
     missed = outcome(record([0.1, 0.5], ranks=2))
     unknown = sample_price([record([0.1])])  # no step, no pace
-    assert retimed(missed, unknown).spent == missed.spent
+    assert retime_tuning_outcome(missed, unknown).spent == missed.spent
     price = sample_price([record([0.1, 0.5, 0.6], ranks=2)])
-    found = retimed(missed, price | {"train_s": 0.5})
+    found = retime_tuning_outcome(missed, price | {"train_s": 0.5})
     assert math.isinf(found.cost["train_s"])
     assert found.last_miss is None
     assert found.spent["train_s"] == 50.0  # 100 samples

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.hitting import bracket
+from bench_apts.stats.trial_costs import find_bracket
 
 
 def at_least(threshold):
@@ -25,16 +25,16 @@ def at_least(threshold):
     ([0.1, 0.9, 0.9, 0.9], 3, (0, 1)),
 ])
 def test_known_answers(values, consecutive, expected):
-    assert bracket(values, at_least(0.9), consecutive) == expected
+    assert find_bracket(values, at_least(0.9), consecutive) == expected
 
 
 def test_nan_never_reaches_even_if_the_caller_says_so():
-    assert bracket([math.nan] * 3, lambda value: not value < 0.9, 2) is None
+    assert find_bracket([math.nan] * 3, lambda value: not value < 0.9, 2) is None
 
 
 def test_consecutive_below_one_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        bracket([0.9], at_least(0.9), 0)
+        find_bracket([0.9], at_least(0.9), 0)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, math.nan]), max_size=12), st.integers(1, 4))
@@ -42,4 +42,4 @@ def test_agrees_with_the_definition(values, consecutive):
     windows = [start for start in range(len(values) - consecutive + 1)
                if all(value == 1.0 for value in values[start:start + consecutive])]
     expected = (windows[0] - 1 if windows[0] else None, windows[0]) if windows else None
-    assert bracket(values, at_least(0.5), consecutive) == expected
+    assert find_bracket(values, at_least(0.5), consecutive) == expected

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench_apts.stats import known_traffic as known
+from bench_apts.stats import traffic_formulas as known
 
 N = 6_570
 P = 4 * N

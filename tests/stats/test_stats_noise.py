@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.noise import noise
+from bench_apts.stats.timing_noise import noise
 
 times = st.floats(1e-6, 1e6)
 pairs = st.lists(st.tuples(times, times), min_size=1, max_size=20)

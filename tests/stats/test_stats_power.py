@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench_apts.stats.power import SIZES, Spread, needed, power, spread
+from bench_apts.stats.sample_size import SIZES, Spread, needed, power, spread
 
 TENTH = Spread(0.1)
 

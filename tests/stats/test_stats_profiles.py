@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.profiles import area_score, data_profile, performance_profiles, ratios
-from bench_apts.stats.restart import restart_costs
+from bench_apts.stats.rankings import area_score, data_profile, performance_profiles, ratios
+from bench_apts.stats.restart_strategy import restart_costs
 
 INF = math.inf
 tables = st.lists(st.tuples(*[st.floats(0.1, 100) | st.just(INF)] * 3), min_size=8, max_size=12)

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_pools import costs, pools
 
-from bench_apts.stats.race import race
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import ert, race
 
 INF = math.inf
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.stats.curves import curve, make_curve
-from bench_apts.stats.pruners import KINDS, Arrivals, evaluations, rule
-from bench_apts.stats.race import race
-from bench_apts.stats.replay import (
-    Run,
+from bench_apts.stats.expected_cost import race, sequential_bill
+from bench_apts.stats.learning_curves import curve, make_curve
+from bench_apts.stats.optuna_pruners import KINDS, Arrivals, count_evaluations, make_pruner
+from bench_apts.stats.tuning_replay import (
+    PolicyRun,
     listed,
     pruning,
     racing,
@@ -25,7 +25,6 @@ from bench_apts.stats.replay import (
     sequential,
     shuffled,
 )
-from bench_apts.stats.tuning import sequential_bill
 
 INF = math.inf
 
@@ -75,9 +74,9 @@ def test_a_single_race_meets_its_closed_form():
 def test_races_by_hand():
     hit, slow, miss = trial([0] * 4, 2), trial([0] * 9, 8), trial([0] * 2)
     # The winner costs 2; the slow one runs as long; the miss had ended at 1.
-    assert racing([slow, hit, miss], 3) == Run(5.0, True)
-    assert racing([miss, miss, hit], 2) == Run(4.0, True)
-    assert racing([miss], 4) == Run(1.0, False)
+    assert racing([slow, hit, miss], 3) == PolicyRun(5.0, True)
+    assert racing([miss, miss, hit], 2) == PolicyRun(4.0, True)
+    assert racing([miss], 4) == PolicyRun(1.0, False)
     with pytest.raises(ValueError, match="at least 1"):
         racing([miss], 0)
 
@@ -95,7 +94,7 @@ def decisions_of_a_real_study(kind, length, direction, name, order):
     """At which evaluation a study prunes each trial, asked at each of them; None at none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     states = optuna.trial.TrialState
-    study = optuna.create_study(study_name=name, pruner=rule(kind, length),
+    study = optuna.create_study(study_name=name, pruner=make_pruner(kind, length),
                                 direction=f"{direction}imize")
     decisions = []
     for arrived in order:
@@ -127,7 +126,7 @@ def test_decisions_are_those_of_a_real_study(kind, direction, length, unknown):
         for index, t in enumerate(pool[:unknown])]
     pool[unknown:2 * unknown] = [t._replace(steps=t.steps[:7], values=t.values[:7])
                                  for t in pool[unknown:2 * unknown]]
-    assert evaluations(pool) == length
+    assert count_evaluations(pool) == length
     decided = set()
     for seed in range(4):
         order = random.Random(seed).sample(pool, len(pool))
@@ -189,7 +188,7 @@ def test_the_median_rule_is_seldom_asked_in_vain(monkeypatch):
 
 def test_unknown_metrics_are_pruned_without_a_warning(recwarn):
     pool = [*[trial([0, 5, 6, 7])] * 5, trial([0, math.nan, 1, 2])]
-    assert pruning("median", 3, "max")(pool) == Run(16.0, False, 1)
+    assert pruning("median", 3, "max")(pool) == PolicyRun(16.0, False, 1)
     diverged = [trial([0, INF, INF, INF])] * 6
     assert pruning("median", 3, "max")([*diverged, trial([0, 1, 2, 3])]).pruned == 0
     assert not recwarn.list
@@ -200,9 +199,9 @@ def test_falsely_pruned_trials_are_counted_and_billed_up_to_there():
     good = [trial([0, 5, 6, 7])] * 5
     late = trial([0, 1, 2, 9, 9], 3)
     run = pruning("median", 4, "max")([*good, late])
-    assert run == Run(5 * 3.0 + 1.0, False, 1, 1)
+    assert run == PolicyRun(5 * 3.0 + 1.0, False, 1, 1)
     # Without anything to compare it with, it is left alone.
-    assert pruning("median", 4, "max")([late]) == Run(3.0, True)
+    assert pruning("median", 4, "max")([late]) == PolicyRun(3.0, True)
     found = replay(pruning("median", 4, "max"), [[*good, late], [late, *good]])
     assert found.hit_rate == 0.5
     assert found.falsely_pruned == 1.0
@@ -213,12 +212,12 @@ def test_the_untrained_model_is_not_reported():
     # Its 9 would be the best value of a trial that is otherwise below the median.
     good = [trial([0, 5, 6, 7])] * 5
     lucky = trial([9, 1, 2, 3])
-    assert pruning("median", 3, "max")([*good, lucky]) == Run(16.0, False, 1)
+    assert pruning("median", 3, "max")([*good, lucky]) == PolicyRun(16.0, False, 1)
 
 
 def test_the_evaluation_that_hits_is_not_judged():
     good = [trial([0, 5, 6, 7])] * 5
-    assert pruning("median", 3, "max")([*good, trial([0, 1], 1)]) == Run(16.0, True)
+    assert pruning("median", 3, "max")([*good, trial([0, 1], 1)]) == PolicyRun(16.0, True)
 
 
 def test_lists_of_configurations():
@@ -291,7 +290,7 @@ def test_bad_orders():
 
 
 def test_optuna_is_imported_only_to_prune():
-    code = ("import sys, bench_apts.stats.replay; print('optuna' in sys.modules, "
+    code = ("import sys, bench_apts.stats.tuning_replay; print('optuna' in sys.modules, "
             "'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

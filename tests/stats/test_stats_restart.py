@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_pools import pools
 
-from bench_apts.stats.restart import ecdf, restart_costs, restart_quantile
-from bench_apts.stats.tuning import ert
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.restart_strategy import ecdf, restart_costs, restart_quantile
 
 INF = math.inf
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.sensitivity import log_edges, success, widest, working_range
+from bench_apts.stats.range_sensitivity import log_edges, success_by_bin, widest, working_range
 
 DRAWS = st.lists(st.tuples(st.floats(1e-4, 1e2), st.booleans()), max_size=30)
 
@@ -32,19 +32,19 @@ def test_edges_refuse_what_has_no_ratio(bad):
 
 @given(DRAWS)
 def test_every_trial_counts_in_one_bin(drawn):
-    bins = success(drawn, log_edges(1e-3, 1.0, 5))
+    bins = success_by_bin(drawn, log_edges(1e-3, 1.0, 5))
     assert sum(part.trials for part in bins) == len(drawn)
     assert sum(part.hits for part in bins) == sum(hit for _, hit in drawn)
 
 
 def test_bins_hold_their_lower_end_and_the_last_one_both():
-    bins = success([(1.0, True), (10.0, False), (100.0, True)], [1.0, 10.0, 100.0])
+    bins = success_by_bin([(1.0, True), (10.0, False), (100.0, True)], [1.0, 10.0, 100.0])
     assert [(part.hits, part.trials) for part in bins] == [(1, 1), (1, 2)]
 
 
 def test_an_unknown_value_is_refused():
     with pytest.raises(ValueError, match="unknown"):
-        success([(math.nan, True)], [1.0, 2.0])
+        success_by_bin([(math.nan, True)], [1.0, 2.0])
 
 
 def test_the_working_range_is_that_of_the_hits():

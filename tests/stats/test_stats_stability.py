@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.stability import kendall_tau, stability
+from bench_apts.stats.rankings import kendall_tau, stability
 
 INF = math.inf
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_pools import costs, pools
 
-from bench_apts.stats.tuning import (
+from bench_apts.stats.expected_cost import (
     best_of,
     ert,
     hit_probability,

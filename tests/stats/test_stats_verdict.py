@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_simulation import SHAPES, evidence, rate
 
-from bench_apts.stats.bootstrap import Interval
-from bench_apts.stats.noise import noise
+from bench_apts.stats.intervals import Interval
+from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.verdict import Evidence, Rule, decide, holm, winners
 
 CLEAR = Evidence(0.5, Interval(0.4, 0.6), 0.02)

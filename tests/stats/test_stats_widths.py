@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.widths import FEWEST, logarithmic, widths
+from bench_apts.stats.range_sensitivity import FEWEST, logarithmic, widths
 
 VALUES = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 

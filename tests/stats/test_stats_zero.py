@@ -7,20 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.core.currency import CURRENCIES
+from bench_apts.core.units import CURRENCIES
 from bench_apts.stats import fabrics
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
-from bench_apts.stats.comparison import Bill, compare, first_ranks
-from bench_apts.stats.costs import outcome
-from bench_apts.stats.curves import curve
-from bench_apts.stats.cutoff import cutoff_curve
-from bench_apts.stats.efficiency import Training, efficiency
-from bench_apts.stats.ert_draws import ert_interval
-from bench_apts.stats.projection import Network, Scaling, project, work
-from bench_apts.stats.race import race
-from bench_apts.stats.restart import restart_costs, restart_quantile
-from bench_apts.stats.transfer import regret
-from bench_apts.stats.tuning import best_of, ert, sequential_bill
+from bench_apts.stats.expected_cost import best_of, ert, race, sequential_bill
+from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.learning_curves import curve
+from bench_apts.stats.network_model import BatchScaling, Interconnect, project, recorded_work
+from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
+from bench_apts.stats.restart_strategy import cutoff_curve, restart_costs, restart_quantile
+from bench_apts.stats.trial_costs import outcome
+from bench_apts.stats.world_sizes import MeasuredTraining, efficiency, transfer_regret
 
 replace = msgspec.structs.replace
 FEW = 50
@@ -74,21 +71,23 @@ def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
     assert found.trainings >= 1
     assert 1 <= found.interval.low <= found.interval.high
     assert usable(bill.interval(10).low)
-    assert usable(regret(0.0, 0.0))
+    assert usable(transfer_regret(0.0, 0.0))
     costs = ert(*one).cost, ert(*two).cost
-    assert math.isinf(max(costs)) or usable(regret(*costs))
+    assert math.isinf(max(costs)) or usable(transfer_regret(*costs))
 
 
 @given(trials())
 def test_no_step_has_no_pace_and_no_model(side):
     for each in side:
         assert len(curve(each, "samples").costs) == len(each.evals)
-        done = work(each, 0.01)
+        done = recorded_work(each, 0.01)
         if done is not None:
-            network = Network(next(iter(fabrics.load().values())))
-            found = project(done, 8, Scaling.strong, network)
+            network = Interconnect(next(iter(fabrics.load_fabrics().values())))
+            found = project(done, 8, BatchScaling.strong, network)
             assert found is not None
             assert usable(found.step_s)
         last = each.evals[-1]
-        run = Training(2, last.train_s, last.samples)
-        assert efficiency(run, Training(4, 1.0, 1.0)) is None or (last.train_s and last.samples)
+        run = MeasuredTraining(2, last.train_s, last.samples)
+        assert efficiency(run, MeasuredTraining(4, 1.0, 1.0)) is None or (
+            last.train_s and last.samples
+        )

@@ -13,9 +13,8 @@ import pytest
 
 from bench_apts.core import environment as machine
 from bench_apts.core import store
-from bench_apts.study.splitting import helpers, jobs
-from bench_apts.study.splitting.helpers import Helper
-from bench_apts.study.splitting.jobs import Jobs, Slots
+from bench_apts.study import execution
+from bench_apts.study.execution import CoreSlots, Helper, Parallelism
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -30,7 +29,7 @@ def test_no_more_trials_than_the_machine_carries(
     monkeypatch.setattr(machine, "cores", lambda: have if device == "cpu" else 1)
     monkeypatch.setattr(machine, "gpu_count", lambda: have)
     study = msgspec.structs.replace(make_study("sgd", ranks=ranks), device=device)
-    found, note = jobs.fitting(asked, study)
+    found, note = execution.fitting_parallelism(asked, study)
     assert found == count
     assert (note == "") == (found == asked)
     if note:
@@ -39,9 +38,9 @@ def test_no_more_trials_than_the_machine_carries(
 
 def test_a_record_says_how_many_could_run_beside_it(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    assert [Jobs(4).beside("cpu", ranks) for ranks in (1, 2, 4, 8, 16)] == [3, 3, 1, 0, 0]
-    assert [Jobs(4).beside("cuda", ranks) for ranks in (1, 2)] == [3, 3]
-    assert jobs.ALONE.beside("cpu", 1) == 0
+    assert [Parallelism(4).beside("cpu", ranks) for ranks in (1, 2, 4, 8, 16)] == [3, 3, 1, 0, 0]
+    assert [Parallelism(4).beside("cuda", ranks) for ranks in (1, 2)] == [3, 3]
+    assert execution.SERIAL.beside("cpu", 1) == 0
 
 
 def test_ranks_never_outnumber_cores(tmp_path):
@@ -49,7 +48,7 @@ def test_ranks_never_outnumber_cores(tmp_path):
 
     def command(sizes):
         nonlocal running, most
-        slots, waiting = Slots(tmp_path, 4), list(sizes)
+        slots, waiting = CoreSlots(tmp_path, 4), list(sizes)
         while waiting:
             with slots.taken(waiting[0]) as free:
                 if free:
@@ -74,7 +73,7 @@ def test_ranks_never_outnumber_cores(tmp_path):
 
 
 def test_cores_that_do_not_suffice_are_given_back(tmp_path):
-    one, other = Slots(tmp_path, 3), Slots(tmp_path, 3)
+    one, other = CoreSlots(tmp_path, 3), CoreSlots(tmp_path, 3)
     with one.taken(2) as free:
         assert free
         with other.taken(2) as more:
@@ -93,8 +92,13 @@ def test_a_helper_that_fails_is_quoted():
         return Helper(subprocess.Popen([sys.executable, "-c", code], stderr=errors, text=True,
                                        stdin=subprocess.PIPE), errors)
 
-    words = helpers.wait([ended("pass"), ended("import sys; sys.exit('first\\nno room')"),
-                       ended("import sys; sys.exit(3)")])
+    words = execution.wait_for_helpers(
+        [
+            ended("pass"),
+            ended("import sys; sys.exit('first\\nno room')"),
+            ended("import sys; sys.exit(3)"),
+        ]
+    )
     assert words == ["helper 2 ended with code 1, so this command did its part: no room",
                      "helper 3 ended with code 3, so this command did its part: it said nothing"]
 

@@ -10,10 +10,10 @@ from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval, Header, Start
 from bench_apts.core.spec import Entry
-from bench_apts.core.trial_files import Copy
+from bench_apts.core.trial_files import DuplicateTrialFile
 from bench_apts.meters.soundness import check
-from bench_apts.study.search import STORAGE, Search
-from bench_apts.study.splitting import merge
+from bench_apts.study import results_merge
+from bench_apts.study.optuna_search import STORAGE, Search
 from bench_apts.trial import pruning
 
 
@@ -39,11 +39,11 @@ def test_other_code_or_data_is_named(finished, tmp_path, key, name):
     getattr(file, key)[name] = "0" * 12
     store.write_json(second / "study.json", file)
     with pytest.raises(UserError, match=rf"key '{key}\[{name}\]': .* {second} has 000000000000"):
-        merge.merge(tmp_path / "joined", [first, second], [])
+        results_merge.merge_results(tmp_path / "joined", [first, second], [])
     for hashes in ({}, {"extra": "1"}):  # of an older version, and of another competitor
         setattr(file, key, hashes)
         store.write_json(second / "study.json", file)
-        merge.merge(tmp_path / f"joined{len(hashes)}", [first, second], [])
+        results_merge.merge_results(tmp_path / f"joined{len(hashes)}", [first, second], [])
         assert getattr(store.read_study(tmp_path / f"joined{len(hashes)}"), key) == (
             getattr(store.read_study(first), key) | hashes)
 
@@ -87,7 +87,7 @@ def test_parts_give_the_whole_study_and_its_report(finished, cli, tmp_path):
 def test_a_merged_study_runs_nothing_again(finished, cli, tmp_path):
     first = part(finished, tmp_path / "first", lambda number: number < 8)
     second = part(finished, tmp_path / "second", lambda number: number >= 8)
-    merge.merge(tmp_path / "joined", [first, second], [])
+    results_merge.merge_results(tmp_path / "joined", [first, second], [])
     done = cli(*finished.arguments[:-1], tmp_path, "--study", "joined")
     assert done.code == 0, done.err
     assert done.out.count("kept from an earlier run") == 16
@@ -102,7 +102,7 @@ def test_studies_may_ask_for_different_things(finished, tmp_path):
             file.study, ranks=ranks, seeds=seeds,
             entries=tuple(e for e in file.study.entries if e.label in labels))
         store.write_json(folder / "study.json", file)
-    merge.merge(tmp_path / "joined", [first, second], [])
+    results_merge.merge_results(tmp_path / "joined", [first, second], [])
     study = store.read_study(tmp_path / "joined").study
     assert [entry.label for entry in study.entries] == ["sgd", "adam", "apts"]
     assert study.ranks == (1, 2)
@@ -129,7 +129,7 @@ def test_contradicting_studies_are_named_by_key(finished, tmp_path, change, word
     file.study = msgspec.structs.replace(file.study, **change)
     store.write_json(second / "study.json", file)
     with pytest.raises(UserError, match=words):
-        merge.merge(tmp_path / "joined", [first, second], [])
+        results_merge.merge_results(tmp_path / "joined", [first, second], [])
     assert not (tmp_path / "joined").exists()
 
 
@@ -159,7 +159,7 @@ def test_times_may_differ_and_the_earlier_answer_stays(finished, tmp_path):
     event(path, "eval", lambda e: e.update(train_s=e["train_s"] * 1.5))
     event(path, "header", lambda e: e.update(time="2001-01-01T00:00:00+00:00"))
     for number, order in enumerate(([first, second], [second, first])):
-        merge.merge(tmp_path / str(number), order, [])
+        results_merge.merge_results(tmp_path / str(number), order, [])
         assert (tmp_path / str(number) / "trials" / path.name).read_bytes() == path.read_bytes()
 
 
@@ -203,7 +203,7 @@ def test_the_more_complete_attempt_stays(
     paths = [written(folder, trial, *what, torn=b'{"event":"ev' if not what[1] else b"")
              for folder, what in zip(folders, (one, other), strict=True)]
     for number, order in enumerate((folders, folders[::-1])):
-        merge.merge(tmp_path / str(number), order, [])
+        results_merge.merge_results(tmp_path / str(number), order, [])
         (kept,) = (tmp_path / str(number) / "trials").iterdir()
         assert kept.read_bytes() == paths[winner].read_bytes()
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_comes_along_with_an_unfinished_trial(folders, make_trial, 
     saved = folders[0] / "checkpoints" / trial.run_id / "64"
     saved.mkdir(parents=True)
     (saved / "checkpoint.json").write_text("{}")
-    merge.merge(tmp_path / "joined", folders, [])
+    results_merge.merge_results(tmp_path / "joined", folders, [])
     assert (tmp_path / "joined" / saved.relative_to(folders[0]) / "checkpoint.json").exists()
 
 
@@ -224,8 +224,9 @@ def test_copies_of_a_file_are_one_trial(folders, make_trial, tmp_path):
     copy = path.with_name("copy.jsonl")
     shutil.copyfile(path, copy)
     shutil.copyfile(path, folders[1] / "trials" / "another.jsonl")
-    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(
-        1, 1, 0, (Copy(copy, trial.run_id, path),))
+    assert results_merge.merge_results(
+        tmp_path / "joined", folders, []
+    ) == results_merge.MergeSummary(1, 1, 0, (DuplicateTrialFile(copy, trial.run_id, path),))
     (kept,) = (tmp_path / "joined" / "trials").iterdir()
     assert kept.name == f"{trial.run_id}.jsonl"
 
@@ -237,13 +238,17 @@ def test_one_plugin_file_may_lie_in_another_folder(folders, make_trial, tmp_path
         store.write_json(folder / "study.json", file)
         written(folder, msgspec.structs.replace(
             make_trial("sgd"), label="mine", plugin=f"/{folder.name}/mine.py"), 2, "miss")
-    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(1, 1, 0)
+    assert results_merge.merge_results(
+        tmp_path / "joined", folders, []
+    ) == results_merge.MergeSummary(1, 1, 0)
     assert store.read_study(tmp_path / "joined").study.entries == (Entry("mine", "mine.py"),)
 
 
 def test_a_file_without_a_whole_header_is_left_out_and_counted(folders, tmp_path):
     (folders[0] / "trials" / "0123456789ab.jsonl").write_bytes(b'{"event":"hea')
-    assert merge.merge(tmp_path / "joined", folders, []) == merge.Merged(0, 0, 1)
+    assert results_merge.merge_results(
+        tmp_path / "joined", folders, []
+    ) == results_merge.MergeSummary(0, 0, 1)
 
 
 def test_broken_inputs_and_a_folder_that_is_there_are_refused(folders, cli, tmp_path):
@@ -280,7 +285,7 @@ def test_searches_go_on_from_what_all_were_told(folders, make_study, digits, tmp
     plan = planned(make_study, digits)
     asked(plan, folders[0], {0, 2}, 4)
     asked(plan, folders[1], {1}, 6)
-    merge.merge(tmp_path / "joined", folders, [])
+    results_merge.merge_results(tmp_path / "joined", folders, [])
     storage = pruning.storage(tmp_path / "joined" / STORAGE)
     (name,) = optuna.get_all_study_names(storage)
     trials = optuna.load_study(study_name=name, storage=storage).trials
@@ -293,7 +298,7 @@ def test_a_learning_search_that_went_two_ways_is_refused(folders, make_study, di
     plan = planned(make_study, digits, sampler="tpe")
     asked(plan, folders[0], set(range(3)), 3)
     shutil.copyfile(folders[0] / STORAGE, folders[1] / STORAGE)
-    merge.merge(tmp_path / "same", folders, [])
+    results_merge.merge_results(tmp_path / "same", folders, [])
     # Another draw under the same number, as a search on other results would ask for it.
     name = plan.search(plan.cells[0])
     for folder, rate in zip(folders, (0.01, 0.02), strict=True):
@@ -301,5 +306,5 @@ def test_a_learning_search_that_went_two_ways_is_refused(folders, make_study, di
         study.enqueue_trial({"lr": rate})
         study.ask(plan.distributions(plan.cells[0]))
     with pytest.raises(UserError, match=f"'{name}' went two ways: trial 3"):
-        merge.merge(tmp_path / "other", folders, [])
+        results_merge.merge_results(tmp_path / "other", folders, [])
     assert not (tmp_path / "other").exists()

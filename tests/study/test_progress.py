@@ -11,7 +11,7 @@ from rich.console import Console
 from bench_apts.core import store
 from bench_apts.core.records import End, Eval, Header, TrialRecord
 from bench_apts.core.spec import Searched
-from bench_apts.study.progress import Progress, describe
+from bench_apts.study.progress import StudyProgress, describe_trial
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -34,11 +34,11 @@ def terminal():
 
 
 def test_a_trial_is_described_by_what_tells_it_from_others(record):
-    text = describe(record.trial)
+    text = describe_trial(record.trial)
     assert text.startswith("digits sgd[momentum=0.5] N=2 tuning 1 (")
     assert "lr=0.05" in text
     report = msgspec.structs.replace(record.trial, stage="report", repetition=4)
-    assert describe(report) == "digits sgd[momentum=0.5] N=2 report 5"
+    assert describe_trial(report) == "digits sgd[momentum=0.5] N=2 report 5"
 
 
 def test_values_of_every_type_are_shown_if_they_were_searched(record):
@@ -46,16 +46,16 @@ def test_values_of_every_type_are_shown_if_they_were_searched(record):
     searched = Searched("random", "none", "narrow", 1, {"lr": (1e-3, 1.0), "steps": (1.0, 64.0)},
                         choices=("on", "norm"))
     trial = msgspec.structs.replace(record.trial, hyperparameters=values, searched=searched)
-    assert describe(trial).endswith("tuning 1 (lr=0.0123, steps=16, on=true, norm=l2)")
+    assert describe_trial(trial).endswith("tuning 1 (lr=0.0123, steps=16, on=true, norm=l2)")
     older = msgspec.structs.replace(trial, searched=Searched("random", "none", "narrow", 1))
-    assert describe(older).endswith("tuning 1 (lr=0.0123, momentum=0.5)")
+    assert describe_trial(older).endswith("tuning 1 (lr=0.0123, momentum=0.5)")
 
 
 def test_a_pipe_gets_plain_lines(record, tmp_path):
     console = Console(file=io.StringIO(), width=60)
     path = tmp_path / "x.jsonl"
     path.write_text("")
-    progress = Progress(console)
+    progress = StudyProgress(console)
     with progress.shown():
         progress.study_started(3)
         progress.trial_kept(record)
@@ -84,7 +84,7 @@ def test_a_terminal_shows_suite_trial_metric_and_progress(record, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text("")
     store.append(path, evaluation(0, 0.999))  # of an earlier attempt: not to be shown
-    progress = Progress(console)
+    progress = StudyProgress(console)
 
     def wait_for(text):
         deadline = time.monotonic() + 200
@@ -114,7 +114,7 @@ def test_a_half_written_line_is_shown_once_it_is_whole(record, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text("")
     line = msgspec.json.encode(evaluation(640, 0.4375)) + b"\n"
-    progress = Progress(console)
+    progress = StudyProgress(console)
     with progress.shown(), progress.trial(record.trial, path), path.open("ab") as file:
         file.write(line[:50])
         file.flush()

@@ -46,7 +46,7 @@ def test_world_sizes(machine, gpus, there, cores, expected):
 def test_without_gpus_given_all_that_share_the_minibatches(
         machine, there, cores, suites, expected):
     machine(there, cores)
-    study, notes = resolve.study(**WORDS | {"suites": suites, "gpus": None})
+    study, notes = resolve.resolve_study(**WORDS | {"suites": suites, "gpus": None})
     assert study.ranks == expected
     what = f"{there} GPUs" if there else f"{cores} cores"
     assert any(note.startswith(f"N = {expected[-1]} of {what},") for note in notes)
@@ -54,7 +54,7 @@ def test_without_gpus_given_all_that_share_the_minibatches(
 
 def test_weak_scaling_shares_its_minibatch_over_any_number(machine):
     machine(0, 6)
-    study, notes = resolve.study(
+    study, notes = resolve.resolve_study(
         **WORDS | {"gpus": None, "overrides": ("suite.scaling=weak",)})
     assert study.ranks == (1, 6)
     assert len(notes) == 1
@@ -88,7 +88,7 @@ def test_notes_say_what_is_not_as_it_seems(machine):
 
 
 def test_a_study_as_it_was_asked_for(machine):
-    study, _ = resolve.study(**WORDS | {
+    study, _ = resolve.resolve_study(**WORDS | {
         "suites": ["digits", "mnist", "digits"], "gpus": "1,2", "base_seed": 7,
         "optimizers": "sgd, sgd[lr=0.1,momentum=0.5] ,adam", "overrides": ("suite.version=3",)})
     assert [(s.name, s.version) for s in study.suites] == [("digits", 3), ("mnist", 3)]
@@ -101,22 +101,22 @@ def test_a_study_as_it_was_asked_for(machine):
 
 def test_a_file_is_called_by_its_backends_name(machine, plugin, tmp_path):
     path = plugin()
-    study, _ = resolve.study(**WORDS | {"optimizers": f"{path},{path}[lr=0.2],adam"})
+    study, _ = resolve.resolve_study(**WORDS | {"optimizers": f"{path},{path}[lr=0.2],adam"})
     assert [(e.label, e.optimizer, e.pinned) for e in study.entries] == [
         ("mine", str(path), {}), ("mine[lr=0.2]", str(path), {"lr": 0.2}), ("adam", "adam", {})]
     with pytest.raises(UserError, match="names mine twice"):
-        resolve.study(**WORDS | {"optimizers": f"{path},{tmp_path}/./mine.py"})
+        resolve.resolve_study(**WORDS | {"optimizers": f"{path},{tmp_path}/./mine.py"})
 
 
 def test_two_optimizers_of_one_name_are_refused(machine, plugin):
     one, two = plugin("one.py"), plugin("two.py")
     for words in (f"{one},{two}", f"{one},{two}[lr=0.2]"):
         with pytest.raises(UserError, match=rf"{one} and {two} are both called 'mine'"):
-            resolve.study(**WORDS | {"optimizers": words})
+            resolve.resolve_study(**WORDS | {"optimizers": words})
     two.write_text(two.read_text().replace('name="mine"', 'name="adam"'))
     with pytest.raises(UserError, match=rf"adam and {two} are both called 'adam'"):
-        resolve.study(**WORDS | {"optimizers": f"adam[lr=0.1],{two}"})
-    study, _ = resolve.study(**WORDS | {"optimizers": f"{one},{two}"})
+        resolve.resolve_study(**WORDS | {"optimizers": f"adam[lr=0.1],{two}"})
+    study, _ = resolve.resolve_study(**WORDS | {"optimizers": f"{one},{two}"})
     assert [entry.label for entry in study.entries] == ["mine", "adam"]
 
 
@@ -133,16 +133,16 @@ def test_two_optimizers_of_one_name_are_refused(machine, plugin):
 ])
 def test_mistakes_are_answered_in_one_line(machine, words, expected):
     with pytest.raises(UserError, match=expected) as caught:
-        resolve.study(**WORDS | words)
+        resolve.resolve_study(**WORDS | words)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_is_not_installed_is_left_out_unless_it_was_asked_for(machine, plugin, monkeypatch):
     path = plugin(options='requires=("no_such_package",),')
     with pytest.raises(UserError, match="package no_such_package is not installed; install it or"):
-        resolve.study(**WORDS | {"optimizers": f"sgd,{path}"})
+        resolve.resolve_study(**WORDS | {"optimizers": f"sgd,{path}"})
     monkeypatch.setattr(resolve, "DEFAULT_OPTIMIZERS", f"sgd,{path}")
-    study, notes = resolve.study(**WORDS | {"optimizers": None})
+    study, notes = resolve.resolve_study(**WORDS | {"optimizers": None})
     assert [entry.optimizer for entry in study.entries] == ["sgd"]
     assert any("is left out: unavailable (package no_such_package" in note for note in notes)
 
@@ -170,16 +170,16 @@ def test_workers_belong_to_the_study_and_not_to_a_suite(machine, tmp_path):
         suites.append(str(tmp_path / f"{name}.toml"))
         (tmp_path / f"{name}.toml").write_text(
             STREAM.format(name=name, workers=workers), encoding="utf-8")
-    study, _ = resolve.study(**WORDS | {"suites": suites})
+    study, _ = resolve.resolve_study(**WORDS | {"suites": suites})
     assert study.workers == {"one": 2, "two": 0}
     assert all("workers" not in msgspec.to_builtins(suite.data) for suite in study.suites)
-    plain, _ = resolve.study(**WORDS)
+    plain, _ = resolve.resolve_study(**WORDS)
     assert "workers" not in msgspec.to_builtins(plain)
 
 
 def test_known_data_is_augmented_by_an_override(machine):
-    changed, _ = resolve.study(**WORDS | {
+    changed, _ = resolve.resolve_study(**WORDS | {
         "suites": ["cifar10"], "overrides": ("suite.data.augment.crop=4",)})
-    plain, _ = resolve.study(**WORDS | {"suites": ["cifar10"]})
+    plain, _ = resolve.resolve_study(**WORDS | {"suites": ["cifar10"]})
     assert changed.suites[0].data.augment == Augment(crop=4)
     assert "augment" not in msgspec.to_builtins(plain.suites[0].data)

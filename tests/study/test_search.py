@@ -12,8 +12,8 @@ import pytest
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval, Header, TrialRecord
+from bench_apts.study.optuna_search import STORAGE, Search, search_score
 from bench_apts.study.plan import Plan
-from bench_apts.study.search import STORAGE, Search, score
 from bench_apts.trial import pruning
 
 SMALL = ("--set", "suite.budget.samples=4000", "--set", "suite.evaluation.every_samples=400",
@@ -104,9 +104,9 @@ def test_only_answers_are_told(plan, tmp_path):
 def test_a_hit_beats_every_miss_and_the_sooner_the_better(plan):
     trial = plan().tuning()[0]
     late, soon = record(trial, 0.1, 0.96, 0.97), record(trial, 0.96, 0.97)
-    assert 1 <= score(late) < score(soon) == 2
-    assert score(record(trial, 0.1, 0.94)) == 0.94
-    assert score(record(trial)) == -math.inf
+    assert 1 <= search_score(late) < search_score(soon) == 2
+    assert search_score(record(trial, 0.1, 0.94)) == 0.94
+    assert search_score(record(trial)) == -math.inf
 
 
 def test_hopeless_trials_are_given_up_and_billed(command, tmp_path):

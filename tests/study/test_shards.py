@@ -11,9 +11,9 @@ import pytest
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.study import study_shards
 from bench_apts.study.plan import Plan
-from bench_apts.study.splitting import shards
-from bench_apts.study.splitting.shards import Shard
+from bench_apts.study.study_shards import StudyShard
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam,zero1,apts", "--trials", "3", "--seeds", "2",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -31,7 +31,7 @@ def test_every_trial_has_one_shard_and_each_competitor_is_dealt_out_evenly(plan,
     tasks = [(number, cell) for number in range(7) for cell in plan.cells
              if number < plan.tunings(cell)]
     assert len(tasks) == 6 * 7
-    parts = [Shard(index, count) for index in range(1, count + 1)]
+    parts = [StudyShard(index, count) for index in range(1, count + 1)]
     mine = [part.tuning(plan, tasks) for part in parts]
     assert sorted((number, plan.cells.index(cell)) for part in mine for number, cell in part
                   ) == sorted((number, plan.cells.index(cell)) for number, cell in tasks)
@@ -56,7 +56,7 @@ def test_a_follower_starts_where_its_leader_does(make_study, digits):
     adam, *zeros = plan.cells
     assert all(plan.leader(zero) == adam for zero in zeros)
     for count in (2, 3, 5):
-        parts = [Shard(index, count).tuning(plan, [(0, cell) for cell in plan.cells])
+        parts = [StudyShard(index, count).tuning(plan, [(0, cell) for cell in plan.cells])
                  for index in range(1, count + 1)]
         assert sorted(map(len, parts)) == [0] * (count - 1) + [3]
 
@@ -64,17 +64,17 @@ def test_a_follower_starts_where_its_leader_does(make_study, digits):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "2/", "/2", "a/b", "-1/2", "1/0", "1/2/3"])
 def test_what_is_no_shard(make_study, text):
     with pytest.raises(UserError, match="write which part of how many, for instance 2/8"):
-        shards.parse(text, make_study("sgd"))
+        study_shards.parse_shard(text, make_study("sgd"))
 
 
 def test_searches_that_learn_are_not_split(make_study, cli):
     study = make_study("sgd")
-    assert shards.parse(None, study) == Shard(1, 1)
-    assert shards.parse("2/8", study) == Shard(2, 8)
+    assert study_shards.parse_shard(None, study) == StudyShard(1, 1)
+    assert study_shards.parse_shard("2/8", study) == StudyShard(2, 8)
     for change in ({"sampler": "tpe"}, {"pruner": "asha"}):
         with pytest.raises(UserError, match=r"learns from .* --shared in place of --shard"):
-            shards.parse("2/8", msgspec.structs.replace(study, **change))
-    assert shards.parse("2/8", msgspec.structs.replace(study, sampler="tpe", trials=0))
+            study_shards.parse_shard("2/8", msgspec.structs.replace(study, **change))
+    assert study_shards.parse_shard("2/8", msgspec.structs.replace(study, sampler="tpe", trials=0))
     done = cli("tune", "--shard", "1/2", "--sampler", "tpe")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench_apts.core import resources, store, threads
+from bench_apts.core import errors, process_limits, store
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval
-from bench_apts.study.startups import Startups, Stopped, ran
+from bench_apts.study.trial_runner import EnvironmentFailure, StartupFailures, ran_to_its_end
 
 SMALL = ("--offline", "--no-twins", "--set", "suite.budget.samples=2000", "--set",
          "suite.evaluation.every_samples=500")
@@ -218,7 +218,7 @@ def first():
 
 
 def test_two_failures_alike_give_an_optimizer_up():
-    starts = Startups()
+    starts = StartupFailures()
     assert starts.told(ended(reason="rank 0: boom")) == ""
     assert starts.told(ended(reason="rank 1: boom")) == "rank 1: boom"
     assert starts.given_up("mine", "digits", 1)
@@ -229,14 +229,14 @@ def test_two_failures_alike_give_an_optimizer_up():
 @pytest.mark.parametrize("between", [
     ended(status="interrupted"), ended(reason="bang"), ended(evals=[first()])])
 def test_what_is_not_alike_gives_nothing_up(between):
-    starts = Startups()
+    starts = StartupFailures()
     starts.told(ended())
     assert starts.told(between) == ""
     assert not starts.given_up("mine", "digits", 1)
 
 
 def test_an_optimizer_that_begins_elsewhere_is_given_up_where_it_does_not():
-    starts = Startups()
+    starts = StartupFailures()
     starts.began(ended(evals=[first()], ranks=1))
     starts.told(ended(ranks=2))
     assert starts.told(ended(ranks=2)) == "boom"
@@ -246,19 +246,19 @@ def test_an_optimizer_that_begins_elsewhere_is_given_up_where_it_does_not():
 
 
 def test_two_optimizers_that_fail_alike_in_a_row_stop_the_study():
-    starts = Startups()
+    starts = StartupFailures()
     starts.told(ended())
     starts.told(ended(label="twin", sha256="1"))  # of the same source
-    with pytest.raises(Stopped, match="boom"):
+    with pytest.raises(EnvironmentFailure, match="boom"):
         starts.told(ended(label="other", sha256="2"))
-    starts = Startups()
+    starts = StartupFailures()
     starts.told(ended())
     starts.told(ended(label="third", sha256="3", evals=[first()]))
     assert starts.told(ended(label="other", sha256="2")) == "", "a trial began in between"
 
 
 def test_an_optimizer_that_hangs_twice_is_given_up_but_ends_no_study():
-    starts = Startups()
+    starts = StartupFailures()
     hung = {"status": "timeout", "reason": "killed after 360 s", "evals": [first()]}
     assert starts.told(ended(**hung)) == ""
     assert starts.told(ended(label="other", sha256="2", **hung)) == ""
@@ -274,15 +274,15 @@ def test_an_optimizer_that_hangs_twice_is_given_up_but_ends_no_study():
     (ended("oom"), False),
     (ended("timeout", ledger={"train_s": 1.0}), True), (ended("timeout"), False)])
 def test_what_ran_to_an_end(record, expected):
-    assert ran(record) is expected
+    assert ran_to_its_end(record) is expected
 
 
 @pytest.mark.parametrize(("text", "count"), [
     ("1", 1), ("4", 4), ("2,1", 2), (" 3 , 2 ", 3), ("+2", 2), ("007", 7), ("", 1), ("  ", 1)])
 def test_numbers_of_threads(text, count):
     environ = {"OMP_NUM_THREADS": text}
-    assert threads.openmp(environ) == count
-    assert threads.openmp(environ) == count
+    assert process_limits.openmp_threads(environ) == count
+    assert process_limits.openmp_threads(environ) == count
     assert environ["OMP_NUM_THREADS"].strip()
 
 
@@ -290,12 +290,12 @@ def test_numbers_of_threads(text, count):
                                   "99999999"])
 def test_what_is_no_number_of_threads(text):
     with pytest.raises(UserError, match="OMP_NUM_THREADS"):
-        threads.openmp({"OMP_NUM_THREADS": text})
+        process_limits.openmp_threads({"OMP_NUM_THREADS": text})
 
 
 def test_an_unset_number_of_threads_is_one():
     environ = {}
-    assert threads.openmp(environ) == 1
+    assert process_limits.openmp_threads(environ) == 1
     assert environ == {"OMP_NUM_THREADS": "1"}
 
 
@@ -309,10 +309,10 @@ def test_an_unset_number_of_threads_is_one():
     (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "TMPDIR"),
 ])
 def test_what_ran_out_is_said(error, said):
-    assert said in resources.shortage(error)
+    assert said in errors.explain_shortage(error)
 
 
 @pytest.mark.parametrize("error", [OSError(2, "x"), RuntimeError("x"), ImportError("no x"),
                                    FileNotFoundError(2, "x")])
 def test_other_errors_are_no_shortage(error):
-    assert resources.shortage(error) is None
+    assert errors.explain_shortage(error) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Uniform
 from bench_apts.core.errors import UserError
-from bench_apts.study.tuning import draws
+from bench_apts.study.search_space import draw_configurations
 
 BACKEND = Backend(
     name="mine", summary="", build=lambda *args: None,
@@ -24,7 +24,7 @@ BACKEND = Backend(
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**63 - 1), st.integers(1, 6))
 def test_draws_are_whole_configurations_within_bounds(seed, count):
-    drawn = draws(BACKEND, {}, count, seed)
+    drawn = draw_configurations(BACKEND, {}, count, seed)
     assert len(drawn) == count
     for values in drawn:
         assert set(values) == {"lr", "share", "norm", "steps"}
@@ -37,24 +37,26 @@ def test_draws_are_whole_configurations_within_bounds(seed, count):
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**63 - 1))
 def test_a_larger_study_begins_with_the_draws_of_a_smaller_one(seed):
-    assert draws(BACKEND, {}, 5, seed)[:3] == draws(BACKEND, {}, 3, seed)
+    assert draw_configurations(BACKEND, {}, 5, seed)[:3] == draw_configurations(
+        BACKEND, {}, 3, seed
+    )
 
 
 def test_other_seeds_give_other_draws():
-    assert draws(BACKEND, {}, 2, 1) != draws(BACKEND, {}, 2, 2)
+    assert draw_configurations(BACKEND, {}, 2, 1) != draw_configurations(BACKEND, {}, 2, 2)
 
 
 def test_pinned_values_are_kept_and_not_searched():
-    drawn = draws(BACKEND, {"lr": 0.3, "steps": 9}, 8, 0)
+    drawn = draw_configurations(BACKEND, {"lr": 0.3, "steps": 9}, 8, 0)
     assert {(v["lr"], v["steps"]) for v in drawn} == {(0.3, 9)}
     assert len({v["share"] for v in drawn}) == 8
     with pytest.raises(UserError, match="expected float"):
-        draws(BACKEND, {"lr": "fast"}, 1, 0)
+        draw_configurations(BACKEND, {"lr": "fast"}, 1, 0)
 
 
 def test_nothing_to_search_gives_one_configuration():
     pinned = {"lr": 0.3, "share": 0.0, "norm": "linf"}
-    assert draws(BACKEND, pinned, 8, 0) == [{**pinned, "steps": 5}]
+    assert draw_configurations(BACKEND, pinned, 8, 0) == [{**pinned, "steps": 5}]
 
 
 LIST = replace(BACKEND, ordered=({"lr": 0.5, "steps": 1}, {"lr": 0.25}, {"lr": 0.5, "steps": 1}))
@@ -65,19 +67,19 @@ def test_ordered_configurations_are_tried_in_their_order_and_no_others():
              {"lr": 0.25, "share": 0.5, "norm": "l2", "steps": 5},
              {"lr": 0.5, "share": 0.5, "norm": "l2", "steps": 1}]
     for seed in (0, 1):
-        assert draws(LIST, {}, 2, seed) == whole[:2]
-        assert draws(LIST, {}, 8, seed) == whole
+        assert draw_configurations(LIST, {}, 2, seed) == whole[:2]
+        assert draw_configurations(LIST, {}, 8, seed) == whole
 
 
 def test_what_the_user_pins_overrides_the_ordered_configurations():
-    assert [(v["lr"], v["steps"]) for v in draws(LIST, {"lr": 0.1}, 8, 0)] == [
+    assert [(v["lr"], v["steps"]) for v in draw_configurations(LIST, {"lr": 0.1}, 8, 0)] == [
         (0.1, 1), (0.1, 5), (0.1, 1)]
     pinned = {"lr": 0.1, "steps": 2}
-    assert draws(LIST, pinned, 8, 0) == [BACKEND.configure(pinned)]
+    assert draw_configurations(LIST, pinned, 8, 0) == [BACKEND.configure(pinned)]
 
 
 def test_draws_are_spread_as_declared():
-    drawn = draws(BACKEND, {}, 400, 0)
+    drawn = draw_configurations(BACKEND, {}, 400, 0)
     for values in ([math.log10(v["lr"]) / -4 for v in drawn],
                    [(v["share"] + 1) / 2 for v in drawn]):
         quarters = [sum(i / 4 <= v < (i + 1) / 4 for v in values) for i in range(4)]
@@ -87,22 +89,24 @@ def test_draws_are_spread_as_declared():
 
 def test_every_sampler_stays_within_the_space():
     for sampler in ("random", "halton", "grid"):
-        drawn = draws(BACKEND, {}, 8, 5, sampler)
-        assert draws(BACKEND, {}, 8, 5, sampler) == drawn
+        drawn = draw_configurations(BACKEND, {}, 8, 5, sampler)
+        assert draw_configurations(BACKEND, {}, 8, 5, sampler) == drawn
         assert all(1e-4 <= v["lr"] <= 1 and -1 <= v["share"] <= 1 for v in drawn)
         assert {v["norm"] for v in drawn} == {"l2", "linf"}
-    assert draws(BACKEND, {}, 8, 5, "halton")[:3] == draws(BACKEND, {}, 3, 5, "halton")
+    assert draw_configurations(BACKEND, {}, 8, 5, "halton")[:3] == draw_configurations(
+        BACKEND, {}, 3, 5, "halton"
+    )
 
 
 def test_a_grid_covers_its_ranges_evenly():
-    drawn = draws(BACKEND, {"norm": "l2", "share": 0.0}, 4, 0, "grid")
+    drawn = draw_configurations(BACKEND, {"norm": "l2", "share": 0.0}, 4, 0, "grid")
     # Four equal parts of the logarithm, each tried in its middle.
     assert sorted(v["lr"] for v in drawn) == pytest.approx(
         [10**-3.5, 10**-2.5, 10**-1.5, 10**-0.5])
-    both = draws(BACKEND, {"norm": "l2"}, 11, 0, "grid")
+    both = draw_configurations(BACKEND, {"norm": "l2"}, 11, 0, "grid")
     assert len(both) == 9  # three by three
     assert {round(v["share"], 6) for v in both} == {-0.666667, 0.0, 0.666667}
-    assert len(draws(BACKEND, {}, 1, 0, "grid")) == 1
+    assert len(draw_configurations(BACKEND, {}, 1, 0, "grid")) == 1
 
 
 WHOLE = replace(BACKEND, hyperparameters={
@@ -113,17 +117,17 @@ WHOLE = replace(BACKEND, hyperparameters={
 
 @pytest.mark.parametrize("sampler", ["random", "halton", "grid"])
 def test_a_knob_whose_default_is_an_integer_gets_integers(sampler):
-    drawn = draws(WHOLE, {}, 64, 3, sampler)
+    drawn = draw_configurations(WHOLE, {}, 64, 3, sampler)
     for name, low, high in (("steps", 1, 4), ("length", 1, 256)):
         assert {type(values[name]) for values in drawn} == {int}
         assert all(low <= values[name] <= high for values in drawn)
     assert {type(values["lr"]) for values in drawn} == {float}
     assert {values["steps"] for values in drawn} >= {1, 2, 3}
-    assert draws(WHOLE, {}, 64, 3, sampler) == drawn
+    assert draw_configurations(WHOLE, {}, 64, 3, sampler) == drawn
 
 
 def test_integers_are_spread_as_declared_up_to_both_bounds():
-    drawn = draws(WHOLE, {}, 400, 0)
+    drawn = draw_configurations(WHOLE, {}, 400, 0)
     counts = [sum(values["steps"] == k for values in drawn) for k in (1, 2, 3, 4)]
     assert min(counts) > 60  # 100 expected, with a deviation of 9
     below = sum(values["length"] <= 16 for values in drawn)
@@ -131,7 +135,7 @@ def test_integers_are_spread_as_declared_up_to_both_bounds():
 
 
 def test_a_grid_tries_each_integer_once():
-    drawn = draws(WHOLE, {"length": 2, "lr": 0.1}, 9, 0, "grid")
+    drawn = draw_configurations(WHOLE, {"length": 2, "lr": 0.1}, 9, 0, "grid")
     assert sorted(values["steps"] for values in drawn) == [1, 2, 3, 4]
 
 
@@ -141,5 +145,5 @@ def test_the_wide_space_has_its_own_ranges():
         "lr": Hyperparameter(0.1, "", LogUniform(1e-4, 1.0), wide=LogUniform(10.0, 100.0)),
         "steps": Hyperparameter(5.0, "", wide=Uniform(1.0, 2.0))})
     assert all(10 <= v["lr"] <= 100 and 1 <= v["steps"] <= 2
-               for v in draws(wide, {}, 4, 0, space="wide"))
-    assert all(v["lr"] <= 1 and v["steps"] == 5 for v in draws(wide, {}, 4, 0))
+               for v in draw_configurations(wide, {}, 4, 0, space="wide"))
+    assert all(v["lr"] <= 1 and v["steps"] == 5 for v in draw_configurations(wide, {}, 4, 0))

@@ -12,19 +12,18 @@ from torch.nn import functional as F
 from bench_apts.core.records import End, Eval, Header, Start, TrialRecord
 from bench_apts.core.spec import Entry, Provenance, Seeds, Study, Trial
 from bench_apts.plugins import registry
-from bench_apts.study.suite_checks import network, splits, target, trials
-from bench_apts.study.suite_checks.finding import worst
-from bench_apts.study.suite_checks.splits import Split, Splits
+from bench_apts.study import suite_data_checks, suite_examination, suite_network_checks
+from bench_apts.study.suite_data_checks import CheckedSplit, CheckedSplits, worst_finding
 from bench_apts.suites.data import Dataset
 from bench_apts.tasks import Metric, OutputTask, Task
-from bench_apts.tasks.ready import Autoencoding, Classification, LanguageModel, Regression
+from bench_apts.tasks.named_tasks import Autoencoding, Classification, LanguageModel, Regression
 
 RNG = np.random.default_rng(0)
 
 
 def parts(inputs, targets):
     """Divides 100 samples into 60, 20 and 20."""
-    return Splits(*(Split(inputs[place], targets[place])
+    return CheckedSplits(*(CheckedSplit(inputs[place], targets[place])
                     for place in (slice(60), slice(60, 80), slice(80, 100))))
 
 
@@ -37,7 +36,7 @@ def dataset(divided, mean=(0.0,), std=(1.0,), scale=1.0):
 
 
 def untrained(task, make, divided):
-    return network.untrained(problem(task, make), dataset(divided), divided)
+    return suite_network_checks.build_untrained(problem(task, make), dataset(divided), divided)
 
 
 NUMBERS = RNG.normal(size=(100, 4)).astype(np.float32)
@@ -46,19 +45,19 @@ SOUND = parts(NUMBERS, CLASSES)
 
 
 def test_samples_in_two_splits_are_counted_by_their_inputs():
-    assert splits.overlap(problem(Classification()), SOUND).level == "ok"
+    assert suite_data_checks.check_overlap(problem(Classification()), SOUND).level == "ok"
     inputs = NUMBERS.copy()
     inputs[60:65] = inputs[:5]  # of another class, which changes nothing
-    found = splits.overlap(problem(Classification()), parts(inputs, CLASSES))
+    found = suite_data_checks.check_overlap(problem(Classification()), parts(inputs, CLASSES))
     assert found.level == "failed"
     assert "5 of 20 validation samples (25.00%)" in found.text
     assert "test" not in found.text
-    text = splits.overlap(problem(LanguageModel()), parts(inputs, CLASSES))
+    text = suite_data_checks.check_overlap(problem(LanguageModel()), parts(inputs, CLASSES))
     assert text.level == "warning"
-    many = Splits(SOUND.train, SOUND.validation, Split(
+    many = CheckedSplits(SOUND.train, SOUND.validation, CheckedSplit(
         np.concatenate([NUMBERS[:1], RNG.normal(size=(199, 4)).astype(np.float32)]),
         np.zeros(200, dtype=np.int64)))
-    assert splits.overlap(problem(Classification()), many).level == "warning"
+    assert suite_data_checks.check_overlap(problem(Classification()), many).level == "warning"
 
 
 @pytest.mark.parametrize(("classes", "level", "says"), [
@@ -73,9 +72,9 @@ def test_samples_in_two_splits_are_counted_by_their_inputs():
     (np.concatenate([CLASSES[:60], [0] * 12 + [1] * 4 + [2] * 4, CLASSES[80:]]), "ok", ""),
 ])
 def test_class_balance(classes, level, says):
-    found = splits.balance(problem(Classification()), parts(NUMBERS, classes))
+    found = suite_data_checks.check_balance(problem(Classification()), parts(NUMBERS, classes))
     assert (found.level, says in found.text) == (level, True), found
-    assert splits.balance(problem(Regression()), SOUND).level == "skipped"
+    assert suite_data_checks.check_balance(problem(Regression()), SOUND).level == "skipped"
 
 
 TOKENS = RNG.integers(0, 9, (100, 5)).astype(np.uint8)
@@ -94,7 +93,7 @@ TOKENS = RNG.integers(0, 9, (100, 5)).astype(np.uint8)
     (Task(), CLASSES, None, "skipped", "task of your own"),
 ])
 def test_label_range(task, targets, outputs, level, says):
-    found = splits.labels(problem(task), parts(NUMBERS, targets), outputs)
+    found = suite_data_checks.check_labels(problem(task), parts(NUMBERS, targets), outputs)
     assert (found.level, says in found.text) == (level, True), found
 
 
@@ -113,7 +112,7 @@ def test_label_range(task, targets, outputs, level, says):
 ])
 def test_normalisation(inputs, scaling, level):
     divided = parts(inputs, CLASSES)
-    found = splits.normalisation(dataset(divided, **scaling), divided)
+    found = suite_data_checks.check_normalisation(dataset(divided, **scaling), divided)
     assert found.level == level, found
 
 
@@ -142,13 +141,17 @@ class Knowing(nn.Module):
     (lambda: Scaled(1000.0), "failed"),
 ])
 def test_initial_loss_of_a_classification(make, level):
-    found = network.initial_loss(untrained(Classification(), make, SOUND), SOUND)
+    found = suite_network_checks.check_initial_loss(
+        untrained(Classification(), make, SOUND), SOUND
+    )
     assert (found.level, "ln 3" in found.text) == (level, True), found
 
 
 def test_an_untrained_network_that_knows_the_answers():
     knowing = parts(np.repeat(CLASSES[:, None], 4, axis=1).astype(np.float32), CLASSES)
-    found = network.initial_loss(untrained(Classification(), Knowing, knowing), knowing)
+    found = suite_network_checks.check_initial_loss(
+        untrained(Classification(), Knowing, knowing), knowing
+    )
     assert (found.level, "holds the target" in found.text) == ("warning", True)
 
 
@@ -157,10 +160,10 @@ def test_initial_loss_of_a_regression(factor, level):
     targets = (NUMBERS[:, 0] + factor).astype(np.float32)  # of variance 1 around their mean
     divided = parts(NUMBERS, targets)
     guess = untrained(Regression(), lambda: nn.Linear(4, 1), divided)
-    found = network.initial_loss(guess, divided)
+    found = suite_network_checks.check_initial_loss(guess, divided)
     assert (found.level, "variance" in found.text) == (level, True), found
     alike = untrained(Autoencoding(), lambda: nn.Linear(4, 4), parts(NUMBERS, NUMBERS))
-    assert network.initial_loss(alike, parts(NUMBERS, NUMBERS)).level == "ok"
+    assert suite_network_checks.check_initial_loss(alike, parts(NUMBERS, NUMBERS)).level == "ok"
 
 
 class Sums(Classification):
@@ -210,19 +213,25 @@ class Means(Squares):
     (Contrasts(), "failed", "must not depend on the other samples"),
 ])
 def test_losses_per_sample(task, level, says):
-    found = network.sample_losses(untrained(task, lambda: nn.Linear(4, 3), SOUND))
+    found = suite_network_checks.check_sample_losses(
+        untrained(task, lambda: nn.Linear(4, 3), SOUND)
+    )
     assert (found.level, says in found.text) == (level, True), found
 
 
 def test_a_network_may_normalise_over_the_batch_in_training_only():
     batch_norm = untrained(Classification(), lambda: nn.Sequential(
         nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3)), SOUND)
-    assert network.sample_losses(batch_norm).level == "ok"
+    assert suite_network_checks.check_sample_losses(batch_norm).level == "ok"
 
 
 def test_metrics_that_cannot_be_added_up():
     def found(task):
-        return list(network.additive(untrained(task, lambda: nn.Linear(4, 3), SOUND)))
+        return list(
+            suite_network_checks.check_additive_metrics(
+                untrained(task, lambda: nn.Linear(4, 3), SOUND)
+            )
+        )
 
     assert found(Classification()) == found(Squares()) == []
     ((level, text),) = found(Means())
@@ -260,20 +269,20 @@ def study(*labels):
 
 def test_training_fails_with_the_reason_of_a_trial():
     both = [record(ranks=1), record(ranks=2)]
-    assert trials.training(study("sgd"), both).level == "ok"
-    failed = trials.training(study("sgd"), [both[0], record(
+    assert suite_examination.check_training(study("sgd"), both).level == "ok"
+    failed = suite_examination.check_training(study("sgd"), [both[0], record(
         ranks=2, status="error", reason="rank 1: no such layer")])
     assert failed.level == "failed"
     assert "sgd at N = 2: rank 1: no such layer" in failed.text
-    assert "not run" in trials.training(study("sgd"), both[:1]).text
+    assert "not run" in suite_examination.check_training(study("sgd"), both[:1]).text
 
 
 def test_one_optimizer_may_diverge_untuned_and_not_all():
     some = [record(status="diverged"), record(ranks=2), record("apts"), record("apts", 2)]
-    assert trials.training(study("sgd", "apts"), some).level == "warning"
+    assert suite_examination.check_training(study("sgd", "apts"), some).level == "warning"
     every = [record(label, ranks, status="diverged") for label in ("sgd", "apts")
              for ranks in (1, 2)]
-    assert trials.training(study("sgd", "apts"), every).level == "failed"
+    assert suite_examination.check_training(study("sgd", "apts"), every).level == "failed"
 
 
 @pytest.mark.parametrize(("twin", "device", "level"), [
@@ -282,17 +291,27 @@ def test_one_optimizer_may_diverge_untuned_and_not_all():
     ({"initial": None}, "cpu", "ok"), ({"ranks": 2}, "cpu", "skipped"),
 ])
 def test_equal_trials_must_be_equal(twin, device, level):
-    found = trials.determinism([record(), record(**{"twin": True, **twin})], device)
+    found = suite_examination.check_determinism(
+        [record(), record(**{"twin": True, **twin})], device
+    )
     assert found.level == level, found
 
 
 def test_every_sample_counts_once_at_every_number_of_ranks():
-    assert not list(trials.counted([record(), record(ranks=2)], 300))
-    assert not list(trials.counted([record(value=0.5), record(ranks=2, value=0.5001)], 300))
-    ((level, text),) = trials.counted([record(), record(ranks=2, value=0.2)], 300)
+    assert not list(suite_examination.check_evaluation_counts([record(), record(ranks=2)], 300))
+    assert not list(
+        suite_examination.check_evaluation_counts(
+            [record(value=0.5), record(ranks=2, value=0.5001)], 300
+        )
+    )
+    ((level, text),) = suite_examination.check_evaluation_counts(
+        [record(), record(ranks=2, value=0.2)], 300
+    )
     assert (level, "at N = 2" in text) == ("failed", True)
-    assert [level for level, _ in trials.counted([], 300)] == ["skipped"]
-    ((level, text),) = trials.counted([record(validation=299)], 300)
+    assert [level for level, _ in suite_examination.check_evaluation_counts([], 300)] == [
+        "skipped"
+    ]
+    ((level, text),) = suite_examination.check_evaluation_counts([record(validation=299)], 300)
     assert (level, "299" in text) == ("failed", True)
 
 
@@ -312,10 +331,10 @@ def provenance(trials=20, note=""):
     (provenance(), (), [record(chance=0.95)], "failed", "most frequent class"),
 ])
 def test_targets(suite, missing, records, level, says):
-    found = target.check(suite, missing, records, "my.toml")
+    found = suite_examination.check_target(suite, missing, records, "my.toml")
     assert (found.level, says in found.text) == (level, True), found
 
 
 def test_the_most_severe_level_counts():
-    assert str(worst("a", [("warning", "x"), ("failed", "y")], "z")) == "failed   a: x; y"
-    assert str(worst("a", [], "z")) == "ok       a: z"
+    assert str(worst_finding("a", [("warning", "x"), ("failed", "y")], "z")) == "failed   a: x; y"
+    assert str(worst_finding("a", [], "z")) == "ok       a: z"

@@ -141,16 +141,18 @@ def pack_batches(folder, publish):
 @pytest.fixture
 def publish(monkeypatch):
     """Writes a file and makes what it holds the published content of its name."""
-    from bench_apts.suites import published
+    from bench_apts.suites import published_files
 
-    monkeypatch.setattr(published, "SHA256", dict(published.SHA256))
+    monkeypatch.setattr(published_files, "SHA256", dict(published_files.SHA256))
 
     def publish(path, content):
         path.write_bytes(content)
         if not path.name.endswith(".tar.gz"):  # of which the members count
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 content = gzip.decompress(content)
-            published.SHA256[path.name.removesuffix(".gz")] = hashlib.sha256(content).hexdigest()
+            published_files.SHA256[path.name.removesuffix(".gz")] = hashlib.sha256(
+                content
+            ).hexdigest()
 
     return publish
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from bench_apts.core.errors import UserError
 from bench_apts.suites import readers
-from bench_apts.suites.readers import checked, storage
-from bench_apts.suites.readers.checks import digests
-from bench_apts.suites.readers.divide import divided, held_out, numbered
+from bench_apts.suites.readers import checked, reader_paths
+from bench_apts.suites.readers.split_checks import digests, divided, held_out, numbered
 
 
 def splits(**changed):
@@ -103,7 +102,7 @@ def test_the_division_takes_each_sample_once_and_does_not_depend_on_the_order(
 
 
 def test_divided_splits_hold_all_samples(monkeypatch):
-    monkeypatch.setattr(storage, "BLOCK", 7)
+    monkeypatch.setattr(reader_paths, "BLOCK", 7)
     inputs, targets = np.random.default_rng(0).random((50, 2, 3)), np.arange(50) % 5
     found = divided(inputs, targets, 0.2, "mine")
     assert len(found["train"][0]) == 40
@@ -126,17 +125,17 @@ def test_texts_become_classes_in_sorted_order():
 
 def test_arrays_beyond_memory_lie_in_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_APTS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 400)
-    mapped = storage.room((25, 5), np.uint8, "file")
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 400)
+    mapped = reader_paths.room((25, 5), np.uint8, "file")
     assert isinstance(mapped, np.memmap)
     mapped[:] = 3
     assert mapped.sum() == 375
     assert not list((tmp_path / "cache").iterdir())
-    assert not isinstance(storage.room((10, 5), np.uint8, "file"), np.memmap)
+    assert not isinstance(reader_paths.room((10, 5), np.uint8, "file"), np.memmap)
     with pytest.raises(UserError, match="file takes"):
-        storage.room((2**60, 5), np.uint8, "file")
+        reader_paths.room((2**60, 5), np.uint8, "file")
     with pytest.raises(UserError, match="file takes"):
-        storage.require_memory(201, "file")
+        reader_paths.require_memory(201, "file")
 
 
 def test_readers_are_imported_without_torch_and_slow_packages():
@@ -157,19 +156,19 @@ def test_relative_paths_are_looked_for_in_the_data_folder_first(tmp_path, monkey
     (tmp_path / "texts" / "here").touch()
 
     def resolved(name, **options):
-        return storage.existing(name, data, **options).resolve()
+        return reader_paths.existing(name, data, **options).resolve()
 
     assert resolved("texts/both") == data / "texts" / "both"
     assert resolved("texts/here") == tmp_path / "texts" / "here"
     assert resolved(tmp_path / "texts" / "both") == tmp_path / "texts" / "both"
     assert resolved("texts", folder=True) == data / "texts"
-    assert storage.matching("texts/*", data) == [data / "texts" / "both"]
-    assert len(storage.matching("texts/*", None)) == 2
-    assert len(storage.matching("texts/h*", data)) == 1
+    assert reader_paths.matching("texts/*", data) == [data / "texts" / "both"]
+    assert len(reader_paths.matching("texts/*", None)) == 2
+    assert len(reader_paths.matching("texts/h*", data)) == 1
     with pytest.raises(UserError, match="texts/there"):
-        storage.existing("texts/there", data)
+        reader_paths.existing("texts/there", data)
     with pytest.raises(UserError, match="no file"):
-        storage.existing("texts", None)
+        reader_paths.existing("texts", None)
 
 
 @pytest.mark.filterwarnings("ignore:.*same inputs")

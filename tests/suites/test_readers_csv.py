@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers import csv, storage
+from bench_apts.suites.readers import csv, reader_paths
 
 
 @pytest.fixture
@@ -152,6 +152,6 @@ def test_free_text_and_files_beyond_memory_are_refused(flowers, monkeypatch):
     wide.to_csv(path, index=False)
     with pytest.raises(UserError, match="1,200 different texts"):
         csv(path, target="kind")
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 1_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 1_000)
     with pytest.raises(UserError, match="bytes in memory"):
         csv(path, target="kind")

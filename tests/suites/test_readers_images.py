@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers import imagefolder, storage
-from bench_apts.suites.readers.pixels import Shape, Stack
+from bench_apts.suites.readers import imagefolder, reader_paths
+from bench_apts.suites.readers.image_files import Shape, Stack
 
 CLASSES = ("cat", "dog", "owl", "pig")
 
@@ -82,7 +82,7 @@ def test_a_tree_of_classes_is_divided_by_content(jpegs, tree):
 
 def test_images_beyond_memory_lie_on_the_disk(jpegs, monkeypatch):
     expected = imagefolder(jpegs)
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 100_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 100_000)
     found = imagefolder(jpegs)
     assert isinstance(found["train"][0], np.memmap)
     assert not isinstance(expected["train"][0], np.memmap)

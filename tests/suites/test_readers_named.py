@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers import npz, safetensors, storage
+from bench_apts.suites.readers import npz, reader_paths, safetensors
 
 needs_safetensors = pytest.mark.skipif(not importlib.util.find_spec("safetensors"),
                                        reason="safetensors is not installed")
@@ -110,7 +110,7 @@ def test_members_that_claim_much_or_are_damaged_are_refused(tmp_path, monkeypatc
     with pytest.raises(UserError, match=path.name):
         npz(path)
     np.savez_compressed(path, **arrays(train_inputs=np.zeros((12, 10_000), np.float32)))
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 500_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 500_000)
     with pytest.raises(UserError, match="bytes in memory"):
         npz(path)
 

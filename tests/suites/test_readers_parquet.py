@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites import sources
-from bench_apts.suites.decode import decode
-from bench_apts.suites.readers import parquet, storage
+from bench_apts.suites import data_files
+from bench_apts.suites.data import decode
+from bench_apts.suites.readers import parquet, reader_paths
 
 
 def save(folder, name="train-00000-of-00001", **columns):
@@ -45,7 +45,7 @@ def test_mnist_from_the_hubs_files_is_what_the_project_decodes(real_data, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = parquet(real_data / "mnist" / "mnist")
-    ours = decode(sources.find("mnist", real_data, True, tmp_path))
+    ours = decode(data_files.find("mnist", real_data, True, tmp_path))
     for part, pair in found.items():
         for name, array in zip(("inputs", "targets"), pair, strict=True):
             expected = ours[f"{part}_{name}"]
@@ -183,7 +183,7 @@ def test_cut_anywhere_a_file_is_refused_or_whole(tmp_path):
 
 def test_what_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch):
     table(tmp_path, x=np.zeros(12))
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 100)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 100)
     with pytest.raises(UserError, match="bytes in memory"):
         parquet(tmp_path, inputs="x")
 

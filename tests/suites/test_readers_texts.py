@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers import storage, text, tokens
-from bench_apts.suites.readers.texts import cut, windows
+from bench_apts.suites.readers import reader_paths, text, tokens
+from bench_apts.suites.readers.token_files import cut, windows
 
 
 @given(st.integers(0, 3_000), st.integers(1, 40), st.floats(0.01, 0.49), st.floats(0.01, 0.49))
@@ -99,7 +99,7 @@ def test_texts_and_options_that_do_not_fit_are_refused(tmp_path, content, option
 def test_a_text_beyond_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "text"
     path.write_text("ab" * 300)
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 10_000)
     with pytest.raises(UserError, match="14,400 bytes in memory"):
         text(path)
     with pytest.warns(UserWarning, match="same inputs"):
@@ -137,7 +137,7 @@ def test_shards_follow_each_other(shards):
 
 def test_shards_beyond_memory_are_joined_on_the_disk(shards, monkeypatch):
     expected = tokens(shards[0], context=30)["train"]
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 1_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 1_000)
     found = tokens(shards[0], context=30)["train"]
     assert isinstance(found[0], np.memmap)
     assert all(map(np.array_equal, found, expected))

@@ -10,7 +10,7 @@ import pytest
 from bench_apts.core import environment, records, spec, store
 from bench_apts.plugins import registry
 from bench_apts.suites import readers
-from bench_apts.suites.sources import KNOWN
+from bench_apts.suites.data_files import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = [records.Header, records.Start, records.Eval, records.End, records.Traffic,
@@ -27,7 +27,7 @@ def test_formats_name_every_field(table):
 
 def test_formats_name_every_status_and_card_entry():
     text = (DOCS / "formats.md").read_text(encoding="utf-8")
-    for word in [*records.Status.__args__, *environment.card()]:
+    for word in [*records.Status.__args__, *environment.environment_card()]:
         assert f"`{word}`" in text
 
 

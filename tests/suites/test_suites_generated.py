@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.generated import (
-    collocation,
-    denoising,
-    derived,
-    draws,
-    friedman,
-    graphs,
-    recall,
-    skew,
-    text,
-)
+from bench_apts.suites.generated import collocation, derived, draws, friedman, graphs, recall, text
 
 IMAGES = (np.arange(3 * 2 * 4 * 4).reshape(3, 2, 4, 4) * 2).astype(np.uint8)
 TARGETS = np.arange(100) * 7 % 10
@@ -28,11 +18,11 @@ SMALL = {
     "recall": lambda seed=0: recall.recall(20, 10, 16, 3, 17, seed),
     "graphs": lambda seed=0: graphs.graphs(30, 12, seed),
     "friedman": lambda seed=0: friedman.friedman(50, 20, seed=seed),
-    "denoising": lambda seed=0: denoising.denoising(IMAGES[:2], IMAGES[2:], seed=seed),
+    "denoising": lambda seed=0: derived.denoising(IMAGES[:2], IMAGES[2:], seed=seed),
     "collocation": lambda seed=0: collocation.collocation(40, 5, seed),
-    "noniid": lambda seed=0: skew.noniid(TARGETS, 3, 0.5, seed),
-    "sorted": lambda seed=0: skew.noniid(TARGETS, 3, seed=seed),
-    "longtail": lambda seed=0: [skew.longtail(TARGETS, 5, seed)],
+    "noniid": lambda seed=0: derived.noniid(TARGETS, 3, 0.5, seed),
+    "sorted": lambda seed=0: derived.noniid(TARGETS, 3, seed=seed),
+    "longtail": lambda seed=0: [derived.longtail(TARGETS, 5, seed)],
 }
 PINNED = {
     "text": "dd1daca2512c3847",
@@ -96,7 +86,7 @@ def test_splits_have_equal_layouts_and_share_no_draws(name):
 
 
 def test_normals_have_the_moments_of_the_normal_distribution():
-    made = draws.Draws("moments", 0).normals(1_000_000)
+    made = draws.PortableDraws("moments", 0).normals(1_000_000)
     assert abs(made.mean()) < 5e-3
     assert abs(made.var() - 1) < 1e-2
     assert abs((made**3).mean()) < 2e-2
@@ -105,7 +95,7 @@ def test_normals_have_the_moments_of_the_normal_distribution():
 
 
 def test_uniforms_integers_and_orders_are_uniform():
-    source = draws.Draws("uniform", 0)
+    source = draws.PortableDraws("uniform", 0)
     made = source.uniforms(100_000)
     assert made.min() >= 0
     assert made.max() < 1
@@ -257,7 +247,7 @@ def test_graphs_are_simple_balanced_and_of_one_degree_sequence():
 def test_all_simple_graphs_are_drawn_alike():
     # Of equal numbers of mixed edges, so that every low node meets each high one equally often.
     mixed = np.full(3_000, 10)
-    made = graphs._simple(draws.Draws("test", 0), mixed)
+    made = graphs._simple(draws.PortableDraws("test", 0), mixed)
     frequency = made[:, :12, 12:].mean(axis=0)
     assert np.abs(frequency - 10 / 144).max() < 5 * math.sqrt(10 / 144 / 3_000)
 
@@ -292,7 +282,7 @@ def test_the_floor_is_the_error_of_the_true_function_and_the_baseline_that_of_th
 
 def test_noise_is_added_to_the_given_images():
     images = np.full((50, 1, 28, 28), 51, np.uint8)
-    made = denoising.denoising(images, images, noise=0.4)
+    made = derived.denoising(images, images, noise=0.4)
     inputs, targets = made["train"]
     assert (targets == np.float32(0.2)).all()
     assert (inputs - targets).std() == pytest.approx(0.4, rel=0.02)
@@ -328,7 +318,7 @@ def test_points_fill_the_square_and_a_fifth_lies_on_its_four_sides():
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_shards_are_a_partition_of_equal_sizes(ranks, concentration):
     targets = np.arange(1_001) * 7 % 10
-    shards = skew.noniid(targets, ranks, concentration)
+    shards = derived.noniid(targets, ranks, concentration)
     assert len(shards) == ranks
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(1_001))
@@ -339,23 +329,23 @@ def test_a_small_concentration_gives_few_classes_and_a_large_one_all():
 
     def largest_share(concentration):
         shares = [np.bincount(targets[shard], minlength=10).max() / len(shard)
-                  for shard in skew.noniid(targets, 4, concentration)]
+                  for shard in derived.noniid(targets, 4, concentration)]
         return np.mean(shares)
 
     assert largest_share(1_000.0) < 0.15
     assert largest_share(1.0) < largest_share(0.1)
     assert largest_share(0.0) == pytest.approx(0.4)  # two classes and a half in each
-    first = skew.noniid(targets, 4)[0]
+    first = derived.noniid(targets, 4)[0]
     assert np.bincount(targets[first], minlength=10).tolist() == [400, 400, 200, *[0] * 7]
 
 
 def test_a_long_tail_falls_geometrically():
     targets = np.arange(5_000) % 5
-    kept = skew.longtail(targets, ratio=16)
+    kept = derived.longtail(targets, ratio=16)
     assert np.bincount(targets[kept]).tolist() == [1_000, 500, 250, 125, 62]
     assert (np.diff(kept) > 0).all()
-    assert np.array_equal(skew.longtail(targets, ratio=1), np.arange(5_000))
-    assert np.bincount(targets[skew.longtail(targets, 1e9)]).min() == 1
+    assert np.array_equal(derived.longtail(targets, ratio=1), np.arange(5_000))
+    assert np.bincount(targets[derived.longtail(targets, 1e9)]).min() == 1
 
 
 # --- data sets made of known ones
@@ -404,18 +394,18 @@ def test_noise_is_added_to_images_of_mnist(real_data):
     (lambda: friedman.friedman(noise=math.nan), "noise"),
     (lambda: friedman.friedman(nuisance=-1), "nuisance"),
     (lambda: friedman.friedman(nuisance=1.5), "nuisance"),
-    (lambda: denoising.denoising(IMAGES / 255, IMAGES), "uint8"),
-    (lambda: denoising.denoising(IMAGES, IMAGES, noise="0.5"), "noise"),
+    (lambda: derived.denoising(IMAGES / 255, IMAGES), "uint8"),
+    (lambda: derived.denoising(IMAGES, IMAGES, noise="0.5"), "noise"),
     (lambda: derived.noisy("digits", 9, 9), "uint8"),
     (lambda: derived.noisy("digist"), "did you mean digits"),
     (lambda: derived.unbalanced(ratio=0), "ratio"),
     (lambda: collocation.collocation(True), "points"),
     (lambda: collocation.collocation(grid=0), "grid"),
-    (lambda: skew.noniid(TARGETS, 0), "ranks"),
-    (lambda: skew.noniid(TARGETS, 101), "ranks"),
-    (lambda: skew.noniid(TARGETS, 2, -1.0), "concentration"),
-    (lambda: skew.longtail(TARGETS, 0.5), "ratio"),
-    (lambda: skew.longtail(TARGETS, math.inf), "ratio"),
+    (lambda: derived.noniid(TARGETS, 0), "ranks"),
+    (lambda: derived.noniid(TARGETS, 101), "ranks"),
+    (lambda: derived.noniid(TARGETS, 2, -1.0), "concentration"),
+    (lambda: derived.longtail(TARGETS, 0.5), "ratio"),
+    (lambda: derived.longtail(TARGETS, math.inf), "ratio"),
 ])
 def test_what_cannot_be_generated_is_one_clear_line(call, word):
     with pytest.raises(UserError, match=word) as caught:

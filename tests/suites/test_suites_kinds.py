@@ -12,10 +12,10 @@ import torch
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Study
 from bench_apts.plugins import suite_file
-from bench_apts.study.rehearsal import rehearse
-from bench_apts.study.tryout import try_out
-from bench_apts.suites import data, own, returned
-from bench_apts.suites.problem import Problem, resolved
+from bench_apts.study.preflight import preflight_suite
+from bench_apts.study.suite_network_checks import rehearse_batch
+from bench_apts.suites import data, returned_data, user_data
+from bench_apts.suites.suite_problem import SuiteProblem, resolved
 from bench_apts.trial.loader import Resident, stored
 
 CODE = """
@@ -117,10 +117,10 @@ def tried(tmp_path, cache):
         path = tmp_path / "mine.toml"
         path.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in raw.items()))
         suite = resolved(suite_file.load(path), str(tmp_path))
-        problem = Problem(suite, str(tmp_path))
-        prepared = own.prepare(suite, problem, folder, cache, offline)
+        problem = SuiteProblem(suite, str(tmp_path))
+        prepared = user_data.prepare(suite, problem, folder, cache, offline)
         study = Study((suite,), (), (1,), 0, 1, 0, "cpu", folders={"mine": str(tmp_path)})
-        try_out(study, suite, prepared)
+        preflight_suite(study, suite, prepared)
         return data.load(prepared.folder), problem
 
     return run
@@ -150,7 +150,7 @@ def test_dictionaries_reach_the_network_as_keyword_arguments(tried):
 
 def test_tokens_of_16_bits_stay_so_and_are_handed_out_as_they_were():
     tokens = np.array([[0, 40_000], [65_535, 7]], dtype=np.uint16)
-    inputs, targets = returned.pair((tokens, tokens[:, 0]), "train")
+    inputs, targets = returned_data.pair((tokens, tokens[:, 0]), "train")
     assert (inputs.dtype, targets.dtype) == (np.uint16, np.int64)  # numbers of classes are not
     split = Resident(inputs, inputs, (0.0,), (1.0,), 1.0, torch.device("cpu"))
     batch = split.take(torch.tensor([1, 0]))
@@ -177,7 +177,10 @@ def test_a_source_is_told_the_folder_and_whether_it_may_download(tried, tmp_path
     _, problem = tried("mapping")
     told = msgspec.structs.replace(problem.suite.data, options={"kind": "told"})
     suite = msgspec.structs.replace(problem.suite, data=told)
-    assert own.call(Problem(suite, str(tmp_path)), tmp_path, offline) == (tmp_path, offline)
+    assert user_data.call(SuiteProblem(suite, str(tmp_path)), tmp_path, offline) == (
+        tmp_path,
+        offline,
+    )
 
 
 @pytest.mark.parametrize(("kind", "token"), [
@@ -200,7 +203,7 @@ def test_random_transforms_are_for_streams(tried):
 
 def test_dictionaries_are_streamed(tried):
     dataset, problem = tried("rows", stream=True)
-    rehearse(problem, dataset)
+    rehearse_batch(problem, dataset)
     assert dataset.train_inputs["input_ids"].shape == (30, 6)
 
 

@@ -7,15 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench_apts.suites.generated import (
-    collocation,
-    denoising,
-    friedman,
-    graphs,
-    recall,
-    skew,
-    text,
-)
+from bench_apts.suites.generated import collocation, derived, friedman, graphs, recall, text
 from bench_apts.suites.networks import gin, pinn, tabular, transformer, unet
 
 pytestmark = pytest.mark.slow
@@ -115,7 +107,7 @@ def digits():
 
 def test_a_small_unet_removes_noise():
     images = (digits()[0] * 15).astype(np.uint8)[:, None]
-    made = denoising.denoising(images[:1_500], images[1_500:], noise=0.3)
+    made = derived.denoising(images[:1_500], images[1_500:], noise=0.3)
     unchanged = functional.mse_loss(*answers(torch.nn.Identity(), made)).item()
     assert unchanged == pytest.approx(0.09, rel=0.05)
     model = trained(unet.unet(1, 8, 1), made, square_error, 100, 32, 1e-2)
@@ -149,6 +141,6 @@ def test_order_by_label_hurts_training_and_so_is_worth_a_suite():
         with torch.no_grad():
             return (model(test[0]).argmax(dim=1) == test[1]).float().mean().item()
 
-    shards = skew.noniid(labels[:1_500], 10)
-    mixed = skew.noniid(labels[:1_500], 10, 1e6)
+    shards = derived.noniid(labels[:1_500], 10)
+    mixed = derived.noniid(labels[:1_500], 10, 1e6)
     assert accuracy(np.concatenate(shards)) < 0.5 < accuracy(np.concatenate(mixed))

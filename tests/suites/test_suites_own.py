@@ -10,10 +10,10 @@ from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.meters import soundness
 from bench_apts.plugins import registry, suite_file
-from bench_apts.study.rehearsal import rehearse
-from bench_apts.suites import data, own
-from bench_apts.suites.problem import Problem, resolved
-from bench_apts.tasks.ready import READY
+from bench_apts.study.suite_network_checks import rehearse_batch
+from bench_apts.suites import data, user_data
+from bench_apts.suites.suite_problem import SuiteProblem, resolved
+from bench_apts.tasks.named_tasks import READY
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "suites"
 SUITES = sorted(EXAMPLES.glob("*.toml"))
@@ -110,11 +110,11 @@ def tried(tmp_path, cache):
         path = tmp_path / "mine.toml"
         path.write_text(_toml(raw), encoding="utf-8")
         suite = resolved(suite_file.load(path), str(tmp_path))
-        problem = Problem(suite, str(tmp_path))
+        problem = SuiteProblem(suite, str(tmp_path))
         problem.metric()
-        prepared = own.prepare(suite, problem, None, cache)
+        prepared = user_data.prepare(suite, problem, None, cache)
         dataset = data.load(prepared.folder)
-        rehearse(problem, dataset)
+        rehearse_batch(problem, dataset)
         return suite, prepared, dataset
 
     return run

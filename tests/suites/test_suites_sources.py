@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from refused import refusal
 
-from bench_apts.suites import data, download, published, sources
+from bench_apts.suites import data, data_files, published_files
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, own_cache):
@@ -62,9 +62,9 @@ def test_labels_out_of_range_are_refused(tmp_path, mini, write_parquet):
 def test_user_folder_comes_before_the_cache(tmp_path, own_cache, mini, write_idx):
     write_idx(tmp_path / "mine", mini.mnist, compressed=False)
     write_idx(own_cache / "data" / "MNIST" / "raw", mini.mnist, compressed=True)
-    found = sources.find("mnist", tmp_path / "mine", True, own_cache)
+    found = data_files.find("mnist", tmp_path / "mine", True, own_cache)
     assert found.files[0].parent == tmp_path / "mine"
-    assert sources.find("mnist", None, True, own_cache).files[0].suffix == ".gz"
+    assert data_files.find("mnist", None, True, own_cache).files[0].suffix == ".gz"
 
 
 def test_broken_parquet_names_the_file(tmp_path, mini, write_parquet):
@@ -124,8 +124,8 @@ def test_checksums_cover_what_torchvision_downloads():
 
     names = [name.removesuffix(".gz") for name, _ in [
         *MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list]]
-    assert sorted(published.SHA256) == sorted(names)
-    fetched = [*download.archives("mnist"), *download.archives("cifar10")]
+    assert sorted(published_files.SHA256) == sorted(names)
+    fetched = [*data_files.archives("mnist"), *data_files.archives("cifar10")]
     assert {Path(archive.place).name for archive in fetched} == {
         *(name for name, _ in MNIST.resources), CIFAR10.filename}
     assert all(archive.url.startswith("https://") and archive.md5 for archive in fetched)
@@ -212,7 +212,7 @@ def test_crowded_and_unreadable_folders_are_passed_by(tmp_path, mini, write_idx,
     os.mkfifo(tmp_path / "deep" / "pipe")
     (tmp_path / "deep" / "loop").symlink_to(tmp_path)
     assert data.prepare("mnist", tmp_path, offline=True)
-    monkeypatch.setattr(published, "_CROWDED", 3)
+    monkeypatch.setattr(published_files, "_CROWDED", 3)
     assert "no data for 'mnist'" in refusal("mnist", tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_checksums_are_those_of_the_real_images(real_data, tmp_path):
         for kind, array in (("images-idx3", images[:, 0]), ("labels-idx1", labels)):
             head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             content = head + array.astype(np.uint8).tobytes()
-            published.checked(tmp_path, f"{stem}-{kind}-ubyte", content)
+            published_files.checked(tmp_path, f"{stem}-{kind}-ubyte", content)
 
 
 @pytest.fixture
@@ -237,8 +237,8 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    real = download.archives
-    monkeypatch.setattr(download, "archives", lambda name: [
+    real = data_files.archives
+    monkeypatch.setattr(data_files, "archives", lambda name: [
         archive._replace(url=f"http://127.0.0.1:{server.server_port}/{Path(archive.place).name}",
                          md5=None) for archive in real(name)])
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -303,5 +303,5 @@ def test_full_disk_in_download_blames_the_cache(monkeypatch):
     def fetch(archive, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(data_files, "fetch", fetch)
     assert "BENCH_APTS_CACHE" in refusal("mnist", None, offline=False)

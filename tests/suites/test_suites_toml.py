@@ -11,12 +11,12 @@ import torch
 import bench_apts.suites
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
-from bench_apts.study.rehearsal import rehearse
-from bench_apts.suites import data, models, own
+from bench_apts.study.suite_network_checks import rehearse_batch
+from bench_apts.suites import data, models, user_data
+from bench_apts.suites.data_files import KNOWN
 from bench_apts.suites.generated import friedman, text
 from bench_apts.suites.networks import nanogpt
-from bench_apts.suites.problem import Problem, resolved
-from bench_apts.suites.sources import KNOWN
+from bench_apts.suites.suite_problem import SuiteProblem, resolved
 
 FILES = sorted(Path(bench_apts.suites.__file__).parent.glob("*.toml"))
 EXPECTED = {  # parameters, batch, budget in samples
@@ -101,7 +101,7 @@ def test_suite(name):
     parameters, batch, samples = EXPECTED[name]
     known = KNOWN.get(suite.data.name)
     with torch.device("meta"):
-        model = (Problem(suite).call("model", suite.model.options) if suite.model.source else
+        model = (SuiteProblem(suite).call("model", suite.model.options) if suite.model.source else
                  models.build(suite.model.name, suite.model.options,
                               *((known.shape, known.classes) if known else ((64,), 10))))
     assert suite.name == name
@@ -111,7 +111,7 @@ def test_suite(name):
     # At least a dozen points on every curve, and two evaluations must fit for a hit.
     assert suite.budget.samples / suite.evaluation.every_samples >= 12
     assert suite.target.provenance.note
-    assert Problem(suite).metric()
+    assert SuiteProblem(suite).metric()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def folder(tmp_path, mini, write_parquet):
 
 def prepared(suite, data_dir):
     if suite.data.source:
-        return own.prepare(suite, Problem(suite), data_dir, offline=True)
+        return user_data.prepare(suite, SuiteProblem(suite), data_dir, offline=True)
     return data.prepare(suite.data.name, data_dir, offline=True)
 
 
@@ -142,7 +142,7 @@ def prepared(suite, data_dir):
 def test_a_batch_passes_through_network_and_task(name, folder):
     suite = resolved(registry.suite(name, FEWER[name]), "")
     dataset = data.load(prepared(suite, folder).folder)
-    assert rehearse(Problem(suite), dataset) > 0
+    assert rehearse_batch(SuiteProblem(suite), dataset) > 0
     if name == "digits-longtail":
         sizes = np.bincount(dataset.train_targets).tolist()
         assert sizes == [round(sizes[0] * 20 ** (-k / 9)) for k in range(10)]

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from refused import refusal
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites import data, decode, published
-from bench_apts.suites.readers import storage
+from bench_apts.suites import data, published_files
+from bench_apts.suites.readers import reader_paths
 
 
 def test_unpublished_content_is_refused(tmp_path, mini, write_idx):
@@ -96,7 +96,7 @@ def bomb(megabytes):
 def test_a_decompression_bomb_stops_at_the_published_size(
         tmp_path, mini, write_idx, publish, monkeypatch, data_set, name):
     write_idx(tmp_path, mini.mnist, compressed=True)
-    monkeypatch.setattr(published, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(published_files, "MOST_BYTES", 2**20)
     publish(tmp_path / name, bomb(64))
     tracemalloc.start()
     message = refusal(data_set, tmp_path)
@@ -167,7 +167,7 @@ def test_a_path_that_escapes_or_is_no_file_is_refused(
 def test_parquet_that_claims_too_much_is_refused_before_memory_is_reserved(
         tmp_path, mini, write_parquet, monkeypatch):
     write_parquet(tmp_path, mini.mnist, "image")
-    monkeypatch.setattr(storage, "memory_bytes", lambda: 2_000)
+    monkeypatch.setattr(reader_paths, "memory_bytes", lambda: 2_000)
     monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("reserved"))
     assert "more than half of the 2,000" in refusal("mnist", tmp_path)
 
@@ -220,7 +220,7 @@ def test_damaged_batches_are_read_or_refused(tmp_path, small_batch, place, byte,
         small_batch[:at] + bytes([byte]) + small_batch[at + 1:])
     found = None
     with contextlib.suppress(UserError):
-        found = decode.batch(tmp_path / "data_batch_1", damaged)
+        found = data.batch(tmp_path / "data_batch_1", damaged)
     if found is not None:
         images, labels = found
         assert not cut

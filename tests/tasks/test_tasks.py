@@ -11,9 +11,9 @@ from torch import nn
 
 from bench_apts.contract import Batch, World
 from bench_apts.tasks import Metric, Task
-from bench_apts.tasks.contract import every_metric
-from bench_apts.tasks.module import LossModule, handed, measured, trained
-from bench_apts.tasks.ready import READY, LanguageModel, Regression
+from bench_apts.tasks.loss_module import LossModule, measured, model_inputs, trained
+from bench_apts.tasks.named_tasks import READY, LanguageModel, Regression
+from bench_apts.tasks.task import every_metric
 from bench_apts.trial.evaluation import evaluate
 from bench_apts.trial.loader import Resident
 
@@ -67,7 +67,7 @@ NAMES = [*READY, "own"]
 def test_losses_are_per_sample_and_reduce_to_their_mean_and_sum(name, samples):
     task, network, batch = problem(name, samples)
     model, loss = trained(network, task)
-    given_ = handed(task, batch)
+    given_ = model_inputs(task, batch)
     losses = loss(model(given_.inputs), given_.targets, reduction="none")
     assert losses.shape == (samples,)
     for reduction, expected in (("mean", losses.mean()), ("sum", losses.sum())):
@@ -99,7 +99,7 @@ def test_evaluation_without_gradients_gives_the_metrics_of_the_whole_split(name)
     model, loss = trained(network, task)
     found = evaluate(model, split, task, World(0, 1, CPU, 8, 100)).metrics()
     assert set(found) == set(every_metric(task))
-    given_ = handed(task, batch)
+    given_ = model_inputs(task, batch)
     assert found["loss"] == pytest.approx(
         loss(model(given_.inputs), given_.targets).item(), rel=1e-5)
 

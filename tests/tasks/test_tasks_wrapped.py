@@ -7,9 +7,9 @@ from harness_ranks import run_ranks
 from torch import nn
 from wrapped_ranks import SAMPLES, STEPS, problem, sharded
 
-from bench_apts.tasks.module import handed, measured, trained
-from bench_apts.trial import weights
-from bench_apts.trial.conformance.passes import instrument
+from bench_apts.tasks.loss_module import measured, model_inputs, trained
+from bench_apts.trial import trained_model
+from bench_apts.trial.trained_model import instrument
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def passed(differentiates, forward):
     network, task, batch = problem(differentiates)
     model, loss = trained(network, task)
     passes = instrument(model, forward(type(model).forward))
-    given = handed(task, batch)
+    given = model_inputs(task, batch)
     losses = model(given.inputs)
     loss(losses, given.targets).backward()
     with torch.no_grad():
@@ -43,7 +43,9 @@ def passed(differentiates, forward):
 @pytest.mark.parametrize("differentiates", [False, True])
 def test_bf16_gives_float32_losses_near_those_of_float32(differentiates):
     plain = passed(differentiates, lambda forward: forward)
-    mixed = passed(differentiates, lambda forward: weights.in_precision(forward, CPU, "bf16"))
+    mixed = passed(
+        differentiates, lambda forward: trained_model.in_precision(forward, CPU, "bf16")
+    )
     assert mixed[0].dtype == torch.float32
     assert not torch.equal(mixed[0], plain[0])
     for one, other in zip(mixed, plain, strict=True):

@@ -34,8 +34,8 @@ def _course(sharding, differentiates):
     from torch.distributed.fsdp import fully_shard
 
     from bench_apts.contract import Batch
-    from bench_apts.tasks.module import handed, measured, trained
-    from bench_apts.trial.conformance.passes import instrument
+    from bench_apts.tasks.loss_module import measured, model_inputs, trained
+    from bench_apts.trial.trained_model import instrument
 
     network, task, whole = problem(differentiates)
     model, loss = trained(network, task)
@@ -47,7 +47,7 @@ def _course(sharding, differentiates):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     share = SAMPLES // dist.get_world_size()
     own = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
-    batch = handed(task, Batch(whole.inputs[own], whole.targets[own]))
+    batch = model_inputs(task, Batch(whole.inputs[own], whole.targets[own]))
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()

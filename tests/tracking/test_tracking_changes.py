@@ -5,8 +5,8 @@ import math
 import clones
 import pytest
 
-from bench_apts.regress.tracking import changes
-from bench_apts.reports.history.commits import History, Line, Measured
+from bench_apts.regress import asv_tracking
+from bench_apts.reports.asv_results import BenchmarkLine, History, Measured
 
 THRESHOLDS = {r"counts\.": 0.0, r"seconds\.": 0.25, r"seconds\.time_short": 0.5}
 
@@ -16,12 +16,12 @@ def measured(date, commit, value):
 
 
 def line(benchmark, before, after, parameters="", machine="box"):
-    return Line(machine, benchmark, parameters, "units",
+    return BenchmarkLine(machine, benchmark, parameters, "units",
                 (measured(1, "a" * 40, before), measured(2, "b" * 40, after)))
 
 
 def beyond(*lines, thresholds=THRESHOLDS):
-    found = changes.changes(History(lines, 0), "box", "a" * 40, "b" * 40, thresholds)
+    found = asv_tracking.find_changes(History(lines, 0), "box", "a" * 40, "b" * 40, thresholds)
     return found.numbers, [str(change) for change in found.beyond]
 
 
@@ -55,7 +55,7 @@ def test_a_failure_is_worse_and_a_mended_one_better():
 
 
 def test_other_machines_and_new_numbers_have_nothing_to_be_compared_with():
-    new = Line("box", "counts.track_new", "", "", (measured(2, "b" * 40, 7.0),))
+    new = BenchmarkLine("box", "counts.track_new", "", "", (measured(2, "b" * 40, 7.0),))
     assert beyond(line("counts.track", 1.0, 2.0, machine="other"), new) == (0, [])
 
 
@@ -67,13 +67,13 @@ def test_the_nearest_ancestor_with_results_on_this_machine(tmp_path):
     aside = clones.commit(tmp_path, "aside")
 
     def history(*places):
-        return History(tuple(Line(machine, "counts.track", "", "", (
+        return History(tuple(BenchmarkLine(machine, "counts.track", "", "", (
             measured(number, commit, math.pi),))
             for number, (machine, commit) in enumerate(places)), 0)
 
     known = history(("box", first), ("box", second), ("other", third), ("box", fourth),
                     ("box", aside))
-    assert changes.last_before(tmp_path, known, "box", fourth) == second
-    assert changes.last_before(tmp_path, known, "box", aside) == first
-    assert changes.last_before(tmp_path, known, "other", third) is None
-    assert changes.last_before(tmp_path, known, "box", first) is None
+    assert asv_tracking.last_before(tmp_path, known, "box", fourth) == second
+    assert asv_tracking.last_before(tmp_path, known, "box", aside) == first
+    assert asv_tracking.last_before(tmp_path, known, "other", third) is None
+    assert asv_tracking.last_before(tmp_path, known, "box", first) is None

@@ -7,7 +7,7 @@ import clones
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.regress.tracking import checkout, runs
+from bench_apts.regress import asv_tracking
 
 pytestmark = pytest.mark.usefixtures("git")
 
@@ -61,66 +61,66 @@ def test_no_asv(cli, repository, monkeypatch):
 
 
 def test_every_package_must_be_the_checkouts(monkeypatch):
-    checkout.require_installed(clones.ROOT)
+    asv_tracking.require_installed(clones.ROOT)
     from bench_apts import reports
 
     monkeypatch.setattr(reports.__spec__, "submodule_search_locations", ["/elsewhere/reports"])
     with pytest.raises(UserError, match=r"bench_apts\.reports comes from /elsewhere/reports"):
-        checkout.require_installed(clones.ROOT)
+        asv_tracking.require_installed(clones.ROOT)
 
 
 def test_what_is_not_committed_is_named(repository):
     head = clones.git(repository, "rev-parse", "HEAD")
-    assert checkout.checkout(repository) == (repository, head, [])
+    assert asv_tracking.find_checkout(repository) == (repository, head, [])
     below = repository / "a folder"
     below.mkdir()
     (below / "new.py").write_text("")
     (repository / "code.py").write_text("2")
     (repository / ".gitignore").write_text("*.log\n")
     (repository / "a.log").write_text("")
-    found = checkout.checkout(below)
+    found = asv_tracking.find_checkout(below)
     assert found.root == repository
     assert found.changed == ["code.py", ".gitignore", '"a folder/new.py"']
 
 
 def test_a_hook_of_another_repository_does_not_mislead(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(clones.ROOT / ".git"))
-    assert checkout.checkout(repository).root == repository
+    assert asv_tracking.find_checkout(repository).root == repository
 
 
 def test_only_a_commit_with_these_files(repository):
-    found = checkout.checkout(repository)
-    first = checkout.resolved(repository, "main~1")
+    found = asv_tracking.find_checkout(repository)
+    first = asv_tracking.resolved(repository, "main~1")
     with pytest.raises(UserError, match=f"--commit {first[:8]}: .* is at {found.commit[:8]}"):
-        checkout.require_content(found, first)
+        asv_tracking.require_content(found, first)
     clones.commit(repository, "third, of the same files")
-    checkout.require_content(found, checkout.resolved(repository, "main"))
+    asv_tracking.require_content(found, asv_tracking.resolved(repository, "main"))
     with pytest.raises(UserError, match="no commit '--all'"):
-        checkout.resolved(repository, "--all")
+        asv_tracking.resolved(repository, "--all")
     with pytest.raises(UserError, match="no commit 'nowhere'"):
-        checkout.resolved(repository, "nowhere")
+        asv_tracking.resolved(repository, "nowhere")
 
 
 def test_a_checkout_that_changes_under_way_is_told(cli, repository, monkeypatch):
     pytest.importorskip("asv")
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(checkout, "require_installed", lambda root: None)
-    monkeypatch.setattr(runs, "require_machine", lambda root: "box")
+    monkeypatch.setattr(asv_tracking, "require_installed", lambda root: None)
+    monkeypatch.setattr(asv_tracking, "require_machine", lambda root: "box")
 
     def run(*_, **__):
         (repository / "code.py").write_text("2")
-        return runs.Stored(repository / "kept.json", False)
+        return asv_tracking.BenchmarkRun(repository / "kept.json", False)
 
-    monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setattr(asv_tracking, "run_benchmarks", run)
     refused(cli("track"), f"{repository} changed while it was measured", "kept.json may hold")
 
 
 def test_settings_are_asvs(repository):
     pytest.importorskip("asv")
-    assert runs.settings(repository) == (repository / "kept", {})
+    assert asv_tracking.read_asv_settings(repository) == (repository / "kept", {})
     (repository / "asv.conf.json").write_text("{")
     with pytest.raises(UserError, match=r"asv\.conf\.json"):
-        runs.settings(repository)
+        asv_tracking.read_asv_settings(repository)
 
 
 def test_help_needs_no_asv():

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import scratch
 
-from bench_apts.reports.history import commits
+from bench_apts.reports import asv_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -63,7 +63,7 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     assert done.returncode == 0, scratch.told(done)
     assert f"since {first[:8]}: of 4 numbers 4 worse, 0 better" in done.stdout
     lines = {line.parameters: [point.value for point in line.points]
-             for line in commits.read(clone / ".asv" / "results").lines}
+             for line in asv_results.read_history(clone / ".asv" / "results").lines}
     assert sorted(lines) == ["--help", "list", "report --help", "run --help"]
     assert all(after == before + 1 for before, after in lines.values())
 
@@ -134,6 +134,8 @@ def test_publishing_and_the_history_survive_a_failed_benchmark(tracked):
     assert graphs
     assert all(graphs)
 
-    known = {line.benchmark: line for line in commits.read(clone / ".asv" / "results").lines}
+    known = {
+        line.benchmark: line for line in asv_results.read_history(clone / ".asv" / "results").lines
+    }
     assert known["broken.track_missed"].fails
     assert not known["harness.track_modules_at_start"].fails

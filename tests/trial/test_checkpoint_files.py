@@ -13,15 +13,15 @@ from checkpoint_study import Folder, Nobody, Ranks
 
 from bench_apts.core import store
 from bench_apts.core.records import End
-from bench_apts.trial.checkpoints import checkpoint, state_tree
+from bench_apts.trial import checkpoint_files, warmup
 
 OVERRIDES = ("suite.budget.samples=1280", "suite.evaluation.every_samples=320")
 CPU = torch.device("cpu")
 
 
 def written(folder, state):
-    digest = checkpoint.write_rank(folder, 5, 0, state)
-    return checkpoint.commit(folder, checkpoint.Manifest("a", 1, 5, [digest]))
+    digest = checkpoint_files.write_rank(folder, 5, 0, state)
+    return checkpoint_files.commit(folder, checkpoint_files.Manifest("a", 1, 5, [digest]))
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -34,8 +34,8 @@ def test_a_state_comes_back_as_it_was(tmp_path):
         "images": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "one": shared, "same": (shared,), "equal": shared.clone()}
     sha256 = written(tmp_path / "checkpoints" / "a", state)
-    assert checkpoint.problem(tmp_path / "checkpoints" / "a", 5, sha256, "a", 1) is None
-    back = checkpoint.read_rank(tmp_path / "checkpoints" / "a", 5, 0, CPU)
+    assert checkpoint_files.problem(tmp_path / "checkpoints" / "a", 5, sha256, "a", 1) is None
+    back = checkpoint_files.read_rank(tmp_path / "checkpoints" / "a", 5, 0, CPU)
     assert list(back) == list(state)
     for name in ("numbers", "text", 7, "empty"):
         assert repr(back[name]) == repr(state[name])
@@ -46,7 +46,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert back["images"].stride() == state["images"].stride()
     assert back["one"] is back["same"][0]
     assert back["one"] is not back["equal"]
-    assert math.isnan(state_tree.rebuild(state_tree.flatten(math.nan)[0], {}, CPU))
+    assert math.isnan(warmup.rebuild(warmup.flatten(math.nan)[0], {}, CPU))
 
 
 @pytest.mark.parametrize(("thing", "told"), [
@@ -54,17 +54,17 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     (torch.eye(2).to_sparse(), r"state\.a\.0 is a Tensor \(torch.sparse_coo\)"),
     ({object(): 1}, r"a key of state\.a\.0 is a object")])
 def test_what_is_no_data_is_refused_by_its_place(thing, told):
-    with pytest.raises(state_tree.UnsupportedState, match=told):
-        state_tree.flatten({"a": [thing]})
+    with pytest.raises(warmup.UnsupportedState, match=told):
+        warmup.flatten({"a": [thing]})
 
 
 def test_nothing_on_disk_is_a_checkpoint_before_all_ranks_have_written(tmp_path):
     folder = tmp_path / "checkpoints" / "a"
-    digest = checkpoint.write_rank(folder, 5, 0, {"a": torch.ones(3)})
+    digest = checkpoint_files.write_rank(folder, 5, 0, {"a": torch.ones(3)})
     with pytest.raises(FileNotFoundError, match=r"part of rank 1 .* folder that they share"):
-        checkpoint.commit(folder, checkpoint.Manifest("a", 1, 5, [digest, digest]))
+        checkpoint_files.commit(folder, checkpoint_files.Manifest("a", 1, 5, [digest, digest]))
     assert [path.name for path in folder.iterdir()] == [".part-5"]
-    checkpoint.sweep(folder)
+    checkpoint_files.sweep(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,10 +181,10 @@ def test_a_state_nested_without_end_is_told_in_a_line(tmp_path):
     (place / "rank-0").mkdir(parents=True)
     state = b'{"state":' + b"[" * 10**6
     (place / "rank-0" / "state.json").write_bytes(state)
-    manifest = msgspec.json.encode(checkpoint.Manifest(
+    manifest = msgspec.json.encode(checkpoint_files.Manifest(
         "a", 1, 5, [hashlib.sha256(state).hexdigest()]))
     (place / "checkpoint.json").write_bytes(manifest)
-    trouble = checkpoint.problem(
+    trouble = checkpoint_files.problem(
         tmp_path / "a", 5, hashlib.sha256(manifest).hexdigest(), "a", 1)
     assert "is damaged" in trouble
 

@@ -8,8 +8,8 @@ import torch
 from harness_ranks import run_ranks
 
 from bench_apts.contract import World
-from bench_apts.tasks.ready import Classification
-from bench_apts.trial.evaluation import Result, evaluate
+from bench_apts.tasks.named_tasks import Classification
+from bench_apts.trial.evaluation import SplitResult, evaluate
 from bench_apts.trial.loader import Resident
 
 CPU = torch.device("cpu")
@@ -121,5 +121,5 @@ def test_the_model_comes_back_in_the_mode_it_had(training):
 
 @pytest.mark.parametrize("loss", [0.5, math.nan, math.inf])
 def test_metrics_leave_out_what_is_not_finite(loss):
-    found = Result(loss, {"accuracy": 0.75, "loss": loss}, 4, (), ()).metrics()
+    found = SplitResult(loss, {"accuracy": 0.75, "loss": loss}, 4, (), ()).metrics()
     assert found == {"accuracy": 0.75} | ({"loss": loss} if math.isfinite(loss) else {})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from one_rank import train
 
-from bench_apts.trial.conformance.observer import Observer
+from bench_apts.trial.observer import Observer
 
 OVERRIDES = ('suite.model={source="mechanics_models:batchnorm"}', "suite.budget.samples=1280",
              "suite.evaluation.every_samples=320")

@@ -16,12 +16,12 @@ from harness_ranks import run_ranks
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
-from bench_apts.core.job import Job, Saving
+from bench_apts.core.job import CheckpointJob, RankJob
 from bench_apts.core.spec import Augment
-from bench_apts.suites import streamed
-from bench_apts.suites.streamed import Reader
+from bench_apts.suites import returned_data
+from bench_apts.suites.returned_data import SampleReader
 from bench_apts.trial.loader import Conversion, Order, Resident
-from bench_apts.trial.streaming import Streamed
+from bench_apts.trial.trial_data import Streamed
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ class Images(Noisy):
 
 
 def split(dataset, workers, seed=3, rows=None, augment=None):
-    reader = Reader(dataset, rows, seed)
+    reader = SampleReader(dataset, rows, seed)
     pair = reader[[0, 1]]
     return Streamed(reader, pair, Conversion(*pair, (0.0,), (1.0,), 1.0, CPU), workers, augment,
                     seed)
@@ -149,7 +149,7 @@ def test_all_waiting_is_billed_aside(workers):
             assert workers or inside, "read in this process outside of it"
             return super().__getitem__(index)
 
-    reader = Reader(Watched())
+    reader = SampleReader(Watched())
     inside.append(True)
     pair = reader[[0, 1]]
     inside.pop()
@@ -190,22 +190,25 @@ class Longer(Noisy):
 @pytest.mark.parametrize(("other", "alike"), [(Noisy, True), (Shifted, False), (Longer, False)])
 def test_a_rank_compares_what_it_gets_with_what_was_prepared(other, alike):
     found = {"train": Noisy(), "test": Noisy()}
-    kept = streamed.examples(found, "data")
+    kept = returned_data.examples(found, "data")
     now = {"train": Noisy(), "test": other()}
     if alike:
-        streamed.require_unchanged(now, {"train": 40, "test": 40}, kept, "data")
+        returned_data.require_unchanged(now, {"train": 40, "test": 40}, kept, "data")
         return
     with pytest.raises(UserError, match="rank"):
-        streamed.require_unchanged(now, {"train": 40, "test": 40}, kept, "data")
+        returned_data.require_unchanged(now, {"train": 40, "test": 40}, kept, "data")
 
 
 def test_examples_lie_evenly_and_their_fingerprint_knows_the_length():
-    assert streamed.places(3) == [0, 1, 2]
-    assert streamed.places(1_000)[::21] == [0, 333, 666, 999]
-    kept = {f"{part}_{name}": array for part in ("train", "test")
-            for name, array in zip(("inputs", "targets"), Reader(Noisy())[[0, 39]], strict=True)}
-    assert (streamed.fingerprint(kept, {"train": 40, "test": 40})
-            != streamed.fingerprint(kept, {"train": 41, "test": 40}))
+    assert returned_data.places(3) == [0, 1, 2]
+    assert returned_data.places(1_000)[::21] == [0, 333, 666, 999]
+    kept = {
+        f"{part}_{name}": array
+        for part in ("train", "test")
+        for name, array in zip(("inputs", "targets"), SampleReader(Noisy())[[0, 39]], strict=True)
+    }
+    assert (returned_data.fingerprint(kept, {"train": 40, "test": 40})
+            != returned_data.fingerprint(kept, {"train": 41, "test": 40}))
 
 
 SUITE = """
@@ -251,16 +254,17 @@ def stop_and_go(connect, job, steps):
 def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeypatch):
     from bench_apts.study import resolve
     from bench_apts.study.plan import Plan
-    from bench_apts.study.run import prepare
+    from bench_apts.study.scheduler import prepare_data
 
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     (tmp_path / "noisy.py").write_text(CODE, encoding="utf-8")
     (tmp_path / "noisy.toml").write_text(SUITE, encoding="utf-8")
-    study, _ = resolve.study([str(tmp_path / "noisy.toml")], (), "2", "sgd", trials=0, seeds=1,
-                             base_seed=0, twins=False)
+    study, _ = resolve.resolve_study(
+        [str(tmp_path / "noisy.toml")], (), "2", "sgd", trials=0, seeds=1, base_seed=0, twins=False
+    )
     assert study.workers == {"noisy": 1}
     assert study.suites[0].data.workers is msgspec.UNSET
-    prepared = prepare(study, None, offline=True)
+    prepared = prepare_data(study, None, offline=True)
     (trial,) = Plan(study, prepared).reporting([])
 
     def run(name, workers, steps=None, resume=None):
@@ -268,8 +272,8 @@ def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeyp
         events.parent.mkdir(exist_ok=True)
         store.append(events, store.Header(
             trial.run_id, store.now(), trial, {}, resumed=resume))
-        saving = Saving(str(tmp_path / name / "checkpoint"), resume=resume)
-        job = Job(trial, str(prepared["noisy"].folder), str(events), saving=saving,
+        saving = CheckpointJob(str(tmp_path / name / "checkpoint"), resume=resume)
+        job = RankJob(trial, str(prepared["noisy"].folder), str(events), saving=saving,
                   folder=str(tmp_path), workers=workers)
         assert len(set(run_ranks(stop_and_go, 2, msgspec.json.encode(job), steps))) == 1
         return store.read_trial(events)

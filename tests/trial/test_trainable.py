@@ -13,9 +13,9 @@ from trainable_ranks import courses
 
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
-from bench_apts.study.rehearsal import rehearse
+from bench_apts.study.suite_network_checks import rehearse_batch
 from bench_apts.suites import data
-from bench_apts.suites.problem import Problem
+from bench_apts.suites.suite_problem import SuiteProblem
 
 NAMES = ("Tied", "Frozen", "Double")
 TOGETHER = ("sgd", "adam", "apts", "apts-paper", "local-adam", "nadamw", "schedule-free",
@@ -134,10 +134,10 @@ def rehearsed(digits):
 
     def run(build, task=None, **changes):
         suite = registry.suite("digits", tuple(f"suite.{k}={v}" for k, v in changes.items()))
-        problem = Problem(suite)
+        problem = SuiteProblem(suite)
         problem.network = lambda dataset: build()
         problem.task = task or problem.task
-        return rehearse(problem, dataset)
+        return rehearse_batch(problem, dataset)
 
     return run
 

@@ -1,0 +1,229 @@
+"""TOML files that users write, read or refused in one clear line.
+
+What users write in one argument: values, and optimizers with pinned hyperparameters.
+
+Hyperparameters: their defaults, the values they accept and the ranges that tuning searches.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.core.errors import UserError, shortened
+from bench_apts.core.spec import Entry, Scalar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench_apts.core.spec import Scalar
+
+_MAX_BYTES = 2**16
+"""Size above which a file is none that somebody wrote; long keys take quadratic time to read."""
+
+_MAX_DEPTH = 32
+"""Tables and lists inside one another; readers of records, and Python, have bounds too."""
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Returns the tables of a file.
+
+    Args:
+        path: The file.
+        what: What it holds, for the message, for instance ``"suite"``.
+
+    Raises:
+        UserError: The file cannot be read, is too large or is no TOML.
+    """
+    try:
+        if path.is_fifo():  # nobody may ever write to it
+            raise UserError(f"cannot read {what} {path}: it is a pipe, name a plain file")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UserError(f"{path} has more than {_MAX_BYTES:,} bytes, which no {what} needs")
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        raise UserError(f"cannot read {what} {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: bytes, long integers
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def find_unstorable_value(table: dict[str, Any]) -> str | None:
+    """Looks for a value that JSON, and so a record, cannot hold; None if there is none.
+
+    Returns:
+        What is wrong with the first such value, in the form ``key 'a.b': …``.
+    """
+    pending: list[tuple[str, Any, int]] = [("", table, 0)]
+    while pending:
+        key, value, depth = pending.pop()
+        wrong = _unstorable(value, depth)
+        if wrong:
+            return f"key '{shortened(key, 200)}': {wrong}"
+        items = (value.items() if isinstance(value, dict)
+                 else enumerate(value) if isinstance(value, list) else ())
+        pending += [(f"{key}.{name}" if key else str(name), item, depth + 1)
+                    for name, item in items]
+    return None
+
+
+def _unstorable(value: Any, depth: int) -> str | None:
+    if depth > _MAX_DEPTH:
+        return f"nested deeper than {_MAX_DEPTH} levels"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "expected a finite number"
+    if isinstance(value, int) and not -2**63 <= value < 2**63:
+        return "expected a number of at most 64 bits"
+    if isinstance(value, dt.date | dt.time):
+        return "expected no date or time; write it in quotes"
+    return None
+
+
+def parse_value(text: str) -> Any:
+    """Reads the right-hand side of ``key=value`` as TOML does; a bare word is a string."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # besides TOMLDecodeError: an integer too long to read
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def parse_scalar(text: str) -> Scalar:
+    """Reads a number, a truth value or a string; anything else that TOML knows is a string.
+
+    Whole numbers of more than 64 bits become floats, or strings where they are too large.
+    """
+    value = parse_value(text)
+    if isinstance(value, int) and not -2**63 <= value < 2**63:
+        try:
+            return float(value)
+        except OverflowError:
+            return text
+    return value if isinstance(value, bool | int | float | str) else text
+
+
+_SELECTOR = re.compile(r"^(?P<name>[^\[\]=]+?)(?:\[(?P<pairs>[^\[\]]*)\])?$")
+
+
+def parse_selector(text: str) -> Entry:
+    """Reads ``name`` or ``name[key=value,…]``.
+
+    Raises:
+        UserError: The text has another form.
+    """
+    match = _SELECTOR.match(text.strip())
+    if not match:
+        raise UserError(f"'{text}' is no selector; write name or name[key=value,key=value]")
+    pinned: dict[str, Scalar] = {}
+    for pair in filter(None, (match["pairs"] or "").split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise UserError(f"'{pair}' in '{text}' is not key=value")
+        if key.strip() in pinned:
+            raise UserError(f"'{text}' sets {key.strip()} twice")
+        pinned[key.strip()] = parse_scalar(value.strip())
+    return Entry(text.strip(), match["name"].strip(), pinned)
+
+
+def split_selectors(text: str) -> list[str]:
+    """Splits a comma-separated list of selectors, minding the commas inside brackets."""
+    parts = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Search distribution: uniform in the logarithm between two positive bounds.
+
+    A hyperparameter whose default is an int gets integers, both bounds included.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Search distribution: uniform between two bounds.
+
+    A hyperparameter whose default is an int gets integers, both bounds included.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Search distribution: each option as likely as the others."""
+
+    options: tuple[Scalar, ...]
+
+
+Distribution = LogUniform | Uniform | Choice
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A knob: its default, what it means and, if tuning may turn it, its distribution.
+
+    ``wide`` is the distribution in the wide space of an optimizer that declares two; a knob
+    without one has the same in both. A number is ``least`` or more, more than ``above``, and less
+    than ``below``.
+    """
+
+    default: Scalar
+    meaning: str
+    search: Distribution | None = None
+    options: tuple[Scalar, ...] = ()
+    wide: Distribution | None = None
+    least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    @property
+    def allowed(self) -> tuple[Scalar, ...]:
+        """The values it may take: ``options``, else what it is chosen from; empty for any."""
+        if self.options or not isinstance(self.search, Choice):
+            return self.options
+        if self.wide is None:
+            return self.search.options
+        more = self.wide.options if isinstance(self.wide, Choice) else ()
+        return tuple(dict.fromkeys((*self.search.options, *more))) if more else ()
+
+
+
+def coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
+    """Return a value in the type of the knob's default: an int serves as a float.
+
+    Args:
+        where: What the error message begins with.
+        value: What a user, a preset or a search asks for.
+        knob: The hyperparameter.
+
+    Raises:
+        UserError: The value is of another type than the default, not finite, out of its limits or
+            not among its options.
+    """
+    kind, options = type(knob.default), knob.allowed
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 2**1023 else math.inf
+    if kind is str and str(value) in options:  # an option that reads like a number
+        value = str(value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number")
+    if isinstance(value, int | float) and not (
+            knob.least <= value < knob.below and value > knob.above):
+        limits = ((knob.least, "of at least"), (knob.above, "above"), (knob.below, "below"))
+        raise UserError(f"{where}: expected a number " + " and ".join(
+            f"{words} {limit:g}" for limit, words in limits if math.isfinite(limit)))
+    if options and value not in options:
+        raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
+    return value

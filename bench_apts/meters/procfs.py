@@ -1,0 +1,310 @@
+"""What the kernel says about open files, sockets and transferred bytes of a process (proc(5)).
+
+Memory that ranks share: through it bytes pass by every socket and every hook.
+
+Linux lists what a process has mapped (proc_pid_maps(5)): files of /dev/shm, memory without a
+name, and files on disk alike. What several ranks have mapped and one may write can carry bytes.
+A rank may share memory with helpers of its own, such as those that load data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import psutil
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_ACCESS = re.compile(r"^flags:\s+(\d+)$", re.MULTILINE)
+_USERSOCK = 2
+"""The one protocol of netlink by which processes talk to each other, not to the kernel."""
+
+
+class OpenFile(NamedTuple):
+    """A pipe, FIFO or regular file that a process holds open, and what it may do with it."""
+
+    name: str
+    nameless: bool
+    regular: bool
+    empty: bool
+    readable: bool
+    writable: bool
+
+
+def transferred_bytes() -> tuple[int, int]:
+    """Return the bytes that this process's ``read`` and ``write`` calls moved so far.
+
+    They count files, pipes and sockets alike; ``send`` and ``recv``, and what is mapped, are not
+    among them. Children count once they have been waited for.
+
+    Raises:
+        OSError: The kernel does not say.
+    """
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["rchar"]), int(lines["wchar"])
+
+
+def child_processes() -> list[psutil.Process]:
+    """Return the children of this process and their children; quick where there are none."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WNOHANG | os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        return []
+    import psutil  # it is not loaded for nothing
+
+    return list(psutil.Process().children(recursive=True))
+
+
+def open_files(process: int) -> list[OpenFile]:
+    """Return the pipes, FIFOs and regular files of a process.
+
+    A file without a path any more is named by its inode, a number that the next file may get
+    once it is closed; another one by its path.
+
+    Raises:
+        OSError: The kernel does not show the process's files.
+    """
+    return list(_iterate_open_files(process))
+
+
+def _iterate_open_files(process: int) -> Iterator[OpenFile]:
+    for number in _numbers(process):
+        with suppress(OSError):  # closed meanwhile
+            path = f"/proc/{process}/fd/{number}"
+            name = os.readlink(path)
+            if name.startswith("pipe:"):
+                yield OpenFile(name, False, False, False, True, True)
+            elif name.startswith("/") and is_ordinary(name):
+                found = os.stat(path)
+                regular = stat.S_ISREG(found.st_mode)
+                if regular or stat.S_ISFIFO(found.st_mode):
+                    if not found.st_nlink:
+                        name = f"{name}, inode {found.st_ino} of device {found.st_dev}"
+                    access = _access(process, number)
+                    yield OpenFile(
+                        name,
+                        not found.st_nlink,
+                        regular,
+                        regular and not found.st_size,
+                        access != os.O_WRONLY,
+                        access != os.O_RDONLY,
+                    )
+
+
+def _numbers(process: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{process}/fd")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
+
+
+def _access(process: int, number: str) -> int:
+    """Return how a descriptor was opened: ``O_RDONLY``, ``O_WRONLY`` or ``O_RDWR``."""
+    flags = _ACCESS.search(Path(f"/proc/{process}/fdinfo/{number}").read_text())
+    return int(flags[1], 8) & os.O_ACCMODE if flags else os.O_RDWR
+
+
+def is_ordinary(path: str) -> bool:
+    """Say whether a path is none of the kernel's own or of a device."""
+    return not path.startswith(("/proc/", "/sys/", "/dev/")) or path.startswith("/dev/shm/")
+
+
+def socket_address(family: int, kind: int, place: Any) -> str:
+    """Return a name for a socket's address that is the same at both ends; empty for none.
+
+    Args:
+        family: Of the socket, for instance ``socket.AF_UNIX``.
+        kind: For instance ``socket.SOCK_STREAM``.
+        place: The address as Python gives it.
+    """
+    if family == socket.AF_UNIX:
+        if not place:
+            return ""
+        path = os.fsdecode(place)
+        return f"the socket {'@' + path[1:] if path[0] == chr(0) else os.path.realpath(path)}"
+    if family not in _INTERNET or not place or not place[1]:
+        return ""
+    return f"{'TCP' if kind == socket.SOCK_STREAM else 'UDP'} port {place[1]}"
+
+
+def is_tcp(own: socket.socket) -> bool:
+    """Say whether the kernel counts the bytes of a socket."""
+    return (own.family in _INTERNET and own.type == socket.SOCK_STREAM
+            and own.proto in (0, socket.IPPROTO_TCP))
+
+
+def socket_ends(own: socket.socket) -> tuple[set[str], set[str]]:
+    """Return by which names a socket may send and receive.
+
+    TCP connections have none: their bytes are counted.
+    """
+    if is_tcp(own):
+        listens = own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return set(), {
+            socket_address(own.family, own.type, own.getsockname())
+        } if listens else set()
+    if own.family == socket.AF_UNIX or (own.family in _INTERNET
+                                        and own.proto in (0, socket.IPPROTO_UDP)):
+        there = set()
+        with suppress(OSError):  # it has no other end
+            there.add(socket_address(own.family, own.type, own.getpeername()))
+        return there, {socket_address(own.family, own.type, own.getsockname())}
+    if own.family == socket.AF_NETLINK and own.proto != _USERSOCK:
+        return set(), set()
+    name = f"sockets of family {int(own.family)}"
+    return {name}, {name}
+
+
+def ends_of_child(child: psutil.Process, inherited: set[str]) -> tuple[set[str], set[str]]:
+    """Return by which names the sockets of a child may send and receive.
+
+    Args:
+        child: The process.
+        inherited: Its parent's sockets, for instance ``{"socket:[123]"}``, which are left out.
+    """
+    import psutil
+
+    there, here = set(), set()
+    with suppress(psutil.NoSuchProcess):
+        for found in child.net_connections("all"):
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(f"/proc/{child.pid}/fd/{found.fd}") not in inherited:
+                    there.add(socket_address(found.family, found.type, found.raddr))
+                    here.add(socket_address(found.family, found.type, found.laddr))
+    return there, here
+
+
+_MAPPING = re.compile(
+    rb"^(\w+)-(\w+) .(.).s \w+ (\S+) (\d+) +(/.*?)( \(deleted\))?$", re.MULTILINE)
+"""A shared mapping of something with a path, which an ``anon_inode:[...]`` has not."""
+
+_SEMAPHORE = "/dev/shm/sem."
+_FLAGS_END = 40
+"""Bytes of a line by which two addresses and the flags ``rw-s`` have ended."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_NAMED = 3
+"""Most segments that a line names."""
+
+
+Segment = tuple[str, int]
+"""What is mapped: of memory device and inode, as it may go by several names or none; of a file on
+disk its path and 0, as disks use inodes again; of one without a path any more, ``_DELETED``."""
+
+_DELETED = "deleted, "
+
+
+class SharedMappings(NamedTuple):
+    """What one rank maps, each with a name, and what of that it may write."""
+
+    mapped: dict[Segment, str]
+    writable: set[Segment]
+
+
+class Mappings:
+    """Follows the shared mappings of this process from now on.
+
+    What is mapped and unmapped between two calls of ``read`` is missed, and so is what takes the
+    place of as much other memory.
+    """
+
+    def __init__(self) -> None:
+        self._now = shared_mappings()
+        self._before = self._now.writable
+        self._pages = _pages()
+        self._pauses = 0
+        self.seen = SharedMappings({}, set())
+
+    def read(self) -> None:
+        """Takes down what is mapped now; what could be written from the beginning is not.
+
+        To list all takes milliseconds, and is done only if the process's memory has another size.
+        """
+        pages = _pages()
+        if pages != self._pages:
+            self._pages, self._now = pages, shared_mappings()
+        self._pauses += 1
+        for found, name in self._now.mapped.items():
+            # The inode of a deleted file is the same file's only while both ranks pause.
+            kept = (f"{found[0]}, pause {self._pauses}" if found[0].startswith(_DELETED)
+                    else found[0], found[1])
+            self.seen.mapped[kept] = name
+            if found in self._now.writable and found not in self._before:
+                self.seen.writable.add(kept)
+
+
+def _pages() -> bytes:
+    """Return how many pages the process has mapped, as the kernel writes it."""
+    return Path("/proc/self/statm").read_bytes().partition(b" ")[0]
+
+
+def shared_mappings() -> SharedMappings:
+    """Returns what this process maps by ``MAP_SHARED``, and what of that it may write.
+
+    Devices are left out, and semaphores, a page each: ``multiprocessing`` gives ranks many.
+    """
+    found = SharedMappings({}, set())
+    shared = b"\n".join(line for line in Path("/proc/self/maps").read_bytes().splitlines()
+                        if b"s " in line[:_FLAGS_END])
+    for start, end, writable, device, inode, name, deleted in _MAPPING.findall(shared):
+        path = os.fsdecode(name)
+        if path.startswith(_SEMAPHORE) and int(end, 16) - int(start, 16) <= _PAGE:
+            continue
+        if not deleted and _is_device(path):  # memory without a name is of /dev/zero (deleted)
+            continue
+        mapped = segment(path, device.decode(), int(inode), bool(deleted))
+        found.mapped[mapped] = path
+        if writable == b"w":
+            found.writable.add(mapped)
+    return found
+
+
+def is_memory(path: str) -> bool:
+    """Say whether the kernel gives such a path to memory, not to a file on disk."""
+    return path.startswith(("/dev/", "/memfd:", "/SYSV"))
+
+
+def segment(path: str, device: str, inode: int, deleted: bool) -> Segment:
+    """Return what all ranks call the same memory or file."""
+    if is_memory(path):
+        return device, inode
+    return (f"{_DELETED}{device}", inode) if deleted else (path, 0)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def mapping_complaints(ranks: Sequence[SharedMappings]) -> list[str]:
+    """Returns a line for each set of ranks that share memory which one of them may write.
+
+    Args:
+        ranks: What each rank has mapped, by rank.
+    """
+    sharing: dict[tuple[int, ...], list[str]] = {}
+    for segment in sorted(set().union(*(shared.writable for shared in ranks))):
+        members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
+        if len(members) > 1:
+            sharing.setdefault(members, []).append(ranks[members[0]].mapped[segment])
+    return [
+        f"ranks {', '.join(map(str, members))} share memory: {first_names(paths)}: bytes may have "
+        "passed behind the meter's back"
+        for members, paths in sharing.items()
+    ]
+
+
+def first_names(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,1 +1,0 @@
-"""Numbers over commits: asv in the environment that holds this checkout."""

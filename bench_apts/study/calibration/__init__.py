@@ -1,1 +1,0 @@
-"""Setting a suite's target by measurement; the rule is in docs/suites.md."""

@@ -1,0 +1,287 @@
+"""Node 0 of a study on several machines: hands each trial to all, and hears how it ended there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import select
+import time
+from typing import TYPE_CHECKING, Any
+
+from bench_apts.core.errors import UserError
+from bench_apts.launch import multi_node
+from bench_apts.launch.multi_node import (
+    ELSEWHERE,
+    BeginTrial,
+    Bye,
+    ConnectionLost,
+    EndedElsewhere,
+    Hello,
+    NodeChannel,
+    RanksEnded,
+    StopTrial,
+    Welcome,
+    close_with_code,
+    exit_code_of,
+)
+from bench_apts.launch.processes import ProcessOutcome
+from bench_apts.launch.worker import LOST_PEERS
+from bench_apts.study.node_follower import agreement_differences
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from bench_apts.core.job import RankJob
+    from bench_apts.launch.cluster import Placement
+    from bench_apts.launch.rendezvous import NodePlace
+
+_STORE_WAIT_S = 30.0
+"""How long the agents of a trial may take to meet in its store; all have been told to."""
+
+_AFTER_S = 60.0
+"""How long a node may take to end when node 0's own ranks have succeeded."""
+
+_STOPPED_S = 20.0
+"""How long a node may take to end its ranks when a trial failed or was stopped."""
+
+_GREETING_S = 10.0
+
+
+@dataclasses.dataclass
+class _Node:
+    """Another node as node 0 sees it; without a channel once it is gone."""
+
+    rank: int
+    machine: dict[str, Any]
+    channel: NodeChannel | None
+    ended: ProcessOutcome | None = None
+    lost: str = ""
+
+    def __str__(self) -> str:
+        return f"node {self.rank} ({self.machine.get('hostname', '?')})"
+
+    @property
+    def busy(self) -> bool:
+        return self.channel is not None and self.ended is None
+
+
+class Leader:
+    """Node 0. Use as a context manager, which tells the others how the command ended.
+
+    Args:
+        placement: This node's place.
+        agreement: What all nodes must have in common.
+        machine: What records say of this node.
+
+    Raises:
+        UserError: Nobody can be waited for at the given address.
+    """
+
+    def __init__(
+        self, placement: Placement, agreement: dict[str, Any], machine: dict[str, Any]
+    ) -> None:
+        self._placement, self._agreement = placement, agreement
+        self._machine = machine
+        self._listener = multi_node.listen(
+            placement.host if placement.port else "", placement.port
+        )
+        self._nodes: list[_Node] = []
+        self._number = 0
+        self._store: Any = None
+
+    def __enter__(self) -> Leader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: object) -> None:
+        self.dismiss(*(exit_code_of(error) if error else ()))
+
+    @property
+    def machines(self) -> list[dict[str, Any]]:
+        """What records say of all nodes, by rank."""
+        return [self._machine, *(node.machine for node in self._nodes)]
+
+    @property
+    def address(self) -> str:
+        """This node's address as the first of the others sees it."""
+        return next(node.channel.here for node in self._nodes if node.channel)
+
+    def gather(self, patience_s: float, say: Callable[[str], None]) -> None:
+        """Waits until all nodes have come and agree in everything that must be equal.
+
+        Args:
+            patience_s: For how long to wait, in seconds.
+            say: Is told whom this node waits for.
+
+        Raises:
+            UserError: One has not come, or differs.
+        """
+        port = self._listener.getsockname()[1]
+        if not self._placement.port and self._placement.outer is not None:
+            from bench_apts.launch import cluster
+
+            kept = cluster.publish_port(self._placement.outer, port, patience_s)
+        else:
+            kept = None
+        where = dataclasses.replace(self._placement, port=port).endpoint
+        deadline = time.monotonic() + patience_s
+        while missing := sorted(set(range(1, self._placement.nodes))
+                                - {node.rank for node in self._nodes}):
+            names = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+            say(f"node 0 waits for {names} at {where}")
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._listener], [], [], left)[0]:
+                raise UserError(f"{names} did not come to {where} within {patience_s:.0f} s; "
+                                "start the same command there, or see what it said")
+            self._greet(self._listener.accept()[0], missing)
+        del kept
+        self._nodes.sort(key=lambda node: node.rank)
+
+    def _greet(self, connection: socket.socket, missing: list[int]) -> None:
+        """Takes a node in; whoever else knocks is sent away."""
+        channel = NodeChannel(connection)
+        try:
+            hello = channel.receive(_GREETING_S, Hello)
+        except ConnectionLost:
+            hello = None
+        if not isinstance(hello, Hello):
+            channel.close()
+            return
+        node = _Node(hello.node, hello.machine, channel)
+        if hello.node not in missing:
+            close_with_code(
+                channel,
+                2,
+                f"node 0 has a node {hello.node} already, or expects none; give "
+                f"each of the {self._placement.nodes} a --node-rank of its own",
+            )
+            return
+        wrong = agreement_differences(self._agreement, hello.agreement, "node 0", str(node))
+        if wrong:
+            text = f"the nodes differ: {wrong}; give all the same code, options and data"
+            close_with_code(channel, 2, text)
+            raise UserError(text)
+        with contextlib.suppress(ConnectionLost):
+            channel.send(Welcome(str(self._machine["hostname"])))
+            self._nodes.append(node)
+
+    def ready(self) -> None:
+        """Makes sure that all nodes are there.
+
+        Raises:
+            UserError: One is gone, so that no trial can run any more.
+        """
+        for node in self._nodes:
+            self._look(node)
+            if node.channel is None:
+                raise UserError(f"{node} is gone: {node.lost}; finished trials are kept, the same "
+                                "command on all nodes goes on from there")
+
+    def begin(self, job: RankJob, limit_s: float) -> NodePlace:
+        """Hands a trial to all nodes.
+
+        Returns:
+            This node's place in it.
+        """
+        from bench_apts.launch import rendezvous
+
+        for node in self._nodes:
+            node.ended = None
+        self._number += 1
+        store = rendezvous.host_store(_STORE_WAIT_S)
+        for node in self._nodes:
+            self._tell(node, BeginTrial(self._number, job, store.port, limit_s))
+        return rendezvous.NodePlace(self._placement.nodes, 0, store, self.address, self._watch)
+
+    def settled(self, own: ProcessOutcome) -> ProcessOutcome:
+        """Waits until the trial is over on all nodes, which takes seconds, and says how it ended.
+
+        Args:
+            own: How it ended on this node.
+
+        Returns:
+            The outcome of the node where the trial failed first; ``own`` if it failed nowhere.
+        """
+        well = own.reason is None
+        if well:
+            self._await(_AFTER_S)
+        for node in self._nodes:
+            if node.busy:
+                self._tell(node, StopTrial(self._number))
+        self._await(_STOPPED_S)
+        for node in self._nodes:
+            if node.busy:
+                self._lose(node, "it does not end its ranks")
+        leaving = [(node, node.ended.reason) for node in self._nodes if node.ended
+                   and node.ended.status == "interrupted" and node.ended.reason]
+        for node, reason in leaving:
+            self._lose(node, reason)
+            if well and own.status == "interrupted":  # in order, as that node asked for
+                own = dataclasses.replace(own, reason=f"{node}, {reason}")
+        if well or own.status in ("timeout", "interrupted"):
+            return own
+        here = f"node 0 ({self._machine['hostname']})"
+        told = [(here, own), *((str(node), node.ended) for node in self._nodes)]
+        failed = [dataclasses.replace(outcome, reason=f"{where}, {outcome.reason}")
+                  for where, outcome in told
+                  if outcome and outcome.reason and outcome != ELSEWHERE]
+        # Ranks that lost their peers are not where it began.
+        failed.sort(key=lambda outcome: bool(LOST_PEERS.search(outcome.reason or "")))
+        if not failed or LOST_PEERS.search(failed[0].reason or ""):
+            failed[:0] = [ProcessOutcome("error", f"{node} is gone: {node.lost}")
+                          for node in self._nodes if node.channel is None]
+        return failed[0] if failed else own
+
+    def dismiss(self, code: int = 0, reason: str = "") -> None:
+        """Tells the other nodes that there is no more to do, and why; later calls do nothing."""
+        if self._listener.fileno() >= 0:
+            while select.select([self._listener], [], [], 0)[0]:  # whoever knocked meanwhile
+                close_with_code(NodeChannel(self._listener.accept()[0]), code, reason)
+        self._listener.close()
+        for node in self._nodes:
+            if node.channel:
+                close_with_code(node.channel, code, reason)
+            node.channel, node.lost = None, "it was dismissed"
+
+    def _watch(self) -> None:
+        """Ends our ranks as soon as another node's have failed.
+
+        Raises:
+            EndedElsewhere: They have.
+        """
+        for node in self._nodes:
+            self._look(node)
+            if node.channel is None or (node.ended and node.ended.reason
+                                        and node.ended.status != "interrupted"):
+                raise EndedElsewhere
+
+    def _look(self, node: _Node, patience_s: float = 0.0) -> None:
+        """Takes what a node says."""
+        try:
+            message = node.channel.receive(patience_s, RanksEnded, Bye) if node.channel else None
+        except ConnectionLost as error:
+            self._lose(node, str(error))
+            return
+        if isinstance(message, Bye):
+            self._lose(node, message.reason or f"it ended with code {message.code}")
+        elif isinstance(message, RanksEnded) and message.number == self._number:
+            node.ended = ProcessOutcome(message.status, message.reason, message.traceback)
+
+    def _tell(self, node: _Node, message: BeginTrial | StopTrial) -> None:
+        try:
+            if node.channel:
+                node.channel.send(message)
+        except ConnectionLost as error:
+            self._lose(node, str(error))
+
+    def _lose(self, node: _Node, why: str) -> None:
+        if node.channel:
+            node.channel.close()
+        node.channel, node.lost = None, why
+
+    def _await(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        for node in self._nodes:
+            while node.busy and (left := deadline - time.monotonic()) > 0:
+                self._look(node, left)

@@ -1,0 +1,165 @@
+"""The search for hyperparameters: Optuna asks, and its storage lies in the study's folder.
+
+What was asked keeps its number and its values, so a killed search goes on where it stood, and
+several commands may share one.
+
+Joins the storages of searches, so that a search goes on from the trials of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from bench_apts.core import job
+from bench_apts.core.errors import UserError
+from bench_apts.core.job import PruningJob
+from bench_apts.stats.trial_costs import best_metric, hit_bracket
+from bench_apts.study import search_space
+from bench_apts.trial import pruning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from bench_apts.core.records import TrialRecord
+    from bench_apts.core.spec import Trial
+    from bench_apts.study.plan import Plan, StudyCell
+
+STORAGE = "optuna.journal"
+"""Name of the storage in the study's folder; optuna-dashboard can show it."""
+
+
+class Search:
+    """Asks for the configurations of a plan's tuning trials, and tells how they fared.
+
+    Args:
+        plan: The study.
+        folder: Its results folder.
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._path = plan, folder / STORAGE
+        self._storage = pruning.storage(self._path)
+        self._lock = FileLock(folder / f".{STORAGE}.lock")
+
+    def trial(self, cell: StudyCell, number: int) -> tuple[Trial, PruningJob | None]:
+        """Returns a tuning trial, and what may give it up early.
+
+        Args:
+            cell: Whose trial.
+            number: From 0; below ``Plan.tunings``.
+        """
+        plan = self._plan
+        # A line that was torn is found once another follows it.
+        # Between asking for two trials nobody else may ask.
+        with self._lock, pruning.understood(self._path):
+            study = self._study(cell, number)
+            for k in range(len(study.get_trials(deepcopy=False)), number + 1):
+                if not plan.adaptive(cell):
+                    study.enqueue_trial(plan.asked(cell, k))
+                study.ask(plan.distributions(cell))
+            params = study.get_trials(deepcopy=False)[number].params
+        given_up = None if plan.study.pruner == "none" else PruningJob(
+            str(self._path), study.study_name, number, plan.study.pruner,
+            plan.evaluations(cell))
+        return plan.tuned_trial(cell, number, params), given_up
+
+    def told(self, cell: StudyCell, record: TrialRecord) -> None:
+        """Tells Optuna how a trial ended; of one that is to run again it hears nothing."""
+        import optuna
+
+        if record.end is None or not record.finished:
+            return
+        states = optuna.trial.TrialState
+        value = search_score(record)
+        if record.end.status == "pruned":  # what it reported stands in the storage
+            state, told = states.PRUNED, None
+        elif math.isfinite(value):
+            state, told = states.COMPLETE, value
+        else:
+            state, told = states.FAIL, None
+        with self._lock, pruning.understood(self._path):
+            self._study(cell, 0).tell(
+                record.trial.repetition, told, state=state, skip_if_finished=True)
+
+    def _study(self, cell: StudyCell, number: int) -> optuna.Study:
+        plan, name = self._plan, self._plan.search(cell)
+        seed = job.derive_seed(plan.study.base_seed, f"sampler-{name}", cell.suite.name, number)
+        return pruning.study(self._storage, name, plan.study.pruner, plan.evaluations(cell),
+                             search_space.sampler_of(plan.study.sampler, seed))
+
+
+def search_score(record: TrialRecord) -> float:
+    """Returns what a search maximises: a hit with samples to spare, else the best metric.
+
+    Hits lie above all misses of an accuracy or a (negative) loss: 1 to 2, the less they took the
+    more. −inf without a number to compare.
+    """
+    found = hit_bracket(record)
+    if found is None:
+        return best_metric(record)
+    return 2.0 - record.evals[found[1]].samples / record.trial.suite.budget.samples
+
+
+def merge_storages(out: Path, journals: Sequence[Path]) -> None:
+    """Writes a storage with every search of others; nothing if none of them exists.
+
+    Searches of the same name are one: what several asked under a number must be the same, and
+    an answer counts more than none.
+
+    Args:
+        out: The new storage, which does not exist.
+        journals: Storages; those that do not exist are passed over.
+
+    Raises:
+        UserError: Two searches of one name went different ways, or a storage is broken.
+    """
+    found: dict[str, list[tuple[Path, list[FrozenTrial]]]] = {}
+    for journal in journals:
+        if journal.exists():
+            for name, trials in _read_searches(journal).items():
+                found.setdefault(name, []).append((journal, trials))
+    if not found:
+        return
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = pruning.storage(out)
+    for name, searches in found.items():
+        joined = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        joined.add_trials(_join_searches(name, searches))
+
+
+def _read_searches(journal: Path) -> dict[str, list[FrozenTrial]]:
+    """Returns the trials of each search of a storage, by the search's name."""
+    try:
+        storage = pruning.storage(journal)
+        return {study.study_name: storage.get_all_trials(study._study_id, deepcopy=False)
+                for study in storage.get_all_studies()}
+    except pruning.UNREADABLE as error:
+        raise UserError(f"{journal} is broken ({error}); move it away: finished trials are told "
+                        "to a new one") from error
+
+
+def _join_searches(
+    name: str, searches: Sequence[tuple[Path, list[FrozenTrial]]]
+) -> list[FrozenTrial]:
+    """Returns the trials of one search by number, those that were told before those that not."""
+    joined: list[tuple[Path, FrozenTrial]] = []
+    for journal, trials in searches:
+        joined += [(journal, trial) for trial in trials[len(joined):]]
+        for number, trial in enumerate(trials):
+            where, known = joined[number]
+            if known.params != trial.params:
+                raise UserError(
+                    f"the search '{name}' went two ways: trial {number} is {known.params} in "
+                    f"{where} and {trial.params} in {journal}; merge one of the two alone")
+            if trial.state.is_finished() and not known.state.is_finished():
+                joined[number] = journal, trial
+    return [trial for _, trial in joined]

@@ -1,1 +1,0 @@
-"""The checks of ``bench-apts test``: data, network and loss, trials and target of a suite."""

@@ -1,0 +1,281 @@
+"""Training minibatches that a stepper may draw to prepare for an evaluation.
+
+A stretch of steps between two pauses: only training may be billed in it.
+
+A stepper as the harness runs it: its claims are compared with what was seen of it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench_apts.core.errors import ContractError
+from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
+from bench_apts.plugins import replicas
+from bench_apts.trial.contract_checks import ReportCheck, usual
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench_apts.core.spec import Suite
+    from bench_apts.meters.clock import Clock
+    from bench_apts.meters.comm import CommMeter
+    from bench_apts.plugins.optimizer_contract import Batch, Stepper, StepReport
+    from bench_apts.trial.trained_model import PassCounter
+
+class OfferedBatches:
+    """An iterator that counts what is drawn, and ends with an error where it is too much.
+
+    Args:
+        batches: This rank's shares of minibatches, endless.
+        most: How many may be drawn.
+
+    Attributes:
+        samples: Samples drawn so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], most: int) -> None:
+        self._batches, self._most = batches, most
+        self._drawn = self.samples = 0
+        self._open = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next share.
+
+        Raises:
+            ContractError: All were drawn, or the evaluation has begun.
+        """
+        if not self._open:
+            raise ContractError("prepare_for_eval() kept its batches and drew one after it had "
+                                "returned; draw within it, what it does there is billed to it")
+        if self._drawn == self._most:
+            raise ContractError(
+                f"prepare_for_eval() drew more than {self._most} minibatches for one evaluation; "
+                "take as many as are needed, for instance by itertools.islice(batches, 50)")
+        self._drawn += 1
+        batch = next(self._batches)
+        self.samples += len(batch.targets)
+        return batch
+
+    def close(self) -> None:
+        """Offer nothing from now on."""
+        self._open = False
+
+
+_now = time.perf_counter
+
+
+class BillingCheck:
+    """Compares the ledger and the meter with a second clock and with what they may change.
+
+    A plug-in is not given clock and meter; one that looks for them in the interpreter could bill
+    its steps to another part of the ledger, or its bytes to another phase. Between steps ranks may
+    wait for data.
+
+    Args:
+        clock: The trial's clock, in its part ``train``.
+        meter: The trial's meter, in its phase ``train``.
+
+    Attributes:
+        now: The second clock.
+        steps_s: Seconds spent in steps by it; who runs them adds to it.
+    """
+
+    def __init__(self, clock: Clock, meter: CommMeter) -> None:
+        self._clock, self._meter = clock, meter
+        self._train_s, self._others = clock.training()
+        self._calls = self._calls_outside_training()
+        self.now, self.steps_s = _now, 0.0
+
+    def close(self) -> None:
+        """Compare the clocks and what was counted.
+
+        Raises:
+            ContractError: Something other than training was billed, or less time than the steps
+                took.
+        """
+        train_s, others = self._clock.training()
+        billed = train_s - self._train_s
+        if others != self._others or billed < self.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
+            raise ContractError(
+                f"its steps took {self.steps_s:.3f} s by a second clock and {billed:.3f} s of "
+                "training were billed: the trial's clock was changed from inside a step")
+        if self._calls_outside_training() != self._calls:
+            raise ContractError("collectives of its steps were counted in another phase than "
+                                "training: the trial's meter was changed from inside a step")
+
+    def _calls_outside_training(self) -> int:
+        return sum(calls for phase, calls in self._meter.calls_by_phase().items()
+                   if phase != "train")
+
+
+class Observer:
+    """Runs one stepper on this rank and counts what it does.
+
+    Args:
+        stepper: What the backend built.
+        model: The model that it was built with.
+        passes: Counts the passes of that model.
+        clock: The trial's clock.
+        meter: The trial's meter.
+        moves_weights: Whether ``evaluation_model`` may change the model's weights.
+
+    Attributes:
+        handed: Samples in the batches that the stepper was given.
+        steps_s: Seconds spent in steps, by a clock of its own.
+
+    Raises:
+        ContractError: The stepper lacks a method.
+    """
+
+    def __init__(
+        self, stepper: Stepper, model: torch.nn.Module, passes: PassCounter, clock: Clock,
+        meter: CommMeter, moves_weights: bool,
+    ) -> None:
+        missing = missing_methods(stepper)
+        if missing:
+            raise ContractError(f"build() returned a {type(stepper).__name__} without the "
+                                f"method{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        self.stepper, self.passes = stepper, passes
+        self._weights = replicas.Weights(model.parameters())
+        self._clock, self._meter, self._moves_weights = clock, meter, moves_weights
+        self.reports = ReportCheck()
+        self._names = self.reports.names
+        self._stretch: BillingCheck | None = None
+        self.handed = self._evaluated = 0
+        self.steps_s = 0.0
+        self._agreed_at = self._longest = 0
+
+    def begin(self) -> None:
+        """Forget the passes of set-up and warm-up: training begins."""
+        self.passes.settle()
+        self.passes.reset()
+
+    def step(self, batch: Batch) -> StepReport:
+        """Take a step and return its report.
+
+        Raises:
+            ContractError: The report is wrong.
+        """
+        stretch = self._stretch
+        if stretch is None:
+            stretch = self._stretch = BillingCheck(self._clock, self._meter)
+        began = stretch.now()
+        report = self.stepper.step(batch)
+        stretch.steps_s += stretch.now() - began
+        handed = batch.targets.shape[0]
+        self.handed += handed
+        return report if usual(report, self._names) else self.reports.checked(report, handed)
+
+    def pause(self) -> None:
+        """Close the stretch of steps since the last pause.
+
+        Raises:
+            ContractError: Something other than training was billed in it.
+        """
+        if self._stretch is not None:
+            self._stretch.close()
+            self.steps_s += self._stretch.steps_s
+            self._stretch = None
+
+    def evaluation_model(
+        self, batches: Iterator[Batch], most: int
+    ) -> tuple[torch.nn.Module, PassCounter]:
+        """Return the module to evaluate, and the passes that the stepper made to provide it.
+
+        Args:
+            batches: Training minibatches for ``prepare_for_eval``, where the stepper has it.
+            most: How many of them it may draw.
+
+        Raises:
+            ContractError: It is not a module, the model's weights changed without the backend
+                saying that they may, or too many minibatches were drawn.
+        """
+        before = self._weights.bits()
+        since = self.passes.copy()
+        offered = OfferedBatches(batches, most)
+        prepare = getattr(self.stepper, "prepare_for_eval", None)
+        if prepare is not None:
+            prepare(offered)
+        offered.close()
+        module = self.stepper.evaluation_model()
+        if not isinstance(module, torch.nn.Module):
+            raise ContractError(f"evaluation_model() returned a {type(module).__name__}; a "
+                                "torch.nn.Module was expected")
+        moved = self._weights.bits() != before
+        if moved and not self._moves_weights:
+            raise ContractError(
+                "evaluation_model() or prepare_for_eval() changed the weights of the model: train "
+                "in step(), or, for a method that is evaluated at other weights, set "
+                "Backend.moves_weights; what it does there is billed to it")
+        made = self.passes.since(since)
+        made.samples = max(made.samples, offered.samples)
+        self._evaluated += made.samples
+        return module, made
+
+    @contextmanager
+    def validating(self, module: torch.nn.Module) -> Iterator[None]:
+        """Run the harness's forward passes in this block: they are not the stepper's."""
+        phase, self._meter.phase = self._meter.phase, "validate"
+        with self.passes.paused():
+            yield
+        # An FSDP2 module that stayed gathered would save the next step its first all-gather.
+        for part in module.modules():
+            if callable(reshard := getattr(part, "reshard", None)):
+                reshard()
+        self._meter.phase = phase
+
+    @property
+    def counted_samples(self) -> int:
+        """Samples of this rank that its claims must not be below."""
+        return max(self.handed + self._evaluated, self.passes.samples)
+
+    def check_agreement(self, samples: int, agreed: bool, suite: Suite) -> None:
+        """Refuse to go on with a method whose ranks never hold the same weights again.
+
+        Past the budget it may finish a round that takes up to twice as long as the longest.
+
+        Args:
+            samples: Samples of all ranks so far.
+            agreed: Whether the ranks hold the same weights now.
+            suite: Says how many samples a trial has.
+
+        Raises:
+            ContractError: That much is exceeded.
+        """
+        if agreed:
+            if samples - self._agreed_at > self._longest:
+                self._longest = samples - self._agreed_at
+            self._agreed_at = samples
+            return
+        most = suite.budget.samples + max(2 * self._longest, suite.evaluation.every_samples)
+        if samples >= most:
+            raise ContractError(
+                f"no step has reported agreed=True for {samples - self._agreed_at} samples, up "
+                f"to {samples} of a budget of {suite.budget.samples}: nothing can be evaluated")
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts so far as plain values."""
+        return {"handed": self.handed, "evaluated": self._evaluated, "steps_s": self.steps_s,
+                "agreed_at": self._agreed_at, "longest": self._longest,
+                "passes": self.passes.state()}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from the counts that ``state`` returned."""
+        self.handed, self._evaluated = state["handed"], state["evaluated"]
+        self.steps_s = state["steps_s"]
+        self._agreed_at, self._longest = state["agreed_at"], state["longest"]
+        self.passes.resume(state["passes"])
+
+
+def missing_methods(stepper: object) -> list[str]:
+    """Return the names of the methods of ``Stepper`` that an object lacks, in their order."""
+    return [name for name in ("step", "state_dict", "load_state_dict", "evaluation_model")
+            if not callable(getattr(stepper, name, None))]

@@ -1,0 +1,248 @@
+"""A split whose samples are read while training, by worker processes that read ahead.
+
+Batches come in the order in which they are asked for, whatever the number of workers, and what is
+random in a sample does not depend on who reads it (suites/returned_data.py).
+
+The splits of a trial in one rank, as they are handed out: on the device, or streamed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+
+from bench_apts.core.errors import UserError
+from bench_apts.plugins.optimizer_contract import Batch
+from bench_apts.suites import data, returned_data, user_data
+from bench_apts.trial.augmentation import Augmentation
+from bench_apts.trial.loader import Conversion, Resident, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from torch.utils.data import Dataset as TorchDataset
+
+    from bench_apts.core.spec import Augment
+    from bench_apts.suites.data import Dataset
+    from bench_apts.suites.returned_data import SampleReader
+    from bench_apts.suites.suite_problem import SuiteProblem
+
+_MOST_NUMBERS = 2**24
+"""Numbers in an evaluation batch at most; several are read ahead."""
+
+Waiting = Callable[[], AbstractContextManager[None]]
+
+
+class Streamed:
+    """One split, with the methods of ``Resident``.
+
+    Args:
+        reader: Reads the samples.
+        example: Inputs and targets of some samples, arrays.
+        conversion: Makes batches of what is read.
+        workers: Processes that read ahead; 0 reads in this process, when a batch is needed.
+        augment: How the training images are changed.
+        seed: What is drawn for them follows from it.
+    """
+
+    numbered = True
+
+    def __init__(
+        self, reader: SampleReader, example: tuple[np.ndarray, np.ndarray], conversion: Conversion,
+        workers: int, augment: Augment | None = None, seed: int = 0,
+    ) -> None:
+        self._reader, self._conversion, self._workers = reader, conversion, workers
+        inputs, targets = example
+        self.targets: torch.Tensor = stored(targets)
+        size = sum(inputs[name][0].size for name in inputs.dtype.names
+                   ) if inputs.dtype.names else inputs[0].size
+        self.most: int = max(1, min(Resident.most, _MOST_NUMBERS // max(1, size)))
+        self._augmentation = Augmentation(augment, seed, conversion.black) if augment else None
+        self._evaluation: tuple[list[list[int]], DataLoader[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def take(self, indices: torch.Tensor) -> Batch:
+        """Return the samples ``indices`` as they are in epoch 0, read in this process."""
+        return self._batch(_tensors(self._reader[indices.tolist()]))
+
+    def sweep(self, chunks: Iterable[torch.Tensor]) -> Iterator[Batch]:
+        """Yield the samples of each tensor of indices as they are in epoch 0.
+
+        The workers stay for the next time, in which the same chunks are asked for.
+        """
+        listed = [indices.tolist() for indices in chunks]
+        if self._evaluation is None or self._evaluation[0] != listed:
+            self._evaluation = listed, self._loader(listed, persistent=True)
+        return map(self._batch, self._evaluation[1])
+
+    def draw(self, indices: Iterator[torch.Tensor], waiting: Waiting = nullcontext
+             ) -> Iterator[Batch]:
+        """Yield training batches.
+
+        Args:
+            indices: What ``Order.slices`` yields, ``numbered``, on the CPU.
+            waiting: Entered while nothing is done but to wait for samples: what was queued on a
+                GPU is waited for before.
+        """
+        if not self._workers:
+            for draws in indices:
+                self._finish_queued()
+                with waiting():
+                    found = _tensors(self._reader[draws.tolist()])
+                yield self._drawn(found, draws)
+            return
+        asked: deque[torch.Tensor] = deque()
+
+        def ahead() -> Iterator[list[int]]:  # as far as the loader reads ahead
+            for draws in indices:
+                asked.append(draws)
+                yield draws.tolist()
+
+        with ThreadPoolExecutor(1, "data") as pool:
+            with waiting():
+                batches = iter(self._loader(ahead()))
+            coming: Future[Any] = pool.submit(next, batches, None)
+            while True:
+                if not coming.done():
+                    self._finish_queued()
+                with waiting():
+                    batch = coming.result()
+                if batch is None:
+                    return
+                coming = pool.submit(next, batches, None)
+                yield self._drawn(batch, asked.popleft())
+
+    def _loader(self, draws: Iterable[list[int]], persistent: bool = False) -> DataLoader[Any]:
+        workers, dataset = self._workers, cast("TorchDataset[Any]", _Told(self._reader))
+        return DataLoader(
+            dataset, batch_size=None, sampler=draws, num_workers=workers,
+            collate_fn=_tensors, pin_memory=self._conversion.device.type == "cuda",
+            multiprocessing_context="fork" if workers else None,
+            persistent_workers=persistent and workers > 0,
+            generator=torch.Generator())  # the global one is the training's
+
+    def _finish_queued(self) -> None:
+        if self._conversion.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _batch(self, found: Any) -> Batch:
+        if isinstance(found, str):
+            raise UserError(found)
+        inputs, targets = found
+        device = self._conversion.device
+        inputs = ({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+                  if isinstance(inputs, dict) else inputs.to(device, non_blocking=True))
+        return self._conversion.batch(inputs, targets.to(device, non_blocking=True))
+
+    def _drawn(self, found: Any, draws: torch.Tensor) -> Batch:
+        batch = self._batch(found)
+        if self._augmentation is None:
+            return batch
+        draws = draws.to(self._conversion.device)
+        return Batch(self._augmentation(batch.inputs, draws // len(self), draws % len(self)),
+                     batch.targets)
+
+
+class _Told:
+    """A reader that returns what went wrong: what a worker raises arrives with its traceback."""
+
+    def __init__(self, reader: SampleReader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, draws: Sequence[int]) -> Any:
+        try:
+            return self._reader[draws]
+        except UserError as error:
+            return str(error)
+
+
+def _tensors(found: Any) -> Any:
+    """Return a reader's arrays as tensors, and what went wrong as it is."""
+    if isinstance(found, str):
+        return found
+    inputs, targets = found
+    return stored(inputs), stored(targets)
+
+
+Split = Resident | Streamed
+
+
+class TrialSplits:
+    """The splits of a suite's data.
+
+    Args:
+        problem: The suite's.
+        dataset: Its data as prepared.
+        seed: Of the trial's data.
+        device: Where batches go.
+        memory_format: How batches of images lie in memory.
+        workers: Processes that read streamed data for this rank.
+
+    Raises:
+        UserError: A streamed data set is not the one that was prepared.
+    """
+
+    def __init__(
+        self, problem: SuiteProblem, dataset: Dataset, seed: int, device: torch.device,
+        memory_format: torch.memory_format, workers: int,
+    ) -> None:
+        self._dataset, self._suite, self._seed = dataset, problem.suite, seed
+        self._device, self._memory_format, self._workers = device, memory_format, workers
+        self._sources: dict[str, Any] = self._opened(problem) if dataset.stream else {}
+        train, held = data.divided(
+            dataset, problem.suite.data.validation, problem.suite.data.name,
+            problem.task.contiguous)
+        rows, held_rows = (None, None)
+        if dataset.stream and "validation" not in self._sources:
+            rows, held_rows = data.rows(
+                dataset, problem.suite.data.validation, problem.suite.data.name,
+                problem.task.contiguous)
+        self.train = self._split("train", train, rows, training=True)
+        self.validation = self._split(
+            "train" if held_rows is not None else "validation", held, held_rows)
+
+    def test(self) -> Split:
+        """Return the test split."""
+        return self._split("test", (self._dataset.test_inputs, self._dataset.test_targets))
+
+    def _opened(self, problem: SuiteProblem) -> dict[str, Any]:
+        dataset, where = self._dataset, f"suite {self._suite.name}: data"
+        assert dataset.stream is not None
+        folder = dataset.stream.data_dir
+        # The command has downloaded what there is to be.
+        found = returned_data.datasets(
+            user_data.call(problem, None if folder is None else Path(folder), offline=True), where)
+        kept = {part: (getattr(dataset, f"{part}_inputs"), getattr(dataset, f"{part}_targets"))
+                for part in found}
+        returned_data.require_unchanged(found, dataset.stream.lengths, kept, where)
+        return found
+
+    def _split(
+        self, part: str, pair: tuple[np.ndarray, np.ndarray], rows: Any = None,
+        training: bool = False,
+    ) -> Split:
+        dataset = self._dataset
+        augment = (self._suite.data.augment or None) if training else None
+        if dataset.stream is None:
+            return Resident(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
+                            self._memory_format, augment, self._seed)
+
+        reader = returned_data.SampleReader(
+            self._sources[part],
+            rows,
+            self._seed if training else 0,
+            f"suite {self._suite.name}: data: {part}",
+        )
+        conversion = Conversion(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
+                                self._memory_format)
+        return Streamed(reader, pair, conversion, self._workers, augment, self._seed)

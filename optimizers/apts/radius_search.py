@@ -1,0 +1,290 @@
+"""Judging a step on fresh samples: how good it was, and how long it should have been.
+
+How the radius of APTS-S is found, and how it follows what fresh minibatches say.
+
+Settings of ``variant="stochastic"``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCALARS = 6
+"""Numbers a test reduces over the ranks: see ``Judgement.from_sums``."""
+
+
+_SIGNIFICANT = 3.0
+"""Standard errors that count as a rise. A study makes a hundred tests, each false rejection halves
+the radius, and it hardly recovers: with one standard error for the window, two or three of them
+cost MNIST a quarter of a point."""
+
+
+@dataclass(frozen=True)
+class StepQuality:
+    """Losses on fresh samples before and after a step, with their standard errors.
+
+    Attributes:
+        before: f₀, the mean loss at the last accepted point.
+        after: f₁, the mean loss at the point being judged.
+        slope: q = ⟨∇f(after), step⟩, the derivative along the step at its end.
+        error: Standard error of f₁.
+        difference_error: Standard error of the paired difference f₁ − f₀.
+        samples: How many fresh samples judged.
+    """
+
+    before: float
+    after: float
+    slope: float
+    error: float
+    difference_error: float
+    samples: float
+
+    @property
+    def change(self) -> float:
+        """f₁ − f₀."""
+        return self.after - self.before
+
+    @classmethod
+    def from_sums(cls, sums: Sequence[float]) -> StepQuality:
+        """Makes a judgement from six sums over all fresh samples of all ranks.
+
+        Args:
+            sums: Σℓ₀, Σℓ₁, q·count, Σℓ₁², Σ(ℓ₁−ℓ₀)², count.
+        """
+        before, after, slope, squares, difference_squares, count = sums
+        if not (math.isfinite(after) and math.isfinite(before) and math.isfinite(slope)):
+            return cls(before, math.nan, slope, math.nan, math.nan, count)
+        f0, f1 = before / count, after / count
+        return cls(
+            f0, f1, slope / count,
+            math.sqrt(max(0.0, squares / count - f1**2) / count),
+            math.sqrt(max(0.0, difference_squares / count - (f1 - f0) ** 2) / count),
+            count)
+
+    def acceptable(self, window: Sequence[float], descending: bool) -> bool:
+        """Says whether the point may be kept (non-monotone, as in NAPTS, arXiv 2605.14860).
+
+        Args:
+            window: Fresh losses at the points accepted before, most recent last.
+            descending: Whether the loss must not have risen at all.
+        """
+        if not math.isfinite(self.after):
+            return False
+        rise = self.change
+        if rise > _SIGNIFICANT * self.difference_error or (descending and rise > 0):
+            return False
+        return not window or self.after <= max(window) + _SIGNIFICANT * self.error
+
+
+def best_length(change: float, slope: float) -> float:
+    """Returns α*, the minimiser along a step as a multiple of it.
+
+    The parabola φ(α) through φ(0) = f₀, φ(1) = f₁ with φ'(1) = q is f₀ + aα + cα² with
+    c = q − (f₁ − f₀) and a = 2(f₁ − f₀) − q. α* = 0 where it does not descend (a ≥ 0), ∞ where
+    it does and is not convex (c ≤ 0), else −a / 2c: above 1 the step was too short.
+
+    Args:
+        change: f₁ − f₀.
+        slope: q.
+    """
+    linear, quadratic = 2 * change - slope, slope - change
+    if linear >= 0:
+        return 0.0
+    return math.inf if quadratic <= 0 else -linear / (2 * quadratic)
+
+
+SMALLEST, LARGEST = 1e-7, 1.0
+"""Bounds of the radius."""
+
+_FALL = 2.0
+"""Standard errors that count as a fall of the loss."""
+
+_NEGLIGIBLE = 0.25
+"""Ratio of the paired error to that of the loss itself below which a step hardly changed anything:
+it was 0.01 to 0.3 for radii below 3e-4, and 0.4 and more above 6e-4 (measured)."""
+
+_TEST_SAMPLES = 128
+"""Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
+
+
+def _negligible(verdict: StepQuality) -> bool:
+    return verdict.difference_error < _NEGLIGIBLE * verdict.error
+
+
+def _length(verdict: StepQuality) -> float:
+    """Returns α*, or ∞ for a step that was too short for its test to say anything."""
+    if _negligible(verdict) and abs(verdict.change) < _FALL * verdict.difference_error:
+        return math.inf
+    return best_length(verdict.change, verdict.slope)
+
+
+@dataclass
+class RadiusSearch:
+    """The radius and what moves it: start-up first, then small moves, and always rejections.
+
+    Attributes:
+        radius: D.
+        searching: Whether start-up is going on.
+        ended: Share of the budget at which it ended.
+        accepted: Points accepted so far.
+        moves: Tests' worth of evidence since start-up.
+        change: Smoothed f₁ − f₀ of the tests since start-up.
+        slope: Smoothed q of them.
+    """
+
+    radius: float
+    searching: bool = True
+    ended: float = 0.0
+    accepted: int = 0
+    moves: float = 0.0
+    change: float = 0.0
+    slope: float = 0.0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the radius lies at one of its bounds."""
+        return not SMALLEST < self.radius < LARGEST
+
+    def accepts(self, verdict: StepQuality, window: Sequence[float]) -> bool:
+        """Whether a test's point is kept.
+
+        Args:
+            verdict: What the test said.
+            window: Losses of the accepted points that it may be compared with.
+        """
+        if self.groping(verdict):
+            return verdict.acceptable((), descending=False)
+        return (verdict.acceptable(window, descending=self.searching)
+                and self.convinced(verdict))
+
+    def groping(self, verdict: StepQuality) -> bool:
+        """Whether this is start-up after a step so short that only a plain rise refuses it.
+
+        Losses on other samples than the earlier ones then say nothing of the step.
+        """
+        return self.searching and _negligible(verdict)
+
+    def convinced(self, verdict: StepQuality) -> bool:
+        """Whether start-up may take a point that is no worse for its first accepted one.
+
+        A step that killed the network ends on a plateau, where the loss is hardly lower and the
+        parabola says that the step was long enough. From there nothing would ever be rejected.
+        """
+        if not self.searching or self.accepted:
+            return True
+        significant = verdict.change <= -_FALL * verdict.difference_error
+        return significant or _length(verdict) > 1
+
+    def update(self, verdict: StepQuality, accepted: bool, spent: float, settled: bool) -> None:
+        """Moves the radius after a test.
+
+        Args:
+            verdict: What the test said.
+            accepted: Whether the point is kept.
+            spent: Share of the budget that is used up.
+            settled: Whether only a rejection may still move it.
+        """
+        self.accepted += accepted
+        if self.searching:
+            self._bracket(accepted, _length(verdict), spent)
+        elif not accepted:
+            self._resize(0.5)
+        elif not settled:
+            self._adapt(verdict)
+
+    def _bracket(self, accepted: bool, length: float, spent: float) -> None:
+        """Start-up: brackets the radius from below."""
+        if accepted and length > 1:
+            self._resize(4.0 if length >= 4 else 2.0)
+            return
+        if not self.accepted:
+            self._resize(1 / 64)
+            return
+        # Back to before the last extension, which nothing has confirmed: a radius twice too short
+        # costs less than one twice too long.
+        self._resize(0.25 if not accepted or length < 0.4 else 0.5)
+        self.searching = False
+        self.ended = spent
+
+    def _adapt(self, verdict: StepQuality) -> None:
+        """After start-up: moves that get smaller and smaller, from smoothed tests.
+
+        A test counts by its samples, so that few ranks, whose tests are small and many, move the
+        radius by the same evidence as many ranks.
+        """
+        weight = verdict.samples / _TEST_SAMPLES
+        memory = 0.7**weight
+        self.change = memory * self.change + weight * verdict.change
+        self.slope = memory * self.slope + weight * verdict.slope
+        length = best_length(self.change, self.slope)
+        move = (1 + 0.25 / (1 + self.moves / 8)) ** weight
+        self.moves += weight
+        if length > 0.75:
+            self._resize(move)
+        elif length < 0.4:
+            self._resize(1 / move)
+
+    def _resize(self, factor: float) -> None:
+        self.radius = min(LARGEST, max(SMALLEST, self.radius * factor))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all of it, plain numbers."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+@dataclass(frozen=True)
+class StochasticSettings:
+    """Settings of ``variant="stochastic"``; one default for every problem and every N.
+
+    Attributes:
+        samples: Budget: samples that a rank will process, on average over the ranks, every pass
+            counted. The schedule runs over it.
+        radius: A fixed radius, without search or adaptation; 0 lets the method find its own.
+        start: Where the search for the radius begins: from below, since a first step that is
+            too long cannot be told from a good one by a single noisy test. A hundred times off
+            either way costs little on easy problems and points on hard ones (measured).
+        judge: Whether steps are judged on fresh minibatches; False keeps every step.
+        schedule: Whether steps shrink linearly to 0 over the second half of the budget.
+        longest_round: Upper bound on H, the local steps between two all-reduces; a power of 2.
+        rounds_per_length: Rounds before H doubles.
+        sharing: Share of the first moment that a round of more than one local step replaces by
+            what the mean displacement says of all ranks' moments; 0 leaves it local.
+        beta1: Decay of Adam's first moment.
+        beta2: Decay of Adam's second moment.
+    """
+
+    samples: int
+    radius: float = 0.0
+    start: float = 1e-3
+    judge: bool = True
+    schedule: bool = True
+    longest_round: int = 16
+    rounds_per_length: int = 16
+    sharing: float = 0.5
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not self.samples >= 1:  # nor NaN
+            raise ValueError(f"samples must be a positive number, not {self.samples}")
+        if not self.radius >= 0:
+            raise ValueError(f"radius must be a number of at least 0, but is {self.radius}")
+        if not SMALLEST <= self.start <= LARGEST:
+            raise ValueError(f"start must lie between {SMALLEST} and {LARGEST}, but is "
+                             f"{self.start}")
+        if not 0 <= self.sharing <= 1:
+            raise ValueError(f"sharing must lie between 0 and 1, but is {self.sharing}")
+        if self.longest_round < 1 or self.longest_round & (self.longest_round - 1):
+            raise ValueError(f"longest_round must be a power of 2, not {self.longest_round}")
+        if self.rounds_per_length < 1:
+            raise ValueError("rounds_per_length must be at least 1")

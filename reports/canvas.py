@@ -1,0 +1,301 @@
+"""Ticks that read well: round in the unit that their labels show, also for minutes and hours.
+
+Drawing surface of all figures: theme, scales, and from a drawn figure to its files.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from bench_apts.core import units
+from bench_apts.reports import figure_style
+from bench_apts.reports.figure_style import GRID, INK, MUTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+    from bench_apts.reports.figure_style import Look
+    from bench_apts.reports.table import Table
+
+_NUMBER = re.compile(r"[\d.,]+")
+_UNITS = (1.0, 60.0, 3600.0)
+_ENOUGH = 1.5  # of a unit, before an axis is divided by it
+_NEAREST = 0.1  # decades between two ticks; 50 s and 1 min are nearer
+
+
+class RoundTicks(Locator):
+    """Ticks of a linear axis."""
+
+    def __init__(self, ticks: int, form: Callable[[float], str]) -> None:
+        """Asks for about ``ticks`` of them, labelled by ``form``."""
+        self._even = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10])
+        # Times change their unit at 60 and 3600; everything else does at powers of ten.
+        self._bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
+
+    def __call__(self) -> Sequence[float]:
+        """Returns the ticks of the axis as it stands."""
+        assert self.axis is not None
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Returns the ticks between two values, round in the largest unit that fits."""
+        widest = max(abs(vmin), abs(vmax))
+        base = max(base for base in self._bases if base == 1 or base * _ENOUGH <= widest)
+        found = self._even.tick_values(vmin / base, vmax / base)
+        return [base * float(tick) for tick in found]
+
+
+def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str]) -> list[float]:
+    """Chooses the ticks of a logarithmic axis.
+
+    Args:
+        low: Lower limit, positive.
+        high: Upper limit.
+        ticks: About how many; the finest set is taken that is hardly denser.
+        form: Writes their labels.
+
+    Returns:
+        Values inside the limits whose labels begin with a round number.
+    """
+    exponents = range(math.floor(math.log10(low)) - 4, math.ceil(math.log10(high)) + 1)
+    bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
+    candidates = sorted({round(base * lead * 10.0**power, 12)
+                         for base in bases for power in exponents for lead in (1, 2, 3, 5, 7)})
+    inside = [value for value in candidates
+              if low <= value <= high and len(_leading(form, value)) == 1]
+    if len(inside) < 2:
+        return [value for value in RoundTicks(ticks, form).tick_values(low, high)
+                if low <= value <= high]
+    found: list[float] = []
+    for leading in ("12357", "125", "13", "1"):
+        found = _spaced_ticks([value for value in inside if _leading(form, value) in [*leading]])
+        if len(found) <= ticks + 1:
+            return found
+    return found[::math.ceil(len(found) / ticks)]
+
+
+def _leading(form: Callable[[float], str], value: float) -> str:
+    """Returns the only digit of a label that is not zero, or more if there are."""
+    number = _NUMBER.search(units.trim(form(value)))
+    return number[0].replace(".", "").replace(",", "").strip("0") if number else ""
+
+
+def _spaced_ticks(values: Sequence[float]) -> list[float]:
+    """Leaves out what lies too near to the one before."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or math.log10(value / kept[-1]) >= _NEAREST:
+            kept.append(value)
+    return kept
+
+
+_THEME: Any = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linestyle": "-",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+
+_MARGIN = 0.2  # inches around a figure's file
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    Attributes:
+        slug: Name of its files and prefix of its ids.
+        title: What it shows.
+        caption: What to see in it, with what was left out.
+        inline: The ``<svg>`` element for the page.
+        files: File name to content: the same figure with legend and white ground, as SVG.
+        basis: What it rests on: number of trials or seeds, target, cap.
+        data: The numbers that are drawn.
+        drawing: What matplotlib drew, and the part of it in inches that its files show.
+    """
+
+    slug: str
+    title: str
+    caption: str
+    inline: str
+    files: dict[str, bytes]
+    basis: str = ""
+    data: Table | None = None
+    drawing: tuple[Drawing, Bbox] = field(kw_only=True, repr=False, compare=False)
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Applies the look of the report's figures, and nothing that a user has configured."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        with sns.axes_style("whitegrid", _THEME), mpl.rc_context(_THEME):
+            yield
+
+
+def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: float = 0.16,
+          bottom: float = 0.46, top: float = 0.3) -> tuple[Drawing, Axes]:
+    """Returns an empty drawing with one set of axes; sizes and margins in inches.
+
+    Fixed margins make the panels of a row line up, whatever their labels are.
+    """
+    drawing = Drawing(figsize=(width, height))
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots()
+    drawing.subplots_adjust(left=left / width, right=1 - right / width,
+                            bottom=bottom / height, top=1 - top / height)
+    return drawing, axes
+
+
+def heading(axes: Axes, text: str) -> None:
+    """Says what is shown, at the upper left, where it reads horizontally."""
+    # In points from the axes: fractions of the figure move when a file is cut to its content.
+    margin = axes.get_position().x0 * axes.figure.bbox.width * 72 / axes.figure.dpi
+    axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(-margin, 7),
+                  textcoords="offset points", color=MUTED, annotation_clip=False)
+
+
+def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
+          limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
+    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
+
+    Limits that begin at zero, as where the untrained model met the target, make it linear.
+    """
+    if limits is not None:
+        low, high = limits
+        log, limits = log and low > 0, (low, high if high != low else low + 1)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    bound = axes.set_xlim if which == "x" else axes.set_ylim
+    if log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    if which == "y":
+        # seaborn names the axis after the column; the heading does that in words.
+        axes.set_ylabel("")
+    if limits is not None:
+        bound(*limits)
+    if log:
+        low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+        axis.set_major_locator(FixedLocator(log_ticks(low, high, ticks, form)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(RoundTicks(ticks, form))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
+
+
+def headroom(low: float, high: float, share: float) -> tuple[float, float]:
+    """Return limits of a logarithmic axis with ``share`` of its length left free above ``high``.
+
+    From a ``low`` of zero on those of a linear one, which ``scale`` then makes it.
+    """
+    room = share / (1 - share)
+    return low, high * (high / low) ** room if low > 0 else high * (1 + room)
+
+
+def finish(drawing: Drawing, slug: str, title: str, caption: str,
+           legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
+    """Writes a drawing as SVG with legend and white ground, and without them for the page."""
+    width, height = drawing.get_size_inches()
+    apart: list[Artist] = [
+        drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)]
+    if legend:
+        handles = [handle(look, label) for label, look in legend.items()]
+        apart.append(drawing.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0.02, -0.02),
+            ncols=min(len(handles), 4), frameon=False, fontsize=8, handlelength=3.2))
+    for name, artist in zip(figure_style.APART, (drawing.patch, *apart), strict=False):
+        artist.set_gid(name)
+    # To measure all artists takes as long as to draw them; these stand outside of the figure.
+    bounds = Bbox.union([drawing.bbox_inches, *(
+        artist.get_window_extent().transformed(drawing.dpi_scale_trans.inverted())
+        for artist in apart)]).padded(_MARGIN)
+    whole = _svg(drawing, slug, facecolor="white", bbox_inches=bounds)
+    view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
+            f"{72 * width:.2f} {72 * height:.2f}")
+    return Figure(slug, title, caption, figure_style.inline(whole, slug, title, caption, view),
+                  {f"{slug}.svg": whole.encode()}, basis, data, drawing=(drawing, bounds))
+
+
+def png(figure: Figure) -> bytes:
+    """Draws a figure's file once more in pixels, 150 to the inch; within ``theme`` only."""
+    drawing, bounds = figure.drawing
+    picture = io.BytesIO()
+    drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches=bounds,
+                    metadata={"Software": None})
+    return picture.getvalue()
+
+
+def swatch(look: Look, slug: str, label: str) -> str:
+    """Returns the legend's piece of line with marker as an SVG symbol of this id."""
+    drawing = Drawing(figsize=(0.5, 0.16))
+    FigureCanvasAgg(drawing)
+    axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.axis("off")
+    axes.add_line(handle(look, label, [0.04, 0.5, 0.96], [0.5, 0.5, 0.5]))
+    axes.lines[0].set_markevery([1])
+    axes.lines[0].set_markersize(6.5)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    return figure_style.symbol(_svg(drawing, slug), slug)
+
+
+def handle(look: Look, label: str, xs: list[float] | None = None,
+           ys: list[float] | None = None) -> Line2D:
+    """Returns a line that looks as this optimizer's lines do."""
+    return Line2D(xs or [], ys or [], color=look.color, linestyle=look.dashes,
+                  marker=look.marker, markersize=5, markeredgewidth=0, label=plain(label))
+
+
+def plain(label: str, width: int = 26) -> str:
+    """Shortens a label in its middle, as ends tell more apart; drops what cannot be drawn."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in label)
+    if len(shown) <= width:
+        return shown
+    tail = width // 2
+    return f"{shown[:width - 1 - tail]}…{shown[-tail:]}"
+
+
+def _svg(drawing: Drawing, slug: str, **options: Any) -> str:
+    buffer = io.StringIO()
+    # Salt and no date: the same records give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": slug}):
+        drawing.savefig(buffer, format="svg", metadata={
+            "Date": None, "Creator": None, "Format": None, "Type": None}, **options)
+    return buffer.getvalue()

@@ -1,0 +1,353 @@
+"""What two cells are compared by: costs and rates with their trials' luck, counts exactly."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from bench_apts.core import units
+from bench_apts.core.records import train_bytes
+from bench_apts.core.units import headline
+from bench_apts.reports.cells import memory
+from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.pairwise_comparison import Bill, compare, difference, success_p
+from bench_apts.stats.trial_costs import outcome
+from bench_apts.stats.trial_origins import TIME_CURRENCIES
+from bench_apts.stats.verdict import Evidence, least_p
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench_apts.core.records import Eval, TrialRecord
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.cells import ReportCell
+    from bench_apts.stats.intervals import Interval
+    from bench_apts.stats.timing_noise import Noise
+
+Kind = Literal["ratio", "difference", "share", "exact"]
+
+
+class Measure(NamedTuple):
+    """One comparison of B with A.
+
+    Attributes:
+        name: What is compared.
+        kind: ``ratio``: costs, B over A; ``difference``: a metric, B less A; ``share``: of trials
+            that hit, B less A; ``exact``: counts that must not grow, B over A.
+        values: That of A and of B, infinite where nothing hit.
+        texts: The same, formatted.
+        effect: B over A or B less A, see ``kind``; NaN where neither hit.
+        interval: Its 95 % interval, where there is one.
+        p: Uncorrected p-value of no difference; 1 for counts.
+        least: Smallest p-value that these trials could give; None where nothing is to be tested.
+        basis: How many trials it rests on, and whether they are pairs.
+        verb: What B does, for a sentence: ``sends {} the bytes per step``.
+        more_is_better: As for an accuracy.
+        noise: Ratio by which means of as many equal trials differ on this machine; infinite where
+            the numbers were not measured on one machine.
+        points: Whether values are shares of one, whose differences are shown in points.
+    """
+
+    name: str
+    kind: Kind
+    values: tuple[float, float]
+    texts: tuple[str, str]
+    effect: float
+    interval: Interval | None
+    p: float
+    least: float | None
+    basis: str
+    verb: str
+    more_is_better: bool = False
+    noise: float = 1.0
+    points: bool = False
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What is to be tested; None for counts, and where nothing can differ."""
+        if self.least is None or math.isnan(self.effect) or math.isinf(self.noise):
+            return None
+        return Evidence(self.effect, self.interval, self.p, self.least, self.noise,
+                        1.0 if self.kind == "ratio" else 0.0)
+
+
+@dataclass(frozen=True)
+class MeasureNoise:
+    """What A/A pairs of either study say of training times and of peak memory.
+
+    Attributes:
+        time: None without a pair.
+        memory: The same.
+        unlike: Whether the two were measured in different environments, so that times and memory
+            say nothing.
+    """
+
+    time: Noise | None = None
+    memory: Noise | None = None
+    unlike: bool = False
+
+    def of_mean(self, noise: Noise | None, trials: ComparedTrials) -> float:
+        """Ratio that means of as many equal trials differ by; 1 where unknown."""
+        if self.unlike:
+            return math.inf
+        fewest = min(len(trials.first), len(trials.second))
+        return noise.of_mean(fewest) if noise and fewest else 1.0
+
+
+class ComparedTrials(NamedTuple):
+    """The trials of A and of B; the k-th of both are a pair if ``paired``."""
+
+    first: list[TrialRecord]
+    second: list[TrialRecord]
+    paired: bool
+
+    @property
+    def basis(self) -> str:
+        """Says how many there are."""
+        one, two = len(self.first), len(self.second)
+        return units.plural(one, "pair") if self.paired else f"{one} and {two} unpaired"
+
+    @property
+    def least(self) -> float:
+        """Smallest p-value that they could give."""
+        return least_p(len(self.first), len(self.second), paired=self.paired)
+
+    def equal(self, one: object, two: object) -> bool:
+        """Whether these values of all trials agree pair by pair, which leaves nothing to test."""
+        return self.paired and one == two
+
+
+def completed_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the trials that came to an end of their own, be it a failure."""
+    return [r for r in records if r.end and r.end.status != "interrupted"]
+
+
+def pair_trials(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> ComparedTrials:
+    """Pairs trials of equal stage, repetition and seeds.
+
+    Pairs are used if there are two or more, or no trial is left over; trials without a partner
+    then do not count. Otherwise all trials count, unpaired.
+    """
+    partners = {_key(r): r for r in completed_trials(second)}
+    ours = [r for r in completed_trials(first) if _key(r) in partners]
+    if ours and len(ours) >= min(2, max(len(completed_trials(first)), len(partners))):
+        return ComparedTrials(ours, [partners[_key(r)] for r in ours], True)
+    return ComparedTrials(completed_trials(first), completed_trials(second), False)
+
+
+def _key(record: TrialRecord) -> tuple[object, ...]:
+    trial = record.trial
+    return trial.stage, trial.repetition, trial.seeds.data, trial.seeds.init
+
+
+def measures(
+    one: ReportCell, two: ReportCell, noise: MeasureNoise, device: str
+) -> tuple[list[Measure], list[str]]:
+    """Compares all that two cells have.
+
+    Args:
+        one: A.
+        two: B, on the same suite and as many ranks.
+        noise: How far equal trials are apart.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        The measures, and notes on what could not be compared.
+    """
+    found: list[Measure | None] = []
+    notes: list[str] = []
+    draws, seeds = pair_trials(one.draws, two.draws), pair_trials(one.seeds, two.seeds)
+    shared = one.leader or two.leader
+    if shared:
+        notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
+    elif draws.first and draws.second:
+        currency = headline(device)
+        found.append(
+            _cost(
+                "expected cost, with tuning",
+                currency,
+                draws,
+                noise.of_mean(noise.time, draws) if currency in TIME_CURRENCIES else 1.0,
+                "costs {} as much with tuning",
+                device,
+            )
+        )
+    rated = seeds if seeds.first and seeds.second else draws
+    if rated.first and rated.second:
+        found.append(_success(rated))
+    if seeds.first and seeds.second:
+        blind = _blind(seeds)
+        currencies: list[tuple[str, Currency, float, str]] = [
+            ("time to target", "train_s", noise.of_mean(noise.time, seeds),
+             "takes {} the time to target"),
+            ("wire bytes to target", "wire_bytes", 1.0, "sends {} the bytes to target"),
+            ("gradient evaluations to target", "gradient_evaluations", 1.0,
+             "needs {} the gradient evaluations to target"),
+            ("samples to target", "samples", 1.0, "needs {} the samples to target")]
+        found += [_cost(name, currency, seeds, factor, verb, device)
+                  for name, currency, factor, verb in currencies
+                  if not (blind and currency == "wire_bytes")]
+        found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
+                  _test(one, two, pair_trials(one.accurate, two.accurate))]
+        counts, why = _counts(seeds, blind)
+        found += counts
+        notes += [why] if why else []
+        if blind:
+            notes.append("its bytes were not counted, and are not compared")
+    else:
+        notes.append("there are no final trainings to compare on both sides")
+    return [measure for measure in found if measure], notes
+
+
+def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: float, verb: str,
+          device: str) -> Measure | None:
+    """Ratio of expected costs; None where nothing was spent, like bytes of a single rank."""
+    drawn = [[outcome(r) for r in records] for records in (trials.first, trials.second)]
+    one, two = [Bill([o.spent[currency] for o in side], [o.cost[currency] for o in side])
+                for side in drawn]
+    if not any(one.spent) and not any(two.spent):
+        return None
+    costs = ert(one.spent, one.cost), ert(two.spent, two.cost)
+    form = partial(units.tick, currency) if currency == "samples" else partial(
+        units.format_cost, currency, device=device)
+    texts = [form(c.cost if c.hits else c.bound) for c in costs]
+    ratio = compare(two, one, paired=trials.paired)
+    idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
+    return Measure(
+        name, "ratio", (costs[0].cost, costs[1].cost),
+        (texts[0] if costs[0].hits else f"more than {texts[0]}",
+         texts[1] if costs[1].hits else f"more than {texts[1]}"),
+        ratio.ratio, ratio.interval, ratio.p, None if idle else trials.least, trials.basis, verb,
+        noise=noise)
+
+
+def _success(trials: ComparedTrials) -> Measure:
+    """Shares of trials that hit, by Fisher's exact test."""
+    hits = [[outcome(r).hit for r in records] for records in (trials.first, trials.second)]
+    rates = [statistics.fmean(side) for side in hits]
+    # With all hits or none the test can say nothing, whichever trial is whose.
+    idle = len({*hits[0], *hits[1]}) == 1
+    return Measure(
+        "trials that hit", "share", (rates[0], rates[1]),
+        (f"{sum(hits[0])} of {len(hits[0])}", f"{sum(hits[1])} of {len(hits[1])}"),
+        rates[1] - rates[0], None,
+        success_p((sum(hits[0]), len(hits[0])), (sum(hits[1]), len(hits[1]))),
+        None if idle else least_p(len(hits[0]), len(hits[1]), paired=False),
+        f"{len(hits[0])} and {len(hits[1])}", "reaches the target in {}", True)
+
+
+def _memory(trials: ComparedTrials, noise: float) -> Measure | None:
+    one, two = [[float(peak) for r in records if (peak := memory(r))]
+                for records in (trials.first, trials.second)]
+    if len(one) < len(trials.first) or len(two) < len(trials.second):
+        return None
+    ratio = compare(Bill(two, two), Bill(one, one), paired=trials.paired)
+    values = statistics.fmean(one), statistics.fmean(two)
+    return Measure(
+        "peak memory",
+        "ratio",
+        values,
+        (units.format_size(values[0]), units.format_size(values[1])),
+        ratio.ratio,
+        ratio.interval,
+        ratio.p,
+        None if trials.equal(one, two) else trials.least,
+        trials.basis,
+        "uses {} the peak memory",
+        noise=noise,
+    )
+
+
+def _test(one: ReportCell, two: ReportCell, trials: ComparedTrials) -> Measure | None:
+    """Difference of the test metric after the full budget, of those that got there."""
+    metric, target = one.test_metric, one.suite.target
+    kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
+            for records in (trials.first, trials.second)]
+    if metric != two.test_metric or not kept[0] or not kept[1]:
+        return None
+    tested = pair_trials(*kept)
+    first, second = [[r.end.test[metric] for r in side if r.end and r.end.test]
+                     for side in (tested.first, tested.second)]
+    change = difference(second, first, paired=tested.paired)
+    values = statistics.fmean(first), statistics.fmean(second)
+    return Measure(
+        f"test {units.metric_title(metric)}",
+        "difference",
+        values,
+        (
+            units.format_metric(target, metric, values[0]),
+            units.format_metric(target, metric, values[1]),
+        ),
+        change.value,
+        change.interval,
+        change.p,
+        None if tested.equal(first, second) else tested.least,
+        tested.basis,
+        f"ends at a test {units.metric_title(metric)} of {{}}",
+        target.direction == "max" if metric == target.metric else metric == "accuracy",
+        points=units.is_share(target, metric),
+    )
+
+
+def _blind(trials: ComparedTrials) -> bool:
+    return any(r.uncounted for r in (*trials.first, *trials.second))
+
+
+def _counts(trials: ComparedTrials, blind: bool) -> tuple[list[Measure], str]:
+    """Counts per step, up to the last evaluation at equal steps and samples.
+
+    Pairs are met at the last one that both have; without pairs all trials at the last that all
+    have, where the seed must not matter.
+
+    Returns:
+        The measures, and why there are none, or "".
+    """
+    sides: list[list[Eval]] = [[], []]
+    for group in (zip(trials.first, trials.second, strict=True) if trials.paired
+                  else [(*trials.first, *trials.second)]):
+        shared = set.intersection(*(set(_points(r)) for r in group))
+        if shared:
+            met = [_points(r)[max(shared)] for r in group]
+            half = 1 if trials.paired else len(trials.first)
+            sides[0] += met[:half]
+            sides[1] += met[half:]
+    if not sides[0]:
+        return [], ("no evaluation is at equal steps and samples, so that counts per step are "
+                    "not compared")
+    found = []
+    steps = sum(event.step for event in sides[0])
+    for name, verb, count in _PER_STEP:
+        if blind and name.startswith(("wire", "collectives")):
+            continue
+        if not trials.paired and any(len({count(e) for e in side}) > 1 for side in sides):
+            return [], "counts per step depend on the seed, and there are no pairs to compare"
+        one, two = (sum(map(count, side)) / sum(e.step for e in side) for side in sides)
+        if not one and not two:
+            continue
+        form = units.format_size if name.startswith("wire") else units.digits
+        found.append(Measure(
+            name, "exact", (one, two), (units.trim(form(one)), units.trim(form(two))),
+            two / one if one else math.inf, None, 1.0, None, f"exact, {steps:,} steps", verb))
+    return found, ""
+
+
+def _points(record: TrialRecord) -> dict[tuple[int, int], Eval]:
+    """Returns the evaluations after step 0 by step and samples."""
+    return {(event.step, event.samples): event for event in record.evals if event.step}
+
+
+def _calls(event: Eval) -> float:
+    return float(sum(traffic.calls for traffic in event.comm.get("train", {}).values()))
+
+
+_PER_STEP: tuple[tuple[str, str, Callable[[Eval], float]], ...] = (
+    ("wire bytes per step", "sends {} the bytes per step", lambda e: train_bytes(e.comm)),
+    ("collectives per step", "issues {} the collectives per step", _calls),
+    ("forward passes per step", "makes {} the forward passes per step",
+     lambda e: float(e.forwards)),
+    ("backward passes per step", "makes {} the backward passes per step",
+     lambda e: float(e.backwards)),
+)

@@ -1,1 +1,0 @@
-"""Two studies or two optimizers side by side."""

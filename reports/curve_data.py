@@ -1,0 +1,319 @@
+"""What happens in the course of training: the data of all curves, and how they are drawn.
+
+What trust-region methods told of their steps, one row per evaluation, and sums over seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench_apts.core import units
+from bench_apts.stats.learning_curves import band, thinned_points, thinning_stride
+from bench_apts.stats.trial_costs import costs_along, hit_bracket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.cells import CellGroup, ReportCell
+    from bench_apts.reports.figure_style import Look
+
+class CurveAxis(NamedTuple):
+    """One horizontal axis: the column, its name in file names and in words, its format.
+
+    Attributes:
+        column: Of ``frame``.
+        slug: In file names.
+        words: Below the axis.
+        form: Formats its numbers.
+        currency: The cost that it shows.
+        noun: What stands behind a number in a sentence, with a space in front.
+    """
+
+    column: str
+    slug: str
+    words: str
+    form: Callable[[float], str]
+    currency: Currency
+    noun: str = ""
+
+
+AXES = (
+    CurveAxis("train_s", "seconds", "training time", units.format_seconds, "train_s"),
+    CurveAxis(
+        "samples",
+        "samples",
+        "samples, all ranks together",
+        units.format_count,
+        "samples",
+        " samples",
+    ),
+    CurveAxis(
+        "backwards",
+        "gradients",
+        "gradient evaluations of the busiest rank",
+        units.format_count,
+        "gradient_evaluations",
+        " gradient evaluations",
+    ),
+    CurveAxis(
+        "wire_bytes",
+        "bytes",
+        "ideal wire bytes sent per rank",
+        units.format_size,
+        "wire_bytes",
+        " sent per rank",
+    ),
+)
+
+
+SINGLE = 10
+"""Seeds of an optimizer that are drawn one by one; the band and the median are of all."""
+
+
+@dataclass(frozen=True)
+class CurveBand:
+    """One optimizer's seeds over the evaluations of a thinned curve.
+
+    Attributes:
+        label: The optimizer.
+        runs: The evaluations of the first ``SINGLE`` seeds, rows of ``frame``.
+        shared: By column, values at the evaluations that all seeds have, shape
+            ``(evaluations, seeds)``; beyond, a median would say more about who is left.
+    """
+
+    label: str
+    runs: tuple[pd.DataFrame, ...]
+    shared: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+
+
+def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
+    """Returns every evaluation of every seed, one row each: the data of all curves."""
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        for cell in group.cells:
+            for record in cell.seeds:
+                found, sent = hit_bracket(record), costs_along(record, "wire_bytes")
+                for index, event in enumerate(record.evals):
+                    rows.append({
+                        "suite": group.suite.name, "ranks": group.ranks,
+                        "optimizer": cell.label, "seed": record.trial.repetition,
+                        "run_id": record.header.run_id, "evaluation": index, "step": event.step,
+                        "samples": event.samples, "train_s": event.train_s,
+                        "wire_bytes": sent[index], "forwards": event.forwards,
+                        "backwards": event.backwards, "train_loss": event.train_loss,
+                        "validation": event.validation.get(group.suite.target.metric),
+                        "hit": found is not None and found[1] == index,
+                        "radius": event.diagnostics.get("radius"),
+                        "accepted": event.diagnostics.get("accepted"),
+                    })
+    return pd.DataFrame(rows, columns=[
+        "suite", "ranks", "optimizer", "seed", "run_id", "evaluation", "step", "samples",
+        "train_s", "wire_bytes", "forwards", "backwards", "train_loss", "validation", "hit",
+        "radius", "accepted"])
+
+
+def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,
+            columns: Sequence[str]) -> tuple[list[CurveBand], int]:
+    """Thins the curves of one suite and N, and finds what all seeds of an optimizer have.
+
+    Args:
+        data: Rows of ``frame``.
+        labels: Optimizers, in order.
+        metric: Column that must be known; evaluations without it are left out.
+        columns: What ``shared`` is to hold.
+
+    Returns:
+        A course of each optimizer with data, and the k of every k-th evaluation that was kept,
+        besides first hits and ends; 1 where curves are whole.
+    """
+    data = data.dropna(subset=[metric])
+    # Places in arrays: a data frame for each seed would take a second of a large study.
+    seeds = pd.factorize(data["run_id"])[0]
+    runs = np.split(np.argsort(seeds, kind="stable"), np.flatnonzero(np.diff(np.sort(seeds))) + 1)
+    step = thinning_stride(max(map(len, runs)))
+    optimizers, evaluations = data["optimizer"].to_numpy(), data["evaluation"].to_numpy(int)
+    hits, values = data["hit"].to_numpy(bool), {c: data[c].to_numpy(float) for c in columns}
+    found = []
+    for label in labels:
+        mine = [run for run in runs if len(run) and optimizers[run[0]] == label]
+        if not mine:
+            continue
+        common = functools.reduce(np.intersect1d, [evaluations[run] for run in mine])
+        grid = common[(common % step == 0) | (common == common[-1:])]
+        aligned = [run[np.searchsorted(evaluations[run], grid)] for run in mine]
+        found.append(CurveBand(
+            label,
+            tuple(data.iloc[run[thinned_points(evaluations[run], hits[run], step)]]
+                  for run in mine[:SINGLE]),
+            {column: np.column_stack([values[column][rows] for rows in aligned])
+             for column in columns}))
+    return found, step
+
+
+def draw_curves(axes: Axes, course: CurveBand, x: str, y: str, look: Look, *,
+         positive: bool = False) -> None:
+    """Draws each seed thin, their band, and their median.
+
+    Args:
+        axes: Where.
+        course: One optimizer.
+        x: Column across; the band stands at its median over seeds.
+        y: Column upwards.
+        look: The optimizer's.
+        positive: Leave out evaluations at which ``x`` is zero, as a logarithmic axis must.
+    """
+    # One path with gaps: a path for each seed would make the page several times as heavy.
+    gap = np.full((1, 2), np.nan)
+    lines = [part for run in course.runs
+             for part in (np.column_stack([run[x].to_numpy(float), run[y].to_numpy(float)]), gap)]
+    points = np.concatenate(lines)
+    points = points[~(points[:, 0] <= 0)] if positive else points
+    axes.plot(points[:, 0], points[:, 1], color=look.color, linewidth=0.6, alpha=0.3)
+    across, values = np.median(course.shared[x], axis=1), band(course.shared[y])
+    shown = across > 0 if positive else np.full(len(across), True)
+    if values.middle.size and course.shared[y].shape[1] > 1:
+        axes.fill_between(across[shown], values.low[shown], values.high[shown],
+                          color=look.color, alpha=0.1, linewidth=0)
+    axes.plot(across[shown], values.middle[shown], color=look.color, linestyle=look.dashes,
+              marker=look.marker, markersize=4, markeredgewidth=0,
+              markevery=max(1, int(shown.sum()) // 6), zorder=3)
+
+
+def draw_curve_ends(
+    axes: Axes,
+    course: CurveBand,
+    x: str,
+    y: str,
+    look: Look,
+    limits: tuple[float, float],
+    *,
+    positive: bool = False,
+) -> None:
+    """Rings each seed's first hit, and crosses the last evaluation of a seed without one.
+
+    The cross of a seed whose metric lies beyond the axis stands at the axis' end.
+    """
+    hits: list[tuple[float, float]] = []
+    misses: list[tuple[float, float]] = []
+    for run in course.runs:
+        across, values = run[x].to_numpy(float), run[y].to_numpy(float)
+        hit = run["hit"].to_numpy(bool)
+        if hit.any():
+            hits += zip(across[hit], values[hit], strict=True)
+        else:
+            misses.append((across[-1], min(max(values[-1], limits[0]), limits[1])))
+    for points, marker, size, edge in ((hits, look.marker, 8, 1.3), (misses, "x", 7, 1.7)):
+        shown = [point for point in points if point[0] > 0 or not positive]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), marker=marker, markersize=size, linestyle="",
+                      markerfacecolor="none", markeredgecolor=look.color, markeredgewidth=edge,
+                      zorder=4, clip_on=marker != "x")
+
+
+STUCK = 0.5
+"""Share of the judged steps with the radius at a bound from which on it counts as stuck."""
+
+REPORTED = ("radius", "rho", "best_length", "predicted_reduction", "actual_reduction", "accepted",
+        "global_accepted", "at_bound", "judged", "local_passes")
+"""Diagnostics that are read; an optimizer reports those that it has."""
+
+
+class StepTally(NamedTuple):
+    """The steps of one optimizer at one N, over all seeds.
+
+    Attributes:
+        steps: Training steps.
+        judged: Steps that were judged; None if the records do not tell how many.
+        accepted: Those that were kept; None likewise.
+        share: Share of judged steps that were kept.
+        at_bound: Share of judged steps after which the radius lay at a bound, None if not told.
+        radius: At the end, median over seeds.
+        ratio: ρ of the latest judged step before an evaluation, median over all; NaN if none.
+        local: Passes of steps that a rank takes alone, None if not told.
+        passes: All forward and backward passes.
+        seeds: Trainings.
+        idle: Seeds that kept no step between any two evaluations of their last quarter.
+    """
+
+    steps: int
+    judged: int | None
+    accepted: int | None
+    share: float
+    at_bound: float | None
+    radius: float
+    ratio: float
+    local: int | None
+    passes: int
+    seeds: int
+    idle: int
+
+
+def trust_frame(group: CellGroup) -> pd.DataFrame:
+    """Returns every evaluation of every seed of the optimizers that judge their steps.
+
+    Columns are those of ``TOLD`` (NaN where not told), ``optimizer``, ``run_id``,
+    ``evaluation``, ``samples``, ``steps`` since the evaluation before, and ``passes`` of both
+    kinds so far, those of the busiest rank.
+    """
+    rows = []
+    for cell in group.cells:
+        if not judges_steps(cell):
+            continue
+        for record in cell.seeds:
+            before = 0
+            for index, event in enumerate(record.evals):
+                rows.append({
+                    "optimizer": cell.label, "run_id": record.header.run_id,
+                    "evaluation": index, "samples": event.samples,
+                    "steps": event.step - before, "passes": event.forwards + event.backwards,
+                    **{name: event.diagnostics.get(name, math.nan) for name in REPORTED}})
+                before = event.step
+    return pd.DataFrame(rows, columns=[
+        "optimizer", "run_id", "evaluation", "samples", "steps", "passes", *REPORTED])
+
+
+def judges_steps(cell: ReportCell) -> bool:
+    """Says whether any seed told that it accepted or rejected steps."""
+    return any("accepted" in event.diagnostics for r in cell.seeds for event in r.evals)
+
+
+def tally_steps(rows: pd.DataFrame) -> StepTally:
+    """Sums the rows of one optimizer at one N."""
+    told = rows.dropna(subset=["accepted"])
+    known = not told["judged"].isna().any()
+    # Shares of whole steps: rounding takes away what the division left.
+    judged = (told["judged"].where(told["judged"].notna(), 1.0) * told["steps"]).round()
+    accepted = (told["accepted"] * judged).round()
+    total = float(judged.sum())
+    bounded = told.dropna(subset=["at_bound"])
+    weights = judged.loc[bounded.index]
+    last = rows.dropna(subset=["radius"]).groupby("run_id")["radius"].last()
+    local = rows.groupby("run_id")["local_passes"].last()
+    return StepTally(
+        steps=int(rows["steps"].sum()), judged=int(total) if known else None,
+        accepted=int(accepted.sum()) if known else None,
+        share=float(accepted.sum()) / total if total else math.nan,
+        at_bound=(float((bounded["at_bound"] * weights).sum() / weights.sum())
+                  if len(bounded) and weights.sum() else None),
+        radius=statistics.median(last) if len(last) else math.nan,
+        ratio=float(rows["rho"].median()),
+        local=None if local.isna().any() else int(local.sum()),
+        passes=int(rows.groupby("run_id")["passes"].last().sum()),
+        seeds=rows["run_id"].nunique(), idle=_idle(rows))
+
+
+def _idle(rows: pd.DataFrame) -> int:
+    """Counts trainings whose last quarter's steps were all refused, as far as is told."""
+    ends = rows.groupby("run_id")["evaluation"].transform("max")
+    late = rows[rows["evaluation"] > 0.75 * ends].dropna(subset=["accepted"])
+    return int((~late.groupby("run_id")["accepted"].any()).sum())

@@ -1,1 +1,0 @@
-"""The course of training: the data of all curves, and their figures."""

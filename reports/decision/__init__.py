@@ -1,1 +1,0 @@
-"""Which optimizer to take, for which purpose."""

@@ -1,1 +1,0 @@
-"""What all figures are drawn with: canvas, looks, ticks, and clean SVG."""

@@ -1,0 +1,215 @@
+"""How an optimizer looks: one colour, marker and line style throughout a report.
+
+The colours keep apart for the common kinds of colour blindness and have a contrast of at least
+3 : 1 on the light and on the dark page; marker and line style say the same without colour.
+
+Makes matplotlib's SVG fit to stand inside a page: small, recolourable and unambiguous.
+
+Style attributes become presentation attributes (a strict Content-Security-Policy forbids the
+former), known colours get CSS classes (dark mode), every id gets the figure's name in front.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+class Look(NamedTuple):
+    """The slot names the CSS classes ``c0`` …; ``color`` is the one of the light page."""
+
+    slot: str
+    color: str
+    dark: str
+    marker: str
+    dashes: Literal["-"] | tuple[int, tuple[float, ...]]
+
+
+INK, MUTED, GRID = "#1d2530", "#5b6675", "#dfe3e9"
+
+LOOKS = (
+    Look("c0", "#0b68b0", "#62b6f5", "o", "-"),
+    Look("c1", "#c64f0b", "#f79a5e", "s", (0, (5, 1.6))),
+    Look("c2", "#00795a", "#45cfa1", "^", (0, (5, 1.5, 1.2, 1.5))),
+    Look("c3", "#9c3f8c", "#e495d4", "D", (0, (1.6, 1.3))),
+    Look("c4", "#8a6100", "#e6bd48", "v", (0, (8, 2))),
+    Look("c5", "#56606e", "#b4bdca", "P", (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2))),
+    Look("c6", "#8f1f3f", "#f58aa0", "X", (0, (2.5, 2.5))),
+    Look("c7", "#00737f", "#58d2de", "p", (0, (9, 1.5, 2, 1.5))),
+    Look("c8", "#4a3fb5", "#aaa2fb", "<", (0, (6, 1.2, 1.2, 1.2))),
+    Look("c9", "#5c6b00", "#bccb45", ">", (0, (3.5, 1.4))),
+    Look("c10", "#7a4326", "#d3a587", "h", (0, (1.2, 2.2))),
+    Look("c11", "#cf1f6b", "#ff86b8", "*", (0, (9, 1.5, 1.2, 1.5, 1.2, 1.5))),
+)
+
+ADAPTED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {look.color: look.slot for look in LOOKS}
+"""Colours that a page recolours by CSS in dark mode, and their names there."""
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
+    """Gives each label its look, in order; beyond twelve, colours come again in other company.
+
+    A colour that comes again has another marker and another line style each time, so that no
+    two of the first 144 labels look the same.
+    """
+    given = {}
+    for index, label in enumerate(labels):
+        turn, slot = divmod(index, len(LOOKS))
+        marked, dashed = LOOKS[(slot + 5 * turn) % len(LOOKS)], LOOKS[(slot + turn) % len(LOOKS)]
+        given[label] = LOOKS[slot]._replace(marker=marked.marker, dashes=dashed.dashes)
+    return given
+
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+# What is looked at, not replaced: a template for each number would take most of the time.
+_LONG = re.compile(r"(?<=\.\d\d)\d+")
+_PATH = re.compile(r"(?<=\.\d)\d+")  # a tenth of a point is finer than any screen
+_POINTLESS = re.compile(r"(?<=\d)\.0(?!\d)")
+_STRAIGHT = re.compile(r"[ML\d .-]*z?")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width")
+_UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
+
+
+APART = ("file-ground", "file-title", "file-legend")
+"""Ids of what a figure's file needs, while the page says it in words of its own."""
+
+
+def inline(source: str, slug: str, title: str, description: str, view: str) -> str:
+    """Returns ``source`` as an ``<svg>`` element without namespaces, for use inside HTML.
+
+    Args:
+        source: A document written by matplotlib with ``svg.fonttype`` ``none``; groups with an
+            id of ``APART`` are left out.
+        slug: Prefix of all ids; unique in the page.
+        title: What the figure is; read aloud by screen readers.
+        description: What there is to see in it.
+        view: The ``viewBox``: what of the document is shown.
+    """
+    root = _clean(source, slug)
+    head = {"viewBox": view, "role": "img", "class": "figure",
+            "aria-labelledby": f"{slug}-title {slug}-desc", "stroke-linejoin": "round",
+            "preserveAspectRatio": "xMidYMid meet"}
+    root.attrib.clear()
+    root.attrib.update(head)
+    for index, (name, text) in enumerate((("title", title), ("desc", description))):
+        child = ET.Element(name, {"id": f"{slug}-{name}"})
+        child.text = text
+        root.insert(index, child)
+    return ET.tostring(root, encoding="unicode")
+
+
+def symbol(source: str, slug: str) -> str:
+    """Returns ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
+    root = _clean(source, slug)
+    root.tag = "symbol"
+    head = {"id": slug, "viewBox": root.attrib["viewBox"]}
+    root.attrib.clear()
+    root.attrib.update(head)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _clean(source: str, slug: str) -> ET.Element:
+    root = ET.fromstring(source)
+    names = {name: f"{slug}-{index}" for index, name in enumerate(_references(root))}
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if (child.tag == f"{_SVG}style" or child.tag.endswith("metadata")
+                    or child.attrib.get("id") in APART):
+                parent.remove(child)
+    _drop_empty(root)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        _restyle(element)
+        _rename(element, names)
+        _round(element)
+        if element.tag != "text":
+            element.text = None
+        element.tail = None
+    for element in root.iter():
+        _share(element)
+    for element in root.iter():
+        element[:] = _unwrapped(element)
+    return root
+
+
+def _references(root: ET.Element) -> dict[str, None]:
+    """Returns the ids that anything refers to, in the order of the document."""
+    used: dict[str, None] = {}
+    for element in root.iter():
+        if _HREF in element.attrib:
+            used[element.attrib[_HREF].removeprefix("#")] = None
+        for value in element.attrib.values():
+            if "url(" in value:
+                used.update(dict.fromkeys(_REFERENCE.findall(value)))
+    return used
+
+
+def _round(element: ET.Element) -> None:
+    """Drops digits that nobody can see, of a path also the letters that go without saying."""
+    for name in ("x", "y", "transform", "width", "height", "points"):
+        if name in element.attrib:
+            element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))
+    path = element.attrib.get("d")
+    if path is not None:
+        path = _POINTLESS.sub("", _PATH.sub("", " ".join(path.split())))
+        # What follows a move is a line unless another letter says otherwise.
+        element.set("d", path.replace(" L ", " ") if _STRAIGHT.fullmatch(path) else path)
+
+
+def _share(group: ET.Element) -> None:
+    """Says once on a group what all of its markers, at least two, say of their colours."""
+    if group.tag != "g" or len(group) < 2 or any(child.tag != "use" for child in group):
+        return
+    first = group[0].attrib
+    common = {name: first[name] for name in _INHERITED if name in first and all(
+        child.attrib.get(name) == first[name] for child in group)}
+    if not common.keys() & group.attrib.keys():
+        group.attrib.update(common)
+        for child in group:
+            for name in common:
+                del child.attrib[name]
+
+
+def _unwrapped(element: ET.Element) -> list[ET.Element]:
+    """Returns an element's children, in place of groups that say nothing those inside them."""
+    found: list[ET.Element] = []
+    for child in element:
+        found += _unwrapped(child) if child.tag == "g" and not child.attrib else [child]
+    return found
+
+
+def _drop_empty(root: ET.Element) -> None:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{_SVG}defs" and not len(child):
+                parent.remove(child)
+
+
+def _restyle(element: ET.Element) -> None:
+    for part in element.attrib.pop("style", "").split(";"):
+        name, _, value = (piece.strip() for piece in part.partition(":"))
+        # The page's own typeface is used, as the labels are text.
+        if value and name != "font-family":
+            element.set(name, value)
+    classes = [f"{name[0]}-{ADAPTED[element.attrib[name].lower()]}" for name in ("fill", "stroke")
+               if element.attrib.get(name, "").lower() in ADAPTED]
+    if classes:
+        element.set("class", " ".join(classes))
+    if _UNTURNED.match(element.attrib.get("transform", "")):
+        del element.attrib["transform"]
+
+
+def _rename(element: ET.Element, names: Mapping[str, str]) -> None:
+    name = element.attrib.pop("id", None)
+    if name is not None and name in names:
+        element.set("id", names[name])
+    if _HREF in element.attrib:
+        element.set("href", f"#{names[element.attrib.pop(_HREF).removeprefix('#')]}")
+    for key, value in element.attrib.items():
+        if "url(#" in value:
+            element.set(key, _REFERENCE.sub(lambda found: f"url(#{names[found[1]]})", value))

@@ -1,1 +1,0 @@
-"""Numbers over commits, as asv stored them."""

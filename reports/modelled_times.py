@@ -1,0 +1,224 @@
+"""Modelled times of a study's optimizers at other world sizes and on other networks.
+
+Modelled times in the report: their table, and the world sizes that are modelled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.core import units
+from bench_apts.core.errors import UserError
+from bench_apts.plugins import registry
+from bench_apts.reports import cells
+from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.stats.network_model import (
+    COLLECTIVES,
+    Algorithm,
+    BatchScaling,
+    Projection,
+    project,
+    recorded_work,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bench_apts.reports.cells import ReportCell
+    from bench_apts.reports.gather import Gathered
+    from bench_apts.reports.table import Plain
+    from bench_apts.stats.network_model import Interconnect
+
+class ProjectedRow(NamedTuple):
+    """One optimizer on one fabric at one N: medians over its report-stage seeds.
+
+    Attributes:
+        cell: What was measured.
+        hits: Seeds that reached the target.
+        scaling: What stays as ranks are added.
+        fabric: The network's name.
+        ranks: World size that is modelled.
+        basis: Which record the computing was taken from.
+        middle: Modelled numbers, None where the minibatch cannot be shared out.
+    """
+
+    cell: ReportCell
+    hits: int
+    scaling: BatchScaling
+    fabric: str
+    ranks: int
+    basis: str
+    middle: Projection | None
+
+    @property
+    def text(self) -> str:
+        """Step time / time to target, for a table."""
+        if self.middle is None:
+            return units.NONE
+        reached = math.isfinite(self.middle.to_target_s)
+        shown = (f"{units.format_seconds(self.middle.step_s)} / "
+                 + (units.format_seconds(self.middle.to_target_s) if reached else "no hit"))
+        return shown.replace(units.THIN, " ")
+
+    def numbers(self) -> dict[str, Plain]:
+        """Returns the row of the CSV file; what is infinite or unknown is left empty."""
+        values = self.middle
+        reached = values is not None and math.isfinite(values.to_target_s)
+        return {
+            "suite": self.cell.suite.name, "optimizer": self.cell.label,
+            "recorded_ranks": self.cell.ranks, "seeds": len(self.cell.seeds), "hits": self.hits,
+            "compute_basis": self.basis, "scaling": self.scaling, "fabric": self.fabric,
+            "ranks": self.ranks,
+            "modelled_compute_s": values.compute_s if values else None,
+            "modelled_communication_s": values.communication_s if values else None,
+            "modelled_step_s": values.step_s if values else None,
+            "modelled_steps_to_target": values.steps if values and reached else None,
+            "modelled_to_target_s": values.to_target_s if values and reached else None,
+        }
+
+
+def project_times(
+    gathered: Gathered,
+    ranks: Sequence[int],
+    networks: Mapping[str, Interconnect],
+    scalings: Sequence[BatchScaling],
+    algorithm: Algorithm,
+) -> tuple[list[ProjectedRow], list[str]]:
+    """Projects each optimizer from the largest N that it was recorded with.
+
+    One rank alone sends nothing that could be projected, and a meter that saw nothing neither.
+
+    Returns:
+        The rows, with ``ranks`` varying fastest, and a note for each optimizer that has none.
+
+    Raises:
+        UserError: The algorithm needs nodes, and there are none or they are not filled.
+    """
+    if algorithm is Algorithm.hierarchical:
+        size = min(network.node_ranks for network in networks.values())
+        if size < 2:
+            raise UserError("--algorithm hierarchical needs nodes of several ranks, for instance "
+                            "--node-ranks 8")
+        odd = [n for n in ranks if n > size and n % size]
+        if odd:
+            raise UserError(f"--ranks {odd[0]} does not fill nodes of {size}; choose a multiple, "
+                            "or --algorithm best")
+    found: list[ProjectedRow] = []
+    notes: list[str] = []
+    study = gathered.file.study
+    for suite, entry in itertools.product(study.suites, study.entries):
+        mine = [cell for group in gathered.groups if group.suite == suite
+                for cell in group.cells if cell.label == entry.label]
+        metered = [cell for cell in mine if cell.ranks > 1 and any(
+            r.start and r.evals and r.evals[-1].step for r in cell.seeds)
+            and not any(r.uncounted for r in cell.seeds)]
+        if not metered:
+            notes.append(f"{entry.label} on {suite.name} is not projected: no report-stage "
+                         "trial at N = 2 or more with its bytes counted")
+            continue
+        cell = max(metered, key=lambda cell: cell.ranks)
+        alone = cells.computing(mine)
+        if alone is None:
+            notes.append(f"{entry.label} on {suite.name} is not modelled: needs N = 1, whose "
+                         "trainings show what a rank computes without communication")
+            continue
+        done = [w for r in cell.seeds if (w := recorded_work(r, alone)) is not None]
+        if not done:
+            notes.append(f"{entry.label} on {suite.name} is not projected: it took no step before "
+                         "the target")
+            continue
+        strange = {name for w in done for name in w.traffic}.difference(COLLECTIVES)
+        if strange:
+            notes.append(f"{entry.label} on {suite.name} is not projected: the model does not "
+                         f"know the collective {', '.join(sorted(strange))}")
+            continue
+        wish, note = _batches(cell)
+        notes += note
+        found += [ProjectedRow(cell, sum(w.hit for w in done), scaling, fabric, n, done[0].basis,
+                      _middle([project(w, n, scaling, network, algorithm, wish(scaling, n))
+                               for w in done]))
+                  for scaling in scalings for fabric, network in networks.items() for n in ranks]
+    return found, notes
+
+
+def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None], list[str]]:
+    """Returns the global minibatch that an optimizer wants at another N, None for the suite's.
+
+    A plug-in that is gone, or has other settings now, cannot be asked, and one that is a file is
+    not: a record must not decide which code runs. The note then says so.
+    """
+    trial, notes = cell.seeds[0].trial, []
+    wish, values = None, trial.hyperparameters
+    try:
+        if trial.plugin.endswith(".py"):
+            raise UserError(f"{trial.portable.plugin} is not run to ask for another")
+        backend = registry.optimizer(trial.optimizer).backend
+        if backend.batch_size:
+            values, wish = backend.configure(values), backend.minibatch
+    except UserError as error:
+        notes = [f"{cell.label} on {cell.suite.name} is modelled with the suite's minibatch: "
+                 f"{error}"]
+
+    def wanted(scaling: BatchScaling, ranks: int) -> int | None:
+        given = cell.suite.global_batch(cell.ranks)
+        if scaling is BatchScaling.weak:
+            given = round(given * ranks / cell.ranks)
+        return wish(given, values, ranks) if wish else None
+
+    return wanted, notes
+
+
+def _middle(projections: Sequence[Projection | None]) -> Projection | None:
+    """Medians over seeds, each number by itself; a miss is infinite."""
+    known = [p for p in projections if p is not None]
+    if not known:
+        return None
+    reached = [p.steps for p in known if math.isfinite(p.to_target_s)]
+    return Projection(
+        statistics.median(p.compute_s for p in known),
+        statistics.median(p.communication_s for p in known),
+        round(statistics.median(reached)) if reached else known[0].steps,
+        statistics.median(p.to_target_s for p in known))
+
+
+RANKS = (8, 64, 512, 4096)
+"""World sizes that a report models; `bench-apts project` takes others."""
+
+
+def modelled_table(rows: Sequence[ProjectedRow]) -> Table | None:
+    """Modelled step and time to target of each optimizer; None if nothing could be modelled."""
+    ordered = sorted((row for row in rows if row.middle is not None),
+                     key=lambda row: row.scaling is not BatchScaling.strong)
+    lines: list[tuple[Value, ...]] = []
+    breaks, previous = set(), None
+    for row in ordered:
+        middle = row.middle
+        assert middle is not None
+        if (row.scaling, row.fabric) != previous:
+            previous = row.scaling, row.fabric
+            breaks.add(len(lines))
+        reached = math.isfinite(middle.to_target_s)
+        lines.append((
+            name(row.cell.label, suite=row.cell.suite.name),
+            words(row.scaling), words(row.fabric),
+            number(f"{row.ranks:,}"),
+            number(units.format_seconds(middle.compute_s)),
+            number(units.format_seconds(middle.communication_s)),
+            number(units.format_seconds(middle.step_s)),
+            Value(units.format_seconds(middle.to_target_s) if reached else "no hit",
+                  numbers=row.numbers(), kind="number" if reached else "number missed")))
+    if not lines:
+        return None
+    return Table(
+        "modelled", "Modelled time on other networks",
+        "Modelled, not measured: computing as recorded, plus hops times latency and bytes over "
+        "bandwidth of each collective; nothing overlaps, no link is shared, and samples to the "
+        "target stay those measured at the recorded N. Strong: the global minibatch stays; weak: "
+        "each rank's share of it. `bench-apts project` takes other networks and N.",
+        (("Optimizer", ""), ("Scaling", ""), ("Network", ""), ("N", "ranks, modelled"),
+         ("Computing", "of a step"), ("Sending", "in a step"), ("Step", "modelled"),
+         ("To target", "modelled")),
+        tuple(lines), frozenset(breaks))

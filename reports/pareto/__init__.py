@@ -1,1 +1,0 @@
-"""Fronts of one N: time against bytes and against memory."""

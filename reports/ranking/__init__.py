@@ -1,1 +1,0 @@
-"""Who is ahead of whom: ratios to a reference, ranks, performance profiles."""

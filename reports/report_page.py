@@ -1,0 +1,289 @@
+"""From gathered records to the page: contexts, parts, files, and what the template is given.
+
+What the decision boxes of a chapter cannot tell, said in each part that compares optimizers.
+
+Fills the page's template, and writes the policy that lets nothing but it style and script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from bench_apts.core import units
+from bench_apts.core.units import headline
+from bench_apts.reports import caveats, sections
+from bench_apts.reports.canvas import png as pixels
+from bench_apts.reports.canvas import swatch, theme
+from bench_apts.reports.curve_data import curve_frame
+from bench_apts.reports.data_origin import provenance_cards
+from bench_apts.reports.figure_style import LOOKS, looks
+from bench_apts.reports.replayed_searches import Replays
+from bench_apts.reports.section_parts import Boxes, Context, Listing, Pictures, Prose
+from bench_apts.reports.sections import (
+    commit_history,
+    decision_boxes,
+    optimizer_ranking,
+    trial_detail,
+    tuning_section,
+)
+from bench_apts.reports.table import MOST_ROWS, csv, frame_csv, unstable_winner
+from bench_apts.reports.tuning_pools import CostView, read_pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from bench_apts.core.spec import Suite
+    from bench_apts.reports.asv_results import History
+    from bench_apts.reports.canvas import Figure
+    from bench_apts.reports.caveats import Caveat
+    from bench_apts.reports.data_origin import ProvenanceCard
+    from bench_apts.reports.gather import Gathered
+    from bench_apts.reports.section_parts import Part
+    from bench_apts.reports.table import DecisionVerdict, Plain, Table
+
+_COMPARING = frozenset({"main", "tuning", "curves", "scaling", "pareto"})
+"""Parts that name who is first in something."""
+
+_UNCERTAIN: dict[DecisionVerdict, str] = {
+    "not told apart": "the trials do not tell the optimizers apart",
+    "cannot be told": "so few trials cannot tell the optimizers apart",
+    "not judged": "the trials are of environments that do not compare"}
+
+
+def add_uncertainty(decision: Part, parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Add to the findings of comparing parts what the decision boxes could not tell.
+
+    Args:
+        decision: The chapter's decision boxes.
+        parts: Its other parts.
+    """
+    text = uncertainty_sentence(decision)
+    if not text:
+        return tuple(parts)
+    return tuple(replace(part, finding=f"{part.finding} {text}".lstrip())
+                 if part.slug in _COMPARING else part for part in parts)
+
+
+def uncertainty_sentence(decision: Part) -> str:
+    """Say in one sentence where the boxes name no winner; "" if they do everywhere."""
+    boxes = [box for block in decision.blocks if isinstance(block, Boxes)
+             for box in block.boxes if box.answers and box.answers[0].numbers["runner_up"]]
+    places: dict[str, list[str]] = {}
+    for box in boxes:
+        if box.verdict in _UNCERTAIN:
+            places.setdefault(_UNCERTAIN[box.verdict], []).append(box.heading)
+    if not places:
+        return ""
+    said = "; ".join(f"{units.listing(where)}: {what}" for what, where in places.items())
+    return f"{said[0].upper()}{said[1:]}, so that an order is that of this sample alone."
+
+
+def render_page(
+    *, symbols: dict[str, str], template: str = "report.html.j2", **context: Any
+) -> str:
+    """Returns the HTML of a report.
+
+    Args:
+        symbols: Each optimizer's legend mark, an SVG symbol.
+        template: Its file in ``templates/``.
+        **context: What the template names.
+    """
+    folder = resources.files("bench_apts.reports") / "templates"
+    style = (folder / "report.css").read_text(encoding="utf-8") + _palette()
+    script = (folder / "sort.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        finalize=_joined)
+    environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS, shared=_shared)
+    environment.tests.update(
+        {kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
+         for kind in (Boxes, Listing, Pictures, Prose)})
+    policy = (f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+              "img-src data:; base-uri 'none'; form-action 'none'")
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(script), policy=Markup(policy),
+        symbols=Markup("".join(symbols.values())), **context) + "\n"
+
+
+def _joined(value: Any) -> Any:
+    """Keeps a percent sign on the line of its number; what is markup already stays as it is."""
+    return (re.sub(r"(?<=\d) %", f"{units.THIN}%", value)
+            if isinstance(value, str) and not isinstance(value, Markup) else value)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _shared(figures: Sequence[Figure]) -> Table | None:
+    """Returns the table that several figures side by side were all drawn from."""
+    first = figures[0].data
+    return first if len(figures) > 1 and all(f.data is first for f in figures) else None
+
+
+def _palette() -> str:
+    """Returns the CSS that recolours the optimizers' colours in dark mode."""
+    light = "".join(f"--{look.slot}:{look.color};" for look in LOOKS)
+    dark = "".join(f"--{look.slot}:{look.dark};" for look in LOOKS)
+    names = ["ink", "muted", "grid", *(look.slot for look in LOOKS)]
+    rules = "".join(f".f-{n}{{fill:var(--{n})}}.s-{n}{{stroke:var(--{n})}}" for n in names)
+    return (f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark)"
+            f"{{:root{{{dark}}}}}\n{rules}\n")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One suite.
+
+    Attributes:
+        suite: The training problem.
+        anchor: Prefix of the ids of its parts.
+        decision: What to take, which stands above all chapters.
+        parts: All others.
+    """
+
+    suite: Suite
+    anchor: str
+    decision: Part
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class ReportOutput:
+    """Everything that a report consists of.
+
+    Attributes:
+        html: The page.
+        files: Content of tables and figures by path relative to the page's folder.
+        gathered: The study.
+        chapters: What the page shows of each suite.
+        overall: What it shows of no suite in particular.
+        tables: Rows of plain numbers by the name of their CSV file.
+        caveats: What a reader must know.
+        cards: Where the numbers come from.
+        warnings: What has to be read before any number.
+    """
+
+    html: str
+    files: dict[str, bytes]
+    gathered: Gathered
+    chapters: tuple[Chapter, ...]
+    overall: tuple[Part, ...]
+    tables: dict[str, list[dict[str, Plain]]]
+    caveats: list[Caveat]
+    cards: list[ProvenanceCard]
+    warnings: list[str]
+
+
+def compose_report(
+    gathered: Gathered, found: History | None = None, *, png: bool = False
+) -> ReportOutput:
+    """Draws all figures, fills all tables and renders the page.
+
+    Args:
+        gathered: The study.
+        found: Numbers over commits to show beside it, if any.
+        png: Whether the figures are wanted as PNG, too, which takes as long as all the rest.
+    """
+    labels = [entry.label for entry in gathered.file.study.entries]
+    look = looks(labels)
+    view = CostView(headline(gathered.device), 1.0, gathered.device)
+    with theme(), Replays(read_pools(gathered.groups, view), view) as replays:
+        contexts = _contexts(gathered, replays)
+        ranked = optimizer_ranking.part(contexts)
+        chapters = _chapters(contexts)
+        past = commit_history.part(found) if found else None
+        overall = tuple(part for part in (ranked, past) if part)
+        symbols = {label: swatch(look[label], f"mark{index}", label)
+                   for index, label in enumerate(labels)}
+    parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
+             *overall]
+    sources = [table for table in (trial_detail.trials_table(gathered.trials),
+                                   trial_detail.figures_table([*_figures(parts)])) if table]
+    told, origin = caveats.all_caveats(gathered), provenance_cards(gathered)
+    warnings = [
+        line for group in gathered.groups if (line := unstable_winner(group, view.currency))
+    ]
+    html = render_page(
+        gathered=gathered, study=gathered.file.study, chapters=chapters, labels=labels,
+        marks={label: f"mark{index}" for index, label in enumerate(labels)},
+        symbols=symbols, caveats=told, cards=origin, warnings=warnings,
+        sources=sources, overall=overall,
+        statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
+    tables = _rows([*_tables(parts), *sources], parts)
+    files = {f"tables/{name}.csv": csv(rows) for name, rows in tables.items()}
+    for figure in _figures(parts):
+        files |= {f"figures/{name}": content for name, content in figure.files.items()}
+    if png:
+        with theme():
+            files |= {f"figures/{f.slug}.png": pixels(f) for f in _figures(parts)}
+    files["tables/curves.csv"] = frame_csv(contexts[0].curves)
+    return ReportOutput(html, files, gathered, chapters, overall, tables, told, origin, warnings)
+
+
+def _chapters(contexts: Sequence[Context]) -> tuple[Chapter, ...]:
+    # The bills of tuning come last, as others replay its policies in the meantime.
+    order = sorted(sections.CHAPTER, key=lambda section: section is tuning_section)
+    decisions = [decision_boxes.part(context) for context in contexts]
+    built = {section: [section.part(context) for context in contexts] for section in order}
+    return tuple(
+        Chapter(context.suite, f"s{index}", decisions[index], add_uncertainty(decisions[index], [
+            part for section in sections.CHAPTER if (part := built[section][index])]))
+        for index, context in enumerate(contexts))
+
+
+def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
+    study = gathered.file.study
+    look = looks([entry.label for entry in study.entries])
+    crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
+    data = curve_frame(gathered.groups)
+    found = []
+    for index, suite in enumerate(study.suites):
+        groups = tuple(group for group in gathered.groups if group.suite == suite)
+        twins = [other for other in study.suites if other.name == suite.name]
+        prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
+        found.append(Context(gathered, suite, prefix, groups, look, crowded, data, replays))
+    return found
+
+
+def _figures(parts: Iterable[Part]) -> Iterator[Figure]:
+    for part in parts:
+        for block in part.blocks:
+            if isinstance(block, Pictures):
+                yield from block.figures
+
+
+def _tables(parts: Iterable[Part]) -> list[Table]:
+    """All tables once, those behind figures too, which may share one."""
+    found: list[Table] = []
+    for part in parts:
+        for block in part.blocks:
+            mine = ([block.table] if isinstance(block, Listing) else
+                    [figure.data for figure in block.figures if figure.data]
+                    if isinstance(block, Pictures) else [])
+            for table in mine:
+                if all(table is not other for other in found):
+                    found.append(table)
+    return found
+
+
+def _rows(tables: Iterable[Table], parts: Iterable[Part]) -> dict[str, list[dict[str, Plain]]]:
+    """The rows of all CSV files by name; tables of several suites and N share one."""
+    rows: dict[str, list[dict[str, Plain]]] = {}
+    for table in tables:
+        rows.setdefault(table.name, []).extend(table.records())
+    for part in parts:
+        for block in part.blocks:
+            if isinstance(block, Boxes):
+                rows.setdefault(block.name, []).extend(
+                    dict(answer.numbers) for box in block.boxes for answer in box.answers)
+    return rows

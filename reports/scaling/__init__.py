@@ -1,1 +1,0 @@
-"""Costs against the number of ranks, measured and modelled."""

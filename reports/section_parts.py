@@ -1,0 +1,312 @@
+"""What a page is made of: parts with a title, one sentence written from the data, and blocks.
+
+The modules in ``sections/`` build them, the template shows them; neither knows the other. Figures
+of one ``Pictures`` block that have the very same ``data`` object show it once, below them all.
+
+One suite of a study, with what all sections about it need.
+
+What a figure about final trainings rests on: how many seeds, which target, which cap.
+
+What the figures of the tuning bill share: what they rest on, axes of costs, whom they show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.core import units
+from bench_apts.reports.table import hits_of_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import pandas as pd
+
+    from bench_apts.core.spec import Suite
+    from bench_apts.reports.canvas import Figure
+    from bench_apts.reports.cells import CellGroup
+    from bench_apts.reports.figure_style import Look
+    from bench_apts.reports.gather import Gathered
+    from bench_apts.reports.replayed_searches import Replays
+    from bench_apts.reports.table import DecisionVerdict, Plain, Table
+    from bench_apts.reports.tuning_pools import CostView, Pool
+
+@dataclass(frozen=True)
+class Pictures:
+    """Figures side by side.
+
+    Attributes:
+        figures: At least one.
+        heading: What they are about, for instance ``"N = 2"``; "" for no heading.
+        aside: What is to be known beside the heading, "" for nothing.
+        key: What the marks in the figures mean, "" if they need no words.
+        wide: Two in a row instead of three.
+    """
+
+    figures: tuple[Figure, ...]
+    heading: str = ""
+    aside: str = ""
+    key: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table; a folded one opens on demand."""
+
+    table: Table
+    folded: bool = True
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question of a reader who has to choose.
+
+    Attributes:
+        question: For instance ``"Training once, tuning included"``.
+        verdict: Whether the data can tell who is best.
+        choice: The answer in a few words; an optimizer's label, or that there is none.
+        detail: The numbers behind it, in one or two sentences.
+        label: The optimizer whose legend mark stands in front, if there is one answer.
+        numbers: The same as plain numbers in base units, by CSV column.
+    """
+
+    question: str
+    verdict: DecisionVerdict
+    choice: str
+    detail: str
+    label: str = ""
+    numbers: Mapping[str, Plain] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Box:
+    """The answers for one suite at one N.
+
+    Attributes:
+        heading: Which, for instance ``"N = 2"``.
+        verdict: That of the first answer.
+        headline: The main answer in one sentence.
+        answers: To all questions.
+        remarks: What else a reader should know, a sentence each.
+        warning: A short note beside the heading, "" for none.
+    """
+
+    heading: str
+    verdict: DecisionVerdict
+    headline: str
+    answers: tuple[Answer, ...]
+    remarks: tuple[str, ...] = ()
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Decision boxes side by side; ``bench_apts.reports`` writes their numbers to a CSV file.
+
+    Attributes:
+        boxes: At least one.
+        name: The CSV file's name without suffix.
+    """
+
+    boxes: tuple[Box, ...]
+    name: str = "decision"
+
+
+Block = Pictures | Listing | Prose | Boxes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a suite's chapter.
+
+    Attributes:
+        slug: Its anchor inside the chapter, for instance ``"pareto"``.
+        title: Its heading.
+        finding: One sentence written from the data, with its numbers.
+        blocks: What is shown, in order.
+        legend: Whether the optimizers' legend is to stand above the figures.
+        drawn: The labels that the legend is limited to, () for all.
+    """
+
+    slug: str
+    title: str
+    finding: str
+    blocks: tuple[Block, ...] = field(default=())
+    legend: bool = False
+    drawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a section is built from.
+
+    Attributes:
+        gathered: The whole study.
+        suite: The suite that the section is about.
+        prefix: What the names of its figures begin with; unique in the page.
+        groups: The suite's optimizers at each N, N ascending.
+        looks: Each optimizer's look, by label.
+        crowded: For each N, whether its times measure the machine rather than the method.
+        curves: The evaluations of the frozen configurations' trainings, see ``curves.frame``.
+        replays: Tuning policies over the study's trials; None to leave them out.
+    """
+
+    gathered: Gathered
+    suite: Suite
+    prefix: str
+    groups: tuple[CellGroup, ...]
+    looks: Mapping[str, Look]
+    crowded: Mapping[int, bool]
+    curves: pd.DataFrame
+    replays: Replays | None = None
+
+    def size(self, ranks: int) -> str:
+        """Heading of what is about one N; a dagger marks times that measure the machine."""
+        return f"N = {ranks}{' †' if self.crowded[ranks] else ''}"
+
+    def noise(self, ranks: int) -> str:
+        """How far the times of equal trials are apart at one N; "" where nobody knows."""
+        (group,) = (group for group in self.groups if group.ranks == ranks)
+        return (f"times of equal trials: up to {units.times(group.noise.factor)} apart"
+                if group.noise else "")
+
+    @property
+    def conditions(self) -> str:
+        """Target and cap of every trial, as each figure states them."""
+        budget = self.suite.budget
+        return (f"Target: {units.format_goal(self.suite.target)}; cap: "
+                f"{units.trim(units.format_count(budget.samples))} samples or "
+                f"{units.trim(units.format_seconds(budget.seconds))}.")
+
+
+def basis_sentence(context: Context, groups: Iterable[CellGroup]) -> str:
+    """Says how many final trainings of each optimizer there are, and the suite's conditions."""
+    counts = sorted({len(cell.seeds) for group in groups for cell in group.cells if cell.seeds})
+    if not counts:
+        return f"No final training. {context.conditions}"
+    most = counts[-1]
+    number = str(most) if len(counts) == 1 else f"{counts[0]} to {most}"
+    return (f"n = {number} seed{'' if most == 1 else 's'} of each optimizer's frozen "
+            f"configuration. {context.conditions}")
+
+
+def final_hits(groups: Iterable[CellGroup]) -> tuple[int, int]:
+    """Counts the final trainings that reached the target, and all of them."""
+    finals = [outcome for group in groups for cell in group.cells for outcome in cell.finals]
+    return sum(outcome.hit for outcome in finals), len(finals)
+
+
+FIGURE_SIZE = (4.9, 3.0)
+"""Width and height of a figure in inches; two stand in a row."""
+
+
+class TuningScene(NamedTuple):
+    """One N of one suite.
+
+    Attributes:
+        context: The suite.
+        view: Currency, level and device.
+        ranks: World size N.
+        pools: Trials of all optimizers at this N, in the study's order.
+    """
+
+    context: Context
+    view: CostView
+    ranks: int
+    pools: tuple[Pool, ...]
+
+    @property
+    def stem(self) -> str:
+        """What the names of all its figures begin with."""
+        return f"{self.context.prefix}-n{self.ranks}"
+
+    def slug(self, figure: str) -> str:
+        """Returns the name of a figure's files."""
+        return f"{self.stem}-{figure}"
+
+    def title(self, text: str) -> str:
+        """Returns a figure's title."""
+        return f"{self.context.suite.name}, N = {self.ranks}: {text}"
+
+    @property
+    def searches(self) -> list[Pool]:
+        """Those with a bill and trials of their own: a search that served several counts once."""
+        return [pool for pool in self.pools if pool.ert.total and not pool.cell.leader]
+
+    @property
+    def basis(self) -> str:
+        """Says how many trials the figures rest on, and the suite's conditions."""
+        parts = [_trial_numbers([pool for pool in self.searches if bool(pool.cell.tune) == tuned],
+                          "trial" if tuned else "seed",
+                          "tuned optimizer" if tuned else "optimizer without tuning")
+                 for tuned in (True, False)]
+        return f"n = {'; '.join(filter(None, parts))}. {self.context.conditions}"
+
+    @property
+    def unit(self) -> str:
+        """Names the currency where its unit does not say it, for instance in a heading."""
+        return f", in {units.named(self.view.currency, self.view.device)}"
+
+    @property
+    def axis(self) -> Callable[[float], str]:
+        """Formats costs on an axis whose title says what they are counted in."""
+        return partial(units.tick, self.view.currency)
+
+    def legend(self, pools: Iterable[Pool]) -> dict[str, Look]:
+        """Returns the looks of what is drawn."""
+        return {pool.cell.label: self.context.looks[pool.cell.label] for pool in pools}
+
+    @property
+    def followers(self) -> str:
+        """Says whose trials are another's and therefore not drawn; "" if there are none."""
+        shared: dict[str, list[str]] = {}
+        for pool in self.pools:
+            if pool.cell.leader:
+                shared.setdefault(pool.cell.leader, []).append(pool.cell.label)
+        return "".join(f" Not drawn, as {leader}'s search served: {units.listing(who)}."
+                       for leader, who in shared.items())
+
+    def missed(self, pools: Iterable[Pool]) -> str:
+        """Says who never reached the target and what was spent in vain; "" if all did."""
+        lost = [f"{pool.cell.label} ({hits_of_trials(0, pool.ert.trials)}, "
+                f"{self.view.more_than(pool.ert.bound)})" for pool in pools if not pool.ert.hits]
+        return f" Not drawn: {units.listing(lost)}." if lost else ""
+
+
+def untuned_reference(pools: Sequence[Pool]) -> Pool | None:
+    """Returns the optimizer without tuning that tuning is held against: apts, else the cheapest.
+
+    None where no optimizer without tuning reached the target.
+    """
+    free = [pool for pool in pools if not pool.cell.tune and pool.ert.hits and pool.ert.total]
+    family = [pool for pool in free if pool.cell.optimizer == "apts"]
+    return min(family or free, key=lambda pool: pool.ert.cost, default=None)
+
+
+def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
+    """Says how many trials most have, and who has another number."""
+    if not pools:
+        return ""
+    counts = Counter(pool.ert.trials for pool in pools)
+    usual, _ = counts.most_common(1)[0]
+    others = [f"{pool.cell.label} {pool.ert.trials}" for pool in pools
+              if pool.ert.trials != usual]
+    return (f"{units.plural(usual, kind)} of each {whose}"
+            + (f" ({', '.join(others)})" if others else ""))
+
+
+def finite(value: float | None) -> float | None:
+    """Returns a number as tables keep it: None where it is infinite or there is none."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,297 @@
+"""Which optimizer to take: four situations at each N, each with its best and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench_apts.core import units
+from bench_apts.core.units import headline
+from bench_apts.reports import search_costs
+from bench_apts.reports.cells import computing, memory
+from bench_apts.reports.section_parts import (
+    Answer,
+    Box,
+    Boxes,
+    Listing,
+    Part,
+    Prose,
+    untuned_reference,
+)
+from bench_apts.reports.sections.decision_contest import (
+    Contest,
+    by_memory,
+    by_network,
+    by_trainings,
+    contest,
+    contest_words,
+    judge_contests,
+    projectable,
+)
+from bench_apts.reports.table import hits_of_trials, shared_search_sentence
+from bench_apts.reports.tuning_pools import (
+    MANY,
+    CostView,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+    payoff_words,
+    read_pool,
+)
+from bench_apts.stats import fabrics
+from bench_apts.stats.timing_noise import noise
+from bench_apts.stats.trial_origins import TIME_CURRENCIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench_apts.core.units import Currency
+    from bench_apts.reports.cells import CellGroup, ReportCell
+    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.table import Plain
+    from bench_apts.reports.tuning_pools import Pool
+    from bench_apts.stats.network_model import Fabric
+    from bench_apts.stats.timing_noise import Noise
+
+_HOW = ("Ratios are to the lowest expected value and come with their 95 % interval, in pairs "
+        "where trials share their seeds. Somebody wins only where the interval of every other "
+        "excludes 1, exchanging the labels of the trials seldom makes so large a difference (at "
+        "most 5 % for all questions of a box together), and the ratio exceeds what means of equal "
+        "trials differ by. Costs of one and of ten trainings count the tuning; ten are all "
+        "tuning trials and nine trainings on fresh seeds. Memory is that of a rank, a mean over "
+        "the final trainings, of those whose median seed reached the target: on CUDA the device's "
+        "peak, on CPUs what the tensors of model and optimizer take (parameters, gradients, "
+        "state, buffers).")
+
+
+class _Question(NamedTuple):
+    """What is asked, and who competes.
+
+    Attributes:
+        title: As the page words it.
+        slug: Its name in tables.
+        show: Formats a value.
+        contest: Not yet judged.
+    """
+
+    title: str
+    slug: str
+    show: Callable[[float], str]
+    contest: Contest
+
+
+_PAYS = "When tuning pays (R*)"
+
+_SLOW = 2
+"""Named networks that count as slow: those of the least bandwidth."""
+
+
+def part(context: Context) -> Part:
+    """Builds a decision box for each N of a suite."""
+    boxes = tuple(_box(context, group) for group in context.groups)
+    finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
+    ratios = search_costs.relative_costs_table(context.groups, context.gathered.device)
+    return Part("decision", "Which optimizer to take", finding, (
+        Boxes(boxes), Prose(_HOW), *([Listing(ratios, folded=False)] if ratios else [])))
+
+
+def _box(context: Context, group: CellGroup) -> Box:
+    device = context.gathered.device
+    cells = [cell for cell in group.cells if cell.draws]
+    view = CostView(headline(device), 1.0, device)
+    rivals = [cell for cell in cells if not cell.leader]
+    pools = [found for cell in rivals if (found := read_pool(cell, view))]
+    timed = view.currency in TIME_CURRENCIES
+    unlike = group.unlike if timed else ""
+    questions = [
+        _Question(question, slug, view.show, contest(
+            [entrant for found in pools if (entrant := by_trainings(found, trainings))],
+            group.noise if timed else None, unlike))
+        for question, slug, trainings in (("Training once", "train_once", 1),
+                                          ("Training ten times", "train_ten_times", MANY))]
+    if group.ranks > 1:
+        questions += _networks(context, group, rivals)
+    remembered = [cell for cell in cells if cell.seeds]
+    if all(cell.memory for cell in remembered):  # older records on CPUs lack it
+        questions.append(_Question("When memory is short", "memory", units.format_size, contest(
+            [by_memory(cell) for cell in remembered], _memory_noise(group), group.unlike)))
+    settled = judge_contests([each.contest for each in questions])
+    once = settled[0]
+    answers = [_answer(group, each, found, view.currency)
+               for each, found in zip(questions, settled, strict=True)]
+    lacking = [found.cell.label for found in pools if not found.bill]
+    if lacking:
+        answers[1] = replace(answers[1], detail=(
+            f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
+    headed, remarks = _headline(group, cells, once, view)
+    depends = search_costs.order_sentence(group, device)
+    shared = shared_search_sentence(cells, view.currency, device)
+    pays = _pays(pools, unlike)
+    if pays:
+        answers.append(pays)
+    return Box(
+        (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
+        + f"N = {group.ranks}", once.verdict, f"{headed} {depends}".rstrip(), tuple(answers),
+        (*remarks, *_apts(once, rivals, view), *([shared] if shared else [])),
+        "† more ranks than cores" if context.crowded[group.ranks] else "")
+
+
+def _answer(group: CellGroup, asked: _Question, found: Contest, currency: Currency) -> Answer:
+    choice, detail = contest_words(found, asked.show)
+    best, second = found.best, found.rivals[0] if found.rivals else None
+    interval = second.comparison.interval if second else None
+    numbers: dict[str, Plain] = {
+        "suite": group.suite.name, "ranks": group.ranks, "question": asked.slug,
+        "verdict": found.verdict,
+        "currency": currency if asked.slug.startswith("train_") else asked.slug,
+        "lowest": best.cell.label if best else None,
+        "value": best.value if best else None,
+        "runner_up": second.entrant.cell.label if second else None,
+        "ratio": second.comparison.ratio if second else None,
+        "ratio_low": interval.low if interval else None,
+        "ratio_high": interval.high if interval else None,
+        "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
+    label = best.cell.label if best and found.verdict == "clear" else ""
+    return Answer(asked.title, found.verdict, choice, detail, label, numbers)
+
+
+def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -> list[_Question]:
+    """Asks by modelled time on the slowest networks; by bytes where it cannot be modelled."""
+    alone = {cell.label: seconds for cell in cells if (seconds := computing(
+        other for there in context.groups for other in there.cells
+        if other.label == cell.label)) is not None}
+    missing = [cell.label for cell in cells if cell.label not in alone]
+    if missing or not all(projectable(cell) for cell in cells):
+        found = contest([entrant for cell in cells
+                         if (each := read_pool(cell, CostView("wire_bytes", 1.0, "")))
+                         and (entrant := by_trainings(each, 1))])
+        title = "When the network is slow: fewest bytes"
+        if missing:
+            title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
+        return [_Question(title, "bytes", units.format_size, found)]
+    slow = sorted(fabrics.load_fabrics().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
+    return [
+        _Question(
+            f"On {_speed(fabric)} (modelled)",
+            f"network_{name}",
+            units.format_seconds,
+            contest(
+                [by_network(cell, fabric, alone[cell.label]) for cell in cells],
+                unlike=group.unlike,
+            ),
+        )
+        for name, fabric in slow
+    ]
+
+
+def _speed(fabric: Fabric) -> str:
+    return (f"{units.trim(units.digits(8 * fabric.bytes_per_s / 1e9))}{units.THIN}Gb/s, "
+            f"{units.trim(units.format_seconds(fabric.latency_s))}")
+
+
+def _memory_noise(group: CellGroup) -> Noise | None:
+    return noise([(float(memory(first)), float(memory(twin)))
+                  for cell in group.cells for first, twin in cell.pairs
+                  if memory(first) and memory(twin)])
+
+
+def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
+    """From how many trainings on the first tuned optimizer costs no more than the untuned one.
+
+    Args:
+        pools: Trials of all optimizers that have a search of their own, or need none.
+        unlike: In what their environments differ, so that this is not judged; or "".
+    """
+    against = untuned_reference(pools)
+    first = first_to_pay(crossings(pools, [against] if against else []))
+    if first is None:
+        return None
+    mine, theirs, found = first
+    numbers: dict[str, Plain] = {
+        "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
+    if unlike:
+        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "",
+                      numbers | {"verdict": "not judged"})
+    label, other = mine.cell.label, theirs.cell.label
+    said = payoff_sentence(label, found)
+    if found.never:
+        choice, text = "Tuning never pays", (
+            f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
+            f"is not tuned; {label} comes nearest over {MANY} trainings.")
+    else:
+        choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
+        text = (f"Against {other}, which is not tuned." if found.told else
+                f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
+    return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
+        "verdict": payoff_words(found), "lowest": label, "runner_up": other,
+        "value": found.trainings if found.told else None,
+        "ratio_low": None, "ratio_high": None,
+        "break_even_low": found.interval.low, "break_even_high": found.interval.high})
+
+
+def _headline(group: CellGroup, cells: Sequence[ReportCell], once: Contest,
+              view: CostView) -> tuple[str, tuple[str, ...]]:
+    if once.best is None:
+        return _nobody(group, cells, view)
+    label = once.best.cell.label
+    cost = view.show(once.best.value)
+    if not once.rivals:
+        return f"{label} reaches the target for {cost}; nothing was run to compare it.", ()
+    if once.verdict == "not judged":
+        return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
+                f"record, {cost}."), ()
+    if once.verdict != "clear":
+        tied = _few_or_many([rival.entrant.cell.label for rival in once.tied or once.rivals])
+        return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
+                + (f"{tied} could not be told from it by so few trials."
+                   if once.verdict == "cannot be told"
+                   else f"the trials do not tell {tied} from it.")), ()
+    return f"{label} reaches the target for the least: {cost}, tuning included.", ()
+
+
+def _few_or_many(labels: Sequence[str]) -> str:
+    return units.listing(labels) if len(labels) < 4 else f"{len(labels)} others"
+
+
+def _nobody(
+    group: CellGroup, cells: Sequence[ReportCell], view: CostView
+) -> tuple[str, tuple[str, ...]]:
+    if not cells:
+        return "Nothing has been run yet.", ()
+    target, budget = group.suite.target, group.suite.budget
+    sentences = [f"The cap was {units.trim(units.format_count(budget.samples))} samples or "
+                 f"{units.trim(units.format_seconds(budget.seconds))} of training in each trial."]
+    for level in sorted((x for x in target.levels if x < 1), reverse=True):
+        reached = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
+        if reached:
+            sentences.append(
+                f"The lower level of {units.format_goal(target, level)} was reached by "
+                f"{units.listing(reached)}."
+            )
+            break
+    return "No optimizer reached the target.", tuple(sentences)
+
+
+def _apts(once: Contest, cells: Sequence[ReportCell], view: CostView) -> list[str]:
+    """Says plainly how APTS fared, the method that this harness was built to judge."""
+    family = [cell for cell in cells if cell.optimizer == "apts"]
+    if once.best is None or not family or len(cells) == 1:
+        return []
+    mine = min(family, key=lambda cell: (
+        cell.ert(view.currency).cost, cell.ert(view.currency).total))
+    if mine is once.best.cell or once.verdict == "not judged":
+        return []
+    expected = mine.ert(view.currency)
+    if not once.best.value:  # the untrained model met the target
+        return []
+    tied = any(rival.entrant.cell is mine for rival in once.tied)
+    if not expected.hits:
+        return [f"{mine.label} {'is behind' if tied else 'loses here'}: it costs more than "
+                f"{view.show(expected.bound)}, as {hits_of_trials(0, expected.trials)}"
+                + (", which so few trials cannot tell from chance." if tied else ".")]
+    ratio = expected.cost / once.best.value
+    if tied:
+        return [f"{mine.label} is behind at {units.times(ratio)} the lowest cost, within the "
+                "uncertainty of these few trials."]
+    return [f"{mine.label} loses here: it costs {units.times(ratio)} as much as "
+            f"{once.best.cell.label}."]

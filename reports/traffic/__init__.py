@@ -1,1 +1,0 @@
-"""Bytes by collective and phase, and what formulas say of them."""

@@ -1,1 +1,0 @@
-"""What trust-region methods tell of their steps."""

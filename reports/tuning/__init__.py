@@ -1,1 +1,0 @@
-"""The bill of tuning: its tables and its figures."""

@@ -1,0 +1,140 @@
+"""Paths, and memory for arrays whose size is known only when their file is opened."""
+
+from __future__ import annotations
+
+import glob
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench_apts.core.environment import memory_bytes
+from bench_apts.core.errors import UserError
+from bench_apts.suites import arrays
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from numpy.typing import DTypeLike, NDArray
+
+BLOCK = 4_096
+"""Samples that are handled at once where an array may be larger than memory."""
+
+
+def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None,
+             folder: bool = False) -> Path:
+    """Return a path with ``~`` expanded.
+
+    Args:
+        path: A file or a folder; a relative path lies in ``data_dir`` or the working directory.
+        data_dir: The user's folder of data, looked in first.
+        folder: Whether it must be a folder; a file otherwise.
+
+    Raises:
+        UserError: There is none.
+    """
+    for found in candidates(path, data_dir):
+        if found.is_dir() if folder else found.is_file():
+            return found
+    raise UserError(f"{' and '.join(map(str, candidates(path, data_dir)))}: no "
+                    f"{'folder' if folder else 'file'} there; correct the path in the data "
+                    "options, or name the folder that it lies in by --data-dir")
+
+
+def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
+             ) -> list[Path]:
+    """Return the paths that match a glob pattern, sorted; in ``data_dir`` if it has any.
+
+    Args:
+        pattern: With ``~`` for the home folder, ``*`` and the like.
+        data_dir: The user's folder of data.
+    """
+    escaped = None if data_dir is None else glob.escape(str(Path(data_dir).expanduser()))
+    for found in candidates(pattern, escaped):
+        if paths := sorted(map(Path, glob.glob(str(found)))):
+            return paths
+    return []
+
+
+def candidates(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
+               ) -> list[Path]:
+    """Return what a path may mean: in ``data_dir``, then as it is.
+
+    Args:
+        path: Relative paths lie in ``data_dir`` or the working directory.
+        data_dir: The user's folder of data, if there is one.
+    """
+    named = Path(path).expanduser()
+    inside = named if data_dir is None else Path(data_dir).expanduser() / named
+    return list(dict.fromkeys((inside, named)))
+
+
+def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any]:
+    """Return an uninitialised array to fill.
+
+    Beyond a quarter of the memory it lies in an unnamed temporary file in the cache folder, whose
+    space is free again when the array is.
+
+    Args:
+        shape: Of the array, samples first.
+        dtype: Of its elements.
+        where: The file that is read, for the message.
+
+    Raises:
+        UserError: The disk has less space, or the cache folder is not writable.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= memory_bytes() // 4:
+        return np.empty(shape, dtype)
+    root = arrays.cache_root(None)
+    with arrays.writable(root):
+        free = shutil.disk_usage(root).free
+        if size > free:
+            raise UserError(f"{where} takes {size:,} bytes as arrays, and {root} has {free:,} "
+                            f"free; read fewer or smaller samples, or {arrays.REMEDY}")
+        with tempfile.TemporaryFile(dir=root) as file:
+            return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def require_memory(size: int, where: object) -> None:
+    """Check that what a file holds may be read into memory at once.
+
+    Args:
+        size: Its bytes, unpacked.
+        where: The file, for the message.
+
+    Raises:
+        UserError: It takes more than half of the memory.
+    """
+    if size > memory_bytes() // 2:
+        raise UserError(f"{where} takes {size:,} bytes in memory, more than half of the "
+                        f"{memory_bytes():,} there are; store fewer samples in it")
+
+
+def pick(array: NDArray[Any], chosen: NDArray[np.int64], where: object) -> NDArray[Any]:
+    """Return the chosen samples of an array, copied block by block.
+
+    Args:
+        array: Samples first.
+        chosen: Their indices.
+        where: The file that is read, for messages.
+    """
+    out = room((len(chosen), *array.shape[1:]), array.dtype, where)
+    for start in range(0, len(chosen), BLOCK):
+        out[start:start + BLOCK] = array[chosen[start:start + BLOCK]]
+    return out
+
+
+def blocks(array: NDArray[Any], look: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    """Return ``look`` of an array's samples, computed block by block and joined.
+
+    Args:
+        array: At least one sample.
+        look: From samples ``(b, ...)`` to one element each, ``(b,)``.
+    """
+    return np.concatenate([look(array[start:start + BLOCK])
+                           for start in range(0, len(array), BLOCK)])
