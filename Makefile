@@ -14,7 +14,10 @@ VERSION =
 WORKERS = 2
 PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-torch test-all browser lint workflows wheel bench bench-compare \
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: help demo test test-torch test-all browser lint workflows wheel bench bench-compare \
 	check-baseline asv-continuous asv-nightly asv-publish clean
 
 $(STAMP): pyproject.toml $(wildcard constraints.txt)
