@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench_apts.core.spec import Suite
+    from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.figure_style import Look
@@ -149,6 +150,34 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Section:
+    """What a section's module declares as ``SECTION``, besides its function ``part``.
+
+    Attributes:
+        anchor: Of the part inside its chapter, for instance ``"pareto"``; no two share one.
+        title: Its heading.
+        order: Parts stand on the page in the order of these numbers.
+        compares: Whether its finding says who is first in something. The page then adds where
+            the trials do not tell the optimizers apart.
+        study: Whether it is about the whole study: ``part`` takes a ``StudyContext``, else the
+            ``Context`` of each suite.
+        last: Whether it is built after all others, as it waits for something.
+    """
+
+    anchor: str
+    title: str
+    order: int
+    compares: bool = False
+    study: bool = False
+    last: bool = False
+
+    def part(self, finding: str, blocks: Iterable[Block], *, legend: bool = False,
+             drawn: Iterable[str] = ()) -> Part:
+        """Return the part of the page; see ``Part``."""
+        return Part(self.anchor, self.title, finding, tuple(blocks), legend, tuple(drawn))
+
+
+@dataclass(frozen=True)
 class Context:
     """What a section is built from.
 
@@ -189,6 +218,18 @@ class Context:
         return (f"Target: {units.format_goal(self.suite.target)}; cap: "
                 f"{units.trim(units.format_count(budget.samples))} samples or "
                 f"{units.trim(units.format_seconds(budget.seconds))}.")
+
+
+class StudyContext(NamedTuple):
+    """What a section about the whole study is built from.
+
+    Attributes:
+        suites: The contexts of all suites, in the study's order.
+        history: Numbers over commits to show as well, if any.
+    """
+
+    suites: tuple[Context, ...]
+    history: History | None = None
 
 
 def basis_sentence(context: Context, groups: Iterable[CellGroup]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Listing, Part, Pictures
+from bench_apts.reports.section_parts import Listing, Pictures, Section
 from bench_apts.reports.sections import trial_detail
 from bench_apts.reports.table import Table, Value, name, number, words
 from bench_apts.stats import traffic_formulas
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.cells import CellGroup
-    from bench_apts.reports.section_parts import Block, Context
+    from bench_apts.reports.section_parts import Block, Context, Part
     from bench_apts.stats.traffic_formulas import Formula
 
 _BUILT_IN = "bench_apts.optimizers."
@@ -317,6 +317,9 @@ def _phases_table(
               for label, sums in totals.items()))
 
 
+SECTION = Section("traffic", "Communication", order=80)
+
+
 def part(context: Context) -> Part | None:
     """Returns the section; None where no collective was recorded."""
     detail = trial_detail.communication_table(context.groups)
@@ -339,7 +342,7 @@ def part(context: Context) -> Part | None:
     if rows:
         blocks.append(Listing(formula_table(context, rows)))
     blocks.append(Listing(detail))
-    return Part("traffic", "Communication", _finding(rows), tuple(blocks))
+    return SECTION.part(_finding(rows), tuple(blocks))
 
 
 def _finding(rows: Sequence[SentBytes]) -> str:
