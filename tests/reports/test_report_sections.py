@@ -8,7 +8,6 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts import reports
-from bench_apts.plugins import entry_points
 from bench_apts.reports import sections
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_section.py"
@@ -29,32 +28,13 @@ def study(tmp_path_factory):
                             fixture.study((1,), 0, 1))
 
 
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Installs a distribution that offers modules as sections."""
-    def install(**modules):
-        for name, code in modules.items():
-            (tmp_path / f"section_{name}.py").write_text(code)
-        info = tmp_path / "strange-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[bench_apts.sections]\n" + "".join(
-            f"{name} = section_{name}\n" for name in modules))
-        monkeypatch.syspath_prepend(tmp_path)
-        entry_points.forget()
-
-    yield install
-    monkeypatch.undo()
-    entry_points.forget()
-
-
 def built(study, out):
     reports.build(study, ("html", "json"), out=out)
     return json.loads((out / "report.json").read_text())
 
 
 def test_the_example_of_the_documentation_is_a_section_of_a_package(study, install, tmp_path):
-    install(throughput=EXAMPLE.read_text())
+    install("sections", throughput=EXAMPLE.read_text())
     document = built(study, tmp_path / "out")
     (suite,) = document["suites"]
     assert [part["slug"] for part in suite["parts"]][-2:] == ["detail", "throughput"]
@@ -66,7 +46,7 @@ def test_the_example_of_the_documentation_is_a_section_of_a_package(study, insta
 
 def test_what_a_package_does_wrong_is_a_line_and_the_page_is_complete(study, install, tmp_path):
     plain = built(study, tmp_path / "plain")
-    install(**BROKEN)
+    install("sections", **BROKEN)
     document = built(study, tmp_path / "out")
     assert document["suites"] == plain["suites"]
     lines = [caveat["text"] for caveat in document["caveats"]
@@ -75,7 +55,7 @@ def test_what_a_package_does_wrong_is_a_line_and_the_page_is_complete(study, ins
     for name, said in (("raises", "RuntimeError: of all things"), ("empty", "no SECTION"),
                        ("taken", "'scaling' is taken"), ("fails", "ZeroDivisionError"),
                        ("text", "returned str")):
-        (line,) = [line for line in lines if f"section '{name}' (section_{name})" in line]
+        (line,) = [line for line in lines if f"section '{name}' (strange_{name})" in line]
         assert said in line
         assert "\n" not in line
 
