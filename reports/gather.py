@@ -97,7 +97,7 @@ def gather(folder: Path) -> Gathered:
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
-    read = trial_files.read_trial_files(folder)
+    read = store.read_trial_files(folder)
     file, records = rename_labels(store.read_study(folder), read.records)
     study = file.study
     left_out: dict[str, int] = {}

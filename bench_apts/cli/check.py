@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
+from bench_apts.core.files import require_regular_file
 from bench_apts.regress.gate_findings import LEAST_PAIRS
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _new(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is no folder; name a new one") from error
+        raise UserError(f"{folder} is not a folder; name a new one") from error
     if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
     return folder
@@ -195,6 +196,6 @@ def _new(folder: Path) -> Path:
 
 def _write(file: Path | None, text: str) -> None:
     if file:
-        if file.exists() and not file.is_file():  # to replace a device would break the system
-            raise UserError(f"--markdown {file} is no plain file; name one")
+        if file.exists():  # to replace a device would break the system
+            require_regular_file(file, "name one", "--markdown")
         session.write_table_file(file, f"{text}\n".encode(), "name another file with --markdown")

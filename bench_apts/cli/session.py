@@ -56,11 +56,11 @@ def write_table_file(path: Path, content: bytes, remedy: str) -> None:
     Raises:
         UserError: It cannot be written; ``remedy`` says how it could be.
     """
-    from bench_apts.core import store
+    from bench_apts.core.files import write_bytes
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(path, content)
+        write_bytes(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user can mend; shown as one line, without a traceback, exit code 2."""
@@ -38,25 +38,6 @@ def describe_error(error: BaseException) -> str:
 def escape_non_utf8(text: str) -> str:
     """Writes out what UTF-8 cannot hold, such as the bytes of a file's name that were none."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def require_utf8(what: str, path: Path) -> str:
-    """Returns a path as text, for processes and records that are told of it in JSON.
-
-    Args:
-        what: What lies there, for the message.
-        path: The path.
-
-    Raises:
-        UserError: Its bytes are no text.
-    """
-    text = str(path)
-    if text != escape_non_utf8(text):
-        raise UserError(
-            f"the path of {what}, {escape_non_utf8(text)}, is not valid UTF-8; rename it, "
-            "or choose another"
-        )
-    return text
 
 
 def last_line(text: str) -> str:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from bench_apts.core.errors import UserError, escape_non_utf8, require_utf8
+from bench_apts.core.errors import UserError, escape_non_utf8
+from bench_apts.core.files import require_utf8
 from bench_apts.launch import worker
 
 if TYPE_CHECKING:

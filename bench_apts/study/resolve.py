@@ -9,7 +9,8 @@ from msgspec import UNSET
 
 from bench_apts.core import environment
 from bench_apts.core.configuration import parse_selector, split_selectors
-from bench_apts.core.errors import UserError, require_utf8
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_utf8
 from bench_apts.core.spec import WORKERS, Entry, Pruner, Sampler, Space, Study, called
 from bench_apts.plugins import registry
 from bench_apts.suites import suite_problem

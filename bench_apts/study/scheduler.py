@@ -17,7 +17,8 @@ from filelock import ReadWriteLock, Timeout
 from msgspec import UNSET
 
 from bench_apts.core import environment, errors, process_limits, store
-from bench_apts.core.errors import UserError, require_utf8
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_utf8, write_json
 from bench_apts.core.job import GRACE_S
 from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.multi_node import SpreadLauncher
@@ -281,7 +282,7 @@ def run_study(
         if leader:
             card["nodes"] = leader.machines
         if not jobs.helper:
-            store.write_json(folder / "study.json", store.StudyFile(
+            write_json(folder / "study.json", store.StudyFile(
                 study, ["bench-apts", *sys.argv[1:]], store.now(), card,
                 data={name: found.sha256 for name, found in prepared.items()},
                 code={label: plugin.sha256 for label, plugin in plan.plugins.items()},
