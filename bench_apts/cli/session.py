@@ -145,11 +145,11 @@ def find_placement_of_command(
     Raises:
         UserError: It cannot be told, or the environment lets no trial run.
     """
-    from bench_apts.core import errors, process_limits
+    from bench_apts.core import process_limits
     from bench_apts.launch import cluster
 
     process_limits.openmp_threads()
-    errors.require_address_space()
+    process_limits.require_address_space()
     # Before torch is imported: its sockets complain at length of what we say in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 

@@ -63,6 +63,14 @@ def require_folder(path: Path, remedy: str, what: str = "") -> None:
         raise UserError(f"{what} {path} is not a folder; {remedy}".lstrip())
 
 
+def read_text(path: Path) -> str:
+    """Return a file of the system without white space at its ends; "" where it is unreadable."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as JSON in one step."""
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import ReadWriteLock, Timeout
 from msgspec import UNSET
 
-from bench_apts.core import environment, errors, process_limits, store
+from bench_apts.core import environment, process_limits, store
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import require_utf8, write_json
 from bench_apts.core.job import GRACE_S
@@ -275,7 +275,7 @@ def run_study(
     )
     with running_helpers(work) as started, _launcher(plan, leader) as launcher:
         require_torch(study.device)
-        errors.require_address_space(errors.address_space())
+        process_limits.require_address_space(process_limits.address_space())
         for suite in study.suites:  # while the server starts
             preflight_suite(study, suite, prepared[suite.data.name])
         card = environment.environment_card()  # now that the launcher has set the thread variables
@@ -337,7 +337,8 @@ def follow_node_0(plan: Plan, follower: Follower, told: Callable[[str], None],
 
 
 def _require_resources(study: Study, nodes: int) -> None:
-    errors.require_resources(max(1, max(study.ranks) // nodes), process_limits.openmp_threads())
+    process_limits.require_resources(
+        max(1, max(study.ranks) // nodes), process_limits.openmp_threads())
 
 
 def _launcher(plan: Plan, leader: Leader | None) -> Launcher:

@@ -37,7 +37,7 @@ def test_card_is_plain_json_and_complete(monkeypatch):
 
 
 def test_no_torch_is_imported():
-    code = ("import sys; from bench_apts.core import environment; environment.card(); "
+    code = ("import sys; from bench_apts.core import environment; environment.environment_card(); "
             "environment.gpu_count(); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -73,7 +73,7 @@ def test_nvidia_smi_is_read(monkeypatch):
 @pytest.mark.parametrize("answer", [None, "", "No devices were found"])
 def test_without_gpus(monkeypatch, answer):
     monkeypatch.setattr(environment, "_run", lambda *command: answer)
-    monkeypatch.setattr(environment, "_read", lambda path: "")
+    monkeypatch.setattr(environment, "read_text", lambda path: "")
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     assert environment._gpus() == ((), None)
 
