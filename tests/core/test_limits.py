@@ -100,7 +100,7 @@ def test_half_a_core_is_what_a_card_and_the_ranks_see(tree, monkeypatch):
 def test_the_limit_of_the_address_space_is_recorded():
     code = ("import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); "
             "from bench_apts.core import environment; "
-            "print(environment.card()['address_space_bytes'])")
+            "print(environment.environment_card()['address_space_bytes'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2**33
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
