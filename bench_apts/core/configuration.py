@@ -131,6 +131,15 @@ def parse_selector(text: str) -> Entry:
     return Entry(text.strip(), match["name"].strip(), pinned)
 
 
+def competitor_label(selector: str, name: str) -> str:
+    """Return a competitor's label: its selector, with the backend's name for a plug-in file.
+
+    In older records the label of a plug-in file begins with the file's path.
+    """
+    optimizer, bracket, pinned = selector.partition("[")
+    return f"{name}{bracket}{pinned}" if optimizer.strip().endswith(".py") else selector
+
+
 def split_selectors(text: str) -> list[str]:
     """Splits a comma-separated list of selectors, minding the commas inside brackets."""
     parts = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)

@@ -123,7 +123,7 @@ def test_dubious_ownership_is_named_with_its_remedy(tmp_path, monkeypatch):
     git("commit", "-m", "x")
     # git's own switch for its tests: every folder counts as somebody else's.
     kept = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
-    monkeypatch.setattr(environment.git, "environment", lambda: kept)
+    monkeypatch.setattr(environment, "git_environment", lambda: kept)
     card = environment.environment_card()
     assert card["commit"] is None
     assert card["dirty"] is None
