@@ -27,7 +27,7 @@ DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-fr
 _MOST_TRIALS = 10_000
 """Of one competitor on one suite at one N; each exists as a plan before any runs."""
 
-_STREAM_WORKERS = 2
+_STREAMERS = 2
 """Processes that read streamed data for one rank, where the suite does not say."""
 
 _RANK_BYTES = 2**26
@@ -103,7 +103,7 @@ def _suites(
             suite = suite_problem.resolved(suite, "")
         if suite.data.stream:
             asked = suite.data.workers
-            workers[suite.name] = _STREAM_WORKERS if isinstance(asked, msgspec.UnsetType) else asked
+            workers[suite.name] = _STREAMERS if isinstance(asked, msgspec.UnsetType) else asked
             suite = msgspec.structs.replace(
                 suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite
