@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.files import require_folder
 from bench_apts.suites import arrays, data_files
 from bench_apts.suites.data_files import IncompleteData, Source
 from bench_apts.suites.known_data import KNOWN
@@ -111,9 +112,9 @@ def prepare(name: str, data_dir: Path | None, offline: bool, cache: Path | None 
     root = arrays.cache_root(cache)
     if name == "digits":
         return _stored(Source(name, "digits"), root)
-    if data_dir is not None and not data_dir.is_dir():
-        raise UserError(f"the data folder {data_dir} (--data-dir or BENCH_APTS_DATA) is not a "
-                        "folder; name the one that holds the data sets")
+    if data_dir is not None:
+        require_folder(data_dir, "name the one that holds the data sets by --data-dir or "
+                                 "BENCH_APTS_DATA", "the data folder")
     downloads = root / "data"
     incomplete: list[str] = []
     for folder in filter(None, (data_dir, downloads)):
