@@ -23,9 +23,9 @@ from bench_apts.stats.trial_origins import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
-    from bench_apts.core.units import Currency
     from bench_apts.reports.tuning_pools import CostView, Pool
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval

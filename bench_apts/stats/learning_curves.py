@@ -16,8 +16,8 @@ from bench_apts.stats.trial_costs import cost_recorded, costs_along, hit_bracket
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
     Floats = NDArray[np.float64]
 
 Direction = Literal["max", "min"]

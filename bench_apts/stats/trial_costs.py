@@ -18,8 +18,7 @@ import operator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.core.records import TrialRecord, method_bytes
-from bench_apts.core.units import CURRENCIES, Currency
+from bench_apts.core.currencies import CURRENCIES, Currency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -101,60 +100,42 @@ def hit_bracket(record: TrialRecord, level: float = 1.0,
                    suite.evaluation.consecutive)
 
 
-def _cpu_s(event: Eval, ranks: int) -> float:
-    if event.all_ranks_cpu_s is not None:
-        return event.all_ranks_cpu_s
-    return event.cpu_s if ranks == 1 else math.nan
-
-
-_READ: dict[Currency, Callable[[Eval, int], float]] = {
-    "core_seconds": lambda event, ranks: ranks * event.train_s,
-    "train_s": lambda event, _: event.train_s,
-    "wall_s": lambda event, _: event.wall_s,
-    "wire_bytes": lambda event, _: method_bytes(event.comm),
-    "gradient_evaluations": lambda event, _: float(event.backwards),
-    "flops": lambda event, _: math.nan if event.flops is None else event.flops,
-    "samples": lambda event, _: float(event.samples),
-    "cpu_s": _cpu_s,
-}
-
-
-def _readers(record: TrialRecord) -> dict[Currency, Callable[[Eval, int], float]]:
-    return _READ | {"wire_bytes": lambda *_: math.nan} if record.uncounted else _READ
+def _read_cost(record: TrialRecord, event: Eval) -> Cost:
+    ranks = record.trial.ranks
+    return {currency: row.at(event, ranks) if row.measured(record) else math.nan
+            for currency, row in CURRENCIES.items()}
 
 
 def cost_at(record: TrialRecord, index: int) -> Cost:
-    """Returns the cost from the first training step up to evaluation ``index``."""
-    event, ranks = record.evals[index], record.trial.ranks
-    return {currency: read(event, ranks) for currency, read in _readers(record).items()}
+    """Return the cost from the first training step up to evaluation ``index``."""
+    return _read_cost(record, record.evals[index])
 
 
 def costs_along(record: TrialRecord, currency: Currency) -> list[float]:
-    """Returns the cost up to each evaluation, in one currency."""
-    read, ranks = _readers(record)[currency], record.trial.ranks
-    return [read(event, ranks) for event in record.evals]
+    """Return the cost up to each evaluation, in one currency."""
+    row = CURRENCIES[currency]
+    if not row.measured(record):
+        return [math.nan] * len(record.evals)
+    return [row.at(event, record.trial.ranks) for event in record.evals]
 
 
 def cost_recorded(record: TrialRecord) -> Cost:
-    """Returns all that a trial recorded as spent, whatever its end.
+    """Return all that a trial recorded as spent, whatever its end.
 
     The last evaluation and the end event may each know more than the other: the end has no
     passes and no operations, and a killed trial has no end. The larger number of both is
     billed. A trial with neither is billed zero.
     """
-    cost: Cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
     end = record.end
+    cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
     if end is None:
         return cost
-    train_s = max(cost["train_s"], end.ledger.get("train_s", end.ledger.get("train", 0.0)))
-    return cost | {
-        "core_seconds": record.trial.ranks * train_s,
-        "train_s": train_s,
-        "wall_s": max(cost["wall_s"], end.wall_s),
-        "wire_bytes": (math.nan if record.uncounted
-                       else max(cost["wire_bytes"], method_bytes(end.comm))),
-        "samples": max(cost["samples"], float(end.samples)),
-    }
+    for currency, row in CURRENCIES.items():
+        if not row.measured(record):
+            cost[currency] = math.nan
+        elif row.read_end is not None:
+            cost[currency] = max(cost[currency], row.read_end(end, record.trial.ranks))
+    return cost
 
 
 def outcome(record: TrialRecord, level: float = 1.0) -> TargetOutcome:

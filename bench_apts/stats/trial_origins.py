@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES
 from bench_apts.stats.trial_costs import TargetOutcome, cost_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
     Key = tuple[str, str]
     from collections.abc import Callable
 
@@ -35,9 +34,6 @@ CODE = frozenset({"commit", "dirty", "bench-apts"})
 
 SPREAD = frozenset({"nodes"})
 """Names of traits that depend on the world size."""
-
-TIME_CURRENCIES: frozenset[Currency] = frozenset({"core_seconds", "train_s", "wall_s", "cpu_s"})
-"""Currencies that do not compare between environments."""
 
 _HARMLESS = frozenset({"beside", "slurm", "commit_unknown"})
 _PACKAGES = frozenset({"versions", "requires"})

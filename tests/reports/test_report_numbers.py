@@ -8,6 +8,7 @@ import pytest
 import searched_fixture
 
 from bench_apts.core import store, units
+from bench_apts.core.currencies import format_cost
 from bench_apts.reports.tuning_pools import payoff_sentence
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.expected_cost import ert
@@ -69,7 +70,7 @@ def bills(outcomes, currency="samples"):
 
 
 def shown(cost, currency="samples"):
-    return units.format_cost(currency, cost)
+    return format_cost(currency, cost)
 
 
 def middle(records, label, ranks, currency):

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from stats_records import record, suite
 
-from bench_apts.core.units import CURRENCIES, headline
+from bench_apts.core.currencies import CURRENCIES, headline
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.trial_costs import (
     all_known,

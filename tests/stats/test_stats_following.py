@@ -5,7 +5,7 @@ import math
 import pytest
 from stats_records import record
 
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.trial_origins import reprice_for_follower, sample_price
 

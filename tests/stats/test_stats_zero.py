@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.stats import fabrics
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.expected_cost import best_of, ert, race, sequential_bill
