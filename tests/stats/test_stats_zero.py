@@ -44,7 +44,7 @@ def usable(value):
     return not math.isnan(value) and value >= 0
 
 
-@given(trials(), trials(), st.sampled_from(CURRENCIES))
+@given(trials(), trials(), st.sampled_from(list(CURRENCIES)))
 def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
     bills = []
     for side in (mine, theirs):
