@@ -17,7 +17,7 @@ from bench_apts.reports.table import (
     number,
     shared_search_sentence,
 )
-from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:

@@ -20,8 +20,14 @@ from bench_apts.reports.cost_tables import UNCOUNTED, expected, timed
 from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import Table, Value, name, number, rank_by_cost
 from bench_apts.reports.tuning_pools import opening_entries
-from bench_apts.stats.expected_cost import best_of, hit_probability, miss_limit, sequential_bill
-from bench_apts.stats.restart_strategy import restart_costs, restart_quantile
+from bench_apts.stats.expected_cost import (
+    best_of,
+    hit_probability,
+    miss_limit,
+    restart_costs,
+    restart_quantile,
+    sequential_bill,
+)
 from bench_apts.stats.trial_costs import all_known
 from bench_apts.stats.verdict import RULE
 

@@ -22,7 +22,8 @@ from bench_apts.stats.pairwise_comparison import Bill
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.intervals import Floats, Interval
+    from bench_apts.stats.expected_cost import Floats
+    from bench_apts.stats.intervals import Interval
 
 ENOUGH = 8
 """Trainings on fresh seeds from which on a narrow interval is seldom narrow by luck."""

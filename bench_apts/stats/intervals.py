@@ -24,10 +24,11 @@ from bench_apts.stats.expected_cost import best_weights, check_bills, check_know
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.stats.expected_cost import Floats
+
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 20_240
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    Floats = NDArray[np.float64]
+    from bench_apts.stats.expected_cost import Floats
 
 Direction = Literal["max", "min"]
 

@@ -1,8 +1,8 @@
 """Optuna's own pruners, asked about recorded curves instead of running trainings.
 
-Each arrival order is an Optuna study in memory, to which trials are reported as while tuning. As a
-replay has thousands of orders, a pruner is asked only at evaluations at which it may say yes; tests
-compare the decisions with those of a study that is asked at each.
+Each arrival order is an Optuna study in memory, to which trials are reported as while tuning. A
+replay has thousands of orders: to be fast, it asks a pruner only at evaluations at which that may
+say yes. Tests compare the decisions with those of a study that is asked at each.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from bench_apts.stats.verdict import Evidence, least_p, permutation_p
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.stats.intervals import Floats
+    from bench_apts.stats.expected_cost import Floats
 
 class Bill(NamedTuple):
     """``fixed + times · ERT`` of trials: an expected cost, or the bill of several trainings.

@@ -21,7 +21,7 @@ from bench_apts.stats.verdict import Evidence, Rule, decide
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bench_apts.stats.intervals import Floats
+    from bench_apts.stats.expected_cost import Floats
 
 class Noise(NamedTuple):
     """What pairs of equal trials say of times.

@@ -29,7 +29,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.stats.intervals import Floats
+    from bench_apts.stats.expected_cost import Floats
     Statistic = Callable[[Floats, Floats], Floats]
     from bench_apts.stats.intervals import Interval
 

@@ -19,9 +19,8 @@ import report_fixture as fixture
 from bench_apts import reports
 from bench_apts.core import store, units
 from bench_apts.core.currencies import format_cost
-from bench_apts.stats.expected_cost import ert, miss_limit
+from bench_apts.stats.expected_cost import ert, miss_limit, restart_quantile
 from bench_apts.stats.intervals import ert_interval
-from bench_apts.stats.restart_strategy import restart_quantile
 from bench_apts.stats.trial_costs import outcome, select_fastest
 
 
