@@ -12,13 +12,13 @@ from bench_apts.core.records import train_bytes
 from bench_apts.stats import network_model, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
-from bench_apts.stats.timing_noise import noise
-from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
-from bench_apts.stats.trial_origins import (
+from bench_apts.stats.shared_search import (
     reprice_for_follower,
     retime_tuning_outcome,
     sample_price,
 )
+from bench_apts.stats.timing_noise import noise
+from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

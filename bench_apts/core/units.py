@@ -25,7 +25,7 @@ _COUNT = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """Returns ``value`` with that many significant digits, never in exponent form."""
+    """Return ``value`` with that many significant digits, never in exponent form."""
     if not math.isfinite(value):
         return "∞" if value > 0 else NONE
     if value == 0:
@@ -35,7 +35,7 @@ def digits(value: float, significant: int = 3) -> str:
 
 
 def trim(text: str) -> str:
-    """Drops trailing zeros, for numbers that are exact: ``2.00 min`` becomes ``2 min``."""
+    """Drop trailing zeros, for numbers that are exact: ``2.00 min`` becomes ``2 min``."""
     return re.sub(r"(\d)(?:\.0+|(\.\d*?[1-9])0+)(?!\d)", r"\1\2", text)
 
 
@@ -58,12 +58,12 @@ def format_long_seconds(value: float, prefix: str = "") -> str:
 
 
 def format_size(value: float) -> str:
-    """Formats bytes in decimal units (1 kB = 1,000 bytes)."""
+    """Format bytes in decimal units (1 kB = 1,000 bytes)."""
     return f"0{THIN}B" if value == 0 else _scaled(value, _BYTES)
 
 
 def format_count(value: float) -> str:
-    """Formats a count: whole up to 9,999, then as k, M, G, T or P."""
+    """Format a count: whole up to 9,999, then as k, M, G, T or P."""
     if not math.isfinite(value):
         return "∞"
     if abs(value) < 10_000:
@@ -72,7 +72,7 @@ def format_count(value: float) -> str:
 
 
 def format_percent(value: float, places: int = 1) -> str:
-    """Formats a share of one in percent."""
+    """Format a share of one in percent."""
     return f"{100 * value:.{places}f}{THIN}%" if math.isfinite(value) else NONE
 
 
@@ -109,7 +109,7 @@ def format_metric(target: Target, name: str, value: float) -> str:
 
 
 def format_goal(target: Target, level: float = 1.0) -> str:
-    """Says what a target asks for, for instance ``accuracy of at least 94 %``."""
+    """Say what a target asks for, for instance ``accuracy of at least 94 %``."""
     bound = "at least" if target.direction == "max" else "at most"
     value = target.threshold(level)
     unit = "%" if is_share(target, target.metric) else metric_unit(target, target.metric)
@@ -119,36 +119,36 @@ def format_goal(target: Target, level: float = 1.0) -> str:
 
 
 def times(ratio: float) -> str:
-    """Formats a ratio for a sentence, for instance ``1.84 times``."""
+    """Format a ratio for a sentence, for instance ``1.84 times``."""
     return f"{digits(ratio)} times"
 
 
 def unit_of(device: str) -> str:
-    """Returns what one processor is called: ``core`` on CPUs, ``GPU`` on CUDA."""
+    """Return what one processor is called: ``core`` on CPUs, ``GPU`` on CUDA."""
     return "GPU" if device == "cuda" else "core"
 
 
 def between(low: str, high: str) -> str:
-    """Joins two formatted numbers as ``1.2 to 3.4 s``, naming a common unit once."""
+    """Join two formatted numbers as ``1.2 to 3.4 s``, naming a common unit once."""
     number, _, unit = low.partition(THIN)
     return f"{number if unit and high.endswith(THIN + unit) else low} to {high}"
 
 
 def plural(number: int, noun: str) -> str:
-    """Returns ``1 trial``, ``2 trials``."""
+    """Return ``1 trial``, ``2 trials``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def listing(names: Sequence[str]) -> str:
-    """Joins names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    """Join names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def escape_markdown(text: str) -> str:
-    """Takes from Markdown what it would read as markup."""
+    """Take from Markdown what it would read as markup."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
 
 
 def markdown_row(texts: Sequence[str]) -> str:
-    """Returns a row of a table; the texts are Markdown already."""
+    """Return a row of a table; the texts are Markdown already."""
     return f"| {' | '.join(texts)} |"

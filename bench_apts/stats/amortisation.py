@@ -103,7 +103,7 @@ class Trainings:
 
     @cached_property
     def draws(self) -> ErtDraws:
-        """Draws of what a training on a fresh seed costs; every R reads the same ones."""
+        """Draw of what a training on a fresh seed costs; every R reads the same ones."""
         return ert_draws(self.spent, self.cost, seed=_SEED)
 
     def worth_a_number(self, trainings: int) -> bool:

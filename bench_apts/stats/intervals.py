@@ -39,7 +39,7 @@ class Interval(NamedTuple):
     high: float
 
     def overlaps(self, other: Interval) -> bool:
-        """Says whether the two have a point in common."""
+        """Say whether the two have a point in common."""
         return self.low <= other.high and other.low <= self.high
 
 

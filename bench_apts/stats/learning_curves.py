@@ -43,7 +43,7 @@ class Curve(NamedTuple):
 
 def make_curve(steps: tuple[int, ...], values: tuple[float, ...], costs: tuple[float, ...],
                hit: int | None, spent: float) -> Curve:
-    """Returns a checked curve; the arguments are its attributes.
+    """Return a checked curve; the arguments are its attributes.
 
     Raises:
         ValueError: Lengths differ, steps do not increase, costs decrease or are unknown, a
@@ -63,7 +63,7 @@ def make_curve(steps: tuple[int, ...], values: tuple[float, ...], costs: tuple[f
 
 
 def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
-    """Reads a trial's curve against samples seen.
+    """Read a trial's curve against samples seen.
 
     Args:
         record: A trial that was not pruned.
@@ -104,20 +104,20 @@ class Band(NamedTuple):
 
 
 def band(values: Floats) -> Band:
-    """Returns median and band of values of shape ``(evaluations, seeds)``, at least one seed."""
+    """Return median and band of values of shape ``(evaluations, seeds)``, at least one seed."""
     edges = (25, 75) if values.shape[1] >= QUARTILES_FROM else (0, 100)
     low, middle, high = np.percentile(values, (edges[0], 50, edges[1]), axis=1)
     return Band(middle, low, high)
 
 
 def thinning_stride(longest: int, most: int = MOST_POINTS) -> int:
-    """Returns k, where of curves of up to ``longest`` evaluations every k-th is kept."""
+    """Return k, where of curves of up to ``longest`` evaluations every k-th is kept."""
     return max(1, -(-longest // most))
 
 
 def thinned_points(indices: Floats | NDArray[np.int64], hits: NDArray[np.bool_],
          step: int) -> NDArray[np.bool_]:
-    """Marks what a thinned curve keeps: every ``step``-th evaluation, the first hit, the last.
+    """Mark what a thinned curve keeps: every ``step``-th evaluation, the first hit, the last.
 
     Args:
         indices: Numbers of one curve's evaluations, ascending, shape ``(evaluations,)``.

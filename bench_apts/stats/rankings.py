@@ -205,7 +205,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
 
 
 def stability(costs: Mapping[float, Mapping[str, float]]) -> Stability:
-    """Compares the rankings that each level of the target gives.
+    """Compare the rankings that each level of the target gives.
 
     Args:
         costs: Expected cost by level and optimizer, infinite where it missed.
@@ -230,7 +230,7 @@ def stability(costs: Mapping[float, Mapping[str, float]]) -> Stability:
 
 
 def on_pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Says of each point whether no other is at least as low in all costs and lower in one.
+    """Say of each point whether no other is at least as low in all costs and lower in one.
 
     Args:
         points: Costs, lower is better, shape ``(points, costs)``. A point with a cost that is

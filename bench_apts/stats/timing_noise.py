@@ -114,7 +114,7 @@ class Slowdown(NamedTuple):
 
 
 def judge_slowdown(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
-    """Judges one comparison.
+    """Judge one comparison.
 
     *Slower* is what the rule of ``verdict`` calls more, and beyond ``factor``; *faster* is what it
     calls less. The p-values are one-sided. *Alike* is what leaves no room for a slowdown by
@@ -151,7 +151,7 @@ def settle_slowdowns(
     cells: Sequence[K], measure: Callable[[Sequence[K], int], Mapping[K, Ratios]], pairs: int,
     factor: float,
 ) -> dict[K, Slowdown]:
-    """Judges several comparisons, and measures those that are still open for longer.
+    """Judge several comparisons, and measures those that are still open for longer.
 
     Every look at every comparison gets an equal share of ``ALPHA``. What is slower ends it: the
     verdict on all is then certain.

@@ -34,7 +34,7 @@ class Formula:
     payloads: Callable[[int, int], Mapping[str, int]]
 
     def ideal(self, parameters: int, ranks: int) -> dict[str, float]:
-        """Returns ideal bytes sent per rank and unit, by collective.
+        """Return ideal bytes sent per rank and unit, by collective.
 
         Args:
             parameters: Number of trained parameters n.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bench_apts.stats.learning_curves import Curve, Direction
     Policy = Callable[[Sequence[Curve]], "PolicyRun"]
-    """Takes trials in order of arrival, and tunes with them until one hits."""
+    """Take trials in order of arrival, and tunes with them until one hits."""
 
 ORDERS = 500
 SHARES = (0.1, 0.5, 0.9)
@@ -173,7 +173,7 @@ def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int 
 
 def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
            shares: Sequence[float] = SHARES) -> Replayed:
-    """Lets a policy tune once for each arrival order.
+    """Let a policy tune once for each arrival order.
 
     Args:
         policy: ``sequential``, or one of ``racing`` and ``pruning``.
@@ -200,7 +200,7 @@ def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
 def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence[int] = (2, 4),
                orders: int = ORDERS, seed: int = _SEED,
                limit: int | None = None) -> dict[str, Replayed]:
-    """Replays every policy that draws from one optimizer's search space, on the same orders.
+    """Replay every policy that draws from one optimizer's search space, on the same orders.
 
     Args:
         curves: The pool of tuning trials.
