@@ -1,7 +1,4 @@
-"""Recorded trials as curves: what a tuner would have seen of them, and when (for replay).
-
-Curves of several seeds: their median with a band, and how long curves are thinned.
-"""
+"""Learning curves: a trial as a tuner would have seen it; bands over seeds; thinned points."""
 
 from __future__ import annotations
 
@@ -21,6 +18,12 @@ if TYPE_CHECKING:
     from bench_apts.stats.expected_cost import Floats
 
 Direction = Literal["max", "min"]
+
+QUARTILES_FROM = 5
+"""Seeds from which on a band spans the quartiles; of fewer, it spans them all."""
+
+MOST_POINTS = 120
+"""Evaluations up to which a curve is drawn whole."""
 
 
 class Curve(NamedTuple):
@@ -82,13 +85,6 @@ def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
                       tuple(values), costs, hit, spent)
 
 
-QUARTILES_FROM = 5
-"""Seeds from which on a band spans the quartiles; of fewer, it spans them all."""
-
-MOST_POINTS = 120
-"""Evaluations up to which a curve is drawn whole."""
-
-
 class Band(NamedTuple):
     """Median and band over seeds, at successive evaluations.
 
@@ -116,13 +112,13 @@ def thinning_stride(longest: int, most: int = MOST_POINTS) -> int:
 
 
 def thinned_points(indices: Floats | NDArray[np.int64], hits: NDArray[np.bool_],
-         step: int) -> NDArray[np.bool_]:
+                   step: int) -> NDArray[np.bool_]:
     """Mark what a thinned curve keeps: every ``step``-th evaluation, the first hit, the last.
 
     Args:
         indices: Numbers of one curve's evaluations, ascending, shape ``(evaluations,)``.
         hits: Where it first hit, shape ``(evaluations,)``.
-        step: From ``stride``.
+        step: From ``thinning_stride``.
     """
     found: NDArray[np.bool_] = (indices % step == 0) | hits
     found[-1:] = True

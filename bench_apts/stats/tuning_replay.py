@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.stats.learning_curves import Curve, Direction
+
     Policy = Callable[[Sequence[Curve]], "PolicyRun"]
-    """Take trials in order of arrival, and tunes with them until one hits."""
+    """Tunes with trials in their order of arrival until one hits."""
 
 ORDERS = 500
 SHARES = (0.1, 0.5, 0.9)
@@ -65,138 +66,6 @@ class Replayed(NamedTuple):
     falsely_pruned: float
 
 
-def sequential(order: Sequence[Curve]) -> PolicyRun:
-    """One trial after the other, each to its end, until the first hit."""
-    bill = 0.0
-    for trial in order:
-        bill += trial.spent
-        if trial.hit is not None:
-            return PolicyRun(bill, True)
-    return PolicyRun(bill, False)
-
-
-def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
-    """K trials at a time, all ended by the first to hit; then the next K.
-
-    Each is billed up to the winner's cost, or its own end if that came before. The currency has
-    to run equally fast in all trials (``race``).
-
-    Raises:
-        ValueError: K is below 1.
-    """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    bill = 0.0
-    for start in range(0, len(order), draws):
-        group = order[start:start + draws]
-        first = min((trial.spent for trial in group if trial.hit is not None), default=math.inf)
-        bill += math.fsum(min(trial.spent, first) for trial in group)
-        if math.isfinite(first):
-            return PolicyRun(bill, True)
-    return PolicyRun(bill, False)
-
-
-def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) -> Policy:
-    """One trial after the other, until the first hit; one of Optuna's pruners may stop each.
-
-    Args:
-        kind: Which pruner, set up as while tuning (``bench_apts.trial.pruning.rule``).
-        length: How many evaluations a full trial has after its first step.
-        direction: Of the target's metric, ``"max"`` or ``"min"``.
-        seed: Seed of the studies' names, from which Hyperband draws its brackets.
-    """
-    names = random.Random(seed)
-
-    def policy(order: Sequence[Curve]) -> PolicyRun:
-        study = Arrivals(kind, length, direction, f"{names.getrandbits(64):x}")
-        bill, pruned, falsely = 0.0, 0, 0
-        for trial in order:
-            stopped = study.arrive(trial)
-            if stopped is not None:
-                bill += trial.costs[stopped]
-                pruned += 1
-                falsely += trial.hit is not None
-                continue
-            bill += trial.spent
-            if trial.hit is not None:
-                return PolicyRun(bill, True, pruned, falsely)
-        return PolicyRun(bill, False, pruned, falsely)
-
-    return policy
-
-
-def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED,
-             limit: int | None = None) -> list[list[Curve]]:
-    """Random arrival orders of a pool of trials, without replacement.
-
-    Args:
-        curves: The pool.
-        orders: How many orders.
-        seed: Seed; the same arguments give the same orders.
-        limit: How many trials arrive; all of them by default.
-
-    Raises:
-        ValueError: No trials, no orders, or a limit that is not in 1 … n.
-    """
-    count = len(curves) if limit is None else limit
-    if orders < 1 or not 1 <= count <= len(curves):
-        raise ValueError(f"cannot draw {orders} orders of {count} out of {len(curves)} trials")
-    generator = random.Random(seed)
-    return [generator.sample(list(curves), count) for _ in range(orders)]
-
-
-def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int = ORDERS,
-           seed: int = _SEED) -> list[list[Curve]]:
-    """Arrival orders of a list of configurations, each with one of its seeds at random.
-
-    Args:
-        groups: Trials of each configuration: the defaults of m optimizers, or a list of five.
-        ordered: Whether they are tried as listed (an ordered list), or in random order
-            (defaults, of which nobody knows which comes first).
-        orders: How many orders.
-        seed: Seed; the same arguments give the same orders.
-
-    Raises:
-        ValueError: No configuration, no orders, or a configuration without a trial.
-    """
-    if orders < 1 or not groups or not all(groups.values()):
-        raise ValueError("each configuration needs a trial, and a replay needs an order")
-    generator = random.Random(seed)
-    found = []
-    for _ in range(orders):
-        order = [generator.choice(list(trials)) for trials in groups.values()]
-        if not ordered:
-            generator.shuffle(order)
-        found.append(order)
-    return found
-
-
-def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
-           shares: Sequence[float] = SHARES) -> Replayed:
-    """Let a policy tune once for each arrival order.
-
-    Args:
-        policy: ``sequential``, or one of ``racing`` and ``pruning``.
-        orders: From ``shuffled`` or ``listed``.
-        shares: Which quantiles to give.
-
-    Raises:
-        ValueError: No orders.
-    """
-    runs = [policy(order) for order in orders]
-    if not runs:
-        raise ValueError("a replay needs an order")
-    hits = sum(run.hit for run in runs)
-    total = math.fsum(run.bill for run in runs)
-    pruned = sum(run.pruned for run in runs)
-    costs = np.array([run.bill if run.hit else math.inf for run in runs])
-    return Replayed(
-        len(runs), hits / len(runs), total / len(runs), total / hits if hits else math.inf,
-        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in shares},
-        pruned / len(runs),
-        sum(run.falsely for run in runs) / pruned if pruned else math.nan)
-
-
 def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence[int] = (2, 4),
                orders: int = ORDERS, seed: int = _SEED,
                limit: int | None = None) -> dict[str, Replayed]:
@@ -225,3 +94,135 @@ def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence
     for kind in KINDS:
         policies[kind] = pruning(kind, count_evaluations(curves), direction, seed)
     return {name: replay(policy, arrivals) for name, policy in policies.items()}
+
+
+def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
+           shares: Sequence[float] = SHARES) -> Replayed:
+    """Let a policy tune once for each arrival order.
+
+    Args:
+        policy: ``sequential``, or one of ``racing`` and ``pruning``.
+        orders: From ``shuffled`` or ``listed``.
+        shares: Which quantiles to give.
+
+    Raises:
+        ValueError: No orders.
+    """
+    runs = [policy(order) for order in orders]
+    if not runs:
+        raise ValueError("a replay needs an order")
+    hits = sum(run.hit for run in runs)
+    total = math.fsum(run.bill for run in runs)
+    pruned = sum(run.pruned for run in runs)
+    costs = np.array([run.bill if run.hit else math.inf for run in runs])
+    return Replayed(
+        len(runs), hits / len(runs), total / len(runs), total / hits if hits else math.inf,
+        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in shares},
+        pruned / len(runs),
+        sum(run.falsely for run in runs) / pruned if pruned else math.nan)
+
+
+def sequential(order: Sequence[Curve]) -> PolicyRun:
+    """Run one trial after the other, each to its end, until the first hit."""
+    bill = 0.0
+    for trial in order:
+        bill += trial.spent
+        if trial.hit is not None:
+            return PolicyRun(bill, True)
+    return PolicyRun(bill, False)
+
+
+def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
+    """Run K trials at a time, all ended by the first to hit; then the next K.
+
+    Each is billed up to the winner's cost, or its own end if that came before. The currency has
+    to run equally fast in all trials: seconds or samples, not bytes.
+
+    Raises:
+        ValueError: K is below 1.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    bill = 0.0
+    for start in range(0, len(order), draws):
+        group = order[start:start + draws]
+        first = min((trial.spent for trial in group if trial.hit is not None), default=math.inf)
+        bill += math.fsum(min(trial.spent, first) for trial in group)
+        if math.isfinite(first):
+            return PolicyRun(bill, True)
+    return PolicyRun(bill, False)
+
+
+def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) -> Policy:
+    """Return the policy of one trial after the other, each of which a pruner may stop.
+
+    Args:
+        kind: Which pruner, set up as while tuning.
+        length: How many evaluations a full trial has after its first step.
+        direction: Of the target's metric, ``"max"`` or ``"min"``.
+        seed: Seed of the studies' names, from which Hyperband draws its brackets.
+    """
+    names = random.Random(seed)
+
+    def policy(order: Sequence[Curve]) -> PolicyRun:
+        study = Arrivals(kind, length, direction, f"{names.getrandbits(64):x}")
+        bill, pruned, falsely = 0.0, 0, 0
+        for trial in order:
+            stopped = study.arrive(trial)
+            if stopped is not None:
+                bill += trial.costs[stopped]
+                pruned += 1
+                falsely += trial.hit is not None
+                continue
+            bill += trial.spent
+            if trial.hit is not None:
+                return PolicyRun(bill, True, pruned, falsely)
+        return PolicyRun(bill, False, pruned, falsely)
+
+    return policy
+
+
+def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED,
+             limit: int | None = None) -> list[list[Curve]]:
+    """Return random arrival orders of a pool of trials, without replacement.
+
+    Args:
+        curves: The pool.
+        orders: How many orders.
+        seed: Seed; the same arguments give the same orders.
+        limit: How many trials arrive; all of them by default.
+
+    Raises:
+        ValueError: No trials, no orders, or a limit that is not in 1 … n.
+    """
+    count = len(curves) if limit is None else limit
+    if orders < 1 or not 1 <= count <= len(curves):
+        raise ValueError(f"cannot draw {orders} orders of {count} out of {len(curves)} trials")
+    generator = random.Random(seed)
+    return [generator.sample(list(curves), count) for _ in range(orders)]
+
+
+def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int = ORDERS,
+           seed: int = _SEED) -> list[list[Curve]]:
+    """Return arrival orders of a list of configurations, each with one of its seeds at random.
+
+    Args:
+        groups: Trials of each configuration: the defaults of m optimizers, or a list of five.
+        ordered: Whether they are tried as listed (an ordered list), or in random order
+            (defaults, of which nobody knows which comes first).
+        orders: How many orders.
+        seed: Seed; the same arguments give the same orders.
+
+    Raises:
+        ValueError: No configuration, no orders, or a configuration without a trial.
+    """
+    if orders < 1 or not groups or not all(groups.values()):
+        raise ValueError("each configuration needs a trial, and a replay needs an order")
+    generator = random.Random(seed)
+    found = []
+    for _ in range(orders):
+        order = [generator.choice(list(trials)) for trials in groups.values()]
+        if not ordered:
+            generator.shuffle(order)
+        found.append(order)
+    return found
