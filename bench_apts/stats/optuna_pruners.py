@@ -63,7 +63,8 @@ class Arrivals:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._states = optuna.trial.TrialState
         self._study = optuna.create_study(
-            study_name=name, direction=f"{direction}imize", pruner=make_pruner(kind, length),
+            study_name=name, pruner=make_pruner(kind, length),
+            direction="maximize" if direction == "max" else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0))
         self._undecided: _Median | _Rungs = (
             _Median(direction) if kind == "median"
