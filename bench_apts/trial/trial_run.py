@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -46,6 +46,10 @@ WARMUP_STEPS = 3
 
 _SPARE = 100
 """Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
+
+
+_COUNTERS = ("step", "samples", "forwards", "backwards", "peak", "tensors")
+"""Attributes of a run that a checkpoint keeps as they are."""
 
 
 def main(payload: bytes) -> str:
@@ -201,9 +205,7 @@ class TrialRun:
     def _train(self, stop: GracefulStop | None) -> Status:
         budget, every = self.trial.suite.budget, self.trial.suite.evaluation.every_samples
         status: Status | None = None
-        if self.checkpoints.resumes:
-            self.checkpoints.resume()
-        else:
+        if not self.checkpoints.resume():
             status = self._evaluate()
         due = min((self.samples // every + 1) * every, budget.samples)
         batches, agreed = self._batches(), True
@@ -224,6 +226,42 @@ class TrialRun:
                 if status is None:
                     self.checkpoints.write_if_due()
         return status
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides the further course and the record; all ranks together.
+
+        The order of the data follows from the number of steps. What stepper and meters do for the
+        state itself is in it.
+        """
+        self.peak = max(self.peak, memory_use.peak_bytes(self.world.device.type))
+        stepper = self.observer.stepper.state_dict()
+        self.audit.bill("checkpoint")
+        return {
+            "stepper": stepper,
+            "random": warmup.random_states(self.world.device),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "observer": self.observer.state(),
+            "pending": self.pending.state(),
+            "evals": msgspec.to_builtins(self.evals),
+            "clock": self.clock.state(),
+            "traffic": self.meter.state(),
+            "audit": self.audit.state(),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Put a run that has warmed up where ``state`` was called; all ranks together."""
+        self.observer.stepper.load_state_dict(state["stepper"])
+        self.audit.bill("checkpoint")
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.observer.resume(state["observer"])
+        self.pending.resume(state["pending"])
+        self.evals = msgspec.convert(state["evals"], list[Eval])
+        self.clock.resume(state["clock"])
+        self.meter.resume(state["traffic"])
+        self.audit.resume(state["audit"])
+        warmup.set_random_states(self.world.device, state["random"])
+        memory_use.reset_peak(self.world.device.type)
 
     def _count(self, report: StepReport) -> None:
         self.step += 1
