@@ -1,9 +1,8 @@
-"""A split whose samples are read while training, by worker processes that read ahead.
+"""The splits of a trial in one rank, as they are handed out: on the device, or streamed.
 
-Batches come in the order in which they are asked for, whatever the number of workers, and what is
-random in a sample does not depend on who reads it (suites/returned_data.py).
-
-The splits of a trial in one rank, as they are handed out: on the device, or streamed.
+A streamed split is read while training, by worker processes that read ahead. Batches come in the
+order in which they are asked for, whatever the number of workers, and what is random in a sample
+does not depend on who reads it (suites/returned_data.py).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from bench_apts.core.errors import UserError
-from bench_apts.plugins.optimizer_contract import Batch
 from bench_apts.suites import data, returned_data, user_data
 from bench_apts.trial.augmentation import Augmentation
 from bench_apts.trial.loader import Conversion, Resident, stored
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.utils.data import Dataset as TorchDataset
 
-    from bench_apts.core.spec import Augment
+    from bench_apts.plugins.optimizer_contract import Batch
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.returned_data import SampleReader
     from bench_apts.suites.suite_problem import SuiteProblem
@@ -49,23 +47,22 @@ class Streamed:
         example: Inputs and targets of some samples, arrays.
         conversion: Makes batches of what is read.
         workers: Processes that read ahead; 0 reads in this process, when a batch is needed.
-        augment: How the training images are changed.
-        seed: What is drawn for them follows from it.
+        augmentation: Changes the training images.
     """
 
     numbered = True
 
     def __init__(
         self, reader: SampleReader, example: tuple[np.ndarray, np.ndarray], conversion: Conversion,
-        workers: int, augment: Augment | None = None, seed: int = 0,
+        workers: int, augmentation: Augmentation | None = None,
     ) -> None:
         self._reader, self._conversion, self._workers = reader, conversion, workers
+        self._augmentation = augmentation
         inputs, targets = example
         self.targets: torch.Tensor = stored(targets)
         size = sum(inputs[name][0].size for name in inputs.dtype.names
                    ) if inputs.dtype.names else inputs[0].size
         self.most: int = max(1, min(Resident.most, _MOST_NUMBERS // max(1, size)))
-        self._augmentation = Augmentation(augment, seed, conversion.black) if augment else None
         self._evaluation: tuple[list[list[int]], DataLoader[Any]] | None = None
 
     def __len__(self) -> int:
@@ -123,7 +120,7 @@ class Streamed:
                 yield self._drawn(batch, asked.popleft())
 
     def _loader(self, draws: Iterable[list[int]], persistent: bool = False) -> DataLoader[Any]:
-        workers, dataset = self._workers, cast("TorchDataset[Any]", _Told(self._reader))
+        workers, dataset = self._workers, cast("TorchDataset[Any]", _ErrorsAsText(self._reader))
         return DataLoader(
             dataset, batch_size=None, sampler=draws, num_workers=workers,
             collate_fn=_tensors, pin_memory=self._conversion.device.type == "cuda",
@@ -149,11 +146,10 @@ class Streamed:
         if self._augmentation is None:
             return batch
         draws = draws.to(self._conversion.device)
-        return Batch(self._augmentation(batch.inputs, draws // len(self), draws % len(self)),
-                     batch.targets)
+        return self._augmentation.changed(batch, draws // len(self), draws % len(self))
 
 
-class _Told:
+class _ErrorsAsText:
     """A reader that returns what went wrong: what a worker raises arrives with its traceback."""
 
     def __init__(self, reader: SampleReader) -> None:
@@ -231,18 +227,13 @@ class TrialSplits:
         self, part: str, pair: tuple[np.ndarray, np.ndarray], rows: Any = None,
         training: bool = False,
     ) -> Split:
-        dataset = self._dataset
-        augment = (self._suite.data.augment or None) if training else None
-        if dataset.stream is None:
-            return Resident(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
-                            self._memory_format, augment, self._seed)
-
+        suite = self._suite
+        conversion = Conversion.of(self._dataset, *pair, self._device, self._memory_format)
+        augmentation = (Augmentation(suite.data.augment, self._seed, conversion.black)
+                        if suite.data.augment and training else None)
+        if self._dataset.stream is None:
+            return Resident(*pair, conversion, augmentation)
         reader = returned_data.SampleReader(
-            self._sources[part],
-            rows,
-            self._seed if training else 0,
-            f"suite {self._suite.name}: data: {part}",
-        )
-        conversion = Conversion(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
-                                self._memory_format)
-        return Streamed(reader, pair, conversion, self._workers, augment, self._seed)
+            self._sources[part], rows, self._seed if training else 0,
+            f"suite {suite.name}: data: {part}")
+        return Streamed(reader, pair, conversion, self._workers, augmentation)

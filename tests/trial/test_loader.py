@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_apts.trial.loader import Order, Resident
+from bench_apts.trial.loader import Conversion, Order, Resident
 
 CPU = torch.device("cpu")
 
@@ -62,11 +62,15 @@ def test_the_order_does_not_touch_the_global_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
+def resident(inputs, targets, *conversion):
+    return Resident(inputs, targets, Conversion(inputs, targets, *conversion))
+
+
 def test_images_are_normalised_by_channel():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
     mean, std = (0.5, 0.25, 0.125), (0.5, 0.2, 0.1)
-    split = Resident(images, np.arange(5), mean, std, 1 / 255, CPU)
+    split = resident(images, np.arange(5), mean, std, 1 / 255, CPU)
     inputs, targets = split.take(torch.tensor([3, 0]))
     expected = np.empty((2, 3, 4, 4))
     for i, sample in enumerate((3, 0)):
@@ -81,14 +85,14 @@ def test_images_are_normalised_by_channel():
 @pytest.mark.parametrize("shape", [(4, 6), (4, 1, 3, 3)])
 def test_one_mean_serves_all_features(shape):
     values = np.random.default_rng(1).random(shape, dtype=np.float32)
-    split = Resident(values, np.arange(4), (0.3,), (2.0,), 10.0, CPU)
+    split = resident(values, np.arange(4), (0.3,), (2.0,), 10.0, CPU)
     inputs, _ = split.take(torch.arange(4))
     np.testing.assert_allclose(inputs.numpy(), (values * 10 - 0.3) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_taking_leaves_the_stored_samples_as_they_are():
     values = np.ones((3, 2), dtype=np.float32)
-    split = Resident(values, np.arange(3), (0.5,), (0.5,), 1.0, CPU)
+    split = resident(values, np.arange(3), (0.5,), (0.5,), 1.0, CPU)
     for _ in range(2):
         inputs, _ = split.take(torch.tensor([0, 0, 1]))
         assert inputs.tolist() == [[1.0, 1.0]] * 3
@@ -99,7 +103,7 @@ def test_images_lie_in_memory_as_asked_for():
     images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
     arguments = (images, np.array([0, 1]), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), 1 / 255,
                  torch.device("cpu"))
-    batches = [Resident(*arguments, memory_format).take(torch.tensor([1, 0])).inputs
+    batches = [resident(*arguments, memory_format).take(torch.tensor([1, 0])).inputs
                for memory_format in (torch.contiguous_format, torch.channels_last)]
     assert batches[0].is_contiguous()
     assert batches[1].is_contiguous(memory_format=torch.channels_last)
