@@ -32,7 +32,7 @@ _CUMULATIVE = ("step", "samples", "epoch", "train_s", "wall_s", "cpu_s", "forwar
 
 
 def check(folder: Path) -> tuple[int, list[str]]:
-    """Checks every trial of a results folder.
+    """Check every trial of a results folder.
 
     Returns:
         How many trials there are, and a line for each problem that begins with the file's path.
@@ -56,7 +56,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
-    """Returns by what share the ledger's parts miss the wall clock; None within the tolerance.
+    """Return by what share the ledger's parts miss the wall clock; None within the tolerance.
 
     A trial that was ended from outside has no ledger, and so nothing that could be wrong.
     """
@@ -69,7 +69,7 @@ def ledger_gap(record: TrialRecord) -> float | None:
 
 
 def _written(path: Path) -> list[dict[str, Any]]:
-    """Reads the last attempt, and those that it goes on from, as written."""
+    """Read the last attempt, and those that it goes on from, as written."""
     events: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
@@ -84,7 +84,7 @@ def _written(path: Path) -> list[dict[str, Any]]:
 
 
 def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Recomputes the content address from the trial as written, not as this version reads it.
+    """Recompute the content address from the trial as written, not as this version reads it.
 
     A field that later versions add would otherwise change the address of older records, where it
     also depends on the folder of a plug-in file.
@@ -159,7 +159,7 @@ def _alone(record: TrialRecord) -> Iterator[str]:
 
 
 def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[str]:
-    """Names the counters of the traffic that run backwards."""
+    """Name the counters of the traffic that run backwards."""
     for phase, collectives in before.items():
         for collective, traffic in collectives.items():
             later = after.get(phase, {}).get(collective)
@@ -232,7 +232,7 @@ def _odd(
     key: Callable[[TrialRecord], Hashable],
     value: Callable[[TrialRecord], Hashable],
 ) -> Iterator[str]:
-    """Names the records that differ from most others with the same key."""
+    """Name the records that differ from most others with the same key."""
     groups: dict[Hashable, list[TrialRecord]] = defaultdict(list)
     for record in records:
         groups[key(record)].append(record)

@@ -259,7 +259,7 @@ def run_study(
     """
     study, prepared = plan.study, plan.prepared
     _require_resources(study, len(leader.machines) if leader else 1)
-    comm.prepare()
+    comm.mechanism()
     if execution.shared and not execution.jobs.helper:
         execution = execution.beginning(store.read_trials(folder))
     shard, jobs = execution.shard, execution.jobs
@@ -331,7 +331,7 @@ def follow_node_0(plan: Plan, follower: Follower, told: Callable[[str], None],
         UserError: Node 0 is gone, or ended by a mistake that the user can mend.
     """
     _require_resources(plan.study, follower.nodes)
-    comm.prepare()
+    comm.mechanism()
     return follower.serve(_packages(plan), told, grace_s)
 
 

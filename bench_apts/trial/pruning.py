@@ -40,7 +40,7 @@ class TrialPruner:
         self._trial = optuna.trial.Trial(search, known._trial_id)
 
     def hopeless(self, evaluation: int, value: float) -> bool:
-        """Reports an evaluation and says whether the trial should be given up.
+        """Report an evaluation and says whether the trial should be given up.
 
         Args:
             evaluation: Its number, from 1.
@@ -51,7 +51,7 @@ class TrialPruner:
 
 
 def storage(path: Path) -> JournalStorage:
-    """Opens a storage, or begins it; what others add to its file is read when it is asked.
+    """Open a storage, or begins it; what others add to its file is read when it is asked.
 
     Raises:
         UserError: The file is no storage, or a full disk has torn a line of it.
@@ -69,7 +69,7 @@ def storage(path: Path) -> JournalStorage:
 def understood(
     path: Path, errors: tuple[type[Exception], ...] = (json.JSONDecodeError, AssertionError)
 ) -> Iterator[None]:
-    """Says in a line that a storage is broken, where Optuna finds that while the block runs.
+    """Say in a line that a storage is broken, where Optuna finds that while the block runs.
 
     Raises:
         UserError: One of the ``errors`` came up.
@@ -85,7 +85,7 @@ def study(
     storage: JournalStorage, name: str, pruner: Pruner, evaluations: int,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.Study:
-    """Opens a search in a storage, or begins it.
+    """Open a search in a storage, or begins it.
 
     Args:
         storage: Where it lies.

@@ -49,7 +49,7 @@ class GracefulStop:
         self._begun, self._last = 0, sys.maxsize
 
     def go_on(self, agreed: bool) -> bool:
-        """Says whether to take another step; waits where the ranks have yet to agree on that.
+        """Say whether to take another step; waits where the ranks have yet to agree on that.
 
         Args:
             agreed: Whether all ranks hold the same weights now.
@@ -90,7 +90,7 @@ class GracefulStop:
         os.close(self._writer)
 
     def _let_go(self) -> None:
-        """Leaves a process that this rank forks to itself: it would wake our thread."""
+        """Leave a process that this rank forks to itself: it would wake our thread."""
         if not self._over.is_set():
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -176,7 +176,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def weights_sha256(model: torch.nn.Module) -> str | None:
-    """Hashes the parameters' names, shapes and bytes in their order; buffers do not count.
+    """Hash the parameters' names, shapes and bytes in their order; buffers do not count.
 
     Returns:
         Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
