@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import UNREADABLE, require_regular_file, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def commit(folder: Path, manifest: Manifest) -> str:
             raise FileNotFoundError(f"the part of rank {rank} is not in {part}: ranks on "
                                     "several machines need a results folder that they share")
     content = msgspec.json.encode(manifest)
-    store.write_bytes(part / _MANIFEST, content)
+    write_bytes(part / _MANIFEST, content)
     _flush_names(part)
     part.rename(whole)
     _flush_names(folder)
@@ -142,7 +143,7 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
             path = _rank_file(whole, rank)
             if _sha256(path) != digest:
                 return f"{path} is not what was written"
-    except (OSError, *store.UNREADABLE) as error:
+    except (OSError, UserError, *UNREADABLE) as error:
         return f"{whole} is damaged: {error}"
     return None
 
@@ -178,8 +179,8 @@ def _rank_file(checkpoint: Path, rank: int) -> Path:
 
 def _require_regular(path: Path) -> Path:
     """Return the path; reading a pipe or a device might never end."""
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path.name} is not a regular file")
+    if path.exists():
+        require_regular_file(path, "the trial begins anew")
     return path
 
 
