@@ -26,8 +26,8 @@ class Conversion:
     Args:
         inputs: Samples, ``(n, …)``, as ``Resident`` takes them; only shape and dtype matter.
         targets: Likewise.
-        mean: Per channel (or one for all) of the scaled inputs.
-        std: Standard deviations likewise.
+        mean: Per channel (or one for all) of the scaled inputs, like ``std``.
+        std: Standard deviations.
         scale: Factor that brings raw inputs to the range of ``mean`` and ``std``.
         device: Where batches go.
         memory_format: How batches of images lie in memory.
@@ -57,18 +57,13 @@ class Conversion:
                    memory_format)
 
     def batch(self, inputs: Any, targets: torch.Tensor) -> Batch:
-        """Return a batch of stored samples that lie on the device.
-
-        Args:
-            inputs: As ``stored`` returns them.
-            targets: Likewise.
-        """
-        targets = _moved_to_device(targets, self._targets)
+        """Return a batch of samples that lie on the device as ``stored`` returns them."""
+        targets = _widened(targets, self._targets)
         if self._inputs.names:
-            return Batch({name: _moved_to_device(inputs[name], self._inputs[name].base)
+            return Batch({name: _widened(inputs[name], self._inputs[name].base)
                           for name in self._inputs.names}, targets)
         if not self._scaled:
-            return Batch(_moved_to_device(inputs, self._inputs), targets)
+            return Batch(_widened(inputs, self._inputs), targets)
         inputs = inputs.to(torch.float32, memory_format=self._memory_format)
         inputs.mul_(self._factor).add_(self.black)
         return Batch(inputs, targets)
@@ -86,7 +81,7 @@ def stored(array: np.ndarray) -> Any:
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
 
 
-def _moved_to_device(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
+def _widened(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
     """Return stored numbers as float32, bool or int64."""
     if kind.kind == "f":
         return values.to(torch.float32)
@@ -162,9 +157,9 @@ class Resident:
 class Order:
     """The order of the training samples: one permutation per epoch, cut into global batches.
 
-    Epochs follow one another without a gap, so every global batch has the same size. It depends
-    on the seed alone: rank r of N takes the r-th of N equal slices of each global batch, and
-    where the optimizer wants it a part of the next ones.
+    Epochs follow one another without a gap, so every global batch has the same size. The order
+    depends on the seed alone: rank r of N takes the r-th of N equal slices of each global batch,
+    and a part of the next ones where the optimizer asks for overlap.
 
     Where the samples are divided among the ranks, each takes its slices from its own samples
     instead, in the order in which they stand in the permutations.
