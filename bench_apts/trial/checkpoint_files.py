@@ -162,11 +162,11 @@ def read_rank(folder: Path, samples: int, rank: int, device: torch.device) -> An
     """
     import torch
 
+    def placed(storage: Any, place: str) -> Any:
+        return storage if place == "cpu" else storage.to(device=device)
+
     # Not memory-mapped: a stepper may keep the tensors, and train on, when the file is gone.
-    return torch.load(
-        _rank_file(folder / str(samples), rank), weights_only=True,
-        map_location=lambda storage, place: storage if place == "cpu" else storage.to(
-            device=device))
+    return torch.load(_rank_file(folder / str(samples), rank), placed, weights_only=True)
 
 
 def _part(folder: Path, samples: int) -> Path:

@@ -96,7 +96,7 @@ def test_what_ranks_do_for_themselves_is_no_channel(way, short_path):
 
 
 @pytest.mark.parametrize("unreadable", [
-    "transferred_bytes", "child_processes", "open_files", "own_sockets"])
+    "transferred_bytes", "child_processes", "open_files", "socket_ends"])
 def test_what_cannot_be_read_is_stated_and_ends_nothing(unreadable, short_path):
     for doubts, unread in run_ranks(taken, 2, ways.log_of_each_rank, str(short_path),
                                     (unreadable,)):
