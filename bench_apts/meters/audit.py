@@ -9,6 +9,7 @@ Nothing here raises into the training: an audit that fails is skipped from then 
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import sys
@@ -130,17 +131,16 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
         skipped its audit; and, if this trial's bytes cannot be believed, why: the same line on
         every rank.
     """
-    unwatched = meter.complaints()
+    unwatched = meter.unwatched_groups()
     result = audit.result(world.rank)
     own = result, wire.traffic_complaints(result) + unwatched, audit.shared(), audit.reached()
     every = [own] * world.size
     if world.size > 1:
         dist.all_gather_object(every, own)
-    worst = max((audited for audited, *_ in every),
-                key=lambda audited: (bool(audited.skipped), _largest_difference(audited)))
-    lines = [line for _, lines, _, _ in every for line in lines]
-    lines += hidden_channels.memory_complaints([shared for _, _, shared, _ in every])
-    lines += hidden_channels.channel_complaints([reached for *_, reached in every])
+    results, complaints, shared, reached = zip(*every, strict=True)
+    worst = max(results, key=lambda result: (bool(result.skipped), _largest_difference(result)))
+    lines = [*itertools.chain(*complaints), *hidden_channels.memory_complaints(shared),
+             *hidden_channels.channel_complaints(reached)]
     return worst, "; ".join(dict.fromkeys(lines)) or None
 
 

@@ -192,7 +192,7 @@ class CommMeter:
         """Sum of the sizes of all process groups so far, those destroyed included."""
         return sum(seen.ranks for seen in self._groups)
 
-    def complaints(self) -> list[str]:
+    def unwatched_groups(self) -> list[str]:
         """Probe every live process group; all ranks call it together, when all is done.
 
         The dispatcher knows no numbers of operations, and so finds no gap in them.

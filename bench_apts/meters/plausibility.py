@@ -25,7 +25,7 @@ _AUDITED_SINCE = (4, 19)
 """The first Linux that tells what the audit asks for."""
 
 
-def complaints(record: TrialRecord) -> Iterator[str]:
+def implausible(record: TrialRecord) -> Iterator[str]:
     """Name what a trial cannot have counted, and what it should have."""
     start, end = record.start, record.end
     if start is None:

@@ -51,7 +51,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
         events = _written(Path(record.path))
         found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
-            *plausibility.complaints(record)))
+            *plausibility.implausible(record)))
     found += [*_together(trials.records), *_unlike(folder, study, trials.records)]
     return len(trials.records) + unread, found
 
@@ -228,9 +228,7 @@ def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> I
 
 
 def _odd(
-    what: str,
-    records: Sequence[TrialRecord],
-    key: Callable[[TrialRecord], Hashable],
+    what: str, records: Sequence[TrialRecord], key: Callable[[TrialRecord], Hashable],
     value: Callable[[TrialRecord], Hashable],
 ) -> Iterator[str]:
     """Name the records that differ from most others with the same key."""

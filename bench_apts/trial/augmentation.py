@@ -89,9 +89,15 @@ class Augmentation:
         return whole.contiguous(memory_format=torch.contiguous_format if images.is_contiguous()
                                 else torch.channels_last)
 
-    def changed(self, batch: Batch, epochs: torch.Tensor, samples: torch.Tensor) -> Batch:
-        """Return a batch with its images changed; arguments as of a call."""
-        return Batch(self(batch.inputs, epochs, samples), batch.targets)
+    def changed(self, batch: Batch, draws: torch.Tensor, size: int) -> Batch:
+        """Return a batch with its images changed.
+
+        Args:
+            batch: Of normalised images.
+            draws: What ``Order.slices`` yields, ``numbered``: epoch times ``size`` plus sample.
+            size: Samples of the split.
+        """
+        return Batch(self(batch.inputs, draws // size, draws % size), batch.targets)
 
     def _below(self, number: int, which: str, epochs: torch.Tensor, samples: torch.Tensor
                ) -> torch.Tensor:

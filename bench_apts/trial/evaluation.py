@@ -77,12 +77,6 @@ class StepTotals:
         return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
 
 
-def mean_loss(total: float, steps: float) -> float | None:
-    """Return the mean of so many steps' losses; None where there are none, or it is not finite."""
-    mean = total / steps if steps else math.nan
-    return mean if math.isfinite(mean) else None
-
-
 class RankSums(NamedTuple):
     """Numbers of one rank that an evaluation adds up over all."""
 
@@ -91,6 +85,11 @@ class RankSums(NamedTuple):
     made_samples: float
     counted_samples: float
     cpu_s: float
+
+    def mean_loss(self) -> float | None:
+        """Return the mean loss of a step; None without steps, or if it is not finite."""
+        mean = self.loss / self.steps if self.steps else math.nan
+        return mean if math.isfinite(mean) else None
 
 
 class RankPeaks(NamedTuple):

@@ -149,9 +149,8 @@ class Resident:
         augmentation = self._augmentation
         if augmentation is None:
             return map(self.take, indices)
-        numbers = ((draws // len(self), draws % len(self)) for draws in indices)
-        return (augmentation.changed(self.take(samples), epochs, samples)
-                for epochs, samples in numbers)
+        return (augmentation.changed(self.take(draws % len(self)), draws, len(self))
+                for draws in indices)
 
 
 class Order:

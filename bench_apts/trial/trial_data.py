@@ -151,8 +151,7 @@ class Streamed:
         batch = self._batch(found)
         if self._augmentation is None:
             return batch
-        draws = draws.to(self._conversion.device)
-        return self._augmentation.changed(batch, draws // len(self), draws % len(self))
+        return self._augmentation.changed(batch, draws.to(self._conversion.device), len(self))
 
 
 class _ErrorsAsText:

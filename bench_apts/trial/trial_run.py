@@ -35,7 +35,6 @@ from bench_apts.trial.evaluation import (
     StepTotals,
     end_status,
     evaluate,
-    mean_loss,
 )
 from bench_apts.trial.observer import Observer
 from bench_apts.trial.stopping import GracefulStop
@@ -47,7 +46,6 @@ WARMUP_STEPS = 3
 
 _MAX_OFFERED = 100
 """Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
-
 
 _COUNTERS = ("step", "samples", "forwards", "backwards", "peak", "tensors")
 """Attributes of a run that a checkpoint keeps as they are."""
@@ -103,9 +101,6 @@ class TrialRun:
         sample = self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))
         self.network = TrialNetwork(problem, self.dataset, sample, trial, device)
         self.model, passes = self.network.model, self.network.passes
-        self.chance = (self.task.chance(self.validation.targets)
-                       if isinstance(self.task, Classification) and not self.dataset.stream
-                       else None)
 
         backend = registry.optimizer(
             trial.plugin if trial.plugin.endswith(".py") else trial.optimizer).backend
@@ -136,11 +131,13 @@ class TrialRun:
     def execute(self, stop: GracefulStop | None = None) -> Status:
         """Run to the end, or until ``stop`` asks for a checkpoint; rank 0 writes every event."""
         forward, backward = self.network.flops or (None, None)
+        chance = (self.task.chance(self.validation.targets)
+                  if isinstance(self.task, Classification) and not self.dataset.stream else None)
         self._write(Start(
             self.network.parameters, self.network.initial, self.batches.order.sha256(),
             len(self.train), len(self.validation), self.meter.name, str(dist.get_backend()),
             forward, backward, environment.torch_numeric_settings(), self.build_s,
-            self.build_backwards, self.chance))
+            self.build_backwards, chance))
         self._warm_up()
         memory_use.reset_peak(self.world.device.type)
         status = self._train(stop)
@@ -276,7 +273,7 @@ class TrialRun:
             forwards=forwards,
             backwards=backwards,
             peak_memory_bytes=int(peaks.memory),
-            train_loss=mean_loss(sums.loss, sums.steps),
+            train_loss=sums.mean_loss(),
             validation=result.metrics(),
             comm=self.meter.snapshot(),
             diagnostics=self.pending.diagnostics(),
