@@ -1,4 +1,4 @@
-"""The kernel's word against the meter's: did all that was sent pass the hooks?
+"""The kernel's count of bytes against the meter's: did all that was sent pass the hooks?
 
 Linux counts the bytes of every TCP socket, and a process may ask for its own (``TCP_INFO``). With
 gloo's algorithms modelled (``wire.gloo_bytes``) the two must agree to the byte; whatever
@@ -189,10 +189,10 @@ def _obstacle(meter: CommMeter) -> str:
     if backend != "gloo":
         return f"the bytes of {backend} cannot be predicted"
     if not sys.platform.startswith("linux"):
-        return f"{sys.platform} does not tell a socket's bytes"
+        return f"{sys.platform} does not count a socket's bytes"
     with socket.socket() as probe:
         if len(probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)) < _LENGTH:
-            return "this kernel does not tell a socket's bytes (Linux 4.19 does)"
+            return "this kernel does not count a socket's bytes (Linux 4.19 does)"
     return ""
 
 

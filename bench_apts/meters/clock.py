@@ -48,7 +48,7 @@ class Clock:
         return self._part
 
     def switch(self, part: str) -> None:
-        """Bill the time up to now to the present part and goes on with ``part``."""
+        """Bill the time up to now to the present part and go on with ``part``."""
         if part not in self._seconds:
             raise ValueError(f"unknown part of the ledger: {part}")
         self.synchronize()

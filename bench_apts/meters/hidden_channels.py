@@ -183,7 +183,7 @@ class HiddenChannels:
         self._received |= ends[1]
 
     def seen(self) -> SeenChannels | None:
-        """Return what this rank may have sent to and received from; None if it cannot be told."""
+        """Return what this rank may have sent to and received from; None if unknown."""
         return self._try("names", self._seen)
 
     def _seen(self) -> SeenChannels:

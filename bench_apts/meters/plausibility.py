@@ -22,7 +22,7 @@ _EXACT = 1e-9
 """Relative error of the same sum worked out again."""
 
 _AUDITED_SINCE = (4, 19)
-"""The first Linux that tells what the audit asks for."""
+"""The first Linux that counts what the audit reads."""
 
 
 def implausible(record: TrialRecord) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _traffic(collective: str, traffic: Traffic, ranks: int) -> Iterator[str]:
     if ranks == 1:
         if actual:
             yield f"actual_bytes is {actual} without another rank"
-    elif actual == 0 and ideal > 0 and collective != "all_to_all":  # its splits may spare a rank
+    elif actual == 0 and ideal > 0 and collective != "all_to_all":  # which may leave out a rank
         yield f"actual_bytes is 0, although {ideal:g} are needed"
 
 

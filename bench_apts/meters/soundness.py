@@ -39,7 +39,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
         How many trials there are, and a line for each problem that begins with the file's path.
 
     Raises:
-        UserError: It is no results folder.
+        UserError: It is not a results folder.
     """
     study = store.read_study(folder)
     found: list[str] = []
@@ -70,7 +70,7 @@ def ledger_gap(record: TrialRecord) -> float | None:
 
 
 def _written(path: Path) -> list[dict[str, Any]]:
-    """Read the last attempt, and those that it goes on from, as written."""
+    """Read the last attempt, and those that it resumed from, as written."""
     events: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
@@ -105,7 +105,7 @@ def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator
 
 
 def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What attempts must share of which one goes on from the other's checkpoint."""
+    """Check what attempts must share of which one resumed from the other's checkpoint."""
     written = {event.samples: event for event in record.checkpoints if not event.skipped}
     for samples in dict.fromkeys([*record.resumed, record.header.resumed]):
         if samples is not None and samples not in written:
@@ -125,7 +125,7 @@ def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[
 
 
 def _alone(record: TrialRecord) -> Iterator[str]:
-    """What a trial's last attempt must hold for itself."""
+    """Check what a trial's last attempt must hold for itself."""
     for number in record.torn:
         yield f"line {number} is cut off: the writer was killed"
     gap = ledger_gap(record)
@@ -172,7 +172,7 @@ def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[
 
 
 def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
-    """What trials must share, whatever their optimizer and N, for a comparison in pairs."""
+    """Check what trials must share, whatever their optimizer and N, for a comparison in pairs."""
     yield from _odd("seeds", records,
                     lambda r: (canonical(r.trial.suite), r.trial.stage, r.trial.repetition),
                     lambda r: (r.trial.seeds.data, r.trial.seeds.init))

@@ -30,8 +30,8 @@ def check_parameters(network: torch.nn.Module) -> None:
     """Check parameters as built, before any pass.
 
     Raises:
-        UserError: There are none to be trained, or one is lazy, has no values, is no float of 32
-            or 64 bits, has another dtype than the others, or shares memory.
+        UserError: There are none to be trained, or one is lazy, has no values, is not a float of
+            32 or 64 bits, has another dtype than the others, or shares memory.
     """
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     if not trained:
@@ -124,7 +124,7 @@ class ReportCheck:
             handed: Samples in the batch that the step was given.
 
         Raises:
-            ContractError: It is no StepReport, a field has another type or a value that no
+            ContractError: It is not a StepReport, a field has another type or a value that no
                 record could hold, or the step reports no samples at all.
         """
         if not isinstance(report, StepReport):

@@ -78,7 +78,7 @@ def understood(
         yield
     except errors as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error}); move it away: "
-                        "finished trials are told to a new one") from error
+                        "finished trials go into a new one") from error
 
 
 def study(

@@ -43,7 +43,7 @@ class GracefulStop:
         self._flag, self._rank, self._size, self._store = flag, rank, size, store
         self._lock, self._known, self._over = (
             threading.Lock(), threading.Event(), threading.Event())
-        self._several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1  # torch's word for nodes
+        self._several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1  # nodes, to torch
         self._asked = False
         self._begun, self._last = 0, sys.maxsize
 

@@ -307,6 +307,21 @@ def test_what_is_larger_than_a_semaphore_is_none(pages, seen):
         path.unlink()
 
 
+def test_mappings_are_listed_only_where_shared_ones_may_have_changed(monkeypatch, tmp_path):
+    path, listed, real = tmp_path / "file", [], procfs.shared_mappings
+    path.write_bytes(bytes(HIDDEN))
+    mappings = procfs.Mappings()
+    monkeypatch.setattr(procfs, "shared_mappings", lambda: listed.append(1) or real())
+    with mmap.mmap(-1, 2**24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as private:
+        private[:] = bytes(2**24)
+        mappings.read()
+    assert not listed
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        mappings.read()
+    assert listed == [1]
+    assert (str(path), 0) in mappings.seen.writable
+
+
 @pytest.mark.slow
 def test_deepspeeds_shared_memory_shows(pytestconfig):
     if not (shutil.which("g++") and "avx2" in Path("/proc/cpuinfo").read_text()):
