@@ -405,13 +405,16 @@ def reached(column: str, value: float, form: Callable[[float], str]) -> Value:
 
 
 def grouped_table(slug: str, title: str, caption: str, head: Sequence[tuple[str, str]],
-                  groups: Iterable[Iterable[tuple[Value, ...]]]) -> Table | None:
-    """Return a table with a line before each group of rows; None without any row."""
+                  groups: Iterable[Iterable[tuple[Value, ...]]]) -> Table:
+    """Return a table with a line before each group of rows."""
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for group in groups:
         breaks.add(len(rows))
         rows += group
-    if not rows:
-        return None
     return Table(slug, title, caption, tuple(head), tuple(rows), frozenset(breaks))
+
+
+def tables(*found: Table | None, folded: bool = True) -> list[Listing]:
+    """Return the blocks of those tables that have any row."""
+    return [Listing(table, folded) for table in found if table and table.rows]
