@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.units import headline
-from bench_apts.reports.section_parts import grouped_table
-from bench_apts.reports.table import Table, Value, mono, name, words
+from bench_apts.reports.table import Table, Value, grouped_table, mono, name, words
 from bench_apts.reports.tuning_pools import CostView, Pool, read_pool
 from bench_apts.stats.range_sensitivity import widest
 from bench_apts.stats.trial_costs import outcome

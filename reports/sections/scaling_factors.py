@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.reports.cost_tables import timed
-from bench_apts.reports.section_parts import grouped_table, known, reached
-from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.table import (
+    Table,
+    Value,
+    grouped_table,
+    known,
+    name,
+    number,
+    reached,
+    words,
+)
 from bench_apts.stats import trial_origins
 from bench_apts.stats.world_sizes import Efficiency, MeasuredTraining, efficiency
 

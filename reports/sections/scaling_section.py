@@ -27,7 +27,6 @@ from bench_apts.reports.section_parts import (
     Prose,
     Section,
     opening,
-    reached,
     tables,
 )
 from bench_apts.reports.sections.scaling_factors import (
@@ -36,7 +35,7 @@ from bench_apts.reports.sections.scaling_factors import (
     scale_optimizers,
     scaling_table,
 )
-from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.table import Table, Value, name, number, reached, words
 from bench_apts.stats import fabrics
 from bench_apts.stats.network_model import Algorithm, BatchScaling
 
@@ -98,7 +97,7 @@ def _finding(context: Context, rows: Sequence[ScaledOptimizer]) -> str:
         text = (f"{mode}: at N = {cell.ranks} {cell.label} has the largest statistical "
                 f"factor against N = {base}, {units.digits(found.statistical)}")
     if crowded:
-        sizes = units.listing(map(str, sorted(crowded)))
+        sizes = units.listing([str(n) for n in sorted(crowded)])
         text += f"; times at N = {sizes} measure this machine, which has fewer cores"
     return text + "."
 

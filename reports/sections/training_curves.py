@@ -23,8 +23,8 @@ from bench_apts.reports.canvas import (
 )
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section, grouped_table
-from bench_apts.reports.table import Table, Value, name, number
+from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section
+from bench_apts.reports.table import Table, Value, grouped_table, name, number
 from bench_apts.stats.learning_curves import QUARTILES_FROM, band
 
 if TYPE_CHECKING:

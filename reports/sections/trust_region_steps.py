@@ -17,17 +17,8 @@ from bench_apts.reports.canvas import (
 )
 from bench_apts.reports.curve_data import SINGLE, StepTally, step_frame, tally_steps
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import (
-    Block,
-    Listing,
-    Pictures,
-    Prose,
-    Section,
-    grouped_table,
-    known,
-    opening,
-)
-from bench_apts.reports.table import MOST_ROWS, Table, Value, name, number
+from bench_apts.reports.section_parts import Block, Listing, Pictures, Prose, Section, opening
+from bench_apts.reports.table import MOST_ROWS, Table, Value, grouped_table, known, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
