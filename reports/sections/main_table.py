@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench_apts.core.records import TrialRecord
+    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
+    from bench_apts.reports.table import Plain
 
 SECTION = Section("main", "Main table", order=10, compares=True)
 
-_BILLED = ("core_seconds", "samples", "wire_bytes", "gradient_evaluations")
+_BILLED: tuple[Currency, ...] = ("core_seconds", "samples", "wire_bytes", "gradient_evaluations")
 """Currencies in which the file has what a tuning trial was billed."""
 
 FASTEST = "fastest to the target"
@@ -89,9 +91,9 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Val
     status, target = record.end.status if record.end else "unfinished", trial.suite.target
     best = best_metric(record) * (1 if target.direction == "max" else -1)
     currency = headline(device)
-    spent: dict[str, float | None] = {**result.spent}
+    billed: dict[str, Plain] = {f"{key}_spent": result.spent[key] for key in _BILLED}
     if not all_known([result], "wire_bytes"):
-        spent["wire_bytes"] = None
+        billed["wire_bytes_spent"] = None
     return (
         name(cell.label, badge=_chosen(cell, record), suite=cell.suite.name),
         number(str(cell.ranks), ranks=cell.ranks),
@@ -106,8 +108,7 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Val
             f"{currency}_to_target": result.cost[currency]})
         if result.hit
         else Value("not reached", numbers={"core_seconds_to_target": None}, kind="number missed"),
-        number(units.format_cost(currency, result.spent[currency], device),
-               **{f"{key}_spent": spent[key] for key in _BILLED}),
+        Value(units.format_cost(currency, result.spent[currency], device), numbers=billed),
         known("best_validation", best,
               lambda value: units.format_metric(target, target.metric, value)))
 

@@ -24,7 +24,7 @@ from bench_apts.reports.canvas import (
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section
-from bench_apts.reports.table import Table, Value, grouped_table, name, number
+from bench_apts.reports.table import Table, Value, grouped_table, known, name, number
 from bench_apts.stats.learning_curves import QUARTILES_FROM, band
 
 if TYPE_CHECKING:
@@ -185,11 +185,12 @@ def draw_ends(axes: Axes, one: CurveBand, column: str, look: Look, limits: tuple
             hits += zip(across[hit], values[hit], strict=True)
         else:
             misses.append((across[-1], min(max(values[-1], limits[0]), limits[1])))
-    for points, options in ((hits, {"hollow": True, "size": 8}),
-                            (misses, {"marker": "x", "size": 7, "clip_on": False})):
+    for points, ring in ((hits, True), (misses, False)):
         shown = [point for point in points if point[0] > beyond]
         if shown:
-            draw_marks(axes, *zip(*shown, strict=True), look, zorder=4, **options)
+            draw_marks(axes, [x for x, _ in shown], [y for _, y in shown], look, zorder=4,
+                       size=8 if ring else 7, marker="" if ring else "x", hollow=ring,
+                       clip_on=ring)
 
 
 def _caption(group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand], step: int,
@@ -289,8 +290,7 @@ def _rows(group: CellGroup, target: Target, one: CurveBand) -> Iterator[tuple[Va
         middle, low, high = (float(each[at]) for each in values)
         yield (
             name(one.label, suite=group.suite.name, ranks=group.ranks),
-            *(number(axis.form(middles[axis][at]), **{axis.column: float(middles[axis][at])})
-              for axis in AXES),
+            *(known(axis.column, float(middles[axis][at]), axis.form) for axis in AXES),
             number(units.format_metric(target, metric, middle),
                    units.between(units.format_metric(target, metric, low),
                                  units.format_metric(target, metric, high)),
