@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
+from bench_apts.core.currencies import TIME_CURRENCIES
 from bench_apts.reports.section_parts import family_of, finite
 from bench_apts.reports.table import Table, Value, grouped_table, known, number, words
 from bench_apts.reports.tuning_pools import (
@@ -18,7 +19,6 @@ from bench_apts.reports.tuning_pools import (
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare, first_ranks
 from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import Decision, decide
 
 if TYPE_CHECKING:

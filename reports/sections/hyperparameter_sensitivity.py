@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import seaborn as sns
 from matplotlib.colors import LinearSegmentedColormap
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import CURRENCIES, currency_noun, format_cost, headline
 from bench_apts.reports.canvas import (
     Figure,
     draw_marks,
@@ -143,7 +142,7 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
                                         for points in at.values()))
     least, most = min(costs) / 1.25, max(costs) * 1.25
     currency = headline(device)
-    scale(axes, "y", partial(units.tick, currency), log=True,
+    scale(axes, "y", CURRENCIES[currency].form, log=True,
           limits=headroom(least, most, strip))
     scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
@@ -166,7 +165,7 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
     if not hits:
         axes.set_yticks([])
     axes.set_xlabel(knob)
-    heading(axes, f"{units.named(currency, device)} to the target")
+    heading(axes, f"{currency_noun(currency, device)} to the target")
     signs = dict.fromkeys(_SIGNS[p.status] for p in every if not p.hit)
     caption = (_working(at) + (
         f" At the top edge, one line for each optimizer: "
@@ -250,7 +249,7 @@ def _points_table(context: Context, ranks: int, knob: str,
     rows = [(name(label, suite=context.suite.name, hyperparameter=knob, ranks=ranks),
              number(units.digits(p.value), value=p.value),
              words(STATUS.get(p.status, p.status), status=p.status),
-             Value(units.format_cost(currency, p.cost, device) if p.hit else units.NONE, numbers={
+             Value(format_cost(currency, p.cost, device) if p.hit else units.NONE, numbers={
                  "core_seconds_to_target": finite(p.core_seconds),
                  f"{currency}_to_target": finite(p.cost)}))
             for label, points in at.items() for p in sorted(points)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import format_cost, headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.section_parts import Section, tables
@@ -29,8 +29,8 @@ from bench_apts.stats.trial_costs import all_known, best_metric, final_metric, o
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.table import Plain
@@ -68,7 +68,7 @@ def _at(group: CellGroup, device: str) -> str:
     where, count = f"at N = {group.ranks}, ", units.plural(len(cells), "optimizer")
     if not reached:
         return f"{where}none of {count} reached the target"
-    costs = [units.format_cost(currency, cell.ert(currency).cost, device) for cell in reached]
+    costs = [format_cost(currency, cell.ert(currency).cost, device) for cell in reached]
     span = costs[0] if len(costs) == 1 else units.between(costs[0], costs[-1])
     return f"{where}{len(reached)} of {count} reached the target, at an expected cost of {span}"
 
@@ -103,12 +103,12 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Val
             trial.hyperparameters, order="sorted").decode()),
         words(STATUS.get(status, status), status=status,
               reason=record.end.reason if record.end else None),
-        Value(units.format_cost(currency, result.cost[currency], device), numbers={
+        Value(format_cost(currency, result.cost[currency], device), numbers={
             "core_seconds_to_target": result.cost["core_seconds"],
             f"{currency}_to_target": result.cost[currency]})
         if result.hit
         else Value("not reached", numbers={"core_seconds_to_target": None}, kind="number missed"),
-        Value(units.format_cost(currency, result.spent[currency], device), numbers=billed),
+        Value(format_cost(currency, result.spent[currency], device), numbers=billed),
         known("best_validation", best,
               lambda value: units.format_metric(target, target.metric, value)))
 

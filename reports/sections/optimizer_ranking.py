@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import headline
 from bench_apts.reports.canvas import Figure, draw_lines, finish, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Pictures, Section, tables
 from bench_apts.reports.sections.cost_ratios import (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, draw_marks, heading, panel, plain, scale
 from bench_apts.reports.cells import memory
@@ -33,9 +34,6 @@ _KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range ov
 
 _WORDS: dict[FrontCost, str] = {"bytes": "ideal wire bytes per rank to the target",
                                 "memory": "memory of a rank"}
-
-_AXIS: dict[FrontAxis, tuple[str, Callable[[float], str]]] = {
-    "train_s": ("training time", units.format_seconds), "samples": ("samples", units.format_count)}
 
 _SPREAD = 8
 """Ratio of largest to smallest beyond which an axis is logarithmic."""
@@ -145,7 +143,8 @@ def _figure(context: Context, group: CellGroup, against: FrontCost,
     """Draw time or samples against bytes or memory, and the front; None without points."""
     if not any(point.other[0] for point in points):
         return None
-    noun, form = _AXIS[_front_axis(group)]
+    across = CURRENCIES[_front_axis(group)]
+    noun, form = across.words, across.form
     drawing, axes = panel(*FIGURE_SIZE, left=0.62)
     for point in points:
         look = context.looks[point.cell.label]
@@ -216,7 +215,8 @@ def _caption(group: CellGroup, front: Sequence[FrontPoint]) -> str:
 
 def _table(context: Context, group: CellGroup, against: FrontCost,
            points: Sequence[FrontPoint]) -> Table:
-    noun, form = _AXIS[_front_axis(group)]
+    across = CURRENCIES[_front_axis(group)]
+    noun, form = across.words, across.form
     largest = ", and the largest memory of any seed" if against == "memory" else ""
     return Table(
         f"front-{against}", f"Data: {noun} and {against}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import modelled_times, section_parts
 from bench_apts.reports.canvas import (
     Figure,
@@ -40,11 +41,11 @@ from bench_apts.stats import fabrics
 from bench_apts.stats.network_model import Algorithm, BatchScaling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.modelled_times import ProjectedRow
     from bench_apts.reports.section_parts import Block, Context, Part
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
     from bench_apts.stats.world_sizes import Efficiency
 
 SECTION = Section("scaling", "Scaling", order=40, compares=True)
-
-_FORMS: Mapping[Currency, Callable[[float], str]] = {
-    "train_s": units.format_seconds, "wire_bytes": units.format_size}
 
 _LETTER = 0.065
 """Inches that a digit of an axis takes, at most."""
@@ -65,8 +63,8 @@ def part(context: Context) -> Part | None:
     rows = scale_optimizers(context)
     blocks: list[Block] = []
     if len({row.cell.ranks for row in rows}) > 1:
-        drawn = (_cost_figure(context, "train_s", "time", "training time"),
-                 _cost_figure(context, "wire_bytes", "bytes", "ideal wire bytes per rank"),
+        drawn = (_cost_figure(context, "train_s", "time"),
+                 _cost_figure(context, "wire_bytes", "bytes"),
                  _factor_figure(context, rows, "hardware"),
                  _factor_figure(context, rows, "statistical"))
         shown = tuple(figure for figure in drawn if figure)
@@ -123,12 +121,12 @@ def _place_ranks(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(False, axis="x")
 
 
-def _cost_figure(context: Context, currency: Currency, slug: str, words: str) -> Figure | None:
+def _cost_figure(context: Context, currency: Currency, slug: str) -> Figure | None:
     """Draw a cost to the target against N, never as a speed-up; None if nobody has any."""
-    # One rank sends nothing.
-    groups = [g for g in context.groups if (g.ranks > 1 if currency == "wire_bytes" else
-                                            not context.crowded[g.ranks])]
-    form, shifts = _FORMS[currency], _shifts(context)
+    row = CURRENCIES[currency]
+    groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
+              and not (row.is_clock and context.crowded[g.ranks])]
+    form, words, shifts = row.form, row.words, _shifts(context)
     drawing, axes = panel(*FIGURE_SIZE, left=0.62)
     values: list[float] = []
     medians: list[tuple[str, int, float, float]] = []
@@ -165,7 +163,7 @@ def _cost_figure(context: Context, currency: Currency, slug: str, words: str) ->
             f"{label} at N = {', '.join(map(str, missed[label]))}"
             for label in context.looks if label in missed) + ")."
     caption += " Large: medians over seeds; small: single seeds."
-    if currency == "train_s" and len(groups) < len(context.groups):
+    if row.is_clock and len(groups) < len(context.groups):
         caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
     return context.figure(
         drawing, f"{slug}-ranks", f"{words} to the target against N, {context.suite.scaling} "
@@ -218,7 +216,7 @@ def _costs_table(context: Context, currency: Currency, words: str,
                  groups: Sequence[CellGroup]) -> Table:
     rows = []
     for cell in (cell for group in groups for cell in group.cells if cell.seeds):
-        found, form = cell.to_target(currency), _FORMS[currency]
+        found, form = cell.to_target(currency), CURRENCIES[currency].form
         rows.append((*opening(context, cell.label, cell.ranks),
                      reached(f"{currency}_median", found.median, form),
                      reached(f"{currency}_low", found.low, form),

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import (
     Figure,
@@ -74,8 +75,7 @@ def _finding(context: Context) -> str:
     said = f"{hit} of {units.plural(total, 'final training')} reached the target"
     if not firsts:
         return f"{said}{', no median seed among them' if hit else ''}."
-    counted = "training time" if axis.column == "train_s" else axis.column
-    return f"{said}; first in {counted}, by the median seed: {units.listing(firsts)}."
+    return f"{said}; first in {axis.label}, by the median seed: {units.listing(firsts)}."
 
 
 def _figures(context: Context, group: CellGroup) -> list[Figure]:
@@ -87,7 +87,7 @@ def _figures(context: Context, group: CellGroup) -> list[Figure]:
         return []
     limits, table = _limits(group, found), _table(group, found, step)
     return [_figure(context, group, axis, found, step, limits, table) for axis in AXES
-            if not (axis.column == "train_s" and context.crowded[group.ranks])
+            if not (CURRENCIES[axis.currency].is_clock and context.crowded[group.ranks])
             and any((run[axis.column] > 0).any() for one in found for run in one.runs)]
 
 
@@ -204,7 +204,7 @@ def _caption(group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand], step
         if later:
             second, others = later[0]
             text = text[:-1] + f"; then {units.listing(others)}, after {axis.form(second)}."
-            if (axis.column == "train_s" and group.noise
+            if (CURRENCIES[axis.currency].is_clock and group.noise
                     and second <= first * group.noise.factor):
                 text += " Times of equal trials are as far apart."
     hidden = [one.label for one in found if not any(
@@ -275,8 +275,7 @@ def _table(group: CellGroup, found: Sequence[CurveBand], step: int) -> Table:
         "median-curves", f"Data of the curves at N = {group.ranks}",
         "Medians over seeds at evaluations that all seeds have, and the band of the metric"
         f"{', thinned' if thinned else ''}; tables/curves.csv has every evaluation of every seed.",
-        (("Optimizer", ""), ("Training", "time"), ("Samples", "all ranks"),
-         ("Gradients", "evaluations"), ("Bytes", "sent per rank"),
+        (("Optimizer", ""), *(axis.head for axis in AXES),
          ("Validation", units.metric_title(group.suite.target.metric)), ("Seeds", "")),
         (_rows(group, group.suite.target, one) for one in found))
 

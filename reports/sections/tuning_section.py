@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import currency_noun, headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.bills_by_trainings import amortised_figure
 from bench_apts.reports.canvas import (
@@ -49,7 +49,7 @@ from bench_apts.reports.tuning_pools import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Block, Context, Part
 
@@ -148,7 +148,7 @@ def _expected_figure(scene: TuningScene, cells: Sequence[ReportCell]) -> Figure 
             if math.isinf(interval.high):
                 draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
         draw_marks(axes, [expected.cost], [row], look, size=8)
-    heading(axes, f"expected cost to the target, in {units.named(currency, view.device)}")
+    heading(axes, f"expected cost to the target, in {currency_noun(currency, view.device)}")
     ranked = rank_by_cost(cells, currency)
     caption = "No optimizer reached the target."
     if ranked:
@@ -212,7 +212,7 @@ def _spent_figure(scene: TuningScene, cells: Sequence[ReportCell]) -> Figure | N
         write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
     scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
     heading(axes, "tuning (pale) and one final training (solid), in "
-                  f"{units.named(view.currency, view.device)}")
+                  f"{currency_noun(view.currency, view.device)}")
     reached = sorted((bill.together, cell.label) for cell, bill in bills if bill.ended == "hit")
     spans = [f"{label}, {view.show(spent)}" for spent, label in reached]
     caption = "No final training reached the target."
@@ -235,7 +235,7 @@ def _expected_table(scene: TuningScene, cells: Sequence[ReportCell]) -> Table:
         "expected", "Expected cost, tuning included",
         "With its 95 % interval; “or more”: without an upper limit.",
         (("Optimizer", ""), ("Hit", "trials"),
-         ("Expected cost", units.named(view.currency, view.device))),
+         ("Expected cost", currency_noun(view.currency, view.device))),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
                cost_tables.headlined(cell, view.device))
@@ -253,7 +253,7 @@ def _spent_table(scene: TuningScene, bills: Sequence[tuple[ReportCell, _Spending
 
     return Table(
         "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
-        (("Optimizer", ""), ("Tuning", units.named(view.currency, view.device)),
+        (("Optimizer", ""), ("Tuning", currency_noun(view.currency, view.device)),
          ("Final training", "median seed"), ("Together", ""), ("Ended", "final training")),
         tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                *(share(cell, bill, column) for column in ("tuning", "training", "together")),
