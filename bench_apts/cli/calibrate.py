@@ -45,9 +45,8 @@ def command(
 
     from bench_apts.core import store
     from bench_apts.study import resolve, suite_target_file, target_calibration
-    from bench_apts.study import scheduler as studies
-    from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
+    from bench_apts.study.preflight import estimate_lines, prepare_data
 
     if len(resolve.parse_sizes("--gpus", gpus)) > 1:
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
@@ -67,20 +66,14 @@ def command(
     )
     resolved = replace(resolved, suites=tuple(map(target_calibration.neutral, resolved.suites)))
     (chosen,) = resolved.suites
-    side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
+    execution = session.make_execution(console, resolved, place, jobs)
     variant = chosen.name.partition("@")[2]
     folder = session.study_folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    plan = Plan(
-        resolved,
-        studies.prepare_data(resolved, data_dir, offline),
-        target_calibration.choose,
-        None,
-    )
+    plan = Plan(resolved, prepare_data(resolved, data_dir, offline), target_calibration.choose,
+                None)
     if dry_run:
-        from bench_apts.study.preflight import estimate_lines
-
         for line in estimate_lines(plan, folder):
             console.print(line, markup=False)
         return
@@ -101,15 +94,7 @@ def command(
         else:
             console.print("put it into the suite's file, or have --write do so", markup=False)
 
-    session.run_study(
-        console,
-        plan,
-        folder,
-        Execution(side_by_side.count > 1, True, jobs=side_by_side),
-        told,
-        place,
-        600,
-    )
+    session.run_study(console, plan, folder, execution, told, place, 600)
 
 
 def _target(found: CalibrationOutcome, folder: Path) -> Target:

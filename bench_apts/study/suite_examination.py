@@ -17,10 +17,12 @@ from rich.console import Console
 
 from bench_apts.core import store, units
 from bench_apts.core.errors import UserError, describe_error
-from bench_apts.study import scheduler as studies
 from bench_apts.study import suite_data_checks, suite_network_checks
 from bench_apts.study.plan import Plan
+from bench_apts.study.preflight import prepare_data
 from bench_apts.study.progress import StudyProgress
+from bench_apts.study.scheduler import run_study
+from bench_apts.study.shared_folder import open_results_folder
 from bench_apts.study.suite_data_checks import SuiteFinding, worst_finding
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
@@ -198,14 +200,14 @@ def examine_suite(
         study: The suite, with the optimizers and world sizes of short trials.
         name: The suite as the user called it.
         missing: What its file lacks of a target, as ``target_file.missing`` says.
-        data_dir: As of ``bench_apts.study.scheduler.prepare_data``.
+        data_dir: As of ``bench_apts.study.preflight.prepare_data``.
         offline: Likewise.
         folder: Where records of the trials may be written.
     """
     (suite,) = study.suites
     problem = SuiteProblem(suite, study.folder(suite))
     try:
-        prepared = studies.prepare_data(study, data_dir, offline)
+        prepared = prepare_data(study, data_dir, offline)
         dataset = data.load(prepared[suite.data.name].folder)
         parts = suite_data_checks.divide_splits(problem, dataset)
     except UserError as error:
@@ -288,8 +290,8 @@ def _run_short_trials(study: Study, prepared: dict[str, Prepared], folder: Path
     short = shorten_study(study)
     try:
         plan = Plan(short, prepared)
-        with studies.open_results_folder(folder):
-            studies.run_study(plan, folder, StudyProgress(Console(file=io.StringIO())))
+        with open_results_folder(folder):
+            run_study(plan, folder, StudyProgress(Console(file=io.StringIO())))
     except UserError as error:
         return SuiteFinding("training", "failed", str(error)), store.read_trials(folder)
     records = store.read_trials(folder)

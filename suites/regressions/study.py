@@ -76,9 +76,11 @@ def setup_cache() -> Told:
     from bench_apts.core import store
     from bench_apts.plugins import registry
     from bench_apts.study import resolve
-    from bench_apts.study import scheduler as study
     from bench_apts.study.plan import Plan
+    from bench_apts.study.preflight import prepare_data
     from bench_apts.study.progress import StudyProgress
+    from bench_apts.study.scheduler import run_study
+    from bench_apts.study.shared_folder import open_results_folder
 
     told: Told = {}
     built_in = registry.optimizer_names()
@@ -94,9 +96,9 @@ def setup_cache() -> Told:
         optimizers=",".join(f"{name}[{PINNED[name]}]" if name in PINNED else name
                             for name in BACKENDS if told[name, RANKS[0]] == "no trial"),
         trials=0, seeds=1, base_seed=0, twins=False)
-    prepared = study.prepare_data(resolved, None, offline=True)
-    with study.open_results_folder(RECORDS):
-        study.run_study(Plan(resolved, prepared), RECORDS, StudyProgress(Console(quiet=True)))
+    prepared = prepare_data(resolved, None, offline=True)
+    with open_results_folder(RECORDS):
+        run_study(Plan(resolved, prepared), RECORDS, StudyProgress(Console(quiet=True)))
     for record in store.read_trials(RECORDS):
         told[record.trial.optimizer, record.trial.ranks] = counted(record)
     return told

@@ -15,7 +15,7 @@ from bench_apts.regress.gate_findings import GateResult
 from bench_apts.regress.gate_trainings import CodeTree, GateRequest
 from bench_apts.study.plan import Plan
 from bench_apts.study.progress import StudyProgress
-from bench_apts.study.trial_runner import TrialRunner
+from bench_apts.study.scheduler import Scheduler
 
 PLANTED = '''
 
@@ -201,15 +201,10 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
                                overrides=("suite.budget.samples=28000",))
             plan = Plan(study, {"digits": digits})
             (out / "trials").mkdir(parents=True)
-            runner = TrialRunner(
-                out,
-                {"digits": digits},
-                environments.environment_card(),
-                launcher,
-                StudyProgress(Console(quiet=True)),
-            )
+            scheduler = Scheduler(plan, out, environments.environment_card(), launcher,
+                                  StudyProgress(Console(quiet=True)))
             for trial in plan.reporting([]):
-                runner.run(trial)
+                scheduler.run(trial)
             return store.read_trials(out)
 
         monkeypatch.setattr(gate_comparison, "train", train)
