@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
-from bench_apts.regress.gate_findings import LEAST_PAIRS
+from bench_apts.regress.gate_findings import MIN_PAIRS
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import GateResult
@@ -37,8 +37,8 @@ def command(
         help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
         show_default=False)] = None,
     pairs: Annotated[int, Option(
-        min=LEAST_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
-                              "four times as many.")] = LEAST_PAIRS,
+        min=MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
+                              "four times as many.")] = MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
     base_seed: session.BaseSeed = 0,
@@ -115,34 +115,15 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
                                     "is trained; leave --suite, --gpus, --optimizers and --set "
                                     "out")
                 return gate_comparison.compare_with_stored(
-                    Path(baseline),
-                    head,
-                    place,
-                    factor=factor,
-                    told=_told,
-                    data_dir=data_dir,
-                    offline=offline,
-                )
-            asked = _asked(
-                tuple(gate_trainings.suite_path(head, suite) for suite in suites),
-                gpus,
-                optimizers,
-                overrides,
-                data_dir,
-                offline,
-            )
+                    Path(baseline), head, place, factor=factor, data_dir=data_dir,
+                    offline=offline, say=_say)
+            asked = _asked(tuple(gate_trainings.suite_path(head, suite) for suite in suites),
+                           gpus, optimizers, overrides, data_dir, offline)
             base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
-            _told(f"base: {base.told}, head: {head.told}")
+            _say(f"base: {base.text}, head: {head.text}")
             found = gate_comparison.compare_interleaved(
-                base,
-                head,
-                asked,
-                place,
-                pairs=pairs,
-                factor=factor,
-                base_seed=base_seed,
-                told=_told,
-            )
+                base, head, asked, place, pairs=pairs, factor=factor, base_seed=base_seed,
+                say=_say)
             if lacking := gate_trainings.missing_commits(top, baseline):
                 note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                         f"lost; compare with what git merge-base {baseline} HEAD says")
@@ -173,12 +154,12 @@ def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
                   if why]
         names = [name for name in names if not reasons[name]]
     for note in notes:
-        _told(f"note: {note}")
+        _say(f"note: {note}")
     return GateRequest(suites, ranks, tuple(names), overrides,
                  data_dir.absolute() if data_dir else None, offline)
 
 
-def _told(text: str) -> None:
+def _say(text: str) -> None:
     print(text, flush=True)
 
 

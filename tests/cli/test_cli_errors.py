@@ -141,8 +141,9 @@ def test_a_results_folder_that_cannot_be_made(cli, tmp_path):
 
 @pytest.mark.parametrize(("theirs", "ours"), [("", ()), ("shared", ()), ("", ("--shared",))])
 def test_a_results_folder_in_use(cli, tmp_path, theirs, ours):
-    code = ("import sys; from pathlib import Path; from bench_apts.study import run as study\n"
-            "with study.opened(Path(sys.argv[1]), bool(sys.argv[2])):\n"
+    code = ("import sys; from pathlib import Path\n"
+            "from bench_apts.study.shared_folder import open_results_folder\n"
+            "with open_results_folder(Path(sys.argv[1]), bool(sys.argv[2])):\n"
             "    print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "digits"), theirs],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -130,7 +130,7 @@ def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
     monkeypatch.setattr(
         gate_comparison,
         "compare_interleaved",
-        lambda base, head, *_, **__: GateResult(base.told, head.told, (), ()),
+        lambda base, head, *_, **__: GateResult(base.text, head.text, (), ()),
     )
     done = cli("check", "--baseline", "main")
     assert done.code == 0
@@ -212,7 +212,7 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
         for number in range(20):
             found = gate_comparison.compare_interleaved(
                 *trees, GateRequest(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
-                pairs=6, factor=1.1, base_seed=1000 * number, told=lambda text: None)
+                pairs=6, factor=1.1, base_seed=1000 * number, say=lambda text: None)
             print(number, found.code, [t for f in found.findings for t in f.timings])
             assert found.code != 1, (number, [f.slower for f in found.findings])
             codes.append(found.code)
