@@ -1,4 +1,4 @@
-"""``bench-apts calibrate``: sets a suite's target by one rule, from trials of SGD and AdamW."""
+"""``bench-apts calibrate``: set a suite's target by one rule, from trials of SGD and AdamW."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def command(
     from bench_apts.core import store
     from bench_apts.study import resolve, suite_target_file, target_calibration
     from bench_apts.study.plan import Plan
-    from bench_apts.study.preflight import estimate_lines, prepare_data
+    from bench_apts.study.preflight import prepare_data
 
     if len(resolve.parse_sizes("--gpus", gpus)) > 1:
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
@@ -54,16 +54,9 @@ def command(
     console = session.progress_console()
     place = session.find_placement_of_command(console, None, None, None)
     resolved, notes = resolve.resolve_study(
-        suites=[suite],
-        overrides=suite_target_file.missing_target(suite),
-        gpus=gpus,
-        optimizers=optimizers,
-        trials=trials,
-        seeds=seeds,
-        base_seed=base_seed,
-        twins=False,
-        nodes=place.nodes,
-    )
+        suites=[suite], overrides=suite_target_file.missing_target(suite), gpus=gpus,
+        optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=False,
+        nodes=place.nodes)
     resolved = replace(resolved, suites=tuple(map(target_calibration.neutral, resolved.suites)))
     (chosen,) = resolved.suites
     execution = session.make_execution(console, resolved, place, jobs)
@@ -74,11 +67,10 @@ def command(
     plan = Plan(resolved, prepare_data(resolved, data_dir, offline), target_calibration.choose,
                 None)
     if dry_run:
-        for line in estimate_lines(plan, folder):
-            console.print(line, markup=False)
+        session.print_estimate(console, plan, folder)
         return
 
-    def told() -> None:
+    def report() -> None:
         candidates = target_calibration.read_candidates(plan, store.read_trials(folder))
         _table(candidates)
         found = target_calibration.decide_target(chosen, candidates)
@@ -86,15 +78,15 @@ def command(
         console.print(f"\n{suite_target_file.target_fragment(target, variant)}\n", markup=False)
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
-                          "nothing, raise budget.samples or mend the problem", markup=False)
+                          "nothing, raise budget.samples or correct the problem", markup=False)
         console.print(f"results: {folder}", markup=False)
         if path:
             suite_target_file.write_target(path, target, variant)
             console.print(f"written to {path}", markup=False)
         else:
-            console.print("put it into the suite's file, or have --write do so", markup=False)
+            console.print("put it into the suite's file, or let --write do so", markup=False)
 
-    session.run_study(console, plan, folder, execution, told, place, 600)
+    session.run_study(console, plan, folder, execution, report, place, 600)
 
 
 def _target(found: CalibrationOutcome, folder: Path) -> Target:

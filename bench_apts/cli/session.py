@@ -1,9 +1,4 @@
-"""What commands that show tables do alike: a console, plain characters, files beside them.
-
-Options that several commands take: what a study is made of and where its results go.
-
-What `run` and `tune` do alike: resolve a study, run its trials, end in order.
-"""
+"""What commands share: options, consoles, files of tables, and running a study to its end."""
 
 from __future__ import annotations
 
@@ -22,7 +17,6 @@ from bench_apts.core.spec import Pruner, Sampler, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -30,40 +24,6 @@ if TYPE_CHECKING:
     from bench_apts.launch.cluster import Placement
     from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
-
-TABLES = "copy the results folder to where you can write, to have its tables too"
-"""How to come by the tables of a results folder that cannot be written to."""
-
-
-def table_console() -> Console:
-    """Returns where tables go; a file or a pipe has no edge to break lines at."""
-    from rich.console import Console
-
-    found = Console(highlight=False, markup=False)
-    if not found.is_terminal:
-        found.width = 1000
-    return found
-
-
-def plain_text(text: str) -> str:
-    """Puts plain spaces and hyphens in place of those that a web page does not break at."""
-    return text.replace("\u202f", " ").replace("\u2011", "-")
-
-
-def write_table_file(path: Path, content: bytes, remedy: str) -> None:
-    """Writes a file of a command's numbers, and the folders that it lies in.
-
-    Raises:
-        UserError: It cannot be written; ``remedy`` says how it could be.
-    """
-    from bench_apts.core import store
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
-
 
 Suites = Annotated[list[str] | None, Option(
     "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
@@ -130,39 +90,72 @@ Grace = Annotated[float, Option(
 Offline = Annotated[bool, Option("--offline", help="Never download anything.")]
 
 
+TABLES = "copy the results folder to where you can write, to have its tables too"
+"""The remedy where the results folder cannot be written to."""
+
+
 def progress_console() -> Console:
-    """Returns where progress goes."""
+    """Return the console for progress and notes."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False)
 
 
+def table_console() -> Console:
+    """Return the console for tables, without line breaks where no terminal has an edge."""
+    from rich.console import Console
+
+    found = Console(highlight=False, markup=False)
+    if not found.is_terminal:
+        found.width = 1000
+    return found
+
+
+def plain_text(text: str) -> str:
+    """Replace the spaces and hyphens at which a web page does not break by plain ones."""
+    return text.replace("\u202f", " ").replace("\u2011", "-")
+
+
+def write_table_file(path: Path, content: bytes, remedy: str) -> None:
+    """Write a file of a command's numbers, and make its folders.
+
+    Raises:
+        UserError: It cannot be written; ``remedy`` is part of the message.
+    """
+    from bench_apts.core.files import write_bytes
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
+
+
 def find_placement_of_command(
     out: Console, nodes: int | None, node_rank: int | None, rendezvous: str | None
 ) -> Placement:
-    """Finds which of how many machines this one is; torchrun's variables leave the environment.
+    """Find which of how many nodes this one is; remove torchrun's variables from the environment.
 
     Raises:
-        UserError: It cannot be told, or the environment lets no trial run.
+        UserError: The options contradict the environment, or no trial could run in it.
     """
-    from bench_apts.core import errors, process_limits
+    from bench_apts.core import process_limits
     from bench_apts.launch import cluster
 
     process_limits.openmp_threads()
-    errors.require_address_space()
-    # Before torch is imported: its sockets complain at length of what we say in a line.
+    process_limits.require_address_space()
+    # Set before torch is imported: its sockets log at length what we report in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-
     if note := cluster.unused_nodes_hint(os.environ):
         out.print(f"note: {note}", markup=False)
     return cluster.find_placement(nodes, node_rank, rendezvous, os.environ)
 
 
 def study_folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
-    """Returns a study's results folder, named after its suites unless the user names it.
+    """Return a study's results folder, named after its suites unless the user names it.
 
     Raises:
-        UserError: The user's name is not that of a folder in ``out``.
+        UserError: The user's name is a path, or no name at all.
     """
     if study is not None and (study in ("", "..") or Path(study).name != study):
         raise UserError(f"--study {study}: write a name, for instance before; --out says in which "
@@ -196,13 +189,21 @@ def make_execution(
 def make_plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
-    """Prepares the data and lays out the trials, saying what a user should know before."""
+    """Print the notes, prepare the data and plan the trials."""
     from bench_apts.study.plan import Plan
     from bench_apts.study.preflight import prepare_data
 
     for note in notes:
         out.print(f"note: {note}", markup=False)
     return Plan(resolved, prepare_data(resolved, data_dir, offline))
+
+
+def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
+    """Print what ``--dry-run`` promises: the plan and its estimated cost."""
+    from bench_apts.study.preflight import estimate_lines
+
+    for line in estimate_lines(planned, folder):
+        out.print(line, markup=False)
 
 
 def run_study(

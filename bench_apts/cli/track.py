@@ -1,4 +1,4 @@
-"""``bench-apts track``: measures this commit with asv, and tells what changed since the last."""
+"""``bench-apts track``: measure this commit with asv, and show what changed since the last."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import configuration, environment, store
+from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError, last_line
-from bench_apts.core.spec import called
 
 if TYPE_CHECKING:
     from bench_apts.core.records import TrialRecord
@@ -253,7 +253,7 @@ def train(tree: CodeTree, request: GateRequest, out: Path, *, seeds: int = 1,
 
 def cell_of(trial: Trial) -> GateCell:
     """Return where a trial belongs; older trees call a plug-in file by its path."""
-    return GateCell(trial.suite.name, called(trial.label, trial.optimizer), trial.ranks)
+    return GateCell(trial.suite.name, competitor_label(trial.label, trial.optimizer), trial.ranks)
 
 
 def failed_trial(record: TrialRecord, base: TrialRecord | None = None) -> str:

@@ -9,7 +9,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from bench_apts.core import environment, errors, process_limits, store
+from bench_apts.core import environment, process_limits, store
 from bench_apts.core.errors import UserError
 from bench_apts.meters import comm
 from bench_apts.stats import sample_size
@@ -157,8 +157,8 @@ def require_resources(plan: Plan, nodes: int) -> None:
     Raises:
         UserError: The system lets too few processes or files exist for them.
     """
-    errors.require_resources(max(1, max(plan.study.ranks) // nodes),
-                             process_limits.openmp_threads())
+    process_limits.require_resources(
+        max(1, max(plan.study.ranks) // nodes), process_limits.openmp_threads())
     comm.prepare()
 
 
@@ -169,7 +169,7 @@ def preflight_study(plan: Plan) -> None:
         UserError: One of them.
     """
     _require_torch(plan.study.device)
-    errors.require_address_space(errors.address_space())
+    process_limits.require_address_space(process_limits.address_space())
     for suite in plan.study.suites:
         preflight_suite(plan.study, suite, plan.prepared[suite.data.name])
 

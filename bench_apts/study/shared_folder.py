@@ -22,7 +22,8 @@ from filelock import FileLock, ReadWriteLock, Timeout
 from msgspec import structs
 
 from bench_apts.core import environment, store
-from bench_apts.core.errors import UserError, require_utf8
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_utf8, write_json
 from bench_apts.core.spec import Study
 from bench_apts.study.execution import Execution
 
@@ -76,7 +77,7 @@ def open_results_folder(folder: Path, shared: bool = False) -> Iterator[None]:
 def write_study(plan: Plan, folder: Path, card: dict[str, object]) -> None:
     """Write ``study.json``: what the command in this process runs, with its environment card."""
     prepared = plan.prepared.items()
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         plan.study, ["bench-apts", *sys.argv[1:]], store.now(), card,
         data={name: found.sha256 for name, found in prepared},
         code={label: plugin.sha256 for label, plugin in plan.plugins.items()},

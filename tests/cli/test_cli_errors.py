@@ -45,7 +45,7 @@ def assert_one_line(done, *expected):
     (("--set", "suite.batch=32"), ["unknown key 'batch'; did you mean batch_size or "]),
     (("--set", "suite.batch_size=many"), ["key 'batch_size': expected `int`, got `str`"]),
     (("--set", "suite.budget.seconds=inf"), ["'budget.seconds': expected a finite number"]),
-    (("--data-dir", "nowhere", "--suite", "mnist"), ["the data folder nowhere", "is no folder"]),
+    (("--data-dir", "nowhere", "--suite", "mnist"), ["data folder nowhere", "is not a folder"]),
     (("--set", "suite.summary=\udcff"), ["'suite.summary=\\udcff' is not valid UTF-8"]),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_mistakes_on_the_command_line(cli, arguments, expected):
