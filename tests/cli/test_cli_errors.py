@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 
-from bench_apts.core import store
+from bench_apts.core import files
 from bench_apts.plugins import registry
 
 RUN = ("run", "--suite", "digits", "--gpus", "1", "--optimizers", "sgd", "--offline")
@@ -170,7 +170,7 @@ def test_a_full_disk_in_the_middle(cli, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr(files, "write_bytes", full)
     assert_one_line(cli(*RUN, "--out", tmp_path), "study.json: No space left on device",
                     "finished trials are kept")
 
