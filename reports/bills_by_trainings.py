@@ -215,7 +215,7 @@ def amortised_figure(scene: TuningScene) -> Figure | None:
         scene.title("bill of R trainings, tuning included"),
         f"{pays_from(scene.searches, scene.view, against)} All tuning trials and R − 1 trainings "
         "on fresh seeds; level lines: without tuning. Bands: 95 % intervals. Rings: R*, where the "
-        f"trials tell it.{scene.missed(scene.searches)}{scene.followers}",
+        f"trials tell it.{scene.missed(scene.searches)}{scene.shared_searches}",
         scene.legend(able),
         basis=scene.basis,
         data=_table(scene, grid),

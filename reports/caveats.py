@@ -215,23 +215,23 @@ def _results(gathered: Gathered) -> list[Caveat]:
             "Few trials behind the expected cost",
             f"Some expected costs rest on {units.plural(min(draws), 'trial')}. "
             "Intervals of so few are wide, and only large differences can be told."))
-    moved = dict.fromkeys(cell.label for group in gathered.groups for cell in group.cells
-                          if cell.tuning_free and cell.moved)
-    if moved:
+    varying = dict.fromkeys(cell.label for group in gathered.groups for cell in group.cells
+                          if cell.tuning_free and cell.varies)
+    if varying:
         found.append(Caveat(
-            "Several configurations", f"{units.listing([*moved])} needs no tuning only as long as "
-            "one configuration serves everywhere; here it changed between suites or N, so the "
+            "Several configurations", f"{units.listing([*varying])} needs no tuning only as long "
+            "as one configuration serves everywhere; here it changed between suites or N, so the "
             "badge is withheld."))
     shared: dict[str, dict[str, None]] = defaultdict(dict)
     for cell in (cell for group in gathered.groups for cell in group.cells):
-        if cell.leader:
-            shared[cell.leader][cell.label] = None
-    for leader, labels in shared.items():
+        if cell.search_owner:
+            shared[cell.search_owner][cell.label] = None
+    for owner, labels in shared.items():
         found.append(Caveat(
             "Tuning shared",
             f"In the first tuning trial {units.listing([*labels])} took the same course as "
-            f"{leader} and so took over what {leader}'s search found. Their expected cost is "
-            f"that of {leader}'s trials in samples, at what a sample costs them, and they are "
+            f"{owner} and so took over what {owner}'s search found. Their expected cost is "
+            f"that of {owner}'s trials in samples, at what a sample costs them, and they are "
             "ranked nowhere by cost. --no-share pays for a search of each."))
     edges = dict.fromkeys(
         (cell.label, name) for group in gathered.groups for cell in group.cells
@@ -248,7 +248,7 @@ def _results(gathered: Gathered) -> list[Caveat]:
             elif cell.tune and cell.frozen is None:
                 found.append(Caveat("Nothing to freeze", f"No tuning trial of {where} got as "
                                     "far as an evaluation, so there is no final training."))
-            elif cell.seeds and cell.two and not cell.best_seeds:
+            elif cell.seeds and cell.two_configurations and not cell.best_seeds:
                 found.append(Caveat(
                     "Accuracies of the fastest configuration", f"Of {where} the configuration "
                     "that was best at the end of the budget was not run on fresh seeds, so its "

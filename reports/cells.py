@@ -69,14 +69,15 @@ class ReportCell:
             of its configuration.
         seeds: Report-stage trials of that (or the only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
-        leader: Label of the optimizer whose search served this one too: ``tune`` is its; "" for
-            a search of its own. A follower is ranked nowhere by cost.
-        checks: Tuning trials of its own that showed that it takes the leader's course.
+        search_owner: Label of the optimizer whose search served this one too, so that ``tune``
+            holds the trials of that one; "" for a search of its own. Cells with another owner
+            are not ranked by cost.
+        checks: Its own tuning trials, which showed that it takes the same course as the owner.
         best: The tuning trial that was best at the end of the budget, if tuning ran. Accuracies
             are those of its configuration.
         best_seeds: Report-stage trials of that, if it is another configuration than ``frozen``
             and was rerun.
-        moved: Its configuration is not the same at all N and on all suites of the study.
+        varies: Its configuration is not the same at all N and on all suites of the study.
     """
 
     suite: Suite
@@ -88,11 +89,11 @@ class ReportCell:
     frozen: TrialRecord | None
     seeds: tuple[TrialRecord, ...]
     twins: tuple[TrialRecord, ...] = ()
-    leader: str = ""
+    search_owner: str = ""
     checks: tuple[TrialRecord, ...] = ()
     best: TrialRecord | None = None
     best_seeds: tuple[TrialRecord, ...] = ()
-    moved: bool = False
+    varies: bool = False
 
     @property
     def configuration(self) -> str:
@@ -108,8 +109,8 @@ class ReportCell:
     def badge(self) -> str:
         """What the tables say of its tuning: none is claimed by one configuration alone."""
         if self.tuning_free:
-            return "" if self.moved else "no tuning"
-        return f"tuned as {self.leader}" if self.leader else ""
+            return "" if self.varies else "no tuning"
+        return f"tuned as {self.search_owner}" if self.search_owner else ""
 
     @property
     def pairs(self) -> list[tuple[TrialRecord, TrialRecord]]:
@@ -123,19 +124,19 @@ class ReportCell:
     def draws(self) -> tuple[TrialRecord, ...]:
         """The trials that the expected cost is made of: tuning trials, else the seeds.
 
-        Of an optimizer that follows another these are its leader's.
+        Of an optimizer that follows another these are the trials of that search.
         """
         return self.tune or self.seeds
 
     @property
     def own(self) -> tuple[TrialRecord, ...]:
         """All trials that the optimizer ran itself, its twins apart."""
-        return (*(self.checks if self.leader else self.tune), *self.seeds)
+        return (*(self.checks if self.search_owner else self.tune), *self.seeds)
 
     @cached_property
     def _outcomes(self) -> dict[float, list[TargetOutcome]]:
         found = [outcomes(record) for record in self.draws]
-        if self.leader:
+        if self.search_owner:
             price = sample_price(self.own)
             found = [{level: reprice_for_follower(one, price) for level, one in each.items()}
                      for each in found]
@@ -150,7 +151,7 @@ class ReportCell:
 
         Times of tuning trials are their samples at the pace of the final trainings, if there are
         any: optimizers without tuning were timed then, too.
-        Those of a leader's trials are priced at what a sample costs this optimizer itself.
+        Trials of another owner are priced at what a sample costs this optimizer itself.
         """
         return self._outcomes[level]
 
@@ -221,23 +222,23 @@ class ReportCell:
         return max(found) if found and all(found) else None
 
     @property
-    def two(self) -> bool:
+    def two_configurations(self) -> bool:
         """Whether the fastest configuration and the best are different ones."""
         return (self.frozen is not None and self.best is not None
                 and self.frozen.trial.hyperparameters != self.best.trial.hyperparameters)
 
     @property
-    def accurate(self) -> tuple[TrialRecord, ...]:
+    def accuracy_seeds(self) -> tuple[TrialRecord, ...]:
         """The final trainings whose accuracies count: of the configuration that ends best.
 
         Studies of before there were two did not rerun it; then those of the fastest.
         """
-        return self.best_seeds if self.two and self.best_seeds else self.seeds
+        return self.best_seeds if self.two_configurations and self.best_seeds else self.seeds
 
     @property
     def test_metric(self) -> str:
         """Name of the test metric shown: the target's, or accuracy where that is the loss."""
-        names = {name for r in self.accurate if r.end and r.end.test for name in r.end.test}
+        names = {name for r in self.accuracy_seeds if r.end and r.end.test for name in r.end.test}
         metric = self.suite.target.metric
         return "accuracy" if metric == "loss" and "accuracy" in names else metric
 
@@ -245,7 +246,7 @@ class ReportCell:
     def test(self) -> list[float]:
         """Test metric after the full budget, one for each seed that got there."""
         metric = self.test_metric
-        return [r.end.test[metric] for r in self.accurate
+        return [r.end.test[metric] for r in self.accuracy_seeds
                 if r.end and r.end.test and metric in r.end.test]
 
     @property

@@ -160,7 +160,7 @@ def measures(
     found: list[Measure | None] = []
     notes: list[str] = []
     draws, seeds = pair_trials(one.draws, two.draws), pair_trials(one.seeds, two.seeds)
-    shared = one.leader or two.leader
+    shared = one.search_owner or two.search_owner
     if shared:
         notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
     elif draws.first and draws.second:
@@ -191,7 +191,7 @@ def measures(
                   for name, currency, factor, verb in currencies
                   if not (blind and currency == "wire_bytes")]
         found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
-                  _test(one, two, pair_trials(one.accurate, two.accurate))]
+                  _test(one, two, pair_trials(one.accuracy_seeds, two.accuracy_seeds))]
         counts, why = _counts(seeds, blind)
         found += counts
         notes += [why] if why else []

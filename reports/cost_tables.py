@@ -40,7 +40,7 @@ def main_table(groups: Sequence[CellGroup], device: str, crowded: Mapping[int, b
     for group in groups:
         breaks.add(len(rows))
         block = [_row(cell, device, crowded[group.ranks]) for cell in group.cells]
-        competing = [not cell.leader for cell in group.cells]
+        competing = [not cell.search_owner for cell in group.cells]
         block = _mark_best(block, (f"ert_{headline(device)}",), competing)
         times = () if crowded[group.ranks] else ("train_s_to_target",)
         rows += _mark_best(block, (*times, "wire_bytes_to_target", "memory_bytes",
@@ -143,7 +143,7 @@ def _tested(cell: ReportCell) -> Value:
     if len(tests) > 1:
         remarks.append(units.between(units.format_metric(target, metric, min(tests)),
                                      units.format_metric(target, metric, max(tests))))
-    if tests and cell.two and not cell.best_seeds:
+    if tests and cell.two_configurations and not cell.best_seeds:
         remarks.append("fastest; best not rerun")
     return number(
         units.format_metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,

@@ -152,8 +152,8 @@ def gather(folder: Path) -> Gathered:
                     for entry in study.entries}
             cells = []
             for entry in study.entries:
-                leader = _search_owner(mine[entry.label], mine)
-                cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader,
+                owner = _search_owner(mine[entry.label], mine)
+                cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(owner), owner,
                              file.untuned.get(entry.label))
                 shown = {id(r) for r in (
                     *cell.tune, *cell.checks, *cell.seeds, *cell.twins, *cell.best_seeds)}
@@ -161,10 +161,10 @@ def gather(folder: Path) -> Gathered:
                              lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
                 cells.append(cell)
             groups.append(CellGroup(suite, ranks, tuple(cells)))
-    moved = {label for label in labels if len({
+    varying = {label for label in labels if len({
         cell.configuration for group in groups for cell in group.cells
         if cell.label == label and cell.configuration}) > 1}
-    groups = [replace(group, cells=tuple(replace(cell, moved=cell.label in moved)
+    groups = [replace(group, cells=tuple(replace(cell, varies=cell.label in varying)
                                          for cell in group.cells)) for group in groups]
     if not any(record.end for record in used):
         raise UserError(f"{folder} has no finished trial of its study yet; "
@@ -193,7 +193,7 @@ def _search_owner(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[Tria
 
 
 def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
-          shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> ReportCell:
+          shared: Sequence[TrialRecord] | None, owner: str, untuned: str | None) -> ReportCell:
     """Finds the frozen configurations and the seeds that belong to each.
 
     Args:
@@ -202,7 +202,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
         entry: The competitor.
         mine: Its trials.
         shared: Trials of the competitor whose search served it, if one did.
-        leader: That one's label, or "".
+        owner: That one's label, or "".
         untuned: The configuration that the last command ran without tuning, if it is known.
     """
     own = _tuning(mine)
@@ -225,7 +225,7 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
     return ReportCell(suite, entry.label, entry.optimizer, ranks,
                 any(r.trial.tuning_free for r in mine), tune, frozen,
                 tuple(r for r in report if not r.trial.twin),
-                tuple(r for r in report if r.trial.twin), leader,
+                tuple(r for r in report if r.trial.twin), owner,
                 () if shared is None else own, best, tuple(best_seeds))
 
 

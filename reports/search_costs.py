@@ -157,7 +157,7 @@ def restart_figure(scene: TuningScene) -> Figure | None:
         drawing, scene.slug("restarts"), scene.title("how the cost of a search scatters"),
         f"{caption} A search draws trials, with replacement, until one hits; 20,000 were "
         "simulated, and the line has a point for each percent of them."
-        + scene.missed(scene.searches) + scene.followers, scene.legend(able),
+        + scene.missed(scene.searches) + scene.shared_searches, scene.legend(able),
         basis=scene.basis, data=_table(scene))
 
 
@@ -209,8 +209,8 @@ def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
 
 
 def _competing_cells(group: CellGroup) -> list[ReportCell]:
-    """Return those with a search of their own: a follower's costs are its leader's draws."""
-    return [cell for cell in group.cells if cell.draws and not cell.leader]
+    """Return the cells whose search was their own."""
+    return [cell for cell in group.cells if cell.draws and not cell.search_owner]
 
 
 def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | None:

@@ -97,7 +97,7 @@ def best_of_k_figure(scene: TuningScene) -> Figure | None:
         drawing, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
         f"{_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of them; "
         "a single one: without tuning. Bands and bars: 95 % of bootstrap resamples, which covers "
-        "less of the truth. Dashed: target." + scene.followers,
+        "less of the truth. Dashed: target." + scene.shared_searches,
         scene.legend(pool for pool, _ in drawn), basis=scene.basis,
         data=_table(scene, found))
 
@@ -203,8 +203,8 @@ def replay_figures(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> li
         drawn.append(finish(
             drawing, scene.slug("policies"), scene.title("what tuning policies cost"),
             f"{_cheapest(scene, policies)} Replayed over 500 orders of the recorded trials, each "
-            f"until its first hit; the mean over the orders that hit.{scene.followers}", looks,
-            basis=scene.basis, data=numbers))
+            f"until its first hit; the mean over the orders that hit.{scene.shared_searches}",
+            looks, basis=scene.basis, data=numbers))
     drawing, axes = _rows(policies)
     _rates(axes, scene, policies)
     drawn.append(finish(

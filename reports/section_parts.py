@@ -243,7 +243,7 @@ class TuningScene(NamedTuple):
     @property
     def searches(self) -> list[Pool]:
         """Those with a bill and trials of their own: a search that served several counts once."""
-        return [pool for pool in self.pools if pool.ert.total and not pool.cell.leader]
+        return [pool for pool in self.pools if pool.ert.total and not pool.cell.search_owner]
 
     @property
     def basis(self) -> str:
@@ -269,14 +269,14 @@ class TuningScene(NamedTuple):
         return {pool.cell.label: self.context.looks[pool.cell.label] for pool in pools}
 
     @property
-    def followers(self) -> str:
+    def shared_searches(self) -> str:
         """Says whose trials are another's and therefore not drawn; "" if there are none."""
         shared: dict[str, list[str]] = {}
         for pool in self.pools:
-            if pool.cell.leader:
-                shared.setdefault(pool.cell.leader, []).append(pool.cell.label)
-        return "".join(f" Not drawn, as {leader}'s search served: {units.listing(who)}."
-                       for leader, who in shared.items())
+            if pool.cell.search_owner:
+                shared.setdefault(pool.cell.search_owner, []).append(pool.cell.label)
+        return "".join(f" Not drawn, as {owner}'s search served: {units.listing(who)}."
+                       for owner, who in shared.items())
 
     def missed(self, pools: Iterable[Pool]) -> str:
         """Says who never reached the target and what was spent in vain; "" if all did."""

@@ -148,7 +148,7 @@ def unstable_winner(group: CellGroup, currency: Currency) -> str:
     if currency in trial_origins.TIME_CURRENCIES and group.unlike:
         return ""
     levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+    cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
         all_known(cell.outcomes(level), currency) for level in levels)]
     found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
                        for level in levels})
@@ -168,21 +168,21 @@ def rank_by_cost(cells: Sequence[ReportCell], currency: Currency) -> list[Report
     Without those that follow another: they shared its search and do not compete with it.
     """
     reached = [cell for cell in cells
-               if not cell.leader and math.isfinite(cell.ert(currency).cost)]
+               if not cell.search_owner and math.isfinite(cell.ert(currency).cost)]
     return sorted(reached, key=lambda cell: cell.ert(currency).cost)
 
 
 def shared_search_sentence(cells: Sequence[ReportCell], currency: Currency, device: str) -> str:
     """Say who is not ranked by cost as it shared a search, with its own cost; "" if nobody."""
     return " ".join(
-        f"{cell.label} took over what {cell.leader}'s search found and is not ranked by cost; "
-        f"the same search at {cell.label}'s own cost of a sample: "
+        f"{cell.label} took over what {cell.search_owner}'s search found and is not ranked by "
+        f"cost; the same search at {cell.label}'s own cost of a sample: "
         f"{_own_cost(cell, currency, device)}."
-        for cell in cells if cell.leader)
+        for cell in cells if cell.search_owner)
 
 
 def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
-    if currency == "samples":  # of which it needs as many as its leader
+    if currency == "samples":  # of which it needs as many as the owner of the search
         others: tuple[Currency, ...] = ("cpu_s", "wire_bytes")
         currency = next((one for one in others if all_known(cell.outcomes(), one)
                          and cell.ert(one).total), currency)

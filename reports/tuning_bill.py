@@ -85,7 +85,7 @@ def narrow_searches(pools: Sequence[Pool]) -> list[NarrowedSearch]:
     for pool in pools:
         frozen = pool.cell.frozen
         searched = frozen.trial.searched if frozen else None
-        if (frozen is None or searched is None or pool.cell.leader or not pool.ert.hits
+        if (frozen is None or searched is None or pool.cell.search_owner or not pool.ert.hits
                 or not pool.ert.total or searched.sampler == "tpe" or tries_a_list(pool.cell)):
             continue
         for knob, (low, high) in logarithmic(searched.ranges).items():
@@ -348,7 +348,7 @@ def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) ->
     if listed:
         notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
                      "draws; but for the replay, all numbers are those of a random order")
-    if any(found.cell.seeds and not found.cell.leader for found in tuned):
+    if any(found.cell.seeds and not found.cell.search_owner for found in tuned):
         notes.append("seconds of tuning trials are their samples at the pace of the same "
                      "optimizer's final trainings: tuning ran earlier, perhaps side by side with "
                      "other trials (--jobs), and optimizers without tuning were timed later")
@@ -358,7 +358,7 @@ def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) ->
         notes.append(f"{units.plural(pruned, 'pruned trial')} "
                      f"{'counts' if pruned == 1 else 'count'} as misses, though some might have "
                      "hit")
-    followers = [found.cell for found in tuned if found.cell.leader]
+    followers = [found.cell for found in tuned if found.cell.search_owner]
     if followers:
         notes.append(f"{_names(followers)} took over another's search: its trials, at the "
                      "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")

@@ -152,8 +152,8 @@ def with_few_trials(cells: Sequence[ReportCell]) -> list[ReportCell]:
 
 def _badge(cell: ReportCell) -> str:
     remarks = ["no tuning"] if cell.tuning_free else []
-    if cell.leader:
-        remarks.append(f"tuned as {cell.leader}")
+    if cell.search_owner:
+        remarks.append(f"tuned as {cell.search_owner}")
     if with_few_trials([cell]):
         remarks.append("few trials")
     return ", ".join(remarks)
@@ -255,7 +255,7 @@ def payoff_table(pools: Sequence[Pool], view: CostView) -> Table | None:
         here = list(there)
         rows += [_payoff(mine, theirs, view)
                  for mine, theirs in itertools.product(here, here)
-                 if mine.cell.tune and not theirs.cell.tune and not mine.cell.leader
+                 if mine.cell.tune and not theirs.cell.tune and not mine.cell.search_owner
                  and (mine.ert.total or theirs.ert.total)]  # a rank alone sends no bytes
     if not rows:
         return None

@@ -76,7 +76,7 @@ class Ranking:
     unlike: str = ""
 
     @property
-    def leader(self) -> RankedOptimizer | None:
+    def best(self) -> RankedOptimizer | None:
         """Who is first most often; None where that is unknown or nobody hit."""
         known = [rival for rival in self.rivals if rival.first > 0]
         return max(known, key=lambda rival: rival.first, default=None)
@@ -90,7 +90,7 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
         view: Currency, level and device.
     """
     every = [found for cell in group.cells if (found := read_pool(cell, view))]
-    pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
+    pools = sorted((found for found in every if not found.cell.search_owner and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
     base = next((found for found in hit if found.cell.optimizer == "apts"),
@@ -222,7 +222,7 @@ def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table |
         if view.currency in TIME_CURRENCIES and group.unlike:
             continue
         every = group.suite.target.every_level
-        cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+        cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
             all_known(cell.outcomes(level), view.currency) for level in every)]
         if not cells:
             continue

@@ -99,7 +99,7 @@ def _box(context: Context, group: CellGroup) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = CostView(headline(device), 1.0, device)
-    rivals = [cell for cell in cells if not cell.leader]
+    rivals = [cell for cell in cells if not cell.search_owner]
     pools = [found for cell in rivals if (found := read_pool(cell, view))]
     timed = view.currency in TIME_CURRENCIES
     unlike = group.unlike if timed else ""

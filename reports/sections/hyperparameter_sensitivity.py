@@ -277,7 +277,7 @@ def _edges(context: Context) -> list[str]:
     lines = []
     for group in context.groups:
         for cell in group.cells:
-            if cell.leader or cell.frozen is None or cell.frozen.trial.searched is None:
+            if cell.search_owner or cell.frozen is None or cell.frozen.trial.searched is None:
                 continue
             for knob in on_the_edge(cell):
                 low, high = cell.frozen.trial.searched.ranges[knob]

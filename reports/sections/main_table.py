@@ -38,7 +38,7 @@ def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> Table | Non
     breaks = set()
     for group in groups:
         for cell in group.cells:
-            mine = cell.checks if cell.leader else cell.tune
+            mine = cell.checks if cell.search_owner else cell.tune
             if not mine:
                 continue
             breaks.add(len(rows))
@@ -122,7 +122,7 @@ def _tuning_row(
 
 def _chosen(cell: ReportCell, record: TrialRecord) -> str:
     """Says which of the two frozen configurations a trial's is, if either."""
-    if not cell.two:
+    if not cell.two_configurations:
         return "frozen" if record is cell.frozen else ""
     return ("frozen: fastest" if record is cell.frozen
             else "frozen: best" if record is cell.best else "")
@@ -149,7 +149,7 @@ def frozen_table(groups: Sequence[CellGroup]) -> Table | None:
             if cell.frozen is None or cell.best is None:
                 continue
             breaks.add(len(rows))
-            if cell.two:
+            if cell.two_configurations:
                 rows += [_frozen_row(cell, FASTEST, cell.frozen, cell.seeds),
                          _frozen_row(cell, BEST, cell.best, cell.best_seeds)]
             else:

@@ -212,11 +212,11 @@ def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:
     """Says who is first most often, and how many differences from the reference are sure."""
     firsts: dict[str, list[str]] = {}
     for ranking in rankings:
-        if ranking.leader:
+        if ranking.best:
             where = f"{ranking.group.suite.name} at " if several else ""
-            firsts.setdefault(ranking.leader.pool.cell.label, []).append(
+            firsts.setdefault(ranking.best.pool.cell.label, []).append(
                 f"{where}N = {ranking.group.ranks} "
-                f"({units.format_percent(ranking.leader.first, 0)})")
+                f"({units.format_percent(ranking.best.first, 0)})")
     compared = [rival for ranking in rankings for rival in ranking.rivals
                 if rival.comparison and not rival.unlike]
     sure = sum(rival.decision.differs for rival in compared)
