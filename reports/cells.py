@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
     from bench_apts.core.units import Currency
-    from bench_apts.reports.tuning_pools import CostView, Pool
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise
@@ -54,7 +53,7 @@ class MedianCost(NamedTuple):
     seeds: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportCell:
     """One optimizer on one suite at one N.
 
@@ -185,11 +184,6 @@ class ReportCell:
     def finals(self) -> list[TargetOutcome]:
         """Outcomes of the report-stage seeds at the full target."""
         return [outcome(record) for record in self.seeds] if self.tune else self.outcomes()
-
-    @cached_property
-    def pools(self) -> dict[CostView, Pool | None]:
-        """What ``tuning.pool.pool`` read of its trials; sections share what it works out."""
-        return {}
 
     def to_target(self, currency: Currency) -> MedianCost:
         """Cost of one training with the frozen configuration to the full target."""

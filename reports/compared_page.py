@@ -17,7 +17,7 @@ from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.figure_style import INK, looks
 from bench_apts.reports.section_parts import Block, Listing, Part, Pictures
-from bench_apts.reports.table import csv
+from bench_apts.reports.table import csv_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,7 +145,7 @@ def compose_comparison(first: Gathered, second: Gathered, names: tuple[str, str]
                    for index, label in enumerate(labels)}
     origin = compared_tables.provenance_table(first, second)
     rows = {"compared": compared_tables.plain_rows(found), origin.name: origin.records()}
-    files = {f"tables/{title}.csv": csv(entries) for title, entries in rows.items()}
+    files = {f"tables/{title}.csv": csv_bytes(entries) for title, entries in rows.items()}
     with theme():
         for figure in (f for part in parts for block in part.blocks
                        if isinstance(block, Pictures) for f in block.figures):

@@ -34,7 +34,7 @@ from bench_apts.reports.sections import (
     trial_detail,
     tuning_section,
 )
-from bench_apts.reports.table import MOST_ROWS, csv, frame_csv, unstable_winner
+from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def compose_report(
         sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
     tables = _rows([*_tables(parts), *sources], parts)
-    files = {f"tables/{name}.csv": csv(rows) for name, rows in tables.items()}
+    files = {f"tables/{name}.csv": csv_bytes(rows) for name, rows in tables.items()}
     for figure in _figures(parts):
         files |= {f"figures/{name}": content for name, content in figure.files.items()}
     if png:

@@ -1,16 +1,13 @@
-"""A table twice over: what the page shows, and the plain numbers that its CSV file holds.
-
-Small sentences and rankings that tables, figures and findings share.
-"""
+"""A table in two forms, the texts of the page and the numbers of the CSV file; who is cheapest."""
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-
-import pandas as pd
 
 from bench_apts.core import units
 from bench_apts.stats import trial_origins
@@ -19,6 +16,8 @@ from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    import pandas as pd
 
     from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -98,13 +97,20 @@ class Table:
         return [*merged, *map(dict, self.rest)]
 
 
-def csv(records: Iterable[Mapping[str, Plain]]) -> bytes:
-    """Writes records as CSV: numbers in full precision, no index, Unix line ends."""
-    return frame_csv(pd.DataFrame(list(records)))
+def csv_bytes(records: Iterable[Mapping[str, Plain]]) -> bytes:
+    """Write records as CSV: numbers in full precision, Unix line ends, nothing for an unknown."""
+    rows = list(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)),
+                            lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: None if isinstance(value, float) and math.isnan(value) else value
+                      for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
 
 
 def frame_csv(frame: pd.DataFrame) -> bytes:
-    """Writes a data frame as CSV in the same way."""
+    """Write a data frame in the same way."""
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text.encode()
 

@@ -58,7 +58,7 @@ def command(
         _show(found)
     if csv:
         session.write_table_file(
-            csv, table.csv(compared_tables.plain_rows(found)), "name another file with --csv"
+            csv, table.csv_bytes(compared_tables.plain_rows(found)), "name another file with --csv"
         )
     if found.worse:
         raise typer.Exit(1)

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.units import headline
 from bench_apts.reports import search_costs
+from bench_apts.reports.bills_by_trainings import (
+    MANY,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+    payoff_words,
+)
 from bench_apts.reports.cells import computing, memory
 from bench_apts.reports.section_parts import (
     Answer,
@@ -29,15 +36,7 @@ from bench_apts.reports.sections.decision_contest import (
     projectable,
 )
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
-from bench_apts.reports.tuning_pools import (
-    MANY,
-    CostView,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    payoff_words,
-    read_pool,
-)
+from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import fabrics
 from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.trial_origins import TIME_CURRENCIES

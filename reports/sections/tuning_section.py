@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.units import headline
 from bench_apts.reports import cost_tables
-from bench_apts.reports.bills_by_trainings import amortised_figure
+from bench_apts.reports.bills_by_trainings import (
+    amortised_figure,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+)
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.search_costs import restart_figure
@@ -36,13 +41,7 @@ from bench_apts.reports.table import (
     words,
 )
 from bench_apts.reports.tuning_bill import remarks, suite_bill, width_figure
-from bench_apts.reports.tuning_pools import (
-    CostView,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    unlike_environments,
-)
+from bench_apts.reports.tuning_pools import CostView, unlike_environments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,9 +9,10 @@ import report_fixture as fixture
 from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
 
 from bench_apts.core.errors import UserError
+from bench_apts.reports.bills_by_trainings import payoff_sentence
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning_bill import study_bill
-from bench_apts.reports.tuning_pools import CostView, payoff_sentence
+from bench_apts.reports.tuning_pools import CostView
 from bench_apts.stats.amortisation import BreakEven
 from bench_apts.stats.intervals import Interval
 from bench_apts.stats.learning_curves import curve
