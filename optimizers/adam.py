@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, Uniform, World
+from bench_apts.contract import (
+    GRADIENT_SUM,
+    Backend,
+    Hyperparameter,
+    LogUniform,
+    Loss,
+    Stepper,
+    Uniform,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,6 +57,7 @@ backend = Backend(
     summary="AdamW with a cosine schedule (DistributedDataParallel)",
     hyperparameters=HYPERPARAMETERS,
     build=build,
+    traffic=GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )
 

@@ -12,7 +12,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, World
+from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, TrafficFormula, World
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 from bench_apts.optimizers.schedule import cosine
 
@@ -137,6 +137,19 @@ def _build(
     return ZeroStepper(model, loss, values, world, stage)
 
 
+def _partitioned(parameters: int, ranks: int) -> dict[str, int]:
+    """Sum the gradient and a flag of 4 bytes; gather parameters, padded to a multiple of 2N."""
+    padded = 2 * ranks * math.ceil(parameters / (2 * ranks))
+    return {"all_reduce": 4 * parameters + 4, "all_gather": 4 * padded}
+
+
+_STAGES_1_2 = TrafficFormula("3f·P", "step", _partitioned)
+_STAGE_3 = TrafficFormula(
+    "2f·P", "step", lambda n, _: {"all_reduce": 8, "all_gather": 4 * n, "reduce_scatter": 4 * n},
+    note="pads each tensor to a multiple of N")
+"""Parameters stay gathered from step to step; 3f·P otherwise."""
+
+
 def _backend(stage: int, partitioned: str) -> Backend:
     return Backend(
         name=f"zero{stage}",
@@ -147,6 +160,7 @@ def _backend(stage: int, partitioned: str) -> Backend:
         follows="adam",
         sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
                  "bench_apts.optimizers.schedule"),
+        traffic=_STAGE_3 if stage == 3 else _STAGES_1_2,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
-from bench_apts.optimizers.trust_region import STOCHASTIC, per_rank, stochastic
+from bench_apts.optimizers.trust_region import LOCAL_STEPS, STOCHASTIC, per_rank, stochastic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,5 +39,6 @@ backend = Backend(
     },
     build=build,
     batch_size=per_rank,
+    traffic=LOCAL_STEPS,
     sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.trust_region"),
 )

@@ -13,7 +13,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Hyperparameter, Loss, Stepper, World
+from bench_apts.contract import GRADIENT_SUM, Backend, Hyperparameter, Loss, Stepper, World
 from bench_apts.optimizers.schedule import cosine
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ backend = Backend(
     build=build,
     tuning_free=True,
     sources=_SOURCES,
+    traffic=GRADIENT_SUM,
 )
 
 ordered = Backend(
@@ -100,4 +101,5 @@ ordered = Backend(
     build=build,
     ordered=LIST,
     sources=_SOURCES,
+    traffic=GRADIENT_SUM,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Hyperparameter, Loss, Stepper, World
+from bench_apts.contract import GRADIENT_SUM, Backend, Hyperparameter, Loss, Stepper, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,7 @@ backend = Backend(
     },
     build=build,
     tuning_free=True,
+    traffic=GRADIENT_SUM,
     requires=("prodigyopt",),
     sources=("prodigyopt", "bench_apts.optimizers.data_parallel",
              "bench_apts.optimizers.schedule"),

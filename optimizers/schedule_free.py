@@ -14,7 +14,16 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Hyperparameter, Loss, Stepper, StepReport, World
+from bench_apts.contract import (
+    GRADIENT_SUM,
+    Backend,
+    Batch,
+    Hyperparameter,
+    Loss,
+    Stepper,
+    StepReport,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,6 +109,7 @@ backend = Backend(
     },
     build=build,
     tuning_free=True,
+    traffic=GRADIENT_SUM,
     requires=("schedulefree",),
     sources=("schedulefree", "bench_apts.optimizers.data_parallel"),
     moves_weights=True,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, Uniform, World
+from bench_apts.contract import (
+    GRADIENT_SUM,
+    Backend,
+    Hyperparameter,
+    LogUniform,
+    Loss,
+    Stepper,
+    Uniform,
+    World,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,5 +46,6 @@ backend = Backend(
         "weight_decay": Hyperparameter(0.0, "L2 penalty", least=0),
     },
     build=build,
+    traffic=GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )

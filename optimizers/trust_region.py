@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from bench_apts.contract import (
     Sampling,
     Stepper,
     StepReport,
+    TrafficFormula,
     World,
 )
 from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
@@ -198,6 +200,9 @@ def per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
     return each * ranks
 
 
+LOCAL_STEPS = TrafficFormula("2f·P", "round", lambda n, _: {"all_reduce": 4 * n})
+"""One all-reduce of n floats after some local steps."""
+
 apts = Backend(
     name="apts",
     summary="APTS-S: stochastic local phases under a trust region judged on fresh minibatches",
@@ -206,13 +211,25 @@ apts = Backend(
     tuning_free=True,
     batch_size=per_rank,
     sources=("bench_apts.optimizers.apts",),
+    family="APTS",
+    traffic=replace(LOCAL_STEPS, note="sends 24 bytes more in rounds that judge a point"),
+    developed_on=("digits", "mnist", "mnist-cnn", "cifar10"),
 )
+
+_DECOMPOSED = TrafficFormula(
+    "2f·(3P + 16)", "step", lambda n, _: {"all_reduce": 4 * (3 * n + 4)})
+"""The published APTS: 3n + 4 floats in four all-reduces."""
+
+_TRUST_REGION = TrafficFormula("2f·(P + 8)", "step", lambda n, _: {"all_reduce": 4 * (n + 2)})
+"""Gradient and loss in one all-reduce, the trial point's loss in another."""
+
 
 def _published(
     name: str,
     summary: str,
     hyperparameters: Mapping[str, Hyperparameter],
     build: Build = _paper,
+    traffic: TrafficFormula = _DECOMPOSED,
 ) -> Backend:
     return Backend(
         name=name,
@@ -227,6 +244,7 @@ def _published(
                      if key in hyperparameters}
             for preset, values in PRESETS.items() if values},
         sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.presets"),
+        traffic=traffic,
     )
 
 
@@ -243,4 +261,4 @@ napts = _published(
 tr = _published(
     "tr",
     "trust-region method: the published APTS with one subdomain",
-    TRUST_REGION, partial(_paper, local_iterations=0))
+    TRUST_REGION, partial(_paper, local_iterations=0), _TRUST_REGION)

@@ -13,7 +13,7 @@ from bench_apts.core.configuration import Choice, Hyperparameter, LogUniform, Un
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from bench_apts.plugins.optimizer_contract import Backend
+    from bench_apts.plugins.optimizer_contract import Backend, TrafficFormula
 
 _LONGEST_NAME = 64
 _RESERVED = "[],="
@@ -44,6 +44,7 @@ def check(backend: Backend) -> None:
     _is(f"{where}: follows", backend.follows, str)
     _is(f"{where}: tuning_free", backend.tuning_free, bool)
     _is(f"{where}: moves_weights", backend.moves_weights, bool)
+    _is(f"{where}: family", backend.family, str)
     _is(f"{where}: space_version", backend.space_version, int)
     _is(f"{where}: min_ranks", backend.min_ranks, int)
     if backend.min_ranks < 1:
@@ -59,6 +60,11 @@ def check(backend: Backend) -> None:
     for field, arguments in _CALLS.items():
         _callable(f"{where}: {field}", getattr(backend, field), arguments,
                   optional=field != "build")
+    for suite in _tuple(f"{where}: developed_on", backend.developed_on):
+        if not isinstance(suite, str) or not suite:
+            _fail(f"{where}: developed_on", "names of suites", suite)
+    if backend.traffic is not None:
+        _traffic(f"{where}: traffic", backend.traffic)
     _hyperparameters(where, backend.hyperparameters)
     _bundles(backend)
     turned = [name for name, knob in backend.hyperparameters.items() if knob.search or knob.wide]
@@ -111,6 +117,17 @@ def _callable(where: str, value: Any, arguments: tuple[str, ...], optional: bool
     except TypeError as error:
         raise UserError(f"{where}: is called with {taken}, and takes {signature}: {error}"
                         ) from error
+
+
+def _traffic(where: str, formula: TrafficFormula) -> None:
+    for field in ("words", "unit", "payloads", "note"):
+        if not hasattr(formula, field):
+            _fail(where, "a TrafficFormula", formula)
+    _is(f"{where}: words", formula.words, str)
+    _is(f"{where}: note", formula.note, str)
+    if formula.unit not in ("step", "round"):
+        _fail(f"{where}: unit", "step or round", formula.unit)
+    _callable(f"{where}: payloads", formula.payloads, ("parameters", "ranks"), optional=False)
 
 
 def _hyperparameters(where: str, known: Any) -> None:

@@ -20,6 +20,7 @@ from bench_apts.core.configuration import LogUniform as LogUniform
 from bench_apts.core.configuration import Uniform as Uniform
 from bench_apts.core.configuration import coerce
 from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.wire import ideal_bytes
 from bench_apts.plugins import backend_checks
 
 if TYPE_CHECKING:
@@ -164,6 +165,44 @@ Build = Callable[["torch.nn.Module", Loss, Mapping[str, Any], World], Stepper]
 
 
 @dataclass(frozen=True)
+class TrafficFormula:
+    """The bytes that an optimizer must send, to hold the measured ones against.
+
+    Reports write P for the bytes of the parameters in float32 and f for (N − 1)/N, N ranks
+    (docs/measurement.md, 3, "Known answers per optimizer step").
+
+    Attributes:
+        words: The formula in ideal bytes sent per rank, as reports show it, for instance
+            ``"2f·P"``.
+        unit: What it counts: an optimizer step, or a round (one all-reduce) of a method that
+            chooses the length of its rounds by itself.
+        payloads: ``payloads(n, N)`` returns the payload in bytes by collective, for instance
+            ``{"all_reduce": 4 * n}``, for n trained parameters and N ranks.
+        note: What the formula leaves out, if anything, as the end of a sentence that begins with
+            the optimizer's name.
+    """
+
+    words: str
+    unit: Literal["step", "round"]
+    payloads: Callable[[int, int], Mapping[str, int]]
+    note: str = ""
+
+    def ideal(self, parameters: int, ranks: int) -> dict[str, float]:
+        """Return ideal bytes sent per rank and unit, by collective.
+
+        Args:
+            parameters: Number of trained parameters n.
+            ranks: World size N.
+        """
+        return {collective: ideal_bytes(collective, payload, ranks)
+                for collective, payload in self.payloads(parameters, ranks).items()}
+
+
+GRADIENT_SUM = TrafficFormula("2f·P", "step", lambda n, _: {"all_reduce": 4 * n})
+"""One all-reduce of the gradient a step, as DistributedDataParallel does it."""
+
+
+@dataclass(frozen=True)
 class Backend:
     """An optimizer as the harness sees it: metadata, knobs and a way to build a stepper.
 
@@ -191,6 +230,11 @@ class Backend:
             that defines ``build`` they make the plug-in's hash.
         moves_weights: Whether ``evaluation_model`` puts other weights into the model than those
             that are trained, for instance an average; else a trial in which it does is an error.
+        family: What reports call the method that this optimizer stands for, for instance
+            ``"APTS"``. They say how each family fared, and compare the others with its
+            tuning-free member. "" for none.
+        traffic: The bytes it must send; None where no formula is known.
+        developed_on: Names of the suites on whose validation splits its defaults were chosen.
 
     Raises:
         UserError: A field cannot be used as declared; names the backend, the field and what was
@@ -212,6 +256,9 @@ class Backend:
     space_version: int = 1
     sources: tuple[str, ...] = ()
     moves_weights: bool = False
+    family: str = ""
+    traffic: TrafficFormula | None = None
+    developed_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         backend_checks.check(self)

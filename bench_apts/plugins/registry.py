@@ -6,6 +6,7 @@ install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites`` 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -68,6 +69,23 @@ def optimizer(name: str) -> Plugin:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
                         f"itself '{plugin.backend.name}'; the two names must be equal")
     return plugin
+
+
+def installed_backend(reference: str) -> Backend | None:
+    """Return the installed backend that a trial names, for what reports say of its optimizer.
+
+    Args:
+        reference: ``Trial.plugin``, for instance ``"bench_apts.optimizers.sgd:backend"``. It
+            decides, not the optimizer's name: what a user's file calls ``sgd`` may do anything.
+
+    Returns:
+        None where no installed package offers it, or it cannot be imported.
+    """
+    for name, offered in entry_points.entries(OPTIMIZERS).items():
+        if any(entry.value == reference for entry in offered):
+            with contextlib.suppress(UserError):
+                return optimizer(name).backend
+    return None
 
 
 def _from_file(path: Path) -> Plugin:

@@ -2,10 +2,19 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 
-from bench_apts.contract import Backend, Choice, Hyperparameter, LogUniform, Sampling, Uniform
+from bench_apts.contract import (
+    GRADIENT_SUM,
+    Backend,
+    Choice,
+    Hyperparameter,
+    LogUniform,
+    Sampling,
+    Uniform,
+)
 from bench_apts.core.errors import UserError, one_line
 
 
@@ -117,6 +126,12 @@ FIELDS = {
     "sampling": [(Sampling(), "a function"), (lambda: Sampling(), "takes ()")],
     "hyperparameters": [([("lr", Hyperparameter(0.1, ""))], "by name"), (None, "by name"),
                         ({"lr": Hyperparameter(0.1, "", LogUniform(0.1, 0.01))}, "lr")],
+    "family": [(None, "str")],
+    "developed_on": [("digits", "a tuple"), (("digits", 3), "names of suites")],
+    "traffic": [("2f·P", "a TrafficFormula"),
+                (replace(GRADIENT_SUM, unit="epoch"), "step or round"),
+                (replace(GRADIENT_SUM, words=2), "str"),
+                (replace(GRADIENT_SUM, payloads=lambda n: {}), "takes (n)")],
     "presets": [({"fast": {"lr": 0.2}}, "named preset"), ([], "by the preset's name")],
     "ordered": [([{"lr": 0.2}], "a tuple"), ({"lr": 0.2}, "a tuple"), ((0.2,), "by the hyper"),
                 (({"lr": 0.2}, {"rate": 0.1}), "configuration 2"), (({"lr": "fast"},), "float"),

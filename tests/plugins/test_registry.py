@@ -57,6 +57,12 @@ def test_an_optimizer_by_its_path(plugin):
     assert len(found.sha256) == 64
 
 
+def test_a_trial_names_the_installed_backend_not_a_file_of_the_same_name(plugin):
+    assert registry.installed_backend("bench_apts.optimizers.sgd:backend").name == "sgd"
+    assert registry.installed_backend(str(plugin())) is None
+    assert registry.installed_backend("gone.package:backend") is None
+
+
 def test_the_source_hash_follows_the_source(plugin, tmp_path):
     path = plugin()
     first = registry.optimizer(str(path)).sha256

@@ -1,0 +1,45 @@
+"""Formulas of the bytes that the built-in optimizers send, in bytes worked out by hand."""
+
+import pytest
+
+from bench_apts.plugins import registry
+
+N = 6_570
+P = 4 * N
+
+
+def formula(name):
+    found = registry.optimizer(name).backend.traffic
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("name", "ranks", "expected"), [
+    *((name, 2, {"all_reduce": P}) for name in (
+        "sgd", "adam", "adam-default", "sgd-batch", "adam-batch", "nadamw", "nadamw-list",
+        "schedule-free", "prodigy", "apts", "local-adam")),
+    ("adam", 4, {"all_reduce": 1.5 * P}),
+    # 6,570 parameters are padded to 6,572 = 4 · 1,643 and to 6,576 = 8 · 822.
+    ("zero1", 2, {"all_reduce": P + 4, "all_gather": 4 * 6_572 / 2}),
+    ("zero2", 4, {"all_reduce": 1.5 * (P + 4), "all_gather": 0.75 * 4 * 6_576}),
+    ("zero3", 2, {"all_reduce": 8, "all_gather": P / 2, "reduce_scatter": P / 2}),
+    ("tr", 2, {"all_reduce": P + 8}),
+    ("apts-paper", 2, {"all_reduce": 3 * P + 16}),
+    ("napts", 2, {"all_reduce": 3 * P + 16}),
+])
+def test_bytes_by_hand(name, ranks, expected):
+    assert formula(name).ideal(N, ranks) == expected
+
+
+@pytest.mark.parametrize("name", ["adam", "zero2", "zero3", "apts", "tr", "apts-paper"])
+def test_one_rank_sends_nothing(name):
+    assert set(formula(name).ideal(N, 1).values()) == {0}
+
+
+@pytest.mark.parametrize(("name", "multiple"), [
+    ("sgd", 2), ("zero1", 3), ("zero3", 2), ("apts-paper", 6)])
+def test_large_models_send_the_multiple_that_the_words_say(name, multiple):
+    n, ranks = 10**9, 8
+    sent = sum(formula(name).ideal(n, ranks).values())
+    assert sent == pytest.approx(multiple * 7 / 8 * 4 * n, rel=1e-6)
+    assert f"{multiple}" in formula(name).words
