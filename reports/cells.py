@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.records import train_bytes
+from bench_apts.plugins import registry
 from bench_apts.stats import network_model, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
     from bench_apts.core.units import Currency
+    from bench_apts.plugins.optimizer_contract import Backend
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise
@@ -93,6 +95,16 @@ class ReportCell:
     best: TrialRecord | None = None
     best_seeds: tuple[TrialRecord, ...] = ()
     varies: bool = False
+
+    @cached_property
+    def backend(self) -> Backend | None:
+        """What its optimizer declares; None where no installed package offers it any more."""
+        return next((registry.installed_backend(record.trial.plugin) for record in self.own), None)
+
+    @property
+    def family(self) -> str:
+        """The method that its optimizer stands for, for instance ``APTS``; "" for none."""
+        return self.backend.family if self.backend else ""
 
     @property
     def configuration(self) -> str:

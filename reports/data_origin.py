@@ -242,9 +242,6 @@ def show(key: str, value: Any) -> str:
     return str(value)
 
 
-CHOSEN_ON = {"apts": ("digits", "mnist", "mnist-cnn", "cifar10")}
-"""Suites on whose validation splits the default of a backend of this repository was chosen."""
-
 _COARSE = 0.005
 """Standard error of an accuracy, half a point, above which a split is called small."""
 
@@ -264,12 +261,13 @@ def measure_caveats(gathered: Gathered) -> Iterator[tuple[str, str]]:
 
 def _developed(gathered: Gathered) -> Iterator[tuple[str, str]]:
     names = list(dict.fromkeys(suite.name for suite in gathered.file.study.suites))
-    for backend, chosen in CHOSEN_ON.items():
-        if all(cell.optimizer != backend for group in gathered.groups for cell in group.cells):
-            continue
+    backends = {cell.optimizer: cell.backend for group in gathered.groups for cell in group.cells
+                if cell.backend and cell.backend.developed_on}
+    for optimizer, backend in backends.items():
+        chosen = backend.developed_on
         seen = [name for name in names if name in chosen]
         others = [name for name in names if name not in chosen]
-        said = (f"The default of {backend} was chosen on the validation splits of "
+        said = (f"The default of {optimizer} was chosen on the validation splits of "
                 f"{units.listing(chosen)}.")
         if seen:
             said += (f" So it has seen {units.listing(seen)}, which the defaults and search "
@@ -277,7 +275,7 @@ def _developed(gathered: Gathered) -> Iterator[tuple[str, str]]:
                      "other problems.")
         if others:
             said += f" It never saw {units.listing(others)}."
-        yield f"What {backend}'s default was chosen on", said
+        yield f"What {optimizer}'s default was chosen on", said
 
 
 def _target(suite: Suite) -> tuple[str, str]:

@@ -1,9 +1,4 @@
-"""What finding a configuration costs: expected cost in all currencies, its scatter, best of K.
-
-How the cost of a whole search scatters: the ECDF of the restart cost for one N.
-
-Expected costs over those of the cheapest in each currency, and where the order changes.
-"""
+"""What finding a configuration costs: in all currencies, its spread, and over the cheapest."""
 
 from __future__ import annotations
 
@@ -39,11 +34,17 @@ _OTHER_CURRENCIES: dict[Currency, str] = {
     "gradient_evaluations": "Gradient evaluations", "cpu_s": "CPU time", "wall_s": "Wall time"}
 
 
+_EVERY: tuple[Currency, ...] = ("samples", "flops", "wire_bytes", "cpu_s", "core_seconds")
+
+_SHORT = {"samples": "samples", "flops": "FLOPs", "wire_bytes": "bytes", "cpu_s": "CPU-seconds"}
+
+_SHARES = (0.1, 0.5, 0.9)
+_PERCENTS = 100
+
+
 def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
     """Expected cost to the target with P(success), in all currencies."""
-    others: list[Currency] = [
-        currency for currency in _OTHER_CURRENCIES if currency != view.currency
-    ]
+    others: list[Currency] = [one for one in _OTHER_CURRENCIES if one != view.currency]
     rows = tuple((*opening_entries(cell, view), _success(cell, view),
                   _expected(cell, view.currency, view),
                   *(timed(replace(_expected(cell, currency, view), detail=""),
@@ -51,24 +52,16 @@ def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
                  for group in groups for cell in group.cells)
     counted = units.named(view.currency, view.device)
     return Table(
-        "bill-search",
-        "Expected cost to the target",
+        "bill-search", "Expected cost to the target",
         "Expected cost: draw configurations, train each, until one hits; every trial is billed. "
         "In brackets the 95 % interval. Bytes are those that one rank sent.",
-        (
-            ("Optimizer", ""),
-            ("N", ""),
-            ("Hit", "trials"),
-            (f"Expected cost ({counted})", ""),
-            *((_OTHER_CURRENCIES[currency], "") for currency in others),
-        ),
-        rows,
-    )
+        (("Optimizer", ""), ("N", ""), ("Hit", "trials"), (f"Expected cost ({counted})", ""),
+         *((_OTHER_CURRENCIES[currency], "") for currency in others)), rows)
 
 
 def _expected(cell: ReportCell, currency: Currency, view: CostView) -> Value:
     found = expected(cell, currency, view.device, view.level)
-    # How many missed stands beside already.
+    # Another column says how many missed.
     return replace(found, detail="") if found.kind != "number" else found
 
 
@@ -123,10 +116,6 @@ def _best(pool: Pool, view: CostView, draws: int, column: str) -> Value:
         cost: least if math.isfinite(least) else None, chance: p})
 
 
-_SHARES = (0.1, 0.5, 0.9)
-_PERCENTS = 100
-
-
 def restart_figure(scene: TuningScene) -> Figure | None:
     """Draws the share of searches that a budget suffices for; None where nobody hit."""
     able = [pool for pool in scene.searches if pool.ert.hits]
@@ -158,31 +147,21 @@ def restart_figure(scene: TuningScene) -> Figure | None:
         f"{caption} A search draws trials, with replacement, until one hits; 20,000 were "
         "simulated, and the line has a point for each percent of them."
         + scene.missed(scene.searches) + scene.shared_searches, scene.legend(able),
-        basis=scene.basis, data=_table(scene))
+        basis=scene.basis, data=_restart_table(scene))
 
 
-def _table(scene: TuningScene) -> Table:
+def _restart_table(scene: TuningScene) -> Table:
     return Table(
         "restarts", "Cost of a search until it hits",
         "Bill that this share of searches does not exceed.",
         (("Optimizer", ""), ("Hit", "trials"),
          *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES)),
-        tuple(_row(scene, pool) for pool in scene.searches))
-
-
-def _row(scene: TuningScene, pool: Pool) -> tuple[Value, ...]:
-    return (
-        name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
-        number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
-               trials=pool.ert.trials),
-        *(scene.view.entry(f"restart_q{100 * share:.0f}",
-                           restart_quantile(pool.spent, pool.cost, share), 0.0)
-          for share in _SHARES))
-
-
-_EVERY: tuple[Currency, ...] = ("samples", "flops", "wire_bytes", "cpu_s", "core_seconds")
-
-_SHORT = {"samples": "samples", "flops": "FLOPs", "wire_bytes": "bytes", "cpu_s": "CPU-seconds"}
+        tuple((name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
+               number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
+                      trials=pool.ert.trials),
+               *(scene.view.entry(f"restart_q{100 * share:.0f}",
+                                  restart_quantile(pool.spent, pool.cost, share), 0.0)
+                 for share in _SHARES)) for pool in scene.searches))
 
 
 def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
@@ -217,10 +196,10 @@ def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | No
     """Ratios of expected costs to those of the headline's cheapest; None without any."""
     rows: list[tuple[Value, ...]] = []
     breaks = set()
-    columns = [
-        one for one in _EVERY if any(one in compared_currencies(group, device) for group in groups)
-    ]
-    columns.sort(key=lambda one: one != headline(device))
+    columns = sorted(
+        (one for one in _EVERY if any(one in compared_currencies(group, device)
+                                      for group in groups)),
+        key=lambda one: one != headline(device))
     for group in groups:
         cells = _competing_cells(group)
         ranked = rank_by_cost(cells, headline(device))
@@ -257,9 +236,8 @@ def _ratio(cell: ReportCell, best: ReportCell, currency: Currency, *, seen: bool
     cost, base = cell.ert(currency).cost, best.ert(currency).cost
     if math.isinf(cost):
         return Value("not reached", numbers={column: None}, kind="number missed")
-    if not base:
-        return Value(units.NONE, numbers={column: None})
-    return Value(units.digits(cost / base), numbers={column: cost / base})
+    ratio = cost / base if base else None
+    return Value(units.NONE if ratio is None else units.digits(ratio), numbers={column: ratio})
 
 
 def order_sentence(group: CellGroup, device: str) -> str:
@@ -278,8 +256,7 @@ def order_sentence(group: CellGroup, device: str) -> str:
         there = [cell for cell in cells if all_known(cell.outcomes(), currency)]
         if ranked[0] not in there:
             continue
-        _, best = min(((cell.ert(currency).cost, cell) for cell in there),
-                      key=lambda pair: pair[0])
+        best = min(there, key=lambda cell: cell.ert(currency).cost)
         if ranked[0].ert(currency).cost <= RULE.least * best.ert(currency).cost:
             best = ranked[0]
         first.setdefault(best.label, []).append(_noun(currency, device))
