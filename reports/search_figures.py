@@ -11,8 +11,8 @@ from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.figure_style import INK, Look
 from bench_apts.reports.replayed_searches import replay_table
-from bench_apts.reports.section_parts import FIGURE_SIZE, finite
-from bench_apts.reports.table import Table, Value, name, number
+from bench_apts.reports.section_parts import FIGURE_SIZE
+from bench_apts.reports.table import Table, Value, finite, name, number
 from bench_apts.stats.expected_cost import best_of, hit_probability
 from bench_apts.stats.intervals import Interval, best_of_intervals
 from bench_apts.stats.trial_costs import hit_bracket, metric_values

@@ -12,7 +12,6 @@ What the figures of the tuning bill share: what they rest on, axes of costs, who
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -305,8 +304,3 @@ def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
               if pool.ert.trials != usual]
     return (f"{units.plural(usual, kind)} of each {whose}"
             + (f" ({', '.join(others)})" if others else ""))
-
-
-def finite(value: float | None) -> float | None:
-    """Returns a number as tables keep it: None where it is infinite or there is none."""
-    return value if value is not None and math.isfinite(value) else None

@@ -115,6 +115,26 @@ def frame_csv(frame: pd.DataFrame) -> bytes:
     return text.encode()
 
 
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]],
+                   rules: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table in Markdown, with all texts escaped.
+
+    Args:
+        head: Column titles.
+        rows: Texts, as many in each row as there are titles.
+        rules: ``---`` or ``---:`` for each column, which align it; all to the left by default.
+    """
+    titles = list(head)
+    return [units.markdown_row(list(map(units.escape_markdown, titles))),
+            units.markdown_row(rules or ["---"] * len(titles)),
+            *(units.markdown_row(list(map(units.escape_markdown, row))) for row in rows)]
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as tables keep it: None where it is infinite or there is none."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def name(label: str, *, badge: str = "", **numbers: Plain) -> Value:
     """An optimizer's name with its legend mark; opens a row."""
     return Value(label, kind="name", label=label, badge=badge,

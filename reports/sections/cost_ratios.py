@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.reports.section_parts import finite
-from bench_apts.reports.table import Table, Value, number, words
+from bench_apts.reports.table import Table, Value, finite, number, words
 from bench_apts.reports.tuning_pools import (
     CostView,
     opening_entries,
