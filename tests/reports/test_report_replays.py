@@ -79,7 +79,7 @@ def test_without_a_search_there_is_no_worker(pools, monkeypatch):
 
 def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeypatch, tmp_path):
     asked, read, loaded = [], [], []
-    reader, shipped = tuning_pools._read, fabrics._read
+    pool, shipped = tuning_pools.Pool, fabrics._read
 
     class Executor(replayed_searches.ProcessPoolExecutor):
         def submit(self, *arguments, **options):
@@ -87,14 +87,15 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
             return super().submit(*arguments, **options)
 
     monkeypatch.setattr(replayed_searches, "ProcessPoolExecutor", Executor)
-    monkeypatch.setattr(tuning_pools, "_read", lambda cell, view: (
-        read.append((cell.label, cell.ranks, view)) or reader(cell, view)))
+    monkeypatch.setattr(tuning_pools, "Pool", lambda cell, *costs: (
+        read.append((cell.label, cell.ranks, costs)) or pool(cell, *costs)))
     fabrics._shipped.cache_clear()
     monkeypatch.setattr(fabrics, "_read", lambda path: loaded.append(path) or shipped(path))
     reports.build(folder.path, ("json",), out=tmp_path / "out")
     assert len(asked) == 4
     assert len(read) == len(set(read))
-    assert len([view for *_, view in read if view == VIEW]) == 6
+    assert {(label, ranks) for label, ranks, _ in read} == {
+        (label, ranks) for label in ("adam", "sgd", "apts") for ranks in (1, 2)}
     assert len(loaded) == 1
 
 
