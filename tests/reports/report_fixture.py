@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.records import End, Eval, Header, Start, Traffic
 from bench_apts.core.spec import (
     Budget,
@@ -132,7 +133,7 @@ def populate(folder: Path, plan: Study | None = None) -> Path:
     """
     plan = plan or study()
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         plan, ["bench-apts", "run", "--suite", "digits", "--gpus", "1,2"],
         "2026-01-02T03:00:00+00:00", ENVIRONMENT))
     for suite in plan.suites:

@@ -9,6 +9,7 @@ import report_fixture as fixture
 import section_contexts as sections
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.records import Traffic
 from bench_apts.core.spec import Entry, Study
 from bench_apts.plugins import registry
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
     folder.mkdir()
     study = Study((fixture.SUITE,), tuple(Entry(label, label) for label in SENT), (1, 4), 0, 1, 0,
                   "cpu")
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         study, [], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
     for label, (plugin, sent) in SENT.items():
         for ranks in study.ranks:
