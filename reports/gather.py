@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from bench_apts.core import store, trial_files
+from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError
-from bench_apts.core.spec import canonical, competitor_label
+from bench_apts.core.spec import canonical
 from bench_apts.reports.cells import CellGroup, ReportCell
 from bench_apts.stats.trial_costs import select_best, select_fastest
 from bench_apts.stats.trial_origins import follows
