@@ -218,9 +218,8 @@ def narrow_searches(pools: Sequence[Pool]) -> list[NarrowedSearch]:
                 or not pool.ert.total or searched.sampler == "tpe" or tries_a_list(pool.cell)):
             continue
         for knob, (low, high) in logarithmic(searched.ranges).items():
-            tried, best = [[_number(record.trial.hyperparameters[knob]) for record in records]
-                           for records in (pool.cell.tune, [frozen])]
-            steps = widths(tried, low, high, *best)
+            tried = [_number(record.trial.hyperparameters[knob]) for record in pool.cell.tune]
+            steps = widths(tried, low, high, _number(frozen.trial.hyperparameters[knob]))
             if len(steps) > 1:
                 found += [NarrowedSearch(pool, knob, step, Bill(
                     [pool.spent[place] for place in step.inside],
