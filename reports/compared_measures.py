@@ -9,20 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES, format_cost, headline
 from bench_apts.core.records import train_bytes
-from bench_apts.core.units import headline
 from bench_apts.reports.cells import memory
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.pairwise_comparison import Bill, compare, difference, success_p
 from bench_apts.stats.trial_costs import outcome
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import Evidence, least_p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Eval, TrialRecord
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import ReportCell
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise
@@ -167,24 +166,20 @@ def measures(
     if not (seeds.first and seeds.second):
         notes.append("there are no final trainings to compare on both sides")
         return [measure for measure in found if measure], notes
-    blind = any(r.uncounted for r in (*seeds.first, *seeds.second))
-    found += [_cost(f"{name} to target", currency, seeds, noise, f"{verb} to target", device)
-              for name, currency, verb in _TO_TARGET if not (blind and currency == "wire_bytes")]
+    both = (*seeds.first, *seeds.second)
+    for currency, row in reversed(CURRENCIES.items()):  # the machine's costs first
+        if row.compared and all(map(row.measured, both)):
+            name, verb = row.compared
+            found.append(_cost(f"{name} to target", currency, seeds, noise, f"{verb} to target",
+                               device))
     found += [_memory(seeds, noise), _test(one, two)]
+    blind = any(r.uncounted for r in both)
     counts, why = _counts(seeds, blind)
     found += counts
     notes += [why] if why else []
     if blind:
         notes.append("its bytes were not counted, and are not compared")
     return [measure for measure in found if measure], notes
-
-
-_TO_TARGET: tuple[tuple[str, Currency, str], ...] = (
-    ("time", "train_s", "takes {} the time"),
-    ("wire bytes", "wire_bytes", "sends {} the bytes"),
-    ("gradient evaluations", "gradient_evaluations", "needs {} the gradient evaluations"),
-    ("samples", "samples", "needs {} the samples"),
-)
 
 
 def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: MeasureNoise, verb: str,
@@ -195,11 +190,10 @@ def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: MeasureN
              for side in drawn]
     if not any(any(bill.spent) for bill in bills):
         return None
-    form = partial(units.tick, currency) if currency == "samples" else partial(
-        units.format_cost, currency, device=device)
-    times = currency in TIME_CURRENCIES
+    row = CURRENCIES[currency]
+    form = row.form if currency == "samples" else partial(format_cost, currency, device=device)
     return _ratio(name, trials, bills, form, verb,
-                  noise.of_mean(noise.time, trials) if times else 1.0)
+                  noise.of_mean(noise.time, trials) if row.is_time else 1.0)
 
 
 def _memory(trials: ComparedTrials, noise: MeasureNoise) -> Measure | None:

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
 from bench_apts.reports.table import ENOUGH, Table, Value, name, number
 from bench_apts.stats import trial_origins
 from bench_apts.stats.amortisation import Trainings, tuned
@@ -18,8 +19,8 @@ from bench_apts.stats.world_sizes import WorldSizeCosts, transfer_regret, transf
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.stats.expected_cost import Ert
 
@@ -36,7 +37,7 @@ class CostView(NamedTuple):
 
     def show(self, cost: float) -> str:
         """Format a cost with its unit."""
-        return units.format_cost(self.currency, cost, self.device)
+        return format_cost(self.currency, cost, self.device)
 
     def more_than(self, total: float) -> str:
         """Say what a cost exceeds where nothing hit; zero would look like a measurement."""
@@ -134,7 +135,7 @@ def read_pools(groups: Iterable[CellGroup], view: CostView) -> list[Pool]:
 
 def unlike_environments(pools: Iterable[Pool], view: CostView) -> str:
     """Say why costs in seconds of these trials do not compare; "" if they do."""
-    if view.currency not in trial_origins.TIME_CURRENCIES:
+    if view.currency not in TIME_CURRENCIES:
         return ""
     return trial_origins.unlike([record for pool in pools
                                  for record in (*pool.cell.draws, *pool.cell.seeds)])

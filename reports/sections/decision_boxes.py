@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import search_costs
 from bench_apts.reports.bills_by_trainings import (
     MANY,
@@ -39,12 +39,11 @@ from bench_apts.reports.table import hits_of_trials, shared_search_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import fabrics
 from bench_apts.stats.timing_noise import noise
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context
     from bench_apts.reports.table import Plain
