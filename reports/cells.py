@@ -22,7 +22,7 @@ from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Communication, TrialRecord
@@ -38,19 +38,15 @@ class MedianCost(NamedTuple):
     """A cost to the target over seeds.
 
     Attributes:
-        median: Infinite where half of the seeds or more missed; NaN, like the others, where the
-            cost of a seed is not known.
+        median: Infinite where half of the seeds or more missed; NaN where the cost of a seed is
+            not known.
         after: Median cost at the last evaluation before the hit: the bracket's open end.
-        low: Smallest over seeds.
-        high: Largest over seeds, infinite with a miss.
         hits: Seeds that reached the target.
         seeds: All seeds.
     """
 
     median: float
     after: float
-    low: float
-    high: float
     hits: int
     seeds: int
 
@@ -70,9 +66,8 @@ class ReportCell:
             of its configuration.
         seeds: Report-stage trials of that (or the only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
-        search_owner: Label of the optimizer whose search served this one too, so that ``tune``
-            holds the trials of that one; "" for a search of its own. Cells with another owner
-            are not ranked by cost.
+        search_owner: Label of the optimizer whose search served this one too, whose trials are
+            in ``tune``; "" for a search of its own. With another owner it is not ranked by cost.
         checks: Its own tuning trials, which showed that it takes the same course as the owner.
         best: The tuning trial that was best at the end of the budget, if tuning ran. Accuracies
             are those of its configuration.
@@ -158,7 +153,7 @@ class ReportCell:
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[TargetOutcome]:
-        """Outcomes of ``draws`` at one of the target's levels.
+        """Return the outcomes of ``draws`` at one of the target's levels.
 
         Times of tuning trials are their samples at the pace of the final trainings, if there are
         any: optimizers without tuning were timed then, too.
@@ -166,27 +161,27 @@ class ReportCell:
         """
         return self._outcomes[level]
 
-    def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
-        drawn = self.outcomes(level)
-        return [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
-
     def ert(self, currency: Currency, level: float = 1.0) -> Ert:
-        """Expected cost to the target including tuning."""
+        """Return the expected cost to the target including tuning."""
         key = currency, level
         if key not in self._erts:
             self._erts[key] = ert(*self._bills(currency, level))
         return self._erts[key]
 
-    @cached_property
-    def _erts(self) -> dict[tuple[Currency, float], Ert]:
-        return {}
-
     def interval(self, currency: Currency, level: float = 1.0) -> Interval | None:
-        """Bootstrap interval of ``ert``; None for fewer than two trials."""
+        """Return the bootstrap interval of ``ert``; None for fewer than two trials."""
         key = currency, level
         if key not in self._intervals:
             self._intervals[key] = ert_interval(*self._bills(currency, level))
         return self._intervals[key]
+
+    def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
+        drawn = self.outcomes(level)
+        return [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
+
+    @cached_property
+    def _erts(self) -> dict[tuple[Currency, float], Ert]:
+        return {}
 
     @cached_property
     def _intervals(self) -> dict[tuple[Currency, float], Interval | None]:
@@ -198,23 +193,30 @@ class ReportCell:
         return [outcome(record) for record in self.seeds] if self.tune else self.outcomes()
 
     def to_target(self, currency: Currency) -> MedianCost:
-        """Cost of one training with the frozen configuration to the full target."""
-        return _median_cost([o.cost[currency] for o in self.finals],
-                       [o.last_miss[currency] if o.last_miss else math.inf for o in self.finals])
+        """Return the cost of one training with the frozen configuration to the full target."""
+        finals = self.finals
+        costs = [o.cost[currency] for o in finals]
+        hits = sum(map(math.isfinite, costs))
+        if any(map(math.isnan, costs)):
+            return MedianCost(math.nan, math.nan, hits, len(costs))
+        before = [o.last_miss[currency] if o.last_miss else math.inf for o in finals]
+        return MedianCost(statistics.median(costs or [math.inf]),
+                          statistics.median(before or [math.inf]), hits, len(costs))
 
-    def forwards_to_target(self) -> MedianCost:
-        """Forward passes of the busiest rank to the full target."""
+    @property
+    def forwards_to_target(self) -> float:
+        """Median forward passes of the busiest rank to the full target; infinite for a miss."""
         found = [(record, hit_bracket(record)) for record in self.seeds]
-        values = [float(r.evals[b[1]].forwards) if b else math.inf for r, b in found]
-        return _median_cost(values, [math.inf] * len(values))
+        return statistics.median([float(record.evals[bracket[1]].forwards) if bracket else math.inf
+                                  for record, bracket in found] or [math.inf])
 
     @property
     def bytes_per_step(self) -> float | None:
         """Ideal wire bytes sent per rank and training step, median over seeds; None if unknown."""
-        if any(r.uncounted for r in self.seeds):
-            return None
-        return _median([train_bytes(r.evals[-1].comm) / r.evals[-1].step
-                        for r in self.seeds if r.evals and r.evals[-1].step])
+        found = [train_bytes(r.evals[-1].comm) / r.evals[-1].step
+                 for r in self.seeds if r.evals and r.evals[-1].step]
+        return (None if not found or any(r.uncounted for r in self.seeds)
+                else statistics.median(found))
 
     @property
     def peak_memory(self) -> int | None:
@@ -316,17 +318,17 @@ class CellGroup:
 
 
 def cores(cards: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return how many cores the smallest machine has; None if no environment card tells.
+    """Return how many cores the smallest machine has; None if no environment card says so.
 
     As far as quotas and binding let ranks use them.
     """
-    told = [card.get("effective_cores", card.get("cores")) for card in cards]
-    return min((have for have in told if isinstance(have, int | float) and have > 0),
+    found = [card.get("effective_cores", card.get("cores")) for card in cards]
+    return min((have for have in found if isinstance(have, int | float) and have > 0),
                default=None)
 
 
 def peak_memory(record: TrialRecord) -> int:
-    """Largest peak memory of any rank of a trial in bytes; 0 if it measured none."""
+    """Return the largest peak memory of any rank of a trial in bytes; 0 if it measured none."""
     return max([e.peak_memory_bytes for e in record.evals]
                + ([record.end.peak_memory_bytes] if record.end else []), default=0)
 
@@ -354,26 +356,12 @@ def computing(cells: Iterable[ReportCell]) -> float | None:
 
 
 def pace(record: TrialRecord) -> float:
-    """Training seconds of a sample over the whole trial; 0 if it took no step."""
+    """Return the training seconds of a sample over the whole trial; 0 if it took no step."""
     last = record.evals[-1] if record.evals else None
     return last.train_s / last.samples if last and last.samples else 0.0
 
 
 def reached(record: TrialRecord) -> float:
-    """Training seconds to the target; 0 if the trial missed it."""
+    """Return the training seconds to the target; 0 if the trial missed it."""
     hit = hit_bracket(record)
     return record.evals[hit[1]].train_s if hit else 0.0
-
-
-def _median_cost(costs: Sequence[float], before: Sequence[float]) -> MedianCost:
-    hits = sum(math.isfinite(value) for value in costs)
-    if any(map(math.isnan, costs)):
-        return MedianCost(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
-    if not costs:
-        return MedianCost(math.inf, math.inf, math.inf, math.inf, 0, 0)
-    return MedianCost(statistics.median(costs), statistics.median(before), min(costs), max(costs),
-                  hits, len(costs))
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
