@@ -33,7 +33,7 @@ def assert_one_line(done, *expected):
     (("--optimizers", "sgd[lr=nan]"), ["sgd[lr=nan]: expected a finite number"]),
     (("--optimizers", "sgd[lr=-1]"), ["sgd[lr=-1]: expected a number above 0"]),
     (("--optimizers", "sgd[learning=1]"), ["unknown hyperparameter of sgd 'learning'"]),
-    (("--optimizers", "sgd[lr=1"), ["is no selector; write name or name[key=value"]),
+    (("--optimizers", "sgd[lr=1"), ["is not a selector; write name or name[key=value"]),
     (("--gpus", "0"), ["--gpus 0: write world sizes from 1 on"]),
     (("--gpus", "two"), ["--gpus two: write world sizes from 1 on"]),
     (("--gpus", ""), ["write world sizes from 1 on"]),
