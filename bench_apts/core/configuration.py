@@ -1,4 +1,4 @@
-"""What users write: TOML files, ``key=value``, selectors; and the hyperparameters that they set."""
+"""What users write: TOML files, ``key=value`` and selectors; hyperparameters, which they set."""
 
 from __future__ import annotations
 
