@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
 from bench_apts.core.units import Currency
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     currency: Annotated[Currency | None, Option(
         metavar="UNIT", help="What the main columns count: samples, flops, wire_bytes, "
                              "gradient_evaluations, cpu_s, train_s, wall_s or core_seconds "

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
 from bench_apts.stats.network_model import Algorithm, BatchScaling
@@ -20,8 +20,7 @@ _ASSUMED = (
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
     fabric: Annotated[str | None, Option(
         help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from bench_apts.core.errors import UserError, one_line
 from bench_apts.core.spec import Pruner, Sampler, Space
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bench_apts.study.node_leader import Leader
     from bench_apts.study.plan import Plan
 
+Results = Annotated[Path, Argument(
+    metavar="RESULTS", help="A results folder, for instance results/digits.")]
 Suites = Annotated[list[str] | None, Option(
     "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
                                          "NAME@VARIANT; repeatable.  [default: digits]",
@@ -116,6 +119,16 @@ def plain_text(text: str) -> str:
     return text.replace("\u202f", " ").replace("\u2011", "-")
 
 
+def require_finite_factor(factor: float) -> None:
+    """Refuse a ``--factor`` that tolerates everything.
+
+    Raises:
+        UserError: It is infinite or not a number.
+    """
+    if not math.isfinite(factor):
+        raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
+
+
 def write_table_file(path: Path, content: bytes, remedy: str) -> None:
     """Write a file of a command's numbers, and make its folders.
 
@@ -202,6 +215,23 @@ def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
         out.print(line, markup=False)
 
 
+_RESUMABLE = "finished trials are kept {}; the same command goes on from there"
+
+
+@contextlib.contextmanager
+def end_in_order(message: str = "") -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
+    from bench_apts.launch.elastic import Interrupted, interruptible
+
+    try:
+        with interruptible():
+            yield
+    except Interrupted as error:
+        if message:
+            print(f"interrupted: {message}")
+        raise typer.Exit(128 + error.number) from error
+
+
 def run_study(
     out: Console, planned: Plan, results: Path, execution: Execution, then: Callable[[], None],
     place: Placement, patience_s: float,
@@ -225,7 +255,7 @@ def run_study(
     with (
         _lead_nodes(out, planned, place, patience_s) as leader,
         scheduler.open_results_folder(results, execution.shared),
-        _end_in_order(out, f"in {results}"),
+        end_in_order(_RESUMABLE.format(f"in {results}")),
     ):
         progress = StudyProgress(out)
         try:
@@ -256,23 +286,8 @@ def run_study(
 
 
 @contextlib.contextmanager
-def _end_in_order(out: Console, where: str) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
-    from bench_apts.launch.elastic import Interrupted, interruptible
-
-    try:
-        with interruptible():
-            yield
-    except Interrupted as error:
-        out.print(f"interrupted: finished trials are kept {where}; the same command "
-                  "goes on from there", markup=False)
-        raise typer.Exit(128 + error.number) from error
-
-
-@contextlib.contextmanager
-def _lead_nodes(
-    out: Console, planned: Plan, place: Placement, patience_s: float
-) -> Iterator[Leader | None]:
+def _lead_nodes(out: Console, planned: Plan, place: Placement, patience_s: float
+                ) -> Iterator[Leader | None]:
     """Yield node 0's connection to the other nodes; None where there are none."""
     if place.nodes == 1:
         yield None
@@ -285,9 +300,8 @@ def _lead_nodes(
         yield leader
 
 
-def _follow(
-    out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
-) -> None:
+def _follow(out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
+            ) -> None:
     """Run this node's ranks of the trials that node 0 begins."""
     from bench_apts.study import scheduler
     from bench_apts.study.node_follower import Follower, describe_machine, node_agreement
@@ -297,7 +311,7 @@ def _follow(
     with (
         Follower(place, planned, node_agreement(planned), describe_machine(),
                  patience_s) as follower,
-        _end_in_order(out, "by node 0"),
+        end_in_order(_RESUMABLE.format("by node 0")),
     ):
         out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
                   "results and report are there", markup=False)
