@@ -57,13 +57,6 @@ def address_space_limit() -> int | None:
     return _soft_limit(resource.RLIMIT_AS)
 
 
-def address_space() -> int:
-    """Return the bytes of address space that this process holds."""
-    import psutil
-
-    return int(psutil.Process().memory_info().vms)
-
-
 def _groups(controller: str) -> Iterator[tuple[int, Path]]:
     """Yield version and folder of each group above this process that may limit ``controller``."""
     for line in read_text(PROC / "mountinfo").splitlines():
@@ -208,17 +201,20 @@ _TASKS, _TASKS_PER_RANK = 4, 6
 _STACK_BYTES = 2**16
 
 
-def require_address_space(beyond: int = 0) -> None:
-    """Refuse a limit of the address space that torch or its ranks cannot do with.
+def require_address_space(loaded: bool = False) -> None:
+    """Refuse a limit of the address space with which torch or its ranks cannot run.
 
     Args:
-        beyond: Bytes that this process holds already, and a rank will hold, too.
+        loaded: Whether this process has loaded all that a rank will load.
 
     Raises:
         UserError: The limit is too low.
     """
+    import psutil
+
     limit = address_space_limit()
-    least = beyond + _MIN_RANK_ADDRESS_SPACE if beyond else _MIN_ADDRESS_SPACE
+    least = (psutil.Process().memory_info().vms + _MIN_RANK_ADDRESS_SPACE if loaded
+             else _MIN_ADDRESS_SPACE)
     if limit is not None and limit < least:
         raise UserError(f"a process may take {limit / _GIB:.2f} GiB of address space here "
                         f"(ulimit -v), and a study takes {least / _GIB:.1f} GiB or more; raise "

@@ -275,7 +275,7 @@ def run_study(
     )
     with running_helpers(work) as started, _launcher(plan, leader) as launcher:
         require_torch(study.device)
-        process_limits.require_address_space(process_limits.address_space())
+        process_limits.require_address_space(loaded=True)
         for suite in study.suites:  # while the server starts
             preflight_suite(study, suite, prepared[suite.data.name])
         card = environment.environment_card()  # now that the launcher has set the thread variables
