@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.reports.section_parts import finite
+from bench_apts.core.currencies import TIME_CURRENCIES
+from bench_apts.reports.section_parts import family_of, finite
 from bench_apts.reports.table import Table, Value, number, words
 from bench_apts.reports.tuning_pools import (
     CostView,
@@ -18,11 +19,9 @@ from bench_apts.reports.tuning_pools import (
     read_pool,
     unlike_environments,
 )
-from bench_apts.stats import trial_origins
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare, first_ranks
 from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import Decision, decide
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ class Ranking:
 
     Attributes:
         group: Suite and N.
-        reference: apts, or the cheapest where no apts reached the target; None if nobody did.
+        reference: The cheapest that declares a family and reached the target, else the cheapest of
+            all; None if nobody reached it.
         rivals: The cheapest first, without those whose search was another's: they would be the
             same rival again.
         unlike: In what the environments of all their trials differ, so that no optimizer is called
@@ -93,7 +93,7 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
     pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
-    base = next((found for found in hit if found.cell.optimizer == "apts"),
+    base = next((found for found in hit if family_of(found.cell)),
                 hit[0] if hit else None)
     unlike_all = unlike_environments(pools, view)
     shares = (_first_ranks(pools) if not unlike_all
@@ -110,7 +110,7 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
                   and not apart[found.cell.label]]
         family = [compare(Bill(found.spent, found.cost), Bill(base.spent, base.cost),
                           paired=_pairs(found, base)) for found in others]
-        noise = group.noise if view.currency in trial_origins.TIME_CURRENCIES else None
+        noise = group.noise if view.currency in TIME_CURRENCIES else None
         decisions = decide([
             each.evidence(noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
             for found, each in zip(others, family, strict=True)])
@@ -154,8 +154,9 @@ def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table | None:
     return Table(
         "ranking", "Expected cost against the reference",
         "Ratio: expected cost, tuning included, over the reference's at the same N, with its 95 % "
-        "interval; paired where the trials share their seeds. The reference is apts, or the "
-        "cheapest where no apts reached the target. p: of exchanging the labels, after Holm's "
+        "interval; paired where the trials share their seeds. The reference is the "
+        "cheapest that declares a family (docs/optimizers.md) and reached the target, else the "
+        "cheapest of all. p: of exchanging the labels, after Holm's "
         "correction over all comparisons at that N. ★: the interval excludes 1, p is at most 5 %, "
         "and the ratio is beyond noise. Leads in: share of bootstrap resamples in which it is the "
         "cheapest, which is not the probability of being the best. Optimizers whose search was "

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import format_cost, headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.cost_tables import STATUS
-from bench_apts.reports.section_parts import Listing, Part
+from bench_apts.reports.section_parts import Listing, Section
 from bench_apts.reports.table import Table, Value, mono, name, number, rank_by_cost, words
 from bench_apts.stats.trial_costs import all_known, best_metric, final_metric, outcome
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
     from bench_apts.stats.trial_costs import TargetOutcome
 
 FASTEST = "fastest to the target"
@@ -94,7 +94,7 @@ def _tuning_row(
             reason=record.end.reason if record.end else None,
         ),
         Value(
-            units.format_cost(currency, result.cost[currency], device),
+            format_cost(currency, result.cost[currency], device),
             numbers={
                 "core_seconds_to_target": result.cost["core_seconds"],
                 f"{currency}_to_target": result.cost[currency],
@@ -103,7 +103,7 @@ def _tuning_row(
         if result.hit
         else Value("not reached", numbers={"core_seconds_to_target": None}, kind="number missed"),
         number(
-            units.format_cost(currency, result.spent[currency], device),
+            format_cost(currency, result.spent[currency], device),
             core_seconds_spent=result.spent["core_seconds"],
             samples_spent=result.spent["samples"],
             wire_bytes_spent=(
@@ -198,11 +198,14 @@ def _spread(cell: ReportCell, column: str, values: Sequence[float]) -> Value:
         f"{column}_high": max(values)})
 
 
+SECTION = Section("main", "Main table", order=10, compares=True)
+
+
 def part(context: Context) -> Part | None:
     """Builds the main table of a suite, what was frozen, and the cost at each level."""
     device = context.gathered.device
     chosen = frozen_table(context.groups)
-    return Part("main", "Main table", _finding(context), (
+    return SECTION.part(_finding(context), (
         Listing(cost_tables.main_table(context.groups, device, context.crowded), folded=False),
         *([Listing(chosen, folded=False)] if chosen else []),
         Listing(cost_tables.levels_table(context.groups, device), folded=False)))
@@ -226,11 +229,11 @@ def _at(group: CellGroup, device: str) -> str:
         return f"{where}none of {units.plural(len(cells), 'optimizer')} reached the target"
     costs = [cell.ert(currency).cost for cell in reached]
     span = (
-        units.format_cost(currency, costs[0], device)
+        format_cost(currency, costs[0], device)
         if len(costs) == 1
         else units.between(
-            units.format_cost(currency, costs[0], device),
-            units.format_cost(currency, costs[-1], device),
+            format_cost(currency, costs[0], device),
+            format_cost(currency, costs[-1], device),
         )
     )
     return (f"{where}{len(reached)} of {units.plural(len(cells), 'optimizer')} reached the "

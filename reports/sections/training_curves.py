@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands, draw_curve_ends, draw_curves
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Part, Pictures
+from bench_apts.reports.section_parts import Pictures, Section
 from bench_apts.reports.table import Table, Value, name, number
 from bench_apts.stats.learning_curves import QUARTILES_FROM, band
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.curve_data import CurveAxis, CurveBand
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.table import Plain
 
 _METRIC = "validation"
@@ -57,7 +58,7 @@ def curve_figures(context: Context, group: CellGroup) -> list[Figure]:
     limits = _limits(group, found)
     table = _table(group, found, step)
     shown = [against for against in AXES
-             if not (against.column == "train_s" and context.crowded[group.ranks])]
+             if not (CURRENCIES[against.currency].is_clock and context.crowded[group.ranks])]
     return [_figure(context, group, against, found, step, limits, table) for against in shown
             if any((run[against.column] > 0).any() for one in found for run in one.runs)]
 
@@ -141,7 +142,7 @@ def _caption(group: CellGroup, against: CurveAxis, found: Sequence[CurveBand], s
         if later:
             second, others = later[0]
             text = text[:-1] + f"; then {units.listing(others)}, after {against.form(second)}."
-            if (against.column == "train_s" and group.noise
+            if (CURRENCIES[against.currency].is_clock and group.noise
                     and second <= first * group.noise.factor):
                 text += " Times of equal trials are as far apart."
     low, high = limits
@@ -246,14 +247,16 @@ def _table(group: CellGroup, found: Sequence[CurveBand], step: int) -> Table:
         + (", thinned" if step > 1 or any(
             len(one.shared[_METRIC]) > _ROWS for one in found) else "")
         + "; tables/curves.csv has every evaluation of every seed.",
-        (("Optimizer", ""), ("Training", "time"), ("Samples", "all ranks"),
-         ("Gradients", "evaluations"), ("Bytes", "sent per rank"),
+        (("Optimizer", ""), *(axis.head for axis in AXES),
          ("Validation", units.metric_title(metric)), ("Seeds", "")),
         tuple(rows), frozenset(breaks))
 
 
 _KEY = ("Thin: single seeds. Bold: their median, with its band. Ring: first hit. Cross: end "
         "without one. Dashed: target.")
+
+
+SECTION = Section("curves", "Curves", order=30, compares=True)
 
 
 def part(context: Context) -> Part | None:
@@ -264,7 +267,7 @@ def part(context: Context) -> Part | None:
         for group in context.groups if (drawn := curve_figures(context, group)))
     if not blocks:
         return None
-    return Part("curves", "Curves", _finding(context), blocks,
+    return SECTION.part(_finding(context), blocks,
                 legend=True)
 
 
@@ -278,5 +281,4 @@ def _finding(context: Context) -> str:
     reached = f"{hit} of {units.plural(total, 'final training')} reached the target"
     if not firsts:
         return f"{reached}{', no median seed among them' if hit else ''}."
-    counted = "training time" if axis.column == "train_s" else axis.column
-    return f"{reached}; first in {counted}, by the median seed: {units.listing(firsts)}."
+    return f"{reached}; first in {axis.label}, by the median seed: {units.listing(firsts)}."

@@ -48,6 +48,8 @@ ENVIRONMENT: dict[str, Any] = {
 PACE = {"apts": (0.9, 0.004, 3, 8), "sgd": (1.3, 0.0015, 1, 1), "adam": (1.1, 0.0019, 1, 1),
         NASTY: (0.05, 0.0024, 1, 1)}
 PARAMETERS = 6_570
+PLUGINS = {"apts": "bench_apts.optimizers.trust_region:apts"}
+"""What is installed of them; the others are known by their records alone."""
 
 
 def trial(label: str, ranks: int = 1, stage: str = "tune", repetition: int = 0,
@@ -61,8 +63,9 @@ def trial(label: str, ranks: int = 1, stage: str = "tune", repetition: int = 0,
                              "momentum": 0.9}),
         "tuning_free": free, "batch_size": 64, "suite": SUITE, "ranks": ranks, "stage": stage,
         "repetition": repetition, "seeds": Seeds(100 + repetition, 200 + repetition),
-        "device": "cpu", "data_sha256": "d" * 64, "plugin": "builtin", "plugin_sha256": "p" * 64}
-    return Trial(**{**values, **changes})
+        "device": "cpu", "data_sha256": "d" * 64, "plugin_sha256": "p" * 64}
+    values |= changes
+    return Trial(**{"plugin": PLUGINS.get(values["optimizer"], "builtin"), **values})
 
 
 def evals(spec: Trial, *, pace: float, step_s: float, backwards: int, every: int,
