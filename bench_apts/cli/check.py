@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Check the records of RESULTS, or with --baseline whether a change costs time or traffic.
 
-    Exit code 1: records cannot be believed, or a regression; 2: it cannot be told.
+    Exit code 1: records cannot be believed, or a regression; 2: no verdict.
     """
     if baseline is None:
         if results is None:
@@ -68,7 +68,7 @@ def command(
                         f"{baseline}, one at a time; leave one out")
     session.require_finite_factor(factor)
     # The answer takes minutes, in which an earlier command's summary must not pass for it.
-    _write(markdown, "**cannot tell: the gate did not come to its end**")
+    _write(markdown, "**cannot tell: the gate did not finish**")
     try:
         found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
                       offline, out, pairs, factor, base_seed)

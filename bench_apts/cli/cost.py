@@ -55,7 +55,7 @@ def command(
 
 
 def _entry(value: Value, narrow: bool) -> str:
-    """Puts the detail below where there is an edge to keep within, else beside."""
+    """Format a value with its detail: below it on a terminal, after it in a file."""
     remark = ", ".join(part for part in (value.badge, value.detail) if part)
     if not remark:
         return session.plain_text(value.text)

@@ -1,4 +1,4 @@
-"""``bench-apts project``: modelled times at world sizes and on networks that nobody here has."""
+"""``bench-apts project``: modelled times at other world sizes and on other networks."""
 
 from __future__ import annotations
 

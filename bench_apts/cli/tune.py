@@ -1,4 +1,4 @@
-"""``bench-apts tune``: search only; `run` with the same options then goes on from there."""
+"""``bench-apts tune``: search only; `run` with the same options then continues from there."""
 
 from __future__ import annotations
 

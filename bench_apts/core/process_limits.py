@@ -238,9 +238,9 @@ def require_resources(ranks: int, threads: int) -> None:
                         f"take about {files}; raise the limit")
     tasks = _TASKS + (_TASKS_PER_RANK + threads - 1) * ranks
     if not _can_start_threads(tasks):
-        raise UserError(f"{counted} take about {tasks} processes and threads beside those that "
-                        "run, and the system grants fewer (ulimit -u, or the container's limit of "
-                        "pids); raise the limit, or choose fewer --gpus")
+        raise UserError(f"{counted} take about {tasks} more processes and threads, and the system "
+                        "grants fewer (ulimit -u, or the container's limit of pids); raise the "
+                        "limit, or choose fewer --gpus")
 
 
 def _soft_limit(kind: int) -> int | None:

@@ -40,7 +40,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
         How many trials there are, and a line for each problem that begins with the file's path.
 
     Raises:
-        UserError: It is no results folder.
+        UserError: It is not a results folder.
     """
     study = store.read_study(folder)
     found: list[str] = []

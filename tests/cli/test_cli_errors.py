@@ -188,8 +188,8 @@ def test_a_broken_plugin(cli, tmp_path, content):
 
 
 def test_reports_of_what_is_no_results_folder(cli, tmp_path):
-    assert_one_line(cli("report", tmp_path / "nowhere"), "is no results folder")
-    assert_one_line(cli("report", tmp_path), "is no results folder", "study.json")
+    assert_one_line(cli("report", tmp_path / "nowhere"), "is not a results folder")
+    assert_one_line(cli("report", tmp_path), "is not a results folder", "study.json")
     (tmp_path / "study.json").write_text("{")
     assert_one_line(cli("report", tmp_path), "study.json is broken")
     (tmp_path / "study.json").write_text('{"schema": 99}')
@@ -217,8 +217,8 @@ def test_mistakes_in_projecting(cli, finished, arguments, expected):
 
 def test_checking_and_projecting_what_is_no_results_folder(cli, tmp_path):
     for command in ("check", "project"):
-        assert_one_line(cli(command, tmp_path / "nowhere"), "is no results folder")
-        assert_one_line(cli(command, tmp_path), "is no results folder", "study.json")
+        assert_one_line(cli(command, tmp_path / "nowhere"), "is not a results folder")
+        assert_one_line(cli(command, tmp_path), "is not a results folder", "study.json")
 
 
 @pytest.mark.parametrize("arguments", [("cost", "--no-replay"), ("project",)])

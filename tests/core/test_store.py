@@ -180,7 +180,7 @@ def test_trials_are_read_in_the_order_of_their_names(tmp_path, header):
 
 
 def test_study_files(tmp_path, make_study):
-    with pytest.raises(UserError, match="is no results folder"):
+    with pytest.raises(UserError, match="is not a results folder"):
         store.read_study(tmp_path)
     path = tmp_path / "study.json"
     written = store.StudyFile(make_study("sgd"), ["run"], store.now(), {"cores": 2})
