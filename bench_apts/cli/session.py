@@ -101,7 +101,7 @@ def progress_console() -> Console:
     """Return the console for progress and notes."""
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def table_console() -> Console:
@@ -160,7 +160,7 @@ def find_placement_of_command(
     # Set before torch is imported: its sockets log at length what we report in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if note := cluster.unused_nodes_hint(os.environ):
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return cluster.find_placement(nodes, node_rank, rendezvous, os.environ)
 
 
@@ -191,7 +191,7 @@ def parallel_jobs(
                         "leave one of them out")
     count, note = fitting_parallelism(asked, resolved)
     if note:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return Parallelism(count, timed)
 
 
@@ -203,7 +203,7 @@ def make_plan(
     from bench_apts.study.plan import Plan
 
     for note in notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return Plan(resolved, scheduler.prepare_data(resolved, data_dir, offline))
 
 
@@ -212,7 +212,7 @@ def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
     from bench_apts.study.preflight import estimate_lines
 
     for line in estimate_lines(planned, folder):
-        out.print(line, markup=False)
+        out.print(line)
 
 
 _RESUMABLE = "finished trials are kept {}; the same command goes on from there"
@@ -274,9 +274,9 @@ def run_study(
             leader.dismiss(code)
         if failed:
             out.print("note: " + ", ".join(f"{n} {s}" for s, n in failed.items())
-                      + " among the trials; the report says why", markup=False)
+                      + " among the trials; the report says why")
         if missing:
-            out.print(missing, markup=False)
+            out.print(missing)
         else:
             then()
         for line in fruitless:
@@ -296,7 +296,7 @@ def _lead_nodes(out: Console, planned: Plan, place: Placement, patience_s: float
     from bench_apts.study.node_leader import Leader
 
     with Leader(place, node_agreement(planned), describe_machine()) as leader:
-        leader.gather(patience_s, lambda text: out.print(text, markup=False))
+        leader.gather(patience_s, out.print)
         yield leader
 
 
@@ -307,14 +307,13 @@ def _follow(out: Console, planned: Plan, place: Placement, patience_s: float, gr
     from bench_apts.study.node_follower import Follower, describe_machine, node_agreement
 
     name = f"node {place.rank} of {place.nodes}"
-    out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)
+    out.print(f"{name} looks for node 0 at {place.endpoint}")
     with (
         Follower(place, planned, node_agreement(planned), describe_machine(),
                  patience_s) as follower,
         end_in_order(_RESUMABLE.format("by node 0")),
     ):
         out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
-                  "results and report are there", markup=False)
-        code = scheduler.follow_node_0(
-            planned, follower, lambda text: out.print(text, markup=False), grace_s)
+                  "results and report are there")
+        code = scheduler.follow_node_0(planned, follower, out.print, grace_s)
     raise typer.Exit(code)

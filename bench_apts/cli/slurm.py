@@ -60,19 +60,17 @@ def command(
         "additional_parameters": _pairs(sbatch or [])}
     out = session.progress_console()
     if print_:
-        out.print(_script(folder, options), markup=False, end="")
+        out.print(_script(folder, options), end="")
         return
     from bench_apts.launch.cluster import BatchCommand, bench_apts_command
 
     task = BatchCommand(bench_apts_command(["run", *context.args]), delay - _MARGIN_S / 2)
     job = _submit(folder, cluster, requeues, options, task)
-    out.print(f"job {job.job_id}: its output goes to {job.paths.stdout} and {job.paths.stderr}",
-              markup=False)
+    out.print(f"job {job.job_id}: its output goes to {job.paths.stdout} and {job.paths.stderr}")
     if cluster == "slurm":
         out.print(f"when its time is up it is queued again, up to {requeues} times; `scontrol "
-                  f"requeue {job.job_id}` or the same command go on from where it stood",
-                  markup=False)
-    out.print(f"report: {folder.parent / 'report.html'}, once the job is done", markup=False)
+                  f"requeue {job.job_id}` or the same command go on from where it stood")
+    out.print(f"report: {folder.parent / 'report.html'}, once the job is done")
 
 
 def _run_parameters(context: typer.Context) -> dict[str, Any]:

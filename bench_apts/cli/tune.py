@@ -76,7 +76,7 @@ def command(
                 else "the same" if best is None else words(best))
         session.table_console().print(table)
         if read.copies:
-            console.print(f"note: {trial_files.left_out(read.copies)}", markup=False)
-        console.print(f"results: {folder}", markup=False)
+            console.print(f"note: {trial_files.left_out(read.copies)}")
+        console.print(f"results: {folder}")
 
     session.run_study(console, plan, folder, execution, frozen, place, rendezvous_timeout)
