@@ -35,7 +35,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         if path.exists():
-            require_regular_file(path, "name a TOML file", f"{what} file")
+            require_regular_file(path, "name a TOML file", f"cannot read {what}:")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:

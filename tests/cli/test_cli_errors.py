@@ -7,7 +7,6 @@ from collections import namedtuple
 
 import pytest
 
-from bench_apts.core import store
 from bench_apts.plugins import registry
 
 RUN = ("run", "--suite", "digits", "--gpus", "1", "--optimizers", "sgd", "--offline")
@@ -169,7 +168,7 @@ def test_a_full_disk_in_the_middle(cli, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr("bench_apts.core.files.write_bytes", full)
     assert_one_line(cli(*RUN, "--out", tmp_path), "study.json: No space left on device",
                     "finished trials are kept")
 
@@ -209,7 +208,7 @@ def test_reports_of_what_is_no_results_folder(cli, tmp_path):
      ["--ranks 12 does not fill nodes of 8"]),
     (("--scaling", "both"), ["'both'"]),
     (("--fabrics", "none.toml"), ["cannot read fabrics none.toml: No such file"]),
-    (("--fabrics", "."), ["cannot read fabrics .: Is a directory"]),
+    (("--fabrics", "."), ["cannot read fabrics: . is not a regular file"]),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_mistakes_in_projecting(cli, finished, arguments, expected):
     assert_one_line(cli("project", finished.folder, *arguments), *expected)

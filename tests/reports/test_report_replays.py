@@ -78,7 +78,7 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
         asked.append(len(jobs))
         return start(jobs)
 
-    monkeypatch.setattr(replay_module, "Player", started)
+    monkeypatch.setattr(replay_module, "ReplayProcess", started)
     monkeypatch.setattr(pool_module, "_read", lambda cell, view: (
         read.append((cell.label, cell.ranks, view)) or reader(cell, view)))
     fabrics._shipped.cache_clear()
