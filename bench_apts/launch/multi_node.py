@@ -262,6 +262,8 @@ def exit_code_of(error: BaseException | None) -> tuple[int, str]:
     code = getattr(error, "exit_code", None)  # typer.Exit
     if isinstance(code, int):
         return code, ""
+    if isinstance(error, Interrupted):
+        return 128 + error.number, ""
     return (2, str(error)) if isinstance(error, UserError) else (1, type(error).__name__)
 
 
