@@ -24,8 +24,9 @@ from bench_apts.reports.sections.scaling_factors import (
     scaling_table,
 )
 from bench_apts.reports.table import Table, name, number, words
-from bench_apts.stats import fabrics
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats import network_model
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,8 +182,8 @@ def part(context: Context) -> Part | None:
 
 
 def _networks(context: Context) -> list[Block]:
-    known = fabrics.load_fabrics()
-    networks = fabrics.networks([*known], known, 1, next(iter(known)))
+    known = network_model.load_fabrics()
+    networks = network_model.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best
