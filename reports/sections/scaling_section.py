@@ -242,8 +242,8 @@ def _factor_table(context: Context, rows: Sequence[ScaledOptimizer], which: str)
 
 def _networks(context: Context) -> list[Block]:
     """Return what was modelled: the time to the target on other networks, at other N."""
-    fabrics_known = network_model.load_fabrics()
-    networks = network_model.networks([*fabrics_known], fabrics_known, 1, next(iter(fabrics_known)))
+    known = network_model.load_fabrics()
+    networks = network_model.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
