@@ -16,7 +16,7 @@ from bench_apts.reports import replayed_searches, tuning_pools
 from bench_apts.reports.gather import gather
 from bench_apts.reports.replayed_searches import Replays
 from bench_apts.reports.tuning_pools import CostView, read_pools
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.learning_curves import curve
 from bench_apts.stats.tuning_replay import replay_all
 
@@ -79,7 +79,7 @@ def test_without_a_search_there_is_no_worker(pools, monkeypatch):
 
 def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeypatch, tmp_path):
     asked, read, loaded = [], [], []
-    pool, shipped = tuning_pools.Pool, fabrics._read
+    pool, shipped = tuning_pools.Pool, network_model._read
 
     class Executor(replayed_searches.ProcessPoolExecutor):
         def submit(self, *arguments, **options):
@@ -89,8 +89,8 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
     monkeypatch.setattr(replayed_searches, "ProcessPoolExecutor", Executor)
     monkeypatch.setattr(tuning_pools, "Pool", lambda cell, *costs: (
         read.append((cell.label, cell.ranks, costs)) or pool(cell, *costs)))
-    fabrics._shipped.cache_clear()
-    monkeypatch.setattr(fabrics, "_read", lambda path: loaded.append(path) or shipped(path))
+    network_model._shipped.cache_clear()
+    monkeypatch.setattr(network_model, "_read", lambda path: loaded.append(path) or shipped(path))
     reports.build(folder.path, ("json",), out=tmp_path / "out")
     assert len(asked) == 4
     assert len(read) == len(set(read))
