@@ -38,15 +38,19 @@ class MedianCost(NamedTuple):
     """A cost to the target over seeds.
 
     Attributes:
-        median: Infinite where half of the seeds or more missed; NaN where the cost of a seed is
-            not known.
+        median: Infinite where half of the seeds or more missed; NaN, like the others, where the
+            cost of a seed is not known.
         after: Median cost at the last evaluation before the hit: the bracket's open end.
+        low: Smallest over seeds.
+        high: Largest over seeds, infinite with a miss.
         hits: Seeds that reached the target.
         seeds: All seeds.
     """
 
     median: float
     after: float
+    low: float
+    high: float
     hits: int
     seeds: int
 
@@ -198,10 +202,11 @@ class ReportCell:
         costs = [o.cost[currency] for o in finals]
         hits = sum(map(math.isfinite, costs))
         if any(map(math.isnan, costs)):
-            return MedianCost(math.nan, math.nan, hits, len(costs))
+            return MedianCost(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
         before = [o.last_miss[currency] if o.last_miss else math.inf for o in finals]
-        return MedianCost(statistics.median(costs or [math.inf]),
-                          statistics.median(before or [math.inf]), hits, len(costs))
+        known = costs or [math.inf]
+        return MedianCost(statistics.median(known), statistics.median(before or [math.inf]),
+                          min(known), max(known), hits, len(costs))
 
     @property
     def forwards_to_target(self) -> float:

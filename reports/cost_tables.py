@@ -173,8 +173,8 @@ def _quantile(cell: ReportCell, device: str) -> Value:
     found, seconds = (finite(restart_quantile([o.spent[which] for o in drawn],
                                               [o.cost[which] for o in drawn])) if drawn else None
                       for which in (currency, "core_seconds"))
-    return number(units.NONE if found is None else format_cost(currency, found, device),
-                  **{"restart_cost_90": seconds, f"restart_cost_90_{currency}": found})
+    return Value(units.NONE if found is None else format_cost(currency, found, device), numbers={
+        "restart_cost_90": seconds, f"restart_cost_90_{currency}": found})
 
 
 def _success(cell: ReportCell) -> Value:
@@ -206,10 +206,10 @@ def to_target(middle: MedianCost, column: str, form: Callable[[float], str], *,
         # Success and Seeds say it of the whole row where none of them hit.
         missed = hits_of_trials(middle.hits, middle.seeds) if middle.hits else ""
         return Value("not reached", missed, {column: None}, "number missed")
-    if not bracket:
-        return number(form(middle.median), **{column: middle.median})
-    return number(form(middle.median), f"after {form(middle.after)}",
-                  **{column: middle.median, f"{column}_after": middle.after})
+    numbers: dict[str, Plain] = {column: middle.median}
+    if bracket:
+        numbers[f"{column}_after"] = middle.after
+    return Value(form(middle.median), f"after {form(middle.after)}" if bracket else "", numbers)
 
 
 def _tested(cell: ReportCell) -> Value:
