@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core import units
 from bench_apts.reports import report_formats, report_page
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale, swatch, theme
-from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.compared_tables import (
     comparison_summary,
@@ -24,7 +24,7 @@ from bench_apts.reports.section_parts import Block, Listing, Part, Pictures
 from bench_apts.reports.table import csv_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -38,23 +38,20 @@ _DRAWN = ("expected cost", "time to target", "wire bytes per step")
 
 @dataclass(frozen=True)
 class ComparisonOutput:
-    """The page, its files by path relative to its folder, and its twins."""
+    """What writes the page, and what writes all other files, by path relative to its folder."""
 
-    html: str
-    files: dict[str, bytes]
-    document: bytes
-    markdown: str
+    page: Callable[[], str]
+    files: dict[str, Callable[[], bytes]]
 
 
-def compose_comparison(first: Gathered, second: Gathered, names: tuple[str, str], *,
-                       png: bool = False) -> ComparisonOutput:
-    """Compare A with B and write everything about it.
+def compose_comparison(first: Gathered, second: Gathered,
+                       names: tuple[str, str]) -> ComparisonOutput:
+    """Compare A with B; the page and files are written on demand.
 
     Args:
         first: A.
         second: B.
         names: How to call them.
-        png: Whether the figures are wanted as PNG, too.
 
     Raises:
         UserError: They ran on other devices, or share nothing that has trials.
@@ -66,22 +63,19 @@ def compose_comparison(first: Gathered, second: Gathered, names: tuple[str, str]
     marks = {label: f"mark{index}" for index, label in enumerate(labels)}
     tables = [measures_table(found.rows), provenance_table(first, second)]
     rows = {table.name: table.records() for table in tables}
-    files = {f"tables/{name}.csv": csv_bytes(entries) for name, entries in rows.items()}
+    files = {f"tables/{name}.csv": partial(csv_bytes, entries) for name, entries in rows.items()}
     with theme():
         parts = _parts(found, look)
         symbols = {label: swatch(look[label], marks[label], label) for label in labels}
-        for figure in (f for part in parts for block in part.blocks
-                       if isinstance(block, Pictures) for f in block.figures):
-            files |= {f"figures/{name}": content for name, content in figure.files.items()}
-            if png:
-                files[f"figures/{figure.slug}.png"] = pixels(figure)
-    html = report_page.render_page(
-        symbols=symbols, template="compared.html.j2", names=names, verdict=verdict, parts=parts,
-        notes=found.notes, labels=labels, origin=tables[1], marks=marks,
+    page = partial(
+        report_page.render_page, symbols=symbols, template="compared.html.j2", names=names,
+        verdict=verdict, parts=parts, notes=found.notes, labels=labels, origin=tables[1],
+        marks=marks,
         sides=[_side(letter, name, study) for letter, name, study in zip(
             "AB", names, (first, second), strict=True)])
-    return ComparisonOutput(html, files, report_formats.comparison_document(
-        found, rows, parts, verdict), comparison_summary(found))
+    return ComparisonOutput(page, files | report_page.figure_files(parts) | {
+        "compared.json": partial(report_formats.comparison_document, found, rows, parts, verdict),
+        "compared.md": lambda: comparison_summary(found).encode()})
 
 
 def _side(letter: str, name: str, study: Gathered) -> dict[str, Any]:
