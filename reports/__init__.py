@@ -26,7 +26,8 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
           history: Path | None = None) -> Path:
     """Write the report of a results folder, from its records alone.
 
-    The same records give the same bytes, except of the PDF, which holds its date.
+    The same records give the same bytes, except of the PDF, which holds its date. A script that
+    calls this has to guard it by ``if __name__ == "__main__"``, as a worker process is spawned.
 
     Args:
         folder: A folder that ``bench-apts run`` wrote, with ``study.json`` and ``trials/``.
