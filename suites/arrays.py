@@ -89,9 +89,8 @@ def scaled(inputs: NDArray[Any]) -> bool:
     return inputs.dtype.kind == "f" or (inputs.dtype == np.uint8 and inputs.ndim >= 3)
 
 
-def stratified(
-    targets: NDArray[np.int64], number: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def stratified(targets: NDArray[np.int64], number: int, seed: int
+               ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw ``number`` samples, from each class its share to within one.
 
     Returns:

@@ -19,28 +19,25 @@ if TYPE_CHECKING:
     from bench_apts.core.spec import Suite
     from bench_apts.suites.data import Dataset
 
-class SuiteProblem:
-    """What a suite trains.
 
-    Args:
-        suite: The suite.
-        folder: Where its relative Python files lie.
+class SuiteProblem:
+    """What a suite trains; ``folder`` is where its relative Python files lie.
 
     Attributes:
         task: Its task.
 
     Raises:
-        UserError: A source cannot be imported, or the task not be made.
+        UserError: A source cannot be imported, or the task cannot be made.
     """
 
     def __init__(self, suite: Suite, folder: str = "") -> None:
         self.suite = suite
-        self._said = {table: f"[{table}] source = {source!r}"
+        self._described = {table: f"[{table}] source = {source!r}"
                       for table, source in suite.sources.items()}
         self._loaded = {table: user_code.load(source, Path(folder), f"[{table}] source")
                         for table, source in suite.sources.items()}
         if suite.task and suite.task.name and suite.task.name not in READY:
-            self._said["task"] = f"[task] name = {suite.task.name!r}"
+            self._described["task"] = f"[task] name = {suite.task.name!r}"
             self._loaded["task"] = named_tasks.load(suite.task.name)
         self.task = self._task()
 
@@ -132,7 +129,7 @@ class SuiteProblem:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self._said[table]} raised {type(error).__name__}: {error}"
+            raise UserError(f"{self._described[table]} raised {type(error).__name__}: {error}"
                             ) from error
 
     def _task(self) -> Task:
@@ -147,12 +144,12 @@ class SuiteProblem:
                 raise UserError(f"key 'task.options': {error}") from error
         task = self.call("task", chosen.options)
         if not isinstance(task, Task):
-            raise UserError(f"{self._said['task']} made a {type(task).__name__}; "
+            raise UserError(f"{self._described['task']} made a {type(task).__name__}; "
                             "expected a subclass of bench_apts.tasks.Task")
         wrong = [name for name, metric in task.metrics.items()
                  if not isinstance(metric, Metric) or name == "loss"]
         if wrong:
-            raise UserError(f"{self._said['task']}: metrics: expected a Metric by "
+            raise UserError(f"{self._described['task']}: metrics: expected a Metric by "
                             f"name, and none called loss, got {wrong[0]!r}")
         return task
 

@@ -1,7 +1,4 @@
-"""Columns of parquet files as NumPy arrays.
-
-Parquet files, as data sets on the Hugging Face hub come in.
-"""
+"""Parquet files, as data sets on the Hugging Face hub come in: images, numbers and texts."""
 
 from __future__ import annotations
 
@@ -25,12 +22,13 @@ if TYPE_CHECKING:
     from bench_apts.suites.readers.image_files import Size
     from bench_apts.suites.readers.split_checks import Splits
 
-def listed(columns: str | Sequence[str]) -> list[str]:
+
+def _listed(columns: str | Sequence[str]) -> list[str]:
     """Return names of columns as a list, also a single one."""
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def encoded(kind: Any) -> bool:
+def _encoded(kind: Any) -> bool:
     """Return whether a column of this Arrow type holds encoded images."""
     import pyarrow as pa
 
@@ -39,24 +37,15 @@ def encoded(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def stored(path: Path, columns: str | Sequence[str], texts: bool = False) -> NDArray[Any]:
-    """Return a column of a file as it is stored, or several as float32 ``(n, k)``.
-
-    Args:
-        path: A parquet file that has the columns.
-        columns: One name, or several.
-        texts: Whether one column may hold text.
-
-    Raises:
-        UserError: A value is missing, lists differ in length, or a column is not of numbers.
-    """
+def _stored(path: Path, columns: str | Sequence[str], texts: bool = False) -> NDArray[Any]:
+    """Return a column of a file as it is stored, or several as float32 ``(n, k)``."""
     import pyarrow.parquet as pq
 
     about = pq.read_metadata(path)
-    require_memory(about.num_rows * 8 * len(listed(columns)), path)
-    table = pq.read_table(path, columns=listed(columns), partitioning=None)
+    require_memory(about.num_rows * 8 * len(_listed(columns)), path)
+    table = pq.read_table(path, columns=_listed(columns), partitioning=None)
     arrays = [_values(table.column(name).combine_chunks(), f"{path}, column {name}")
-              for name in listed(columns)]
+              for name in _listed(columns)]
     if any(array.dtype.kind == "O" for array in arrays) and not (texts and len(arrays) == 1):
         raise UserError(f"{path}: {columns} holds text; name columns of numbers, or write the "
                         "text to a file for the reader `text`")
@@ -149,18 +138,10 @@ def read_splits(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
                 data_dir: str | os.PathLike[str] | None = None) -> tuple[Splits, str]:
     """Return the splits that the files' names tell apart, unchecked, and what to call the files.
 
-    Args:
-        files: As of ``parquet``, like ``inputs``, ``targets`` and ``data_dir``.
-        inputs: Likewise.
-        targets: Likewise.
-        shape: Of images.
-        data_dir: Likewise.
-
-    Raises:
-        UserError: As of ``parquet``.
+    Arguments and errors are those of ``parquet``.
     """
     parts, where = _parts(files, data_dir)
-    if not listed(inputs) or not listed(targets):
+    if not _listed(inputs) or not _listed(targets):
         raise UserError(f"{where}: the options inputs and targets need a column each")
     read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
     labels = numbered({part: found[1] for part, found in read.items()}, where)
@@ -212,12 +193,12 @@ def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequenc
     try:
         rows = 0
         for path in paths:
-            rows += _rows(path, [*listed(inputs), *listed(targets)])
+            rows += _rows(path, [*_listed(inputs), *_listed(targets)])
         path = paths[0]
-        kind = pq.read_schema(path).field(listed(inputs)[0]).type
-        label = np.concatenate([stored(path, targets, texts=True) for path in paths])
-        if not isinstance(inputs, str) or not encoded(kind):
-            found = np.concatenate([stored(path, inputs) for path in paths])
+        kind = pq.read_schema(path).field(_listed(inputs)[0]).type
+        label = np.concatenate([_stored(path, targets, texts=True) for path in paths])
+        if not isinstance(inputs, str) or not _encoded(kind):
+            found = np.concatenate([_stored(path, inputs) for path in paths])
             return (found[:, None] if found.ndim == 1 else found), label
         stack, row = Stack(rows, shape, path.parent), 0
         for path in paths:

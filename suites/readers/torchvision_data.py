@@ -93,16 +93,11 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
 def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy: bool) -> Any:
     """Return a data set whose class a suite names as ``torchvision.datasets:Name``.
 
-    Args:
-        name: Of the class.
-        root: The folder that torchvision looks in and downloads to.
-        offline: Whether a download is forbidden.
-        options: Those of ``torchvision`` (``size``, ``channels``, ``test_share``), and arguments
-            of the class.
-        lazy: Whether to return the class's data sets by split instead of arrays.
+    ``options`` are ``size``, ``channels`` and ``test_share`` of ``torchvision``, and arguments of
+    the class. With ``lazy`` the class's data sets are returned by split, instead of arrays.
 
     Raises:
-        UserError: As ``torchvision``; or data sets cannot be had as ``options`` ask for.
+        UserError: As ``torchvision``; or the options cannot be combined with ``lazy``.
     """
     own = {key: options[key] for key in ("size", "channels", "test_share") if key in options}
     rest = {key: value for key, value in options.items() if key not in own}
