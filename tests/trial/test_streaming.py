@@ -254,7 +254,7 @@ def stop_and_go(connect, job, steps):
 def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeypatch):
     from bench_apts.study import resolve
     from bench_apts.study.plan import Plan
-    from bench_apts.study.scheduler import prepare_data
+    from bench_apts.study.preflight import prepare_data
 
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     (tmp_path / "noisy.py").write_text(CODE, encoding="utf-8")
