@@ -33,7 +33,7 @@ class SuiteProblem:
     def __init__(self, suite: Suite, folder: str = "") -> None:
         self.suite = suite
         self._described = {table: f"[{table}] source = {source!r}"
-                      for table, source in suite.sources.items()}
+                           for table, source in suite.sources.items()}
         self._loaded = {table: user_code.load(source, Path(folder), f"[{table}] source")
                         for table, source in suite.sources.items()}
         if suite.task and suite.task.name and suite.task.name not in READY:
@@ -52,11 +52,7 @@ class SuiteProblem:
         return user_code.sha256(tuple(self._loaded.values()))
 
     def metric(self) -> Metric:
-        """Return the target's metric.
-
-        Raises:
-            UserError: The task has none of the name, or of another direction.
-        """
+        """Return the target's metric, which the task must have with the same direction."""
         target, known = self.suite.target, every_metric(self.task)
         if target.metric not in known:
             raise unknown("metric of the task in key 'target.metric'", target.metric, known)
@@ -71,9 +67,6 @@ class SuiteProblem:
 
         With ``model.init_scale`` those of two and more dimensions are multiplied by it: matrices,
         kernels and embeddings, but no biases and no gains of a normalisation.
-
-        Raises:
-            UserError: It cannot be built.
         """
         network = self._network(dataset)
         if factor := self.suite.model.init_scale:
@@ -119,11 +112,7 @@ class SuiteProblem:
         return value.__name__ if known and isinstance(value, type) else ""
 
     def call(self, table: str, options: dict[str, Any]) -> Any:
-        """Call the source of a table.
-
-        Raises:
-            UserError: It raises.
-        """
+        """Call the source of a table; what it raises becomes a UserError."""
         try:
             return self._loaded[table].call(**options)
         except UserError:
@@ -157,12 +146,8 @@ class SuiteProblem:
 def resolved(suite: Suite, folder: str) -> Suite:
     """Return a suite with what its code says: the code's hash and the unit of its target.
 
-    Args:
-        suite: As read from its file.
-        folder: Where the file lies.
-
     Raises:
-        UserError: Its code cannot be imported, or its target is none of the task.
+        UserError: Its code cannot be imported, or its task does not have its target's metric.
     """
     try:
         problem = SuiteProblem(suite, folder)

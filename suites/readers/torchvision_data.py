@@ -117,17 +117,7 @@ def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy
 
 
 def opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the data sets of the splits that a class has, ``train`` first.
-
-    Args:
-        kind: A class of ``torchvision.datasets``.
-        root: The folder that torchvision looks in and downloads to.
-        offline: Whether a download is forbidden.
-        options: Further arguments of the class.
-
-    Raises:
-        UserError: An argument is unknown, or files are missing, damaged or cannot be downloaded.
-    """
+    """Return the data sets of the splits that a class of torchvision has, ``train`` first."""
     arguments = _arguments(kind)
     unfit = sorted(set(options) - set(arguments))
     if unfit:
@@ -184,10 +174,6 @@ def _made(kind: Any, given: dict[str, Any], offline: bool) -> Any:
 def fetch(kind: Any, given: dict[str, Any]) -> Any:
     """Return a data set whose files torchvision downloads, and compares with its checksums.
 
-    Args:
-        kind: The class.
-        given: Its arguments.
-
     Raises:
         UserError: A pickle in the files would run code.
         Exception: One of ``FAILURES``: the network or the server does not allow it.
@@ -203,10 +189,9 @@ def fetch(kind: Any, given: dict[str, Any]) -> Any:
 
 @contextmanager
 def only_arrays() -> Iterator[None]:
-    """Refuse what a pickle names, except NumPy's arrays, while the block runs in this thread.
+    """Refuse pickles that name anything but NumPy's arrays while the block runs in this thread.
 
-    Raises:
-        UserError: A pickle in the block names anything else; it has run nothing then.
+    A refused pickle has run nothing.
     """
     _install_hook()
     token = _reading.set(True)
