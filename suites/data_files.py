@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench_apts.core.errors import UserError
+from bench_apts.core.errors import UserError, describe_error
 from bench_apts.suites import arrays
 from bench_apts.suites.arrays import stratified
 from bench_apts.suites.known_data import FINGERPRINTS, KNOWN
@@ -331,9 +331,8 @@ def download(name: str, folder: Path) -> None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise
         url = getattr(kind, "url", None) or kind.mirrors[0]
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"cannot download {url} ({reason}); connect to the network, or bring the "
-                        "data yourself: --data-dir or BENCH_APTS_DATA (layouts: docs/data.md)"
-                        ) from error
+        raise UserError(f"cannot download {url} ({describe_error(error)}); connect to the "
+                        "network, or bring the data yourself: --data-dir or BENCH_APTS_DATA "
+                        "(layouts: docs/data.md)") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

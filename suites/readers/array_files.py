@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.arrays import NAMES, OPTIONAL
 from bench_apts.suites.readers.reader_paths import existing, require_memory
 from bench_apts.suites.readers.split_checks import PARTS, checked, divided, numbered
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
 
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 Names = Mapping[str, str] | None
 """From ``train_inputs`` and the like to the names that the arrays have in a file."""
 
 
-def npz(file: str | os.PathLike[str], names: Names = None,
-        data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def npz(file: PathName, names: Names = None, data_dir: PathName | None = None) -> Splits:
     """Read the arrays of an .npz file; pickled objects are refused.
 
     Args:
@@ -57,13 +56,12 @@ def npz(file: str | os.PathLike[str], names: Names = None,
             return _splits({key: np.asarray(stored[name]) for key, name in wanted.items()}, path)
     except (OSError, ValueError, EOFError, LookupError, MemoryError, OverflowError,
             RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as .npz without pickles ({reason}); write it "
-                        "again by numpy.savez with arrays of numbers") from error
+        raise UserError(f"{path} cannot be read as .npz without pickles "
+                        f"({describe_error(error)}); write it again by numpy.savez with arrays of "
+                        "numbers") from error
 
 
-def safetensors(file: str | os.PathLike[str], names: Names = None,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def safetensors(file: PathName, names: Names = None, data_dir: PathName | None = None) -> Splits:
     """Read the tensors of a safetensors file.
 
     Args:
@@ -90,7 +88,7 @@ def safetensors(file: str | os.PathLike[str], names: Names = None,
             wanted = _wanted(names, list(stored.keys()), path)
             return _splits({key: stored.get_tensor(name) for key, name in wanted.items()}, path)
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({str(error).splitlines()[0]}); "
+        raise UserError(f"{path} cannot be read as safetensors ({describe_error(error)}); "
                         "write it again, with dtypes that NumPy has") from error
 
 
@@ -122,10 +120,10 @@ MAX_TEXT_VALUES = 1_000
 """A column with more different texts holds free text, names or dates."""
 
 
-def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | None = None,
+def csv(file: PathName, target: str, features: Sequence[str] | None = None,
         task: Literal["classification", "regression"] | None = None, test_share: float = 0.2,
-        test_file: str | os.PathLike[str] | None = None, separator: str = ",",
-        data_dir: str | os.PathLike[str] | None = None) -> Splits:
+        test_file: PathName | None = None, separator: str = ",", data_dir: PathName | None = None
+        ) -> Splits:
     """Read a CSV file with a header, one sample a row.
 
     Numeric columns become features as they are, booleans 0 and 1. A column of text becomes one
@@ -191,10 +189,9 @@ def _table(path: Path, separator: str) -> pd.DataFrame:
                                 skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning,
             UnicodeDecodeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as CSV ({reason}); it needs UTF-8, a header, and "
-                        "as many values in each row; for another separator give the option "
-                        "separator") from error
+        raise UserError(f"{path} cannot be read as CSV ({describe_error(error)}); it needs UTF-8, "
+                        "a header, and as many values in each row; for another separator give the "
+                        "option separator") from error
     if table.empty:
         raise UserError(f"{path} has no rows below its header; add samples")
     return table

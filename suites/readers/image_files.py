@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers.reader_paths import existing, room
+from bench_apts.suites.readers.reader_paths import PathName, existing, read_bytes, room
 from bench_apts.suites.readers.split_checks import checked, digest, held_out
 
 if TYPE_CHECKING:
@@ -138,9 +138,8 @@ FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "valid
            "test": ("test", "testing")}
 
 
-def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int = 3,
-                test_share: float = 0.2,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def imagefolder(folder: PathName, size: Size = None, channels: int = 3, test_share: float = 0.2,
+                data_dir: PathName | None = None) -> Splits:
     """Read a tree of images, in which each class has a folder.
 
     The tree has the folders ``train`` and ``test`` or ``val`` with the classes in them; of
@@ -173,7 +172,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
     files = {part: list(_files(tree, classes)) for part, tree in (trees or {"": root}).items()}
     if len(files) == 1:
         (every,) = files.values()
-        keys = np.array([digest(_content(path)) for path, _ in every], dtype=np.uint64)
+        keys = np.array([digest(read_bytes(path)) for path, _ in every], dtype=np.uint64)
         test = held_out(keys, np.array([label for _, label in every]), test_share)
         files = {part: [every[row] for row in np.flatnonzero(test == (part == "test"))]
                  for part in ("train", "test")}
@@ -184,7 +183,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
     for part, chosen in files.items():
         stack = Stack(len(chosen), shape, root)
         for row, (path, _) in enumerate(chosen):
-            stack.put(row, _content(path), path.relative_to(root))
+            stack.put(row, read_bytes(path), path.relative_to(root))
         splits[part] = stack.finish(), np.array([label for _, label in chosen], dtype=np.int64)
     return checked(splits, root)
 
@@ -212,10 +211,3 @@ def _files(tree: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
             raise UserError(f"{tree / name} has no images ({', '.join(SUFFIXES)}); add some, or "
                             "remove the folder")
         yield from ((path, classes.index(name)) for path in paths)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates, existing, matching, require_memory
 from bench_apts.suites.readers.split_checks import PARTS, checked, divided, numbered
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench_apts.suites.readers.image_files import Size
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 
@@ -94,10 +95,10 @@ _NAME = re.compile(rf"({'|'.join(sorted(_SPLIT, reverse=True))})(?:[-_.].*)?\.pa
 _SHARD = re.compile(r".*-\d+-of-(\d+)\.parquet")
 
 
-def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequence[str] = "image",
+def parquet(files: PathName | Sequence[PathName], inputs: str | Sequence[str] = "image",
             targets: str | Sequence[str] = "label", size: Size = None,
             channels: int | None = None, test_share: float = 0.2,
-            data_dir: str | os.PathLike[str] | None = None) -> Splits:
+            data_dir: PathName | None = None) -> Splits:
     """Read parquet files: images, numeric columns or lists of numbers, with their targets.
 
     Files whose names begin with ``train``, ``test``, ``validation``, ``valid`` or ``val`` are of
@@ -133,9 +134,9 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
     return checked(splits, where)
 
 
-def read_splits(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+def read_splits(files: PathName | Sequence[PathName],
                 inputs: str | Sequence[str], targets: str | Sequence[str], shape: Shape,
-                data_dir: str | os.PathLike[str] | None = None) -> tuple[Splits, str]:
+                data_dir: PathName | None = None) -> tuple[Splits, str]:
     """Return the splits that the files' names tell apart, unchecked, and what to call the files.
 
     Arguments and errors are those of ``parquet``.
@@ -148,8 +149,8 @@ def read_splits(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     return {part: (found[0], labels[part]) for part, found in read.items()}, where
 
 
-def _parts(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-           data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, list[Path]], str]:
+def _parts(files: PathName | Sequence[PathName],
+           data_dir: PathName | None) -> tuple[dict[str, list[Path]], str]:
     """Return the files of each split, sorted by name, and what to call them in messages."""
     if isinstance(files, (str, os.PathLike)):
         named, paths = Path(files), _found(files, data_dir)
@@ -173,7 +174,7 @@ def _parts(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     return {part: parts[part] for part in PARTS if part in parts}, str(named)
 
 
-def _found(named: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> list[Path]:
+def _found(named: PathName, data_dir: PathName | None) -> list[Path]:
     """Return the one file, the files of the folder, or those that match the pattern."""
     for place in candidates(named, data_dir):
         if place.is_file():
@@ -212,9 +213,8 @@ def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequenc
         return stack.finish(), label
     except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, OverflowError,
             MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as parquet ({reason}); fetch or write it "
-                        "again") from error
+        raise UserError(f"{path} cannot be read as parquet ({describe_error(error)}); fetch or "
+                        "write it again") from error
 
 
 def _rows(path: Path, columns: list[str]) -> int:

@@ -1,9 +1,10 @@
-"""Paths, and memory for arrays whose size is known only when their file is opened."""
+"""Paths and files of readers, and memory for arrays whose size is known only from their file."""
 
 from __future__ import annotations
 
 import glob
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,17 +17,17 @@ from bench_apts.core.errors import UserError
 from bench_apts.suites import arrays
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from numpy.typing import DTypeLike, NDArray
+
+PathName = str | os.PathLike[str]
 
 BLOCK = 4_096
 """Samples that are handled at once where an array may be larger than memory."""
 
 
-def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None,
-             folder: bool = False) -> Path:
+def existing(path: PathName, data_dir: PathName | None, folder: bool = False) -> Path:
     """Return the first of ``candidates`` that is a file, or a folder if one is wanted."""
     for found in candidates(path, data_dir):
         if found.is_dir() if folder else found.is_file():
@@ -36,8 +37,7 @@ def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | No
                     "options, or name the folder that it lies in by --data-dir")
 
 
-def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
-             ) -> list[Path]:
+def matching(pattern: PathName, data_dir: PathName | None) -> list[Path]:
     """Return the paths that match a glob pattern, sorted; in ``data_dir`` if it has any."""
     escaped = None if data_dir is None else glob.escape(str(Path(data_dir).expanduser()))
     for found in candidates(pattern, escaped):
@@ -46,12 +46,19 @@ def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] |
     return []
 
 
-def candidates(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
-               ) -> list[Path]:
+def candidates(path: PathName, data_dir: PathName | None) -> list[Path]:
     """Return what a path, with ``~`` expanded, may mean: in ``data_dir``, then as it is."""
     named = Path(path).expanduser()
     inside = named if data_dir is None else Path(data_dir).expanduser() / named
     return list(dict.fromkeys((inside, named)))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any]:

@@ -15,20 +15,20 @@ from bench_apts.suites.readers import reader_paths
 from bench_apts.suites.readers.split_checks import checked
 
 if TYPE_CHECKING:
-    import os
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 NEEDED_BYTES = {"char": 24, "byte": 4}
 """Of memory for each byte of a text, while its tokens are numbered."""
 
 
-def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char", "byte"] = "char",
-         validation_share: float = 0.1, test_share: float = 0.1,
-         data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def text(file: PathName, context: int = 64, level: Literal["char", "byte"] = "char",
+         validation_share: float = 0.1, test_share: float = 0.1, data_dir: PathName | None = None
+         ) -> Splits:
     """Read a text as windows of tokens, each with the token that follows.
 
     The text is cut by position: first the training part, then the validation part, then the test
@@ -97,16 +97,14 @@ def windows(tokens: NDArray[Any], context: int, where: object
 
 def _codes(path: Path, level: str) -> NDArray[Any]:
     """Return the text's bytes (as uint16) or code points (uint32)."""
+    content = reader_paths.read_bytes(path)
+    if level == "byte":
+        return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)
     try:
-        content = path.read_bytes()
-        if level == "byte":
-            return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)
         return np.frombuffer(content.decode("utf-8").encode("utf-32-le"), dtype="<u4")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it, "
                         'or use level = "byte"') from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _numbered(parts: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
@@ -133,7 +131,7 @@ HEADER = 256
 
 
 def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257,
-           data_dir: str | os.PathLike[str] | None = None) -> Splits:
+           data_dir: PathName | None = None) -> Splits:
     """Read shards of tokens as windows, each with the token that follows.
 
     Files with ``train`` in their name are training shards, files with ``val`` those of the test

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import DAMAGED, Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates
 from bench_apts.suites.readers.split_checks import checked, divided, numbered
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from bench_apts.suites.readers.image_files import Size
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 FAILURES = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, ImportError,
@@ -44,10 +44,10 @@ PICKLED_NAMES = frozenset({
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 
-def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = False,
+def torchvision(name: str, root: PathName = ".", offline: bool = False,
                 size: Size = None, channels: int | None = None, test_share: float = 0.2,
                 options: dict[str, Any] | None = None,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+                data_dir: PathName | None = None) -> Splits:
     """Read a data set of ``torchvision.datasets`` with images and one number as target.
 
     torchvision's own reader finds, downloads and decodes the files. Classes with an argument
@@ -218,10 +218,9 @@ def _missing(kind: Any, root: Path, error: Exception) -> UserError:
     name = kind.__name__
     example = f"torchvision.datasets.{name}({str(root)!r}, download=True)"
     folder = root / name / "raw" if hasattr(kind, "resources") else root
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"torchvision cannot read {name} in {root} ({reason}); put its files, "
-                     f"unpacked, into {folder}, or run {example} in Python where there is a "
-                     "network")
+    return UserError(f"torchvision cannot read {name} in {root} ({describe_error(error)}); put "
+                     f"its files, unpacked, into {folder}, or run {example} in Python where there "
+                     "is a network")
 
 
 def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
