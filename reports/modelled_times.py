@@ -12,14 +12,8 @@ from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.reports import cells
 from bench_apts.reports.table import Table, Value, grouped_table, name, number, words
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    Algorithm,
-    BatchScaling,
-    Projection,
-    project,
-    recorded_work,
-)
+from bench_apts.stats.modelled_training import BatchScaling, Projection, project, recorded_work
+from bench_apts.stats.network_model import COLLECTIVES, Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
