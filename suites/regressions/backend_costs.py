@@ -193,7 +193,7 @@ def _per_step(what: str, unit: str) -> Callable[[Results, str, int], float]:
 
 def _to_target(what: str, unit: str) -> Callable[[Results, str, int], float]:
     return _count(f"to_target.track_{what}_to_target", unit,
-                  lambda counts: counts.to_target and counts.to_target[what])
+                  lambda counts: counts.to_target[what] if counts.to_target else None)
 
 
 track_bytes_per_step = _per_step("bytes", "bytes")
