@@ -260,7 +260,7 @@ def _networks(context: Context) -> list[Block]:
 
 def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Figure, ...]:
     """Draw for each network the time to the target against N: measured, then modelled."""
-    # At the N that were run, what the suite's own scaling mode models.
+    # An optimizer, the place of its N on the axis, and seconds.
     measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
                 for cell in group.cells if not context.crowded[group.ranks]
                 and 0 < (time := cell.to_target("train_s").median) < math.inf]
