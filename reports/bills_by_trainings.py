@@ -142,7 +142,7 @@ def _payoff(mine: Pool, theirs: Pool, view: CostView) -> tuple[Value, ...]:
     shown, known = "none", None
     if found:
         shown = _span(found.interval)
-        if found.told:
+        if found.is_known:
             shown, known = f"{found.trainings:.0f} ({shown})", found.trainings
     return (
         *opening_entries(mine.cell, view), words(other, against=other),
@@ -155,7 +155,7 @@ def payoff_words(found: BreakEven) -> str:
     """Say in words from how many trainings on tuning pays, as far as the trials show it."""
     if found.never:
         return "never"
-    if found.told:
+    if found.is_known:
         return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
     return f"not told: {_span(found.interval)}"
 
@@ -164,7 +164,7 @@ def payoff_sentence(label: str, found: BreakEven) -> str:
     """Say when tuning pays: ``tuning adam pays from 14 trainings on (10 to 22)``."""
     if found.never:
         return f"tuning {label} never pays"
-    if found.told:
+    if found.is_known:
         return f"tuning {label} pays {payoff_words(found)} ({_span(found.interval)})"
     low, high = found.interval
     if math.isinf(low):
@@ -190,7 +190,7 @@ def amortised_figure(scene: TuningScene) -> Figure | None:
         return None
     found = [] if unlike_environments(able, scene.view) else [
         each for each in crossings(able, [pool for pool in able if not pool.cell.tune])
-        if each.found.told and 1 < each.found.trainings <= _FARTHEST]
+        if each.found.is_known and 1 < each.found.trainings <= _FARTHEST]
     last = max([100.0, *(2.5 * each.found.trainings for each in found)])
     grid = np.unique(np.geomspace(1, last, _POINTS).round().astype(int)).tolist()
     drawing, axes = panel(*FIGURE_SIZE)

@@ -73,7 +73,8 @@ def compose_comparison(first: Gathered, second: Gathered,
         marks=marks,
         sides=[_side(letter, name, study) for letter, name, study in zip(
             "AB", names, (first, second), strict=True)])
-    return ComparisonOutput(page, files | report_page.figure_files(parts) | {
+    figures = (figure for part in parts for figure in part.figures)
+    return ComparisonOutput(page, files | report_page.figure_files(figures) | {
         "compared.json": partial(report_formats.comparison_document, found, rows, parts, verdict),
         "compared.md": lambda: comparison_summary(found).encode()})
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.compared_studies import StudyComparison
     from bench_apts.reports.report_page import Chapter, ReportOutput
-    from bench_apts.reports.section_parts import Box, Part
+    from bench_apts.reports.section_parts import Part
     from bench_apts.reports.table import Plain, Table, Value
 
 SCHEMA = 1
@@ -89,18 +89,16 @@ def _chapter(chapter: Chapter) -> dict[str, Any]:
                       "choice": answer.choice, "detail": answer.detail,
                       "optimizer": answer.label or None, "numbers": _plain(answer.numbers)}
                      for answer in box.answers]}
-                for box in _boxes(chapter)],
+                for box in chapter.decision.boxes],
             "parts": [_part(part) for part in chapter.parts]}
 
 
 def _part(part: Part) -> dict[str, Any]:
-    figures = [_figure(figure) for block in part.blocks if isinstance(block, Pictures)
-               for figure in block.figures]
     tables = [block.table.name for block in part.blocks if isinstance(block, Listing)]
     texts = [block.text for block in part.blocks if not isinstance(
         block, Pictures | Listing | Boxes)]
     return {"slug": part.slug, "title": part.title, "finding": part.finding, "texts": texts,
-            "figures": figures, "tables": tables}
+            "figures": [_figure(figure) for figure in part.figures], "tables": tables}
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -120,11 +118,6 @@ def _plain(row: Mapping[str, Plain]) -> dict[str, Plain]:
 
 def _encode(document: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
-
-
-def _boxes(chapter: Chapter) -> list[Box]:
-    return [box for block in chapter.decision.blocks if isinstance(block, Boxes)
-            for box in block.boxes]
 
 
 def summary_markdown(output: ReportOutput) -> str:
@@ -155,7 +148,7 @@ def summary_markdown(output: ReportOutput) -> str:
 
 def _decisions(chapter: Chapter) -> list[str]:
     """Return the answers as a table: a row for each N, a column for each question."""
-    boxes = _boxes(chapter)
+    boxes = chapter.decision.boxes
     lines = [f"**{escape_markdown(chapter.suite.name)}**, "
              f"{escape_markdown(units.format_goal(chapter.suite.target))}:", ""]
     lines += [f"* {escape_markdown(box.heading)}: {escape_markdown(box.headline)}"
