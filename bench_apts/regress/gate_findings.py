@@ -144,12 +144,12 @@ class GateFinding:
 
     @property
     def grown(self) -> list[CountChange]:
-        """Counts that are worse in head."""
+        """Count that are worse in head."""
         return [count for count in self.counts if count.worse(self.factor)]
 
     @property
     def open(self) -> list[CountChange]:
-        """Counts that grew, of too few seeds to be worse."""
+        """Count that grew, of too few seeds to be worse."""
         return [count for count in self.counts if count.open(self.factor)]
 
     @property
