@@ -96,7 +96,7 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
 
     from bench_apts.suites import data
     from bench_apts.tasks import loss_module as tasks
-    from bench_apts.trial.loader import Resident
+    from bench_apts.trial.loader import Conversion, Resident
 
     torch.set_num_threads(1)
     dataset, suite = data.load(prepared.folder), problem.suite
@@ -104,8 +104,9 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
     model.to(device)
     size = min(suite.batch_size, len(dataset.train_targets))
     some = range(size)  # a copy, unlike a slice of mapped arrays
-    split = Resident(dataset.train_inputs[some], dataset.train_targets[some], dataset.mean,
-                     dataset.std, dataset.scale, torch.device(device))
+    inputs, targets = dataset.train_inputs[some], dataset.train_targets[some]
+    split = Resident(inputs, targets,
+                     Conversion.of(dataset, inputs, targets, torch.device(device)))
     batch = tasks.model_inputs(problem.task, split.take(torch.arange(size, device=device)))
     times = []
     for _ in range(4):
@@ -148,7 +149,7 @@ def require_resources(plan: Plan, nodes: int) -> None:
     """
     process_limits.require_resources(
         max(1, max(plan.study.ranks) // nodes), process_limits.openmp_threads())
-    comm.prepare()
+    comm.mechanism()
 
 
 def preflight_study(plan: Plan) -> None:
@@ -158,7 +159,7 @@ def preflight_study(plan: Plan) -> None:
         UserError: One of them.
     """
     _require_torch(plan.study.device)
-    process_limits.require_address_space(process_limits.address_space())
+    process_limits.require_address_space(loaded=True)
     for suite in plan.study.suites:
         preflight_suite(plan.study, suite, plan.prepared[suite.data.name])
 

@@ -12,7 +12,7 @@ import torch
 from bench_apts.suites import data
 from bench_apts.suites.readers.split_checks import digests
 from bench_apts.tasks.named_tasks import IGNORED, Classification, LanguageModel, Regression
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -102,8 +102,8 @@ def divide_splits(problem: SuiteProblem, dataset: Dataset) -> CheckedSplits:
 
 def normalised_on_cpu(dataset: Dataset, split: CheckedSplit) -> Resident:
     """Return a copy of a split as it is normalised in trials, on the CPU."""
-    return Resident(np.array(split.inputs), np.array(split.targets), dataset.mean, dataset.std,
-                    dataset.scale, torch.device("cpu"))
+    return Resident(np.array(split.inputs), np.array(split.targets),
+                    Conversion.of(dataset, *split, torch.device("cpu")))
 
 
 def check_overlap(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:

@@ -29,7 +29,7 @@ from bench_apts.trial.contract_checks import (
     refuse_occasional,
     without_gradient,
 )
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +89,8 @@ def _first_batch(problem: SuiteProblem, dataset: Dataset) -> Batch:
         dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
     largest = int(np.argmax(targets.reshape(len(targets), -1).max(axis=1)))
     chosen = [*range(max(1, min(len(targets), suite.batch_size, _MAX_SAMPLES) - 1)), largest]
-    split = Resident(inputs[chosen], targets[chosen], dataset.mean, dataset.std, dataset.scale,
-                     torch.device("cpu"))
+    split = Resident(inputs[chosen], targets[chosen],
+                     Conversion.of(dataset, inputs, targets, torch.device("cpu")))
     return split.take(torch.arange(len(chosen)))
 
 
