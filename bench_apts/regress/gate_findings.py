@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
     """A record of base and one of head for each seed."""
 
-MIN_PAIRS = 6
-"""Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
-
 MIN_SEEDS = 3
 """Below, nothing is known of how far seeds scatter."""
 
