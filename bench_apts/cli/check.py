@@ -40,7 +40,7 @@ def command(
         show_default=False)] = None,
     pairs: Annotated[int, Option(
         min=_MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
-                            "four times as many.")] = _MIN_PAIRS,
+                             "four times as many.")] = _MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
     base_seed: session.BaseSeed = 0,
