@@ -187,7 +187,7 @@ def _plain(value: Any, where: str, keep: Callable[[torch.Tensor], Any]) -> Any:
     if isinstance(value, torch.Tensor):
         if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
             raise UnsupportedState(f"{where} is a {kind.__name__} ({value.layout})")
-        return keep(value.detach() if value.requires_grad else value)
+        return keep(value.detach())  # without attributes, which torch.save would write as well
     if isinstance(value, dict):
         return {_plain(key, f"a key of {where}", keep): _plain(item, f"{where}.{key}", keep)
                 for key, item in value.items()}
