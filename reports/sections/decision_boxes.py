@@ -39,7 +39,7 @@ from bench_apts.reports.tuning_pools import (
     payoff_words,
     read_pool,
 )
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.timing_noise import noise
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
         return [_Question(title, "bytes", units.format_size, found)]
-    slow = sorted(fabrics.load_fabrics().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
+    slow = sorted(network_model.load_fabrics().items(),
+                  key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
                       contest([by_network(cell, fabric, alone[cell.label]) for cell in cells],
                               unlike=group.unlike)) for name, fabric in slow]

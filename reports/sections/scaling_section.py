@@ -37,8 +37,9 @@ from bench_apts.reports.sections.scaling_factors import (
     scaling_table,
 )
 from bench_apts.reports.table import Table, Value, name, number, reached, words
-from bench_apts.stats import fabrics
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats import network_model
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,8 +242,8 @@ def _factor_table(context: Context, rows: Sequence[ScaledOptimizer], which: str)
 
 def _networks(context: Context) -> list[Block]:
     """Return what was modelled: the time to the target on other networks, at other N."""
-    fabrics_known = fabrics.load_fabrics()
-    networks = fabrics.networks([*fabrics_known], fabrics_known, 1, next(iter(fabrics_known)))
+    known = network_model.load_fabrics()
+    networks = network_model.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)

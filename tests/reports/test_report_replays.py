@@ -16,7 +16,7 @@ from bench_apts.reports import tuning_pools as pool_module
 from bench_apts.reports.gather import gather
 from bench_apts.reports.replayed_searches import ReplayJob, ReplayProcess, Replays
 from bench_apts.reports.tuning_pools import CostView, read_pools
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.learning_curves import make_curve
 
 DRAWS = (2, -4, 3, -5, -6)
@@ -25,12 +25,12 @@ PATIENCE_S = 200
 
 LONG = """
 import time
-from bench_apts.reports.tuning.player import Job, Player
-from bench_apts.stats.curves import make_curve
+from bench_apts.reports.replayed_searches import ReplayJob, ReplayProcess
+from bench_apts.stats.learning_curves import make_curve
 
 steps = tuple(range(60))
 miss = make_curve(steps, tuple(0.1 for _ in steps), tuple(map(float, steps)), None, 60.0)
-with Player([Job([miss] * 40, "max", (2, 4), 40)] * 500) as player:
+with ReplayProcess([ReplayJob([miss] * 40, "max", (2, 4), 40)] * 500) as player:
     print(player._process.pid, flush=True)
     player.found()
 """
@@ -72,17 +72,18 @@ def test_without_a_job_there_is_no_process(monkeypatch):
 
 def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeypatch, tmp_path):
     asked, read, loaded = [], [], []
-    start, reader, shipped = replayed_searches.ReplayProcess, pool_module._read, fabrics._read
+    start, reader = replayed_searches.ReplayProcess, pool_module._read
+    shipped = network_model._read
 
     def started(jobs):
         asked.append(len(jobs))
         return start(jobs)
 
-    monkeypatch.setattr(replay_module, "Player", started)
+    monkeypatch.setattr(replay_module, "ReplayProcess", started)
     monkeypatch.setattr(pool_module, "_read", lambda cell, view: (
         read.append((cell.label, cell.ranks, view)) or reader(cell, view)))
-    fabrics._shipped.cache_clear()
-    monkeypatch.setattr(fabrics, "_read", lambda path: loaded.append(path) or shipped(path))
+    network_model._shipped.cache_clear()
+    monkeypatch.setattr(network_model, "_read", lambda path: loaded.append(path) or shipped(path))
     reports.build(folder.path, ("json",), out=tmp_path / "out")
     assert asked == [4]
     assert len(read) == len(set(read))
