@@ -31,6 +31,7 @@ from bench_apts.launch.multi_node import (
     close_with_code,
     exit_code_of,
 )
+from bench_apts.launch.rendezvous import NodePlace, reach_store
 from bench_apts.study import preflight
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from bench_apts.core.job import RankJob
     from bench_apts.launch.cluster import Placement
     from bench_apts.launch.processes import ProcessOutcome
-    from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
 
 _CODE = ("bench_apts", "bench_apts.optimizers", "bench_apts.suites")
@@ -124,7 +124,6 @@ def _code() -> str:
     return total.hexdigest()
 
 
-_STORE_WAIT_S = 30.0
 _IDLE_S = 3600.0
 _MARGIN_S = 60.0
 """Node 0 ends a trial at its time limit; a node that heard nothing does so itself then."""
@@ -242,12 +241,9 @@ class Follower:
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
         """Takes this node's place in the trial that node 0 has begun."""
-        from bench_apts.launch import rendezvous
-
         assert self._begun is not None
-        store = rendezvous.reach_store(self._channel.there, self._begun.port, _STORE_WAIT_S)
-        return rendezvous.NodePlace(self._placement.nodes, self._placement.rank, store,
-                                self._channel.here, self._watch)
+        store = reach_store(self._channel.there, self._begun.port)
+        return NodePlace(self._placement.nodes, self._placement.rank, store, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
         """Tells node 0 how the trial ended here."""

@@ -25,6 +25,7 @@ from bench_apts.launch.multi_node import (
     exit_code_of,
 )
 from bench_apts.launch.processes import ProcessOutcome
+from bench_apts.launch.rendezvous import NodePlace, host_store
 from bench_apts.launch.worker import LOST_PEERS
 from bench_apts.study.node_follower import (
     agreement_differences,
@@ -38,11 +39,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.job import RankJob
     from bench_apts.launch.cluster import Placement
-    from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
-
-_STORE_WAIT_S = 30.0
-"""How long the agents of a trial may take to meet in its store; all have been told to."""
 
 _AFTER_S = 60.0
 """How long a node may take to end when node 0's own ranks have succeeded."""
@@ -208,15 +205,13 @@ class Leader:
         Returns:
             This node's place in it.
         """
-        from bench_apts.launch import rendezvous
-
         for node in self._nodes:
             node.ended = None
         self._number += 1
-        store = rendezvous.host_store(_STORE_WAIT_S)
+        store = host_store()
         for node in self._nodes:
             self._tell(node, BeginTrial(self._number, job, store.port, limit_s))
-        return rendezvous.NodePlace(self._placement.nodes, 0, store, self.address, self._watch)
+        return NodePlace(self._placement.nodes, 0, store, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
         """Waits until the trial is over on all nodes, which takes seconds, and says how it ended.
