@@ -1,11 +1,17 @@
-"""Where the ranks of a trial meet: a store on node 0, and how torch finds a rank's place in it."""
+"""Where nodes and ranks meet: node 0's port, a trial's store, and a rank's place among them."""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.job import RankJob
 
+_RETRY_S = 0.2
 _STORE_TIMEOUT = timedelta(seconds=30)
 """How long the ranks of a trial may take to meet in its store."""
 
@@ -73,3 +80,70 @@ def rank_environment(job: RankJob, place: NodePlace, ranks: int, local: int) -> 
         "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open node 0's port: at the address given, or for a name on all interfaces.
+
+    A host's own name often leads to its loopback interface, which others cannot reach.
+
+    Raises:
+        UserError: The address is not this machine's, or the port is taken.
+    """
+    try:
+        if _is_address(host):
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family)
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"--rendezvous {host}:{port}: node 0 waits there, and this machine "
+                            f"has no address {host}; give the machine that has it --node-rank 0"
+                            ) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"node 0 cannot wait for the others at {host}:{port}: {reason}; choose "
+                        "another port with --rendezvous HOST:PORT") from error
+
+
+def connect(host: str, port: int, patience_s: float) -> socket.socket:
+    """Connect to node 0, which may not have begun to listen yet.
+
+    Raises:
+        UserError: It does not answer within ``patience_s`` seconds.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return socket.create_connection(
+                (host, port), max(_RETRY_S, deadline - time.monotonic()))
+        except OSError as error:
+            if time.monotonic() + _RETRY_S > deadline:
+                raise UserError(f"no answer from node 0 at {host}:{port} within {patience_s:.0f} "
+                                f"s ({error.strerror or error}); start the same command there "
+                                "with --node-rank 0, or see what it said") from error
+            time.sleep(_RETRY_S)
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of this machine's interface with an address; None if there is none."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(_bare(entry.address) == _bare(address) for entry in addresses):
+            return str(name)
+    return None
+
+
+def _bare(address: str) -> str:
+    """Return an address without an IPv6 zone and without the mapping of IPv4 into IPv6."""
+    return address.partition("%")[0].removeprefix("::ffff:")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

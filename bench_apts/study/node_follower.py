@@ -14,7 +14,7 @@ import msgspec
 
 from bench_apts.core import environment
 from bench_apts.core.errors import UserError
-from bench_apts.launch import multi_node
+from bench_apts.launch import rendezvous
 from bench_apts.launch.elastic import interruptible
 from bench_apts.launch.multi_node import (
     BeginTrial,
@@ -179,7 +179,7 @@ class Follower:
             from bench_apts.launch import cluster
 
             port = cluster.look_up_port(placement.outer, patience_s)
-        self._channel = NodeChannel(multi_node.connect(placement.host, port, patience_s))
+        self._channel = NodeChannel(rendezvous.connect(placement.host, port, patience_s))
         self._name = f"node 0 ({placement.host}:{port})"
         self._begun: BeginTrial | None = None
         try:

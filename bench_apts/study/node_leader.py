@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError
-from bench_apts.launch import multi_node
+from bench_apts.launch import rendezvous
 from bench_apts.launch.multi_node import (
     ELSEWHERE,
     BeginTrial,
@@ -104,7 +104,7 @@ class Leader:
     ) -> None:
         self._placement, self._agreement = placement, agreement
         self._machine = machine
-        self._listener = multi_node.listen(
+        self._listener = rendezvous.listen(
             placement.host if placement.port else "", placement.port
         )
         self._nodes: list[_Node] = []
