@@ -16,7 +16,7 @@ from bench_apts.core.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     from bench_apts.core.job import RankJob
 
@@ -47,17 +47,18 @@ def host_store() -> TCPStore:
 
     Its own ranks reach it by address: the name ``localhost`` need not resolve.
     """
-    from torch.distributed import TCPStore
-
-    return TCPStore("127.0.0.1", 0, None, is_master=True, timeout=_STORE_TIMEOUT,
-                    wait_for_workers=False)
+    return _open_store("127.0.0.1", 0, hosted=True)
 
 
 def reach_store(host: str, port: int) -> TCPStore:
     """Connect to a trial's store on node 0."""
-    from torch.distributed import TCPStore
+    return _open_store(host, port, hosted=False)
 
-    return TCPStore(host, port, None, is_master=False, timeout=_STORE_TIMEOUT,
+
+def _open_store(host: str, port: int, hosted: bool) -> TCPStore:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(host, port, None, is_master=hosted, timeout=_STORE_TIMEOUT,
                     wait_for_workers=False)
 
 
