@@ -150,6 +150,7 @@ def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     """
     _check_draws(trials, draws)
     subsets = math.comb(trials, draws)
+    # Of these, C(n − i, K − 1) hold the i-th smallest and otherwise larger ones only.
     return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))
 
 

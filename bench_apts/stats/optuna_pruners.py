@@ -1,8 +1,8 @@
-"""Optuna's own pruners, asked about recorded curves instead of running trainings.
+"""Optuna's own pruners, applied to recorded curves instead of running trainings.
 
 Each arrival order is an Optuna study in memory, to which trials are reported as while tuning. A
-replay has thousands of orders: to be fast, it asks a pruner only at evaluations at which that may
-say yes. Tests compare the decisions with those of a study that is asked at each.
+replay has thousands of orders: to be fast, it calls a pruner only at evaluations at which that may
+prune. Tests compare the decisions with those of a study whose pruner is called at each.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Arrivals:
             study_name=name, pruner=make_pruner(kind, length),
             direction="maximize" if direction == "max" else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0))
-        self._undecided: _Median | _Rungs = (
+        self._candidates: _Median | _Rungs = (
             _Median(direction) if kind == "median"
             else _Rungs(_FACTOR[kind], None if kind == "asha" else 1))
 
@@ -81,17 +81,17 @@ class Arrivals:
         """
         first = bisect_right(curve.steps, 0)
         values = curve.values[first:curve.hit]
-        asked = set(self._undecided.numbers(values))
+        candidates = set(self._candidates.numbers(values))
         trial = self._study.ask()
         # Optuna provides for values that are unknown or infinite, of which NumPy warns.
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             for number, value in enumerate(values, 1):
                 trial.report(value, number)
-                if number in asked and trial.should_prune():
+                if number in candidates and trial.should_prune():
                     self._study.tell(trial, state=self._states.PRUNED)
                     return first + number - 1
-        self._undecided.completed(values)
+        self._candidates.completed(values)
         self._study.tell(trial, 0.0)  # pruners read what was reported, not this value
         return None
 
@@ -105,7 +105,7 @@ class _Median:
         self._values: list[list[float]] = []
 
     def numbers(self, values: Sequence[float]) -> Iterator[int]:
-        """Yield the evaluations of a trial, from 1, at which the pruner has to be asked."""
+        """Yield the evaluations of a trial, from 1, at which the pruner has to be called."""
         if self._trials < _STARTUP:
             return
         best = math.nan
@@ -139,7 +139,7 @@ class _Rungs:
         self._factor, self._resource = factor, resource
 
     def numbers(self, values: Sequence[float]) -> Iterator[int]:
-        """Yield the evaluations of a trial, from 1, at which the pruner has to be asked."""
+        """Yield the evaluations of a trial, from 1, at which the pruner has to be called."""
         number = self._resource or len(values) + 1
         while number <= len(values):
             yield number
