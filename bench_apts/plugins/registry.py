@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.plugins import entry_points, suite_file, user_code
+from bench_apts.plugins.backend import Backend, installed
 from bench_apts.plugins.entry_points import OPTIMIZERS, SUITES
-from bench_apts.plugins.optimizer_contract import Backend, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

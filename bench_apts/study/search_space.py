@@ -8,13 +8,8 @@ import random
 import warnings
 from typing import TYPE_CHECKING
 
-from bench_apts.plugins.optimizer_contract import (
-    Backend,
-    Choice,
-    Hyperparameter,
-    LogUniform,
-    Uniform,
-)
+from bench_apts.core.configuration import Choice, Hyperparameter, LogUniform, Uniform
+from bench_apts.plugins.backend import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
