@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import operator
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +26,8 @@ from bench_apts.plugins.backend_checks import (
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from bench_apts.core.spec import Scalar
 
 _CALLS = {"build": ("model", "loss", "values", "world"),

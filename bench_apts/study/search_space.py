@@ -9,7 +9,6 @@ import warnings
 from typing import TYPE_CHECKING
 
 from bench_apts.core.configuration import Choice, Hyperparameter, LogUniform, Uniform
-from bench_apts.plugins.backend import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from bench_apts.core.spec import Sampler, Scalar, Space
+    from bench_apts.plugins.backend import Backend
 
 ORDERED = "configuration"
 """What Optuna knows an ordered configuration by: its place in the list."""
