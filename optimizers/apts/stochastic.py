@@ -16,7 +16,7 @@ from bench_apts.optimizers.apts.radius_search import (
     StochasticSettings,
     best_length,
 )
-from bench_apts.optimizers.apts.rank_agreement import RoundAgreement
+from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
@@ -36,7 +36,7 @@ rejection; over the rest they shrink linearly. Half a cosine over the whole budg
 two points (measured): it shrinks steps where the radius is being looked for."""
 
 _STATE = ("anchor", "start", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "since_test", "processed", "testing", "steps", "travel")
+          "since_test", "processed", "testing", "steps", "travel", "samples", "rate")
 
 
 class StochasticMethod:
@@ -81,13 +81,14 @@ class StochasticMethod:
         self._adam = torch.optim.Adam(
             [weights], lr=self.radius, betas=(settings.beta1, settings.beta2), eps=_EPSILON,
             fused=True)
-        self._agreement = RoundAgreement(self._flat, ranks)
+        self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
         self._sums = torch.zeros(SCALARS, device=self._start.device, dtype=self._start.dtype)
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._steps = 0
         self._processed = self._travel = 0.0
+        self._samples, self._rate = 0, 0.0
         self._testing = False
 
     @property
@@ -130,7 +131,6 @@ class StochasticMethod:
         agreement = self._agreement
         if self._done == 0:
             self._begin()
-            agreement.begin()
         testing = self._testing and self._done == 0
         losses = self._start.new_empty(0)
         if not agreement.failed:
@@ -141,9 +141,9 @@ class StochasticMethod:
             except Exception as error:
                 agreement.fail(error)
             else:
-                agreement.count(len(losses))
+                self._samples += len(losses)
         # Within a round nobody knows what the others process: as much as in the last one.
-        self._processed += (1 + testing) * agreement.rate
+        self._processed += (1 + testing) * self._rate
         if self._length > 1:
             self._travel += self.radius * self._factor()
             if len(losses):
@@ -157,14 +157,15 @@ class StochasticMethod:
         flat, agreement = self._flat, self._agreement
         if length > 1:
             torch.sub(flat.values, self._start, out=flat.gradient)
-        expected = agreement.rate
-        sums = agreement.mean(length, self._sums if self._testing else None)
-        self._processed += (length + self._testing) * (agreement.rate - expected)
+        expected, agreement.count = self._rate, self._samples / length
+        sums = average_round(agreement, flat, self._sums if self._testing else None)
+        self._rate = agreement.total / agreement.ranks.size
+        self._processed += (length + self._testing) * (self._rate - expected)
         last: dict[str, Any] = {}
         if self._testing and sums[-1] and not self._judge(sums, last):
             self._return()
         elif length > 1:
-            if self._agreement.together:
+            if agreement.ranks.size > 1:
                 self._share()
             torch.add(self._start, flat.gradient, out=flat.values)
         else:
@@ -175,7 +176,8 @@ class StochasticMethod:
         """Begins a round and decides whether the point it starts from will be judged."""
         self._start.copy_(self._flat.values)
         self._start_buffers = self._flat.save_buffers()
-        self._travel = 0.0
+        self._travel, self._samples = 0.0, 0
+        self._agreement.begin()
         if self._round == 0:  # weights may have been loaded since the optimizer was made
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
@@ -273,8 +275,7 @@ class StochasticMethod:
         """Returns copies of all that decides the future, on this rank."""
         return copy.deepcopy({name: getattr(self, f"_{name}") for name in _STATE} | {
             "search": self._search.state_dict(), "window": list(self._window),
-            "agreement": self._agreement.state_dict(),
-            "adam": self._adam.state_dict()})
+            "failure": self._agreement.failure, "adam": self._adam.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` returned on this rank."""
@@ -283,5 +284,5 @@ class StochasticMethod:
             setattr(self, f"_{name}", state[name])
         self._search.load_state_dict(state["search"])
         self._window = deque(state["window"], maxlen=5)
-        self._agreement.load_state_dict(state["agreement"])
+        self._agreement.begin(state["failure"])
         self._adam.load_state_dict(state["adam"])
