@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.files import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
             yet, a format is unknown, there is nothing to print a PDF with, or the folder cannot
             be written.
     """
-    from bench_apts.core.trial_files import collect_only_new
+    from bench_apts.core.store import collect_only_new
     from bench_apts.reports.gather import gather
 
     _check(formats)
@@ -123,8 +124,6 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
            files: Mapping[str, bytes], twins: Mapping[str, Callable[[], bytes]]) -> Path:
     """Writes what was asked for; the page comes last, when all that it names is there."""
-    from bench_apts.core import store
-
     chosen = {name: content for name, content in files.items()
               if name.rpartition(".")[2] in formats}
     chosen |= {f"{stem}.{name}": make() for name, make in twins.items() if name in formats}
@@ -138,12 +137,12 @@ def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # Each file waits for the disk, and many can wait at once.
         with ThreadPoolExecutor(_WRITERS) as writers:
-            for _ in writers.map(lambda file: store.write_bytes(folder / file[0], file[1]),
+            for _ in writers.map(lambda file: write_bytes(folder / file[0], file[1]),
                                  chosen.items()):
                 pass
         if "html" not in formats:
             return folder
-        store.write_bytes(folder / f"{stem}.html", page)
+        write_bytes(folder / f"{stem}.html", page)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder / f"{stem}.html"

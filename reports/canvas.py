@@ -1,6 +1,6 @@
-"""Ticks that read well: round in the unit that their labels show, also for minutes and hours.
+"""What all figures share: theme, axes and ticks, optimizers' lines and marks, and their files.
 
-Drawing surface of all figures: theme, scales, and from a drawn figure to its files.
+Ticks are round in the unit that their labels show, also for minutes and hours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
@@ -27,8 +28,10 @@ from bench_apts.reports.figure_style import GRID, INK, MUTED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.table import Table
@@ -227,6 +230,70 @@ def headroom(low: float, high: float, share: float) -> tuple[float, float]:
     """
     room = share / (1 - share)
     return low, high * (high / low) ** room if low > 0 else high * (1 + room)
+
+
+def row_panel(labels: Sequence[str], *, right: float,
+              height: float = 0.27) -> tuple[Drawing, Axes]:
+    """Return a drawing with a row for each label, from the top; sizes in inches."""
+    names = [plain(label, 20) for label in labels]
+    drawing, axes = panel(4.9, height * len(names) + 0.72, bottom=0.34, top=0.34,
+                          right=right, left=0.14 + 0.07 * max(map(len, names)))
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    return drawing, axes
+
+
+def write_value(axes: Axes, row: int, text: str) -> None:
+    """Write a number to the right of its row, so that nobody has to read it off."""
+    axes.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(9, 0),
+                  textcoords="offset points", va="center", color=INK, annotation_clip=False)
+
+
+def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[str, Look],
+               **options: Any) -> None:
+    """Draw a line for each optimizer, in its look.
+
+    Args:
+        axes: Where.
+        data: Columns ``optimizer``, ``x`` and ``y``, rows in the order of the lines.
+        x: Column across.
+        y: Column upwards.
+        looks: By label.
+        **options: Of matplotlib's lines.
+    """
+    labels = list(dict.fromkeys(data["optimizer"]))
+    if labels:
+        sns.lineplot(
+            data, x=x, y=y, hue="optimizer", style="optimizer", hue_order=labels,
+            style_order=labels, palette={label: looks[label].color for label in labels},
+            markers={label: looks[label].marker for label in labels},
+            dashes={label: looks[label].dashes[1] if looks[label].dashes != "-" else ""
+                    for label in labels},
+            estimator=None, sort=False, legend=False, ax=axes,
+            **{"markersize": 5, "markeredgewidth": 0, "zorder": 3} | options)
+
+
+def draw_seeds(axes: Axes, runs: Sequence[NDArray[np.float64]], look: Look) -> None:
+    """Draw the lines of single seeds thin; each run has the shape ``(points, 2)``."""
+    # One path with gaps: a path for each seed would make the page several times as heavy.
+    gap = np.full((1, 2), np.nan)
+    points = np.concatenate([part for run in runs for part in (run, gap)])
+    axes.plot(*points.T, color=look.color, linewidth=0.7, alpha=0.35)
+
+
+def draw_marks(axes: Axes, xs: Sequence[float], ys: Sequence[float], look: Look, *,
+               size: float = 6, marker: str = "", hollow: bool = False, **options: Any) -> None:
+    """Draw an optimizer's mark, or another ``marker`` in its colour, at each of some points.
+
+    Not by seaborn's ``scatterplot``, which writes a path for each point into the page.
+    """
+    thin = hollow or (marker and marker in "x+|_")
+    axes.plot(xs, ys, **{
+        "linestyle": "", "marker": marker or look.marker, "markersize": size, "color": look.color,
+        "markerfacecolor": "none" if hollow else look.color, "zorder": 3,
+        "markeredgewidth": 1.3 if thin else 0} | options)
 
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,

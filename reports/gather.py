@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace as replace_struct
 
 from bench_apts.core import store, trial_files
+from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError
-from bench_apts.core.spec import called, canonical
+from bench_apts.core.spec import canonical
 from bench_apts.reports.cells import CellGroup, ReportCell
 from bench_apts.stats.trial_costs import select_best, select_fastest
 from bench_apts.stats.trial_origins import follows
@@ -41,7 +42,7 @@ def rename_labels(file: StudyFile, records: Sequence[TrialRecord]
     optimizers = {e.optimizer: names.get(e.label, e.optimizer) for e in entries}
     if len(set(optimizers.values())) < len(optimizers):
         return file, [*records]
-    new = {e.label: called(e.label, optimizers[e.optimizer]) for e in entries}
+    new = {e.label: competitor_label(e.label, optimizers[e.optimizer]) for e in entries}
     if all(label == other for label, other in new.items()):
         return file, [*records]
     study = replace_struct(
@@ -97,7 +98,7 @@ def gather(folder: Path) -> Gathered:
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
-    read = trial_files.read_trial_files(folder)
+    read = store.read_trial_files(folder)
     file, records = rename_labels(store.read_study(folder), read.records)
     study = file.study
     left_out: dict[str, int] = {}

@@ -1,8 +1,6 @@
-"""From gathered records to the page: contexts, parts, files, and what the template is given.
+"""From gathered records to the page: contexts, sections, files, and the filled template.
 
-What the decision boxes of a chapter cannot tell, said in each part that compares optimizers.
-
-Fills the page's template, and writes the policy that lets nothing but it style and script.
+The page's policy lets nothing but the template's own style and script run.
 """
 
 from __future__ import annotations
@@ -18,22 +16,24 @@ import jinja2
 from markupsafe import Markup
 
 from bench_apts.core import units
+from bench_apts.core.errors import UserError
 from bench_apts.core.units import headline
-from bench_apts.reports import caveats, sections
+from bench_apts.reports import caveats
 from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.canvas import swatch, theme
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
 from bench_apts.reports.figure_style import LOOKS, looks
 from bench_apts.reports.replayed_searches import Replays
-from bench_apts.reports.section_parts import Boxes, Context, Listing, Pictures, Prose
-from bench_apts.reports.sections import (
-    commit_history,
-    decision_boxes,
-    optimizer_ranking,
-    trial_detail,
-    tuning_section,
+from bench_apts.reports.section_parts import (
+    Boxes,
+    Context,
+    Listing,
+    Pictures,
+    Prose,
+    StudyContext,
 )
+from bench_apts.reports.sections import decision_boxes, find_sections, trial_detail
 from bench_apts.reports.table import MOST_ROWS, csv, frame_csv, unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
@@ -49,27 +49,15 @@ if TYPE_CHECKING:
     from bench_apts.reports.section_parts import Part
     from bench_apts.reports.table import DecisionVerdict, Plain, Table
 
-_COMPARING = frozenset({"main", "tuning", "curves", "scaling", "pareto"})
-"""Parts that name who is first in something."""
-
 _UNCERTAIN: dict[DecisionVerdict, str] = {
     "not told apart": "the trials do not tell the optimizers apart",
     "cannot be told": "so few trials cannot tell the optimizers apart",
     "not judged": "the trials are of environments that do not compare"}
 
 
-def add_uncertainty(decision: Part, parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Add to the findings of comparing parts what the decision boxes could not tell.
-
-    Args:
-        decision: The chapter's decision boxes.
-        parts: Its other parts.
-    """
-    text = uncertainty_sentence(decision)
-    if not text:
-        return tuple(parts)
-    return tuple(replace(part, finding=f"{part.finding} {text}".lstrip())
-                 if part.slug in _COMPARING else part for part in parts)
+def add_uncertainty(part: Part, decision: Part) -> Part:
+    """Add to a part's finding what the decision boxes of its chapter could not tell."""
+    return replace(part, finding=f"{part.finding} {uncertainty_sentence(decision)}".strip())
 
 
 def uncertainty_sentence(decision: Part) -> str:
@@ -199,17 +187,16 @@ def compose_report(
     view = CostView(headline(gathered.device), 1.0, gathered.device)
     with theme(), Replays(read_pools(gathered.groups, view), view) as replays:
         contexts = _contexts(gathered, replays)
-        ranked = optimizer_ranking.part(contexts)
-        chapters = _chapters(contexts)
-        past = commit_history.part(found) if found else None
-        overall = tuple(part for part in (ranked, past) if part)
+        chapters, overall, failures = _build(StudyContext(tuple(contexts), found))
         symbols = {label: swatch(look[label], f"mark{index}", label)
                    for index, label in enumerate(labels)}
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
     sources = [table for table in (trial_detail.trials_table(gathered.trials),
                                    trial_detail.figures_table([*_figures(parts)])) if table]
-    told, origin = caveats.all_caveats(gathered), provenance_cards(gathered)
+    told = [*caveats.all_caveats(gathered),
+            *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
+    origin = provenance_cards(gathered)
     warnings = [
         line for group in gathered.groups if (line := unstable_winner(group, view.currency))
     ]
@@ -230,15 +217,25 @@ def compose_report(
     return ReportOutput(html, files, gathered, chapters, overall, tables, told, origin, warnings)
 
 
-def _chapters(contexts: Sequence[Context]) -> tuple[Chapter, ...]:
-    # The bills of tuning come last, as others replay its policies in the meantime.
-    order = sorted(sections.CHAPTER, key=lambda section: section is tuning_section)
-    decisions = [decision_boxes.part(context) for context in contexts]
-    built = {section: [section.part(context) for context in contexts] for section in order}
-    return tuple(
-        Chapter(context.suite, f"s{index}", decisions[index], add_uncertainty(decisions[index], [
-            part for section in sections.CHAPTER if (part := built[section][index])]))
-        for index, context in enumerate(contexts))
+def _build(study: StudyContext) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
+    """Build all sections: the chapters, the parts about the whole study, and what failed."""
+    found, failures = find_sections()
+    decisions = [decision_boxes.part(context) for context in study.suites]
+    built: dict[str, list[Part | None]] = {}
+    for module in sorted(found, key=lambda each: each.section.last):
+        section = module.section
+        try:
+            built[section.anchor] = [module.build(context) for context in (
+                [study] if section.study else study.suites)]
+        except UserError as error:
+            failures.append(str(error))
+    order = [each.section for each in found if each.section.anchor in built]
+    chapters = [Chapter(context.suite, f"s{index}", decision, tuple(
+        add_uncertainty(part, decision) if section.compares else part for section in order
+        if not section.study and (part := built[section.anchor][index])))
+        for index, (context, decision) in enumerate(zip(study.suites, decisions, strict=True))]
+    overall = [part for section in order if section.study and (part := built[section.anchor][0])]
+    return tuple(chapters), tuple(overall), failures
 
 
 def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:

@@ -1,13 +1,8 @@
-"""What a page is made of: parts with a title, one sentence written from the data, and blocks.
+"""What sections are built from and what they are made of.
 
-The modules in ``sections/`` build them, the template shows them; neither knows the other. Figures
-of one ``Pictures`` block that have the very same ``data`` object show it once, below them all.
-
-One suite of a study, with what all sections about it need.
-
-What a figure about final trainings rests on: how many seeds, which target, which cap.
-
-What the figures of the tuning bill share: what they rest on, axes of costs, whom they show.
+A section turns a ``Context`` into a ``Part``: a title, one sentence written from the data, and
+blocks. The template shows them; neither knows the other. Figures of one ``Pictures`` block that
+have the very same ``data`` object show it once, below them all.
 """
 
 from __future__ import annotations
@@ -19,20 +14,25 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.reports.table import hits_of_trials
+from bench_apts.plugins import registry
+from bench_apts.reports.canvas import finish
+from bench_apts.reports.table import Table, Value, hits_of_trials, name, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.spec import Suite
+    from bench_apts.plugins.optimizer_contract import Backend
+    from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
-    from bench_apts.reports.cells import CellGroup
+    from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.replayed_searches import Replays
-    from bench_apts.reports.table import DecisionVerdict, Plain, Table
+    from bench_apts.reports.table import DecisionVerdict, Plain
     from bench_apts.reports.tuning_pools import CostView, Pool
 
 @dataclass(frozen=True)
@@ -149,6 +149,34 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Section:
+    """What a section's module declares as ``SECTION``, besides its function ``part``.
+
+    Attributes:
+        anchor: Of the part inside its chapter, for instance ``"pareto"``; no two share one.
+        title: Its heading.
+        order: Parts stand on the page in the order of these numbers.
+        compares: Whether its finding says who is first in something. The page then adds where
+            the trials do not tell the optimizers apart.
+        study: Whether it is about the whole study: ``part`` takes a ``StudyContext``, else the
+            ``Context`` of each suite.
+        last: Whether it is built after all others, as it waits for something.
+    """
+
+    anchor: str
+    title: str
+    order: int
+    compares: bool = False
+    study: bool = False
+    last: bool = False
+
+    def part(self, finding: str, blocks: Iterable[Block], *, legend: bool = False,
+             drawn: Iterable[str] = ()) -> Part:
+        """Return the part of the page; see ``Part``."""
+        return Part(self.anchor, self.title, finding, tuple(blocks), legend, tuple(drawn))
+
+
+@dataclass(frozen=True)
 class Context:
     """What a section is built from.
 
@@ -172,6 +200,26 @@ class Context:
     curves: pd.DataFrame
     replays: Replays | None = None
 
+    def figure(self, drawing: Drawing, slug: str, title: str, caption: str, *, basis: str,
+               data: Table, ranks: int = 0, drawn: Iterable[str] = ()) -> Figure:
+        """Finish a figure about this suite, or about one N of it.
+
+        Args:
+            drawing: What was drawn.
+            slug: End of its name.
+            title: What it shows, without the suite.
+            caption: What to see in it, with what was left out.
+            basis: What it rests on.
+            data: The numbers that are drawn.
+            ranks: N; 0 where it is about all.
+            drawn: The optimizers in the file's legend.
+        """
+        stem, place = self.prefix, self.suite.name
+        if ranks:
+            stem, place = f"{stem}-n{ranks}", f"{place}, N = {ranks}"
+        return finish(drawing, f"{stem}-{slug}", f"{place}: {title}", caption,
+                      {label: self.looks[label] for label in drawn}, basis=basis, data=data)
+
     def size(self, ranks: int) -> str:
         """Heading of what is about one N; a dagger marks times that measure the machine."""
         return f"N = {ranks}{' †' if self.crowded[ranks] else ''}"
@@ -189,6 +237,18 @@ class Context:
         return (f"Target: {units.format_goal(self.suite.target)}; cap: "
                 f"{units.trim(units.format_count(budget.samples))} samples or "
                 f"{units.trim(units.format_seconds(budget.seconds))}.")
+
+
+class StudyContext(NamedTuple):
+    """What a section about the whole study is built from.
+
+    Attributes:
+        suites: The contexts of all suites, in the study's order.
+        history: Numbers over commits to show as well, if any.
+    """
+
+    suites: tuple[Context, ...]
+    history: History | None = None
 
 
 def basis_sentence(context: Context, groups: Iterable[CellGroup]) -> str:
@@ -286,13 +346,26 @@ class TuningScene(NamedTuple):
 
 
 def untuned_reference(pools: Sequence[Pool]) -> Pool | None:
-    """Returns the optimizer without tuning that tuning is held against: apts, else the cheapest.
+    """Return the optimizer without tuning that tuning is compared with.
 
-    None where no optimizer without tuning reached the target.
+    It is the cheapest that declares a family, else the cheapest of all; None where no optimizer
+    without tuning reached the target.
     """
     free = [pool for pool in pools if not pool.cell.tune and pool.ert.hits and pool.ert.total]
-    family = [pool for pool in free if pool.cell.optimizer == "apts"]
+    family = [pool for pool in free if family_of(pool.cell)]
     return min(family or free, key=lambda pool: pool.ert.cost, default=None)
+
+
+def family_of(cell: ReportCell) -> str:
+    """Return the family that an optimizer declares, "" if it is not installed or has none."""
+    backend = declared(cell)
+    return backend.family if backend else ""
+
+
+def declared(cell: ReportCell) -> Backend | None:
+    """Return the installed backend of a cell's trials, for what it declares of itself."""
+    plugin = next((record.trial.plugin for record in (*cell.own, *cell.draws)), "")
+    return registry.installed_backend(plugin)
 
 
 def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
@@ -310,3 +383,35 @@ def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
 def finite(value: float | None) -> float | None:
     """Returns a number as tables keep it: None where it is infinite or there is none."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def opening(context: Context, label: str, ranks: int) -> tuple[Value, Value]:
+    """Return the first two entries of a row: an optimizer and N."""
+    return name(label, suite=context.suite.name), number(str(ranks), ranks=ranks)
+
+
+def known(column: str, value: float | None, form: Callable[[float], str], detail: str = "", *,
+          absent: str = units.NONE, kind: str = "number") -> Value:
+    """Return an entry that shows ``absent``, of this ``kind``, where there is no finite number."""
+    value = finite(value)
+    if value is None:
+        return Value(absent, detail, {column: None}, kind)
+    return Value(form(value), detail, {column: value})
+
+
+def reached(column: str, value: float, form: Callable[[float], str]) -> Value:
+    """Return an entry of a cost to the target, which is infinite where it was missed."""
+    return known(column, value, form, absent="no hit", kind="number missed")
+
+
+def grouped_table(slug: str, title: str, caption: str, head: Sequence[tuple[str, str]],
+                  groups: Iterable[Iterable[tuple[Value, ...]]]) -> Table | None:
+    """Return a table with a line before each group of rows; None without any row."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        breaks.add(len(rows))
+        rows += group
+    if not rows:
+        return None
+    return Table(slug, title, caption, tuple(head), tuple(rows), frozenset(breaks))

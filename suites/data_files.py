@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_folder
 from bench_apts.suites import arrays, published_files
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def find(name: str, data_dir: Path | None, offline: bool, root: Path) -> Source:
     """
     if name == "digits":
         return Source(name, "digits", ())
-    if data_dir is not None and not data_dir.is_dir():
-        raise UserError(f"the data folder {data_dir} (--data-dir or BENCH_APTS_DATA) is no "
-                        "folder; name the one that holds the data sets")
+    if data_dir is not None:
+        require_folder(data_dir, "name the one that holds the data sets by --data-dir or "
+                                 "BENCH_APTS_DATA", "the data folder")
     downloads = root / "data"
     incomplete: list[str] = []
     for folder in filter(None, (data_dir, downloads)):

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.records import (
     Audited,
     AuditPart,
@@ -80,7 +81,7 @@ def write(folder: Path, trials: int = 10_000) -> Path:
     (folder / "trials").mkdir(parents=True)
     study = Study((SUITE,), tuple(Entry(label, label) for label in LABELS), RANKS, tuned, SEEDS, 0,
                   "cpu")
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         study, ["bench-apts", "run"], "2026-01-02T03:04:05+00:00", ENVIRONMENT))
     for ranks, label in itertools.product(RANKS, LABELS):
         generator = np.random.default_rng([ranks, LABELS.index(label)])

@@ -1,4 +1,4 @@
-"""``bench-apts calibrate``: sets a suite's target by one rule, from trials of SGD and AdamW."""
+"""``bench-apts calibrate``: set a suite's target by one rule, from trials of SGD and AdamW."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def command(
     from msgspec.structs import replace
 
     from bench_apts.core import store
-    from bench_apts.study import resolve, suite_target_file, target_calibration
-    from bench_apts.study import scheduler as studies
+    from bench_apts.study import resolve, scheduler, suite_target_file, target_calibration
     from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
 
@@ -55,16 +54,9 @@ def command(
     console = session.progress_console()
     place = session.find_placement_of_command(console, None, None, None)
     resolved, notes = resolve.resolve_study(
-        suites=[suite],
-        overrides=suite_target_file.missing_target(suite),
-        gpus=gpus,
-        optimizers=optimizers,
-        trials=trials,
-        seeds=seeds,
-        base_seed=base_seed,
-        twins=False,
-        nodes=place.nodes,
-    )
+        suites=[suite], overrides=suite_target_file.missing_target(suite), gpus=gpus,
+        optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=False,
+        nodes=place.nodes)
     resolved = replace(resolved, suites=tuple(map(target_calibration.neutral, resolved.suites)))
     (chosen,) = resolved.suites
     side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
@@ -72,20 +64,13 @@ def command(
     folder = session.study_folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    plan = Plan(
-        resolved,
-        studies.prepare_data(resolved, data_dir, offline),
-        target_calibration.choose,
-        None,
-    )
+    plan = Plan(resolved, scheduler.prepare_data(resolved, data_dir, offline),
+                target_calibration.choose, None)
     if dry_run:
-        from bench_apts.study.preflight import estimate_lines
-
-        for line in estimate_lines(plan, folder):
-            console.print(line, markup=False)
+        session.print_estimate(console, plan, folder)
         return
 
-    def told() -> None:
+    def report() -> None:
         candidates = target_calibration.read_candidates(plan, store.read_trials(folder))
         _table(candidates)
         found = target_calibration.decide_target(chosen, candidates)
@@ -93,23 +78,16 @@ def command(
         console.print(f"\n{suite_target_file.target_fragment(target, variant)}\n", markup=False)
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
-                          "nothing, raise budget.samples or mend the problem", markup=False)
+                          "nothing, raise budget.samples or correct the problem", markup=False)
         console.print(f"results: {folder}", markup=False)
         if path:
             suite_target_file.write_target(path, target, variant)
             console.print(f"written to {path}", markup=False)
         else:
-            console.print("put it into the suite's file, or have --write do so", markup=False)
+            console.print("put it into the suite's file, or let --write do so", markup=False)
 
-    session.run_study(
-        console,
-        plan,
-        folder,
-        Execution(side_by_side.count > 1, True, jobs=side_by_side),
-        told,
-        place,
-        600,
-    )
+    execution = Execution(side_by_side.count > 1, True, jobs=side_by_side)
+    session.run_study(console, plan, folder, execution, report, place, 600)
 
 
 def _target(found: CalibrationOutcome, folder: Path) -> Target:

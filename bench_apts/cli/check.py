@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
+from bench_apts.core.files import require_regular_file
 from bench_apts.regress.gate_findings import LEAST_PAIRS
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def command(
                         f"{baseline}, one at a time; leave one out")
     if not math.isfinite(factor):
         raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
-    # Minutes before there is an answer: a summary of before must not pass for it.
+    # The answer takes minutes, in which an earlier command's summary must not pass for it.
     _write(markdown, "**cannot tell: the gate did not come to its end**")
     try:
         found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
@@ -115,34 +116,15 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
                                     "is trained; leave --suite, --gpus, --optimizers and --set "
                                     "out")
                 return gate_comparison.compare_with_stored(
-                    Path(baseline),
-                    head,
-                    place,
-                    factor=factor,
-                    told=_told,
-                    data_dir=data_dir,
-                    offline=offline,
-                )
-            asked = _asked(
-                tuple(gate_trainings.suite_path(head, suite) for suite in suites),
-                gpus,
-                optimizers,
-                overrides,
-                data_dir,
-                offline,
-            )
+                    Path(baseline), head, place, factor=factor, told=_print_now,
+                    data_dir=data_dir, offline=offline)
+            paths = tuple(gate_trainings.suite_path(head, suite) for suite in suites)
+            request = _resolve_request(paths, gpus, optimizers, overrides, data_dir, offline)
             base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
-            _told(f"base: {base.told}, head: {head.told}")
+            _print_now(f"base: {base.told}, head: {head.told}")
             found = gate_comparison.compare_interleaved(
-                base,
-                head,
-                asked,
-                place,
-                pairs=pairs,
-                factor=factor,
-                base_seed=base_seed,
-                told=_told,
-            )
+                base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
+                told=_print_now)
             if lacking := gate_trainings.missing_commits(top, baseline):
                 note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                         f"lost; compare with what git merge-base {baseline} HEAD says")
@@ -153,10 +135,11 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
         raise typer.Exit(128 + error.number) from error
 
 
-def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
-           overrides: tuple[str, ...], data_dir: Path | None,
-           offline: bool) -> GateRequest:
-    """Resolves what both trees are to train."""
+def _resolve_request(
+    suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
+    overrides: tuple[str, ...], data_dir: Path | None, offline: bool,
+) -> GateRequest:
+    """Resolve what both trees train."""
     from bench_apts.core import environment
     from bench_apts.core.configuration import split_selectors
     from bench_apts.plugins import registry
@@ -173,21 +156,21 @@ def _asked(suites: tuple[str, ...], gpus: str | None, optimizers: str | None,
                   if why]
         names = [name for name in names if not reasons[name]]
     for note in notes:
-        _told(f"note: {note}")
+        _print_now(f"note: {note}")
     return GateRequest(suites, ranks, tuple(names), overrides,
-                 data_dir.absolute() if data_dir else None, offline)
+                       data_dir.absolute() if data_dir else None, offline)
 
 
-def _told(text: str) -> None:
+def _print_now(text: str) -> None:
     print(text, flush=True)
 
 
 def _new(folder: Path) -> Path:
-    """Makes a folder; an empty one may be left of a command that gave up early."""
+    """Make a folder; an empty one may be left of a command that ended early."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is no folder; name a new one") from error
+        raise UserError(f"{folder} is not a folder; name a new one") from error
     if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
     return folder
@@ -195,6 +178,6 @@ def _new(folder: Path) -> Path:
 
 def _write(file: Path | None, text: str) -> None:
     if file:
-        if file.exists() and not file.is_file():  # to replace a device would break the system
-            raise UserError(f"--markdown {file} is no plain file; name one")
+        if file.exists():  # to replace a device would break the system
+            require_regular_file(file, "name one", "--markdown")
         session.write_table_file(file, f"{text}\n".encode(), "name another file with --markdown")

@@ -1,4 +1,4 @@
-"""``bench-apts merge``: joins the results folders of several machines into a new one."""
+"""``bench-apts merge``: join the results folders of several machines into a new one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ def command(
         show_default=False)],
 ) -> None:
     """Join results folders of one study into a new one."""
+    from bench_apts.core.units import plural
     from bench_apts.study import results_merge
 
     found = results_merge.merge_results(out, folders, ["bench-apts", *sys.argv[1:]])
-    print(f"merged: {_counted(found.trials, 'trial')} of {_counted(len(folders), 'folder')}, "
+    print(f"merged: {plural(found.trials, 'trial')} of {plural(len(folders), 'folder')}, "
           f"{found.twice} of them in more than one")
     if found.headless:
-        print(f"note: left out {_counted(found.headless, 'file')} without a whole header: the "
+        print(f"note: left out {plural(found.headless, 'file')} without a whole header: the "
               "writer was killed")
     for copy in found.copies:
         print(f"note: left out {copy}")
     print(f"results: {out}")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -1,4 +1,4 @@
-"""``bench-apts report``: builds the report again from the records, running nothing."""
+"""``bench-apts report``: build the report again from the records, running nothing."""
 
 from __future__ import annotations
 

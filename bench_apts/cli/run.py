@@ -63,10 +63,7 @@ def command(
     folder = session.study_folder(out, study, resolved.suites)
     plan = session.make_plan(console, resolved, notes, data_dir, offline)
     if dry_run:
-        from bench_apts.study.preflight import estimate_lines
-
-        for line in estimate_lines(plan, folder):
-            console.print(line, markup=False)
+        session.print_estimate(console, plan, folder)
         return
 
     def report() -> None:

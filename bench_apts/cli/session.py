@@ -1,9 +1,4 @@
-"""What commands that show tables do alike: a console, plain characters, files beside them.
-
-Options that several commands take: what a study is made of and where its results go.
-
-What `run` and `tune` do alike: resolve a study, run its trials, end in order.
-"""
+"""What commands share: options, consoles, files of tables, and running a study to its end."""
 
 from __future__ import annotations
 
@@ -21,7 +16,6 @@ from bench_apts.core.spec import Pruner, Sampler, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -30,40 +24,6 @@ if TYPE_CHECKING:
     from bench_apts.study.execution import Execution, Parallelism
     from bench_apts.study.node_leader import Leader
     from bench_apts.study.plan import Plan
-
-TABLES = "copy the results folder to where you can write, to have its tables too"
-"""How to come by the tables of a results folder that cannot be written to."""
-
-
-def table_console() -> Console:
-    """Returns where tables go; a file or a pipe has no edge to break lines at."""
-    from rich.console import Console
-
-    found = Console(highlight=False, markup=False)
-    if not found.is_terminal:
-        found.width = 1000
-    return found
-
-
-def plain_text(text: str) -> str:
-    """Puts plain spaces and hyphens in place of those that a web page does not break at."""
-    return text.replace("\u202f", " ").replace("\u2011", "-")
-
-
-def write_table_file(path: Path, content: bytes, remedy: str) -> None:
-    """Writes a file of a command's numbers, and the folders that it lies in.
-
-    Raises:
-        UserError: It cannot be written; ``remedy`` says how it could be.
-    """
-    from bench_apts.core import store
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
-
 
 Suites = Annotated[list[str] | None, Option(
     "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
@@ -130,39 +90,72 @@ Grace = Annotated[float, Option(
 Offline = Annotated[bool, Option("--offline", help="Never download anything.")]
 
 
+TABLES = "copy the results folder to where you can write, to have its tables too"
+"""The remedy where the results folder cannot be written to."""
+
+
 def progress_console() -> Console:
-    """Returns where progress goes."""
+    """Return the console for progress and notes."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False)
 
 
+def table_console() -> Console:
+    """Return the console for tables, without line breaks where no terminal has an edge."""
+    from rich.console import Console
+
+    found = Console(highlight=False, markup=False)
+    if not found.is_terminal:
+        found.width = 1000
+    return found
+
+
+def plain_text(text: str) -> str:
+    """Replace the spaces and hyphens at which a web page does not break by plain ones."""
+    return text.replace("\u202f", " ").replace("\u2011", "-")
+
+
+def write_table_file(path: Path, content: bytes, remedy: str) -> None:
+    """Write a file of a command's numbers, and make its folders.
+
+    Raises:
+        UserError: It cannot be written; ``remedy`` is part of the message.
+    """
+    from bench_apts.core.files import write_bytes
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
+
+
 def find_placement_of_command(
     out: Console, nodes: int | None, node_rank: int | None, rendezvous: str | None
 ) -> Placement:
-    """Finds which of how many machines this one is; torchrun's variables leave the environment.
+    """Find which of how many nodes this one is; remove torchrun's variables from the environment.
 
     Raises:
-        UserError: It cannot be told, or the environment lets no trial run.
+        UserError: The options contradict the environment, or no trial could run in it.
     """
-    from bench_apts.core import errors, process_limits
+    from bench_apts.core import process_limits
     from bench_apts.launch import cluster
 
     process_limits.openmp_threads()
-    errors.require_address_space()
-    # Before torch is imported: its sockets complain at length of what we say in a line.
+    process_limits.require_address_space()
+    # Set before torch is imported: its sockets log at length what we report in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-
     if note := cluster.unused_nodes_hint(os.environ):
         out.print(f"note: {note}", markup=False)
     return cluster.find_placement(nodes, node_rank, rendezvous, os.environ)
 
 
 def study_folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
-    """Returns a study's results folder, named after its suites unless the user names it.
+    """Return a study's results folder, named after its suites unless the user names it.
 
     Raises:
-        UserError: The user's name is not that of a folder in ``out``.
+        UserError: The user's name is a path, or no name at all.
     """
     if study is not None and (study in ("", "..") or Path(study).name != study):
         raise UserError(f"--study {study}: write a name, for instance before; --out says in which "
@@ -173,7 +166,7 @@ def study_folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
 def parallel_jobs(
     out: Console, asked: int, timed: bool, resolved: Study, place: Placement
 ) -> Parallelism:
-    """Finds how many trials can run side by side, and says so where it is fewer than asked for.
+    """Find how many trials can run side by side, and print if that is fewer than asked for.
 
     Raises:
         UserError: The ranks are spread over several machines.
@@ -192,56 +185,60 @@ def parallel_jobs(
 def make_plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
-    """Prepares the data and lays out the trials, saying what a user should know before."""
-    from bench_apts.study import scheduler as studies
+    """Print the notes, prepare the data and plan the trials."""
+    from bench_apts.study import scheduler
     from bench_apts.study.plan import Plan
 
     for note in notes:
         out.print(f"note: {note}", markup=False)
-    return Plan(resolved, studies.prepare_data(resolved, data_dir, offline))
+    return Plan(resolved, scheduler.prepare_data(resolved, data_dir, offline))
+
+
+def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
+    """Print what ``--dry-run`` promises: the plan and its estimated cost."""
+    from bench_apts.study.preflight import estimate_lines
+
+    for line in estimate_lines(planned, folder):
+        out.print(line, markup=False)
 
 
 def run_study(
     out: Console, planned: Plan, results: Path, execution: Execution, then: Callable[[], None],
     place: Placement, patience_s: float,
 ) -> None:
-    """Runs a plan in its folder and finishes with ``then``; says which trials failed.
+    """Run a plan in its folder, print which trials failed, and finish with ``then``.
 
-    On several machines node 0 does so, and the others run their ranks of its trials. Of a shard
-    ``then`` waits for the whole.
+    On several machines node 0 does so, and the others run their ranks of its trials. A shard of a
+    study does not run ``then``, which needs the whole.
 
     Raises:
-        Exit: With code 1, if no trial of an optimizer ran to an end.
-        Stopped: The environment let no further trial start.
+        Exit: With code 1, if no trial of an optimizer ran to its end.
+        EnvironmentFailure: The environment let no further trial start.
     """
     if place.rank:
         _follow(out, planned, place, patience_s, execution.grace_s)
         return
     from bench_apts.core import store
-    from bench_apts.study import scheduler as studies
-    from bench_apts.study import trial_runner
+    from bench_apts.study import scheduler, trial_runner
     from bench_apts.study.progress import StudyProgress
 
     with (
         _lead_nodes(out, planned, place, patience_s) as leader,
-        studies.open_results_folder(results, execution.shared),
+        scheduler.open_results_folder(results, execution.shared),
         _end_in_order(out, f"in {results}"),
     ):
         progress = StudyProgress(out)
         try:
             with progress.shown():
-                missing = studies.run_study(planned, results, progress, execution, leader)
+                missing = scheduler.run_study(planned, results, progress, execution, leader)
         except trial_runner.EnvironmentFailure:
             if any(map(trial_runner.ran_to_its_end, store.read_trials(results))):
                 then()
             raise
         failed = {name: count for name, count in progress.statuses.items()
                   if name in ("error", "oom", "timeout")}
-        fruitless = (
-            trial_runner.optimizers_without_result(planned, store.read_trials(results))
-            if failed
-            else []
-        )
+        fruitless = (trial_runner.optimizers_without_result(planned, store.read_trials(results))
+                     if failed else [])
         code = int(bool(fruitless))
         if leader:
             leader.dismiss(code)
@@ -260,7 +257,7 @@ def run_study(
 
 @contextlib.contextmanager
 def _end_in_order(out: Console, where: str) -> Iterator[None]:
-    """Has SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
+    """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
     from bench_apts.launch.elastic import Interrupted, interruptible
 
     try:
@@ -276,16 +273,14 @@ def _end_in_order(out: Console, where: str) -> Iterator[None]:
 def _lead_nodes(
     out: Console, planned: Plan, place: Placement, patience_s: float
 ) -> Iterator[Leader | None]:
-    """Holds the other nodes while the block runs; None where there are none."""
+    """Yield node 0's connection to the other nodes; None where there are none."""
     if place.nodes == 1:
         yield None
         return
-    from bench_apts.study import node_follower
+    from bench_apts.study.node_follower import describe_machine, node_agreement
     from bench_apts.study.node_leader import Leader
 
-    with Leader(
-        place, node_follower.node_agreement(planned), node_follower.describe_machine()
-    ) as leader:
+    with Leader(place, node_agreement(planned), describe_machine()) as leader:
         leader.gather(patience_s, lambda text: out.print(text, markup=False))
         yield leader
 
@@ -293,25 +288,19 @@ def _lead_nodes(
 def _follow(
     out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
 ) -> None:
-    """Runs this node's ranks of the trials that node 0 begins."""
-    from bench_apts.study import node_follower
-    from bench_apts.study import scheduler as studies
-    from bench_apts.study.node_follower import Follower
+    """Run this node's ranks of the trials that node 0 begins."""
+    from bench_apts.study import scheduler
+    from bench_apts.study.node_follower import Follower, describe_machine, node_agreement
 
     name = f"node {place.rank} of {place.nodes}"
     out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)
     with (
-        Follower(
-            place,
-            planned,
-            node_follower.node_agreement(planned),
-            node_follower.describe_machine(),
-            patience_s,
-        ) as follower,
+        Follower(place, planned, node_agreement(planned), describe_machine(),
+                 patience_s) as follower,
         _end_in_order(out, "by node 0"),
     ):
         out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
                   "results and report are there", markup=False)
-        code = studies.follow_node_0(planned, follower, lambda text: out.print(text, markup=False),
-                              grace_s)
+        code = scheduler.follow_node_0(
+            planned, follower, lambda text: out.print(text, markup=False), grace_s)
     raise typer.Exit(code)

@@ -21,30 +21,23 @@ def command(
 ) -> None:
     """Test a suite: its data, loss and target, and two steps of sgd and apts at N = 1 and 2.
 
-    One line per check: ok, skipped, warning or failed, with what to mend. Exit code 2: a check
+    One line per check: ok, skipped, warning or failed, with a remedy. Exit code 2: a check
     failed.
     """
     from bench_apts.core import environment
     from bench_apts.core.errors import one_line
     from bench_apts.core.units import plural
     from bench_apts.launch.elastic import Interrupted, interruptible
-    from bench_apts.study import resolve, suite_examination, suite_target_file
-    from bench_apts.study.suite_examination import examine_suite
+    from bench_apts.study import resolve, suite_target_file
+    from bench_apts.study.suite_examination import CHECK_OPTIMIZERS, examine_suite
 
     console = session.table_console()
     session.find_placement_of_command(console, None, None, None)
     one_gpu = environment.gpu_count() == 1
     missing = suite_target_file.missing_target(suite)
     study, _ = resolve.resolve_study(
-        suites=[suite],
-        overrides=missing,
-        gpus="1" if one_gpu else "1,2",
-        optimizers=suite_examination.CHECK_OPTIMIZERS,
-        trials=0,
-        seeds=1,
-        base_seed=base_seed,
-        twins=True,
-    )
+        suites=[suite], overrides=missing, gpus="1" if one_gpu else "1,2",
+        optimizers=CHECK_OPTIMIZERS, trials=0, seeds=1, base_seed=base_seed, twins=True)
     counts = dict.fromkeys(("failed", "warning"), 0)
     try:
         with interruptible(), tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder:

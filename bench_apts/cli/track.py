@@ -1,4 +1,4 @@
-"""``bench-apts track``: measures this commit with asv, and tells what changed since the last."""
+"""``bench-apts track``: measure this commit with asv, and show what changed since the last."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ def command(
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
     from bench_apts.launch.elastic import Interrupted
     from bench_apts.regress import asv_tracking
-    from bench_apts.regress import asv_tracking as checkouts
     from bench_apts.reports import asv_results
 
     asv_tracking.require_asv()
-    found = checkouts.find_checkout(Path.cwd())
-    checkouts.require_installed(found.root)
-    named = checkouts.resolved(found.root, commit)
-    checkouts.require_content(found, named)
+    found = asv_tracking.find_checkout(Path.cwd())
+    asv_tracking.require_installed(found.root)
+    named = asv_tracking.resolved(found.root, commit)
+    asv_tracking.require_content(found, named)
     if found.changed and not (dirty or quick):
         more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
         raise UserError(f"{found.changed[0]}{more} in {found.root} not committed, so the numbers "
@@ -57,7 +56,7 @@ def command(
     if stored.file is None:
         print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
                                         "numbers of --dirty belong to no commit"))
-    elif checkouts.find_checkout(found.root) != found:
+    elif asv_tracking.find_checkout(found.root) != found:
         raise UserError(f"{found.root} changed while it was measured, so {stored.file} may hold "
                         "numbers of several states; remove it and measure again")
     else:
@@ -67,8 +66,8 @@ def command(
         if before is None:
             print(f"nothing to compare with: no commit before {named[:8]} has results here")
         else:
-            _show(before, named, asv_tracking.find_changes(history, machine, before, named,
-                                                 settings.thresholds))
+            _show(before, named, asv_tracking.find_changes(
+                history, machine, before, named, settings.thresholds))
     if stored.failures:
         print("benchmarks failed, as asv says above")
         raise typer.Exit(1)

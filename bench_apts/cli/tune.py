@@ -40,7 +40,7 @@ def command(
     """Search hyperparameters only, and print what would be frozen."""
     from rich.table import Table
 
-    from bench_apts.core import trial_files
+    from bench_apts.core import store, trial_files
     from bench_apts.study import resolve, study_shards
     from bench_apts.study.execution import Execution
 
@@ -61,7 +61,7 @@ def command(
         return ", ".join(f"{name}={value}" for name, value in values.items())
 
     def frozen() -> None:
-        read = trial_files.read_trial_files(folder)
+        read = store.read_trial_files(folder)
         records = read.records
         table = Table("suite", "optimizer", "N", "trials", "fastest to the target",
                       "best at the end of the budget", box=None)

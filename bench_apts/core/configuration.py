@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError, shortened
+from bench_apts.core.files import require_regular_file
 from bench_apts.core.spec import Entry, Scalar
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         UserError: The file cannot be read, is too large or is no TOML.
     """
     try:
-        if path.is_fifo():  # nobody may ever write to it
-            raise UserError(f"cannot read {what} {path}: it is a pipe, name a plain file")
+        if path.exists():
+            require_regular_file(path, "name a TOML file", f"{what} file")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
@@ -128,6 +129,15 @@ def parse_selector(text: str) -> Entry:
             raise UserError(f"'{text}' sets {key.strip()} twice")
         pinned[key.strip()] = parse_scalar(value.strip())
     return Entry(text.strip(), match["name"].strip(), pinned)
+
+
+def competitor_label(selector: str, name: str) -> str:
+    """Return a competitor's label: its selector, with the backend's name for a plug-in file.
+
+    In older records the label of a plug-in file begins with the file's path.
+    """
+    optimizer, bracket, pinned = selector.partition("[")
+    return f"{name}{bracket}{pinned}" if optimizer.strip().endswith(".py") else selector
 
 
 def split_selectors(text: str) -> list[str]:

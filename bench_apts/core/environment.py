@@ -1,10 +1,7 @@
-"""git, asked about a repository.
+"""What machine, which versions, which commit: the environment card that stands in every record.
 
-What machine, what versions, which commit: the card that stands in every record.
-
-Nothing here imports torch or touches a GPU, so that ``bench-apts info`` answers at once.
-
-Switches of torch on which the last bits of a result depend, and the libraries of GPUs.
+Nothing here imports torch or touches a GPU before a rank asks for torch's own settings, so that
+``bench-apts info`` answers at once.
 """
 
 from __future__ import annotations
@@ -21,61 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench_apts.core import process_limits
 from bench_apts.core.errors import UserError, last_line
+from bench_apts.core.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-def git_output(folder: Path, *arguments: str, remedy: str = "",
-           timeout: float | None = None) -> bytes:
-    """Returns what git writes.
-
-    Args:
-        folder: Where to run it.
-        arguments: Its own.
-        remedy: What the user is to do if it refuses.
-        timeout: Seconds that it may take; None for any time.
-
-    Raises:
-        UserError: git is missing, refuses, or takes too long.
-    """
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], env=git_environment(),
-                              capture_output=True, check=False, timeout=timeout)
-    except FileNotFoundError as error:
-        raise UserError("git is not installed; install it") from error
-    except OSError as error:
-        raise UserError(f"git cannot be run: {error.strerror}; mend its installation") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"git {arguments[0]} took more than {timeout:g} s in {folder}; "
-                        "see why by running it there") from error
-    if done.returncode:
-        why = _git_reason(done.stderr.decode(errors="replace"))
-        raise UserError(f"git {arguments[0]}: {why}" + (f"; {remedy}" if remedy else ""))
-    return done.stdout
-
-
-def git_text(folder: Path, *arguments: str, timeout: float | None = None) -> str:
-    """Returns what git writes, as text without the last line break; see ``output``."""
-    return git_output(folder, *arguments, timeout=timeout).decode(errors="replace").rstrip("\n")
-
-
-def _git_reason(complaint: str) -> str:
-    """Say in a line why git refused, and what it proposes against dubious ownership."""
-    lines = [line.strip() for line in complaint.splitlines()]
-    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
-    proposed = [line for line in lines if line.startswith("git config ")]
-    if fatal and proposed:
-        return f"{fatal[0]}; to trust it: {proposed[0]}"
-    return last_line(complaint)
-
-
-def git_environment() -> dict[str, str]:
-    """Returns this process's variables without those of a git hook.
-
-    Its GIT_DIR would make git answer for another repository.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
 
 PACKAGES = ("bench-apts", "torch", "torchvision", "deepspeed", "numpy", "optuna")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -89,11 +35,12 @@ SLURM = ("SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NUM_NODES", "SLURM_NT
          "SLURM_CPUS_PER_TASK")
 
 _MISSING = "not installed"
-_PATIENCE_S = 10
+_TIMEOUT_S = 10
+"""Seconds that a program asked about the machine may take."""
 
 
 def environment_card() -> dict[str, Any]:
-    """Returns the environment card: plain values, ready for JSON.
+    """Return the environment card: plain values, ready for JSON.
 
     Keys: ``hostname``, ``os``, ``cpu``, ``cores`` (that this process may use), ``affinity``
     (their numbers), ``cpu_quota`` (in cores, None without one), ``effective_cores`` (see
@@ -138,8 +85,8 @@ def environment_card() -> dict[str, Any]:
 def usable_cores() -> float:
     """Return how many CPU cores ranks of this process can keep busy.
 
-    Those that it may use, as far as OpenMP's binding lets ranks onto them, or the CPU quota of its
-    control groups if that is less, for instance 0.5.
+    They are the cores that it may use, as far as OpenMP's binding lets ranks onto them, or the CPU
+    quota of its control groups if that is less, for instance 0.5.
     """
     cores = len(process_limits.openmp_bound_cores(process_limits.allowed_cores(), os.environ))
     quota = process_limits.cpu_quota()
@@ -164,8 +111,87 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
 
 
 def gpu_count() -> int:
-    """Returns how many GPUs CUDA would show to this process, minding CUDA_VISIBLE_DEVICES."""
+    """Return how many GPUs CUDA shows to this process, given CUDA_VISIBLE_DEVICES."""
     return len(_visible(_gpus()[0]))
+
+
+def torch_numeric_settings() -> dict[str, bool | str]:
+    """Return the switches of torch on which the last bits of a result depend, in this process.
+
+    Keys: ``deterministic_algorithms``, ``cudnn_deterministic``, ``cudnn_benchmark`` (which may
+    choose another convolution in every process), ``matmul_precision`` (of float32; "highest"
+    means without TF32), ``convolution_tf32`` and, where set, ``CUBLAS_WORKSPACE_CONFIG``. Once the
+    process uses CUDA also the versions ``cuda``, ``cudnn`` and ``nccl``, as far as there are any.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    found: dict[str, bool | str] = {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": cudnn.deterministic,
+        "cudnn_benchmark": cudnn.benchmark,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "convolution_tf32": cudnn.allow_tf32,
+    }
+    if workspace := os.environ.get("CUBLAS_WORKSPACE_CONFIG"):
+        found["CUBLAS_WORKSPACE_CONFIG"] = workspace
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["cuda"] = str(torch.version.cuda)
+        if cudnn.is_available():  # type: ignore[no-untyped-call]
+            found["cudnn"] = str(cudnn.version())  # type: ignore[no-untyped-call]
+        if torch.distributed.is_nccl_available():
+            version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+            found["nccl"] = ".".join(map(str, version))
+    return found
+
+
+def git_output(folder: Path, *arguments: str, remedy: str = "",
+               timeout: float | None = None) -> bytes:
+    """Return what git writes.
+
+    Args:
+        folder: Where to run it.
+        arguments: Its subcommand and options.
+        remedy: What the user can do if it refuses.
+        timeout: Seconds that it may take; None for any time.
+
+    Raises:
+        UserError: git is missing, refuses, or takes too long.
+    """
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], env=git_environment(),
+                              capture_output=True, check=False, timeout=timeout)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed; install it") from error
+    except OSError as error:
+        raise UserError(f"git cannot be run: {error.strerror}; repair its installation") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"git {arguments[0]} took more than {timeout:g} s in {folder}; "
+                        "see why by running it there") from error
+    if done.returncode:
+        why = _git_reason(done.stderr.decode(errors="replace"))
+        raise UserError(f"git {arguments[0]}: {why}" + (f"; {remedy}" if remedy else ""))
+    return done.stdout
+
+
+def git_text(folder: Path, *arguments: str, timeout: float | None = None) -> str:
+    """Return what git writes, as text without the last line break; see ``git_output``."""
+    return git_output(folder, *arguments, timeout=timeout).decode(errors="replace").rstrip("\n")
+
+
+def _git_reason(complaint: str) -> str:
+    """Return why git refused in a line, with the command it proposes against dubious ownership."""
+    lines = [line.strip() for line in complaint.splitlines()]
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    proposed = [line for line in lines if line.startswith("git config ")]
+    if fatal and proposed:
+        return f"{fatal[0]}; to trust it: {proposed[0]}"
+    return last_line(complaint)
+
+
+def git_environment() -> dict[str, str]:
+    """Return this process's variables without GIT_DIR and others that a git hook sets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
 Gpu = tuple[str, str]
@@ -173,24 +199,22 @@ Gpu = tuple[str, str]
 
 @lru_cache(maxsize=1)
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """All GPUs of the machine as (uuid, name), and the driver's version."""
+    """Return all GPUs of the machine as (uuid, name), and the driver's version."""
     listed = _run("nvidia-smi", "--query-gpu=uuid,name,driver_version", "--format=csv,noheader")
     rows = [line.split(", ") for line in (listed or "").splitlines()]
     if rows and all(len(row) == 3 for row in rows):
         return tuple((uuid, name) for uuid, name, _ in rows), rows[0][2]
-    # Containers often lack nvidia-smi; the kernel module tells the same.
+    # Containers often lack nvidia-smi; the kernel module has the same information.
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        text = _read(path)
-        name, uuid = (re.search(rf"^{key}:\s*(.+?)\s*$", text, re.MULTILINE)
-                      for key in ("Model", "GPU UUID"))
-        found.append((uuid[1] if uuid else "", name[1] if name else "NVIDIA GPU"))
-    version = re.search(r"(\d+\.\d+(?:\.\d+)?)", _read(Path("/proc/driver/nvidia/version")))
-    return tuple(found), version[1] if version and found else None
+        name, uuid = (_find(rf"^{key}:\s*(.+?)\s*$", path) for key in ("Model", "GPU UUID"))
+        found.append((uuid or "", name or "NVIDIA GPU"))
+    version = _find(r"(\d+\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version")
+    return tuple(found), version if found else None
 
 
 def _visible(gpus: tuple[Gpu, ...]) -> list[Gpu]:
-    """Applies CUDA_VISIBLE_DEVICES as CUDA does: up to the first entry that names no GPU."""
+    """Apply CUDA_VISIBLE_DEVICES as CUDA does: up to the first entry that names no GPU."""
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is None or not gpus:
         return list(gpus)
@@ -230,48 +254,46 @@ def _set(names: Iterable[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _commit() -> tuple[str | None, bool | None, str]:
-    """The checkout's commit, whether tracked files differ from it, and why they are unknown."""
+    """Return the checkout's commit, whether tracked files differ, and why either is unknown."""
     top = Path(__file__).resolve().parents[2]
     # An environment inside somebody else's repository is not a checkout of ours.
     if not (top / ".git").exists():
         return None, None, "installed outside a git checkout"
     commit = None
     try:
-        commit = git_text(top, "rev-parse", "HEAD", timeout=_PATIENCE_S)
+        commit = git_text(top, "rev-parse", "HEAD", timeout=_TIMEOUT_S)
         changed = git_text(top, "status", "--porcelain", "--untracked-files=no",
-                           timeout=_PATIENCE_S)
+                           timeout=_TIMEOUT_S)
     except UserError as error:
         return commit, None, str(error)
     return commit, bool(changed), ""
 
 
 def _run(*command: str) -> str | None:
-    """Returns a command's output, None if it is missing, fails or takes too long."""
+    """Return a command's output; None if it is missing, fails or takes too long."""
     try:
         done = subprocess.run(command, env=git_environment(), capture_output=True,
-                              timeout=_PATIENCE_S,
-                              text=True, errors="replace", check=True)
+                              timeout=_TIMEOUT_S, text=True, errors="replace", check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _find(pattern: str, path: str | Path) -> str | None:
+    """Return the first group of a pattern's first match in a file; None without one."""
+    found = re.search(pattern, read_text(Path(path)), re.MULTILINE)
+    return found[1] if found else None
 
 
 def _system() -> str:
-    name = re.search(r'^PRETTY_NAME="?(.+?)"?$', _read(Path("/etc/os-release")), re.MULTILINE)
     kernel = f"{platform.system()} {platform.release()}"
-    return f"{name[1]}, {kernel}" if name else kernel
+    name = _find(r'^PRETTY_NAME="?(.+?)"?$', "/etc/os-release")
+    return f"{name}, {kernel}" if name else kernel
 
 
 def _cpu() -> str:
-    model = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    return f"{model[1]} ({platform.machine()})" if model else platform.machine()
+    model = _find(r"^model name\s*:\s*(.+)$", "/proc/cpuinfo")
+    return f"{model} ({platform.machine()})" if model else platform.machine()
 
 
 def _container() -> str | None:
@@ -282,44 +304,5 @@ def _container() -> str | None:
     image = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
     if image:
         return f"apptainer {Path(image).name}"
-    return (_read(Path("/run/systemd/container")).strip() or os.environ.get("container")  # noqa: SIM112
+    return (read_text(Path("/run/systemd/container")) or os.environ.get("container")  # noqa: SIM112
             or None)
-
-
-def torch_numeric_settings() -> dict[str, bool | str]:
-    """Returns the switches as they stand in this process.
-
-    Keys: ``deterministic_algorithms``, ``cudnn_deterministic``, ``cudnn_benchmark`` (which may
-    choose another convolution in every process), ``matmul_precision`` (of float32; "highest"
-    means without TF32), ``convolution_tf32`` and, where set, ``CUBLAS_WORKSPACE_CONFIG``. Once the
-    process uses CUDA also the versions ``cuda``, ``cudnn`` and ``nccl``, as far as there are any.
-    """
-    import torch
-
-    cudnn = torch.backends.cudnn
-    found: dict[str, bool | str] = {
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn_deterministic": cudnn.deterministic,
-        "cudnn_benchmark": cudnn.benchmark,
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "convolution_tf32": cudnn.allow_tf32,
-    }
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    if workspace:
-        found["CUBLAS_WORKSPACE_CONFIG"] = workspace
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found |= _gpu_libraries()
-    return found
-
-
-def _gpu_libraries() -> dict[str, bool | str]:
-    """Return the versions of CUDA, cuDNN and NCCL that torch uses."""
-    import torch
-
-    found: dict[str, bool | str] = {"cuda": str(torch.version.cuda)}
-    if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
-        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-    if torch.distributed.is_nccl_available():
-        version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
-        found["nccl"] = ".".join(map(str, version))
-    return found

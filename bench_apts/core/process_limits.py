@@ -1,12 +1,8 @@
-"""Limits below what the machine has: control groups (v1 and v2) and the address space.
-
-The cores that this process may use, and those that OpenMP binds its threads to.
+"""What the system grants this process: CPU and memory quotas, cores, threads, open files.
 
 With binding on, libgomp binds a process's first thread to its first place as soon as it is loaded,
 and further threads to the following ones. Every rank does the same, so all of them share as many
 places as one has threads.
-
-How many threads OpenMP's environment variable asks for: read here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import resource
+import threading
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -37,9 +35,9 @@ def cpu_quota() -> float | None:
     found = []
     for version, group in _groups("cpu"):
         if version == 2:
-            words = _read(group / "cpu.max").split()
+            words = read_text(group / "cpu.max").split()
         else:
-            words = [_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")]
+            words = [read_text(group / "cpu.cfs_quota_us"), read_text(group / "cpu.cfs_period_us")]
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             found.append(int(words[0]) / int(words[1]))
     return min(found, default=None)
@@ -49,21 +47,27 @@ def memory_limit() -> int | None:
     """Return the bytes of memory that all processes here may take together; None if unlimited."""
     found = []
     for version, group in _groups("memory"):
-        text = _read(group / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
+        text = read_text(group / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
         if text.isdigit() and int(text) < _UNLIMITED:
             found.append(int(text))
     return min(found, default=None)
 
 
 def address_space_limit() -> int | None:
-    """Return the bytes of address space that each process may take (RLIMIT_AS); None if any."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if soft == resource.RLIM_INFINITY else soft
+    """Return the bytes of address space that each process may take; None if unlimited."""
+    return _soft_limit(resource.RLIMIT_AS)
+
+
+def address_space() -> int:
+    """Return the bytes of address space that this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().vms)
 
 
 def _groups(controller: str) -> Iterator[tuple[int, Path]]:
     """Yield version and folder of each group above this process that may limit ``controller``."""
-    for line in _read(PROC / "mountinfo").splitlines():
+    for line in read_text(PROC / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
         if len(fields) < 5 or len(kind) < 3:
@@ -85,7 +89,7 @@ def _groups(controller: str) -> Iterator[tuple[int, Path]]:
 
 def _group(version: int, controller: str) -> str:
     """Return this process's group in one hierarchy."""
-    for line in _read(PROC / "cgroup").splitlines():
+    for line in read_text(PROC / "cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if (controller in controllers.split(",")) if version == 1 else not controllers:
             return path or "/"
@@ -95,13 +99,6 @@ def _group(version: int, controller: str) -> str:
 def _unescaped(text: str) -> str:
     """Undo the octal codes that mountinfo writes for spaces and backslashes."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), text)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
 
 
 BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
@@ -133,8 +130,10 @@ def openmp_bound_cores(cores: Collection[int], environ: Mapping[str, str]) -> fr
         environ: Environment variables of the ranks. Without OMP_NUM_THREADS they have one thread.
     """
     every = frozenset(cores)
+    threads = environ.get("OMP_NUM_THREADS", "1").split(",")[0].strip()
+    count = max(1, int(threads)) if threads.isdecimal() else 1
     places = [place & every for place in _places(every, environ)]
-    used = [place for place in places if place][:_threads(environ)]
+    used = [place for place in places if place][:count]
     return frozenset().union(*used) if used else every
 
 
@@ -147,11 +146,6 @@ def format_core_ranges(numbers: Collection[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
-
-
-def _threads(environ: Mapping[str, str]) -> int:
-    first = environ.get("OMP_NUM_THREADS", "1").split(",")[0].strip()
-    return max(1, int(first)) if first.isdecimal() else 1
 
 
 def _places(cores: frozenset[int], environ: Mapping[str, str]) -> Sequence[frozenset[int]]:
@@ -212,19 +206,10 @@ def _gomp(text: str) -> list[frozenset[int]]:
 
 def _around(core: int, file: str) -> frozenset[int]:
     """Return the cores of the place that a core belongs to; itself where nothing says."""
-    if file:
-        try:
-            text = Path(_TOPOLOGY.format(core, file)).read_text(encoding="ascii").strip()
-        except OSError:
-            text = ""
-        if places := _gomp(text):
-            return frozenset().union(*places)
-    return frozenset([core])
+    places = _gomp(read_text(Path(_TOPOLOGY.format(core, file)))) if file else []
+    return frozenset().union(*places) if places else frozenset([core])
 
 
-THREADS_VARIABLE = "OMP_NUM_THREADS"
-
-_DEFAULT = "1"
 _NUMBER = re.compile(r"\s*\+?0*[1-9]\d{0,6}\s*", re.ASCII)
 
 
@@ -240,13 +225,89 @@ def openmp_threads(environ: MutableMapping[str, str] = os.environ) -> int:
     Raises:
         UserError: It is not a list of positive numbers (of at most 7 digits).
     """
-    text = environ.get(THREADS_VARIABLE, "")
+    text = environ.get("OMP_NUM_THREADS", "")
     if not text.strip():
-        environ[THREADS_VARIABLE] = text = _DEFAULT
+        environ["OMP_NUM_THREADS"] = text = "1"
     levels = text.split(",")
     if not all(_NUMBER.fullmatch(level) for level in levels):
-        raise UserError(
-            f"{THREADS_VARIABLE}='{text}' is not a list of positive numbers of threads; set "
-            f"it to one, for instance {THREADS_VARIABLE}=1, or unset it"
-        )
+        raise UserError(f"OMP_NUM_THREADS='{text}' is not a list of positive numbers of threads; "
+                        "set it to one, for instance OMP_NUM_THREADS=1, or unset it")
     return int(levels[0])
+
+
+_GIB = 2**30
+_MIN_ADDRESS_SPACE = _GIB
+"""Bytes below which not even torch's libraries can be loaded."""
+
+_MIN_RANK_ADDRESS_SPACE = _GIB // 2
+"""Bytes that a rank needs beyond what loading the libraries took."""
+
+_FILES, _FILES_PER_RANK = 32, 5
+_TASKS, _TASKS_PER_RANK = 4, 6
+"""Open files, and processes and threads, of a study: its command's own, and for each rank."""
+
+_STACK_BYTES = 2**16
+
+
+def require_address_space(beyond: int = 0) -> None:
+    """Refuse a limit of the address space that torch or its ranks cannot do with.
+
+    Args:
+        beyond: Bytes that this process holds already, and a rank will hold, too.
+
+    Raises:
+        UserError: The limit is too low.
+    """
+    limit = address_space_limit()
+    least = beyond + _MIN_RANK_ADDRESS_SPACE if beyond else _MIN_ADDRESS_SPACE
+    if limit is not None and limit < least:
+        raise UserError(f"a process may take {limit / _GIB:.2f} GiB of address space here "
+                        f"(ulimit -v), and a study takes {least / _GIB:.1f} GiB or more; raise "
+                        "the limit")
+
+
+def require_resources(ranks: int, threads: int) -> None:
+    """Refuse limits under which no trial could start.
+
+    Args:
+        ranks: Most ranks of a trial on this machine.
+        threads: Threads that each rank computes with.
+
+    Raises:
+        UserError: Too few files can be opened, or too few processes and threads be started.
+    """
+    limit, files = _soft_limit(resource.RLIMIT_NOFILE), _FILES + _FILES_PER_RANK * ranks
+    counted = f"{ranks} rank{'s' * (ranks > 1)}"
+    if limit is not None and limit < files:
+        raise UserError(f"{limit} files can be open at once here (ulimit -n), and {counted} "
+                        f"take about {files}; raise the limit")
+    tasks = _TASKS + (_TASKS_PER_RANK + threads - 1) * ranks
+    if not _can_start_threads(tasks):
+        raise UserError(f"{counted} take about {tasks} processes and threads beside those that "
+                        "run, and the system grants fewer (ulimit -u, or the container's limit of "
+                        "pids); raise the limit, or choose fewer --gpus")
+
+
+def _soft_limit(kind: int) -> int | None:
+    soft, _ = resource.getrlimit(kind)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _can_start_threads(count: int) -> bool:
+    """Whether so many threads, which count like processes, can run at the same time."""
+    release = threading.Event()
+    usual = threading.stack_size(_STACK_BYTES)
+    started = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=release.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        return False
+    finally:
+        threading.stack_size(usual)
+        release.set()
+        for thread in started:
+            thread.join()
+    return True

@@ -123,11 +123,11 @@ class Header(Struct, tag="header", tag_field="event"):
 class Start(Struct, tag="start", tag_field="event"):
     """Written by rank 0 once model and data stand: what was built.
 
-    The operations are those of one sample; None in records of before they were counted.
-    ``numerics`` is that of ``numerics.settings``; empty in records of before it was kept.
-    ``build_s`` are the seconds that the backend's ``build`` took and ``build_backwards`` the
-    backward passes in it; ``chance`` is the accuracy of always answering the most frequent class
-    of the validation split. None in records of before they were kept.
+    ``forward_flops`` and ``backward_flops`` are those of one sample, ``numerics`` what
+    ``environment.torch_numeric_settings`` returns, ``build_s`` the seconds that the backend's
+    ``build`` took and ``build_backwards`` the backward passes in it; ``chance`` is the accuracy of
+    always answering the most frequent class of the validation split. Fields with a default are
+    missing in records that are older than the field.
     """
 
     parameters: Int64

@@ -1,8 +1,7 @@
 """What is run: suites, trials and studies as frozen records, validated once when read.
 
-Nothing here imports torch. A suite comes from TOML (suite_file.py); a trial is a suite met by one
-optimizer configuration at one world size with one set of seeds, and its ``run_id`` is a hash of
-all that.
+A suite comes from TOML; a trial is a suite with one optimizer configuration at one world size and
+one set of seeds, and its ``run_id`` is a hash of all that.
 """
 
 from __future__ import annotations
@@ -26,33 +25,20 @@ Scalar = bool | int | float | str
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
-
-
-WORKERS = 2
-"""Processes that read streamed data for one rank, where the suite does not say."""
-
 Numbers = float | tuple[float, ...]
 Factor = Annotated[float, Meta(gt=0, le=1e9)]
 Source = Annotated[str, Meta(pattern=r"^[^:]+:[^:]+$", max_length=1_000)]
 
 
 class Partition(Struct, frozen=True, forbid_unknown_fields=True):
-    """A division of the training samples among the ranks in which their labels differ.
-
-    ``concentration`` 0 sorts by class and cuts; otherwise it is the parameter of the Dirichlet
-    distribution that the classes' shares in a rank's part follow.
-    """
+    """How labels differ between ranks: sorted (0), or by a Dirichlet distribution's parameter."""
 
     by: Literal["label"] = "label"
     concentration: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
 
 class Augment(Struct, frozen=True, forbid_unknown_fields=True):
-    """How training images are changed at random (see augmentation.py).
-
-    They are moved by up to ``crop`` pixels in both directions, mirrored with ``flip`` from left
-    to right, and get a hole of ``cutout`` by ``cutout`` pixels.
-    """
+    """Random changes of training images: shifts by up to ``crop`` pixels, mirroring, a hole."""
 
     crop: Count = 0
     flip: bool = False
@@ -62,14 +48,13 @@ class Augment(Struct, frozen=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """The data set and how many of its training samples validate.
 
-    It is a known one (see suites/data.py), or what the callable ``source``, written
-    ``module:attribute`` or ``file.py:attribute``, returns for ``options``; ``name`` is then the
-    suite's. ``validation`` is 0 where the data has a validation split of its own. Inputs of
-    ``source`` are normalised by ``mean`` and ``std``, or by those of the training split. With
-    ``partition`` each rank draws from a part of the training samples of its own. With
-    ``stream`` its samples are read while training (see streaming.py), in each rank by ``workers``
-    processes; their number is kept in ``Study.workers`` and absent from trials, as results do not
-    depend on it.
+    ``name`` is a known data set, or the suite's name where ``source``, written
+    ``module:attribute`` or ``file.py:attribute``, is called with ``options`` for the data; its
+    inputs are normalised by ``mean`` and ``std``, by default those of the training split.
+    ``validation`` is 0 where the data has a validation split of its own. With ``partition`` each
+    rank draws from its own part of the training samples. With ``stream`` samples are read while
+    training, in each rank by ``workers`` processes; trials omit their number (it is kept in
+    ``Study.workers``), as results do not depend on it.
     """
 
     name: str = ""
@@ -85,15 +70,15 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def contents(self) -> Data:
-        """What decides the stored arrays: without how samples are divided and changed."""
+        """What determines the stored arrays: without how samples are divided and changed."""
         return msgspec.structs.replace(self, validation=0, partition=UNSET, augment=UNSET)
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
-    """The network: a known one (see suites/models.py) or the callable ``source``.
+    """The network: a known one or the callable ``source``, which is then ``name`` too.
 
-    ``options`` are keyword arguments. ``name`` is ``source`` where there is one. ``init_scale``
-    multiplies the initial weights of two and more dimensions.
+    ``options`` are keyword arguments. ``init_scale`` multiplies the initial weights of two and
+    more dimensions.
     """
 
     name: str = ""
@@ -103,7 +88,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskChoice(Struct, frozen=True, forbid_unknown_fields=True):
-    """The task: a ready-made one (see tasks/ready.py) or the class ``source``, and its options."""
+    """The task: a known one or the class ``source``, and its options."""
 
     name: str = ""
     source: Source | UnsetType = UNSET
@@ -118,14 +103,14 @@ class Budget(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
-    """Cadence in samples processed by all ranks, and how many evaluations make a hit."""
+    """The interval in samples of all ranks, and how many evaluations in a row make a hit."""
 
     every_samples: Positive
     consecutive: Positive = 2
 
 
 class Provenance(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a target comes from; ``trials`` and ``seeds`` are 0 where nobody measured it."""
+    """Where a target comes from; ``trials`` and ``seeds`` are 0 if it was not measured."""
 
     optimizer: str
     trials: Count
@@ -157,16 +142,16 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
         return sorted({1.0, *self.levels})
 
     def threshold(self, level: float) -> float:
-        """Returns the metric's value that counts as reaching ``level``."""
+        """Return the metric's value that counts as reaching ``level``."""
         return self.value * level if self.direction == "max" else self.value / level
 
     def signed(self, metrics: dict[str, float]) -> float:
-        """Returns the metric so that more is better; NaN if it is not among ``metrics``."""
+        """Return the metric so that more is better; NaN if it is not among ``metrics``."""
         value = metrics.get(self.metric, math.nan)
         return value if self.direction == "max" else -value
 
     def reached(self, value: float, level: float = 1.0) -> bool:
-        """Says whether a measured ``value`` is at or beyond the threshold of ``level``."""
+        """Return whether a measured ``value`` is at or beyond the threshold of ``level``."""
         threshold = self.threshold(level)
         return value >= threshold if self.direction == "max" else value <= threshold
 
@@ -174,16 +159,13 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     """One training problem: data, model, batch, budget and target.
 
-    Without ``task`` it is a classification; with it ``loss`` is ``"task"``. Fields that are absent
-    there are absent from records, so that these keep their addresses. ``code_sha256`` is the hash
-    of the source that the suite names; it is filled in when a command names the suite.
-
-    With ``compile`` the model's passes are compiled by ``torch.compile``; ``memory_format`` is
-    torch's name for how model and images lie in memory. With ``micro_batch`` a rank puts at most
-    so many samples through the network at once. ``loss_scale`` multiplies the loss that optimizers
-    train, and no metric.
-
-    A variant of a suite is a suite, called ``suite@variant``.
+    A variant of a suite is a suite, called ``suite@variant``. Without ``task`` it is a
+    classification; with it ``loss`` is ``"task"``. ``compile`` asks for ``torch.compile``,
+    ``memory_format`` is torch's name for how model and images lie in memory, ``micro_batch`` the
+    most samples that a rank puts through the network at once; ``loss_scale`` multiplies the loss
+    that optimizers train, and no metric. ``code_sha256`` is the hash of the source that the suite
+    names, filled in when a command names the suite. Unset fields are absent from records too, so
+    that the records of older suites keep their run ids.
     """
 
     name: Annotated[str, Meta(
@@ -208,17 +190,17 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def base(self) -> str:
-        """The name of the suite that this one is a variant of; its own if it is none."""
+        """The name without the variant."""
         return self.name.partition("@")[0]
 
     @property
     def sources(self) -> dict[str, str]:
         """What the suite names by ``source``, by table."""
-        tables = {"data": self.data, "model": self.model, "task": self.task}
-        return {name: table.source for name, table in tables.items() if table and table.source}
+        tables = (("data", self.data), ("model", self.model), ("task", self.task))
+        return {name: table.source for name, table in tables if table and table.source}
 
     def global_batch(self, ranks: int) -> int:
-        """Samples in one global minibatch: fixed (strong) or growing with N (weak scaling)."""
+        """Return the samples of a global minibatch: fixed (strong) or growing with N (weak)."""
         return self.batch_size if self.scaling == "strong" else self.batch_size * ranks
 
 
@@ -230,12 +212,12 @@ class Seeds(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Searched(Struct, frozen=True, forbid_unknown_fields=True):
-    """How tuning came by a configuration: sampler, pruner and search space.
+    """How tuning found a configuration: sampler, pruner and search space.
 
     ``ranges`` are the bounds of what was searched between two numbers; an optimum on one of them
-    says that the space is too small. ``follows`` is the label of the competitor whose search may
-    serve this one too. ``choices`` names what was searched besides; where there is nothing the
-    field is absent, as it is in older records, so that searches of ranges keep their addresses.
+    says that the space is too small. ``choices`` names what else was searched, and is absent where
+    there is nothing, as in older records. ``follows`` is the label of the competitor whose search
+    may serve this one too.
     """
 
     sampler: Sampler
@@ -248,11 +230,11 @@ class Searched(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True):
-    """One run: everything that decides its course, and nothing else.
+    """One run: everything that determines its course, and nothing else.
 
     A ``twin`` repeats another report-stage trial in everything: the second half of an A/A pair,
-    whose two times differ by nothing but the machine's noise. ``plugin`` says where the
-    optimizer's code lies: ``module:attribute``, or the absolute path of a plug-in file.
+    whose times differ by the machine's noise alone. ``plugin`` says where the optimizer's code
+    lies: ``module:attribute``, or the absolute path of a plug-in file.
     """
 
     label: str
@@ -274,7 +256,7 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def portable(self) -> Trial:
-        """The same trial wherever its plug-in file lies: without the path to its folder."""
+        """The trial without the path to its plug-in file's folder."""
         return msgspec.structs.replace(self, plugin=PurePath(self.plugin).name)
 
     @property
@@ -289,7 +271,7 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One competitor of a study: what it is called, where it is found and what the user pinned.
+    """One competitor of a study.
 
     ``optimizer`` is an installed optimizer's name or a plug-in file's path as written; ``label``
     is the backend's name with the pinned hyperparameters, as ``name[lr=0.1]``.
@@ -301,18 +283,18 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def portable(self) -> Entry:
-        """The same competitor wherever its plug-in file lies: without the path to its folder."""
+        """The competitor without the path to its plug-in file's folder."""
         return msgspec.structs.replace(self, optimizer=PurePath(self.optimizer).name)
 
 
 class Study(Struct, frozen=True, forbid_unknown_fields=True):
     """A resolved ``bench-apts run``: which suites, competitors, world sizes and repetitions.
 
-    With ``twins`` the first competitor of each suite and N is reported twice, which tells how
-    far times scatter on this machine. With ``share`` an optimizer that is seen to follow another's
-    trajectory takes over what that one's search found. ``folders`` are those of the suites that
-    name Python files, by suite: such a file's path is relative to it. ``workers`` are those of
-    the suites whose data is streamed.
+    With ``twins`` the first competitor of each suite and N is reported twice, which shows how far
+    times scatter on this machine. With ``share`` an optimizer that is seen to follow another's
+    trajectory uses what the other's search found. ``folders`` has the folder of each suite that
+    names Python files, by paths relative to it; ``workers`` the number of reading processes of
+    each suite whose data is streamed.
     """
 
     suites: tuple[Suite, ...]
@@ -332,24 +314,15 @@ class Study(Struct, frozen=True, forbid_unknown_fields=True):
     workers: dict[str, int] | UnsetType = UNSET
 
     def folder(self, suite: Suite) -> str:
-        """Return where a suite's file lies; "" where nothing is read from there."""
+        """Return the folder of a suite's file; "" where nothing is read from there."""
         return self.folders.get(suite.name, "") if self.folders else ""
 
 
-def called(selector: str, name: str) -> str:
-    """Return a competitor's label: its selector, with the backend's name for a plug-in file.
-
-    In older records the label of a plug-in file begins with the file's path.
-    """
-    optimizer, bracket, pinned = selector.partition("[")
-    return f"{name}{bracket}{pinned}" if optimizer.strip().endswith(".py") else selector
-
-
 def canonical(value: Any) -> bytes:
-    """Encodes ``value`` as JSON with sorted keys, so that equal values have equal bytes."""
+    """Encode ``value`` as JSON with sorted keys, so that equal values have equal bytes."""
     return msgspec.json.encode(value, order="sorted")
 
 
 def digest(value: Any) -> str:
-    """Returns the sha256 of the canonical JSON of ``value`` in hexadecimal digits."""
+    """Return the sha256 of the canonical JSON of ``value`` in hexadecimal digits."""
     return hashlib.sha256(canonical(value)).hexdigest()

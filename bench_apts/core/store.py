@@ -1,4 +1,4 @@
-"""Files on disk: events in (append, flush, fsync), records out.
+"""A results folder on disk: events in (append, flush, fsync), records out.
 
 ``results/<study>/study.json`` holds the resolved study, ``results/<study>/trials/<run_id>.jsonl``
 a trial's events. A torn last line, the mark of a killed writer, is tolerated; any other broken
@@ -7,25 +7,30 @@ line is an error that names file and line.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import gc
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import UNREADABLE, require_regular_file
 from bench_apts.core.records import Checkpoint, End, Eval, Event, Header, Start, TrialRecord
 from bench_apts.core.spec import SCHEMA, Study
+from bench_apts.core.trial_files import StoredTrials, select_trials
 
-_decoder = msgspec.json.Decoder(Event)
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises: msgspec lets the latter two through from inside free-form values."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_event_decoder = msgspec.json.Decoder(Event)
 _FORCED = frozenset({"error", "oom", "timeout", "interrupted"})
-
-
-class _Versioned(msgspec.Struct):
-    schema: int = SCHEMA
+_RARE_THRESHOLD = 100_000
+"""Objects that are added before any are collected; Python's own number is 700."""
 
 
 class MergedFolder(msgspec.Struct):
@@ -60,55 +65,75 @@ class StudyFile(msgspec.Struct):
 
 
 def now() -> str:
-    """Returns the present moment, UTC, ISO 8601, in seconds."""
+    """Return the present moment, UTC, ISO 8601, in seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def append(path: Path, event: Event) -> None:
-    """Appends one event and does not return before it is on the disk.
-
-    A torn last line of a killed writer is closed first, so that it stays a line of its own.
-    """
+    """Append one event, and return once it is on the disk."""
     line = msgspec.json.encode(event) + b"\n"
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
+            if file.read(1) != b"\n":  # a killed writer's torn line stays a line of its own
                 line = b"\n" + line
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` beside ``path`` and renames: readers see the old file or the new one."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
+def read_study(folder: Path) -> StudyFile:
+    """Read ``study.json`` of a results folder.
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces ``path`` by ``content`` in one step."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    Raises:
+        UserError: There is none, or it is broken or newer than this version.
+    """
+    path = folder / "study.json"
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        if path.exists():
+            require_regular_file(path, "name a folder that `bench-apts run` wrote")
+        content = path.read_bytes()
+        _refuse_newer(path, content)
+        return msgspec.json.decode(content, type=StudyFile)
+    except OSError as error:
+        raise UserError(f"{folder} is no results folder: {path.name}: {error.strerror}; "
+                        "name one that `bench-apts run` wrote") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path} is broken ({error}); run the study again, its finished "
+                        "trials are kept") from error
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Return one record for each run id of a results folder, as ``read_trial_files`` finds it."""
+    return read_trial_files(folder).records
+
+
+def read_trial_files(
+    folder: Path, broken: Callable[[UserError], None] | None = None
+) -> StoredTrials:
+    """Read all trials of a results folder, one for each run id, as ``select_trials`` says.
+
+    Args:
+        folder: The results folder.
+        broken: Gets the error of each file that cannot be read; None raises the first.
+
+    Raises:
+        UserError: As ``read_trial``, without ``broken``.
+    """
+    with pause_gc():
+        return select_trials(folder, read_trial, broken)
 
 
 def read_trial(path: Path) -> TrialRecord | None:
-    """Reads one trial's last attempt; None if not even its header was written whole.
+    """Read one trial's last attempt; None if not even its header was written whole.
 
     An attempt that was resumed keeps what came before its checkpoint, and drops what came after.
 
     Raises:
-        UserError: It is no plain file, a line other than a torn one is no event, or the schema
-            is newer than ours.
+        UserError: It is not a regular file, a line other than a torn one is no event, or the
+            schema is newer than ours.
     """
-    if not path.is_file():  # reading a device or a pipe would never end
-        raise UserError(f"{path} is no plain file; move it away")
+    require_regular_file(path, "move it away")
     record: TrialRecord | None = None
     torn: str | None = None
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
@@ -116,7 +141,7 @@ def read_trial(path: Path) -> TrialRecord | None:
             continue
         where = f"{path}, line {number}"
         try:
-            event = _decoder.decode(line)
+            event = _event_decoder.decode(line)
         except UNREADABLE as error:
             # A line may be torn inside a number, which is then valid but for its value.
             if _is_json(line):
@@ -126,7 +151,7 @@ def read_trial(path: Path) -> TrialRecord | None:
             if record:
                 record.torn.append(number)
             continue
-        # Only a killed writer tears a line. After it come nothing, the launcher's word on how
+        # Only a killed writer tears a line. After it come nothing, the launcher's event on how
         # the attempt ended, or a new attempt.
         if torn and not (isinstance(event, Header)
                          or (isinstance(event, End) and event.status in _FORCED)):
@@ -149,25 +174,58 @@ def read_trial(path: Path) -> TrialRecord | None:
     return record
 
 
-def _share_traffic(event: Eval, before: list[Eval]) -> None:
-    """Lets an evaluation refer to the traffic of a phase that stood still since the one before.
+def broken(what: str) -> UserError:
+    """Return the error for a file of records that is corrupt, as ``what`` says."""
+    return UserError(f"{what}; the file is corrupt, move it away and run the study again")
 
-    It is a fifth of the memory that a large study takes.
+
+@contextlib.contextmanager
+def collect_only_new(make: Callable[[], T]) -> Iterator[T]:
+    """Yield what ``make`` returns; while the block runs, garbage is looked for in the rest alone.
+
+    Records have no cycles, and at ten thousand trials the collector's walks over them would take
+    a third of a report's time. Even the rest is looked at rarely: a report adds much that stays.
     """
-    if before:
-        for phase, traffic in before[-1].comm.items():
-            if event.comm.get(phase) == traffic:
-                event.comm[phase] = traffic
+    with pause_gc():
+        made = make()
+        gc.freeze()
+    usual = gc.get_threshold()
+    gc.set_threshold(_RARE_THRESHOLD, *usual[1:])
+    try:
+        yield made
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def pause_gc() -> Iterator[None]:
+    """Collect no garbage while the block runs."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _attempt(header: Header, before: TrialRecord | None, path: Path) -> TrialRecord:
-    """Begins an attempt, with what stood ``before`` in its file."""
+    """Begin an attempt, with what stood ``before`` in its file."""
     record = TrialRecord(header, None, [], None, str(path), before.attempts + 1 if before else 1)
     if before is not None and header.resumed is not None:
         record.evals = [e for e in before.evals if e.samples <= header.resumed]
         record.checkpoints = [c for c in before.checkpoints if c.samples <= header.resumed]
         record.resumed = [*(r for r in before.resumed if r <= header.resumed), header.resumed]
     return record
+
+
+def _share_traffic(event: Eval, before: list[Eval]) -> None:
+    """Let equal traffic of successive evaluations be one object: a fifth of a study's memory."""
+    if before:
+        for phase, traffic in before[-1].comm.items():
+            if event.comm.get(phase) == traffic:
+                event.comm[phase] = traffic
 
 
 def _is_json(line: bytes) -> bool:
@@ -178,8 +236,12 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
+class _Versioned(msgspec.Struct):
+    schema: int = SCHEMA
+
+
 def _refuse_newer(path: Path, content: bytes) -> None:
-    """Looks at the schema version alone: a newer file may differ in anything else."""
+    """Look at the schema version alone: a newer file may differ in anything else."""
     try:
         schema = msgspec.json.decode(content, type=_Versioned).schema
     except UNREADABLE:
@@ -187,36 +249,3 @@ def _refuse_newer(path: Path, content: bytes) -> None:
     if schema > SCHEMA:
         raise UserError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: "
                         "install a newer bench-apts")
-
-
-def broken(what: str) -> UserError:
-    """Returns the error for a file of records that is corrupt, as ``what`` says."""
-    return UserError(f"{what}; the file is corrupt, move it away and run the study again")
-
-
-def read_study(folder: Path) -> StudyFile:
-    """Reads ``study.json`` of a results folder.
-
-    Raises:
-        UserError: There is none, or it is broken or newer than this version.
-    """
-    path = folder / "study.json"
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no plain file; name a folder that `bench-apts run` wrote")
-        content = path.read_bytes()
-        _refuse_newer(path, content)
-        return msgspec.json.decode(content, type=StudyFile)
-    except OSError as error:
-        raise UserError(f"{folder} is no results folder: {path.name}: {error.strerror}; "
-                        "name one that `bench-apts run` wrote") from error
-    except UNREADABLE as error:
-        raise UserError(f"{path} is broken ({error}); run the study again, its finished "
-                        "trials are kept") from error
-
-
-def read_trials(folder: Path) -> list[TrialRecord]:
-    """Return one record for each run id of a results folder, as ``trial_files.read`` finds it."""
-    from bench_apts.core import trial_files  # it reads single trials through this module
-
-    return trial_files.read_trial_files(folder).records

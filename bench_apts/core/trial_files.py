@@ -1,75 +1,26 @@
-"""Keeps Python's garbage collector from walking over millions of records again and again.
-
-They have no cycles, and at ten thousand trials it would take a third of a report's time.
-
-The files of a results folder that hold its trials: one counts for each run id.
-"""
+"""Which files of a results folder hold its trials: one counts for each run id."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import gc
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import UNREADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.core.records import TrialRecord
 
-T = TypeVar("T")
-
-_RARE_THRESHOLD = 100_000
-"""Objects that are added before any are collected; Python's own number is 700."""
-
-
-@contextlib.contextmanager
-def pause_gc() -> Iterator[None]:
-    """Collects nothing while the block runs."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def collect_only_new(make: Callable[[], T]) -> Iterator[T]:
-    """Yields what ``make`` returns; while the block runs, only what it adds is collected.
-
-    And that not often: a report adds much that stays, and little that has to be found.
-    """
-    with pause_gc():
-        made = make()
-        gc.freeze()
-    often = gc.get_threshold()
-    gc.set_threshold(_RARE_THRESHOLD, *often[1:])
-    try:
-        yield made
-    finally:
-        gc.set_threshold(*often)
-        gc.unfreeze()
-
-
-_ID = re.compile("[0-9A-Za-z_-]{1,64}")
-_LONGEST_HEADER = 2**20
-"""Bytes of a first line that are read to find the run id."""
-
+_RUN_ID = re.compile("[0-9A-Za-z_-]{1,64}")
+_MAX_HEADER_BYTES = 2**20
 _MAX_NAMED = 5
 """Files that a sentence names."""
-
-
-class _Identified(msgspec.Struct, tag="header", tag_field="event"):
-    run_id: str
 
 
 class DuplicateTrialFile(NamedTuple):
@@ -92,17 +43,6 @@ class DuplicateTrialFile(NamedTuple):
                 "one of them away")
 
 
-def left_out(copies: Sequence[DuplicateTrialFile]) -> str:
-    """Say in a sentence which files are left out as copies; "" if there are none."""
-    if not copies:
-        return ""
-    names = [f"{copy.path.name} ({copy.kept.name} counts)" if copy.kept
-             else f"{copy.path.name} (the name of a backup)" for copy in copies[:_MAX_NAMED]]
-    more = f" and {len(copies) - _MAX_NAMED} more" if len(copies) > _MAX_NAMED else ""
-    return (f"one record counts for each run id, so {len(copies)} "
-            f"file{'s are' if len(copies) > 1 else ' is'} left out: {', '.join(names)}{more}")
-
-
 class StoredTrials(NamedTuple):
     """The trials of a results folder.
 
@@ -117,8 +57,9 @@ class StoredTrials(NamedTuple):
     headless: list[Path]
 
 
-def read_trial_files(
-    folder: Path, broken: Callable[[UserError], None] | None = None
+def select_trials(
+    folder: Path, read: Callable[[Path], TrialRecord | None],
+    broken: Callable[[UserError], None] | None = None,
 ) -> StoredTrials:
     """Read all trials of a results folder, one for each run id.
 
@@ -128,10 +69,11 @@ def read_trial_files(
 
     Args:
         folder: The results folder.
+        read: Reads one file; None where not even its header is whole.
         broken: Gets the error of each file that cannot be read; None raises the first.
 
     Raises:
-        UserError: As ``store.read_trial``, without ``broken``.
+        UserError: As ``read``, without ``broken``.
     """
     named: dict[str, TrialRecord] = {}
     others: list[TrialRecord] = []
@@ -140,7 +82,7 @@ def read_trial_files(
 
     def add(path: Path) -> None:
         try:
-            record = store.read_trial(path)
+            record = read(path)
         except UserError as error:
             if broken is None:
                 raise
@@ -153,30 +95,41 @@ def read_trial_files(
         else:
             others.append(record)
 
-    with pause_gc():
-        paths = sorted(path for path in (folder / "trials").glob("*.jsonl*")
-                       if not path.name.startswith("."))
-        rest = []
-        for path in paths:
-            if path.suffix == ".jsonl" and _ID.fullmatch(path.stem):
-                add(path)
-            else:
-                rest.append(path)
-        for path in rest:
-            run_id = _run_id(path)
-            if path.suffix == ".jsonl" and run_id not in named:
-                add(path)
-            elif run_id:
-                copies[path] = run_id
+    rest = []
+    for path in sorted((folder / "trials").glob("*.jsonl*")):
+        if path.name.startswith("."):
+            continue
+        if path.suffix == ".jsonl" and _RUN_ID.fullmatch(path.stem):
+            add(path)
+        else:
+            rest.append(path)
+    for path in rest:
+        run_id = _first_run_id(path)
+        if path.suffix == ".jsonl" and run_id not in named:
+            add(path)
+        elif run_id:
+            copies[path] = run_id
     kept = dict(named)
-    for record in sorted(others, key=lambda r: (incompleteness(r), _newest(r), r.path)):
+    for record in sorted(others, key=lambda r: (incompleteness(r), -_begun(r), r.path)):
         if kept.setdefault(record.header.run_id, record) is not record:
             copies[Path(record.path)] = record.header.run_id
+    _share_environments(kept.values())
     return StoredTrials(
-        sorted(_shared(kept.values()), key=lambda r: r.path),
+        sorted(kept.values(), key=lambda r: r.path),
         [DuplicateTrialFile(path, run_id, Path(kept[run_id].path) if run_id in kept else None)
          for path, run_id in sorted(copies.items())],
         headless)
+
+
+def left_out(copies: Sequence[DuplicateTrialFile]) -> str:
+    """Say in a sentence which files are left out as copies; "" if there are none."""
+    if not copies:
+        return ""
+    names = [f"{copy.path.name} ({copy.kept.name} counts)" if copy.kept
+             else f"{copy.path.name} (the name of a backup)" for copy in copies[:_MAX_NAMED]]
+    more = f" and {len(copies) - _MAX_NAMED} more" if len(copies) > _MAX_NAMED else ""
+    return (f"one record counts for each run id, so {len(copies)} "
+            f"file{'s are' if len(copies) > 1 else ' is'} left out: {', '.join(names)}{more}")
 
 
 def incompleteness(record: TrialRecord) -> tuple[bool, bool, int]:
@@ -184,29 +137,31 @@ def incompleteness(record: TrialRecord) -> tuple[bool, bool, int]:
     return not record.finished, record.end is None, -len(record.evals)
 
 
-def _newest(record: TrialRecord) -> float:
+def _share_environments(records: Iterable[TrialRecord]) -> None:
+    """Let equal environment cards be one object, which saves memory and comparisons."""
+    cards: dict[bytes, dict[str, Any]] = {}
+    for header in (record.header for record in records):
+        header.environment = cards.setdefault(
+            msgspec.json.encode(header.environment), header.environment)
+
+
+def _begun(record: TrialRecord) -> float:
     try:
-        return -dt.datetime.fromisoformat(record.header.time).timestamp()
+        return dt.datetime.fromisoformat(record.header.time).timestamp()
     except ValueError:  # written by hand
         return 0.0
 
 
-def _run_id(path: Path) -> str:
-    """Read the run id in the first line of a file; "" if there is none."""
+class _FirstLine(msgspec.Struct, tag="header", tag_field="event"):
+    run_id: str
+
+
+def _first_run_id(path: Path) -> str:
+    """Return the run id in the first line of a file; "" if there is none."""
     if not path.is_file():
         return ""
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.readline(_LONGEST_HEADER), type=_Identified).run_id
-    except (OSError, *store.UNREADABLE):
+            return msgspec.json.decode(file.readline(_MAX_HEADER_BYTES), type=_FirstLine).run_id
+    except (OSError, *UNREADABLE):
         return ""
-
-
-def _shared(records: Iterable[TrialRecord]) -> Iterator[TrialRecord]:
-    """Let records of one environment refer to one card, which saves memory and comparisons."""
-    cards: dict[bytes, dict[str, Any]] = {}
-    for record in records:
-        header = record.header
-        header.environment = cards.setdefault(
-            msgspec.json.encode(header.environment), header.environment)
-        yield record

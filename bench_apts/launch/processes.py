@@ -1,9 +1,4 @@
-"""The folder in which a command keeps its ranks' logs and the sockets of its fork server.
-
-The warm process that ranks are forked from: its start, its log, and its end with all ranks.
-
-How a trial's processes ended, in a status and a line, from what torch's launcher tells.
-"""
+"""A command's processes: its temporary folder, the server that forks ranks, how ranks ended."""
 
 from __future__ import annotations
 
@@ -23,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from bench_apts.core.errors import UserError, escape_non_utf8, require_utf8
+from bench_apts.core.errors import UserError, escape_non_utf8
+from bench_apts.core.files import require_utf8
 from bench_apts.launch import worker
 
 if TYPE_CHECKING:
@@ -33,44 +29,49 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import Status
 
-_LOGS, _CLAIM = "apts-logs-", ".claim"
-_SOCKET_BYTES = 107
-"""Of the path of a socket at most, without the byte that ends it."""
+_PREFIX, _LOCK = "apts-logs-", ".claim"
+_MAX_SOCKET_PATH = 107
+"""Bytes, without the one that ends it."""
 
-_LONGEST = _SOCKET_BYTES - len(f"/{_LOGS}12345678/listener-12345678")
-"""Bytes of the path in which the folder is made, with names as long as Python makes them."""
+_MAX_TEMPORARY_PATH = _MAX_SOCKET_PATH - len(f"/{_PREFIX}12345678/listener-12345678")
+"""Bytes of the folder in which Python makes ours, and in that a socket, with names so long."""
 
 _FRESH_S = 60.0
-"""Younger folders are left alone: their owner may be about to lock them."""
+"""Younger folders stay: their owner may be about to lock them."""
 
 
 def create_command_folder(sockets: bool) -> tuple[Path, FileLock]:
-    """Makes a folder of our own, having removed those of commands that were killed.
+    """Make the command's temporary folder, and remove those of commands that were killed.
 
     Args:
-        sockets: Whether it is to hold sockets.
+        sockets: Whether it will hold sockets.
 
     Returns:
-        The folder, and the lock that says that its owner lives.
+        The folder, and the lock that shows that its owner is alive.
 
     Raises:
-        UserError: Its path would be too long for sockets, or is no text.
+        UserError: Its path would be too long for sockets, or is not valid UTF-8.
     """
-    place = tempfile.gettempdir()
-    length = len(require_utf8("the temporary folder", Path(place)).encode())
-    if sockets and length > _LONGEST:
-        raise UserError(f"the path of the temporary folder {place} has {length} bytes, and the "
-                        f"names of sockets leave it {_LONGEST}; set TMPDIR to a shorter one")
-    _remove_stale_folders(Path(place))
-    folder = Path(tempfile.mkdtemp(prefix=_LOGS))
-    claim = FileLock(folder / _CLAIM)
-    claim.acquire()
-    return folder, claim
+    parent = Path(tempfile.gettempdir())
+    length = len(require_utf8("the temporary folder", parent).encode())
+    if sockets and length > _MAX_TEMPORARY_PATH:
+        raise UserError(f"the path of the temporary folder {parent} has {length} bytes, and the "
+                        f"names of sockets leave it {_MAX_TEMPORARY_PATH}; set TMPDIR to a "
+                        "shorter one")
+    for stale in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout):  # another user's, removed meanwhile, or its owner lives
+            if time.time() - stale.stat().st_mtime > _FRESH_S:
+                with FileLock(stale / _LOCK).acquire(timeout=0):
+                    shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = FileLock(folder / _LOCK)
+    lock.acquire()
+    return folder, lock
 
 
 @contextmanager
 def use_temporary_folder(folder: Path) -> Iterator[None]:
-    """Has libraries make their temporary files in a folder, where a later command sweeps them."""
+    """Let libraries make temporary files in a folder that a later command removes."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -78,59 +79,46 @@ def use_temporary_folder(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _remove_stale_folders(place: Path) -> None:
-    """Removes the folders of commands that were killed; those of living ones are locked."""
-    for folder in place.glob(f"{_LOGS}*"):
-        with suppress(OSError, Timeout):  # another's, or gone meanwhile
-            if time.time() - folder.stat().st_mtime > _FRESH_S:
-                with FileLock(folder / _CLAIM).acquire(timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-_TAIL_BYTES = 16_384
 _END_S = 5.0
-"""How long killed processes may take to be gone, in seconds."""
-
-_PLACE = re.compile(r'^\s*File "([^"]*)", line (\d+)', re.MULTILINE)
-_FRAME = re.compile(r"frame #\d+|Fatal Python error|\s*$")
+"""How long killed processes may take to disappear, in seconds."""
 
 
 class ForkServer:
-    """Python's fork server for one command.
+    """Python's fork server, of one command: the warm process that ranks are forked from.
 
     Args:
-        folder: Where its sockets and its log lie.
+        folder: The folder for its sockets and its log.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._log = folder, folder / "server.log"
         self._pid: int | None = None
         self._written = 0
-        self._sockets = _settings().get("tempdir")
+        self._usual_tempdir = _settings().get("tempdir")
 
     def start(self) -> None:
-        """Start it, unless it runs.
+        """Start the server unless it runs.
 
         Raises:
             OSError: No process can be started.
         """
-        # Killed, the server could not remove a folder of its own.
+        # In our folder, as a server that is killed cannot remove one of its own.
         _settings()["tempdir"] = str(self._folder)
         get_context("forkserver").set_forkserver_preload(["bench_apts.launch.preload"])
         written = self._log.stat().st_size if self._log.exists() else 0
         with _stderr_to(self._log):
             type(_server()).ensure_running(_server())
-        # Python would start another whenever a rank is to be forked, past the log.
+        # Python would start another one for the next rank, whose output would miss the log.
         _server().ensure_running = lambda: None
         if self._pid != _server()._forkserver_pid:
             self._pid, self._written = _server()._forkserver_pid, written
 
-    def last_words(self) -> str:
-        """Return what the present server, or a rank before it had a log, wrote last."""
+    def last_output(self) -> str:
+        """Return the last line of this server, or of a rank before it had a log."""
         return last_log_line(self._log, self._written)
 
     def end_ranks(self) -> None:
-        """Kill the ranks that are left, also those that were being forked."""
+        """Kill the remaining ranks, also those that were being forked."""
         import psutil
 
         pids = {process.pid for process in multiprocessing.active_children()}
@@ -144,20 +132,25 @@ class ForkServer:
         psutil.wait_procs(left, _END_S)
 
     def stop(self) -> None:
-        """End it, and with it the ranks that are left."""
+        """End the server and the remaining ranks."""
         pid = _server()._forkserver_pid
         if pid is not None:
-            # It would wait for its ranks. They ask for SIGKILL at its end, see worker.py.
+            # Asked to stop it would wait for its ranks. They get SIGKILL at its death (worker.py).
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError, FileNotFoundError):
                 _server()._stop()
         vars(_server()).pop("ensure_running", None)
-        _settings()["tempdir"] = self._sockets
+        _settings()["tempdir"] = self._usual_tempdir
+
+
+_TAIL_BYTES = 16_384
+_TRACEBACK_LINE = re.compile(r'^\s*File "([^"]*)", line (\d+)', re.MULTILINE)
+_NOISE = re.compile(r"frame #\d+|Fatal Python error|\s*$")
 
 
 def last_log_line(log: Path, offset: int = 0) -> str:
-    """Return the last line that a process wrote to its log, with the place of a traceback.
+    """Return the last line that a process wrote to its log, with the location of a traceback.
 
     Args:
         log: The file, which need not exist.
@@ -173,10 +166,10 @@ def last_log_line(log: Path, offset: int = 0) -> str:
             text = escape_non_utf8(file.read().decode(errors="replace"))
     except OSError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if not _FRAME.match(line)]
+    lines = [line.strip() for line in text.splitlines() if not _NOISE.match(line)]
     if not lines:
         return ""
-    places = _PLACE.findall(text.rpartition("Traceback (most recent call last)")[2])
+    places = _TRACEBACK_LINE.findall(text.rpartition("Traceback (most recent call last)")[2])
     where = f" ({os.path.basename(places[-1][0])}:{places[-1][1]})" if places else ""
     return lines[-1][:300] + where
 
@@ -186,14 +179,14 @@ def _server() -> Any:
 
 
 def _settings() -> dict[str, Any]:
-    """The settings that multiprocessing keeps for this process, with its folder of sockets."""
+    """Return multiprocessing's settings of this process, with its folder of sockets."""
     settings: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
     return settings
 
 
 @contextmanager
 def _stderr_to(path: Path) -> Iterator[None]:
-    """Send file descriptor 2 to a file, for processes that are started meanwhile."""
+    """Redirect file descriptor 2 to a file, for processes started meanwhile."""
     if sys.stderr is not None:
         sys.stderr.flush()
     saved = os.dup(2)
@@ -209,16 +202,16 @@ def _stderr_to(path: Path) -> Iterator[None]:
 _NO_MEMORY = re.compile(
     r"out ?of ?memory|can't allocate memory|cannot allocate memory|\bMemoryError|bad_alloc",
     re.IGNORECASE)
-"""How torch, its CPU allocator, Python, the C library and C++ say it."""
+"""What torch, its CPU allocator, Python, the C library and C++ write when memory runs out."""
 
 _NATIVE = re.compile(r"\s*(Exception raised from|C\+\+ CapturedTraceback|frame #\d+:).*",
                      re.DOTALL)
-"""Where torch begins to list what was called in C++."""
+"""Where torch begins to list the callers in C++."""
 
 
 @dataclass(frozen=True)
 class ProcessOutcome:
-    """How a trial's processes ended; ``reason`` and ``traceback`` only where one failed."""
+    """How a trial's processes ended; ``reason`` and ``traceback`` are set if one failed."""
 
     status: Status
     reason: str | None = None
@@ -226,35 +219,33 @@ class ProcessOutcome:
 
 
 def rank_failure(failures: dict[int, ProcessFailure], server: ForkServer) -> ProcessOutcome:
-    """Find the root cause: the rank that failed first."""
+    """Return the outcome of the rank that failed first, which is the root cause."""
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
     data = first.error_file_data.get("message")
-    if isinstance(data, dict):  # the rank could still tell
+    if isinstance(data, dict):  # an exception, which the rank could still write down
         stack = escape_non_utf8(str(data.get("extraInfo", {}).get("py_callstack", "")))
         where = worker.attached_location(stack)
         return _failed(f"rank {rank}: {plain_message(str(data['message']))}"
                        + (f" ({where})" if where else ""), stack)
-    words = last_log_line(Path(first.error_file).with_name("stderr.log")) or server.last_words()
+    last = last_log_line(Path(first.error_file).with_name("stderr.log")) or server.last_output()
     if first.exitcode >= 0:
         return _failed(f"rank {rank} exited with code {first.exitcode}, " + (
-            f"and the last that it wrote was: {words}" if words else "saying nothing"))
+            f"and the last that it wrote was: {last}" if last else "saying nothing"))
     killed = first.exitcode == -signal.SIGKILL
     return _failed(f"rank {rank} was ended by {signal.Signals(-first.exitcode).name}" + (
-        " (out of memory, or somebody killed it)" if killed else f" ({words})" if words else ""),
+        " (out of memory, or somebody killed it)" if killed else f" ({last})" if last else ""),
         memory=not killed)
 
 
 def server_failure(error: Exception, server: ForkServer) -> ProcessOutcome:
-    """Say why the fork server gave no answer."""
-    words = server.last_words()
-    return _failed(
-        "the fork server ended before the ranks had begun: "
-        + (words or f"{type(error).__name__}: {plain_message(str(error))}; it wrote nothing")
-    )
+    """Return the outcome of a trial whose fork server gave no answer."""
+    said = (server.last_output()
+            or f"{type(error).__name__}: {plain_message(str(error))}; it wrote nothing")
+    return _failed(f"the fork server ended before the ranks had begun: {said}")
 
 
 def start_failure(error: Exception) -> ProcessOutcome:
-    """Say why ranks could not be started, or not meet."""
+    """Return the outcome of ranks that could not be started, or not meet."""
     return _failed("the ranks could not be started, or not meet "
                    f"({type(error).__name__}: {plain_message(str(error))})")
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench_apts.core import store, trial_files
+from bench_apts.core import store
+from bench_apts.core.files import UNREADABLE
 from bench_apts.core.spec import canonical, digest
 from bench_apts.meters import plausibility
 from bench_apts.stats import trial_origins
@@ -42,7 +43,7 @@ def check(folder: Path) -> tuple[int, list[str]]:
     """
     study = store.read_study(folder)
     found: list[str] = []
-    trials = trial_files.read_trial_files(folder, broken=lambda error: found.append(str(error)))
+    trials = store.read_trial_files(folder, broken=lambda error: found.append(str(error)))
     unread = len(found) + len(trials.headless)
     found += (f"{path}: no header was written whole" for path in trials.headless)
     found += map(str, trials.copies)
@@ -74,7 +75,7 @@ def _written(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             event = msgspec.json.decode(line)
-        except store.UNREADABLE:
+        except UNREADABLE:
             continue
         if isinstance(event, dict):
             if event.get("event") == "header" and event.get("resumed") is None:

@@ -1,4 +1,4 @@
-"""What installed packages offer by entry point: optimizers, suites and tasks."""
+"""What installed packages offer by entry point: optimizers, suites, tasks, sections."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bench_apts.core.errors import UserError
 OPTIMIZERS = "bench_apts.optimizers"
 SUITES = "bench_apts.suites"
 TASKS = "bench_apts.tasks"
+SECTIONS = "bench_apts.sections"
 
 _OURS = "bench-apts"
 

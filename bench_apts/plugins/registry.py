@@ -71,6 +71,7 @@ def optimizer(name: str) -> Plugin:
     return plugin
 
 
+@functools.cache
 def installed_backend(reference: str) -> Backend | None:
     """Return the installed backend that a trial names, for what reports say of its optimizer.
 
@@ -238,4 +239,5 @@ def _suites_of(entry: EntryPoint) -> Iterator[Path]:
 def forget() -> None:
     """Look at the installed packages anew at the next call."""
     entry_points.forget()
+    installed_backend.cache_clear()
     _offered.cache_clear()

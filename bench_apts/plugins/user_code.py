@@ -20,7 +20,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts.core.errors import UserError, require_utf8, unknown
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.files import require_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -261,7 +261,7 @@ def compare_with_stored(
         UserError: The study has no final training that ended, or head cannot repeat it.
     """
     file = store.read_study(baseline)
-    read = trial_files.read_trial_files(baseline)
+    read = store.read_trial_files(baseline)
     stored = [r for r in read.records if r.trial.stage == "report"
               and not r.trial.twin and not failed_trial(r)]
     if not stored:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core import configuration, environment, store
+from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError, last_line
-from bench_apts.core.spec import called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -279,7 +279,7 @@ def by_cell(records: list[TrialRecord]) -> dict[GateCell, TrialRecord]:
 
 def cell_of(trial: Trial) -> GateCell:
     """Returns where a trial belongs; older trees call a plug-in file by its path."""
-    return GateCell(trial.suite.name, called(trial.label, trial.optimizer), trial.ranks)
+    return GateCell(trial.suite.name, competitor_label(trial.label, trial.optimizer), trial.ranks)
 
 
 def failed_trial(record: TrialRecord, base: TrialRecord | None = None) -> str:

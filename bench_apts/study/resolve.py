@@ -8,9 +8,10 @@ import msgspec
 from msgspec import UNSET
 
 from bench_apts.core import environment
-from bench_apts.core.configuration import parse_selector, split_selectors
-from bench_apts.core.errors import UserError, require_utf8
-from bench_apts.core.spec import WORKERS, Entry, Pruner, Sampler, Space, Study, called
+from bench_apts.core.configuration import competitor_label, parse_selector, split_selectors
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_utf8
+from bench_apts.core.spec import Entry, Pruner, Sampler, Space, Study
 from bench_apts.plugins import registry
 from bench_apts.suites import suite_problem
 
@@ -25,6 +26,9 @@ DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-fr
 
 _MOST_TRIALS = 10_000
 """Of one competitor on one suite at one N; each exists as a plan before any runs."""
+
+_STREAMERS = 2
+"""Processes that read streamed data for one rank, where the suite does not say."""
 
 _RANK_BYTES = 2**26
 """Memory that a CPU rank takes for itself at least, what it shares with the others apart."""
@@ -99,7 +103,7 @@ def _suites(
             suite = suite_problem.resolved(suite, "")
         if suite.data.stream:
             asked = suite.data.workers
-            workers[suite.name] = WORKERS if isinstance(asked, msgspec.UnsetType) else asked
+            workers[suite.name] = _STREAMERS if isinstance(asked, msgspec.UnsetType) else asked
             suite = msgspec.structs.replace(
                 suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite
@@ -184,7 +188,7 @@ def resolve_entry(selector: str) -> tuple[Entry, Plugin]:
     written = parse_selector(selector)
     plugin = registry.optimizer(written.optimizer)
     plugin.backend.configure(written.pinned)
-    label = called(written.label, plugin.backend.name)
+    label = competitor_label(written.label, plugin.backend.name)
     return msgspec.structs.replace(written, label=label), plugin
 
 

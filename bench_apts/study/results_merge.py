@@ -12,6 +12,7 @@ import msgspec
 
 from bench_apts.core import store, trial_files
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_json
 from bench_apts.core.spec import Study, canonical
 from bench_apts.study import optuna_search as merge_journals
 from bench_apts.study.optuna_search import STORAGE
@@ -73,7 +74,7 @@ def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> Mer
     headless = 0
     copies: list[trial_files.DuplicateTrialFile] = []
     for folder in folders:
-        trials = trial_files.read_trial_files(folder)
+        trials = store.read_trial_files(folder)
         headless += len(trials.headless)
         copies += trials.copies
         for record in trials.records:
@@ -98,7 +99,7 @@ def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> Mer
             merge_journals.merge_storages(
                 whole / STORAGE, [folder / STORAGE for folder in folders]
             )
-            store.write_json(whole / "study.json", store.StudyFile(
+            write_json(whole / "study.json", store.StudyFile(
                 study, command, store.now(), files[0].environment, data=data,
                 code=code, untuned=untuned, unpublished=unpublished or msgspec.UNSET,
                 merged=[_origin(folder, file)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import ReadWriteLock, Timeout
 from msgspec import UNSET
 
-from bench_apts.core import environment, errors, process_limits, store
-from bench_apts.core.errors import UserError, require_utf8
+from bench_apts.core import environment, process_limits, store
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_utf8, write_json
 from bench_apts.core.job import GRACE_S
 from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.multi_node import SpreadLauncher
@@ -274,14 +275,14 @@ def run_study(
     )
     with running_helpers(work) as started, _launcher(plan, leader) as launcher:
         require_torch(study.device)
-        errors.require_address_space(errors.address_space())
+        process_limits.require_address_space(process_limits.address_space())
         for suite in study.suites:  # while the server starts
             preflight_suite(study, suite, prepared[suite.data.name])
         card = environment.environment_card()  # now that the launcher has set the thread variables
         if leader:
             card["nodes"] = leader.machines
         if not jobs.helper:
-            store.write_json(folder / "study.json", store.StudyFile(
+            write_json(folder / "study.json", store.StudyFile(
                 study, ["bench-apts", *sys.argv[1:]], store.now(), card,
                 data={name: found.sha256 for name, found in prepared.items()},
                 code={label: plugin.sha256 for label, plugin in plan.plugins.items()},
@@ -336,7 +337,8 @@ def follow_node_0(plan: Plan, follower: Follower, told: Callable[[str], None],
 
 
 def _require_resources(study: Study, nodes: int) -> None:
-    errors.require_resources(max(1, max(study.ranks) // nodes), process_limits.openmp_threads())
+    process_limits.require_resources(
+        max(1, max(study.ranks) // nodes), process_limits.openmp_threads())
 
 
 def _launcher(plan: Plan, leader: Leader | None) -> Launcher:

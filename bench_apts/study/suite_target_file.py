@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import tomlkit
 
-from bench_apts.core import configuration, store
+from bench_apts.core import configuration
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_bytes
 from bench_apts.plugins import registry
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def write_target(path: Path, target: Target, variant: str = "") -> None:
                 table["provenance"][key] = value
         else:
             table["provenance"] = _table(target.provenance)
-        store.write_bytes(path, tomlkit.dumps(document).encode())
+        write_bytes(path, tomlkit.dumps(document).encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; copy the target from above into "
                         "it") from error

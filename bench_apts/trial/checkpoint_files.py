@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench_apts.core import store
+from bench_apts.core.errors import UserError
+from bench_apts.core.files import UNREADABLE, require_regular_file, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,7 @@ def write_rank(folder: Path, samples: int, rank: int, state: Any) -> str:
             save(dict(tensors), storage_writer=writer, no_dist=True)
     files = {path.name: _sha256(path) for path in sorted(part.iterdir())}
     content = msgspec.json.encode(RankState(tree, writer.places, files))
-    store.write_bytes(part / _STATE, content)
+    write_bytes(part / _STATE, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -116,7 +117,7 @@ def commit(folder: Path, manifest: Manifest) -> str:
             raise FileNotFoundError(f"the part of rank {rank} is not in {part}: ranks on "
                                     "several machines need a results folder that they share")
     content = msgspec.json.encode(manifest)
-    store.write_bytes(part / _MANIFEST, content)
+    write_bytes(part / _MANIFEST, content)
     part.rename(whole)
     _settle(folder)
     return hashlib.sha256(content).hexdigest()
@@ -172,7 +173,7 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
             stray = {place.file for place in state.tensors.values()} - state.files.keys()
             if stray:
                 return f"{part / _STATE} names files that it does not vouch for"
-    except (OSError, *store.UNREADABLE) as error:
+    except (OSError, UserError, *UNREADABLE) as error:
         return f"{whole} is damaged: {error}"
     return None
 
@@ -219,8 +220,8 @@ def _sha256(path: Path) -> str:
 
 def _refuse_pipes(path: Path) -> None:
     """Reading a pipe or a device might never end."""
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path.name} is no plain file")
+    if path.exists():
+        require_regular_file(path, "move it away")
 
 
 def _settle(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import require_regular_file
 from bench_apts.stats.optuna_pruners import make_pruner
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def storage(path: Path) -> JournalStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no plain file; move it away")
+    if path.exists():
+        require_regular_file(path, "move it away")
     with understood(path, UNREADABLE):
         return JournalStorage(JournalFileBackend(str(path)))
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Listing, Part, Pictures
+from bench_apts.reports.section_parts import Listing, Pictures, Section, declared
 from bench_apts.reports.sections import trial_detail
 from bench_apts.reports.table import Table, Value, name, number, words
-from bench_apts.stats import traffic_formulas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,31 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+    from bench_apts.plugins.optimizer_contract import TrafficFormula
     from bench_apts.reports.cells import CellGroup
-    from bench_apts.reports.section_parts import Block, Context
-    from bench_apts.stats.traffic_formulas import Formula
-
-_BUILT_IN = "bench_apts.optimizers."
-
-_FORMULAS: Mapping[str, Formula] = {_BUILT_IN + plugin: formula for plugin, formula in {
-    "sgd:backend": traffic_formulas.GRADIENT_SUM,
-    "adam:backend": traffic_formulas.GRADIENT_SUM,
-    "adam:default": traffic_formulas.GRADIENT_SUM,
-    "nadamw:backend": traffic_formulas.GRADIENT_SUM,
-    "nadamw:ordered": traffic_formulas.GRADIENT_SUM,
-    "schedule_free:backend": traffic_formulas.GRADIENT_SUM,
-    "prodigy:backend": traffic_formulas.GRADIENT_SUM,
-    "deepspeed_zero:zero1": traffic_formulas.ZERO_1_2,
-    "deepspeed_zero:zero2": traffic_formulas.ZERO_1_2,
-    "deepspeed_zero:zero3": traffic_formulas.ZERO_3,
-    "local_adam:backend": traffic_formulas.LOCAL_STEPS,
-    "trust_region:apts": traffic_formulas.LOCAL_STEPS,
-    "trust_region:apts_paper": traffic_formulas.DECOMPOSED,
-    "trust_region:napts": traffic_formulas.DECOMPOSED,
-    "trust_region:tr": traffic_formulas.TRUST_REGION,
-}.items()}
-"""By plug-in, not by name: what a user calls ``sgd`` may do anything."""
-
+    from bench_apts.reports.section_parts import Block, Context, Part
 
 class SentBytes(NamedTuple):
     """What one optimizer sent in training at one N, by collective.
@@ -68,7 +45,7 @@ class SentBytes(NamedTuple):
     label: str
     ranks: int
     run_id: str
-    formula: Formula | None
+    formula: TrafficFormula | None
     unit: str
     units: int
     steps: int
@@ -99,7 +76,8 @@ def bytes_sent(groups: Sequence[CellGroup]) -> list[SentBytes]:
                 continue
             moved = comm.get("train", {})
             steps = record.evals[-1].step if record.evals else 0
-            formula = _FORMULAS.get(record.trial.plugin)
+            backend = declared(cell)
+            formula = backend.traffic if backend else None
             rounds = formula is not None and formula.unit == "round"
             number = moved["all_reduce"].calls if rounds and "all_reduce" in moved else steps
             if not moved or not number or not steps:
@@ -141,12 +119,21 @@ def formula_table(context: Context, rows: Sequence[SentBytes]) -> Table:
         "known-traffic", "Bytes against formulas",
         "Ideal bytes sent per rank in training, for one step or for one round of local steps, of "
         "one training of each optimizer. P: bytes of the parameters in float32; f = (N − 1)/N. "
-        "DeepSpeed pads: stages 1 and 2 as the formula does, stage 3 each tensor, which the "
-        "formula leaves out. apts sends 24 bytes more in rounds that judge a point. A collective "
-        "without a formula's number, such as the broadcast of a model's buffers, comes on top.",
+        "A collective without a formula's number, such as the broadcast of a model's buffers, "
+        f"comes on top.{_notes(rows)}",
         (("Optimizer", ""), ("N", "ranks"), ("Formula", "per rank"), ("Times", "steps or rounds"),
          ("Collective", ""), ("Formula", "bytes"), ("Measured", "bytes"), ("Difference", "")),
         tuple(lines), frozenset(breaks))
+
+
+def _notes(rows: Sequence[SentBytes]) -> str:
+    """Say what the formulas leave out, and of which optimizers."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.formula and row.formula.note:
+            labels = notes.setdefault(row.formula.note, [])
+            labels += [row.label] if row.label not in labels else []
+    return "".join(f" {units.listing(labels)} {note}." for note, labels in notes.items())
 
 
 def _gap(gap: float) -> str:
@@ -317,6 +304,9 @@ def _phases_table(
               for label, sums in totals.items()))
 
 
+SECTION = Section("traffic", "Communication", order=80)
+
+
 def part(context: Context) -> Part | None:
     """Returns the section; None where no collective was recorded."""
     detail = trial_detail.communication_table(context.groups)
@@ -339,7 +329,7 @@ def part(context: Context) -> Part | None:
     if rows:
         blocks.append(Listing(formula_table(context, rows)))
     blocks.append(Listing(detail))
-    return Part("traffic", "Communication", _finding(rows), tuple(blocks))
+    return SECTION.part(_finding(rows), tuple(blocks))
 
 
 def _finding(rows: Sequence[SentBytes]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.figure_style import INK, LOOKS, MUTED
-from bench_apts.reports.section_parts import Block, Listing, Part, Pictures
+from bench_apts.reports.section_parts import Block, Listing, Pictures, Section
 from bench_apts.reports.table import Table, Value, mono, number, words
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bench_apts.reports.asv_results import BenchmarkLine, History
     from bench_apts.reports.figure_style import Look
+    from bench_apts.reports.section_parts import Part, StudyContext
 
 _LABELLED = 8
 """Groups of lines that are coloured and named at most, those that changed the most."""
@@ -183,16 +184,18 @@ def short_name(benchmark: str) -> str:
     return benchmark.rpartition(".")[2].removeprefix("track_").replace("_", " ")
 
 
-def part(found: History) -> Part:
-    """Builds the section, which is about the code and not about a suite.
+SECTION = Section("history", "History over commits", order=120, study=True)
 
-    Args:
-        found: See ``history.read``.
-    """
+
+def part(study: StudyContext) -> Part | None:
+    """Builds the section, which is about the code and not about a suite; None without results."""
+    found = study.history
+    if found is None:
+        return None
     drawn = history_figures(found)
     blocks: list[Block] = [Pictures(tuple(drawn), wide=True)] if drawn else []
     blocks.append(Listing(history_table(found), folded=bool(drawn)))
-    return Part("history", "History over commits", _finding(found), tuple(blocks))
+    return SECTION.part(_finding(found), tuple(blocks))
 
 
 def _finding(found: History) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.reports.section_parts import finite
+from bench_apts.reports.section_parts import family_of, finite
 from bench_apts.reports.table import Table, Value, number, words
 from bench_apts.reports.tuning_pools import (
     CostView,
@@ -63,7 +63,8 @@ class Ranking:
 
     Attributes:
         group: Suite and N.
-        reference: apts, or the cheapest where no apts reached the target; None if nobody did.
+        reference: The cheapest that declares a family and reached the target, else the cheapest of
+            all; None if nobody reached it.
         rivals: The cheapest first, without those whose search was another's: they would be the
             same rival again.
         unlike: In what the environments of all their trials differ, so that no optimizer is called
@@ -93,7 +94,7 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
     pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
-    base = next((found for found in hit if found.cell.optimizer == "apts"),
+    base = next((found for found in hit if family_of(found.cell)),
                 hit[0] if hit else None)
     unlike_all = unlike_environments(pools, view)
     shares = (_first_ranks(pools) if not unlike_all
@@ -154,8 +155,9 @@ def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table | None:
     return Table(
         "ranking", "Expected cost against the reference",
         "Ratio: expected cost, tuning included, over the reference's at the same N, with its 95 % "
-        "interval; paired where the trials share their seeds. The reference is apts, or the "
-        "cheapest where no apts reached the target. p: of exchanging the labels, after Holm's "
+        "interval; paired where the trials share their seeds. The reference is the "
+        "cheapest that declares a family (docs/optimizers.md) and reached the target, else the "
+        "cheapest of all. p: of exchanging the labels, after Holm's "
         "correction over all comparisons at that N. ★: the interval excludes 1, p is at most 5 %, "
         "and the ratio is beyond noise. Leads in: share of bootstrap resamples in which it is the "
         "cheapest, which is not the probability of being the best. Optimizers whose search was "

@@ -16,6 +16,7 @@ from bench_apts.reports.section_parts import (
     Listing,
     Part,
     Prose,
+    family_of,
     untuned_reference,
 )
 from bench_apts.reports.sections.decision_contest import (
@@ -132,7 +133,7 @@ def _box(context: Context, group: CellGroup) -> Box:
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, f"{headed} {depends}".rstrip(), tuple(answers),
-        (*remarks, *_apts(once, rivals, view), *([shared] if shared else [])),
+        (*remarks, *_families(once, rivals, view), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
@@ -272,26 +273,31 @@ def _nobody(
     return "No optimizer reached the target.", tuple(sentences)
 
 
-def _apts(once: Contest, cells: Sequence[ReportCell], view: CostView) -> list[str]:
-    """Says plainly how APTS fared, the method that this harness was built to judge."""
-    family = [cell for cell in cells if cell.optimizer == "apts"]
-    if once.best is None or not family or len(cells) == 1:
+def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> list[str]:
+    """Say how each family fared whose cheapest member is not the best."""
+    if once.best is None or len(cells) == 1 or once.verdict == "not judged":
         return []
-    mine = min(family, key=lambda cell: (
-        cell.ert(view.currency).cost, cell.ert(view.currency).total))
-    if mine is once.best.cell or once.verdict == "not judged":
-        return []
-    expected = mine.ert(view.currency)
     if not once.best.value:  # the untrained model met the target
         return []
+    families: dict[str, list[ReportCell]] = {}
+    for cell in cells:
+        families.setdefault(family_of(cell), []).append(cell)
+    return [_loss(once, members, view) for family, members in families.items()
+            if family and once.best.cell not in members]
+
+
+def _loss(once: Contest, members: Sequence[ReportCell], view: CostView) -> str:
+    assert once.best is not None
+    mine = min(members, key=lambda cell: (
+        cell.ert(view.currency).cost, cell.ert(view.currency).total))
+    expected = mine.ert(view.currency)
     tied = any(rival.entrant.cell is mine for rival in once.tied)
     if not expected.hits:
-        return [f"{mine.label} {'is behind' if tied else 'loses here'}: it costs more than "
+        return (f"{mine.label} {'is behind' if tied else 'loses here'}: it costs more than "
                 f"{view.show(expected.bound)}, as {hits_of_trials(0, expected.trials)}"
-                + (", which so few trials cannot tell from chance." if tied else ".")]
-    ratio = expected.cost / once.best.value
+                + (", which so few trials cannot tell from chance." if tied else "."))
+    ratio = units.times(expected.cost / once.best.value)
     if tied:
-        return [f"{mine.label} is behind at {units.times(ratio)} the lowest cost, within the "
-                "uncertainty of these few trials."]
-    return [f"{mine.label} loses here: it costs {units.times(ratio)} as much as "
-            f"{once.best.cell.label}."]
+        return (f"{mine.label} is behind at {ratio} the lowest cost, within the uncertainty of "
+                "these few trials.")
+    return f"{mine.label} loses here: it costs {ratio} as much as {once.best.cell.label}."

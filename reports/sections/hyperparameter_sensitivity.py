@@ -15,7 +15,7 @@ from bench_apts.reports.canvas import Figure, finish, heading, headroom, panel, 
 from bench_apts.reports.caveats import on_the_edge
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.figure_style import INK, LOOKS
-from bench_apts.reports.section_parts import Block, Listing, Part, Pictures, Prose
+from bench_apts.reports.section_parts import Block, Listing, Pictures, Prose, Section
 from bench_apts.reports.sections.hyperparameter_sweeps import find_sweeps, transfer_table
 from bench_apts.reports.table import Table, Value, name, number, words
 from bench_apts.stats.range_sensitivity import log_edges, success_by_bin, working_range
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.sections.hyperparameter_sweeps import Sweep, SweepPoint
     from bench_apts.stats.range_sensitivity import RangeBin
 
@@ -223,6 +223,9 @@ def _shares(context: Context, sweep: Sweep, bins: Mapping[int, Sequence[RangeBin
                   (f"{sweep.name}", "to"), ("Hits", ""), ("Trials", "")), tuple(rows))
 
 
+SECTION = Section("sensitivity", "Sensitivity", order=60)
+
+
 def part(context: Context) -> Part | None:
     """Builds the section; None where no hyperparameter was varied."""
     found = find_sweeps(context.groups)
@@ -242,7 +245,7 @@ def part(context: Context) -> Part | None:
     table = transfer_table(context)
     if table is not None:
         blocks.append(Listing(table, folded=False))
-    return Part("sensitivity", "Sensitivity", _finding(found), tuple(blocks), legend=True,
+    return SECTION.part(_finding(found), tuple(blocks), legend=True,
                 drawn=tuple(dict.fromkeys(sweep.label for sweep in found)))
 
 

@@ -16,7 +16,7 @@ from bench_apts.core import units
 from bench_apts.core.units import headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.cost_tables import STATUS
-from bench_apts.reports.section_parts import Listing, Part
+from bench_apts.reports.section_parts import Listing, Section
 from bench_apts.reports.table import Table, Value, mono, name, number, rank_by_cost, words
 from bench_apts.stats.trial_costs import all_known, best_metric, final_metric, outcome
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
     from bench_apts.stats.trial_costs import TargetOutcome
 
 FASTEST = "fastest to the target"
@@ -198,11 +198,14 @@ def _spread(cell: ReportCell, column: str, values: Sequence[float]) -> Value:
         f"{column}_high": max(values)})
 
 
+SECTION = Section("main", "Main table", order=10, compares=True)
+
+
 def part(context: Context) -> Part | None:
     """Builds the main table of a suite, what was frozen, and the cost at each level."""
     device = context.gathered.device
     chosen = frozen_table(context.groups)
-    return Part("main", "Main table", _finding(context), (
+    return SECTION.part(_finding(context), (
         Listing(cost_tables.main_table(context.groups, device, context.crowded), folded=False),
         *([Listing(chosen, folded=False)] if chosen else []),
         Listing(cost_tables.levels_table(context.groups, device), folded=False)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.units import headline
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
-from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Part, Pictures
+from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Pictures, Section
 from bench_apts.reports.sections.cost_ratios import (
     level_rankings_table,
     rank_optimizers,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Block, Context
+    from bench_apts.reports.section_parts import Block, Part, StudyContext
     from bench_apts.reports.sections.cost_ratios import Ranking
     from bench_apts.stats.rankings import Profile
 
@@ -177,12 +177,12 @@ def _points(profiles: Mapping[str, Profile]) -> Table:
                  (("Optimizer", ""), ("Ratio", ""), ("Share", "of problems")), tuple(rows))
 
 
-def part(contexts: Sequence[Context]) -> Part | None:
-    """Builds the section about all suites of a study at once; None before any trial.
+SECTION = Section("ranking", "Ranking", order=110, study=True)
 
-    Unlike the others it takes the contexts of all suites, as a problem of a performance profile
-    is one suite at one N.
-    """
+
+def part(study: StudyContext) -> Part | None:
+    """Builds the section; None before any trial."""
+    contexts = study.suites
     device = contexts[0].gathered.device
     view = CostView(headline(device), 1.0, device)
     groups = [group for context in contexts for group in context.groups]
@@ -204,7 +204,7 @@ def part(contexts: Sequence[Context]) -> Part | None:
     finding = _finding(rankings, several=len(contexts) > 1)
     if changes:
         finding += " But " + "; ".join(changes) + "."
-    return Part("ranking", "Ranking", finding, tuple(blocks),
+    return SECTION.part(finding, tuple(blocks),
                 legend=drawn is not None)
 
 

@@ -16,7 +16,7 @@ from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.cells import memory
 from bench_apts.reports.figure_style import INK, MUTED
-from bench_apts.reports.section_parts import Part, Pictures
+from bench_apts.reports.section_parts import Pictures, Section
 from bench_apts.reports.table import Table, Value, hits_of_trials, name, number, words
 from bench_apts.stats.rankings import on_pareto_front
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
 
 FrontCost = Literal["bytes", "memory"]
 FrontAxis = Literal["train_s", "samples"]
@@ -260,6 +260,9 @@ _KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range ov
         "the edge of what the front beats.")
 
 
+SECTION = Section("pareto", "Trade-offs", order=50, compares=True)
+
+
 def part(context: Context) -> Part | None:
     """Returns the section; None where no optimizer's median seed reached the target."""
     blocks, sentences = [], []
@@ -281,5 +284,4 @@ def part(context: Context) -> Part | None:
                                    context.noise(group.ranks), _KEY, wide=True))
     if not blocks:
         return None
-    return Part("pareto", "Trade-offs",
-                f"Pareto-optimal: {'; '.join(sentences)}.", tuple(blocks), legend=True)
+    return SECTION.part(f"Pareto-optimal: {'; '.join(sentences)}.", tuple(blocks), legend=True)

@@ -13,7 +13,7 @@ from bench_apts.core import units
 from bench_apts.reports import modelled_times, section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.figure_style import GRID
-from bench_apts.reports.section_parts import Listing, Part, Pictures, Prose
+from bench_apts.reports.section_parts import Listing, Pictures, Prose, Section
 from bench_apts.reports.sections.scaling_factors import (
     comparable,
     cost_figure,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.modelled_times import ProjectedRow
-    from bench_apts.reports.section_parts import Block, Context
+    from bench_apts.reports.section_parts import Block, Context, Part
     from bench_apts.reports.sections.scaling_factors import ScaledOptimizer
     from bench_apts.stats.world_sizes import Efficiency
 
@@ -152,6 +152,9 @@ def _table(context: Context, fabric: str, rows: Sequence[ProjectedRow]) -> Table
               for label, ranks, time, how in [*measured, *guessed]))
 
 
+SECTION = Section("scaling", "Scaling", order=40, compares=True)
+
+
 def part(context: Context) -> Part | None:
     """Returns the section; None with a single N and nothing that could be modelled."""
     rows = scale_optimizers(context)
@@ -173,7 +176,7 @@ def part(context: Context) -> Part | None:
     blocks += _networks(context)
     if not blocks:
         return None
-    return Part("scaling", "Scaling", _finding(context, rows), tuple(blocks),
+    return SECTION.part(_finding(context, rows), tuple(blocks),
                 legend=True)
 
 

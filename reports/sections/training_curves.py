@@ -17,7 +17,7 @@ from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands, draw_curve_ends, draw_curves
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Part, Pictures
+from bench_apts.reports.section_parts import Pictures, Section
 from bench_apts.reports.table import Table, Value, name, number
 from bench_apts.stats.learning_curves import QUARTILES_FROM, band
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.curve_data import CurveAxis, CurveBand
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.table import Plain
 
 _METRIC = "validation"
@@ -256,6 +256,9 @@ _KEY = ("Thin: single seeds. Bold: their median, with its band. Ring: first hit.
         "without one. Dashed: target.")
 
 
+SECTION = Section("curves", "Curves", order=30, compares=True)
+
+
 def part(context: Context) -> Part | None:
     """Returns the section; None while no final training has an evaluation."""
     blocks = tuple(
@@ -264,7 +267,7 @@ def part(context: Context) -> Part | None:
         for group in context.groups if (drawn := curve_figures(context, group)))
     if not blocks:
         return None
-    return Part("curves", "Curves", _finding(context), blocks,
+    return SECTION.part(_finding(context), blocks,
                 legend=True)
 
 

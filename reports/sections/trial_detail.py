@@ -16,7 +16,7 @@ from bench_apts.core import units
 from bench_apts.meters.soundness import ledger_gap
 from bench_apts.reports.cells import pace, reached
 from bench_apts.reports.cost_tables import STATUS, UNCOUNTED
-from bench_apts.reports.section_parts import Listing, Part
+from bench_apts.reports.section_parts import Listing, Section
 from bench_apts.reports.sections import main_table
 from bench_apts.reports.table import Table, Value, mono, name, number, words
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench_apts.core.records import Traffic, TrialRecord
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
 
 _PHASES = ("setup", "warmup", "train", "validate", "eval", "checkpoint")
 _PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "data_s", "eval_s", "log_s",
@@ -240,6 +240,9 @@ def status_counts(records: Sequence[TrialRecord]) -> Mapping[str, int]:
     return dict(sorted(counted.items()))
 
 
+SECTION = Section("detail", "Seconds and trials", order=90)
+
+
 def part(context: Context) -> Part | None:
     """Builds the tables of what was recorded; None if nothing was."""
     groups = context.groups
@@ -248,7 +251,7 @@ def part(context: Context) -> Part | None:
         main_table.tuning_trials_table(groups, context.gathered.device)) if table]
     if not tables:
         return None
-    return Part("detail", "Seconds and trials", _finding(context),
+    return SECTION.part(_finding(context),
                 tuple(Listing(table) for table in tables))
 
 

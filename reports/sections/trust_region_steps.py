@@ -15,7 +15,7 @@ from bench_apts.reports import curve_data
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.curve_data import SINGLE
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Block, Listing, Part, Pictures, Prose
+from bench_apts.reports.section_parts import Block, Listing, Pictures, Prose, Section
 from bench_apts.reports.table import MOST_ROWS, Table, Value, name, number
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.curve_data import StepTally
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Context
+    from bench_apts.reports.section_parts import Context, Part
 
 class _Quantity(NamedTuple):
     """What is drawn against samples; ``limits`` None: log scale over what there is."""
@@ -208,6 +208,9 @@ Line = tuple[int, str, "StepTally"]
 """N, the optimizer's label, and its sums."""
 
 
+SECTION = Section("trust", "Trust region", order=70)
+
+
 def part(context: Context) -> Part | None:
     """Builds the section; None where no optimizer judges its steps."""
     lines: list[Line] = []
@@ -224,7 +227,7 @@ def part(context: Context) -> Part | None:
     if not lines:
         return None
     alarms = [Prose(line) for line in _alarms(lines)]
-    return Part("trust", "Trust region", _finding(lines),
+    return SECTION.part(_finding(lines),
                 (*alarms, *pictures, Listing(_table(context, lines), folded=False)), legend=True,
                 drawn=tuple(dict.fromkeys(label for _, label, _ in lines)))
 

@@ -19,9 +19,9 @@ from bench_apts.reports.search_costs import restart_figure
 from bench_apts.reports.search_figures import best_of_k_figure, replay_figures
 from bench_apts.reports.section_parts import (
     Listing,
-    Part,
     Pictures,
     Prose,
+    Section,
     TuningScene,
     untuned_reference,
 )
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.figure_style import Look
-    from bench_apts.reports.section_parts import Block, Context
+    from bench_apts.reports.section_parts import Block, Context, Part
 
 _WIDTH = 4.9
 
@@ -233,6 +233,9 @@ def _write_value(axes: Axes, row: int, text: str) -> None:
                   annotation_clip=False)
 
 
+SECTION = Section("tuning", "Tuning cost", order=20, compares=True, last=True)
+
+
 def part(context: Context) -> Part | None:
     """Builds the section from the suite's bill; None while nothing has been run."""
     device = context.gathered.device
@@ -261,7 +264,7 @@ def part(context: Context) -> Part | None:
     blocks += [Listing(table) for table in found.tables]
     notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
     blocks += [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes]
-    return Part("tuning", "Tuning cost", _finding(context.groups, scenes, view.currency),
+    return SECTION.part(_finding(context.groups, scenes, view.currency),
                 tuple(blocks), legend=True)
 
 

@@ -45,7 +45,7 @@ def assert_one_line(done, *expected):
     (("--set", "suite.batch=32"), ["unknown key 'batch'; did you mean batch_size or "]),
     (("--set", "suite.batch_size=many"), ["key 'batch_size': expected `int`, got `str`"]),
     (("--set", "suite.budget.seconds=inf"), ["'budget.seconds': expected a finite number"]),
-    (("--data-dir", "nowhere", "--suite", "mnist"), ["the data folder nowhere", "is no folder"]),
+    (("--data-dir", "nowhere", "--suite", "mnist"), ["data folder nowhere", "is not a folder"]),
     (("--set", "suite.summary=\udcff"), ["'suite.summary=\\udcff' is not valid UTF-8"]),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_mistakes_on_the_command_line(cli, arguments, expected):
@@ -141,8 +141,8 @@ def test_a_results_folder_that_cannot_be_made(cli, tmp_path):
 
 @pytest.mark.parametrize(("theirs", "ours"), [("", ()), ("shared", ()), ("", ("--shared",))])
 def test_a_results_folder_in_use(cli, tmp_path, theirs, ours):
-    code = ("import sys; from pathlib import Path; from bench_apts.study import run as study\n"
-            "with study.opened(Path(sys.argv[1]), bool(sys.argv[2])):\n"
+    code = ("import sys; from pathlib import Path; from bench_apts.study import scheduler\n"
+            "with scheduler.open_results_folder(Path(sys.argv[1]), bool(sys.argv[2])):\n"
             "    print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "digits"), theirs],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

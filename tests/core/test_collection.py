@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from bench_apts.core.trial_files import collect_only_new, pause_gc
+from bench_apts.core.store import collect_only_new, pause_gc
 
 
 class Node:

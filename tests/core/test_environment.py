@@ -37,7 +37,7 @@ def test_card_is_plain_json_and_complete(monkeypatch):
 
 
 def test_no_torch_is_imported():
-    code = ("import sys; from bench_apts.core import environment; environment.card(); "
+    code = ("import sys; from bench_apts.core import environment; environment.environment_card(); "
             "environment.gpu_count(); sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -73,7 +73,7 @@ def test_nvidia_smi_is_read(monkeypatch):
 @pytest.mark.parametrize("answer", [None, "", "No devices were found"])
 def test_without_gpus(monkeypatch, answer):
     monkeypatch.setattr(environment, "_run", lambda *command: answer)
-    monkeypatch.setattr(environment, "_read", lambda path: "")
+    monkeypatch.setattr(environment, "read_text", lambda path: "")
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     assert environment._gpus() == ((), None)
 
@@ -123,7 +123,7 @@ def test_dubious_ownership_is_named_with_its_remedy(tmp_path, monkeypatch):
     git("commit", "-m", "x")
     # git's own switch for its tests: every folder counts as somebody else's.
     kept = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
-    monkeypatch.setattr(environment.git, "environment", lambda: kept)
+    monkeypatch.setattr(environment, "git_environment", lambda: kept)
     card = environment.environment_card()
     assert card["commit"] is None
     assert card["dirty"] is None

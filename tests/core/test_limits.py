@@ -100,7 +100,7 @@ def test_half_a_core_is_what_a_card_and_the_ranks_see(tree, monkeypatch):
 def test_the_limit_of_the_address_space_is_recorded():
     code = ("import resource; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); "
             "from bench_apts.core import environment; "
-            "print(environment.card()['address_space_bytes'])")
+            "print(environment.environment_card()['address_space_bytes'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2**33
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -139,9 +139,9 @@ def test_ranks_share_the_places_that_openmp_binds_them_to(variables, cores):
     {"OMP_PROC_BIND": "false", "OMP_PLACES": "{0}"}, {"GOMP_CPU_AFFINITY": "0"},
     {"OMP_PLACES": "junk"}])
 def test_torch_is_bound_as_we_say(variables):
-    code = ("from bench_apts.core import binding; import os; a = binding.affinity(); "
-            "told = binding.bound(a, os.environ); import torch; "
-            "print(sorted(told) == sorted(os.sched_getaffinity(0)))")
+    code = ("from bench_apts.core.process_limits import allowed_cores, openmp_bound_cores; "
+            "import os; bound = openmp_bound_cores(allowed_cores(), os.environ); import torch; "
+            "print(sorted(bound) == sorted(os.sched_getaffinity(0)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)
     assert done.stdout.split()[-1] == "True"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_json
 from bench_apts.core.records import End, Eval, Header, Start, Traffic
 from bench_apts.core.spec import SCHEMA
 
@@ -180,7 +181,7 @@ def test_study_files(tmp_path, make_study):
         store.read_study(tmp_path)
     path = tmp_path / "study.json"
     written = store.StudyFile(make_study("sgd"), ["run"], store.now(), {"cores": 2})
-    store.write_json(path, written)
+    write_json(path, written)
     assert store.read_study(tmp_path) == written
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"study\.json is broken"):
@@ -193,21 +194,21 @@ def test_study_files(tmp_path, make_study):
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
     path = tmp_path / "study.json"
-    store.write_json(path, {"old": True})
+    write_json(path, {"old": True})
 
     def fail(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync" if step == "fsync" else "pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="No space left"):
-        store.write_json(path, {"new": True})
+        write_json(path, {"new": True})
     assert msgspec.json.decode(path.read_bytes()) == {"old": True}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_replace_the_old_ones_whole(tmp_path):
     path = tmp_path / "study.json"
-    store.write_json(path, {"old": list(range(1000))})
-    store.write_json(path, {"new": 1})
+    write_json(path, {"old": list(range(1000))})
+    write_json(path, {"new": 1})
     assert msgspec.json.decode(path.read_bytes()) == {"new": 1}
     assert list(tmp_path.iterdir()) == [path]

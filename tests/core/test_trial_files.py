@@ -25,7 +25,7 @@ def test_a_copy_counts_nowhere_and_is_named_everywhere(finished, cli, tmp_path, 
     folder, path = whole(finished, tmp_path / "study")
     copy = path.with_name(name.format(path.stem))
     shutil.copyfile(path, copy)
-    read = trial_files.read_trial_files(folder)
+    read = store.read_trial_files(folder)
     assert [r.path for r in read.records] == [str(p) for p in sorted(
         (finished.folder / "trials").glob("*.jsonl"))] or len(read.records) == 16
     assert [found.path for found in read.copies] == [copy]
@@ -83,7 +83,7 @@ def test_without_its_own_file_the_most_complete_and_then_the_newest_counts(finis
     old.unlink()
     assert counts() == str(short)
     backup = short.rename(path.with_name(f"{run_id}.jsonl~"))
-    read = trial_files.read_trial_files(folder)
+    read = store.read_trial_files(folder)
     assert len(read.records) == 15
     assert read.copies == [trial_files.DuplicateTrialFile(backup, run_id, None)]
     assert "rename" in str(read.copies[0])
@@ -106,12 +106,12 @@ def test_what_is_no_copy_of_a_record_is_passed_over_or_refused(finished, tmp_pat
     for name in (f".{path.name}.swp", f"._{path.name}", "notes.jsonl.txt", f"{path.name}.bad"):
         path.with_name(name).write_bytes(b"\x00\x01 nothing of ours")
     (path.parent / "x.jsonl.d").mkdir()
-    assert trial_files.read_trial_files(folder).copies == []
+    assert store.read_trial_files(folder).copies == []
     # A copy that is torn in its middle does no harm; a record that is does.
     torn = path.with_name(f"{path.stem}.sync-conflict.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
     torn.write_bytes(lines[0] + b'{"event":"ev\n' + b"".join(lines[2:]))
-    assert [copy.path for copy in trial_files.read_trial_files(folder).copies] == [torn]
+    assert [copy.path for copy in store.read_trial_files(folder).copies] == [torn]
     path.unlink()
     with pytest.raises(UserError, match="corrupt"):
-        trial_files.read_trial_files(folder)
+        store.read_trial_files(folder)

@@ -7,6 +7,7 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.reports.gather import gather
 
 # In every rank, in the middle of training: the clock shows 1970 from here on.
@@ -58,7 +59,7 @@ def test_a_clock_set_back_during_a_trial(cli, plugin, tmp_path):
 
 def rewritten(folder, **told):
     path = folder / "study.json"
-    store.write_json(path, msgspec.structs.replace(store.read_study(folder), **told))
+    write_json(path, msgspec.structs.replace(store.read_study(folder), **told))
 
 
 def seeds(folder, label):

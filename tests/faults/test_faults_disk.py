@@ -73,7 +73,7 @@ def test_an_event_that_does_not_fit_is_an_error_and_tears_only_itself(tmp_path, 
     assert record.evals == curve[:1]
 
 
-def test_records_that_are_no_plain_files_are_refused_and_not_read_for_ever(tmp_path):
+def test_records_that_are_not_regular_files_are_refused_and_not_read_for_ever(tmp_path):
     (tmp_path / "trials").mkdir()
     path = tmp_path / "trials" / "x.jsonl"
     spec = fixture.trial("sgd")
@@ -81,26 +81,26 @@ def test_records_that_are_no_plain_files_are_refused_and_not_read_for_ever(tmp_p
     with pytest.raises(OSError, match="No space left on device"):
         store.append(path, fixture.evals(
             spec, pace=1.0, step_s=0.01, backwards=1, every=1, until=1)[0])
-    with pytest.raises(UserError, match=r"x\.jsonl is no plain file"):
+    with pytest.raises(UserError, match=r"x\.jsonl is not a regular file"):
         store.read_trials(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match=r"x\.jsonl is no plain file"):
+    with pytest.raises(UserError, match=r"x\.jsonl is not a regular file"):
         store.read_trials(tmp_path)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
                          ids=["pipe", "device"])
-def test_a_study_file_that_is_no_plain_file_is_refused(tmp_path, make):
+def test_a_study_file_that_is_not_a_regular_file_is_refused(tmp_path, make):
     make(tmp_path / "study.json")
-    with pytest.raises(UserError, match=r"study\.json is no plain file"):
+    with pytest.raises(UserError, match=r"study\.json is not a regular file"):
         store.read_study(tmp_path)
 
 
 def test_a_suite_that_is_a_pipe_is_refused(cli, tmp_path):
     os.mkfifo(tmp_path / "mine.toml")
     done = cli("run", "--suite", "mine.toml", "--dry-run")
-    assert_one_line(done.code, done.err, "mine.toml: it is a pipe, name a plain file")
+    assert_one_line(done.code, done.err, "mine.toml is not a regular file")
 
 
 @pytest.mark.parametrize("what", ["plug-in", "data"])

@@ -95,15 +95,15 @@ def test_a_mistake_does_not_use_up_the_folder(cli, monkeypatch, checkout):
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert "kept is not empty; name a new folder" in done.err
     done = cli("check", "--baseline", "HEAD", "--out", "LICENSE")
-    assert "LICENSE is no folder" in done.err
+    assert "LICENSE is not a folder" in done.err
 
 
 def test_a_summary_that_cannot_be_written_is_told_before_anything_runs(cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     for place, expected in (("file/summary.md", "cannot write file/summary.md: "),
-                            ("/dev/null", "--markdown /dev/null is no plain file"),
-                            (".", "--markdown . is no plain file")):
+                            ("/dev/null", "--markdown /dev/null is not a regular file"),
+                            (".", "--markdown . is not a regular file")):
         done = cli("check", "--baseline", "HEAD", "--markdown", place)
         assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
         assert expected in done.err

@@ -9,6 +9,7 @@ import pytest
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_json
 from bench_apts.core.records import (
     Audited,
     AuditPart,
@@ -56,7 +57,7 @@ def folder(tmp_path, make_study, digits):
     study = make_study("sgd[lr=0.1]", "adam[lr=0.01]", ranks=(1, 2), trials=0, seeds=2)
     tuned = make_study("sgd", ranks=(1,), trials=2)
     (tmp_path / "trials").mkdir()
-    store.write_json(tmp_path / "study.json", store.StudyFile(study, [], store.now(), {}))
+    write_json(tmp_path / "study.json", store.StudyFile(study, [], store.now(), {}))
     for trial in (*Plan(study, {"digits": digits}).reporting([]),
                   *Plan(tuned, {"digits": digits}).tuning()):
         for event in events(trial):
@@ -279,7 +280,7 @@ def test_records_of_a_suite_whose_data_has_options_pass(tmp_path, make_study, di
     study = msgspec.structs.replace(
         plain, suites=(msgspec.structs.replace(suite, data=data),))
     (tmp_path / "trials").mkdir()
-    store.write_json(tmp_path / "study.json", store.StudyFile(study, [], store.now(), {}))
+    write_json(tmp_path / "study.json", store.StudyFile(study, [], store.now(), {}))
     for trial in Plan(study, {"digits": digits}).reporting([]):
         for event in events(trial):
             store.append(tmp_path / "trials" / f"{trial.run_id}.jsonl", event)
@@ -363,7 +364,7 @@ def test_a_torn_line_counts_until_the_trial_is_run_again(folder):
     path.write_bytes(content[:-20])
     assert only(folder, path) == ["line 6 is cut off: the writer was killed"]
     for line in content.splitlines():
-        store.append(path, store._decoder.decode(line))
+        store.append(path, msgspec.json.decode(line, type=store.Event))
     assert soundness.check(folder)[1] == []
     path.write_bytes(content[:20])
     assert only(folder, path) == ["no header was written whole"]

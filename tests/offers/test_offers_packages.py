@@ -135,8 +135,9 @@ def test_a_packages_suite_and_task_are_trained_and_their_source_identifies_trial
 
     code = packages.site / "flowers" / "code.py"
     code.write_text(code.read_text() + "\n# changed\n")
-    asked = ("from bench_apts.plugins import registry\nfrom bench_apts.suites import problem\n"
-             "print(problem.resolved(registry.suite('petals'), '').code_sha256)")
+    asked = ("from bench_apts.plugins import registry\n"
+             "from bench_apts.suites import suite_problem\n"
+             "print(suite_problem.resolved(registry.suite('petals'), '').code_sha256)")
     done = subprocess.run([sys.executable, "-c", asked], cwd=packages.site, check=True, text=True,
                           capture_output=True)
     assert len(done.stdout.strip()) == 64

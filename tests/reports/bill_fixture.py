@@ -7,6 +7,7 @@ import pandas as pd
 import report_fixture as fixture
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.records import Eval, Traffic
 from bench_apts.core.spec import Entry, Evaluation, Study
 from bench_apts.reports import caveats
@@ -33,7 +34,7 @@ class Folder:
         self.study = msgspec.structs.replace(
             Study((SUITE,), tuple(Entry(label, label) for label in labels), ranks, 4, 2, 0, "cpu"),
             **changes)
-        store.write_json(path / "study.json", store.StudyFile(
+        write_json(path / "study.json", store.StudyFile(
             self.study, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
 
     def add(self, label, stage, seconds, ranks=1, like=None, status=None, values=None, flops=1e6,

@@ -7,6 +7,7 @@ import pytest
 import searched_fixture
 
 from bench_apts import reports
+from bench_apts.plugins import registry
 
 FORMATS = ("html", "csv", "svg", "png", "json", "md")
 
@@ -45,3 +46,22 @@ def compared(searched, slower, tmp_path_factory):
     out = tmp_path_factory.mktemp("searched") / "compared"
     reports.compare(searched, slower, FORMATS, out=out, names=("first", "second"))
     return out
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a distribution whose modules are entry points of a group."""
+    def install(group, suffix="", **modules):
+        info = tmp_path / "strange-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[bench_apts.{group}]\n" + "".join(
+            f"{name} = strange_{name}{suffix}\n" for name in modules))
+        for name, code in modules.items():
+            (tmp_path / f"strange_{name}.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        registry.forget()
+
+    yield install
+    monkeypatch.undo()
+    registry.forget()

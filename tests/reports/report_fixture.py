@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.records import End, Eval, Header, Start, Traffic
 from bench_apts.core.spec import (
     Budget,
@@ -47,6 +48,8 @@ ENVIRONMENT: dict[str, Any] = {
 PACE = {"apts": (0.9, 0.004, 3, 8), "sgd": (1.3, 0.0015, 1, 1), "adam": (1.1, 0.0019, 1, 1),
         NASTY: (0.05, 0.0024, 1, 1)}
 PARAMETERS = 6_570
+PLUGINS = {"apts": "bench_apts.optimizers.trust_region:apts"}
+"""What is installed of them; the others are known by their records alone."""
 
 
 def trial(label: str, ranks: int = 1, stage: str = "tune", repetition: int = 0,
@@ -60,8 +63,9 @@ def trial(label: str, ranks: int = 1, stage: str = "tune", repetition: int = 0,
                              "momentum": 0.9}),
         "tuning_free": free, "batch_size": 64, "suite": SUITE, "ranks": ranks, "stage": stage,
         "repetition": repetition, "seeds": Seeds(100 + repetition, 200 + repetition),
-        "device": "cpu", "data_sha256": "d" * 64, "plugin": "builtin", "plugin_sha256": "p" * 64}
-    return Trial(**{**values, **changes})
+        "device": "cpu", "data_sha256": "d" * 64, "plugin_sha256": "p" * 64}
+    values |= changes
+    return Trial(**{"plugin": PLUGINS.get(values["optimizer"], "builtin"), **values})
 
 
 def evals(spec: Trial, *, pace: float, step_s: float, backwards: int, every: int,
@@ -131,7 +135,7 @@ def populate(folder: Path, plan: Study | None = None) -> Path:
     """
     plan = plan or study()
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         plan, ["bench-apts", "run", "--suite", "digits", "--gpus", "1,2"],
         "2026-01-02T03:00:00+00:00", ENVIRONMENT))
     for suite in plan.suites:

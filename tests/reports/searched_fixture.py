@@ -4,6 +4,7 @@ import msgspec
 import report_fixture as fixture
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.core.spec import Entry, Searched, Study
 
 RANKS = (1, 2, 4)
@@ -42,7 +43,7 @@ def populate(folder, *, edge=False, at_bound=0.0, accepted=0.75):
                                       for label, start in STARTS.items()))
     plan = Study((fixture.SUITE,), entries, RANKS, len(DRAWS), 2, 0, "cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         plan, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
     shape = {"step_s": 0.0015, "backwards": 1, "every": 1}
     for ranks in RANKS:

@@ -4,6 +4,7 @@ import pytest
 
 from bench_apts.reports.report_page import add_uncertainty, uncertainty_sentence
 from bench_apts.reports.section_parts import Answer, Box, Boxes, Part
+from bench_apts.reports.sections import find_sections
 
 
 def decision(**verdicts):
@@ -28,10 +29,11 @@ def test_the_weakest_finding(boxes, expected):
     assert bool(found) == bool(expected)
 
 
-def test_it_applies_to_all_parts_that_compare():
-    parts = [Part(slug, slug, "sgd is first.") for slug in ("main", "scaling", "traffic")]
-    main, scaling, traffic = add_uncertainty(decision(a="not told apart"), parts)
-    assert "do not tell" in main.finding
-    assert scaling.finding.startswith("sgd is first. N = 1: the trials do not tell")
-    assert traffic.finding == "sgd is first."
-    assert add_uncertainty(decision(a="clear"), parts) == tuple(parts)
+def test_it_is_added_to_the_findings_of_all_sections_that_compare():
+    found, _ = find_sections()
+    assert {each.section.anchor for each in found if each.section.compares} == {
+        "main", "tuning", "curves", "scaling", "pareto"}
+    part = Part("scaling", "Scaling", "sgd is first.")
+    assert add_uncertainty(part, decision(a="not told apart")).finding.startswith(
+        "sgd is first. N = 1: the trials do not tell")
+    assert add_uncertainty(part, decision(a="clear")) == part

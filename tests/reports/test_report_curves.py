@@ -12,6 +12,7 @@ import report_fixture as fixture
 import section_contexts as sections
 
 from bench_apts.core import store, units
+from bench_apts.core.files import write_json
 from bench_apts.core.spec import Budget, Entry
 from bench_apts.reports import curve_data as curves
 from bench_apts.reports.sections import training_curves as section
@@ -166,7 +167,7 @@ def long(tmp_path_factory):
     suite = msgspec.structs.replace(fixture.SUITE, budget=Budget(241 * 1_400, 120.0))
     folder = tmp_path_factory.mktemp("results") / "long"
     folder.mkdir()
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         fixture.study((1,), 0, 6, (suite,)), [], "2026-01-02T03:00:00+00:00",
         fixture.ENVIRONMENT))
     for seed in range(6):
@@ -207,7 +208,7 @@ def test_of_many_seeds_some_are_drawn_singly_and_all_count(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     study = fixture.study((1,), 0, 13)
-    store.write_json(folder / "study.json", store.StudyFile(
+    write_json(folder / "study.json", store.StudyFile(
         study, [], "2026-01-02T03:00:00+00:00", fixture.ENVIRONMENT))
     for seed in range(13):
         spec = fixture.trial("sgd", 1, "report", seed)

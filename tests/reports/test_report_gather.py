@@ -9,6 +9,7 @@ import report_fixture as fixture
 from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_json
 from bench_apts.core.spec import Searched
 from bench_apts.reports.caveats import all_caveats, on_the_edge
 from bench_apts.reports.gather import gather
@@ -85,7 +86,7 @@ def test_other_code_of_one_optimizer_leaves_the_others_alone(folder):
 def test_a_study_without_tuning_ignores_older_tuning_trials(folder):
     file = store.read_study(folder)
     file.study = msgspec.structs.replace(file.study, trials=0)
-    store.write_json(folder / "study.json", file)
+    write_json(folder / "study.json", file)
     after = gather(folder)
     assert not cell(after).tune
     assert len(cell(after).seeds) == 2
@@ -162,7 +163,7 @@ def older(tmp_path, files):
         path.write_bytes(msgspec.json.encode(header) + b"\n" + b"".join(rest))
     file = store.read_study(folder)
     file.code = dict.fromkeys(labels.values(), "p" * 64)
-    store.write_json(folder / "study.json", file)
+    write_json(folder / "study.json", file)
     return folder
 
 

@@ -12,7 +12,7 @@ from bench_apts import reports
 from bench_apts.core.errors import UserError
 from bench_apts.reports import asv_results as history
 from bench_apts.reports.canvas import theme
-from bench_apts.reports.section_parts import Listing, Pictures
+from bench_apts.reports.section_parts import Listing, Pictures, StudyContext
 from bench_apts.reports.sections import commit_history as section
 
 asv = pytest.importorskip("asv.results")
@@ -52,7 +52,7 @@ def results(tmp_path):
 
 def built(folder):
     with theme():
-        return section.part(history.read_history(folder))
+        return section.part(StudyContext((), history.read_history(folder)))
 
 
 def test_every_number_comes_back_in_the_order_of_the_commits(results):

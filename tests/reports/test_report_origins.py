@@ -8,6 +8,7 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.meters import soundness
 from bench_apts.reports.caveats import all_caveats
 from bench_apts.reports.compared_studies import compare_optimizers, compare_studies
@@ -133,7 +134,7 @@ def test_check_leaves_trials_out_that_are_not_compared(other):
     folder = other(OTHERS["threads"])
     file = store.read_study(folder)
     file.code = {"sgd": "0" * 64}  # they were run with older code
-    store.write_json(folder / "study.json", file)
+    write_json(folder / "study.json", file)
     assert not [line for line in soundness.check(folder)[1] if "unlike environments" in line]
     machine = other(OTHERS["machine"])  # the same machine is another matter
     assert not [line for line in soundness.check(machine)[1] if "unlike environments" in line]

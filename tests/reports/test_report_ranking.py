@@ -8,7 +8,7 @@ import pytest
 from bill_fixture import HIT, MISS, SUITE, Folder
 
 from bench_apts.reports.canvas import theme
-from bench_apts.reports.section_parts import Listing, Pictures
+from bench_apts.reports.section_parts import Listing, Pictures, StudyContext
 from bench_apts.reports.sections import optimizer_ranking
 from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
 from bench_apts.stats.verdict import holm
@@ -18,7 +18,7 @@ INF = float("inf")
 
 def built(folder, contexts=None):
     with theme():
-        return optimizer_ranking.part(contexts or folder.contexts())
+        return optimizer_ranking.part(StudyContext(tuple(contexts or folder.contexts())))
 
 
 def records(part, name):

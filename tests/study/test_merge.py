@@ -8,6 +8,7 @@ import pytest
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_json
 from bench_apts.core.records import End, Eval, Header, Start
 from bench_apts.core.spec import Entry
 from bench_apts.core.trial_files import DuplicateTrialFile
@@ -37,12 +38,12 @@ def test_other_code_or_data_is_named(finished, tmp_path, key, name):
     file = store.read_study(second)
     assert getattr(file, key)[name]
     getattr(file, key)[name] = "0" * 12
-    store.write_json(second / "study.json", file)
+    write_json(second / "study.json", file)
     with pytest.raises(UserError, match=rf"key '{key}\[{name}\]': .* {second} has 000000000000"):
         results_merge.merge_results(tmp_path / "joined", [first, second], [])
     for hashes in ({}, {"extra": "1"}):  # of an older version, and of another competitor
         setattr(file, key, hashes)
-        store.write_json(second / "study.json", file)
+        write_json(second / "study.json", file)
         results_merge.merge_results(tmp_path / f"joined{len(hashes)}", [first, second], [])
         assert getattr(store.read_study(tmp_path / f"joined{len(hashes)}"), key) == (
             getattr(store.read_study(first), key) | hashes)
@@ -101,7 +102,7 @@ def test_studies_may_ask_for_different_things(finished, tmp_path):
         file.study = msgspec.structs.replace(
             file.study, ranks=ranks, seeds=seeds,
             entries=tuple(e for e in file.study.entries if e.label in labels))
-        store.write_json(folder / "study.json", file)
+        write_json(folder / "study.json", file)
     results_merge.merge_results(tmp_path / "joined", [first, second], [])
     study = store.read_study(tmp_path / "joined").study
     assert [entry.label for entry in study.entries] == ["sgd", "adam", "apts"]
@@ -127,7 +128,7 @@ def test_contradicting_studies_are_named_by_key(finished, tmp_path, change, word
         change = {"entries": (msgspec.structs.replace(
             file.study.entries[0], pinned={"lr": 0.5}), *file.study.entries[1:])}
     file.study = msgspec.structs.replace(file.study, **change)
-    store.write_json(second / "study.json", file)
+    write_json(second / "study.json", file)
     with pytest.raises(UserError, match=words):
         results_merge.merge_results(tmp_path / "joined", [first, second], [])
     assert not (tmp_path / "joined").exists()
@@ -184,7 +185,7 @@ def folders(make_study, tmp_path):
     study = make_study("sgd")
     for name in "ab":
         (tmp_path / name / "trials").mkdir(parents=True)
-        store.write_json(tmp_path / name / "study.json",
+        write_json(tmp_path / name / "study.json",
                          store.StudyFile(study, [], store.now(), {}))
     return tmp_path / "a", tmp_path / "b"
 
@@ -235,7 +236,7 @@ def test_one_plugin_file_may_lie_in_another_folder(folders, make_trial, tmp_path
     for folder, place in zip(folders, ("../mine.py", "/b/mine.py"), strict=True):
         file = store.read_study(folder)
         file.study = msgspec.structs.replace(file.study, entries=(Entry("mine", place),))
-        store.write_json(folder / "study.json", file)
+        write_json(folder / "study.json", file)
         written(folder, msgspec.structs.replace(
             make_trial("sgd"), label="mine", plugin=f"/{folder.name}/mine.py"), 2, "miss")
     assert results_merge.merge_results(

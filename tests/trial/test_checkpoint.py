@@ -5,6 +5,7 @@ from alike import assert_alike
 from checkpoint_study import Folder, Ranks
 
 from bench_apts.core import store
+from bench_apts.core.files import write_json
 from bench_apts.meters import soundness
 
 OVERRIDES = ("suite.budget.samples=4000", "suite.evaluation.every_samples=1000",
@@ -100,7 +101,7 @@ def test_planted_lies_about_a_resumed_trial_are_found(folder, make_trial, make_s
     stopped = folder("stopped")
     stopped.run(trial, Ranks(77))
     stopped.run(trial)
-    store.write_json(stopped.path / "study.json",
+    write_json(stopped.path / "study.json",
                      store.StudyFile(make_study("sgd"), [], store.now(), {}))
     assert soundness.check(stopped.path) == (1, [])
     path = stopped.events(trial)

@@ -173,7 +173,7 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(stopped, name):
     place.unlink()
     os.mkfifo(place)
     assert resumed_at(folder, trial) is None
-    assert f"{place.name} is no plain file" in folder.notes.read_text()
+    assert f"{place.name} is not a regular file" in folder.notes.read_text()
 
 
 def test_a_state_nested_without_end_is_told_in_a_line(tmp_path):
