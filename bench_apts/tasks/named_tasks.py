@@ -199,7 +199,7 @@ def load(name: str) -> Loaded:
     """
     entries = entry_points.entries(entry_points.TASKS)
     if name in READY and name in entries:
-        raise entry_points.require_single_offer(name, entry_points.TASKS, [
+        raise entry_points.several_offers(name, entry_points.TASKS, [
             "bench-apts", *map(entry_points.distribution, entries[name])])
     if name in READY:
         return user_code.Loaded(READY[name], (), None)

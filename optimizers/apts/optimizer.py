@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
 from bench_apts.optimizers.apts.flat_problem import Closure, FlatBuffers, FlatProblem
-from bench_apts.optimizers.apts.paper import PaperMethod, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.paper import PaperMethod
+from bench_apts.optimizers.apts.radius_search import StochasticSettings
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
-from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
+from bench_apts.optimizers.apts.stochastic import StochasticMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

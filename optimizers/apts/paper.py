@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.optimizers.apts import local_steps
-from bench_apts.optimizers.apts.acceptance import IterationDecision, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.acceptance import IterationDecision
 from bench_apts.optimizers.apts.local_steps import minimise
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, name_ranks
 
 if TYPE_CHECKING:
+    from bench_apts.optimizers.apts.acceptance import PaperSettings
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
-
-__all__ = ["PaperMethod", "PaperSettings", "paper_settings"]
-
 
 class PaperMethod:
     """One outer iteration per call of ``iterate``.

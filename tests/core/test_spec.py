@@ -28,7 +28,7 @@ def toml(value):
 
 @pytest.fixture(scope="module")
 def written():
-    return registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    return registry.suite_path("digits").read_text(encoding="utf-8")
 
 
 @given(WORD, PINNED)

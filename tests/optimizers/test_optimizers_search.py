@@ -1,6 +1,7 @@
 """The radius of APTS-S: start-up, the moves after it, and its bounds, by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,32 +43,31 @@ def test_start_up_brackets_the_radius_from_below(tests, radius, searching):
     assert search.ended == (0.0 if searching else 0.1)
 
 
-@pytest.mark.parametrize(("length", "error", "convinced"), [
+@pytest.mark.parametrize(("length", "error", "accepted"), [
     (0.9, 0.19, True),   # falls by 0.4, which is 2.1 standard errors
     (0.9, 0.21, False),
     (1.5, 0.90, True),   # insignificant, but the step was too short
 ])
-def test_start_up_does_not_begin_at_a_plateau(length, error, convinced):
-    said = verdict(length)
-    said = StepQuality(said.before, said.after, said.slope, 0.1, error, said.samples)
+def test_start_up_does_not_begin_at_a_plateau(length, error, accepted):
+    said = replace(verdict(length), difference_error=error)
     search = RadiusSearch(0.1)
-    assert search.convinced(said) is convinced
-    search.update(said, convinced, 0.1, settled=False)
-    if not convinced:
+    assert search.accepts(said, ()) is accepted
+    search.update(said, accepted, 0.1, settled=False)
+    if not accepted:
         assert search.radius == pytest.approx(0.1 / 64)
-    assert RadiusSearch(0.1, accepted=1).convinced(said)
-    assert found().convinced(said)
+    assert RadiusSearch(0.1, accepted=1).accepts(said, ())
+    assert found().accepts(said, ())
 
 
 def test_start_up_goes_on_where_a_step_was_too_short_to_be_judged():
     said = StepQuality(2.0, 2.001, 0.003, 0.1, 0.01, 128.0)  # rises, insignificantly, by nothing
     search = RadiusSearch(1e-5)
-    assert search.groping(said)
+    better_on_other_samples = (1.0,)
+    assert search.accepts(said, better_on_other_samples)
     search.update(said, True, 0.1, settled=False)
     assert search.radius == pytest.approx(4e-5)
-    far = StepQuality(2.0, 2.001, 0.003, 0.1, 0.08, 128.0)
-    assert not search.groping(far)
-    assert not found().groping(said)
+    assert not search.accepts(replace(said, difference_error=0.08), ())
+    assert not found().accepts(said, better_on_other_samples)
 
 
 def found(radius=0.01):
