@@ -148,7 +148,7 @@ class DataParallelStepper:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of weights, buffers, optimizer state and the count of minibatches."""
+        """Return copies of weights, buffers, optimizer state and the count of minibatches."""
         return copy.deepcopy({
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
@@ -156,7 +156,7 @@ class DataParallelStepper:
         })
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         # They take the tensors themselves.
         for each, saved in zip(self.optimizers, copy.deepcopy(state["optimizers"]), strict=True):
@@ -225,7 +225,7 @@ class NAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Takes one step along the gradients that the parameters hold."""
+        """Take one step along the gradients that the parameters hold."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:

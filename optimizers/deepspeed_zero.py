@@ -72,7 +72,7 @@ class ZeroStepper:
         return StepReport(sum(losses[1:], losses[0]), len(batch.targets), len(parts), len(parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of the full weights, the buffers and this rank's optimizer state."""
+        """Return copies of the full weights, the buffers and this rank's optimizer state."""
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
@@ -86,7 +86,7 @@ class ZeroStepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned on this rank."""
+        """Restore what ``state_dict`` returned on this rank."""
         import deepspeed
         import torch
 
@@ -105,7 +105,7 @@ class ZeroStepper:
         self.taken = state["taken"]
 
     def _gather_small(self) -> None:
-        """Gathers what ZeRO-3 keeps whole between steps, as it does itself at a step's end.
+        """Gather what ZeRO-3 keeps whole between steps, as it does itself at a step's end.
 
         Otherwise the next step would, and send more than the others.
         """

@@ -59,7 +59,7 @@ LIST = (
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds AlgoPerf's NAdamW under DistributedDataParallel."""
+    """Build AlgoPerf's NAdamW under DistributedDataParallel."""
     from bench_apts.optimizers.data_parallel import DataParallelStepper, NAdamW
 
     return DataParallelStepper(

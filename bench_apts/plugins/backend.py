@@ -140,14 +140,14 @@ class Backend:
         require_function(f"{where}: payloads", formula.payloads, ("parameters", "ranks"))
 
     def unavailable(self) -> str | None:
-        """Returns why the backend cannot run here, or None if it can."""
+        """Return why the backend cannot run here, or None if it can."""
         missing = [name for name in self.requires if not installed(name)]
         return f"package {', '.join(missing)} is not installed" if missing else None
 
     def searched(
         self, pinned: Mapping[str, Scalar] = {}, space: Literal["narrow", "wide"] = "narrow"
     ) -> dict[str, Hyperparameter]:
-        """Returns the hyperparameters that tuning turns and the user has not pinned.
+        """Return the hyperparameters that tuning turns and the user has not pinned.
 
         They are those that the ordered configurations name, or where there are none those with
         a distribution in the space, which is then their ``search``.
@@ -163,7 +163,7 @@ class Backend:
         return {key: knob for key, knob in known.items() if key not in pinned}
 
     def configure(self, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Completes ``values`` with the preset's settings and the defaults.
+        """Complete ``values`` with the preset's settings and the defaults.
 
         Raises:
             UserError: A name is unknown, or a value is of another kind than the default, out of
@@ -227,7 +227,7 @@ def _call(where: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def installed(module: str) -> bool:
-    """Says whether a module, possibly inside a package, can be found."""
+    """Say whether a module, possibly inside a package, can be found."""
     try:
         return importlib.util.find_spec(module) is not None
     except Exception:  # a package around it is missing, or cannot be imported

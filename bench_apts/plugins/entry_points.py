@@ -43,7 +43,7 @@ def only(group: str, name: str) -> EntryPoint:
 
 
 def several_offers(name: str, group: str, distributions: list[str]) -> UserError:
-    """Return the error for a name that several packages offer."""
+    """Return the error of a name that several packages offer."""
     return UserError(f"'{name}' is offered twice in {group}, by {' and '.join(distributions)}: "
                      "uninstall one")
 

@@ -123,23 +123,23 @@ class Stepper(Protocol):
     """
 
     def step(self, batch: Batch) -> StepReport:
-        """Does one optimizer iteration on this rank's share of a minibatch."""
+        """Do one optimizer iteration on this rank's share of a minibatch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that decides the future on this rank: weights, buffers, optimizer state.
+        """Return all that decides the future on this rank: weights, buffers, optimizer state.
 
         Dictionaries, lists and tuples of tensors, numbers, strings and None, or no checkpoint
         can be written. The tensors are copies. May use collectives; all ranks call it together.
         """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned on this rank; all ranks call it together.
+        """Restore what ``state_dict`` returned on this rank; all ranks call it together.
 
         The state may come from another process; this one has then taken a few steps at most.
         """
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the module whose forward pass is evaluated; all ranks use it in lockstep.
+        """Return the module whose forward pass is evaluated; all ranks use it in lockstep.
 
         All ranks must evaluate one model: weights and buffers that are not sharded are compared.
         What happens here is billed to the stepper: time, bytes and passes. The weights of the

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.acceptance import paper_settings
+from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.paper import PaperMethod
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
