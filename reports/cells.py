@@ -12,20 +12,20 @@ from bench_apts.core.records import train_bytes
 from bench_apts.stats import network_model, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
-from bench_apts.stats.timing_noise import noise
-from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
-from bench_apts.stats.trial_origins import (
+from bench_apts.stats.shared_search import (
     reprice_for_follower,
     retime_tuning_outcome,
     sample_price,
 )
+from bench_apts.stats.timing_noise import noise
+from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
-    from bench_apts.core.units import Currency
     from bench_apts.reports.tuning_pools import CostView, Pool
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval

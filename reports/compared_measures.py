@@ -9,20 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES, format_cost, headline
 from bench_apts.core.records import train_bytes
-from bench_apts.core.units import headline
 from bench_apts.reports.cells import memory
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.pairwise_comparison import Bill, compare, difference, success_p
 from bench_apts.stats.trial_costs import outcome
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import Evidence, least_p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Eval, TrialRecord
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import ReportCell
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise
@@ -180,16 +179,13 @@ def measures(
         found.append(_success(rated))
     if seeds.first and seeds.second:
         blind = _blind(seeds)
-        currencies: list[tuple[str, Currency, float, str]] = [
-            ("time to target", "train_s", noise.of_mean(noise.time, seeds),
-             "takes {} the time to target"),
-            ("wire bytes to target", "wire_bytes", 1.0, "sends {} the bytes to target"),
-            ("gradient evaluations to target", "gradient_evaluations", 1.0,
-             "needs {} the gradient evaluations to target"),
-            ("samples to target", "samples", 1.0, "needs {} the samples to target")]
-        found += [_cost(name, currency, seeds, factor, verb, device)
-                  for name, currency, factor, verb in currencies
-                  if not (blind and currency == "wire_bytes")]
+        both = (*seeds.first, *seeds.second)
+        for currency, row in reversed(CURRENCIES.items()):  # the machine's costs first
+            if row.compared and all(map(row.measured, both)):
+                name, verb = row.compared
+                found.append(_cost(f"{name} to target", currency, seeds,
+                                   noise.of_mean(noise.time, seeds) if row.is_time else 1.0,
+                                   f"{verb} to target", device))
         found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
                   _test(one, two, pair_trials(one.accurate, two.accurate))]
         counts, why = _counts(seeds, blind)
@@ -211,8 +207,8 @@ def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: float, v
     if not any(one.spent) and not any(two.spent):
         return None
     costs = ert(one.spent, one.cost), ert(two.spent, two.cost)
-    form = partial(units.tick, currency) if currency == "samples" else partial(
-        units.format_cost, currency, device=device)
+    form = CURRENCIES[currency].form if currency == "samples" else partial(
+        format_cost, currency, device=device)
     texts = [form(c.cost if c.hits else c.bound) for c in costs]
     ratio = compare(two, one, paired=trials.paired)
     idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import currency_noun, format_cost, headline
 from bench_apts.reports.table import (
     Table,
     Value,
@@ -17,13 +17,13 @@ from bench_apts.reports.table import (
     number,
     shared_search_sentence,
 )
-from bench_apts.stats.restart_strategy import restart_quantile
+from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, MedianCost, ReportCell
     from bench_apts.reports.table import Plain
 
@@ -168,7 +168,7 @@ def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would sound like a measurement.
         return Value(
-            f"more than {units.format_cost(currency, found.bound, device)}"
+            f"more than {format_cost(currency, found.bound, device)}"
             if found.total
             else "not reached",
             hits_of_trials(0, found.trials),
@@ -180,11 +180,11 @@ def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1
     elif interval is None:
         detail = "one trial, no interval"
     elif math.isinf(interval.high):
-        detail = f"{units.format_cost(currency, interval.low, device)} or more"
+        detail = f"{format_cost(currency, interval.low, device)} or more"
     else:
-        detail = units.between(units.format_cost(currency, interval.low, device),
-                               units.format_cost(currency, interval.high, device))
-    return number(units.format_cost(currency, found.cost, device), detail, **{
+        detail = units.between(format_cost(currency, interval.low, device),
+                               format_cost(currency, interval.high, device))
+    return number(format_cost(currency, found.cost, device), detail, **{
         column: found.cost, f"{column}_low": interval.low if interval else None,
         f"{column}_high": interval.high if interval else None})
 
@@ -199,7 +199,7 @@ def _quantile(cell: ReportCell, device: str) -> Value:
         "restart_cost_90": seconds if math.isfinite(seconds) else None,
         f"restart_cost_90_{currency}": found if math.isfinite(found) else None}
     return Value(
-        units.format_cost(currency, found, device) if math.isfinite(found) else units.NONE,
+        format_cost(currency, found, device) if math.isfinite(found) else units.NONE,
         numbers=numbers,
     )
 
@@ -293,6 +293,6 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> Table:
         "The same expected cost including tuning, in three currencies, at the full target and "
         "at the lower levels. Where the order changes with the level, do not lean on it.",
         (("Optimizer", ""), ("N", "ranks"), ("Level", "of the target"), ("Reached it", "trials"),
-         (f"{(noun := units.named(first, device))[:1].upper()}{noun[1:]}", "expected"),
+         (f"{(noun := currency_noun(first, device))[:1].upper()}{noun[1:]}", "expected"),
          ("Wire bytes", "expected, per rank"), ("Gradient evaluations", "expected")),
         tuple(rows), frozenset(breaks))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES
 from bench_apts.stats.learning_curves import band, thinned_points, thinning_stride
 from bench_apts.stats.trial_costs import costs_along, hit_bracket
 
@@ -23,58 +23,32 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.figure_style import Look
 
+
 class CurveAxis(NamedTuple):
-    """One horizontal axis: the column, its name in file names and in words, its format.
+    """A currency as the horizontal axis of curves; see ``currencies.AxisText``."""
 
-    Attributes:
-        column: Of ``frame``.
-        slug: In file names.
-        words: Below the axis.
-        form: Formats its numbers.
-        currency: The cost that it shows.
-        noun: What stands behind a number in a sentence, with a space in front.
-    """
-
+    currency: Currency
+    label: str
+    form: Callable[[float], str]
     column: str
     slug: str
     words: str
-    form: Callable[[float], str]
-    currency: Currency
-    noun: str = ""
+    noun: str
+    head: tuple[str, str]
 
 
-AXES = (
-    CurveAxis("train_s", "seconds", "training time", units.format_seconds, "train_s"),
-    CurveAxis(
-        "samples",
-        "samples",
-        "samples, all ranks together",
-        units.format_count,
-        "samples",
-        " samples",
-    ),
-    CurveAxis(
-        "backwards",
-        "gradients",
-        "gradient evaluations of the busiest rank",
-        units.format_count,
-        "gradient_evaluations",
-        " gradient evaluations",
-    ),
-    CurveAxis(
-        "wire_bytes",
-        "bytes",
-        "ideal wire bytes sent per rank",
-        units.format_size,
-        "wire_bytes",
-        " sent per rank",
-    ),
-)
+AXES = sorted((CurveAxis(currency, row.words, row.form, *row.axis)
+               for currency, row in CURRENCIES.items() if row.axis),
+              key=lambda axis: axis.currency not in TIME_CURRENCIES)  # times first
 
+_COLUMNS = ("suite", "ranks", "optimizer", "seed", "run_id", "evaluation", "step", "samples",
+            "train_s", "wire_bytes", "forwards", "backwards", "train_loss", "validation", "hit",
+            "radius", "accepted")
+"""Columns of ``curves.csv``; those of axes that are not among them follow."""
 
 SINGLE = 10
 """Seeds of an optimizer that are drawn one by one; the band and the median are of all."""
@@ -102,24 +76,23 @@ def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
     for group in groups:
         for cell in group.cells:
             for record in cell.seeds:
-                found, sent = hit_bracket(record), costs_along(record, "wire_bytes")
+                found = hit_bracket(record)
+                spent = {axis.column: costs_along(record, axis.currency) for axis in AXES}
                 for index, event in enumerate(record.evals):
                     rows.append({
+                        **{column: costs[index] for column, costs in spent.items()},
                         "suite": group.suite.name, "ranks": group.ranks,
                         "optimizer": cell.label, "seed": record.trial.repetition,
                         "run_id": record.header.run_id, "evaluation": index, "step": event.step,
-                        "samples": event.samples, "train_s": event.train_s,
-                        "wire_bytes": sent[index], "forwards": event.forwards,
+                        "samples": event.samples, "forwards": event.forwards,
                         "backwards": event.backwards, "train_loss": event.train_loss,
                         "validation": event.validation.get(group.suite.target.metric),
                         "hit": found is not None and found[1] == index,
                         "radius": event.diagnostics.get("radius"),
                         "accepted": event.diagnostics.get("accepted"),
                     })
-    return pd.DataFrame(rows, columns=[
-        "suite", "ranks", "optimizer", "seed", "run_id", "evaluation", "step", "samples",
-        "train_s", "wire_bytes", "forwards", "backwards", "train_loss", "validation", "hit",
-        "radius", "accepted"])
+    return pd.DataFrame(
+        rows, columns=list(dict.fromkeys((*_COLUMNS, *(axis.column for axis in AXES)))))
 
 
 def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,

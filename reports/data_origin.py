@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.stats import trial_origins
-from bench_apts.suites.data_files import FINGERPRINTS
+from bench_apts.suites.known_data import FINGERPRINTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

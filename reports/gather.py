@@ -15,8 +15,8 @@ from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import canonical
 from bench_apts.reports.cells import CellGroup, ReportCell
+from bench_apts.stats.shared_search import follows
 from bench_apts.stats.trial_costs import select_best, select_fastest
-from bench_apts.stats.trial_origins import follows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, Self
 import msgspec
 
 from bench_apts.core import store, units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.core.errors import UserError
 from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.reports.tuning_pools import opening_entries
@@ -166,7 +167,7 @@ if __name__ == "__main__":
 ARRIVALS = 40
 """Trials that arrive in an order at most, so that a replay of a large study ends."""
 
-_CLOCKS = ("core_seconds", "train_s", "wall_s", "samples")
+_CLOCKS = {"samples", *(currency for currency, row in CURRENCIES.items() if row.is_clock)}
 """In which trials of one optimizer at one N run side by side; a sample takes them equally long."""
 
 _RACES = (2, 4)

@@ -16,8 +16,8 @@ import jinja2
 from markupsafe import Markup
 
 from bench_apts.core import units
+from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
-from bench_apts.core.units import headline
 from bench_apts.reports import caveats
 from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.canvas import swatch, theme

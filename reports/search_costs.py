@@ -14,42 +14,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import CURRENCIES, currency_noun, headline
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.cost_tables import UNCOUNTED, expected, timed
 from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import Table, Value, name, number, rank_by_cost
 from bench_apts.reports.tuning_pools import opening_entries
-from bench_apts.stats.expected_cost import best_of, hit_probability, miss_limit, sequential_bill
-from bench_apts.stats.restart_strategy import restart_costs, restart_quantile
+from bench_apts.stats.expected_cost import (
+    best_of,
+    hit_probability,
+    miss_limit,
+    restart_costs,
+    restart_quantile,
+    sequential_bill,
+)
 from bench_apts.stats.trial_costs import all_known
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import RULE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import CostView, Pool
 
-_OTHER_CURRENCIES: dict[Currency, str] = {
-    "samples": "Samples", "flops": "FLOPs", "wire_bytes": "Bytes",
-    "gradient_evaluations": "Gradient evaluations", "cpu_s": "CPU time", "wall_s": "Wall time"}
-
-
 def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
     """Expected cost to the target with P(success), in all currencies."""
-    others: list[Currency] = [
-        currency for currency in _OTHER_CURRENCIES if currency != view.currency
-    ]
+    others = {currency: row for currency, row in CURRENCIES.items()
+              if row.in_costs and currency != view.currency}
     rows = tuple((*opening_entries(cell, view), _success(cell, view),
                   _expected(cell, view.currency, view),
                   *(timed(replace(_expected(cell, currency, view), detail=""),
-                          group.crowded and currency == "wall_s") for currency in others))
+                          group.crowded and row.is_clock) for currency, row in others.items()))
                  for group in groups for cell in group.cells)
-    counted = units.named(view.currency, view.device)
+    counted = currency_noun(view.currency, view.device)
     return Table(
         "bill-search",
         "Expected cost to the target",
@@ -60,7 +59,7 @@ def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
             ("N", ""),
             ("Hit", "trials"),
             (f"Expected cost ({counted})", ""),
-            *((_OTHER_CURRENCIES[currency], "") for currency in others),
+            *((row.title, "") for row in others.values()),
         ),
         rows,
     )
@@ -180,11 +179,6 @@ def _row(scene: TuningScene, pool: Pool) -> tuple[Value, ...]:
           for share in _SHARES))
 
 
-_EVERY: tuple[Currency, ...] = ("samples", "flops", "wire_bytes", "cpu_s", "core_seconds")
-
-_SHORT = {"samples": "samples", "flops": "FLOPs", "wire_bytes": "bytes", "cpu_s": "CPU-seconds"}
-
-
 def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
     """Return the currencies in which costs at one N are compared, the headline's first.
 
@@ -195,17 +189,11 @@ def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
         group: All optimizers at one N.
         device: ``cpu`` or ``cuda``.
     """
-    left_out: set[Currency] = set()
-    if group.ranks == 1:
-        left_out.add("wire_bytes")
-    if device == "cuda":
-        left_out.add("cpu_s")
-    if group.crowded:
-        left_out.add("core_seconds")
-    if group.unlike:
-        left_out |= TIME_CURRENCIES
     first = headline(device)
-    return [first, *(one for one in _EVERY if one not in left_out and one != first)]
+    return [first, *(
+        currency for currency, row in CURRENCIES.items()
+        if row.in_ratios and row.applies(device, group.ranks) and currency != first
+        and not (row.is_clock and group.crowded) and not (row.is_time and group.unlike))]
 
 
 def _competing_cells(group: CellGroup) -> list[ReportCell]:
@@ -217,9 +205,8 @@ def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | No
     """Ratios of expected costs to those of the headline's cheapest; None without any."""
     rows: list[tuple[Value, ...]] = []
     breaks = set()
-    columns = [
-        one for one in _EVERY if any(one in compared_currencies(group, device) for group in groups)
-    ]
+    compared = {currency for group in groups for currency in compared_currencies(group, device)}
+    columns = [currency for currency in CURRENCIES if currency in compared]
     columns.sort(key=lambda one: one != headline(device))
     for group in groups:
         cells = _competing_cells(group)
@@ -235,17 +222,13 @@ def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | No
         return None
     return Table(
         "currencies", "Expected cost over that of the cheapest, by what is counted",
-        f"At each N the cheapest in {units.named(headline(device), device)} is 1. Below 1: "
+        f"At each N the cheapest in {currency_noun(headline(device), device)} is 1. Below 1: "
         "cheaper than it in that currency. Samples, FLOPs and seconds are those of all ranks, "
         "bytes those that one rank sends. Tuning is included.",
         (("Optimizer", ""), ("N", "ranks"), *(
-            (f"{(noun := _noun(one, device))[:1].upper()}{noun[1:]}", "ratio")
+            (f"{(noun := currency_noun(one, device))[:1].upper()}{noun[1:]}", "ratio")
             for one in columns)),
         tuple(rows), frozenset(breaks))
-
-
-def _noun(currency: Currency, device: str) -> str:
-    return _SHORT.get(currency) or units.named(currency, device)
 
 
 def _ratio(cell: ReportCell, best: ReportCell, currency: Currency, *, seen: bool) -> Value:
@@ -282,7 +265,7 @@ def order_sentence(group: CellGroup, device: str) -> str:
                       key=lambda pair: pair[0])
         if ranked[0].ert(currency).cost <= RULE.least * best.ert(currency).cost:
             best = ranked[0]
-        first.setdefault(best.label, []).append(_noun(currency, device))
+        first.setdefault(best.label, []).append(currency_noun(currency, device))
     if len(first) < 2:
         return ""
     said = [f"{label} in {units.listing(nouns)}" for label, nouns in first.items()]

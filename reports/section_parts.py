@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES, currency_noun
 from bench_apts.plugins import registry
 from bench_apts.reports.canvas import finish
 from bench_apts.reports.table import Table, Value, hits_of_trials, name, number
@@ -317,12 +317,12 @@ class TuningScene(NamedTuple):
     @property
     def unit(self) -> str:
         """Names the currency where its unit does not say it, for instance in a heading."""
-        return f", in {units.named(self.view.currency, self.view.device)}"
+        return f", in {currency_noun(self.view.currency, self.view.device)}"
 
     @property
     def axis(self) -> Callable[[float], str]:
         """Formats costs on an axis whose title says what they are counted in."""
-        return partial(units.tick, self.view.currency)
+        return CURRENCIES[self.view.currency].form
 
     def legend(self, pools: Iterable[Pool]) -> dict[str, Look]:
         """Returns the looks of what is drawn."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from bench_apts.core import units
-from bench_apts.stats import trial_origins
+from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
 from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
 
 Plain = str | int | float | bool | None
@@ -145,7 +145,7 @@ def unstable_winner(group: CellGroup, currency: Currency) -> str:
 
     And "" where the trials are of environments whose times do not compare.
     """
-    if currency in trial_origins.TIME_CURRENCIES and group.unlike:
+    if currency in TIME_CURRENCIES and group.unlike:
         return ""
     levels = group.suite.target.every_level
     cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
@@ -190,8 +190,8 @@ def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
         return "not known, as no trial of its own counted it"
     found = cell.ert(currency)
     if not found.hits:
-        return f"more than {units.format_cost(currency, found.bound, device)}"
-    return f"{units.format_cost(currency, found.cost, device)} expected"
+        return f"more than {format_cost(currency, found.bound, device)}"
+    return f"{format_cost(currency, found.cost, device)} expected"
 
 
 def hits_of_trials(hits: int, trials: int) -> str:

@@ -11,8 +11,8 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.core.errors import UserError
-from bench_apts.core.units import headline
 from bench_apts.reports.bills_by_trainings import transfer_bills
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.replayed_searches import Replays, replay_table, tries_a_list
@@ -33,14 +33,13 @@ from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.pairwise_comparison import Bill, compare
 from bench_apts.stats.range_sensitivity import logarithmic, widths
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.spec import Study, Suite
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.replayed_searches import ReplayedPolicy

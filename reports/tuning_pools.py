@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
 from bench_apts.reports.table import ENOUGH, Table, Value, name, number, words
 from bench_apts.stats import trial_origins
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
@@ -21,8 +22,8 @@ from bench_apts.stats.trial_costs import all_known, outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.stats.amortisation import BreakEven
     from bench_apts.stats.expected_cost import Ert
@@ -37,7 +38,7 @@ class CostView(NamedTuple):
 
     def show(self, cost: float) -> str:
         """Formats a cost with its unit."""
-        return units.format_cost(self.currency, cost, self.device)
+        return format_cost(self.currency, cost, self.device)
 
     def more_than(self, total: float) -> str:
         """Says what a cost exceeds where nothing hit; zero would sound like a measurement."""
@@ -133,7 +134,7 @@ def read_pools(groups: Iterable[CellGroup], view: CostView) -> list[Pool]:
 
 def unlike_environments(pools: Iterable[Pool], view: CostView) -> str:
     """Say why costs in seconds of these trials do not compare; "" if they do."""
-    if view.currency not in trial_origins.TIME_CURRENCIES:
+    if view.currency not in TIME_CURRENCIES:
         return ""
     return trial_origins.unlike([record for found in pools
                            for record in (*found.cell.draws, *found.cell.seeds)])

@@ -1,9 +1,8 @@
 """Decoded arrays: how they are identified, divided and cached.
 
-The cache is written beside and renamed, and checked before use.
-
-A folder holds one ``.npy`` file for each array and ``meta.json``, which carries the
-fingerprint and the sizes by which a damaged folder is recognised.
+A folder of the cache holds one ``.npy`` file for each array and ``meta.json``, which carries the
+fingerprint, and the sizes by which a damaged folder is recognised. It is written under another
+name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +21,39 @@ import numpy as np
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from bench_apts.suites.data_files import Facts
-    from bench_apts.suites.user_data import InputScaling
-
 NAMES = ("train_inputs", "train_targets", "test_inputs", "test_targets")
-OWN = ("validation_inputs", "validation_targets")
+OPTIONAL = ("validation_inputs", "validation_targets")
 """Arrays of data that comes with a validation split."""
 VERSION = 1
-"""Raised with every change of the decoding or of ``sources.KNOWN``: old folders are passed by."""
+"""Raised with every change of the decoding or of ``known_data.KNOWN``: old folders are ignored."""
 
 Arrays = dict[str, "NDArray[Any]"]
 REMEDY = "set BENCH_APTS_CACHE to a folder with room that you can write to"
 
 
+@dataclass(frozen=True)
+class InputScaling:
+    """How inputs are normalised, the number of classes, and what the arrays take on the disk."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    classes: int
+    array_bytes: int
+
+
+def by_name(splits: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Arrays:
+    """Return the inputs and targets of splits as ``train_inputs`` and so on."""
+    return {f"{part}_{name}": array for part, pair in splits.items()
+            for name, array in zip(("inputs", "targets"), pair, strict=True)}
+
+
 def cache_root(cache: Path | None) -> Path:
-    """Returns the cache folder: the argument, BENCH_APTS_CACHE or the platform's own."""
+    """Return the cache folder: the argument, BENCH_APTS_CACHE or the platform's own."""
     if cache is not None:
         return cache.absolute()
     if named := os.environ.get("BENCH_APTS_CACHE"):
@@ -50,12 +64,12 @@ def cache_root(cache: Path | None) -> Path:
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """Returns the sha256 over name, dtype, shape and bytes of the arrays, in a fixed order.
+    """Return the sha256 over name, dtype, shape and bytes of the arrays, in a fixed order.
 
     It depends on the decoded values alone, not on the layout or format they were read from.
     """
     total = hashlib.sha256()
-    for name in (*NAMES, *(name for name in OWN if name in arrays)):
+    for name in (*NAMES, *(name for name in OPTIONAL if name in arrays)):
         array = np.ascontiguousarray(arrays[name])
         total.update(f"{name} {_kind(array)} {array.shape}\n".encode())
         total.update(array.view(np.uint8).data if array.dtype.names else array.data)
@@ -70,7 +84,7 @@ def _kind(array: NDArray[Any]) -> str:
 def scaled(inputs: NDArray[Any]) -> bool:
     """Say whether inputs are normalised: floats, and uint8 images ``(n, H, W)``, ``(n, C, H, W)``.
 
-    Whole numbers, such as tokens, are given to the model as int64.
+    Integers, such as tokens, reach the model as int64.
     """
     return inputs.dtype.kind == "f" or (inputs.dtype == np.uint8 and inputs.ndim >= 3)
 
@@ -78,7 +92,7 @@ def scaled(inputs: NDArray[Any]) -> bool:
 def stratified(
     targets: NDArray[np.int64], number: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draws ``number`` samples, from each class its share to within one.
+    """Draw ``number`` samples, from each class its share to within one.
 
     Returns:
         Sorted indices, int64: those that remain, and those drawn.
@@ -98,7 +112,7 @@ def stratified(
 
 
 def valid(folder: Path) -> dict[str, Any] | None:
-    """Returns the meta data of a whole folder, None for a missing or damaged one.
+    """Return the meta data of a complete folder, None for a missing or damaged one.
 
     Cheap: compares the files' sizes and the arrays' dtypes and shapes, and reads no sample.
     """
@@ -118,61 +132,61 @@ def valid(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def store(
-    folder: Path, facts: Facts | InputScaling, decode: Callable[[], Arrays], source: str,
-    more: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Decodes into ``folder``, once for all processes that ask at the same time.
+def store(folder: Path, scaling: InputScaling, decode: Callable[[Path], tuple[Arrays, str]],
+          more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Decode into ``folder``, once for all processes that ask at the same time.
 
     Args:
         folder: The new folder.
-        facts: What is known of the data.
-        decode: Returns the arrays.
-        source: In words, where they come from.
+        scaling: Of the inputs, for the meta data.
+        decode: Returns the arrays and says where they come from; its argument is the path of a
+            folder that it may make for temporary files.
         more: Further meta data, which take precedence.
 
+    Returns:
+        The meta data.
+
     Raises:
-        UserError: The disk is too full, the cache is not writable, or ``decode`` says so.
+        UserError: The disk is too full, or the cache is not writable.
+        Exception: As of ``decode``.
     """
     with writable(folder.parent), locked(folder):
         if (meta := valid(folder)) is not None:  # another process was faster
             return meta
-        require_space(folder.parent, facts.array_bytes)
+        require_space(folder.parent, scaling.array_bytes)
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed process; we hold the lock
         try:
             partial.mkdir()
-            meta = _write(partial, facts, decode(), source, more or {})
+            scratch = partial / "unpacked"
+            arrays, source = decode(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
+            described = {name: _write(partial / f"{name}.npy", array)
+                         for name, array in arrays.items()}
+            meta = {"version": VERSION, "sha256": fingerprint(arrays), "source": source,
+                    "mean": scaling.mean, "std": scaling.std, "scale": scaling.scale,
+                    "classes": scaling.classes, "arrays": described} | (more or {})
+            (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return meta
-
-
-def _write(
-    folder: Path, facts: Facts | InputScaling, arrays: Arrays, source: str, more: dict[str, Any]
-) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with path.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        described[name] = {"dtype": _kind(array), "shape": list(array.shape),
-                           "file_bytes": path.stat().st_size}
-    meta = {"version": VERSION, "sha256": fingerprint(arrays), "source": source,
-            "mean": facts.mean, "std": facts.std, "scale": facts.scale,
-            "classes": facts.classes, "arrays": described} | more
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     # As read back, so that the first call returns what later calls do.
     return dict(json.loads(json.dumps(meta)))
 
 
+def _write(path: Path, array: NDArray[Any]) -> dict[str, Any]:
+    """Write an array durably and return what ``valid`` compares."""
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"dtype": _kind(array), "shape": list(array.shape), "file_bytes": path.stat().st_size}
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file beside ``path``."""
+    """Hold the lock file of ``path``."""
     from filelock import FileLock
 
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -181,9 +195,9 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Makes ``folder``, and turns what the file system refuses inside it into a UserError.
+    """Make ``folder``, and turn what the file system refuses in the block into a UserError.
 
-    Whoever reads other files in the block turns their errors into a UserError himself.
+    Errors of reading other files in the block must be caught within it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +208,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Checks that ``needed`` bytes are free where ``folder`` lies.
+    """Check that ``needed`` bytes are free where ``folder`` lies.
 
     Raises:
         UserError: They are not.

@@ -1,10 +1,7 @@
-"""From files to arrays, for each layout; nothing read from a file is ever executed.
+"""Data sets as memory-mapped arrays, prepared once and shared by all ranks and trials.
 
-Data sets as memory-mapped arrays, prepared once and shared by all ranks and trials.
-
-``prepare`` runs in the parent process: it finds the data (``sources``), decodes it (``decode``)
-and keeps the arrays in a cache folder (``arrays``). Each rank then calls ``load``. Nothing here
-imports torch, a download excepted.
+``prepare`` runs in the parent process: it finds and decodes the data (``data_files``) and keeps
+the arrays in a cache folder (``arrays``). Each rank then calls ``load``.
 """
 
 from __future__ import annotations
@@ -15,137 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, describe_error, unknown
-from bench_apts.suites import arrays, data_files, published_files
-from bench_apts.suites.arrays import stratified
-from bench_apts.suites.data_files import BATCHES, IDX, KNOWN, Source
-from bench_apts.suites.published_files import load_arrays
-from bench_apts.suites.readers import parquet_files
-from bench_apts.suites.readers.image_files import Shape
-from bench_apts.suites.readers.split_checks import numbered
+from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.files import require_folder
+from bench_apts.suites import arrays, data_files
+from bench_apts.suites.data_files import IncompleteData, Source
+from bench_apts.suites.known_data import KNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from bench_apts.suites.arrays import Arrays
-
 __all__ = ["Dataset", "Prepared", "Stream", "divided", "load", "prepare", "rows", "split"]
-
-DIGITS_TEST = 300
-
-
-def decode(source: Source) -> Arrays:
-    """Reads all samples of a source.
-
-    Returns:
-        The arrays by name (see ``arrays.NAMES``); shapes and dtypes as in ``data.Dataset``.
-
-    Raises:
-        UserError: A file is damaged, not the published one, or of another shape.
-    """
-    if source.kind == "digits":
-        return _digits()
-    halves = {"idx": _idx, "batches": _batches, "archive": _batches, "parquet": _parquet}
-    (train_x, train_y), (test_x, test_y) = halves[source.kind](source)
-    facts = KNOWN[source.name]
-    for x, y in ((train_x, train_y), (test_x, test_y)):
-        where = source.files[0].parent
-        if x.shape != (len(y), *facts.shape) or not len(y):
-            raise UserError(f"{where}: {x.shape} images with {len(y)} labels, where "
-                            f"'{source.name}' has images of the shape {facts.shape}")
-        if y.min() < 0 or y.max() >= facts.classes:
-            raise UserError(f"{where}: labels from {y.min()} to {y.max()}, where "
-                            f"'{source.name}' has 0 to {facts.classes - 1}")
-    return {"train_inputs": train_x, "train_targets": train_y,
-            "test_inputs": test_x, "test_targets": test_y}
-
-
-Half = tuple["NDArray[Any]", "NDArray[np.int64]"]
-
-
-def _digits() -> Arrays:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    inputs = (bunch.data / 16.0).astype(np.float32)
-    targets = bunch.target.astype(np.int64)
-    train, test = stratified(targets, DIGITS_TEST, seed=0)
-    return {"train_inputs": inputs[train], "train_targets": targets[train],
-            "test_inputs": inputs[test], "test_targets": targets[test]}
-
-
-def _idx(source: Source) -> tuple[Half, Half]:
-    images, labels, test_images, test_labels = (
-        _values(path, name) for path, name in zip(source.files, IDX, strict=True))
-    return ((images[:, None], labels.astype(np.int64)),
-            (test_images[:, None], test_labels.astype(np.int64)))
-
-
-def _values(path: Path, name: str) -> NDArray[np.uint8]:
-    """Return the values of a published IDX file, behind its header of 4 bytes and the sizes."""
-    content = _published(path, name)
-    start, shape = (16, (-1, 28, 28)) if "idx3" in name else (8, (-1,))
-    try:
-        return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-    except ValueError as error:
-        raise UserError(f"{path} is no whole IDX file ({error}); fetch it again") from error
-
-
-def _published(path: Path, name: str) -> bytes:
-    return published_files.checked(path, name, published_files.read(path))
-
-
-def _batches(source: Source) -> tuple[Half, Half]:
-    contents: Iterator[tuple[Path, bytes]]
-    if source.kind == "batches":
-        contents = ((path, _published(path, name))
-                    for path, name in zip(source.files, BATCHES, strict=True))
-    else:
-        (archive,) = source.files
-        contents = published_files.members(archive, published_files.read(archive), BATCHES)
-    halves = [batch(path, content) for path, content in contents]
-    images = np.concatenate([x for x, _ in halves[:-1]])
-    labels = np.concatenate([y for _, y in halves[:-1]])
-    return (images, labels), halves[-1]
-
-
-def batch(path: Path, content: bytes) -> Half:
-    """Return images and labels of one of CIFAR-10's batches, a pickle that may hold arrays only.
-
-    Args:
-        path: The file, for messages.
-        content: What it holds.
-
-    Raises:
-        UserError: It holds something else; none of it was run.
-    """
-    try:
-        found = load_arrays(content)
-        images = np.asarray(found["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(found["labels"], dtype=np.int64)
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images with {len(labels)} labels")
-    except Exception as error:
-        raise UserError(
-            f"{path} is no CIFAR-10 batch ({describe_error(error)}); fetch it again"
-        ) from error
-    return images, labels
-
-
-def _parquet(source: Source) -> tuple[Half, Half]:
-    train = [path for path in source.files if path.name.startswith("train-")]
-    test = [path for path in source.files if path.name.startswith("test-")]
-    column = KNOWN[source.name].column
-    (train_x, train_y), (test_x, test_y) = (
-        parquet_files.part_of(files, column, "label", Shape.of(None, None))
-        for files in (train, test)
-    )
-    labels = numbered({"train": train_y, "test": test_y}, train[0].parent)
-    return (train_x, labels["train"]), (test_x, labels["test"])
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -211,15 +89,17 @@ class Dataset:
         return tuple(self.train_inputs.shape[1:])
 
 
-def prepare(
-    name: str, data_dir: Path | None, offline: bool, cache: Path | None = None
-) -> Prepared:
-    """Makes sure that the data set lies decoded in the cache; safe in several processes at once.
+def prepare(name: str, data_dir: Path | None, offline: bool, cache: Path | None = None
+            ) -> Prepared:
+    """Make sure that the data set lies decoded in the cache; safe in several processes at once.
+
+    It is looked for in the user's folder and in the ``data`` folder of the cache, and downloaded
+    into the latter.
 
     Args:
-        name: One of ``sources.KNOWN``.
-        data_dir: Where the user keeps data (``--data-dir`` or ``BENCH_APTS_DATA``): searched
-            first, in the layouts of docs/data.md.
+        name: One of ``known_data.KNOWN``.
+        data_dir: Where the user keeps data (``--data-dir`` or ``BENCH_APTS_DATA``), in one of the
+            layouts of docs/data.md.
         offline: Whether a download is forbidden.
         cache: The cache folder; ``BENCH_APTS_CACHE`` or the platform's own without it.
 
@@ -230,17 +110,53 @@ def prepare(
     if name not in KNOWN:
         raise unknown("data set", name, KNOWN)
     root = arrays.cache_root(cache)
-    source = data_files.find(name, data_dir, offline, root)
-    folder = root / "arrays" / f"{name}-{source.key}"
+    if name == "digits":
+        return _stored(Source(name, "digits"), root)
+    if data_dir is not None:
+        require_folder(data_dir, "name the one that holds the data sets by --data-dir or "
+                                 "BENCH_APTS_DATA", "the data folder")
+    downloads = root / "data"
+    incomplete: list[str] = []
+    for folder in filter(None, (data_dir, downloads)):
+        if prepared := _from_folder(name, folder, root, incomplete):
+            return prepared
+    if not offline:
+        with arrays.writable(downloads), arrays.locked(downloads / name):
+            if prepared := _from_folder(name, downloads, root, []):
+                return prepared  # another process was faster
+            data_files.download(name, downloads)
+        if prepared := _from_folder(name, downloads, root, incomplete):
+            return prepared
+    looked = " and in ".join(str(folder) for folder in (data_dir, downloads) if folder)
+    lacks = f" ({'; '.join(dict.fromkeys(filter(None, incomplete)))})" if any(incomplete) else ""
+    raise UserError(
+        f"no data for '{name}': looked in {looked}{lacks}; name its folder by --data-dir or "
+        "BENCH_APTS_DATA (layouts: docs/data.md), or drop --offline to download it")
+
+
+def _from_folder(name: str, folder: Path, root: Path, incomplete: list[str]) -> Prepared | None:
+    """Return the data set if a folder has it; what lacks files is added to ``incomplete``."""
+    for source in data_files.sources(name, folder):
+        try:
+            return _stored(source, root)
+        except IncompleteData as error:
+            incomplete.append(str(error))
+    return None
+
+
+def _stored(source: Source, root: Path) -> Prepared:
+    """Return the data set of a source, decoded unless it is in the cache."""
+    folder = root / "arrays" / f"{source.name}-{source.key}"
     meta = arrays.valid(folder)
     if meta is None:
-        meta = arrays.store(folder, KNOWN[name], lambda: decode(source), str(source))
-    return Prepared(name, folder, meta["sha256"], meta["source"],
+        meta = arrays.store(folder, KNOWN[source.name],
+                            lambda scratch: data_files.decode(source, scratch))
+    return Prepared(source.name, folder, meta["sha256"], meta["source"],
                     source.is_published(meta["sha256"]))
 
 
 def load(folder: Path) -> Dataset:
-    """Maps the arrays of a folder that ``prepare`` returned.
+    """Map the arrays of a folder that ``prepare`` returned.
 
     Raises:
         UserError: The folder is missing, incomplete or damaged.
@@ -307,7 +223,7 @@ def rows(
 def split(
     targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divides the training samples once and for all into training and validation.
+    """Divide the training samples once and for all into training and validation.
 
     The division depends on the targets and the name alone: it is the same for every seed,
     optimizer and number of ranks. Each class gives its share to the validation, to within one

@@ -1,94 +1,76 @@
-"""Where data lies: facts about the known data sets, and the search for their files.
+"""Files of the known data sets: the search for them, their decoding, and the download.
 
-The order: the user's folder, the ``data`` folder of the cache, a download into the latter.
-
-Downloads the published archives by torchvision, into a folder that is renamed once whole.
-
-They are kept packed: the sha256 of what came, unpacked in memory, is compared with the published
-one, and nothing is unpacked onto the disk.
+A folder may hold the published files or parquet files as on the Hugging Face hub. Published files
+are recognised by the sha256 of their unpacked content: in the usual places by their names, which
+is fast, elsewhere whatever their names. Those with the right checksum are laid out as torchvision
+expects them, and read by ``torchvision.datasets``; nothing else is made of a file. What a file is
+unpacked to is bounded, and links and paths within an archive mean nothing.
 """
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
-import http.client
 import importlib.metadata
-import math
+import io
 import os
-import re
 import shutil
-import socket
-from contextlib import contextmanager
+import tarfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from bench_apts.core.errors import UserError
-from bench_apts.core.files import require_folder
-from bench_apts.suites import arrays, published_files
+from bench_apts.suites import arrays
+from bench_apts.suites.arrays import stratified
+from bench_apts.suites.known_data import FINGERPRINTS, KNOWN
+from bench_apts.suites.readers import parquet_files, torchvision_data
+from bench_apts.suites.readers.image_files import Shape
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterator
-    from pathlib import Path
 
-Kind = Literal["digits", "idx", "batches", "archive", "parquet"]
+    from bench_apts.suites.arrays import Arrays
+    from bench_apts.suites.known_data import KnownData
 
+DIGITS_TEST = 300
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a data set beforehand.
+MAX_BYTES = 200_000_000
+"""More than any published file has, packed (170,498,071) or unpacked (186,163,200)."""
 
-    ``mean`` and ``std`` are per channel, of inputs multiplied by ``scale``. ``samples`` counts
-    training and test; ``packed_bytes`` is what a download brings.
-    """
+MAX_DEPTH = 3
+"""Levels of folders below the user's that are searched for files under other names."""
 
-    shape: tuple[int, ...]
-    classes: int
-    samples: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
-    itemsize: int = 1
-    packed_bytes: int = 0
-    column: str = ""
+MAX_ENTRIES = 1_000
+"""A folder with more entries holds no published files, but images or a whole disk."""
 
-    @property
-    def array_bytes(self) -> int:
-        """Bytes of the decoded arrays with their int64 targets, rounded up by a megabyte."""
-        return self.samples * (math.prod(self.shape) * self.itemsize + 8) + 2**20
+_GZIP = b"\x1f\x8b"
+
+_START_BYTES = 2_048
+"""The header of a tar archive's first member lies within, also behind an extended one."""
 
 
-KNOWN: dict[str, Facts] = {
-    "digits": Facts((64,), 10, 1_797, (0.0,), (1.0,), 1.0, itemsize=4),
-    "mnist": Facts((1, 28, 28), 10, 70_000, (0.1307,), (0.3081,), 1 / 255,
-                   packed_bytes=12_000_000, column="image"),
-    "cifar10": Facts((3, 32, 32), 10, 60_000, (0.4914, 0.4822, 0.4465),
-                     (0.2470, 0.2435, 0.2616), 1 / 255, packed_bytes=171_000_000,
-                     column="img"),
-}
-
-FINGERPRINTS = {
-    "digits": "bc60cb899671d9b06a74b21bb869af3da0df4fb63c0d16f0aa86a8901916dbb2",
-    "mnist": "f85cbee43a10570f8c591c08a5fd0a97d727150e304c82764c64e9d314111eeb",
-}
-"""Of the published data. CIFAR-10's parquet files come in another order than its batches."""
-
-IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-       "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-ARCHIVE = "cifar-10-python.tar.gz"
+class IncompleteData(Exception):
+    """Some files of a data set are missing; the message says which, or is empty."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one data set in one layout.
+    """Files that may hold a data set.
 
-    Their order is that of ``IDX`` or ``BATCHES``; of shards, those for training come first.
+    ``kind`` is ``digits``, ``named`` for published files in a usual place, ``content`` for files
+    that begin like published ones, or ``parquet``.
     """
 
     name: str
-    kind: Kind
-    files: tuple[Path, ...]
+    kind: Literal["digits", "named", "content", "parquet"]
+    folder: Path = Path()
+    files: tuple[Path, ...] = ()
 
     @property
     def key(self) -> str:
@@ -102,239 +84,271 @@ class Source:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def is_published(self, sha256: str) -> bool:
-        """Says whether arrays with this fingerprint, read from the files, are the published ones.
+        """Return whether arrays with this fingerprint are the published ones.
 
-        The files of torchvision's layouts were compared with the published ones when they were
-        read; parquet files may hold anything.
+        Published files were compared when they were read; parquet files may hold other data.
         """
         known = FINGERPRINTS.get(self.name)
         return self.kind != "parquet" if known is None else sha256 == known
 
-    def __str__(self) -> str:
-        """Says in words where the data comes from."""
-        if self.kind == "digits":
-            return "scikit-learn's bundled digits"
-        what = {"idx": "IDX files", "batches": "Python batches", "archive": "Python batches",
-                "parquet": "parquet files"}[self.kind]
-        where = self.files[0] if self.kind == "archive" else self.files[0].parent
-        return f"{what} in {where.absolute()}"
 
-
-def find(name: str, data_dir: Path | None, offline: bool, root: Path) -> Source:
-    """Finds the files of a data set, downloading them if nothing else helps.
-
-    Args:
-        name: One of ``KNOWN``.
-        data_dir: The user's folder, searched first.
-        offline: Whether a download is forbidden.
-        root: The cache folder.
+def sources(name: str, folder: Path) -> Iterator[Source]:
+    """Yield what may hold a data set in a folder, the best first.
 
     Raises:
-        UserError: Nothing was found and nothing could be downloaded.
+        UserError: A file cannot be read.
     """
-    if name == "digits":
-        return Source(name, "digits", ())
-    if data_dir is not None:
-        require_folder(data_dir, "name the one that holds the data sets by --data-dir or "
-                                 "BENCH_APTS_DATA", "the data folder")
-    downloads = root / "data"
-    incomplete: list[str] = []
-    for folder in filter(None, (data_dir, downloads)):
-        if source := search(name, folder, incomplete):
-            return source
-    if not offline:
-
-        download(name, downloads)
-        if source := search(name, downloads, incomplete):
-            return source
-    looked = " and in ".join(str(folder) for folder in (data_dir, downloads) if folder)
-    found = f" ({'; '.join(incomplete)})" if incomplete else ""
-    raise UserError(
-        f"no data for '{name}': looked in {looked}{found}; name its folder by --data-dir or "
-        "BENCH_APTS_DATA (layouts: docs/data.md), or drop --offline to download it")
-
-
-def search(name: str, folder: Path, incomplete: list[str]) -> Source | None:
-    """Looks for all layouts in ``folder``; notes in ``incomplete`` what lacks a file.
-
-    Raises:
-        UserError: A file cannot be read, or is no parquet file in spite of its name.
-    """
+    known = KNOWN[name]
     try:
-        usual = _idx if name == "mnist" else _batches
-        return (usual(folder, incomplete) or _parquet(name, folder, incomplete)
-                or _content(name, folder, incomplete))
+        for place in (folder / known.folder, folder / "raw", folder):
+            if files := _named(known, place):
+                yield Source(name, "named", place, files)
+        for place in (folder / name / known.configuration, folder / name / "data", folder / name,
+                      folder / known.configuration, folder / "data", folder):
+            files = (*sorted(place.glob("train-*.parquet")), *sorted(place.glob("test-*.parquet")))
+            # A folder of another data set may be meant for another suite.
+            if files and all(_may_have(path, {known.column, "label"}) for path in files):
+                yield Source(name, "parquet", place, files)
+        if files := tuple(_beginning(known.start, folder)):
+            yield Source(name, "content", folder, files)
     except PermissionError as error:
         raise UserError(f"cannot read {error.filename or folder}: {error.strerror}") from error
 
 
-def _idx(folder: Path, incomplete: list[str]) -> Source | None:
-    for place in (folder / "MNIST" / "raw", folder / "raw", folder):
-        found = []
-        for stem in IDX:
-            named = [place / f"{stem}.gz", place / stem]
-            found += [path for path in named if path.is_file()][:1]
-        if len(found) == len(IDX):
-            return Source("mnist", "idx", tuple(found))
-        if found:
-            there = {path.name.removesuffix(".gz") for path in found}
-            incomplete.append(f"{place} lacks {', '.join(s for s in IDX if s not in there)}")
-    return None
+def _named(known: KnownData, place: Path) -> tuple[Path, ...]:
+    """Return the published files with their own names in a folder, packed or not."""
+    found = []
+    for name in known.sha256:
+        found += [path for path in (place / name, place / f"{name}.gz") if path.is_file()][:1]
+    if known.archive and (place / known.archive).is_file():
+        found.append(place / known.archive)
+    return tuple(found)
 
 
-def _batches(folder: Path, incomplete: list[str]) -> Source | None:
-    for place in (folder / "cifar-10-batches-py", folder):
-        files = tuple(place / name for name in BATCHES)
-        missing = [path.name for path in files if not path.is_file()]
-        if not missing:
-            return Source("cifar10", "batches", files)
-        if len(missing) < len(files):
-            incomplete.append(f"{place} lacks {', '.join(missing)}")
-        if (place / ARCHIVE).is_file():
-            return Source("cifar10", "archive", (place / ARCHIVE,))
-    return None
-
-
-def _content(name: str, folder: Path, incomplete: list[str]) -> Source | None:
-    """Looks for the published files under any other name, by what they hold."""
-    names: tuple[str, ...] = IDX if name == "mnist" else BATCHES
-    kind: Kind = "idx" if name == "mnist" else "batches"
-    found = published_files.recognised(folder, names, kind)
-    if len(found) == len(names):
-        return Source(name, kind, tuple(found[each] for each in names))
-    if found and not incomplete:
-        incomplete.append(f"{folder} lacks {', '.join(n for n in names if n not in found)}")
-    if name == "cifar10":
-        for path in published_files.beginning(folder, "archive"):
-            return Source(name, "archive", (path,))
-    return None
-
-
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
-
-
-def _parquet(name: str, folder: Path, incomplete: list[str]) -> Source | None:
-    configuration = {"mnist": "mnist", "cifar10": "plain_text"}[name]
-    for place in (folder / name / configuration, folder / name / "data", folder / name,
-                  folder / configuration, folder / "data", folder):
-        train = sorted(place.glob("train-*.parquet"))
-        test = sorted(place.glob("test-*.parquet"))
-        if not train and not test:
-            continue
-        if any(not _has_column(path, KNOWN[name].column) for path in (*train, *test)):
-            continue  # another data set: `folder` itself may hold any
-        if not train or not test or not (_all_shards(train) and _all_shards(test)):
-            incomplete.append(f"{place} lacks some of its train-*.parquet or test-*.parquet")
-            continue
-        return Source(name, "parquet", (*train, *test))
-    return None
-
-
-def _has_column(path: Path, column: str) -> bool:
+def _may_have(path: Path, columns: set[str]) -> bool:
+    """Return whether a parquet file has columns; damaged files are left to the reader."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return {column, "label"} <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no readable parquet file ({reason}); fetch it again "
-                        f"({os.path.getsize(path):,} bytes here)") from error
+        return columns <= set(pq.read_schema(path).names)
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError):
+        return True
 
 
-def _all_shards(files: list[Path]) -> bool:
-    counts = {int(match[2]) for path in files if (match := _SHARD.search(path.name))}
-    return not counts or counts == {len(files)}
+def _beginning(start: re.Pattern[bytes], folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and those below it whose unpacked content begins so."""
+    for place, folders, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        if depth == MAX_DEPTH or len(folders) + len(files) > MAX_ENTRIES:
+            folders.clear()
+        if len(folders) + len(files) > MAX_ENTRIES:
+            continue
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(files)):
+            if start.match(_start(path)):
+                yield path
 
 
-FOLDERS = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}
+def _start(path: Path) -> bytes:
+    """Return the first bytes of what a file holds; none of a file that cannot be published."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            return b""
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+        if start.startswith(_GZIP):
+            with gzip.open(path) as packed:
+                start = packed.read(_START_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return b""
+    return start
 
-_PATIENCE_S = 30.0
-"""How long a server may be silent."""
+
+def decode(source: Source, scratch: Path) -> tuple[Arrays, str]:
+    """Read all samples of a source.
+
+    Args:
+        source: One that ``sources`` yielded.
+        scratch: A folder that does not exist yet, for unpacked files.
+
+    Returns:
+        The arrays by name, shapes and dtypes as in ``data.Dataset``, and where they come from.
+
+    Raises:
+        IncompleteData: Files are missing.
+        UserError: A file is damaged, not the published one, or of another shape.
+    """
+    if source.kind == "digits":
+        return _digits(), "scikit-learn's bundled digits"
+    if source.kind == "parquet":
+        return _parquet(source), f"parquet files in {source.folder.absolute()}"
+    known = KNOWN[source.name]
+    where = _lay_out(source, scratch / known.folder)
+    return _torchvision(known, scratch), f"{known.files} in {where.absolute()}"
 
 
-class Archive(NamedTuple):
-    """A file to fetch: its place below the folder, where it comes from, and its md5."""
+def _digits() -> Arrays:
+    from sklearn.datasets import load_digits
 
-    place: str
-    url: str
-    md5: str | None
+    bunch = load_digits()
+    inputs = (bunch.data / 16.0).astype(np.float32)
+    targets = bunch.target.astype(np.int64)
+    train, test = stratified(targets, DIGITS_TEST, seed=0)
+    return {"train_inputs": inputs[train], "train_targets": targets[train],
+            "test_inputs": inputs[test], "test_targets": targets[test]}
 
 
-def archives(name: str) -> list[Archive]:
-    """Return what torchvision downloads for a data set."""
-    from torchvision.datasets import CIFAR10, MNIST
+def _parquet(source: Source) -> Arrays:
+    known = KNOWN[source.name]
+    for part in ("train", "test"):
+        if not any(path.name.startswith(part) for path in source.files):
+            raise IncompleteData(f"{source.folder} lacks its {part}-*.parquet")
+    splits, _ = parquet_files.read_splits(source.files, known.column, "label",
+                                          Shape.of(None, None))
+    for x, y in splits.values():
+        if x.shape != (len(y), *known.shape) or not len(y):
+            raise UserError(f"{source.folder}: {x.shape} images with {len(y)} labels, where "
+                            f"'{source.name}' has images of the shape {known.shape}")
+        if y.min() < 0 or y.max() >= known.classes:
+            raise UserError(f"{source.folder}: labels from {y.min()} to {y.max()}, where "
+                            f"'{source.name}' has 0 to {known.classes - 1}")
+    return arrays.by_name(splits)
 
-    if name == "mnist":
-        return [Archive(f"MNIST/raw/{file}", f"{MNIST.mirrors[0]}{file}", md5)
-                for file, md5 in MNIST.resources]
-    return [Archive(f"cifar-10-batches-py/{ARCHIVE}", CIFAR10.url, CIFAR10.tgz_md5)]
+
+def _lay_out(source: Source, place: Path) -> Path:
+    """Write the unpacked published files into a folder; return the file or folder they are from.
+
+    Of a ``named`` source each file must be the published one; files of a ``content`` source that
+    are something else are skipped.
+    """
+    known = KNOWN[source.name]
+    wanted = {sha256: name for name, sha256 in known.sha256.items()}
+    place.mkdir(parents=True)
+    found: dict[str, Path] = {}
+    for path in source.files:
+        try:
+            for name, content in _contents(path):
+                actual = hashlib.sha256(content).hexdigest()
+                if actual in wanted:
+                    (place / wanted[actual]).write_bytes(content)
+                    found[wanted[actual]] = path
+                elif name in known.sha256:
+                    raise UserError(f"{path}: {name} is not the published file (sha256 {actual}, "
+                                    f"expected {known.sha256[name]}): damaged, incomplete or "
+                                    "another one; fetch it again")
+        except UserError:
+            if source.kind == "named":
+                raise
+        if len(found) == len(wanted):
+            break
+    missing = [name for name in known.sha256 if name not in found]
+    if missing:
+        where = source.files[0] if len(source.files) == 1 else source.folder
+        raise IncompleteData(f"{where} lacks {', '.join(missing)}"
+                             if found or source.kind == "named" else "")
+    last = found[next(iter(known.sha256))]
+    return last if set(found.values()) == {last} else last.parent
+
+
+def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and unpacked content of a file, or of the files in CIFAR-10's archive.
+
+    Links, folders and other files in an archive are skipped, wherever they point.
+
+    Raises:
+        UserError: It cannot be read, is damaged, or unpacks to more than any published file.
+    """
+    content = _unpacked(path)
+    if b"cifar-10-batches-py/" not in content[:_START_BYTES]:
+        yield path.name.removesuffix(".gz"), content
+        return
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for member in tar:
+                inside = PurePosixPath(member.name)
+                if member.isreg() and str(inside.parent) == "cifar-10-batches-py":
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    yield inside.name, file.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is a damaged archive ({error}); fetch it again") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return what a file holds, unpacked where it is a gzip file, whatever its name."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path} has {size:,} bytes, more than the published file; fetch it "
+                            "again")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as packed:
+            content = packed.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} unpacks to more than {MAX_BYTES:,} bytes, which no published "
+                        "file does; fetch it again")
+    return content
+
+
+def _torchvision(known: KnownData, root: Path) -> Arrays:
+    """Return the arrays of files that lie as torchvision expects them."""
+    from torchvision import datasets
+
+    kind = getattr(datasets, known.torchvision)
+    if hasattr(kind, "meta"):
+        # CIFAR10 also insists on a file with the classes' names, which are not needed here, and
+        # which some copies lack: the labels of the test batch take their place.
+        kind = type(kind.__name__, (kind,), {
+            "meta": {"filename": kind.test_list[0][0], "key": "labels", "md5": None}})
+    splits = {}
+    for part, dataset in torchvision_data.opened(kind, root, offline=True, options={}).items():
+        images = np.asarray(dataset.data)
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        splits[part] = images, np.asarray(dataset.targets, dtype=np.int64)
+    return arrays.by_name(splits)
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def download(name: str, folder: Path) -> None:
-    """Fetches a data set into ``folder``.
+    """Let torchvision download a data set into its layout below ``folder``.
+
+    The caller holds a lock. Files lie in a temporary folder until all are complete.
 
     Raises:
-        UserError: The network, the server or the disk does not allow it, or what came is not
-            the published file; says how to go on.
+        UserError: The network or the server does not allow it, or sends other files.
+        OSError: The disk does not allow it.
     """
-    target = folder / FOLDERS[name]
-    with arrays.writable(folder), arrays.locked(target):
-        if search(name, folder, []):  # another process was faster
-            return
-        partial = folder / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process; we hold the lock
-        arrays.require_space(folder, KNOWN[name].packed_bytes)
-        try:
-            for archive in archives(name):
-                fetch(archive, partial / archive.place)
-            shutil.rmtree(target, ignore_errors=True)
-            (partial / FOLDERS[name]).rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    from torchvision import datasets
 
-
-def fetch(archive: Archive, path: Path) -> None:
-    """Writes what a server sends to a file whose name says what it must be.
-
-    Raises:
-        UserError: The server cannot be reached, or sends something else.
-    """
-    from torchvision.datasets.utils import download_url
-
-    path.parent.mkdir(parents=True, exist_ok=True)
+    known = KNOWN[name]
+    kind: Any = getattr(datasets, known.torchvision)
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+    arrays.require_space(folder, known.download_bytes)
     try:
-        with _patience():
-            download_url(archive.url, path.parent, path.name, archive.md5)
-    except (OSError, http.client.HTTPException, RuntimeError, RecursionError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # of the disk
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _failed(archive.url, reason) from error
-    try:
-        plain = published_files.read(path)
-        if path.name == ARCHIVE:
-            for _ in published_files.members(path, plain, BATCHES):
-                pass  # each is checked as it is read
-        else:
-            published_files.checked(path, path.stem, plain)
-    except UserError as error:
-        raise _failed(archive.url, "what came is not the published file") from error
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Limits how long sockets wait: torchvision sets no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE_S)
-    try:
-        yield
+        torchvision_data.fetch(kind, {"root": partial})
+        top = PurePosixPath(known.folder).parts[0]
+        shutil.rmtree(folder / top, ignore_errors=True)
+        (partial / top).rename(folder / top)
+    except torchvision_data.FAILURES as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise
+        url = getattr(kind, "url", None) or kind.mirrors[0]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"cannot download {url} ({reason}); connect to the network, or bring the "
+                        "data yourself: --data-dir or BENCH_APTS_DATA (layouts: docs/data.md)"
+                        ) from error
     finally:
-        socket.setdefaulttimeout(before)
-
-
-def _failed(url: str, reason: str) -> UserError:
-    return UserError(f"cannot download {url} ({reason}); connect to the network, or bring the "
-                     "data yourself: --data-dir or BENCH_APTS_DATA (layouts: docs/data.md)")
+        shutil.rmtree(partial, ignore_errors=True)

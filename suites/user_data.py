@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import digest
 from bench_apts.suites import arrays, returned_data
+from bench_apts.suites.arrays import InputScaling
 from bench_apts.suites.data import Prepared, Stream
 from bench_apts.suites.readers.split_checks import fitting
 
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from bench_apts.core.spec import Data, Suite
     from bench_apts.suites.readers.split_checks import Splits
     from bench_apts.suites.suite_problem import SuiteProblem
-
-@dataclass(frozen=True)
-class InputScaling:
-    """How inputs are normalised, the number of classes, and what the arrays take on the disk."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
-    classes: int
-    array_bytes: int
-
 
 def prepare(
     suite: Suite, problem: SuiteProblem, data_dir: Path | None, cache: Path | None = None,
@@ -62,7 +51,7 @@ def prepare(
         splits = {part: returned_data.pair(split, f"{where}: {part}")
                   for part, split in returned_data.named_splits(result, where).items()}
     splits = _checked(splits, suite, problem, where)
-    kept = _by_name(splits)
+    kept = arrays.by_name(splits)
     sha256 = _sha256(kept, stream)
     if stream:
         scaling = _scaling(kept, suite.data, where, returned_data.classes(found, splits))
@@ -82,7 +71,7 @@ def prepare(
             raise UserError(f"{where}: two calls of {suite.data.source} return different splits; "
                             f"seed what is drawn, {remedy}")
         more = {"sha256": sha256, "stream": stream.plain()} if stream else {}
-        meta = arrays.store(folder, scaling, lambda: kept, str(suite.data.source), more)
+        meta = arrays.store(folder, scaling, lambda _: (kept, str(suite.data.source)), more)
     return Prepared(suite.data.name, folder, meta["sha256"], str(suite.data.source))
 
 
@@ -114,12 +103,6 @@ def call(problem: SuiteProblem, data_dir: Path | None, offline: bool, cache: Pat
     return problem.call("data", options)
 
 
-def _by_name(splits: Splits) -> arrays.Arrays:
-    """Return the arrays of all splits as ``train_inputs`` and so on."""
-    return {f"{part}_{name}": array for part, pair in splits.items()
-            for name, array in zip(("inputs", "targets"), pair, strict=True)}
-
-
 def _sha256(kept: arrays.Arrays, stream: Stream | None) -> str:
     return returned_data.fingerprint(kept, stream.lengths) if stream else arrays.fingerprint(kept)
 
@@ -127,11 +110,11 @@ def _sha256(kept: arrays.Arrays, stream: Stream | None) -> str:
 def _sha256_of(result: Any, where: str, stream: Stream | None) -> str:
     """Return the fingerprint of what the source returned in a second call."""
     if stream is None:
-        return arrays.fingerprint(_by_name(
+        return arrays.fingerprint(arrays.by_name(
             {part: returned_data.pair(split, f"{where}: {part}")
              for part, split in returned_data.named_splits(result, where).items()}))
     found = returned_data.datasets(result, where)
-    return returned_data.fingerprint(_by_name(returned_data.examples(found, where)),
+    return returned_data.fingerprint(arrays.by_name(returned_data.examples(found, where)),
                                 {part: len(split) for part, split in found.items()})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import session
-from bench_apts.core.units import Currency
+from bench_apts.core.currencies import CURRENCIES, Currency
 
 if TYPE_CHECKING:
     from bench_apts.reports.table import Value
@@ -18,8 +18,7 @@ def command(
     results: Annotated[Path, Argument(
         metavar="RESULTS", help="A results folder, for instance results/digits.")],
     currency: Annotated[Currency | None, Option(
-        metavar="UNIT", help="What the main columns count: samples, flops, wire_bytes, "
-                             "gradient_evaluations, cpu_s, train_s, wall_s or core_seconds "
+        metavar="UNIT", help=f"What the main columns count: {', '.join(CURRENCIES)} "
                              "(GPU-seconds on CUDA). Without it, samples on CPUs and "
                              "core_seconds on CUDA.")] = None,
     level: Annotated[float, Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import session
-from bench_apts.core.units import Currency
+from bench_apts.core.currencies import Currency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,15 +1,10 @@
-"""What costs are counted in.
-
-Numbers as people read them: three significant digits and a unit that fits.
-
-Markdown: rows of tables, and text that must not be read as markup.
-"""
+"""Numbers as people read them, with three significant digits and a unit that fits; Markdown."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -18,46 +13,11 @@ if TYPE_CHECKING:
 
     from bench_apts.core.spec import Target
 
-Currency = Literal[
-    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "flops", "samples",
-    "cpu_s",
-]
-
-CURRENCIES: tuple[Currency, ...] = (
-    "core_seconds", "train_s", "wall_s", "wire_bytes", "gradient_evaluations", "flops", "samples",
-    "cpu_s",
-)
-"""``core_seconds`` are N × ``train_s`` (GPU-seconds on cuda), ``train_s`` and ``wall_s`` seconds,
-``wire_bytes`` the ideal bytes that one rank sent in phase train, ``gradient_evaluations`` the
-backward passes of the busiest rank, ``flops`` and ``samples`` those of all ranks together, and
-``cpu_s`` the CPU seconds that all ranks together spent in training.
-
-Records of before operations were counted have no ``flops``, those whose traffic could not be
-measured no ``wire_bytes``, and those of several ranks of before the CPU seconds of all ranks were
-kept no ``cpu_s``: they are NaN there, which says *unknown* (``known``) and which every estimator
-refuses."""
-
-
-def headline(device: str) -> Currency:
-    """Return the currency that comparisons lead with on a device.
-
-    On CUDA these are GPU-seconds: each rank has a device of its own. Ranks on CPUs share cores
-    with one another and with whatever else runs, so that their seconds measure the machine;
-    samples count every pass over a sample, and see a larger minibatch.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-    """
-    return "core_seconds" if device == "cuda" else "samples"
-
-
 THIN = "\u202f"
 """The narrow no-break space that stands between a number and its unit."""
 
 NONE = "–"
 """What a table shows where there is no number."""
-
-_HYPHEN = "\u2011"  # does not break, so that core-s stays on one line
 
 _TIME = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -65,7 +25,7 @@ _COUNT = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """Returns ``value`` with that many significant digits, never in exponent form."""
+    """Return ``value`` with that many significant digits, never in exponent form."""
     if not math.isfinite(value):
         return "∞" if value > 0 else NONE
     if value == 0:
@@ -75,7 +35,7 @@ def digits(value: float, significant: int = 3) -> str:
 
 
 def trim(text: str) -> str:
-    """Drops trailing zeros, for numbers that are exact: ``2.00 min`` becomes ``2 min``."""
+    """Drop trailing zeros, for numbers that are exact: ``2.00 min`` becomes ``2 min``."""
     return re.sub(r"(\d)(?:\.0+|(\.\d*?[1-9])0+)(?!\d)", r"\1\2", text)
 
 
@@ -86,20 +46,24 @@ def _scaled(value: float, scale: Sequence[tuple[float, str]], prefix: str = "") 
     return f"{digits(value / factor)}{THIN}{prefix}{unit}"
 
 
-def format_seconds(value: float, prefix: str = "") -> str:
-    """Formats seconds as µs, ms, s, min or h, the unit after ``prefix`` (as in ``core-s``)."""
+def format_seconds(value: float) -> str:
+    """Format seconds as µs, ms, s, min or h."""
+    return f"0{THIN}s" if value == 0 else _scaled(value, _TIME)
+
+
+def format_long_seconds(value: float, prefix: str = "") -> str:
+    """Format a processor's seconds as s, min or h, the unit after ``prefix``: ``core-s``."""
     # A core-millisecond is nothing that anybody thinks in.
-    scale = _TIME[:3] if prefix else _TIME
-    return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, scale, prefix)
+    return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, _TIME[:3], prefix)
 
 
 def format_size(value: float) -> str:
-    """Formats bytes in decimal units (1 kB = 1,000 bytes)."""
+    """Format bytes in decimal units (1 kB = 1,000 bytes)."""
     return f"0{THIN}B" if value == 0 else _scaled(value, _BYTES)
 
 
 def format_count(value: float) -> str:
-    """Formats a count: whole up to 9,999, then as k, M, G, T or P."""
+    """Format a count: whole up to 9,999, then as k, M, G, T or P."""
     if not math.isfinite(value):
         return "∞"
     if abs(value) < 10_000:
@@ -108,7 +72,7 @@ def format_count(value: float) -> str:
 
 
 def format_percent(value: float, places: int = 1) -> str:
-    """Formats a share of one in percent."""
+    """Format a share of one in percent."""
     return f"{100 * value:.{places}f}{THIN}%" if math.isfinite(value) else NONE
 
 
@@ -145,7 +109,7 @@ def format_metric(target: Target, name: str, value: float) -> str:
 
 
 def format_goal(target: Target, level: float = 1.0) -> str:
-    """Says what a target asks for, for instance ``accuracy of at least 94 %``."""
+    """Say what a target asks for, for instance ``accuracy of at least 94 %``."""
     bound = "at least" if target.direction == "max" else "at most"
     value = target.threshold(level)
     unit = "%" if is_share(target, target.metric) else metric_unit(target, target.metric)
@@ -155,71 +119,36 @@ def format_goal(target: Target, level: float = 1.0) -> str:
 
 
 def times(ratio: float) -> str:
-    """Formats a ratio for a sentence, for instance ``1.84 times``."""
+    """Format a ratio for a sentence, for instance ``1.84 times``."""
     return f"{digits(ratio)} times"
 
 
 def unit_of(device: str) -> str:
-    """Returns what one processor is called: ``core`` on CPUs, ``GPU`` on CUDA."""
+    """Return what one processor is called: ``core`` on CPUs, ``GPU`` on CUDA."""
     return "GPU" if device == "cuda" else "core"
 
 
-_NAMES: dict[Currency, str] = {
-    "train_s": "seconds of training", "wall_s": "seconds on the wall clock",
-    "wire_bytes": "bytes", "gradient_evaluations": "gradients", "flops": "FLOPs",
-    "samples": "samples", "cpu_s": "CPU-seconds"}
-
-
-def named(currency: Currency, device: str = "cpu") -> str:
-    """Return what a currency counts, in words: ``samples``, ``core-seconds``."""
-    return f"{unit_of(device)}-seconds" if currency == "core_seconds" else _NAMES[currency]
-
-
-def format_cost(currency: Currency, value: float, device: str = "cpu") -> str:
-    """Formats a cost in its currency's unit."""
-    if currency in ("core_seconds", "cpu_s"):
-        unit = "CPU" if currency == "cpu_s" else unit_of(device)
-        return format_seconds(value, f"{unit}{_HYPHEN}")
-    if currency in ("train_s", "wall_s"):
-        return format_seconds(value)
-    if currency == "wire_bytes":
-        return format_size(value)
-    noun = "" if currency == "gradient_evaluations" else f"{THIN}{_NAMES[currency]}"
-    return f"{format_count(value)}{noun}"
-
-
-def tick(currency: Currency, value: float) -> str:
-    """Format a cost where a heading says already what it counts (``named``)."""
-    if currency in ("gradient_evaluations", "flops", "samples"):
-        return format_count(value)
-    if currency in ("core_seconds", "cpu_s"):
-        return (
-            format_cost(currency, value).replace(f"core{_HYPHEN}", "").replace(f"CPU{_HYPHEN}", "")
-        )
-    return format_cost(currency, value)
-
-
 def between(low: str, high: str) -> str:
-    """Joins two formatted numbers as ``1.2 to 3.4 s``, naming a common unit once."""
+    """Join two formatted numbers as ``1.2 to 3.4 s``, naming a common unit once."""
     number, _, unit = low.partition(THIN)
     return f"{number if unit and high.endswith(THIN + unit) else low} to {high}"
 
 
 def plural(number: int, noun: str) -> str:
-    """Returns ``1 trial``, ``2 trials``."""
+    """Return ``1 trial``, ``2 trials``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def listing(names: Sequence[str]) -> str:
-    """Joins names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
+    """Join names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def escape_markdown(text: str) -> str:
-    """Takes from Markdown what it would read as markup."""
+    """Take from Markdown what it would read as markup."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
 
 
 def markdown_row(texts: Sequence[str]) -> str:
-    """Returns a row of a table; the texts are Markdown already."""
+    """Return a row of a table; the texts are Markdown already."""
     return f"| {' | '.join(texts)} |"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench_apts.core import store
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.core.files import UNREADABLE
 from bench_apts.core.spec import canonical, digest
 from bench_apts.meters import plausibility
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 TOLERANCE = 0.01
 """Share of the wall clock by which the parts of a ledger may miss it (docs/measurement.md, 2)."""
 
-_CUMULATIVE = ("step", "samples", "epoch", "train_s", "wall_s", "cpu_s", "forwards", "backwards",
-               "peak_memory_bytes")
+_CUMULATIVE = ("step", "epoch", "cpu_s", "forwards", "peak_memory_bytes",
+               *(row.field for row in CURRENCIES.values() if row.field))
 
 
 def check(folder: Path) -> tuple[int, list[str]]:
@@ -134,7 +135,7 @@ def _alone(record: TrialRecord) -> Iterator[str]:
     for before, after in itertools.pairwise(record.evals):
         for name in _CUMULATIVE:
             first, second = getattr(before, name), getattr(after, name)
-            if second < first:
+            if None not in (first, second) and second < first:
                 yield f"{name} runs backwards at step {after.step}: {first:g}, then {second:g}"
         yield from _shrunk(before.comm, after.comm, f"at step {after.step}")
     for event in record.evals:

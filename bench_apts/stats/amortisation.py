@@ -22,7 +22,8 @@ from bench_apts.stats.pairwise_comparison import Bill
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.stats.intervals import Floats, Interval
+    from bench_apts.stats.expected_cost import Floats
+    from bench_apts.stats.intervals import Interval
 
 ENOUGH = 8
 """Trainings on fresh seeds from which on a narrow interval is seldom narrow by luck."""
@@ -102,7 +103,7 @@ class Trainings:
 
     @cached_property
     def draws(self) -> ErtDraws:
-        """Draws of what a training on a fresh seed costs; every R reads the same ones."""
+        """Draw of what a training on a fresh seed costs; every R reads the same ones."""
         return ert_draws(self.spent, self.cost, seed=_SEED)
 
     def worth_a_number(self, trainings: int) -> bool:

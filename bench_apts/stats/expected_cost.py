@@ -1,34 +1,40 @@
-"""What every estimator asks of the bills and costs that it is given.
-
-What finding a working configuration costs, in closed form (docs/measurement.md, 5).
+"""What finding a working configuration costs, and how that scatters (docs/measurement.md, 5).
 
 All functions take n trials that were drawn independently: what each ``spent`` and its ``cost``
 to the target, infinite for a miss. Costs are in any one currency, and so are the results. A cost
 that is unknown (NaN) is refused with a ValueError, as everywhere in this package. Formulas,
 sources and examples: docs/statistics.md.
-
-Racing K trials: all start at once, and the first to hit the target ends them all.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Floats = NDArray[np.float64]
+
+DRAWS = 20_000
+_SEED = 31_415
+_ATOMS = 100_000  # sums of bills up to which a quantile is exact
+
+
 def check_bills(spent: Sequence[float], cost: Sequence[float]) -> None:
-    """Refuses what no estimator can answer for.
+    """Refuse what no estimator can answer for.
 
     Args:
         spent: What each trial cost, shape ``(n,)``.
         cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
 
     Raises:
-        ValueError: The two differ in length, a bill is not finite, or a cost is unknown (NaN):
-            taken along, it would pass for a miss.
+        ValueError: The two differ in length, a bill is not finite, or a cost is unknown (NaN).
     """
     if len(spent) != len(cost):
         raise ValueError(f"{len(spent)} bills but {len(cost)} costs")
@@ -39,11 +45,7 @@ def check_bills(spent: Sequence[float], cost: Sequence[float]) -> None:
 
 
 def check_known(cost: Sequence[float]) -> None:
-    """Refuses costs that are unknown (NaN); infinite ones are misses and legal.
-
-    Raises:
-        ValueError: One is NaN.
-    """
+    """Refuse costs that are unknown (NaN) with a ValueError; infinite ones are misses."""
     for index, value in enumerate(cost):
         if math.isnan(value):
             raise ValueError(f"the cost of trial {index} is unknown (NaN), which is no miss")
@@ -84,7 +86,7 @@ class Ert(NamedTuple):
 
 
 def ert(spent: Sequence[float], cost: Sequence[float]) -> Ert:
-    """Expected cost to the target, ``Σ spent / hits`` (section 5, estimator 1; COCO's ERT).
+    """Return the expected cost to the target, ``Σ spent / hits`` (estimator 1; COCO's ERT).
 
     Args:
         spent: What each trial cost, shape ``(n,)``.
@@ -95,31 +97,30 @@ def ert(spent: Sequence[float], cost: Sequence[float]) -> Ert:
     """
     check_bills(spent, cost)
     total = math.fsum(spent)
-    hits = count_hits(cost)
+    hits = sum(map(math.isfinite, cost))
     return Ert(total / hits if hits else math.inf, total, hits, len(cost))
 
 
 def miss_limit(trials: int) -> float:
-    """Upper 95 % limit of P(success) after ``trials`` misses in a row: ``1 − 0.05^(1/n)``."""
+    """Return the upper 95 % limit of P(success) after that many misses: ``1 − 0.05^(1/n)``."""
     return 1.0 - 0.05 ** (1.0 / trials) if trials else 1.0
 
 
 def sequential_bill(spent: Sequence[float], cost: Sequence[float]) -> float:
-    """Expected bill of trying this pool in random order until the first hit (estimator 2).
+    """Return the expected bill of trying this pool in random order until one hits (estimator 2).
 
     ``mean spent of hits + mean spent of misses · (n − m) / (m + 1)``, exact over all orders;
     infinite where nothing hit.
     """
-    check_bills(spent, cost)
-    hits = [bill for bill, value in zip(spent, cost, strict=True) if math.isfinite(value)]
-    misses = [bill for bill, value in zip(spent, cost, strict=True) if not math.isfinite(value)]
+    hits, misses = _bills(spent, cost)
     if not hits:
         return math.inf
+    # Each of the n − m misses comes before the first of m hits in one order of m + 1.
     return math.fsum(hits) / len(hits) + math.fsum(misses) / (len(hits) + 1)
 
 
 def hit_probability(trials: int, hits: int, draws: int) -> float:
-    """P(at least one hit among ``draws`` of ``trials``), drawn without replacement (3).
+    """Return P(at least one hit among ``draws`` of ``trials``), drawn without replacement.
 
     ``1 − C(n − m, K) / C(n, K)``.
 
@@ -133,7 +134,7 @@ def hit_probability(trials: int, hits: int, draws: int) -> float:
 
 
 def best_of(cost: Sequence[float], draws: int) -> float:
-    """Expected cost of the best of ``draws`` trials, drawn without replacement (estimator 3).
+    """Return the expected cost of the best of K trials, drawn without replacement (estimator 3).
 
     ``Σ_i h_(i) · C(n − i, K − 1) / C(n, K)`` over the sorted costs: the exact mean over all
     subsets. Infinite if any subset misses altogether. Reports show it up to K = n/2, beyond
@@ -148,19 +149,9 @@ def best_of(cost: Sequence[float], draws: int) -> float:
     return math.fsum(w * h for w, h in zip(weights, sorted(cost), strict=True) if w > 0)
 
 
-def count_hits(cost: Sequence[float]) -> int:
-    """Number of trials that reached the target, m."""
-    return sum(math.isfinite(value) for value in cost)
-
-
-def _check_draws(trials: int, draws: int) -> None:
-    if not 1 <= draws <= trials:
-        raise ValueError(f"draws must be in 1 … {trials}, got {draws}")
-
-
 @cache
 def best_weights(trials: int, draws: int) -> tuple[float, ...]:
-    """P(the i-th smallest of n is the smallest of K drawn), for i = 1 … n.
+    """Return P(the i-th smallest of n is the smallest of K drawn), for i = 1 … n.
 
     Raises:
         ValueError: ``draws`` is not in 1 … n.
@@ -170,62 +161,87 @@ def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))
 
 
-class Race(NamedTuple):
-    """What racing costs until a race has a winner.
-
-    Attributes:
-        draws: Trials K that start at once, each on N ranks of its own.
-        bill: Expected bill of all K, of races without a winner too.
-        elapsed: Expected duration, as one trial would be billed for it: what a watch shows where
-            the currency is seconds.
-        success: P(a race has a winner).
-    """
-
-    draws: int
-    bill: float
-    elapsed: float
-    success: float
-
-
-def race(spent: Sequence[float], cost: Sequence[float], draws: int) -> Race:
-    """Expected bill and duration of races of K trials drawn without replacement.
-
-    A race of the set S ends at its first hit, ``h = min over S of h_i``, or with its last trial
-    if none hits. Each trial is billed ``min(s_i, h)``: K·h if all are still running, less if
-    some diverged before. A race without a winner is billed whole and followed by another with a
-    fresh set; so both results are the exact means over all C(n, K) sets divided by
-    ``P_K = 1 − C(n − m, K)/C(n, K)``. A race of one is the ERT.
+def restart_costs(spent: Sequence[float], cost: Sequence[float], *, draws: int = DRAWS,
+                  seed: int = _SEED) -> Floats:
+    """Simulate restart costs: bills of drawing trials, with replacement, until one hits.
 
     Args:
-        spent: What each trial cost, shape ``(n,)``, in a currency that runs equally fast in all
-            trials: ``train_s``, ``wall_s``, or ``core_seconds`` at one N.
+        spent: What each trial cost, shape ``(n,)``.
         cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-        draws: Trials K in a race, 1 … n.
+        draws: How many restart costs to draw.
+        seed: Seed of the generator; the same arguments give the same costs.
+
+    Returns:
+        Sorted costs, shape ``(draws,)``, whose mean is the ERT; infinite where nothing hit.
 
     Raises:
-        ValueError: ``draws`` is out of its range, or as in ``ert``.
+        ValueError: As in ``ert``.
     """
+    hits, misses = (np.asarray(bills, dtype=np.float64) for bills in _bills(spent, cost))
+    if not len(hits):
+        return np.full(draws, np.inf)
+    generator = np.random.default_rng(seed)
+    found: Floats = generator.choice(hits, draws)
+    if len(misses):
+        # The misses before each hit are geometric in number; their bills are drawn in one go.
+        failures = generator.geometric(len(hits) / len(spent), draws) - 1
+        bills = generator.choice(misses, int(failures.sum()))
+        owner = np.repeat(np.arange(draws), failures)
+        found = found + np.bincount(owner, weights=bills, minlength=draws)
+    return np.sort(found)
+
+
+def restart_quantile(spent: Sequence[float], cost: Sequence[float],
+                     share: float = 0.9) -> float:
+    """Return the bill that suffices to reach the target with probability ``share``.
+
+    Exact where all misses cost the same, as they do in samples, or where there are none; else
+    from ``restart_costs``, whose share of restarts below the quantile has a standard error of
+    ``sqrt(share·(1 − share)/20 000)``: 0.2 % at 90 %.
+
+    Args:
+        spent: What each trial cost, shape ``(n,)``.
+        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
+        share: Probability, more than 0 and less than 1.
+
+    Returns:
+        The smallest cost that at least that share of restarts does not exceed; infinite where
+        nothing hit.
+
+    Raises:
+        ValueError: ``share`` is out of its range, or as in ``ert``.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
+    hits, misses = _bills(spent, cost)
+    if not hits:
+        return math.inf
+    failure = 1.0 - len(hits) / len(spent)
+    # More failures than these, plus what one hit can cost, lie beyond the quantile.
+    failures = math.ceil(math.log(1 - share) / math.log(failure)) if failure else 0
+    miss = max(misses, default=0.0)
+    if miss > 0:
+        failures += math.ceil(max(hits) / miss)
+    if len(set(misses)) > 1 or failures * len(hits) > _ATOMS:
+        costs = restart_costs(spent, cost)
+        return float(np.quantile(costs, share, method="inverted_cdf"))
+    # After j misses the bill is j·miss + hit, with probability failure^j·(1 − failure)/m.
+    atoms = sorted((count * miss + hit, failure**count * (1 - failure) / len(hits))
+                   for count in range(failures + 1) for hit in hits)
+    reached = itertools.accumulate(weight for _, weight in atoms)
+    # Rounding must not put a quantile that falls on an atom behind it.
+    return next(value for (value, _), chance in zip(atoms, reached, strict=True)
+                if chance >= share - 1e-12)
+
+
+def _bills(spent: Sequence[float], cost: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the bills of trials that hit and of those that missed, in the order given."""
     check_bills(spent, cost)
-    trials = len(cost)
-    weights = best_weights(trials, draws)
-    success = hit_probability(trials, count_hits(cost), draws)
-    if success == 0:
-        return Race(draws, math.inf, math.inf, 0.0)
-    pool = sorted(zip(cost, spent, strict=True))
-    # P(the i-th of n leads and a given later one is drawn too).
-    subsets = math.comb(trials, draws)
-    beside = [math.comb(trials - i - 1, draws - 2) / subsets if draws > 1 and i < trials else 0.0
-              for i in range(1, trials + 1)]
-    bill = math.fsum(
-        weights[lead] * min(pool[lead][1], hit)
-        + beside[lead] * math.fsum(min(bill, hit) for _, bill in pool[lead + 1:])
-        for lead, (hit, _) in enumerate(pool) if weights[lead] > 0)
-    elapsed = math.fsum(weight * hit for weight, (hit, _) in zip(weights, pool, strict=True)
-                        if weight > 0 and math.isfinite(hit))
-    elapsed += _longest(sorted(bill for hit, bill in pool if math.isinf(hit)), draws) / subsets
-    return Race(draws, bill / success, elapsed / success, success)
+    pairs = list(zip(spent, cost, strict=True))
+    return ([bill for bill, value in pairs if math.isfinite(value)],
+            [bill for bill, value in pairs if not math.isfinite(value)])
 
 
-def _longest(bills: Sequence[float], draws: int) -> float:
-    """Sum of the largest over all sets of ``draws`` sorted bills; zero if there are too few."""
-    return math.fsum(bill * math.comb(index, draws - 1) for index, bill in enumerate(bills))
+def _check_draws(trials: int, draws: int) -> None:
+    if not 1 <= draws <= trials:
+        raise ValueError(f"draws must be in 1 … {trials}, got {draws}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_fabrics(own: Path | None = None) -> dict[str, Fabric]:
-    """Returns all fabrics; the user's replace shipped ones of the same name.
+    """Return all fabrics; the user's replace shipped ones of the same name.
 
     Args:
         own: A TOML file in the form of fabrics.toml.
@@ -33,7 +33,7 @@ def load_fabrics(own: Path | None = None) -> dict[str, Fabric]:
 def networks(
     names: Sequence[str], known: Mapping[str, Fabric], node_ranks: int, node_fabric: str
 ) -> dict[str, Interconnect]:
-    """Returns the named fabrics, each between nodes of ``node_ranks`` joined by ``node_fabric``.
+    """Return the named fabrics, each between nodes of ``node_ranks`` joined by ``node_fabric``.
 
     Raises:
         UserError: There is no fabric of one of the names.

@@ -1,14 +1,12 @@
-"""Bootstrap of trials, for what has no interval in closed form (docs/measurement.md, 6).
-
-Percentiles are order statistics, which are the same on the log scale, and the upper limit may be
-infinite. Of few trials they are too narrow: intervals of expected costs come from ``ert_draws``.
-
-Expected costs that a few trials are compatible with: draws of a generalised pivot.
+"""Intervals of expected costs from few trials, and the bootstrap where there is no closed form.
 
 A percentile bootstrap of n trials never leaves what was seen, so that at 3 to 8 trials its nominal
-95 % interval covers the truth in 54 to 91 % of studies. The three unknowns of an expected cost are
-drawn here instead, each from a distribution that holds at any n; docs/statistics.md has the
-measured coverage.
+95 % interval covers the truth in 54 to 91 % of studies. For an expected cost, draws of a
+generalised pivot are used instead: its three unknowns are drawn, each from a distribution that
+holds at any n. docs/statistics.md has the measured coverage.
+
+Limits are order statistics, taken outwards: these are the same on the log scale, and interpolating
+between a number and infinity, which is a legal upper limit, means nothing.
 """
 
 from __future__ import annotations
@@ -24,115 +22,12 @@ from bench_apts.stats.expected_cost import best_weights, check_bills, check_know
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RESAMPLES = 2000
-BOOTSTRAP_SEED = 20_240
+    from bench_apts.stats.expected_cost import Floats
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-
-class Interval(NamedTuple):
-    """Lower and upper limit; the upper one may be infinite."""
-
-    low: float
-    high: float
-
-    def overlaps(self, other: Interval) -> bool:
-        """Says whether the two have a point in common."""
-        return self.low <= other.high and other.low <= self.high
-
-
-def best_of_intervals(
-    cost: Sequence[float],
-    most: int,
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = BOOTSTRAP_SEED,
-) -> list[Interval] | None:
-    """Intervals of ``best_of`` for K = 1 … ``most``; infinite limits are legal.
-
-    Args:
-        cost: What the least is taken of, shape ``(n,)``; infinite where there is none.
-        most: Largest number of draws K, 1 … n.
-        confidence: Nominal coverage.
-        resamples: Number of resamples.
-        seed: Seed of the generator.
-
-    Returns:
-        An interval for each K, or None for fewer than two trials.
-
-    Raises:
-        ValueError: ``most`` is out of its range, or a value is unknown (NaN).
-    """
-    check_known(cost)
-    best_weights(len(cost), most)
-    drawn = resampled(len(cost), resamples, seed)
-    if drawn is None:
-        return None
-    ordered = np.sort(np.asarray(cost, dtype=np.float64)[drawn], axis=1)
-    return [percentiles(column, confidence) for column in expected_best(ordered, most).T]
-
-
-def expected_best(ordered: Floats, most: int) -> Floats:
-    """Mean over all sets of K of the value that comes first in a set, for K = 1 … ``most``.
-
-    Args:
-        ordered: Values of each resample in order of preference, shape ``(B, n)``.
-        most: Largest number of draws K, 1 … n.
-
-    Returns:
-        ``Σ_i C(n − i, K − 1)/C(n, K) · ordered_i``, shape ``(B, most)``; infinite where an
-        infinite value comes first in some set.
-    """
-    trials = ordered.shape[1]
-    weights = np.array([best_weights(trials, draws) for draws in range(1, most + 1)])
-    infinite = np.isinf(ordered)
-    # No BLAS: the order of the sum, and so its rounding, must not depend on the machine's load.
-    found: Floats = np.einsum("bi,ki->bk", np.where(infinite, 0.0, ordered), weights)
-    place = np.where(infinite.any(axis=1), infinite.argmax(axis=1), trials)
-    # The value at place i (from 0) comes first in some set of K if i + K ≤ n.
-    found[place[:, None] + np.arange(1, most + 1) <= trials] = np.inf
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def resampled(count: int, resamples: int, seed: int) -> Indices | None:
-    """Draw trials with replacement; a report asks for the same draws hundreds of times.
-
-    Args:
-        count: Number of trials n.
-        resamples: Number of resamples B.
-        seed: Seed of the generator.
-
-    Returns:
-        Indices of trials, shape ``(B, n)``; None for fewer than two trials.
-    """
-    if count < 2:
-        return None
-    found: Indices = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    found.setflags(write=False)
-    return found
-
-
-def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Floats:
-    """ERT of each resample of ``resampled``, shape ``(B,)``; infinite without a hit."""
-    hits = np.isfinite(cost).astype(np.float64)[drawn].sum(axis=1)
-    values: Floats = np.full(len(drawn), np.inf)
-    np.divide(np.asarray(spent, dtype=np.float64)[drawn].sum(axis=1), hits, out=values,
-              where=hits > 0)
-    return values
-
-
-def percentiles(values: Floats, confidence: float) -> Interval:
-    """Interval between the percentiles of resampled ``values``; infinite ones are legal."""
-    tail = (1.0 - confidence) / 2.0
-    # Order statistics, outwards: interpolating between a number and infinity means nothing.
-    low = np.quantile(values, tail, method="lower")
-    high = np.quantile(values, 1.0 - tail, method="higher")
-    return Interval(float(low), float(high))
-
-
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 20_240
 DRAWS = 4000
 
 PRIOR_SCATTER = 0.5
@@ -144,6 +39,13 @@ CERTAIN_PRIOR = 0.1
 
 _EXPONENT = 700.0
 """Largest exponent that is not infinite in float64."""
+
+
+class Interval(NamedTuple):
+    """Lower and upper limit; the upper one may be infinite."""
+
+    low: float
+    high: float
 
 
 class ErtDraws(NamedTuple):
@@ -169,7 +71,6 @@ class ErtDraws(NamedTuple):
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the limits between which the expected cost lies."""
         tail = (1.0 - confidence) / 2.0
-        # Order statistics, outwards: interpolating between a number and infinity means nothing.
         return Interval(float(np.quantile(self.low, tail, method="lower")),
                         float(np.quantile(self.high, 1.0 - tail, method="higher")))
 
@@ -226,29 +127,105 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     if not hits:
         least = float(bills.mean()) / miss_limit(trials)
         return ErtDraws(np.full(draws, least), np.full(draws, np.inf))
+    # a: the mean cost of a hit.
     reached = _means(bills[hit], PRIOR_SCATTER if failures else CERTAIN_PRIOR, generator, draws)
     if not failures:
         if hits < trials:
             raise ValueError(f"{trials - hits} of {trials} trials missed")
         return ErtDraws(reached, reached)
+    # c, the cost of a miss, and the share of hits p, once for either limit.
     miss = float(bills[~hit].mean()) if hits < trials else float(bills.max())
     likely = (generator.beta(hits + 1, trials - hits, draws) if hits < trials
               else np.ones(draws))
     unlikely = np.maximum(generator.beta(hits + 0.5, trials - hits + 0.5, draws), 1e-300)
     return ErtDraws(reached + miss * (1 - likely) / likely,
-                 reached + miss * (1 - unlikely) / unlikely)
+                    reached + miss * (1 - unlikely) / unlikely)
 
 
 def _means(values: Floats, prior: float, generator: np.random.Generator, draws: int) -> Floats:
-    """Means of lognormal distributions that positive ``values`` are compatible with."""
+    """Draw means of lognormal distributions that positive ``values`` are compatible with."""
     if not (values > 0).all():
         # Nothing was spent, for instance by the untrained model, which has no scatter either.
         return np.full(draws, values.mean())
     logs = np.log(values)
     centre = logs.mean()
+    # The mean is exp(μ + σ²/2): σ² is drawn as squares/χ², then μ given σ².
     squares = prior**2 + float(((logs - centre) ** 2).sum())
     # One observation was added, so that there are as many degrees of freedom as values.
     variance = squares / generator.chisquare(len(logs), draws)
     drawn = centre + np.sqrt(variance / len(logs)) * generator.standard_normal(draws)
     found: Floats = np.exp(np.minimum(drawn + variance / 2, _EXPONENT))
     return found
+
+
+def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0.95,
+                      resamples: int = RESAMPLES,
+                      seed: int = BOOTSTRAP_SEED) -> list[Interval] | None:
+    """Return bootstrap intervals of ``best_of`` for K = 1 … ``most``; infinite limits are legal.
+
+    Args:
+        cost: What the least is taken of, shape ``(n,)``; infinite where there is none.
+        most: Largest number of draws K, 1 … n.
+        confidence: Nominal coverage.
+        resamples: Number of resamples.
+        seed: Seed of the generator.
+
+    Returns:
+        An interval for each K, or None for fewer than two trials.
+
+    Raises:
+        ValueError: ``most`` is out of its range, or a value is unknown (NaN).
+    """
+    check_known(cost)
+    best_weights(len(cost), most)
+    drawn = resampled(len(cost), resamples, seed)
+    if drawn is None:
+        return None
+    ordered = np.sort(np.asarray(cost, dtype=np.float64)[drawn], axis=1)
+    return [percentiles(column, confidence) for column in _expected_best(ordered, most).T]
+
+
+def _expected_best(ordered: Floats, most: int) -> Floats:
+    """Return ``Σ_i C(n − i, K − 1)/C(n, K) · ordered_i`` for K = 1 … ``most``, ``(B, most)``."""
+    trials = ordered.shape[1]
+    weights = np.array([best_weights(trials, draws) for draws in range(1, most + 1)])
+    infinite = np.isinf(ordered)
+    # No BLAS: the order of the sum, and so its rounding, must not depend on the machine's load.
+    found: Floats = np.einsum("bi,ki->bk", np.where(infinite, 0.0, ordered), weights)
+    place = np.where(infinite.any(axis=1), infinite.argmax(axis=1), trials)
+    # The value at place i (from 0) comes first in some set of K if i + K ≤ n.
+    found[place[:, None] + np.arange(1, most + 1) <= trials] = np.inf
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def resampled(count: int, resamples: int, seed: int) -> Indices | None:
+    """Draw trials with replacement; a report asks for the same draws hundreds of times.
+
+    Args:
+        count: Number of trials n.
+        resamples: Number of resamples B.
+        seed: Seed of the generator.
+
+    Returns:
+        Indices of trials, shape ``(B, n)``; None for fewer than two trials.
+    """
+    if count < 2:
+        return None
+    found: Indices = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    found.setflags(write=False)
+    return found
+
+
+def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Floats:
+    """Return the ERT of each resample of ``resampled``, shape ``(B,)``; infinite without a hit."""
+    hits = np.isfinite(cost).astype(np.float64)[drawn].sum(axis=1)
+    values: Floats = np.full(len(drawn), np.inf)
+    np.divide(np.asarray(spent, dtype=np.float64)[drawn].sum(axis=1), hits, out=values,
+              where=hits > 0)
+    return values
+
+
+def percentiles(values: Floats, confidence: float) -> Interval:
+    """Return the interval between percentiles of resampled ``values``, shape ``(B,)``."""
+    return ErtDraws(values, values).interval(confidence)

@@ -1,7 +1,4 @@
-"""Recorded trials as curves: what a tuner would have seen of them, and when (for replay).
-
-Curves of several seeds: their median with a band, and how long curves are thinned.
-"""
+"""Learning curves: a trial as a tuner would have seen it; bands over seeds; thinned points."""
 
 from __future__ import annotations
 
@@ -16,11 +13,17 @@ from bench_apts.stats.trial_costs import cost_recorded, costs_along, hit_bracket
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.units import Currency
-    Floats = NDArray[np.float64]
+    from bench_apts.stats.expected_cost import Floats
 
 Direction = Literal["max", "min"]
+
+QUARTILES_FROM = 5
+"""Seeds from which on a band spans the quartiles; of fewer, it spans them all."""
+
+MOST_POINTS = 120
+"""Evaluations up to which a curve is drawn whole."""
 
 
 class Curve(NamedTuple):
@@ -43,7 +46,7 @@ class Curve(NamedTuple):
 
 def make_curve(steps: tuple[int, ...], values: tuple[float, ...], costs: tuple[float, ...],
                hit: int | None, spent: float) -> Curve:
-    """Returns a checked curve; the arguments are its attributes.
+    """Return a checked curve; the arguments are its attributes.
 
     Raises:
         ValueError: Lengths differ, steps do not increase, costs decrease or are unknown, a
@@ -63,7 +66,7 @@ def make_curve(steps: tuple[int, ...], values: tuple[float, ...], costs: tuple[f
 
 
 def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
-    """Reads a trial's curve against samples seen.
+    """Read a trial's curve against samples seen.
 
     Args:
         record: A trial that was not pruned.
@@ -82,13 +85,6 @@ def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
                       tuple(values), costs, hit, spent)
 
 
-QUARTILES_FROM = 5
-"""Seeds from which on a band spans the quartiles; of fewer, it spans them all."""
-
-MOST_POINTS = 120
-"""Evaluations up to which a curve is drawn whole."""
-
-
 class Band(NamedTuple):
     """Median and band over seeds, at successive evaluations.
 
@@ -104,25 +100,25 @@ class Band(NamedTuple):
 
 
 def band(values: Floats) -> Band:
-    """Returns median and band of values of shape ``(evaluations, seeds)``, at least one seed."""
+    """Return median and band of values of shape ``(evaluations, seeds)``, at least one seed."""
     edges = (25, 75) if values.shape[1] >= QUARTILES_FROM else (0, 100)
     low, middle, high = np.percentile(values, (edges[0], 50, edges[1]), axis=1)
     return Band(middle, low, high)
 
 
 def thinning_stride(longest: int, most: int = MOST_POINTS) -> int:
-    """Returns k, where of curves of up to ``longest`` evaluations every k-th is kept."""
+    """Return k, where of curves of up to ``longest`` evaluations every k-th is kept."""
     return max(1, -(-longest // most))
 
 
 def thinned_points(indices: Floats | NDArray[np.int64], hits: NDArray[np.bool_],
-         step: int) -> NDArray[np.bool_]:
-    """Marks what a thinned curve keeps: every ``step``-th evaluation, the first hit, the last.
+                   step: int) -> NDArray[np.bool_]:
+    """Mark what a thinned curve keeps: every ``step``-th evaluation, the first hit, the last.
 
     Args:
         indices: Numbers of one curve's evaluations, ascending, shape ``(evaluations,)``.
         hits: Where it first hit, shape ``(evaluations,)``.
-        step: From ``stride``.
+        step: From ``thinning_stride``.
     """
     found: NDArray[np.bool_] = (indices % step == 0) | hits
     found[-1:] = True

@@ -85,7 +85,7 @@ def collective_seconds(
     network: Interconnect,
     algorithm: Algorithm = Algorithm.best,
 ) -> float:
-    """Returns the modelled seconds of one collective among all ranks.
+    """Return the modelled seconds of one collective among all ranks.
 
     Args:
         collective: As named in the records.
@@ -222,7 +222,7 @@ class RecordedWork:
     listed: Sequence[DistinctCall] = ()
 
     def messages(self) -> Iterator[tuple[str, float, float]]:
-        """Yields collective, payload bytes and number of calls; their sizes as in all training.
+        """Yield collective, payload bytes and number of calls; their sizes as in all training.
 
         All calls are of the average size where the record does not tell them apart.
         """
@@ -256,7 +256,7 @@ def computing(records: Sequence[TrialRecord]) -> float | None:
 
 
 def recorded_work(record: TrialRecord, alone: float) -> RecordedWork | None:
-    """Reads the work off a record; None if it holds no step.
+    """Read the work off a record; None if it holds no step.
 
     Computing time is that of the same samples on a single rank, which has no communication.
 
@@ -298,7 +298,7 @@ def project(
     algorithm: Algorithm = Algorithm.best,
     batch_size: int | None = None,
 ) -> Projection | None:
-    """Moves recorded work to another world; None where its minibatch cannot be shared out.
+    """Move recorded work to another world; None where its minibatch cannot be shared out.
 
     Samples to the target stay as measured, which nobody knows to hold at another N. ``strong``:
     the global minibatch stays, each rank computes on less of it. ``weak``: each rank's share

@@ -1,9 +1,7 @@
-"""Comparing two optimizers: the ratio of their bills, its interval and its p-value.
+"""Comparing two optimizers: ratios of bills, differences of means, numbers of hits.
 
 Pairs are trials of the same repetition: they share initial weights and the order of the data, so
 that the luck of a seed cancels. What may be claimed from a comparison: ``verdict``.
-
-Comparing what is no cost: values that may be differences apart, and how many trials hit.
 """
 
 from __future__ import annotations
@@ -31,7 +29,8 @@ from bench_apts.stats.verdict import Evidence, least_p, permutation_p
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.stats.intervals import Floats
+    from bench_apts.stats.expected_cost import Floats
+
 
 class Bill(NamedTuple):
     """``fixed + times · ERT`` of trials: an expected cost, or the bill of several trainings.
@@ -95,9 +94,9 @@ def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95
     The interval is read from ``ert_draws`` of both. Where all trials of both hit, no further
     failure is assumed, and pairs give the interval of the mean log ratio by Student's t.
 
-    The p-value of two expected costs is that of exchanging labels (``exchange``), whose statistic
-    is the log ratio of ``mean spent / ((m + ½)/(n + ½))``, finite also without a hit. Bills with
-    a fixed part have none; theirs is twice the share of draws on the less likely side of 1.
+    The p-value of two expected costs is that of exchanging labels (``permutation_p``) with the log
+    ratio of ``mean spent / ((m + ½)/(n + ½))``, finite also without a hit, as its statistic. Bills
+    with a fixed part have none; theirs is twice the share of draws on the less likely side of 1.
 
     Args:
         first: Of one optimizer.
@@ -129,7 +128,7 @@ def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95
 
 def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RESAMPLES,
                 seed: int = BOOTSTRAP_SEED) -> dict[str, float]:
-    """Share of bootstrap resamples in which an optimizer has the lowest expected cost.
+    """Return the share of bootstrap resamples in which an optimizer has the lowest expected cost.
 
     It describes how the order depends on the trials that were drawn. It is not the probability of
     being the best: of two equal optimizers with 3 trials each, one leads in 95 % or more of the
@@ -166,7 +165,7 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RES
 
 
 def _ratio_draws(first: Bill, second: Bill, paired: bool, seed: int) -> tuple[Floats, Floats]:
-    """Ratios that lower and upper limits are read from."""
+    """Draw the ratios that lower and upper limits are read from."""
     certain = first.always_hits and second.always_hits
     if certain and paired and not (first.fixed or second.fixed):
         ratios = (first.times / second.times) * _paired_ratios(
@@ -186,7 +185,7 @@ def _draws(bill: Bill, failures: bool, seed: int) -> ErtDraws:
 
 
 def _paired_ratios(one: Floats, two: Floats, generator: np.random.Generator) -> Floats:
-    """Ratios of the means of lognormal pairs (Cox's method, as modified by Olsson, 2005)."""
+    """Draw ratios of the means of lognormal pairs (Cox's method, as modified by Olsson, 2005)."""
     logs = np.stack([np.log(one), np.log(two)])
     apart = logs[0] - logs[1]
     pairs, freedom = len(apart), len(apart) - 1
@@ -206,7 +205,7 @@ def _counts(bill: Bill) -> list[tuple[float, float, float]]:
 
 
 def _log_ratio(mine: Floats, theirs: Floats) -> Floats:
-    """Log ratio of smoothed expected costs of sums ``(spent, hits, trials)``."""
+    """Return the log ratio of smoothed expected costs of sums ``(spent, hits, trials)``."""
     def cost(sums: Floats) -> Floats:
         spent, hits, trials = sums
         found: Floats = np.log(np.maximum(spent / trials, 1e-300)) - np.log(

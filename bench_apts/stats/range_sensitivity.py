@@ -28,7 +28,7 @@ class RangeBin(NamedTuple):
 
 
 def widest(ranges: Mapping[str, tuple[float, float]]) -> str | None:
-    """Returns the hyperparameter searched over the largest ratio of its bounds.
+    """Return the hyperparameter searched over the largest ratio of its bounds.
 
     Args:
         ranges: Bounds by name, as in ``Searched.ranges``.
@@ -41,7 +41,7 @@ def widest(ranges: Mapping[str, tuple[float, float]]) -> str | None:
 
 
 def log_edges(low: float, high: float, bins: int) -> list[float]:
-    """Returns ``bins + 1`` edges at equal ratios, both ends exact.
+    """Return ``bins + 1`` edges at equal ratios, both ends exact.
 
     Raises:
         ValueError: Not ``0 < low < high``, or no bin.
@@ -53,7 +53,7 @@ def log_edges(low: float, high: float, bins: int) -> list[float]:
 
 
 def success_by_bin(drawn: Iterable[tuple[float, bool]], edges: Sequence[float]) -> list[RangeBin]:
-    """Counts hits between successive edges.
+    """Count hits between successive edges.
 
     Args:
         drawn: Value and whether it hit, of each trial.
@@ -75,7 +75,7 @@ def success_by_bin(drawn: Iterable[tuple[float, bool]], edges: Sequence[float]) 
 
 
 def working_range(drawn: Iterable[tuple[float, bool]]) -> tuple[float, float] | None:
-    """Returns the smallest and the largest value that hit, None if none did."""
+    """Return the smallest and the largest value that hit, None if none did."""
     hits = [value for value, hit in drawn if hit]
     return (min(hits), max(hits)) if hits else None
 

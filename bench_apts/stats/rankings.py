@@ -15,12 +15,11 @@ import numpy as np
 
 from bench_apts.stats.expected_cost import check_known
 from bench_apts.stats.intervals import BOOTSTRAP_SEED, RESAMPLES, Interval, percentiles
-from bench_apts.stats.restart_strategy import ecdf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.stats.restart_strategy import Floats
+    from bench_apts.stats.expected_cost import Floats
 
 MIN_PROBLEMS = 8
 R_MAX = 4.0
@@ -145,27 +144,6 @@ def performance_profiles(costs: Mapping[str, Sequence[float]],
     return profiles
 
 
-def data_profile(restarts: Sequence[Floats], at: Sequence[float]) -> Floats:
-    """Data profile: share of problems that a budget solves, the mean ECDF of restart costs.
-
-    Args:
-        restarts: Sorted restart costs of each problem (``restart_costs``), infinite where
-            nothing hit. On several problems, divide them by each problem's own budget first:
-            a sum over problems needs one scale.
-        at: Budgets, shape ``(k,)``.
-
-    Returns:
-        Shares, shape ``(k,)``.
-
-    Raises:
-        ValueError: No problem.
-    """
-    if not restarts:
-        raise ValueError("a data profile needs a problem")
-    found: Floats = np.mean([ecdf(costs, at) for costs in restarts], axis=0)
-    return found
-
-
 def _areas(ratio: Floats, r_max: float) -> Floats:
     found: Floats = np.maximum(0.0, r_max - ratio) / (r_max - 1.0)
     return found
@@ -203,8 +181,7 @@ class Stability(NamedTuple):
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's τ-b of two rankings: 1 where all pairs agree, −1 where all are reversed.
 
-    ``(C − D) / sqrt((P − T1)(P − T2))`` of P pairs, C in the same order in both, D in opposite
-    order, T tied in one ranking (Kendall, 1945). Infinite costs tie with each other.
+    Infinite costs tie with each other.
 
     Args:
         first: Costs of each optimizer, shape ``(m,)``; infinite for none.
@@ -220,16 +197,15 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
         raise ValueError(f"rankings of {len(first)} and {len(second)}")
     if any(math.isnan(value) for value in (*first, *second)):
         raise ValueError("an unknown cost (NaN) has no rank")
-    signs = [(_sign(first[i], first[j]), _sign(second[i], second[j]))
-             for i, j in itertools.combinations(range(len(first)), 2)]
-    untied = [sum(bool(sign[place]) for sign in signs) for place in (0, 1)]
-    if not all(untied):
+    if min(len(set(first)), len(set(second))) < 2:
         return None
-    return sum(one * other for one, other in signs) / math.sqrt(untied[0] * untied[1])
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(first, second).statistic)
 
 
 def stability(costs: Mapping[float, Mapping[str, float]]) -> Stability:
-    """Compares the rankings that each level of the target gives.
+    """Compare the rankings that each level of the target gives.
 
     Args:
         costs: Expected cost by level and optimizer, infinite where it missed.
@@ -253,12 +229,8 @@ def stability(costs: Mapping[float, Mapping[str, float]]) -> Stability:
     return Stability(taus, winners)
 
 
-def _sign(one: float, other: float) -> int:
-    return (one > other) - (one < other)
-
-
 def on_pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Says of each point whether no other is at least as low in all costs and lower in one.
+    """Say of each point whether no other is at least as low in all costs and lower in one.
 
     Args:
         points: Costs, lower is better, shape ``(points, costs)``. A point with a cost that is

@@ -1,10 +1,9 @@
-"""How far times scatter on a machine: what A/A pairs tell (docs/measurement.md, 2).
+"""How far times scatter on a machine, by A/A pairs; whether new code is slower beyond that.
 
-Whether new code is slower than old, told from pairs of runs beside pairs of equal code.
-
-Runs come in blocks of four, old-new-new-old or new-old-old-new, so that a steady drift of the
-machine cancels. Each block gives two ratios of new to old and two of equal code (A/A), which say
-how far times scatter at that hour on that machine.
+A/A pairs are two runs of the same trial (docs/measurement.md, 2). To compare code, runs come in
+blocks of four, old-new-new-old or new-old-old-new, so that a steady drift of the machine cancels.
+Each block gives two ratios of new to old and two of equal code, which say how far times scatter at
+that hour on that machine.
 """
 
 from __future__ import annotations
@@ -21,7 +20,19 @@ from bench_apts.stats.verdict import Evidence, Rule, decide
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bench_apts.stats.intervals import Floats
+    from bench_apts.stats.expected_cost import Floats
+
+ALPHA = 0.01
+"""Chance of any false claim that is accepted, over all comparisons and looks of one command."""
+
+LOOKS = (1, 2, 4)
+"""Multiples of the first number of pairs at which what is still open is judged again."""
+
+SpeedVerdict = Literal["slower", "faster", "alike", "open"]
+"""The words of ``verdict.Verdict`` for code: ``more``, ``less``, and either kind of neither."""
+
+K = TypeVar("K")
+
 
 class Noise(NamedTuple):
     """What pairs of equal trials say of times.
@@ -68,17 +79,6 @@ def noise(pairs: Iterable[tuple[float, float]]) -> Noise | None:
                  statistics.stdev(logs) if len(logs) > 1 else abs(logs[0]))
 
 
-ALPHA = 0.01
-"""Chance of any false claim that is accepted, over all comparisons and looks of one command."""
-
-LOOKS = (1, 2, 4)
-"""Multiples of the first number of pairs at which what is still open is judged again."""
-
-SpeedVerdict = Literal["slower", "faster", "alike", "open"]
-
-K = TypeVar("K")
-
-
 class Ratios(NamedTuple):
     """Logarithms of the ratios of times, within all blocks of one comparison.
 
@@ -114,7 +114,7 @@ class Slowdown(NamedTuple):
 
 
 def judge_slowdown(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
-    """Judges one comparison.
+    """Judge one comparison.
 
     *Slower* is what the rule of ``verdict`` calls more, and beyond ``factor``; *faster* is what it
     calls less. The p-values are one-sided. *Alike* is what leaves no room for a slowdown by
@@ -134,6 +134,7 @@ def judge_slowdown(ratios: Ratios, factor: float, alpha: float) -> Slowdown:
     ratio, interval = _estimate(ratios.pairs)
     _, equal = _estimate(ratios.equal)
     noise = max(equal.high, 1.0 / equal.low)
+    # Twice the smaller p-value is judged at twice alpha below: each side at alpha.
     p, p_faster = (float(mannwhitneyu(ratios.pairs, ratios.equal, alternative=side).pvalue)
                    for side in ("greater", "less"))
     (decision,) = decide([Evidence(ratio, interval, min(1.0, 2.0 * min(p, p_faster)), 0.0, noise)],
@@ -151,17 +152,17 @@ def settle_slowdowns(
     cells: Sequence[K], measure: Callable[[Sequence[K], int], Mapping[K, Ratios]], pairs: int,
     factor: float,
 ) -> dict[K, Slowdown]:
-    """Judges several comparisons, and measures those that are still open for longer.
+    """Judge several comparisons, and measure those that are still open for longer.
 
     Every look at every comparison gets an equal share of ``ALPHA``. What is slower ends it: the
     verdict on all is then certain.
 
     Args:
         cells: What is compared.
-        measure: Is given cells and a number of pairs; returns all their ratios, measuring as
-            many more as it takes to have that number.
+        measure: Returns all ratios of cells, measuring as many more as it takes to have a
+            number of pairs.
         pairs: How many to begin with.
-        factor: As in ``judge``.
+        factor: As in ``judge_slowdown``.
 
     Returns:
         The last judgement of each; ``open`` where the pairs did not suffice.
@@ -188,7 +189,7 @@ def _estimate(logs: Sequence[float]) -> tuple[float, Interval]:
 
 
 def _centres(rows: Floats) -> Floats:
-    """Hodges-Lehmann estimate of each row, shape ``(B,)``."""
+    """Return the Hodges-Lehmann estimate of each row, shape ``(B,)``."""
     one, other = np.triu_indices(rows.shape[1])
     centres: Floats = np.median((rows[:, one] + rows[:, other]) / 2, axis=1)
     return centres

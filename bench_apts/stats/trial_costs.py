@@ -1,14 +1,9 @@
-"""Hitting a target: the first of several successive evaluations that reach it.
+"""One trial: when it hit its target, what that cost, and which trial tuning selects.
 
-What a trial cost to reach a target, and what it spent, in each currency.
-
-docs/measurement.md, 5: the atom of every later statistic is one trial's cost to the target
-(infinite for a miss, never imputed) beside the cost that it spent.
-
-The rules by which tuning freezes configurations (docs/measurement.md, 5: freeze).
-
-Two questions take two answers: which configuration reaches the target for the least, for all
-costs; and which one ends best, for all accuracies.
+The atom of every later statistic is one trial's cost to the target, infinite for a miss and never
+imputed, together with what it spent (docs/measurement.md, 1 and 5). Tuning selects twice: the
+configuration that reaches the target for the least, for all costs; and the one that ends best,
+for all accuracies.
 """
 
 from __future__ import annotations
@@ -18,18 +13,39 @@ import operator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.core.records import TrialRecord, method_bytes
-from bench_apts.core.units import CURRENCIES, Currency
+from bench_apts.core.currencies import CURRENCIES, Currency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from bench_apts.core.records import Eval, TrialRecord
+    from bench_apts.core.records import TrialRecord
+
+Cost = dict[Currency, float]
+
+_BROKEN = frozenset({"diverged", "oom", "error"})
+
+
+class TargetOutcome(NamedTuple):
+    """How one trial fared against one level of its target.
+
+    Attributes:
+        hit: Whether the level was hit.
+        cost: Cost at the first hit, infinite in every currency for a miss.
+        last_miss: Cost at the last evaluation before the hit, the open end of the bracket
+            ``(last_miss, cost]``; zero if the first evaluation hit, None for a miss.
+        spent: What drawing this trial costs: up to the hit, else everything it recorded.
+    """
+
+    hit: bool
+    cost: Cost
+    last_miss: Cost | None
+    spent: Cost
+
 
 def find_bracket(
     values: Sequence[float], reached: Callable[[float], bool], consecutive: int
 ) -> tuple[int | None, int] | None:
-    """Finds the bracket ``(last miss, first hit]`` of a target (docs/measurement.md, 1).
+    """Find the bracket ``(last miss, first hit]`` of a target (docs/measurement.md, 1).
 
     A hit is the first of ``consecutive`` successive evaluations that all reach the target, and
     all of them must exist: a curve that ends too early has not hit. NaN never reaches.
@@ -50,7 +66,7 @@ def find_bracket(
         raise ValueError(f"consecutive must be at least 1, got {consecutive}")
     run = 0
     for index, value in enumerate(values):
-        # Said here, because a caller writing `not value < threshold` would let a NaN in.
+        # NaN is excluded here, as `reached` could be `not value < threshold`.
         run = run + 1 if reached(value) and not math.isnan(value) else 0
         if run == consecutive:
             first = index - consecutive + 1
@@ -58,35 +74,15 @@ def find_bracket(
     return None
 
 
-Cost = dict[Currency, float]
-
-
-class TargetOutcome(NamedTuple):
-    """How one trial fared against one level of its target.
-
-    Attributes:
-        hit: Whether the level was hit.
-        cost: Cost at the first hit, infinite in every currency for a miss.
-        last_miss: Cost at the last evaluation before the hit, the open end of the bracket
-            ``(last_miss, cost]``; zero if the first evaluation hit, None for a miss.
-        spent: What drawing this trial costs: up to the hit, else everything it recorded.
-    """
-
-    hit: bool
-    cost: Cost
-    last_miss: Cost | None
-    spent: Cost
-
-
 def metric_values(record: TrialRecord) -> list[float]:
-    """Returns the target's metric at each evaluation; NaN where it was not recorded."""
+    """Return the target's metric at each evaluation; NaN where it was not recorded."""
     metric = record.trial.suite.target.metric
     return [event.validation.get(metric, math.nan) for event in record.evals]
 
 
 def hit_bracket(record: TrialRecord, level: float = 1.0,
                 values: Sequence[float] | None = None) -> tuple[int | None, int] | None:
-    """Returns the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss.
+    """Return the evaluations ``(last miss, first hit)`` of ``level``, or None for a miss.
 
     Args:
         record: The trial.
@@ -94,83 +90,67 @@ def hit_bracket(record: TrialRecord, level: float = 1.0,
         values: Its ``metric_values``, where they have been read already.
     """
     suite = record.trial.suite
-    # A function of C: it is asked about every evaluation of every trial, for many statistics.
+    # A function of C: it is called for every evaluation of every trial, for many statistics.
     reached = partial(operator.le if suite.target.direction == "max" else operator.ge,
                       suite.target.threshold(level))
     return find_bracket(metric_values(record) if values is None else values, reached,
-                   suite.evaluation.consecutive)
-
-
-def _cpu_s(event: Eval, ranks: int) -> float:
-    if event.all_ranks_cpu_s is not None:
-        return event.all_ranks_cpu_s
-    return event.cpu_s if ranks == 1 else math.nan
-
-
-_READ: dict[Currency, Callable[[Eval, int], float]] = {
-    "core_seconds": lambda event, ranks: ranks * event.train_s,
-    "train_s": lambda event, _: event.train_s,
-    "wall_s": lambda event, _: event.wall_s,
-    "wire_bytes": lambda event, _: method_bytes(event.comm),
-    "gradient_evaluations": lambda event, _: float(event.backwards),
-    "flops": lambda event, _: math.nan if event.flops is None else event.flops,
-    "samples": lambda event, _: float(event.samples),
-    "cpu_s": _cpu_s,
-}
-
-
-def _readers(record: TrialRecord) -> dict[Currency, Callable[[Eval, int], float]]:
-    return _READ | {"wire_bytes": lambda *_: math.nan} if record.uncounted else _READ
+                        suite.evaluation.consecutive)
 
 
 def cost_at(record: TrialRecord, index: int) -> Cost:
-    """Returns the cost from the first training step up to evaluation ``index``."""
+    """Return the cost from the first training step up to evaluation ``index``."""
     event, ranks = record.evals[index], record.trial.ranks
-    return {currency: read(event, ranks) for currency, read in _readers(record).items()}
+    return {currency: row.at(event, ranks) if row.measured(record) else math.nan
+            for currency, row in CURRENCIES.items()}
 
 
 def costs_along(record: TrialRecord, currency: Currency) -> list[float]:
-    """Returns the cost up to each evaluation, in one currency."""
-    read, ranks = _readers(record)[currency], record.trial.ranks
-    return [read(event, ranks) for event in record.evals]
+    """Return the cost up to each evaluation, in one currency."""
+    row = CURRENCIES[currency]
+    if not row.measured(record):
+        return [math.nan] * len(record.evals)
+    return [row.at(event, record.trial.ranks) for event in record.evals]
 
 
 def cost_recorded(record: TrialRecord) -> Cost:
-    """Returns all that a trial recorded as spent, whatever its end.
+    """Return all that a trial recorded as spent, whatever its end.
 
     The last evaluation and the end event may each know more than the other: the end has no
     passes and no operations, and a killed trial has no end. The larger number of both is
     billed. A trial with neither is billed zero.
     """
-    cost: Cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
     end = record.end
+    cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
     if end is None:
         return cost
-    train_s = max(cost["train_s"], end.ledger.get("train_s", end.ledger.get("train", 0.0)))
-    return cost | {
-        "core_seconds": record.trial.ranks * train_s,
-        "train_s": train_s,
-        "wall_s": max(cost["wall_s"], end.wall_s),
-        "wire_bytes": (math.nan if record.uncounted
-                       else max(cost["wire_bytes"], method_bytes(end.comm))),
-        "samples": max(cost["samples"], float(end.samples)),
-    }
+    for currency, row in CURRENCIES.items():
+        if not row.measured(record):
+            cost[currency] = math.nan
+        elif row.read_end is not None:
+            cost[currency] = max(cost[currency], row.read_end(end, record.trial.ranks))
+    return cost
 
 
 def outcome(record: TrialRecord, level: float = 1.0) -> TargetOutcome:
-    """Returns cost to ``level`` and cost spent of one trial (docs/measurement.md, 1 and 5).
+    """Return one trial's cost to ``level`` and what it spent.
 
     A trial that hit is billed up to its first hit, since drawing would stop there, even if it
-    trained on or came to grief later.
+    trained on or failed later.
     """
     return _target_outcome(record, hit_bracket(record, level))
 
 
+def outcomes(record: TrialRecord) -> dict[float, TargetOutcome]:
+    """Return the outcome at each of the target's levels, the full target among them."""
+    values = metric_values(record)
+    return {level: _target_outcome(record, hit_bracket(record, level, values))
+            for level in record.trial.suite.target.every_level}
+
+
 def _target_outcome(record: TrialRecord, found: tuple[int | None, int] | None) -> TargetOutcome:
     if found is None:
-        return TargetOutcome(
-            False, dict.fromkeys(CURRENCIES, math.inf), None, cost_recorded(record)
-        )
+        return TargetOutcome(False, dict.fromkeys(CURRENCIES, math.inf), None,
+                             cost_recorded(record))
     last_miss, first_hit = found
     cost = cost_at(record, first_hit)
     before: Cost = (dict.fromkeys(CURRENCIES, 0.0) if last_miss is None
@@ -179,22 +159,12 @@ def _target_outcome(record: TrialRecord, found: tuple[int | None, int] | None) -
 
 
 def all_known(drawn: Iterable[TargetOutcome], currency: Currency) -> bool:
-    """Says whether a currency was counted in all trials; a miss is known to cost infinity."""
+    """Say whether a currency was counted in all trials; a miss is known to cost infinity."""
     return not any(math.isnan(o.spent[currency]) or math.isnan(o.cost[currency]) for o in drawn)
 
 
-def outcomes(record: TrialRecord) -> dict[float, TargetOutcome]:
-    """Returns the outcome at each of the target's levels, the full target among them."""
-    values = metric_values(record)
-    return {level: _target_outcome(record, hit_bracket(record, level, values))
-            for level in record.trial.suite.target.every_level}
-
-
-_BROKEN = frozenset({"diverged", "oom", "error"})
-
-
 def select_fastest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Chooses the trial that is fastest to the target, by validation alone.
+    """Choose the trial that is fastest to the target, by validation alone.
 
     The fewest samples to the first hit of the full target win; if no trial hit it, of the next
     lower level (0.99, then 0.95 by default); if none hit any, the best validation metric of any
@@ -220,7 +190,7 @@ def select_fastest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def select_best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Chooses the trial that is best at the end of the budget, by the validation metric.
+    """Choose the trial that is best at the end of the budget, by the validation metric.
 
     Ties go to the lower repetition number. If no trial got to the end of its budget, the last
     evaluation of each counts; of trials that diverged or failed, only if no other has one.
@@ -238,14 +208,14 @@ def select_best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def _candidates(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that have an evaluation; those that diverged or failed only if no other has."""
+    """Return trials that have an evaluation; broken ones only if no other has."""
     evaluated = [record for record in trials if record.evals]
     return [record for record in evaluated
             if record.end is None or record.end.status not in _BROKEN] or evaluated
 
 
 def final_metric(record: TrialRecord) -> float | None:
-    """Returns the target's metric at the end of the budget; None if a trial did not get there."""
+    """Return the target's metric at the end of the budget; None if a trial did not get there."""
     suite, end = record.trial.suite, record.end
     if end is None or end.status not in ("hit", "miss") or not record.evals:
         return None
@@ -254,16 +224,16 @@ def final_metric(record: TrialRecord) -> float | None:
         value) else None
 
 
+def best_metric(record: TrialRecord) -> float:
+    """Return the best validation metric of any evaluation, signed so that more is better.
+
+    −inf without a number to compare.
+    """
+    return max((_signed(record, value) for value in metric_values(record)), default=-math.inf)
+
+
 def _signed(record: TrialRecord, value: float) -> float:
     """Return the metric with a sign such that more is better; −inf for NaN."""
     if math.isnan(value):
         return -math.inf
     return value if record.trial.suite.target.direction == "max" else -value
-
-
-def best_metric(record: TrialRecord) -> float:
-    """Returns the best validation metric of any evaluation, signed so that more is better.
-
-    For a metric that is minimised the sign is turned. −inf without a number to compare.
-    """
-    return max((_signed(record, value) for value in metric_values(record)), default=-math.inf)

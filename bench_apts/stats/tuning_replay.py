@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.stats.learning_curves import Curve, Direction
+
     Policy = Callable[[Sequence[Curve]], "PolicyRun"]
-    """Takes trials in order of arrival, and tunes with them until one hits."""
+    """Tunes with trials in their order of arrival until one hits."""
 
 ORDERS = 500
 SHARES = (0.1, 0.5, 0.9)
@@ -65,8 +66,64 @@ class Replayed(NamedTuple):
     falsely_pruned: float
 
 
+def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence[int] = (2, 4),
+               orders: int = ORDERS, seed: int = _SEED,
+               limit: int | None = None) -> dict[str, Replayed]:
+    """Replay every policy that draws from one optimizer's search space, on the same orders.
+
+    Args:
+        curves: The pool of tuning trials.
+        direction: Of the target's metric, ``"max"`` or ``"min"``.
+        races: Numbers K of trials that race; those above the number of trials are left out.
+        orders: Arrival orders; reports ask for 500 at least.
+        seed: Seed of the orders.
+        limit: How many trials arrive in each.
+
+    Returns:
+        Results by policy: ``sequential``, ``race of 2`` …, ``median``, ``asha``,
+        ``hyperband``.
+
+    Raises:
+        ValueError: As in ``shuffled``.
+    """
+    arrivals = shuffled(curves, orders=orders, seed=seed, limit=limit)
+    policies: dict[str, Policy] = {"sequential": sequential}
+    for draws in races:
+        if draws <= len(arrivals[0]):
+            policies[f"race of {draws}"] = partial(racing, draws=draws)
+    for kind in KINDS:
+        policies[kind] = pruning(kind, count_evaluations(curves), direction, seed)
+    return {name: replay(policy, arrivals) for name, policy in policies.items()}
+
+
+def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
+           shares: Sequence[float] = SHARES) -> Replayed:
+    """Let a policy tune once for each arrival order.
+
+    Args:
+        policy: ``sequential``, or one of ``racing`` and ``pruning``.
+        orders: From ``shuffled`` or ``listed``.
+        shares: Which quantiles to give.
+
+    Raises:
+        ValueError: No orders.
+    """
+    runs = [policy(order) for order in orders]
+    if not runs:
+        raise ValueError("a replay needs an order")
+    hits = sum(run.hit for run in runs)
+    total = math.fsum(run.bill for run in runs)
+    pruned = sum(run.pruned for run in runs)
+    costs = np.array([run.bill if run.hit else math.inf for run in runs])
+    return Replayed(
+        len(runs), hits / len(runs), total / len(runs), total / hits if hits else math.inf,
+        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in shares},
+        pruned / len(runs),
+        sum(run.falsely for run in runs) / pruned if pruned else math.nan)
+
+
 def sequential(order: Sequence[Curve]) -> PolicyRun:
-    """One trial after the other, each to its end, until the first hit."""
+    """Run one trial after the other, each to its end, until the first hit."""
     bill = 0.0
     for trial in order:
         bill += trial.spent
@@ -76,10 +133,10 @@ def sequential(order: Sequence[Curve]) -> PolicyRun:
 
 
 def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
-    """K trials at a time, all ended by the first to hit; then the next K.
+    """Run K trials at a time, all ended by the first to hit; then the next K.
 
     Each is billed up to the winner's cost, or its own end if that came before. The currency has
-    to run equally fast in all trials (``race``).
+    to run equally fast in all trials: seconds or samples, not bytes.
 
     Raises:
         ValueError: K is below 1.
@@ -97,10 +154,10 @@ def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
 
 
 def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) -> Policy:
-    """One trial after the other, until the first hit; one of Optuna's pruners may stop each.
+    """Return the policy of one trial after the other, each of which a pruner may stop.
 
     Args:
-        kind: Which pruner, set up as while tuning (``bench_apts.trial.pruning.rule``).
+        kind: Which pruner, set up as while tuning.
         length: How many evaluations a full trial has after its first step.
         direction: Of the target's metric, ``"max"`` or ``"min"``.
         seed: Seed of the studies' names, from which Hyperband draws its brackets.
@@ -127,7 +184,7 @@ def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) ->
 
 def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED,
              limit: int | None = None) -> list[list[Curve]]:
-    """Random arrival orders of a pool of trials, without replacement.
+    """Return random arrival orders of a pool of trials, without replacement.
 
     Args:
         curves: The pool.
@@ -147,7 +204,7 @@ def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED
 
 def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int = ORDERS,
            seed: int = _SEED) -> list[list[Curve]]:
-    """Arrival orders of a list of configurations, each with one of its seeds at random.
+    """Return arrival orders of a list of configurations, each with one of its seeds at random.
 
     Args:
         groups: Trials of each configuration: the defaults of m optimizers, or a list of five.
@@ -169,59 +226,3 @@ def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int 
             generator.shuffle(order)
         found.append(order)
     return found
-
-
-def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
-           shares: Sequence[float] = SHARES) -> Replayed:
-    """Lets a policy tune once for each arrival order.
-
-    Args:
-        policy: ``sequential``, or one of ``racing`` and ``pruning``.
-        orders: From ``shuffled`` or ``listed``.
-        shares: Which quantiles to give.
-
-    Raises:
-        ValueError: No orders.
-    """
-    runs = [policy(order) for order in orders]
-    if not runs:
-        raise ValueError("a replay needs an order")
-    hits = sum(run.hit for run in runs)
-    total = math.fsum(run.bill for run in runs)
-    pruned = sum(run.pruned for run in runs)
-    costs = np.array([run.bill if run.hit else math.inf for run in runs])
-    return Replayed(
-        len(runs), hits / len(runs), total / len(runs), total / hits if hits else math.inf,
-        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in shares},
-        pruned / len(runs),
-        sum(run.falsely for run in runs) / pruned if pruned else math.nan)
-
-
-def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence[int] = (2, 4),
-               orders: int = ORDERS, seed: int = _SEED,
-               limit: int | None = None) -> dict[str, Replayed]:
-    """Replays every policy that draws from one optimizer's search space, on the same orders.
-
-    Args:
-        curves: The pool of tuning trials.
-        direction: Of the target's metric, ``"max"`` or ``"min"``.
-        races: Numbers K of trials that race; those above the number of trials are left out.
-        orders: Arrival orders; reports ask for 500 at least.
-        seed: Seed of the orders.
-        limit: How many trials arrive in each.
-
-    Returns:
-        Results by policy: ``sequential``, ``race of 2`` …, ``median``, ``asha``,
-        ``hyperband``.
-
-    Raises:
-        ValueError: As in ``shuffled``.
-    """
-    arrivals = shuffled(curves, orders=orders, seed=seed, limit=limit)
-    policies: dict[str, Policy] = {"sequential": sequential}
-    for draws in races:
-        if draws <= len(arrivals[0]):
-            policies[f"race of {draws}"] = partial(racing, draws=draws)
-    for kind in KINDS:
-        policies[kind] = pruning(kind, count_evaluations(curves), direction, seed)
-    return {name: replay(policy, arrivals) for name, policy in policies.items()}

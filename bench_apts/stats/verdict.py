@@ -1,10 +1,4 @@
-"""P-values by exchanging labels: exact for any distribution, at any number of trials.
-
-If two optimizers are equal, it is chance which of the trials carry whose label. The p-value is the
-share of all ways to give the labels that look at least as different as what was measured (Fisher,
-"The design of experiments", 1935). Pairs exchange the labels within each pair.
-
-When two results are called different: the one rule of every box, star, ranking and gate.
+"""When two results are called different: the one rule of every box, star, ranking and gate.
 
 A difference is claimed where all of this holds (docs/statistics.md, "One rule"):
 
@@ -13,7 +7,7 @@ A difference is claimed where all of this holds (docs/statistics.md, "One rule")
 3. the effect is beyond what equal trials differ by on this machine, in the mean of as many trials;
 4. the effect is large enough to matter to anybody.
 
-Else it says which of two it is: the trials do not tell the two apart, or so few trials never
+Otherwise it says which of two it is: the trials do not tell the two apart, or so few trials never
 could, whatever they had shown.
 """
 
@@ -29,94 +23,17 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.stats.intervals import Floats
-    Statistic = Callable[[Floats, Floats], Floats]
+    from bench_apts.stats.expected_cost import Floats
     from bench_apts.stats.intervals import Interval
 
+    Statistic = Callable[[Floats, Floats], Floats]
+
 MOST_PERMUTATIONS = 4096
-"""Exchanges up to which all are tried; of more, so many are drawn."""
+"""Exchanges of labels up to which all are tried; of more, so many are drawn."""
 
 PERMUTATION_SEED = 20_240
 
 _ROUNDING = 1e-9
-
-
-def permutation_p(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]],
-               statistic: Statistic, *, paired: bool) -> float:
-    """Return the two-sided p-value of equal distributions.
-
-    Args:
-        first: What was measured in each trial of one optimizer, shape ``(n1, k)``.
-        second: The same of the other, shape ``(n2, k)``.
-        statistic: Says how different two samples are, in either direction, of their sums over
-            trials: arrays of shape ``(k, exchanges)`` to values of shape ``(exchanges,)``.
-        paired: Whether the i-th trials of both are a pair.
-
-    Raises:
-        ValueError: Pairs lack a partner.
-    """
-    one: Floats = np.asarray(first, dtype=np.float64)
-    two: Floats = np.asarray(second, dtype=np.float64)
-    if paired and len(one) != len(two):
-        raise ValueError("paired trials must be equally many")
-    if not len(one) or not len(two):
-        return 1.0
-    if paired:
-        masks = _flips(len(one))
-        # The sum of the first with some pairs exchanged.
-        mine = one.sum(axis=0)[:, None] + (two - one).T @ masks.T
-    else:
-        masks = _choices(len(one), len(two))
-        mine = np.concatenate([one, two]).T @ masks.T
-    theirs = (one.sum(axis=0) + two.sum(axis=0))[:, None] - mine
-    found = np.abs(statistic(mine, theirs))
-    scale = _ROUNDING * max(1.0, float(found[0]))
-    return float((found >= found[0] - scale).mean())
-
-
-def least_p(first: int, second: int, *, paired: bool) -> float:
-    """Return the smallest p-value that so many trials can have.
-
-    ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` for unpaired ones, as both directions count;
-    1 where either has fewer than two.
-    """
-    if min(first, second) < 2:
-        return 1.0
-    return 2.0 ** (1 - first) if paired else 2.0 / math.comb(first + second, first)
-
-
-@lru_cache(maxsize=64)
-def _flips(pairs: int) -> Floats:
-    """Which pairs are exchanged, shape ``(exchanges, pairs)``; none in the first row."""
-    if 2**pairs <= MOST_PERMUTATIONS:
-        masks = np.array(list(itertools.product((0.0, 1.0), repeat=pairs)))
-    else:
-        masks = (
-            np.random.default_rng(PERMUTATION_SEED)
-            .integers(0, 2, (MOST_PERMUTATIONS, pairs))
-            .astype(np.float64)
-        )
-        masks[0] = 0.0
-    return masks
-
-
-@lru_cache(maxsize=64)
-def _choices(first: int, second: int) -> Floats:
-    """Which trials carry the first label, shape ``(exchanges, n1 + n2)``; the true ones first."""
-    every = first + second
-    if math.comb(every, first) <= MOST_PERMUTATIONS:
-        chosen = list(itertools.combinations(range(every), first))  # the true ones come first
-    else:
-        generator = np.random.default_rng(PERMUTATION_SEED)
-        chosen = [
-            tuple(range(first)),
-            *(tuple(generator.permutation(every)[:first]) for _ in range(MOST_PERMUTATIONS - 1)),
-        ]
-    masks = np.zeros((len(chosen), every))
-    for row, trials in enumerate(chosen):
-        masks[row, list(trials)] = 1.0
-    return masks
-
 
 Verdict = Literal["more", "less", "not told apart", "cannot be told"]
 
@@ -257,3 +174,79 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def permutation_p(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]],
+                  statistic: Statistic, *, paired: bool) -> float:
+    """Return the two-sided p-value of equal distributions, by exchanging labels.
+
+    If two optimizers are equal, it is chance which of the trials carry whose label. The p-value is
+    the share of all ways to assign the labels that look at least as different as what was measured
+    (Fisher, "The design of experiments", 1935); exact for any distribution and number of trials.
+
+    Args:
+        first: What was measured in each trial of one optimizer, shape ``(n1, k)``.
+        second: The same of the other, shape ``(n2, k)``.
+        statistic: Says how different two samples are, in either direction, of their sums over
+            trials: arrays of shape ``(k, exchanges)`` to values of shape ``(exchanges,)``.
+        paired: Whether the i-th trials of both are a pair.
+
+    Raises:
+        ValueError: Pairs lack a partner.
+    """
+    one: Floats = np.asarray(first, dtype=np.float64)
+    two: Floats = np.asarray(second, dtype=np.float64)
+    if paired and len(one) != len(two):
+        raise ValueError("paired trials must be equally many")
+    if not len(one) or not len(two):
+        return 1.0
+    if paired:
+        masks = _flips(len(one))
+        # The sum of the first with some pairs exchanged.
+        mine = one.sum(axis=0)[:, None] + (two - one).T @ masks.T
+    else:
+        masks = _choices(len(one), len(two))
+        mine = np.concatenate([one, two]).T @ masks.T
+    theirs = (one.sum(axis=0) + two.sum(axis=0))[:, None] - mine
+    found = np.abs(statistic(mine, theirs))
+    # Sums in another order round differently: equal statistics must not pass for smaller ones.
+    scale = _ROUNDING * max(1.0, float(found[0]))
+    return float((found >= found[0] - scale).mean())
+
+
+def least_p(first: int, second: int, *, paired: bool) -> float:
+    """Return the smallest p-value that so many trials can have.
+
+    ``2^(1 − n)`` for n pairs, ``2/C(n1 + n2, n1)`` for unpaired ones, as both directions count;
+    1 where either has fewer than two.
+    """
+    if min(first, second) < 2:
+        return 1.0
+    return 2.0 ** (1 - first) if paired else 2.0 / math.comb(first + second, first)
+
+
+@lru_cache(maxsize=64)
+def _flips(pairs: int) -> Floats:
+    """Return which pairs are exchanged, shape ``(exchanges, pairs)``; none in the first row."""
+    if 2**pairs <= MOST_PERMUTATIONS:
+        return np.array(list(itertools.product((0.0, 1.0), repeat=pairs)))
+    generator = np.random.default_rng(PERMUTATION_SEED)
+    masks = generator.integers(0, 2, (MOST_PERMUTATIONS, pairs)).astype(np.float64)
+    masks[0] = 0.0
+    return masks
+
+
+@lru_cache(maxsize=64)
+def _choices(first: int, second: int) -> Floats:
+    """Return which trials carry the first label, ``(exchanges, n1 + n2)``; the true ones first."""
+    every = first + second
+    if math.comb(every, first) <= MOST_PERMUTATIONS:
+        chosen = list(itertools.combinations(range(every), first))  # the true ones come first
+    else:
+        generator = np.random.default_rng(PERMUTATION_SEED)
+        chosen = [tuple(range(first)), *(tuple(generator.permutation(every)[:first])
+                                         for _ in range(MOST_PERMUTATIONS - 1))]
+    masks = np.zeros((len(chosen), every))
+    for row, trials in enumerate(chosen):
+        masks[row, list(trials)] = 1.0
+    return masks

@@ -44,7 +44,7 @@ class Efficiency(NamedTuple):
 
 
 def efficiency(base: MeasuredTraining, scaled: MeasuredTraining) -> Efficiency | None:
-    """Compares two trainings to the same accuracy.
+    """Compare two trainings to the same accuracy.
 
     None where one of them did not get there, or where the untrained model already met the target:
     no time and no samples have no ratio.
@@ -124,7 +124,7 @@ class TransferTotals(NamedTuple):
 
 
 def transfer_totals(places: Sequence[WorldSizeCosts], trainings: int = 1) -> TransferTotals:
-    """Adds up what R trainings at each world size cost, tuning included.
+    """Add up what R trainings at each world size cost, tuning included.
 
     Tuning at N yields the first training there. A transferred configuration has no such gift:
     all R trainings are paid, ``R · ERT_N(best at N0)``.

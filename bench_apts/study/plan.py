@@ -15,8 +15,8 @@ from bench_apts.core.configuration import LogUniform, Uniform
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Entry, Scalar, Searched, Seeds, Study, Suite, Trial, digest
 from bench_apts.plugins import registry
+from bench_apts.stats.shared_search import follows
 from bench_apts.stats.trial_costs import select_best, select_fastest
-from bench_apts.stats.trial_origins import follows
 from bench_apts.study import search_space
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
+from bench_apts.core.currencies import TIME_CURRENCIES
 from bench_apts.reports.section_parts import family_of, finite
 from bench_apts.reports.table import Table, Value, number, words
 from bench_apts.reports.tuning_pools import (
@@ -18,11 +19,9 @@ from bench_apts.reports.tuning_pools import (
     read_pool,
     unlike_environments,
 )
-from bench_apts.stats import trial_origins
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare, first_ranks
 from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 from bench_apts.stats.verdict import Decision, decide
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
                   and not apart[found.cell.label]]
         family = [compare(Bill(found.spent, found.cost), Bill(base.spent, base.cost),
                           paired=_pairs(found, base)) for found in others]
-        noise = group.noise if view.currency in trial_origins.TIME_CURRENCIES else None
+        noise = group.noise if view.currency in TIME_CURRENCIES else None
         decisions = decide([
             each.evidence(noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
             for found, each in zip(others, family, strict=True)])

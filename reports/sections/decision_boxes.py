@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import search_costs
 from bench_apts.reports.cells import computing, memory
 from bench_apts.reports.section_parts import (
@@ -41,12 +41,11 @@ from bench_apts.reports.tuning_pools import (
 )
 from bench_apts.stats import fabrics
 from bench_apts.stats.timing_noise import noise
-from bench_apts.stats.trial_origins import TIME_CURRENCIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context
     from bench_apts.reports.table import Plain

@@ -6,11 +6,10 @@ Sensitivity: cost against the hyperparameter that was varied, success by N, and 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import CURRENCIES, currency_noun, format_cost, headline
 from bench_apts.reports.canvas import Figure, finish, heading, headroom, panel, plain, scale
 from bench_apts.reports.caveats import on_the_edge
 from bench_apts.reports.cost_tables import STATUS
@@ -67,7 +66,7 @@ def sweep_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
                                         for points in at.values()))
     least, most = min(costs) / 1.25, max(costs) * 1.25
     currency = headline(device)
-    scale(axes, "y", partial(units.tick, currency), log=True,
+    scale(axes, "y", CURRENCIES[currency].form, log=True,
           limits=headroom(least, most, strip))
     scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
@@ -82,7 +81,7 @@ def sweep_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
     if not any(point.hit for point in every):
         axes.set_yticks([])
     axes.set_xlabel(knob)
-    heading(axes, f"{units.named(currency, device)} to the target")
+    heading(axes, f"{currency_noun(currency, device)} to the target")
     hits = sum(point.hit for point in every)
     signs = dict.fromkeys(_SIGNS[p.status] for p in every if not p.hit)
     caption = (_working(at) + (
@@ -200,7 +199,7 @@ def _points(context: Context, ranks: int, knob: str,
     rows = [(name(label, suite=context.suite.name, hyperparameter=knob, ranks=ranks),
              number(units.digits(p.value), value=p.value),
              words(STATUS.get(p.status, p.status), status=p.status),
-             Value(units.format_cost(currency, p.cost, device) if p.hit else units.NONE, numbers={
+             Value(format_cost(currency, p.cost, device) if p.hit else units.NONE, numbers={
                  "core_seconds_to_target": p.core_seconds if p.hit else None,
                  f"{currency}_to_target": p.cost if p.hit else None}))
             for label, points in at.items() for p in sorted(points)]

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import headline
 from bench_apts.reports.table import Table, Value, mono, name, words
 from bench_apts.reports.tuning_pools import CostView, Pool, read_pool
 from bench_apts.stats.range_sensitivity import widest

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import format_cost, headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.section_parts import Listing, Section
@@ -94,7 +94,7 @@ def _tuning_row(
             reason=record.end.reason if record.end else None,
         ),
         Value(
-            units.format_cost(currency, result.cost[currency], device),
+            format_cost(currency, result.cost[currency], device),
             numbers={
                 "core_seconds_to_target": result.cost["core_seconds"],
                 f"{currency}_to_target": result.cost[currency],
@@ -103,7 +103,7 @@ def _tuning_row(
         if result.hit
         else Value("not reached", numbers={"core_seconds_to_target": None}, kind="number missed"),
         number(
-            units.format_cost(currency, result.spent[currency], device),
+            format_cost(currency, result.spent[currency], device),
             core_seconds_spent=result.spent["core_seconds"],
             samples_spent=result.spent["samples"],
             wire_bytes_spent=(
@@ -229,11 +229,11 @@ def _at(group: CellGroup, device: str) -> str:
         return f"{where}none of {units.plural(len(cells), 'optimizer')} reached the target"
     costs = [cell.ert(currency).cost for cell in reached]
     span = (
-        units.format_cost(currency, costs[0], device)
+        format_cost(currency, costs[0], device)
         if len(costs) == 1
         else units.between(
-            units.format_cost(currency, costs[0], device),
-            units.format_cost(currency, costs[-1], device),
+            format_cost(currency, costs[0], device),
+            format_cost(currency, costs[-1], device),
         )
     )
     return (f"{where}{len(reached)} of {units.plural(len(cells), 'optimizer')} reached the "

@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import headline
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Pictures, Section
 from bench_apts.reports.sections.cost_ratios import (

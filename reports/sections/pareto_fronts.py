@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
 from bench_apts.reports.cells import memory
@@ -114,9 +115,6 @@ def _seeds_on_front(group: CellGroup, against: FrontCost) -> dict[str, int]:
 WORDS: dict[FrontCost, str] = {"bytes": "ideal wire bytes per rank to the target",
                              "memory": "memory of a rank"}
 
-_AXIS_WORDS: dict[FrontAxis, tuple[str, Callable[[float], str]]] = {
-    "train_s": ("training time", units.format_seconds), "samples": ("samples", units.format_count)}
-
 _HELD = " Memory is that of the tensors of model and optimizer, not of activations."
 
 _SPREAD = 8
@@ -129,7 +127,8 @@ def front_figure(context: Context, group: CellGroup, against: FrontCost,
 
     None without points.
     """
-    noun, form = _AXIS_WORDS[front_axis(group)]
+    across = CURRENCIES[front_axis(group)]
+    noun, form = across.words, across.form
     if not points or not any(point.other[0] for point in points):
         return None
     drawing, axes = panel(4.9, 3.0, left=0.62)
@@ -206,7 +205,8 @@ def _caption(group: CellGroup, front: Sequence[FrontPoint]) -> str:
 
 def _table(context: Context, group: CellGroup, against: FrontCost,
            points: Sequence[FrontPoint]) -> Table:
-    noun, form = _AXIS_WORDS[front_axis(group)]
+    across = CURRENCIES[front_axis(group)]
+    noun, form = across.words, across.form
     column = "wire_bytes_to_target" if against == "bytes" else "memory_bytes"
     return Table(
         f"front-{against}",

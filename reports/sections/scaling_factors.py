@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, headroom, panel, scale
 from bench_apts.reports.cost_tables import timed
@@ -18,11 +19,11 @@ from bench_apts.stats import trial_origins
 from bench_apts.stats.world_sizes import Efficiency, MeasuredTraining, efficiency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.section_parts import Context
@@ -188,10 +189,6 @@ _MODES = {"strong": "Strong scaling: the global minibatch stays as ranks are add
           "weak": "Weak scaling: each rank's share of the minibatch stays as ranks are added."}
 
 
-_FORMS: Mapping[Currency, Callable[[float], str]] = {
-    "train_s": units.format_seconds, "wire_bytes": units.format_size}
-
-
 def label_shifts(labels: Sequence[str]) -> dict[str, float]:
     """Returns by how much each optimizer stands beside its N, so that none covers another."""
     step = min(0.07, 0.6 / max(1, len(labels)))
@@ -206,19 +203,18 @@ def positions(axes: Axes, context: Context, groups: Sequence[CellGroup]) -> None
     axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
 
 
-def cost_figure(context: Context, currency: Currency, slug: str, words: str) -> Figure | None:
+def cost_figure(context: Context, currency: Currency, slug: str) -> Figure | None:
     """Draws a cost to the target against N, never as a speed-up; None if nobody has any.
 
     Args:
         context: The suite.
-        currency: ``"train_s"`` or ``"wire_bytes"``.
+        currency: What the cost counts.
         slug: In the figure's name.
-        words: The currency in words.
     """
-    # One rank sends nothing.
-    groups = [g for g in context.groups if (g.ranks > 1 if currency == "wire_bytes" else
-                                            not context.crowded[g.ranks])]
-    form = _FORMS[currency]
+    row = CURRENCIES[currency]
+    groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
+              and not (row.is_clock and context.crowded[g.ranks])]
+    form, words = row.form, row.words
     drawing, axes = panel(4.9, 3.0, left=0.62)
     values: list[float] = []
     least: list[tuple[float, str]] = []
@@ -261,7 +257,7 @@ def cost_figure(context: Context, currency: Currency, slug: str, words: str) -> 
             f"{label} at N = {', '.join(map(str, ranks))}" for label, ranks in missed.items()
         ) + ")."
     caption += " Large: medians over seeds; small: single seeds."
-    if currency == "train_s" and len(groups) < len(context.groups):
+    if row.is_clock and len(groups) < len(context.groups):
         caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
     return finish(
         drawing, f"{context.prefix}-{slug}-ranks",
@@ -349,7 +345,7 @@ def _costs_table(context: Context, currency: Currency, words: str,
 
 
 def _costs_row(context: Context, currency: Currency, cell: ReportCell) -> tuple[Value, ...]:
-    found, form = cell.to_target(currency), _FORMS[currency]
+    found, form = cell.to_target(currency), CURRENCIES[currency].form
     shown = [Value(form(value) if math.isfinite(value) else "no hit",
                    numbers={column: value if math.isfinite(value) else None},
                    kind="number" if math.isfinite(value) else "number missed")

@@ -161,8 +161,8 @@ def part(context: Context) -> Part | None:
     blocks: list[Block] = []
     if len({row.cell.ranks for row in rows}) > 1:
         drawn = (
-            cost_figure(context, "train_s", "time", "training time"),
-            cost_figure(context, "wire_bytes", "bytes", "ideal wire bytes per rank"),
+            cost_figure(context, "train_s", "time"),
+            cost_figure(context, "wire_bytes", "bytes"),
             factor_figure(context, rows, "hardware"),
             factor_figure(context, rows, "statistical"),
         )

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands, draw_curve_ends, draw_curves
@@ -57,7 +58,7 @@ def curve_figures(context: Context, group: CellGroup) -> list[Figure]:
     limits = _limits(group, found)
     table = _table(group, found, step)
     shown = [against for against in AXES
-             if not (against.column == "train_s" and context.crowded[group.ranks])]
+             if not (CURRENCIES[against.currency].is_clock and context.crowded[group.ranks])]
     return [_figure(context, group, against, found, step, limits, table) for against in shown
             if any((run[against.column] > 0).any() for one in found for run in one.runs)]
 
@@ -141,7 +142,7 @@ def _caption(group: CellGroup, against: CurveAxis, found: Sequence[CurveBand], s
         if later:
             second, others = later[0]
             text = text[:-1] + f"; then {units.listing(others)}, after {against.form(second)}."
-            if (against.column == "train_s" and group.noise
+            if (CURRENCIES[against.currency].is_clock and group.noise
                     and second <= first * group.noise.factor):
                 text += " Times of equal trials are as far apart."
     low, high = limits
@@ -246,8 +247,7 @@ def _table(group: CellGroup, found: Sequence[CurveBand], step: int) -> Table:
         + (", thinned" if step > 1 or any(
             len(one.shared[_METRIC]) > _ROWS for one in found) else "")
         + "; tables/curves.csv has every evaluation of every seed.",
-        (("Optimizer", ""), ("Training", "time"), ("Samples", "all ranks"),
-         ("Gradients", "evaluations"), ("Bytes", "sent per rank"),
+        (("Optimizer", ""), *(axis.head for axis in AXES),
          ("Validation", units.metric_title(metric)), ("Seeds", "")),
         tuple(rows), frozenset(breaks))
 
@@ -281,5 +281,4 @@ def _finding(context: Context) -> str:
     reached = f"{hit} of {units.plural(total, 'final training')} reached the target"
     if not firsts:
         return f"{reached}{', no median seed among them' if hit else ''}."
-    counted = "training time" if axis.column == "train_s" else axis.column
-    return f"{reached}; first in {counted}, by the median seed: {units.listing(firsts)}."
+    return f"{reached}; first in {axis.label}, by the median seed: {units.listing(firsts)}."

@@ -6,11 +6,10 @@ Figures of one number for each optimizer: cost including tuning, and its parts.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.units import headline
+from bench_apts.core.currencies import CURRENCIES, currency_noun, headline
 from bench_apts.reports import cost_tables
 from bench_apts.reports.bills_by_trainings import amortised_figure
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from bench_apts.core.units import Currency
+    from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.section_parts import Block, Context, Part
@@ -69,7 +68,7 @@ def expected_cost_figure(group: CellGroup, name: str, looks: Mapping[str, Look],
     drawing, axes = _rows(cells)
     points = [value for cell in cells for value in _extent(cell, currency)]
     low, high = min(points) / 1.5, max(points) * 1.5
-    scale(axes, "x", partial(units.tick, view.currency), log=True, limits=(low, high), ticks=4)
+    scale(axes, "x", CURRENCIES[view.currency].form, log=True, limits=(low, high), ticks=4)
     for row, cell in enumerate(cells):
         look, expected, interval = looks[cell.label], cell.ert(currency), cell.interval(currency)
         if expected.hits:
@@ -91,7 +90,7 @@ def expected_cost_figure(group: CellGroup, name: str, looks: Mapping[str, Look],
                 axes.plot([expected.bound], [row], marker=">", color="none", markersize=8,
                           markeredgecolor=look.color, markeredgewidth=1.4, zorder=3)
         _write_value(axes, row, text)
-    heading(axes, f"expected cost to the target, in {units.named(currency, view.device)}")
+    heading(axes, f"expected cost to the target, in {currency_noun(currency, view.device)}")
     ranked = rank_by_cost(cells, currency)
     caption = "No optimizer reached the target."
     if ranked:
@@ -124,10 +123,10 @@ def tuning_and_training(group: CellGroup, name: str, looks: Mapping[str, Look], 
         axes.barh(row, part.training, left=part.tuning, height=0.52, color=color, linewidth=0)
         total = view.show(part.together)
         _write_value(axes, row, f"{total}{_ENDINGS[part.ended]}")
-    scale(axes, "x", partial(units.tick, view.currency), ticks=4,
+    scale(axes, "x", CURRENCIES[view.currency].form, ticks=4,
           limits=(0, max(part.together for part in parts) * 1.04))
     heading(axes, "tuning (pale) and one final training (solid), in "
-                  f"{units.named(view.currency, view.device)}")
+                  f"{currency_noun(view.currency, view.device)}")
     caption = (f"{_spread(cells, parts, view)} Each tuning trial is billed up to its first hit, "
                "and whole without one.")
     for ended, said in (("miss", "missed"), ("not run", "has not run")):
@@ -175,7 +174,7 @@ def _parts(cell: ReportCell, currency: Currency) -> _Parts:
 
 
 def _expected(cells: Sequence[ReportCell], view: CostView) -> Table:
-    unit = units.named(view.currency, view.device)
+    unit = currency_noun(view.currency, view.device)
     return Table(
         "expected", "Expected cost, tuning included",
         "With its 95 % interval; “or more”: without an upper limit.",
@@ -187,7 +186,7 @@ def _expected(cells: Sequence[ReportCell], view: CostView) -> Table:
 
 
 def _spent(cells: Sequence[ReportCell], parts: Sequence[_Parts], view: CostView) -> Table:
-    unit = units.named(view.currency, view.device)
+    unit = currency_noun(view.currency, view.device)
     return Table(
         "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
         (("Optimizer", ""), ("Tuning", unit), ("Final training", "median seed"),

@@ -136,13 +136,7 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
         UserError: A file or column is missing or damaged, a shard is missing, a value is null, or
             a column has another type.
     """
-    parts, where = _parts(files, data_dir)
-    if not listed(inputs) or not listed(targets):
-        raise UserError(f"{where}: the options inputs and targets need a column each")
-    shape = Shape.of(size, channels)
-    read = {part: part_of(paths, inputs, targets, shape) for part, paths in parts.items()}
-    labels = numbered({part: found[1] for part, found in read.items()}, where)
-    splits = {part: (found[0], labels[part]) for part, found in read.items()}
+    splits, where = read_splits(files, inputs, targets, Shape.of(size, channels), data_dir)
     if len(splits) == 1:
         splits = divided(*splits["train"], test_share, where)
     elif "test" not in splits:
@@ -150,7 +144,30 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
     return checked(splits, where)
 
 
-def _parts(files: str | os.PathLike[str] | Sequence[str],
+def read_splits(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+                inputs: str | Sequence[str], targets: str | Sequence[str], shape: Shape,
+                data_dir: str | os.PathLike[str] | None = None) -> tuple[Splits, str]:
+    """Return the splits that the files' names tell apart, unchecked, and what to call the files.
+
+    Args:
+        files: As of ``parquet``, like ``inputs``, ``targets`` and ``data_dir``.
+        inputs: Likewise.
+        targets: Likewise.
+        shape: Of images.
+        data_dir: Likewise.
+
+    Raises:
+        UserError: As of ``parquet``.
+    """
+    parts, where = _parts(files, data_dir)
+    if not listed(inputs) or not listed(targets):
+        raise UserError(f"{where}: the options inputs and targets need a column each")
+    read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
+    labels = numbered({part: found[1] for part, found in read.items()}, where)
+    return {part: (found[0], labels[part]) for part, found in read.items()}, where
+
+
+def _parts(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
            data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, list[Path]], str]:
     """Return the files of each split, sorted by name, and what to call them in messages."""
     if isinstance(files, (str, os.PathLike)):
@@ -185,19 +202,9 @@ def _found(named: str | os.PathLike[str], data_dir: str | os.PathLike[str] | Non
     return matching(named, data_dir)
 
 
-def part_of(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],
-            shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a split's inputs and its targets as they are stored.
-
-    Args:
-        paths: Its files.
-        inputs: As of ``parquet``, like ``targets``.
-        targets: Likewise.
-        shape: Of images.
-
-    Raises:
-        UserError: As of ``parquet``.
-    """
+def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequence[str],
+          shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a split's inputs and its targets as they are stored."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,22 +1,28 @@
-"""torchvision's data sets, by the names of their classes."""
+"""torchvision's data sets, by the names of their classes; pickles in them may hold arrays only."""
 
 from __future__ import annotations
 
+import functools
+import http.client
 import importlib
 import inspect
+import socket
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.suites.published_files import only_arrays
 from bench_apts.suites.readers.image_files import DAMAGED, Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates
 from bench_apts.suites.readers.split_checks import checked, divided, numbered
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -24,8 +30,18 @@ if TYPE_CHECKING:
     from bench_apts.suites.readers.split_checks import Splits
 
 FAILURES = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, ImportError,
-            AssertionError, MemoryError)
+            AssertionError, MemoryError, http.client.HTTPException)
 """Of torchvision's classes when files are missing or damaged, or an argument does not fit."""
+
+SERVER_TIMEOUT_S = 30.0
+"""How long a server may be silent."""
+
+PICKLED_NAMES = frozenset({
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy", "dtype"), ("_codecs", "encode")})
+"""The only names that a pickle may use while a data set is read: those of NumPy's arrays."""
+
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 
 def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = False,
@@ -65,7 +81,7 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
     where = f"torchvision's {name} in {place}"
     shape = Shape.of(size, channels)
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
-    for part, dataset in _opened(getattr(module, name), place, offline, options or {}).items():
+    for part, dataset in opened(getattr(module, name), place, offline, options or {}).items():
         parts[part] = _read(dataset, shape, f"{where}, split {part}")
     targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
     splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
@@ -98,15 +114,25 @@ def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy
         raise UserError(f"torchvision.datasets.{name}: {', '.join(own)} cannot be had with [data] "
                         "stream = true; write a function that returns the data sets with a "
                         "transform")
-    opened = _opened(getattr(module, name), place, offline, rest)
-    if "test" not in opened:
+    found = opened(getattr(module, name), place, offline, rest)
+    if "test" not in found:
         raise UserError(f"torchvision.datasets.{name} has no test split, and [data] stream = true "
                         "divides nothing; write a function that returns its splits")
-    return opened
+    return found
 
 
-def _opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the data sets of the splits that a class has."""
+def opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the data sets of the splits that a class has, ``train`` first.
+
+    Args:
+        kind: A class of ``torchvision.datasets``.
+        root: The folder that torchvision looks in and downloads to.
+        offline: Whether a download is forbidden.
+        options: Further arguments of the class.
+
+    Raises:
+        UserError: An argument is unknown, or files are missing, damaged or cannot be downloaded.
+    """
     arguments = _arguments(kind)
     unfit = sorted(set(options) - set(arguments))
     if unfit:
@@ -151,13 +177,60 @@ def _first(kind: Any, choices: list[dict[str, Any]], root: Path, offline: bool) 
 
 def _made(kind: Any, given: dict[str, Any], offline: bool) -> Any:
     """Return a data set of files that are there or, unless offline, can be downloaded."""
-    with only_arrays():
-        try:
+    try:
+        with only_arrays():
             return kind(**given)
-        except RuntimeError:  # of torchvision: not found
-            if offline:
-                raise
+    except RuntimeError:  # of torchvision: not found
+        if offline:
+            raise
+        return fetch(kind, given)
+
+
+def fetch(kind: Any, given: dict[str, Any]) -> Any:
+    """Return a data set whose files torchvision downloads, and compares with its checksums.
+
+    Args:
+        kind: The class.
+        given: Its arguments.
+
+    Raises:
+        UserError: A pickle in the files would run code.
+        Exception: One of ``FAILURES``: the network or the server does not allow it.
+    """
+    before = socket.getdefaulttimeout()  # torchvision sets no limit of its own
+    socket.setdefaulttimeout(SERVER_TIMEOUT_S)
+    try:
+        with only_arrays():
             return kind(**given, download=True)
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def only_arrays() -> Iterator[None]:
+    """Refuse what a pickle names, except NumPy's arrays, while the block runs in this thread.
+
+    Raises:
+        UserError: A pickle in the block names anything else; it has run nothing then.
+    """
+    _install_hook()
+    token = _reading.set(True)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
+
+@functools.cache
+def _install_hook() -> None:
+    """Install the audit hook, once: Python cannot remove one."""
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "pickle.find_class" and _reading.get() and arguments not in PICKLED_NAMES:
+        raise UserError(f"a pickle among the data set's files names {'.'.join(arguments)}, which "
+                        "may run code; fetch the files again from their publisher")
 
 
 def _missing(kind: Any, root: Path, error: Exception) -> UserError:

@@ -30,7 +30,8 @@ from bench_apts.meters import collective_hooks, comm
 from bench_apts.meters.clock import Clock
 from bench_apts.plugins import registry
 from bench_apts.study.plan import Plan
-from bench_apts.suites import arrays, data, data_files, models
+from bench_apts.suites import arrays, data, models
+from bench_apts.suites.known_data import KNOWN
 from bench_apts.trial.trial_run import TrialRun
 
 STEPS = 50
@@ -145,8 +146,8 @@ def make_job(folder, name, device, ranks, optimizer, steps, pairs):
     suite = registry.suite(name, (
         f"suite.budget.samples={batch_size * steps * pairs}", "suite.budget.seconds=3600",
         f"suite.evaluation.every_samples={batch_size * steps}", "suite.data.validation=100"))
-    facts = data_files.KNOWN[suite.data.name]
-    meta = arrays.store(folder / "arrays", facts, lambda: numbers(facts), "random numbers")
+    facts = KNOWN[suite.data.name]
+    meta = arrays.store(folder / "arrays", facts, lambda _: (numbers(facts), "random numbers"))
     prepared = data.Prepared(suite.data.name, folder / "arrays", meta["sha256"], meta["source"])
     study = Study(suites=(suite,), entries=(parse_selector(optimizer),), ranks=(ranks,), trials=0,
                   seeds=1, base_seed=0, device=device)
@@ -159,7 +160,7 @@ def numbers(facts):
     made = {}
     for part, count in ("train", facts.samples - test), ("test", test):
         shape = (count, *facts.shape)
-        made[f"{part}_inputs"] = (rng.random(shape, dtype=np.float32) if facts.itemsize == 4
+        made[f"{part}_inputs"] = (rng.random(shape, dtype=np.float32) if len(facts.shape) == 1
                                   else rng.integers(0, 256, shape, dtype=np.uint8))
         made[f"{part}_targets"] = rng.integers(0, facts.classes, count)
     return made

@@ -15,9 +15,6 @@ FORBIDDEN_CALLS = frozenset({"eval", "exec", "compile", "__import__", "input", "
 LOADERS = frozenset({"torch.load", "numpy.load", "yaml.load", "pandas.read_pickle", "os.system",
                      "os.popen", "torch.hub.load", "torch.jit.load", "torch.package"})
 
-GUARDED = {"suites/published_files.py": ["imports pickle", "calls pickle.loads"]}
-"""Under a hook that refuses all names but those of arrays; tests/suites feeds it hostile ones."""
-
 
 def dangers(source):
     """Yields the line and the kind of everything in a module that could run what it reads."""
@@ -82,13 +79,12 @@ def is_false(node):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_runs_what_it_reads(path):
-    found = [kind for _, kind in dangers(path.read_text(encoding="utf-8"))]
-    assert found == GUARDED.get(path.relative_to(ROOT).as_posix(), [])
+    assert list(dangers(path.read_text(encoding="utf-8"))) == []
 
 
 def test_all_modules_are_looked_at():
     assert len(SHIPPED) > 100
-    assert {"store.py", "decode.py", "unpickling.py", "elastic.py", "page.py"} <= {
+    assert {"store.py", "data_files.py", "torchvision_data.py", "elastic.py"} <= {
         path.name for path in SHIPPED}
 
 

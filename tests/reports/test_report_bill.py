@@ -13,9 +13,9 @@ from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning_bill import study_bill
 from bench_apts.reports.tuning_pools import CostView, payoff_sentence
 from bench_apts.stats.amortisation import BreakEven
+from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.intervals import Interval
 from bench_apts.stats.learning_curves import curve
-from bench_apts.stats.restart_strategy import restart_quantile
 from bench_apts.stats.tuning_replay import replay_all
 
 SEEDS = 12

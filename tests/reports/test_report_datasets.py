@@ -1,13 +1,13 @@
 """What reports say of the data: other files under a known name, and waiting for samples."""
 
-from dataclasses import replace as with_
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from bench_apts.reports import data_origin
-from bench_apts.suites import data_files
+from bench_apts.suites.data_files import Source
+from bench_apts.suites.known_data import FINGERPRINTS
 
 
 def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" * 58):
@@ -37,9 +37,8 @@ def test_a_long_wait_for_data_is_told():
 
 
 @pytest.mark.parametrize(("name", "kind", "sha256", "published"), [
-    ("mnist", "parquet", data_files.FINGERPRINTS["mnist"], True),
+    ("mnist", "parquet", FINGERPRINTS["mnist"], True),
     ("mnist", "parquet", "0" * 64, False), ("cifar10", "parquet", "0" * 64, False),
-    ("cifar10", "batches", "0" * 64, True)])
+    ("cifar10", "named", "0" * 64, True)])
 def test_what_counts_as_published(name, kind, sha256, published):
-    source = with_(data_files.Source(name, "digits", ()), kind=kind)
-    assert source.is_published(sha256) is published
+    assert Source(name, kind).is_published(sha256) is published

@@ -18,9 +18,9 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store, units
-from bench_apts.stats.expected_cost import ert, miss_limit
+from bench_apts.core.currencies import format_cost
+from bench_apts.stats.expected_cost import ert, miss_limit, restart_quantile
 from bench_apts.stats.intervals import ert_interval
-from bench_apts.stats.restart_strategy import restart_quantile
 from bench_apts.stats.trial_costs import outcome, select_fastest
 
 
@@ -72,7 +72,7 @@ def test_expected_cost_is_that_of_stats_on_the_raw_records(folder, text, records
         bills = [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
         found, interval = ert(*bills), ert_interval(*bills)
         if currency != "core_seconds":  # which on CPUs stand in the file alone
-            assert units.format_cost(currency, found.cost) in text
+            assert format_cost(currency, found.cost) in text
         if currency in ("samples", "core_seconds"):
             # Times of tuning trials are at the pace of the seeds, which differs a little.
             near = pytest.approx if currency == "samples" or label == "apts" else partial(
@@ -118,7 +118,7 @@ def test_misses_are_words_and_never_numbers(folder, page, text, records):
     tuned = mine(records, fixture.NASTY, 1, "tune")
     bounds = {currency: math.fsum(outcome(r).spent[currency] for r in tuned) / len(tuned)
               / miss_limit(len(tuned)) for currency in ("core_seconds", "samples")}
-    assert f"more than {units.format_cost('samples', bounds['samples'])}" in text
+    assert f"more than {format_cost('samples', bounds['samples'])}" in text
     assert "0 of 3 reached it" in text
     row = main_row(folder, fixture.NASTY, 1)
     assert row["ert_core_seconds_more_than"] == pytest.approx(bounds["core_seconds"])

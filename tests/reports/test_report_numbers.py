@@ -8,12 +8,12 @@ import pytest
 import searched_fixture
 
 from bench_apts.core import store, units
+from bench_apts.core.currencies import format_cost
 from bench_apts.reports.tuning_pools import payoff_sentence
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
-from bench_apts.stats.expected_cost import ert
+from bench_apts.stats.expected_cost import ert, restart_quantile
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.pairwise_comparison import Bill, compare
-from bench_apts.stats.restart_strategy import restart_quantile
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import MeasuredTraining, efficiency
 
@@ -69,7 +69,7 @@ def bills(outcomes, currency="samples"):
 
 
 def shown(cost, currency="samples"):
-    return units.format_cost(currency, cost)
+    return format_cost(currency, cost)
 
 
 def middle(records, label, ranks, currency):

@@ -19,9 +19,9 @@ from bench_apts.reports.search_figures import best_of_trials
 from bench_apts.reports.section_parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import tuning_section
 from bench_apts.reports.tuning_pools import CostView, read_pool, read_pools
+from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.intervals import best_of_intervals
 from bench_apts.stats.learning_curves import curve
-from bench_apts.stats.restart_strategy import restart_quantile
 from bench_apts.stats.tuning_replay import listed, replay, sequential
 
 Folder = partial(Results, device="cuda")  # where costs lead with seconds

@@ -7,6 +7,7 @@ import pytest
 from report_fixture import SUITE
 
 from bench_apts.core import units
+from bench_apts.core.currencies import format_cost
 
 
 @pytest.mark.parametrize(("form", "value", "shown"), [
@@ -45,4 +46,4 @@ def test_words():
     tokens = msgspec.structs.replace(
         SUITE.target, metric="nats_per_token", direction="min", value=1.25)
     assert units.format_goal(tokens) == "validation nats per token of at most 1.25"
-    assert "GPU" in units.format_cost("core_seconds", 12, "cuda")
+    assert "GPU" in format_cost("core_seconds", 12, "cuda")

@@ -9,7 +9,7 @@ import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.core import store
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning_bill import study_bill

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench_apts.stats.expected_cost import best_of, ert
-from bench_apts.stats.intervals import Interval, best_of_intervals, erts, resampled
+from bench_apts.stats.intervals import best_of_intervals, erts, resampled
 
 INF = math.inf
 
@@ -27,11 +27,6 @@ def test_best_of_k_in_each_resample():
         best_of_intervals([1.0, 2.0], 3)
     with pytest.raises(ValueError, match="unknown"):
         best_of_intervals([1.0, math.nan], 1)
-
-
-def test_overlap():
-    assert Interval(1, 2).overlaps(Interval(2, INF))
-    assert not Interval(1, 2).overlaps(Interval(2.5, 3))
 
 
 def test_each_resample_is_a_pool_of_its_own():

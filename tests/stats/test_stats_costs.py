@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 from stats_records import record, suite
 
-from bench_apts.core.units import CURRENCIES, headline
+from bench_apts.core.currencies import CURRENCIES, Currency, headline
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.trial_costs import (
     all_known,
@@ -88,8 +89,8 @@ def test_operations_that_were_never_counted_are_unknown_and_no_miss():
 
 
 def test_currencies_are_those_of_an_outcome():
-    assert tuple(outcome(record([0.1, 0.2])).spent) == CURRENCIES
-    assert tuple(cost_recorded(record([0.1], end={"wall_s": 1.0}))) == CURRENCIES
+    assert tuple(outcome(record([0.1, 0.2])).spent) == tuple(CURRENCIES) == get_args(Currency)
+    assert tuple(cost_recorded(record([0.1], end={"wall_s": 1.0}))) == tuple(CURRENCIES)
 
 
 def test_a_trial_that_hit_and_diverged_later_has_hit():
@@ -107,7 +108,7 @@ def test_every_level_is_billed_as_by_itself():
         assert outcomes(drawn) == {level: outcome(drawn, level) for level in (0.95, 0.99, 1.0)}
 
 
-@pytest.mark.parametrize("currency", CURRENCIES)
+@pytest.mark.parametrize("currency", list(CURRENCIES))
 def test_costs_along_a_trial_are_those_at_its_evaluations(currency):
     drawn = record([0.1, 0.5, 0.6], ranks=4)
     assert costs_along(drawn, currency) == [cost_at(drawn, at)[currency] for at in range(3)]

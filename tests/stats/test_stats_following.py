@@ -5,9 +5,9 @@ import math
 import pytest
 from stats_records import record
 
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES
+from bench_apts.stats.shared_search import reprice_for_follower, sample_price
 from bench_apts.stats.trial_costs import outcome
-from bench_apts.stats.trial_origins import reprice_for_follower, sample_price
 
 HIT, MISS = [0.1, 0.95, 0.95, 0.95], [0.1, 0.1, 0.1]
 

@@ -5,8 +5,8 @@ import math
 from msgspec.structs import replace
 from stats_records import record
 
+from bench_apts.stats.shared_search import retime_tuning_outcome, sample_price
 from bench_apts.stats.trial_costs import outcome
-from bench_apts.stats.trial_origins import retime_tuning_outcome, sample_price
 
 
 def test_a_tuning_trial_is_timed_as_the_final_trainings_were():

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.rankings import area_score, data_profile, performance_profiles, ratios
-from bench_apts.stats.restart_strategy import restart_costs
+from bench_apts.stats.rankings import area_score, performance_profiles, ratios
 
 INF = math.inf
 tables = st.lists(st.tuples(*[st.floats(0.1, 100) | st.just(INF)] * 3), min_size=8, max_size=12)
@@ -121,13 +120,3 @@ def test_refusals():
         ratios({"a": [1.0, 2.0], "b": [1.0]})
     with pytest.raises(ValueError, match="above 1"):
         area_score([1.0], 1.0)
-
-
-def test_data_profile_is_the_mean_of_ecdfs():
-    solved, never = np.array([1.0, 2, 3, 4]), np.full(4, INF)
-    assert data_profile([solved, never], [0.5, 2, 100]).tolist() == [0, 0.25, 0.5]
-    # Half of the trials hit: a budget of 1 solves half of the restarts, 11 three quarters.
-    found = data_profile([restart_costs([1, 10], [1, INF])], [1, 11])
-    assert found == pytest.approx([0.5, 0.75], abs=0.02)
-    with pytest.raises(ValueError, match="needs a problem"):
-        data_profile([], [1])

@@ -3,14 +3,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench_apts.stats.rankings import kendall_tau, stability
 
 INF = math.inf
-pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8)
 
 
 def test_by_hand():
@@ -22,24 +18,11 @@ def test_by_hand():
     assert kendall_tau([1, 2, 3], [1, INF, INF]) == pytest.approx(2 / math.sqrt(6))
 
 
-@given(pairs)
-def test_agrees_with_scipy(ranks):
-    first, second = [a for a, _ in ranks], [b for _, b in ranks]
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        assert kendall_tau(first, second) is None
-    else:
-        expected = scipy.stats.kendalltau(first, second).statistic
-        assert kendall_tau(first, second) == pytest.approx(expected)
-
-
-@given(pairs, st.randoms(use_true_random=False))
-def test_symmetry_and_order(ranks, random):
-    first, second = [a for a, _ in ranks], [b for _, b in ranks]
-    tau = kendall_tau(first, second)
-    assert kendall_tau(second, first) == tau
-    random.shuffle(ranks)
-    assert kendall_tau([a for a, _ in ranks], [b for _, b in ranks]) == tau
-    assert tau is None or -1 <= tau <= 1 + 1e-12
+def test_rankings_that_distinguish_nobody_have_no_tau():
+    assert kendall_tau([1, 1, 1], [1, 2, 3]) is None
+    assert kendall_tau([1, 2], [INF, INF]) is None
+    assert kendall_tau([1], [2]) is None
+    assert kendall_tau([], []) is None
 
 
 def test_levels():

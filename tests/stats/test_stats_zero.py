@@ -7,15 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import record
 
-from bench_apts.core.units import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.stats import fabrics
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
-from bench_apts.stats.expected_cost import best_of, ert, race, sequential_bill
+from bench_apts.stats.expected_cost import (
+    best_of,
+    ert,
+    restart_costs,
+    restart_quantile,
+    sequential_bill,
+)
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.learning_curves import curve
 from bench_apts.stats.network_model import BatchScaling, Interconnect, project, recorded_work
 from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
-from bench_apts.stats.restart_strategy import cutoff_curve, restart_costs, restart_quantile
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import MeasuredTraining, efficiency, transfer_regret
 
@@ -44,7 +49,7 @@ def usable(value):
     return not math.isnan(value) and value >= 0
 
 
-@given(trials(), trials(), st.sampled_from(CURRENCIES))
+@given(trials(), trials(), st.sampled_from(list(CURRENCIES)))
 def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
     bills = []
     for side in (mine, theirs):
@@ -56,8 +61,6 @@ def test_no_statistic_divides_by_a_cost_of_zero(mine, theirs, currency):
         assert usable(best_of(cost, 1))
         assert usable(restart_quantile(spent, cost))
         assert all(map(usable, restart_costs(spent, cost, draws=FEW)))
-        assert usable(race(spent, cost, 1).bill)
-        assert all(usable(point.cap) for point in cutoff_curve(spent, cost))
         interval = ert_interval(spent, cost)
         assert interval is None or (usable(interval.low) and usable(interval.high))
     one, two = bills

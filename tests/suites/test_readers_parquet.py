@@ -12,7 +12,6 @@ from PIL import Image
 
 from bench_apts.core.errors import UserError
 from bench_apts.suites import data_files
-from bench_apts.suites.data import decode
 from bench_apts.suites.readers import parquet, reader_paths
 
 
@@ -45,7 +44,7 @@ def test_mnist_from_the_hubs_files_is_what_the_project_decodes(real_data, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = parquet(real_data / "mnist" / "mnist")
-    ours = decode(data_files.find("mnist", real_data, True, tmp_path))
+    ours, _ = data_files.decode(next(data_files.sources("mnist", real_data)), tmp_path)
     for part, pair in found.items():
         for name, array in zip(("inputs", "targets"), pair, strict=True):
             expected = ours[f"{part}_{name}"]

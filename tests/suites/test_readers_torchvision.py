@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision import datasets
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.published_files import only_arrays
 from bench_apts.suites.readers import torchvision
+from bench_apts.suites.readers.torchvision_data import only_arrays
 
 
 def idx(path, array):

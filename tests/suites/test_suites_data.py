@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites import arrays, data
+from bench_apts.suites import arrays, data, data_files
 
 
 def same(dataset, halves):
@@ -85,7 +85,7 @@ def test_fingerprint_sees_values_shapes_and_dtypes():
 def test_second_call_decodes_nothing(tmp_path, mini, write_parquet, monkeypatch):
     write_parquet(tmp_path / "mnist", mini.mnist, "image")
     first = data.prepare("mnist", tmp_path, offline=True)
-    monkeypatch.setattr(data, "decode", lambda source: pytest.fail("decoded again"))
+    monkeypatch.setattr(data_files, "decode", lambda *_: pytest.fail("decoded again"))
     assert data.prepare("mnist", tmp_path, offline=True) == first
 
 
@@ -139,11 +139,11 @@ def test_damaged_cache_is_seen_and_rebuilt(damage):
 
 
 def test_interrupted_decoding_leaves_nothing_behind(own_cache, monkeypatch):
-    def interrupted(source):
+    def interrupted(source, scratch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "decode", interrupted)
+        patch.setattr(data_files, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.prepare("digits", None, offline=True)
     left = [p for p in (own_cache / "arrays").iterdir() if p.is_dir()]
@@ -159,13 +159,13 @@ def test_interrupted_decoding_leaves_nothing_behind(own_cache, monkeypatch):
 
 
 def _prepare_slowly(folder, cache, both, counter, answers):
-    def slowly(source):
+    def slowly(source, scratch):
         with counter.get_lock():
             counter.value += 1
         time.sleep(0.5)  # long enough that the other process arrives meanwhile
-        return original(source)
+        return original(source, scratch)
 
-    original, data.decode = data.decode, slowly
+    original, data_files.decode = data_files.decode, slowly
     both.wait(200)
     answers.put(data.prepare("mnist", folder, offline=True, cache=cache))
 

@@ -10,7 +10,7 @@ import pytest
 from bench_apts.core import environment, records, spec, store
 from bench_apts.plugins import registry
 from bench_apts.suites import readers
-from bench_apts.suites.data_files import KNOWN
+from bench_apts.suites.known_data import KNOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = [records.Header, records.Start, records.Eval, records.End, records.Traffic,

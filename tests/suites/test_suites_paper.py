@@ -8,7 +8,7 @@ import torch
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.suites import models
-from bench_apts.suites.data_files import KNOWN
+from bench_apts.suites.known_data import KNOWN
 
 TRAINING = {"mnist": 60_000, "cifar10": 50_000}
 

@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import hashlib
 import http.client
 import http.server
 import os
@@ -11,13 +12,15 @@ import struct
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 from refused import refusal
+from torchvision.datasets import CIFAR10, MNIST
 
-from bench_apts.suites import data, data_files, published_files
+from bench_apts.suites import data, data_files
+from bench_apts.suites.known_data import KNOWN
+from bench_apts.suites.readers import torchvision_data
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, own_cache):
@@ -28,7 +31,7 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, own_cache):
 
 
 def test_data_folder_that_is_none(tmp_path):
-    assert "no folder" in refusal("cifar10", tmp_path / "misspelt")
+    assert "not a folder" in refusal("cifar10", tmp_path / "misspelt")
 
 
 def test_incomplete_layouts_are_named(tmp_path, mini, write_idx, write_batches, write_parquet):
@@ -40,7 +43,9 @@ def test_incomplete_layouts_are_named(tmp_path, mini, write_idx, write_batches, 
     assert "lacks data_batch_3" in refusal("cifar10", tmp_path / "b")
     write_parquet(tmp_path / "c", mini.mnist, "image", shards=2)
     (tmp_path / "c" / "train-00001-of-00002.parquet").unlink()
-    assert "lacks some of its train-*.parquet" in refusal("mnist", tmp_path / "c")
+    assert "of which 1 of train are there" in refusal("mnist", tmp_path / "c")
+    (tmp_path / "c" / "train-00000-of-00002.parquet").unlink()
+    assert "lacks its train-*.parquet" in refusal("mnist", tmp_path / "c")
 
 
 def test_folder_of_another_data_set_is_not_taken(tmp_path, mini, write_parquet):
@@ -62,9 +67,8 @@ def test_labels_out_of_range_are_refused(tmp_path, mini, write_parquet):
 def test_user_folder_comes_before_the_cache(tmp_path, own_cache, mini, write_idx):
     write_idx(tmp_path / "mine", mini.mnist, compressed=False)
     write_idx(own_cache / "data" / "MNIST" / "raw", mini.mnist, compressed=True)
-    found = data_files.find("mnist", tmp_path / "mine", True, own_cache)
-    assert found.files[0].parent == tmp_path / "mine"
-    assert data_files.find("mnist", None, True, own_cache).files[0].suffix == ".gz"
+    assert str(tmp_path / "mine") in data.prepare("mnist", tmp_path / "mine", True).source
+    assert str(own_cache / "data" / "MNIST" / "raw") in data.prepare("mnist", None, True).source
 
 
 def test_broken_parquet_names_the_file(tmp_path, mini, write_parquet):
@@ -101,34 +105,30 @@ def test_broken_image_names_file_and_row(tmp_path, mini, write_parquet):
 
 @pytest.mark.parametrize("content", [
     b"", b"\x1f\x8b no gzip", gzip.compress(bytes(50), mtime=1)[:-9]])
-def test_broken_gzip_names_the_file(tmp_path, mini, write_idx, publish, content):
+def test_broken_gzip_names_the_file(tmp_path, mini, write_idx, content):
     write_idx(tmp_path, mini.mnist, compressed=True)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
-    publish(path, content)
+    path.write_bytes(content)
     assert str(path) in refusal("mnist", tmp_path)
 
 
-def test_truncated_batch_and_archive_are_refused(tmp_path, mini, write_batches, publish):
+def test_truncated_batch_and_archive_are_refused(tmp_path, mini, write_batches):
     write_batches(tmp_path / "a", mini.cifar10)
     path = tmp_path / "a" / "test_batch"
-    publish(path, path.read_bytes()[:-100])
+    path.write_bytes(path.read_bytes()[:-100])
     assert str(path) in refusal("cifar10", tmp_path / "a")
     write_batches(tmp_path / "b", mini.cifar10, archive=True)
     path = tmp_path / "b" / "cifar-10-python.tar.gz"
-    publish(path, path.read_bytes()[:-2_000])
+    path.write_bytes(path.read_bytes()[:-2_000])
     assert str(path) in refusal("cifar10", tmp_path / "b")
 
 
 def test_checksums_cover_what_torchvision_downloads():
-    from torchvision.datasets import CIFAR10, MNIST
-
-    names = [name.removesuffix(".gz") for name, _ in [
-        *MNIST.resources, *CIFAR10.train_list, *CIFAR10.test_list]]
-    assert sorted(published_files.SHA256) == sorted(names)
-    fetched = [*data_files.archives("mnist"), *data_files.archives("cifar10")]
-    assert {Path(archive.place).name for archive in fetched} == {
-        *(name for name, _ in MNIST.resources), CIFAR10.filename}
-    assert all(archive.url.startswith("https://") and archive.md5 for archive in fetched)
+    names = {name.removesuffix(".gz") for name, _ in MNIST.resources}
+    assert names == KNOWN["mnist"].sha256.keys()
+    assert KNOWN["cifar10"].sha256.keys() == dict(CIFAR10.train_list + CIFAR10.test_list).keys()
+    assert KNOWN["cifar10"].archive == CIFAR10.filename
+    assert KNOWN["cifar10"].folder == CIFAR10.base_folder
 
 
 def plain(path):
@@ -190,7 +190,7 @@ def test_an_archive_is_known_by_content(tmp_path, mini, write_batches, name):
     assert data.prepare("cifar10", tmp_path, offline=True).sha256 == usual.sha256
 
 
-def test_another_data_set_of_the_same_form_is_passed_by(tmp_path, mini, write_idx):
+def test_another_data_set_of_the_same_form_is_skipped(tmp_path, mini, write_idx):
     """Fashion-MNIST has MNIST's file names, shapes and sizes."""
     (x, y), test = mini.mnist
     write_idx(tmp_path / "FashionMNIST" / "raw", ((255 - x, y[::-1]), test), compressed=True)
@@ -207,17 +207,17 @@ def test_files_under_other_names_that_lack_one_are_named(tmp_path, mini, write_i
     assert "lacks t10k-labels-idx1-ubyte" in refusal("mnist", tmp_path)
 
 
-def test_crowded_and_unreadable_folders_are_passed_by(tmp_path, mini, write_idx, monkeypatch):
+def test_crowded_and_unreadable_folders_are_skipped(tmp_path, mini, write_idx, monkeypatch):
     write_idx(tmp_path / "deep" / "mnist", mini.mnist, compressed=False)
     os.mkfifo(tmp_path / "deep" / "pipe")
     (tmp_path / "deep" / "loop").symlink_to(tmp_path)
     assert data.prepare("mnist", tmp_path, offline=True)
-    monkeypatch.setattr(published_files, "_CROWDED", 3)
+    monkeypatch.setattr(data_files, "MAX_ENTRIES", 3)
     assert "no data for 'mnist'" in refusal("mnist", tmp_path)
 
 
 @pytest.mark.slow
-def test_checksums_are_those_of_the_real_images(real_data, tmp_path):
+def test_checksums_are_those_of_the_real_images(real_data):
     """The unpacked IDX files follow from the images, whoever distributes them."""
     arrays = data.load(data.prepare("mnist", real_data, offline=True).folder)
     for stem, half in (("train", "train"), ("t10k", "test")):
@@ -225,7 +225,8 @@ def test_checksums_are_those_of_the_real_images(real_data, tmp_path):
         for kind, array in (("images-idx3", images[:, 0]), ("labels-idx1", labels)):
             head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             content = head + array.astype(np.uint8).tobytes()
-            published_files.checked(tmp_path, f"{stem}-{kind}-ubyte", content)
+            assert KNOWN["mnist"].sha256[f"{stem}-{kind}-ubyte"] == hashlib.sha256(
+                content).hexdigest()
 
 
 @pytest.fixture
@@ -237,10 +238,12 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    real = data_files.archives
-    monkeypatch.setattr(data_files, "archives", lambda name: [
-        archive._replace(url=f"http://127.0.0.1:{server.server_port}/{Path(archive.place).name}",
-                         md5=None) for archive in real(name)])
+    url = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(MNIST, "mirrors", [url])
+    monkeypatch.setattr(MNIST, "resources", [(name, None) for name, _ in MNIST.resources])
+    monkeypatch.setattr(CIFAR10, "url", url + CIFAR10.filename)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", None)
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "test_batch", "key": "labels", "md5": None})
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     yield tmp_path / "mirror"
@@ -259,23 +262,20 @@ def test_mnist_is_downloaded_into_the_cache_once(server, own_cache, mini, write_
     assert data.prepare("mnist", None, offline=False) == prepared
 
 
-def test_cifar10_is_downloaded_and_stays_packed(server, own_cache, mini, write_batches):
+def test_cifar10_is_downloaded_into_the_cache_once(server, own_cache, mini, write_batches):
     write_batches(server, mini.cifar10, archive=True)
     prepared = data.prepare("cifar10", None, offline=False)
     assert np.array_equal(data.load(prepared.folder).test_inputs, mini.cifar10[1][0])
-    files = [path.name for path in (own_cache / "data").rglob("*")
-             if path.is_file() and not path.name.endswith(".lock")]
-    assert files == ["cifar-10-python.tar.gz"]
+    assert [path.name for path in (own_cache / "data").iterdir()
+            if not path.name.endswith(".lock")] == ["cifar-10-batches-py"]
     assert data.prepare("cifar10", None, offline=True) == prepared
 
 
 def test_a_missing_and_a_wrong_file_on_the_server(server, own_cache, mini, write_idx):
     write_idx(server, mini.mnist, compressed=True)
-    path = server / "t10k-labels-idx1-ubyte.gz"
+    path = server / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(b"something else")
-    message = refusal("mnist", None, offline=False)
-    assert "cannot download" in message
-    assert "what came is not the published file" in message
+    assert "cannot download" in refusal("mnist", None, offline=False)
     path.unlink()
     assert "404" in refusal("mnist", None, offline=False)
     left = [path for path in (own_cache / "data").rglob("*") if not path.name.endswith(".lock")]
@@ -300,8 +300,8 @@ def test_failed_download_gives_reason_and_remedy(own_cache, monkeypatch, error):
 
 
 def test_full_disk_in_download_blames_the_cache(monkeypatch):
-    def fetch(archive, path):
+    def fetch(kind, given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data_files, "fetch", fetch)
+    monkeypatch.setattr(torchvision_data, "fetch", fetch)
     assert "BENCH_APTS_CACHE" in refusal("mnist", None, offline=False)

@@ -13,8 +13,8 @@ from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.study.suite_network_checks import rehearse_batch
 from bench_apts.suites import data, models, user_data
-from bench_apts.suites.data_files import KNOWN
 from bench_apts.suites.generated import friedman, text
+from bench_apts.suites.known_data import KNOWN
 from bench_apts.suites.networks import nanogpt
 from bench_apts.suites.suite_problem import SuiteProblem, resolved
 

@@ -1,6 +1,5 @@
 """Files that somebody made to do harm: checked before they are opened, and never run."""
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -14,12 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from refused import refusal
 
-from bench_apts.core.errors import UserError
-from bench_apts.suites import data, published_files
+from bench_apts.suites import data, data_files
 from bench_apts.suites.readers import reader_paths
 
 
@@ -32,7 +28,7 @@ def test_unpublished_content_is_refused(tmp_path, mini, write_idx):
     # Of the same size, it may also be of the same tick of the file system's clock.
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     message = refusal("mnist", tmp_path)
-    assert f"{path} is not the published file" in message
+    assert f"{path}: train-images-idx3-ubyte is not the published file" in message
     assert hashlib.sha256(content).hexdigest() in message
 
 
@@ -57,7 +53,7 @@ def test_unpublished_batches_are_refused_before_they_are_loaded(
         tmp_path, mini, write_batches, monkeypatch, archive):
     write_batches(tmp_path, mini.cifar10, archive=archive)
     forged(tmp_path, pickle.dumps(Malicious(tmp_path / "harm")))
-    monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("loaded"))
     message = refusal("cifar10", tmp_path)
     assert "data_batch_1 is not the published file" in message
     assert str(tmp_path) in message
@@ -72,7 +68,7 @@ def test_a_pickle_under_another_name_is_not_even_loaded(
         path.rename(path.with_suffix(".pkl"))
     content = pickle.dumps({b"data": Malicious(tmp_path / "harm")}, 2)
     (tmp_path / "data_batch_2.pkl").write_bytes(gzip.compress(content) if packed else content)
-    monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("loaded"))
     assert "lacks data_batch_2" in refusal("cifar10", tmp_path)
     assert not (tmp_path / "harm").exists()
 
@@ -96,7 +92,7 @@ def bomb(megabytes):
 def test_a_decompression_bomb_stops_at_the_published_size(
         tmp_path, mini, write_idx, publish, monkeypatch, data_set, name):
     write_idx(tmp_path, mini.mnist, compressed=True)
-    monkeypatch.setattr(published_files, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(data_files, "MAX_BYTES", 2**20)
     publish(tmp_path / name, bomb(64))
     tracemalloc.start()
     message = refusal(data_set, tmp_path)
@@ -205,30 +201,7 @@ def test_malicious_batch_is_refused_unexecuted(
     write_batches(tmp_path, mini.cifar10)
     harmful = pickle.dumps({b"data": Malicious(tmp_path / "harm"), b"labels": [1, 2]}, protocol)
     publish(tmp_path / "data_batch_2", harmful)
-    assert "data_batch_2 is no CIFAR-10 batch" in refusal("cifar10", tmp_path)
+    assert "may run code" in refusal("cifar10", tmp_path)
     assert not (tmp_path / "harm").exists()
     pickle.loads(harmful)
     assert (tmp_path / "harm").exists(), "it would have"
-
-
-@settings(max_examples=200, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
-def test_damaged_batches_are_read_or_refused(tmp_path, small_batch, place, byte, cut):
-    at = int(place * len(small_batch))
-    damaged = small_batch[:at] if cut else (
-        small_batch[:at] + bytes([byte]) + small_batch[at + 1:])
-    found = None
-    with contextlib.suppress(UserError):
-        found = data.batch(tmp_path / "data_batch_1", damaged)
-    if found is not None:
-        images, labels = found
-        assert not cut
-        assert images.shape == (len(labels), 3, 32, 32)
-
-
-@pytest.fixture(scope="module")
-def small_batch():
-    rng = np.random.default_rng(0)
-    return pickle.dumps({b"labels": [3, 7], b"data": rng.integers(0, 256, 6144, np.uint8),
-                         b"filenames": [b"a.png", b"b.png"]}, 2)
