@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 class ScheduleFreeStepper:
-    """Puts y into the parameters for a step and x for an evaluation.
+    """Keeps y in the parameters for a step and x for an evaluation.
 
-    Only one of the two is held beside z: the package computes it from the other in place. The
+    Besides z only one of the two is held: the package computes it from the other in place. The
     switch after an evaluation is part of the next step and billed to it. The pair of switches
     rounds, so how often the model is evaluated changes the trajectory in the last digits.
 
@@ -50,7 +50,7 @@ class ScheduleFreeStepper:
         self._optimizer: Any = inner.optimizer
 
     def step(self, batch: Batch) -> StepReport:
-        """One step of ``DataParallelStepper`` from y."""
+        """Do one step of ``DataParallelStepper`` from y."""
         self._optimizer.train()
         return self._inner.step(batch)
 

@@ -88,7 +88,7 @@ STOCHASTIC = {
 
 
 class TrustRegionStepper:
-    """Steps an ``APTS`` on this rank's share of each minibatch."""
+    """An ``APTS`` on this rank's share of each minibatch."""
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, world: World, variant: str,
@@ -104,7 +104,7 @@ class TrustRegionStepper:
         self.local_passes = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One step of the method; all its passes are over the same share."""
+        """Do one step of the method; all its passes are over the same share."""
         from bench_apts.plugins import micro_batches
         from bench_apts.plugins.randomness import Redraw
 
@@ -135,8 +135,7 @@ class TrustRegionStepper:
 
         found: list[torch.Tensor] = []
         for part, share in parts:
-            output = self.model(part.inputs)
-            losses = self.loss(output, part.targets, reduction=self.reduction)
+            losses = self.loss(self.model(part.inputs), part.targets, reduction=self.reduction)
             if backward:
                 mean = losses.mean()
                 (mean if len(parts) == 1 else mean * share).backward()
@@ -165,14 +164,14 @@ class TrustRegionStepper:
         return self.model
 
 
-HARNESS = ("minibatch", "overlap", "growth")
+_SAMPLING = ("minibatch", "overlap", "growth")
 """Hyperparameters that decide which samples a rank gets, not what is done with them."""
 
 
 def _paper(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, **fixed: Any
 ) -> Stepper:
-    settings = {key: value for key, value in values.items() if key not in HARNESS}
+    settings = {key: value for key, value in values.items() if key not in _SAMPLING}
     return TrustRegionStepper(model, loss, world, "paper", settings | fixed)
 
 

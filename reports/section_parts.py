@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins.optimizer_contract import Backend
+    from bench_apts.plugins.backend import Backend
     from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup, ReportCell

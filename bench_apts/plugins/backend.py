@@ -65,8 +65,8 @@ class Backend:
         moves_weights: Whether ``evaluation_model`` puts other weights into the model than those
             that are trained, for instance an average; else a trial in which it does is an error.
         family: What reports call the method that this optimizer stands for, for instance
-            ``"APTS"``. They say how each family fared, and compare the others with its
-            tuning-free member. "" for none.
+            ``"APTS"``. They say how each family fared, and compare the others with the cheapest
+            optimizer that declares one. "" for none.
         traffic: The bytes it must send; None where no formula is known.
         developed_on: Names of the suites on whose validation splits its defaults were chosen.
 

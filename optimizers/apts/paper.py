@@ -184,7 +184,7 @@ class PaperMethod:
     def _gather(self, own_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Average losses, gradients and statistics at the iterate.
 
-        Where the result is not finite the gradients are taken to be zero: nobody evaluates the
+        Where the result is not finite the gradients are taken to be zero: no rank evaluates the
         closure at parameters that are not finite.
 
         Returns:
