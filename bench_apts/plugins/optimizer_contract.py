@@ -75,7 +75,7 @@ class World:
         budget_samples: Samples that all ranks together may process: a schedule's horizon.
         precision: ``"fp32"`` or ``"bf16"`` (automatic mixed precision of forward passes).
         micro_batch: Samples that the network takes at once at most; 0 for no limit. The model cuts
-            larger batches itself and passes them twice, which ``plugins.micro.parts`` avoids.
+            larger batches itself and passes them twice, which ``micro_batches.parts`` avoids.
     """
 
     rank: int
