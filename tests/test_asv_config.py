@@ -44,7 +44,8 @@ def benchmarks(modules):
     for module, content in modules.items():
         for name, value in vars(content).items():
             inner = vars(value).items() if isinstance(value, type) else [("", value)]
-            found |= {f"{module}.{name}{part and '.'}{part}": function
+            found |= {getattr(function, "benchmark_name",
+                              f"{module}.{name}{part and '.'}{part}"): function
                       for part, function in inner if BENCHMARK.match(part or name)}
     return found
 
@@ -92,24 +93,36 @@ def test_every_benchmark_has_one_threshold(config, benchmarks):
         assert (found == [0.0]) == exact, name
 
 
-def test_one_study_serves_all_modules(modules):
-    study = modules["study"]
-    sharing = {name for name, module in modules.items() if hasattr(module, "setup_cache")}
-    assert sharing == {"study", "per_step", "to_target", "memory", "report"}
-    assert all(modules[name].setup_cache is study.setup_cache for name in sharing)
-    assert study.setup_cache.timeout >= 600
+def test_benchmarks_keep_the_names_that_hold_their_history(benchmarks):
+    assert benchmarks.keys() == {
+        "harness.Meter.time_10000_all_reduces", "harness.time_20_event_appends",
+        "harness.time_start", "harness.track_modules_at_start",
+        "harness.track_python_calls_per_step", "kernels.LSR1.time_subproblem",
+        "kernels.LSR1.time_update_and_subproblem", "kernels.OuterIteration.time_outer_iteration",
+        "memory.track_peak_memory", "per_step.track_backwards_per_step",
+        "per_step.track_bytes_per_step", "per_step.track_collectives_per_step",
+        "per_step.track_forwards_per_step", "report.time_html",
+        "to_target.track_backwards_to_target", "to_target.track_bytes_to_target",
+        "to_target.track_error_at_fixed_budget", "to_target.track_forwards_to_target",
+        "to_target.track_samples_to_target"}
+
+
+def test_one_study_serves_all_counts(modules):
+    assert [name for name, module in modules.items() if hasattr(module, "setup_cache")] == [
+        "backend_costs"]
+    assert modules["backend_costs"].setup_cache.timeout >= 600
 
 
 def test_every_built_in_backend_is_tracked_at_every_n(modules, benchmarks):
-    study = modules["study"]
+    costs = modules["backend_costs"]
     built_in = [name for name in registry.optimizer_names()
                 if registry.optimizer(name).origin == "built in"]
-    assert sorted(study.BACKENDS) == built_in
-    assert study.RANKS == (1, 2, 4)
-    assert set(study.PINNED) <= set(study.BACKENDS)
+    assert sorted(costs.BACKENDS) == built_in
+    assert costs.RANKS == (1, 2, 4)
+    assert set(costs.PINNED) <= set(costs.BACKENDS)
     for name, benchmark in benchmarks.items():
         if name.split(".")[0] in ("per_step", "to_target", "memory"):
-            assert benchmark.params == [list(study.BACKENDS), list(study.RANKS)], name
+            assert benchmark.params == [list(costs.BACKENDS), list(costs.RANKS)], name
             assert benchmark.param_names == ["backend", "N"], name
 
 
@@ -130,8 +143,8 @@ def record(make_trial, status="miss", meter="c10d pre-hook", curve=(0.1, 0.5, 0.
 
 
 def test_counts_are_read_at_the_fixed_budget_and_at_the_hit(modules, make_trial):
-    study = modules["study"]
-    assert study.counted(record(make_trial)) == study.Counts(
+    costs = modules["backend_costs"]
+    assert costs.counts_of(record(make_trial)) == costs.Counts(
         per_step={"bytes": 26280.0, "collectives": 1.0, "forwards": 2.0, "backwards": 1.0},
         to_target={"samples": 5632, "forwards": 176, "backwards": 88, "bytes": 88 * 26280.0},
         error=pytest.approx(0.14), peak_bytes=5_000_000)
@@ -144,46 +157,45 @@ def test_counts_are_read_at_the_fixed_budget_and_at_the_hit(modules, make_trial)
     ({"curve": (0.1, 0.9)}, "no evaluation at 5600 samples"),
 ])
 def test_a_trial_without_an_answer_has_no_counts(modules, make_trial, changed, why):
-    assert why in modules["study"].counted(record(make_trial, **changed))
+    assert why in modules["backend_costs"].counts_of(record(make_trial, **changed))
 
 
 def test_what_has_no_number_raises(modules, make_trial):
-    study, per_step, to_target = (modules[name] for name in ("study", "per_step", "to_target"))
-    missed = study.counted(record(make_trial, curve=(0.1, 0.5, 0.86, 0.5)))
-    told = {("adam", 2): missed, ("sgd", 2): "error: rank 1: boom"}
-    assert per_step.track_bytes_per_step(told, "adam", 2) == 26280.0
+    costs = modules["backend_costs"]
+    missed = costs.counts_of(record(make_trial, curve=(0.1, 0.5, 0.86, 0.5)))
+    results = {("adam", 2): missed, ("sgd", 2): "error: rank 1: boom"}
+    assert costs.track_bytes_per_step(results, "adam", 2) == 26280.0
     with pytest.raises(RuntimeError, match="sgd, N = 2: error: rank 1: boom"):
-        per_step.track_bytes_per_step(told, "sgd", 2)
+        costs.track_bytes_per_step(results, "sgd", 2)
     assert missed.to_target is None
     with pytest.raises(RuntimeError, match="adam, N = 2: 90% of the target was missed"):
-        to_target.track_samples_to_target(told, "adam", 2)
-    assert to_target.track_error_at_fixed_budget(told, "adam", 2) == pytest.approx(0.14)
+        costs.track_samples_to_target(results, "adam", 2)
+    assert costs.track_error_at_fixed_budget(results, "adam", 2) == pytest.approx(0.14)
 
 
 def test_a_backend_that_a_commit_does_not_know_is_left_out(modules, make_trial):
     """asv runs the benchmarks of the present on the commits of the past."""
     mark = pytest.importorskip("asv_runner.benchmarks.mark")
-    study = modules["study"]
-    told = {("sgd", 2): study.counted(record(make_trial)), ("adam", 2): "error: boom",
+    costs = modules["backend_costs"]
+    results = {("sgd", 2): costs.counts_of(record(make_trial)), ("adam", 2): "error: boom",
             ("new", 2): None}
-    for name in ("per_step", "to_target", "memory"):
-        assert modules[name].setup is study.setup
-    study.setup(told, "sgd", 2)
-    study.setup(told, "adam", 2)  # which fails instead
+    require_backend = costs.track_bytes_per_step.setup
+    require_backend(results, "sgd", 2)
+    require_backend(results, "adam", 2)  # which fails instead
     with pytest.raises(mark.SkipNotImplemented, match="this commit has no new"):
-        study.setup(told, "new", 2)
+        require_backend(results, "new", 2)
 
 
 @pytest.mark.slow
 def test_the_study_runs_without_a_backend_that_the_commit_lacks(modules, monkeypatch, tmp_path):
-    study = modules["study"]
+    costs = modules["backend_costs"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(study, "BACKENDS", ("sgd", "not-yet"))
-    monkeypatch.setattr(study, "RANKS", (1,))
-    told = study.setup_cache()
-    assert told["not-yet", 1] is None
-    assert told["sgd", 1].per_step["backwards"] == 1
+    monkeypatch.setattr(costs, "BACKENDS", ("sgd", "not-yet"))
+    monkeypatch.setattr(costs, "RANKS", (1,))
+    results = costs.setup_cache()
+    assert results["not-yet", 1] is None
+    assert results["sgd", 1].per_step["backwards"] == 1
 
 
 def metered(connect):

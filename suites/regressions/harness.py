@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bench_apts.suites.regressions.marks import marked
+from .backend_costs import marked
 
 COMMANDS = ("--help", "list", "report --help", "run --help")
 
@@ -36,17 +36,17 @@ sys.exit(code)
 
 @marked(unit="calls", version="1", timeout=120)
 def track_python_calls_per_step() -> float:
-    """Calls of functions, Python's and built-in, in a training step of which nothing is stepped.
+    """Calls of functions, Python's and built-in, in a training step that changes nothing.
 
     The counts of two trials are subtracted, one with twice the steps of the other: what happens
     once in a trial goes. Unlike seconds it is the same in every run.
     """
-    _calls(_STEPS)  # what happens once in a process
+    _calls(_STEPS)  # for what happens once in a process
     return (_calls(2 * _STEPS) - _calls(_STEPS)) / _STEPS
 
 
 def _calls(steps: int) -> int:
-    """Counts the calls in a trial of one rank from its first event to its last."""
+    """Count the calls in a trial of one rank from its first event to its last."""
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CommMeter
     from bench_apts.trial.trial_run import TrialRun
@@ -75,7 +75,7 @@ def _calls(steps: int) -> int:
 
 
 def _job(steps: int, folder: Path) -> Any:
-    """Describes a trial with evaluations before its first step and after its last one."""
+    """Return a trial with evaluations before its first step and after its last one."""
     from bench_apts.core.configuration import parse_selector
     from bench_apts.core.job import CheckpointJob, RankJob
     from bench_apts.core.spec import Study

@@ -22,12 +22,12 @@ BYTES_OF_TWO = {
 
 
 def test_asv_stores_exact_numbers(tracked, regressions):
-    study = regressions("study")
+    costs = regressions("backend_costs")
     done = tracked.track("--bench", r"^(per_step|to_target|memory|report)\.")
     assert done.returncode == 0, scratch.told(done)
     (file,) = tracked.files()
     stored = json.loads(file.read_text())["results"]
-    keys = [(backend, ranks) for backend in study.BACKENDS for ranks in study.RANKS]
+    keys = [(backend, ranks) for backend in costs.BACKENDS for ranks in costs.RANKS]
 
     def numbers(name):
         return dict(zip(keys, stored[name][0], strict=True))
@@ -36,17 +36,17 @@ def test_asv_stores_exact_numbers(tracked, regressions):
     assert all(value is not None for row in stored.values() for value in row[0])
     sent = numbers("per_step.track_bytes_per_step")
     assert {name: sent[name, 2] for name in BYTES_OF_TWO} == BYTES_OF_TWO
-    assert all(sent[name, 1] == 0 for name in study.BACKENDS)
+    assert all(sent[name, 1] == 0 for name in costs.BACKENDS)
     # f is 3/4 at N = 4: half as much again, but for what DeepSpeed pads.
     assert all(sent[name, 4] == pytest.approx(1.5 * sent[name, 2], rel=1e-12)
-               for name in study.BACKENDS if not name.startswith("zero"))
+               for name in costs.BACKENDS if not name.startswith("zero"))
     backwards = numbers("per_step.track_backwards_per_step")
     assert {value for (name, _), value in backwards.items()
             if name not in ("apts-paper", "napts")} == {1}
     # The same trajectory at the same rate: ZeRO is Adam, in other words.
     samples = numbers("to_target.track_samples_to_target")
     errors = numbers("to_target.track_error_at_fixed_budget")
-    for ranks in study.RANKS:
+    for ranks in costs.RANKS:
         assert {samples[name, ranks] for name in ("zero1", "zero2", "zero3")} == {
             samples["adam", ranks]}
         assert {errors[name, ranks] for name in ("zero1", "zero2", "zero3")} == {
