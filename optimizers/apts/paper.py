@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
+
 class PaperMethod:
     """One outer iteration per call of ``iterate``.
 
