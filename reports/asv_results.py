@@ -150,19 +150,11 @@ def read_history(folder: Path) -> History:
     if not found:
         raise UserError(f"{folder} holds no results of asv; `asv run` writes them to "
                         ".asv/results/<machine>/, see docs/regressions.md")
-    return History(
-        tuple(
-            BenchmarkLine(
-                machine,
-                name,
-                parameters,
-                benchmarks[name].unit if name in benchmarks else "",
-                tuple(sorted(points, key=lambda point: point[:3])),
-            )
-            for (machine, name, parameters), points in found.items()
-        ),
-        outdated,
-    )
+    return History(tuple(
+        BenchmarkLine(machine, name, parameters,
+                      benchmarks[name].unit if name in benchmarks else "",
+                      tuple(sorted(points, key=lambda point: point[:3])))
+        for (machine, name, parameters), points in found.items()), outdated)
 
 
 def _values(path: Path, name: str, entry: dict[str, Any]) -> Iterator[tuple[str, float | None]]:

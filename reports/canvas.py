@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.table import Table
@@ -283,17 +283,16 @@ def draw_seeds(axes: Axes, runs: Sequence[NDArray[np.float64]], look: Look) -> N
     axes.plot(*points.T, color=look.color, linewidth=0.7, alpha=0.35)
 
 
-def draw_marks(axes: Axes, xs: Sequence[float], ys: Sequence[float], look: Look, *,
-               size: float = 6, marker: str = "", hollow: bool = False, **options: Any) -> None:
+def draw_marks(axes: Axes, xs: ArrayLike, ys: ArrayLike, look: Look, *, size: float = 6,
+               marker: str = "", hollow: bool = False, **options: Any) -> None:
     """Draw an optimizer's mark, or another ``marker`` in its colour, at each of some points.
 
     Not by seaborn's ``scatterplot``, which writes a path for each point into the page.
     """
     thin = hollow or (marker and marker in "x+|_")
-    axes.plot(xs, ys, **{
-        "linestyle": "", "marker": marker or look.marker, "markersize": size, "color": look.color,
-        "markerfacecolor": "none" if hollow else look.color, "zorder": 3,
-        "markeredgewidth": 1.3 if thin else 0} | options)
+    axes.plot(xs, ys, linestyle="", marker=marker or look.marker, markersize=size,
+              color=look.color, markerfacecolor="none" if hollow else look.color,
+              markeredgewidth=1.3 if thin else 0, **{"zorder": 3, **options})
 
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,

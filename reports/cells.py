@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.records import train_bytes
-from bench_apts.stats import network_model, trial_origins
+from bench_apts.stats import modelled_training, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.shared_search import (
@@ -342,8 +342,8 @@ def computing(cells: Iterable[ReportCell]) -> float | None:
         cells: One optimizer on one suite, at any N.
     """
     alone = [cell for cell in cells if cell.ranks == 1]
-    return network_model.computing([r for cell in alone for r in cell.seeds]) or (
-        network_model.computing([r for cell in alone for r in cell.draws]))
+    return modelled_training.computing([r for cell in alone for r in cell.seeds]) or (
+        modelled_training.computing([r for cell in alone for r in cell.draws]))
 
 
 def pace(record: TrialRecord) -> float:

@@ -1,6 +1,8 @@
-"""What happens in the course of training: the data of all curves, and how they are drawn.
+"""What happens in the course of training: every evaluation, and every judged step.
 
-What trust-region methods told of their steps, one row per evaluation, and sums over seeds.
+Curves are thinned, and sums taken over the seeds of one optimizer at one N. Optimizers that judge
+their steps report how, as diagnostics of each evaluation: shares of the steps since the evaluation
+before, and numbers of the last judged step.
 """
 
 from __future__ import annotations
@@ -15,17 +17,14 @@ import numpy as np
 import pandas as pd
 
 from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES
-from bench_apts.stats.learning_curves import band, thinned_points, thinning_stride
+from bench_apts.stats.learning_curves import thinned_points, thinning_stride
 from bench_apts.stats.trial_costs import costs_along, hit_bracket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from matplotlib.axes import Axes
-
     from bench_apts.core.currencies import Currency
-    from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.figure_style import Look
+    from bench_apts.reports.cells import CellGroup
 
 
 class CurveAxis(NamedTuple):
@@ -60,7 +59,7 @@ class CurveBand:
 
     Attributes:
         label: The optimizer.
-        runs: The evaluations of the first ``SINGLE`` seeds, rows of ``frame``.
+        runs: The evaluations of the first ``SINGLE`` seeds, rows of ``curve_frame``.
         shared: By column, values at the evaluations that all seeds have, shape
             ``(evaluations, seeds)``; beyond, a median would say more about who is left.
     """
@@ -96,17 +95,17 @@ def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
 
 
 def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,
-            columns: Sequence[str]) -> tuple[list[CurveBand], int]:
+                columns: Sequence[str]) -> tuple[list[CurveBand], int]:
     """Thins the curves of one suite and N, and finds what all seeds of an optimizer have.
 
     Args:
-        data: Rows of ``frame``.
+        data: Rows of ``curve_frame``.
         labels: Optimizers, in order.
         metric: Column that must be known; evaluations without it are left out.
         columns: What ``shared`` is to hold.
 
     Returns:
-        A course of each optimizer with data, and the k of every k-th evaluation that was kept,
+        A band of each optimizer with data, and the k of every k-th evaluation that was kept,
         besides first hits and ends; 1 where curves are whole.
     """
     data = data.dropna(subset=[metric])
@@ -133,72 +132,9 @@ def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,
     return found, step
 
 
-def draw_curves(axes: Axes, course: CurveBand, x: str, y: str, look: Look, *,
-         positive: bool = False) -> None:
-    """Draws each seed thin, their band, and their median.
-
-    Args:
-        axes: Where.
-        course: One optimizer.
-        x: Column across; the band stands at its median over seeds.
-        y: Column upwards.
-        look: The optimizer's.
-        positive: Leave out evaluations at which ``x`` is zero, as a logarithmic axis must.
-    """
-    # One path with gaps: a path for each seed would make the page several times as heavy.
-    gap = np.full((1, 2), np.nan)
-    lines = [part for run in course.runs
-             for part in (np.column_stack([run[x].to_numpy(float), run[y].to_numpy(float)]), gap)]
-    points = np.concatenate(lines)
-    points = points[~(points[:, 0] <= 0)] if positive else points
-    axes.plot(points[:, 0], points[:, 1], color=look.color, linewidth=0.6, alpha=0.3)
-    across, values = np.median(course.shared[x], axis=1), band(course.shared[y])
-    shown = across > 0 if positive else np.full(len(across), True)
-    if values.middle.size and course.shared[y].shape[1] > 1:
-        axes.fill_between(across[shown], values.low[shown], values.high[shown],
-                          color=look.color, alpha=0.1, linewidth=0)
-    axes.plot(across[shown], values.middle[shown], color=look.color, linestyle=look.dashes,
-              marker=look.marker, markersize=4, markeredgewidth=0,
-              markevery=max(1, int(shown.sum()) // 6), zorder=3)
-
-
-def draw_curve_ends(
-    axes: Axes,
-    course: CurveBand,
-    x: str,
-    y: str,
-    look: Look,
-    limits: tuple[float, float],
-    *,
-    positive: bool = False,
-) -> None:
-    """Rings each seed's first hit, and crosses the last evaluation of a seed without one.
-
-    The cross of a seed whose metric lies beyond the axis stands at the axis' end.
-    """
-    hits: list[tuple[float, float]] = []
-    misses: list[tuple[float, float]] = []
-    for run in course.runs:
-        across, values = run[x].to_numpy(float), run[y].to_numpy(float)
-        hit = run["hit"].to_numpy(bool)
-        if hit.any():
-            hits += zip(across[hit], values[hit], strict=True)
-        else:
-            misses.append((across[-1], min(max(values[-1], limits[0]), limits[1])))
-    for points, marker, size, edge in ((hits, look.marker, 8, 1.3), (misses, "x", 7, 1.7)):
-        shown = [point for point in points if point[0] > 0 or not positive]
-        if shown:
-            axes.plot(*zip(*shown, strict=True), marker=marker, markersize=size, linestyle="",
-                      markerfacecolor="none", markeredgecolor=look.color, markeredgewidth=edge,
-                      zorder=4, clip_on=marker != "x")
-
-
-STUCK = 0.5
-"""Share of the judged steps with the radius at a bound from which on it counts as stuck."""
-
-REPORTED = ("radius", "rho", "best_length", "predicted_reduction", "actual_reduction", "accepted",
-        "global_accepted", "at_bound", "judged", "local_passes")
-"""Diagnostics that are read; an optimizer reports those that it has."""
+STEP_NUMBERS = ("radius", "rho", "best_length", "predicted_reduction", "actual_reduction",
+                "accepted", "global_accepted", "at_bound", "judged", "local_passes")
+"""Diagnostics of steps that are read; an optimizer reports those that it has."""
 
 
 class StepTally(NamedTuple):
@@ -209,10 +145,10 @@ class StepTally(NamedTuple):
         judged: Steps that were judged; None if the records do not tell how many.
         accepted: Those that were kept; None likewise.
         share: Share of judged steps that were kept.
-        at_bound: Share of judged steps after which the radius lay at a bound, None if not told.
+        at_bound: Share of judged steps after which the radius lay at a bound; None if unknown.
         radius: At the end, median over seeds.
         ratio: ρ of the latest judged step before an evaluation, median over all; NaN if none.
-        local: Passes of steps that a rank takes alone, None if not told.
+        local: Passes of steps that a rank takes alone; None if unknown.
         passes: All forward and backward passes.
         seeds: Trainings.
         idle: Seeds that kept no step between any two evaluations of their last quarter.
@@ -231,16 +167,16 @@ class StepTally(NamedTuple):
     idle: int
 
 
-def trust_frame(group: CellGroup) -> pd.DataFrame:
-    """Returns every evaluation of every seed of the optimizers that judge their steps.
+def step_frame(group: CellGroup) -> pd.DataFrame:
+    """Return every evaluation of every seed of the optimizers that judge their steps.
 
-    Columns are those of ``TOLD`` (NaN where not told), ``optimizer``, ``run_id``,
+    Columns are those of ``STEP_NUMBERS`` (NaN where not reported), ``optimizer``, ``run_id``,
     ``evaluation``, ``samples``, ``steps`` since the evaluation before, and ``passes`` of both
     kinds so far, those of the busiest rank.
     """
     rows = []
     for cell in group.cells:
-        if not judges_steps(cell):
+        if not any("accepted" in event.diagnostics for r in cell.seeds for event in r.evals):
             continue
         for record in cell.seeds:
             before = 0
@@ -249,32 +185,29 @@ def trust_frame(group: CellGroup) -> pd.DataFrame:
                     "optimizer": cell.label, "run_id": record.header.run_id,
                     "evaluation": index, "samples": event.samples,
                     "steps": event.step - before, "passes": event.forwards + event.backwards,
-                    **{name: event.diagnostics.get(name, math.nan) for name in REPORTED}})
+                    **{name: event.diagnostics.get(name, math.nan) for name in STEP_NUMBERS}})
                 before = event.step
     return pd.DataFrame(rows, columns=[
-        "optimizer", "run_id", "evaluation", "samples", "steps", "passes", *REPORTED])
-
-
-def judges_steps(cell: ReportCell) -> bool:
-    """Says whether any seed told that it accepted or rejected steps."""
-    return any("accepted" in event.diagnostics for r in cell.seeds for event in r.evals)
+        "optimizer", "run_id", "evaluation", "samples", "steps", "passes", *STEP_NUMBERS])
 
 
 def tally_steps(rows: pd.DataFrame) -> StepTally:
-    """Sums the rows of one optimizer at one N."""
-    told = rows.dropna(subset=["accepted"])
-    known = not told["judged"].isna().any()
+    """Sum the rows of one optimizer at one N."""
+    reported = rows.dropna(subset=["accepted"])
+    counted = not reported["judged"].isna().any()
     # Shares of whole steps: rounding takes away what the division left.
-    judged = (told["judged"].where(told["judged"].notna(), 1.0) * told["steps"]).round()
-    accepted = (told["accepted"] * judged).round()
-    total = float(judged.sum())
-    bounded = told.dropna(subset=["at_bound"])
+    judged = (reported["judged"].fillna(1.0) * reported["steps"]).round()
+    accepted, total = (reported["accepted"] * judged).round(), float(judged.sum())
+    bounded = reported.dropna(subset=["at_bound"])
     weights = judged.loc[bounded.index]
     last = rows.dropna(subset=["radius"]).groupby("run_id")["radius"].last()
     local = rows.groupby("run_id")["local_passes"].last()
+    # Trainings whose steps of the last quarter were all rejected, as far as is known.
+    ends = rows.groupby("run_id")["evaluation"].transform("max")
+    late = rows[rows["evaluation"] > 0.75 * ends].dropna(subset=["accepted"])
     return StepTally(
-        steps=int(rows["steps"].sum()), judged=int(total) if known else None,
-        accepted=int(accepted.sum()) if known else None,
+        steps=int(rows["steps"].sum()), judged=int(total) if counted else None,
+        accepted=int(accepted.sum()) if counted else None,
         share=float(accepted.sum()) / total if total else math.nan,
         at_bound=(float((bounded["at_bound"] * weights).sum() / weights.sum())
                   if len(bounded) and weights.sum() else None),
@@ -282,11 +215,5 @@ def tally_steps(rows: pd.DataFrame) -> StepTally:
         ratio=float(rows["rho"].median()),
         local=None if local.isna().any() else int(local.sum()),
         passes=int(rows.groupby("run_id")["passes"].last().sum()),
-        seeds=rows["run_id"].nunique(), idle=_idle(rows))
-
-
-def _idle(rows: pd.DataFrame) -> int:
-    """Counts trainings whose last quarter's steps were all refused, as far as is told."""
-    ends = rows.groupby("run_id")["evaluation"].transform("max")
-    late = rows[rows["evaluation"] > 0.75 * ends].dropna(subset=["accepted"])
-    return int((~late.groupby("run_id")["accepted"].any()).sum())
+        seeds=rows["run_id"].nunique(),
+        idle=int((~late.groupby("run_id")["accepted"].any()).sum()))

@@ -1,7 +1,4 @@
-"""Modelled times of a study's optimizers at other world sizes and on other networks.
-
-Modelled times in the report: their table, and the world sizes that are modelled.
-"""
+"""Modelled times of a study's optimizers at other world sizes and on other networks."""
 
 from __future__ import annotations
 
@@ -14,15 +11,9 @@ from bench_apts.core import units
 from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.reports import cells
-from bench_apts.reports.table import Table, Value, name, number, words
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    Algorithm,
-    BatchScaling,
-    Projection,
-    project,
-    recorded_work,
-)
+from bench_apts.reports.table import Table, Value, grouped_table, name, number, words
+from bench_apts.stats.modelled_training import BatchScaling, Projection, project, recorded_work
+from bench_apts.stats.network_model import COLLECTIVES, Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +21,11 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.table import Plain
-    from bench_apts.stats.network_model import Interconnect
+    from bench_apts.stats.network_model import Interconnect, RecordedWork
+
+RANKS = (8, 64, 512, 4096)
+"""World sizes that a report models; `bench-apts project` takes others."""
+
 
 class ProjectedRow(NamedTuple):
     """One optimizer on one fabric at one N: medians over its report-stage seeds.
@@ -112,36 +107,40 @@ def project_times(
     for suite, entry in itertools.product(study.suites, study.entries):
         mine = [cell for group in gathered.groups if group.suite == suite
                 for cell in group.cells if cell.label == entry.label]
-        metered = [cell for cell in mine if cell.ranks > 1 and any(
-            r.start and r.evals and r.evals[-1].step for r in cell.seeds)
-            and not any(r.uncounted for r in cell.seeds)]
-        if not metered:
-            notes.append(f"{entry.label} on {suite.name} is not projected: no report-stage "
-                         "trial at N = 2 or more with its bytes counted")
+        recorded = _recorded(mine)
+        if isinstance(recorded, str):
+            notes.append(f"{entry.label} on {suite.name} is not {recorded}")
             continue
-        cell = max(metered, key=lambda cell: cell.ranks)
-        alone = cells.computing(mine)
-        if alone is None:
-            notes.append(f"{entry.label} on {suite.name} is not modelled: needs N = 1, whose "
-                         "trainings show what a rank computes without communication")
-            continue
-        done = [w for r in cell.seeds if (w := recorded_work(r, alone)) is not None]
-        if not done:
-            notes.append(f"{entry.label} on {suite.name} is not projected: it took no step before "
-                         "the target")
-            continue
-        strange = {name for w in done for name in w.traffic}.difference(COLLECTIVES)
-        if strange:
-            notes.append(f"{entry.label} on {suite.name} is not projected: the model does not "
-                         f"know the collective {', '.join(sorted(strange))}")
-            continue
+        cell, done = recorded
         wish, note = _batches(cell)
         notes += note
         found += [ProjectedRow(cell, sum(w.hit for w in done), scaling, fabric, n, done[0].basis,
-                      _middle([project(w, n, scaling, network, algorithm, wish(scaling, n))
-                               for w in done]))
+                               _median([project(w, n, scaling, network, algorithm,
+                                                wish(scaling, n)) for w in done]))
                   for scaling in scalings for fabric, network in networks.items() for n in ranks]
     return found, notes
+
+
+def _recorded(mine: Sequence[ReportCell]) -> tuple[ReportCell, list[RecordedWork]] | str:
+    """Return what an optimizer's trials at its largest N did, or why there is no projection."""
+    metered = [cell for cell in mine if cell.ranks > 1 and any(
+        r.start and r.evals and r.evals[-1].step for r in cell.seeds)
+        and not any(r.uncounted for r in cell.seeds)]
+    if not metered:
+        return "projected: no report-stage trial at N = 2 or more with its bytes counted"
+    cell = max(metered, key=lambda cell: cell.ranks)
+    alone = cells.computing(mine)
+    if alone is None:
+        return ("modelled: needs N = 1, whose trainings show what a rank computes without "
+                "communication")
+    done = [w for r in cell.seeds if (w := recorded_work(r, alone)) is not None]
+    if not done:
+        return "projected: it took no step before the target"
+    strange = {name for w in done for name in w.traffic}.difference(COLLECTIVES)
+    if strange:
+        return ("projected: the model does not know the collective "
+                f"{', '.join(sorted(strange))}")
+    return cell, done
 
 
 def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None], list[str]]:
@@ -171,7 +170,7 @@ def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None
     return wanted, notes
 
 
-def _middle(projections: Sequence[Projection | None]) -> Projection | None:
+def _median(projections: Sequence[Projection | None]) -> Projection | None:
     """Medians over seeds, each number by itself; a miss is infinite."""
     known = [p for p in projections if p is not None]
     if not known:
@@ -184,35 +183,13 @@ def _middle(projections: Sequence[Projection | None]) -> Projection | None:
         statistics.median(p.to_target_s for p in known))
 
 
-RANKS = (8, 64, 512, 4096)
-"""World sizes that a report models; `bench-apts project` takes others."""
-
-
 def modelled_table(rows: Sequence[ProjectedRow]) -> Table | None:
-    """Modelled step and time to target of each optimizer; None if nothing could be modelled."""
+    """Return modelled step and time to target of each optimizer; None if nothing was modelled."""
     ordered = sorted((row for row in rows if row.middle is not None),
                      key=lambda row: row.scaling is not BatchScaling.strong)
-    lines: list[tuple[Value, ...]] = []
-    breaks, previous = set(), None
-    for row in ordered:
-        middle = row.middle
-        assert middle is not None
-        if (row.scaling, row.fabric) != previous:
-            previous = row.scaling, row.fabric
-            breaks.add(len(lines))
-        reached = math.isfinite(middle.to_target_s)
-        lines.append((
-            name(row.cell.label, suite=row.cell.suite.name),
-            words(row.scaling), words(row.fabric),
-            number(f"{row.ranks:,}"),
-            number(units.format_seconds(middle.compute_s)),
-            number(units.format_seconds(middle.communication_s)),
-            number(units.format_seconds(middle.step_s)),
-            Value(units.format_seconds(middle.to_target_s) if reached else "no hit",
-                  numbers=row.numbers(), kind="number" if reached else "number missed")))
-    if not lines:
+    if not ordered:
         return None
-    return Table(
+    return grouped_table(
         "modelled", "Modelled time on other networks",
         "Modelled, not measured: computing as recorded, plus hops times latency and bytes over "
         "bandwidth of each collective; nothing overlaps, no link is shared, and samples to the "
@@ -221,4 +198,17 @@ def modelled_table(rows: Sequence[ProjectedRow]) -> Table | None:
         (("Optimizer", ""), ("Scaling", ""), ("Network", ""), ("N", "ranks, modelled"),
          ("Computing", "of a step"), ("Sending", "in a step"), ("Step", "modelled"),
          ("To target", "modelled")),
-        tuple(lines), frozenset(breaks))
+        (map(_row, group) for _, group in itertools.groupby(
+            ordered, lambda row: (row.scaling, row.fabric))))
+
+
+def _row(row: ProjectedRow) -> tuple[Value, ...]:
+    middle = row.middle
+    assert middle is not None
+    reached = math.isfinite(middle.to_target_s)
+    return (name(row.cell.label, suite=row.cell.suite.name), words(row.scaling),
+            words(row.fabric), number(f"{row.ranks:,}"),
+            *(number(units.format_seconds(seconds))
+              for seconds in (middle.compute_s, middle.communication_s, middle.step_s)),
+            Value(units.format_seconds(middle.to_target_s) if reached else "no hit",
+                  numbers=row.numbers(), kind="number" if reached else "number missed"))

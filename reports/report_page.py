@@ -193,7 +193,7 @@ def compose_report(
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
     sources = [table for table in (trial_detail.trials_table(gathered.trials),
-                                   trial_detail.figures_table([*_figures(parts)])) if table]
+                                   trial_detail.figures_table([*_figures(parts)])) if table.rows]
     told = [*caveats.all_caveats(gathered),
             *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
     origin = provenance_cards(gathered)

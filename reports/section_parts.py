@@ -390,28 +390,6 @@ def opening(context: Context, label: str, ranks: int) -> tuple[Value, Value]:
     return name(label, suite=context.suite.name), number(str(ranks), ranks=ranks)
 
 
-def known(column: str, value: float | None, form: Callable[[float], str], detail: str = "", *,
-          absent: str = units.NONE, kind: str = "number") -> Value:
-    """Return an entry that shows ``absent``, of this ``kind``, where there is no finite number."""
-    value = finite(value)
-    if value is None:
-        return Value(absent, detail, {column: None}, kind)
-    return Value(form(value), detail, {column: value})
-
-
-def reached(column: str, value: float, form: Callable[[float], str]) -> Value:
-    """Return an entry of a cost to the target, which is infinite where it was missed."""
-    return known(column, value, form, absent="no hit", kind="number missed")
-
-
-def grouped_table(slug: str, title: str, caption: str, head: Sequence[tuple[str, str]],
-                  groups: Iterable[Iterable[tuple[Value, ...]]]) -> Table | None:
-    """Return a table with a line before each group of rows; None without any row."""
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for group in groups:
-        breaks.add(len(rows))
-        rows += group
-    if not rows:
-        return None
-    return Table(slug, title, caption, tuple(head), tuple(rows), frozenset(breaks))
+def tables(*found: Table | None, folded: bool = True) -> list[Listing]:
+    """Return the blocks of those tables that have any row."""
+    return [Listing(table, folded) for table in found if table and table.rows]

@@ -18,7 +18,7 @@ from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -197,3 +197,27 @@ def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
 def hits_of_trials(hits: int, trials: int) -> str:
     """Says how many trials hit: ``0 of 4 reached it``."""
     return f"{hits} of {trials} reached it"
+
+
+def known(column: str, value: float | None, form: Callable[[float], str], detail: str = "", *,
+          absent: str = units.NONE, kind: str = "number") -> Value:
+    """Return an entry that shows ``absent``, of this ``kind``, where there is no finite number."""
+    if value is None or not math.isfinite(value):
+        return Value(absent, detail, {column: None}, kind)
+    return Value(form(value), detail, {column: value})
+
+
+def reached(column: str, value: float, form: Callable[[float], str]) -> Value:
+    """Return an entry of a cost to the target, which is infinite where it was missed."""
+    return known(column, value, form, absent="no hit", kind="number missed")
+
+
+def grouped_table(slug: str, title: str, caption: str, head: Sequence[tuple[str, str]],
+                  groups: Iterable[Iterable[tuple[Value, ...]]]) -> Table:
+    """Return a table with a line before each group of rows."""
+    rows: list[tuple[Value, ...]] = []
+    breaks = set()
+    for group in groups:
+        breaks.add(len(rows))
+        rows += group
+    return Table(slug, title, caption, tuple(head), tuple(rows), frozenset(breaks))

@@ -6,11 +6,13 @@ from harness_ranks import run_ranks
 from rich.console import Console
 
 from bench_apts.core import environment, store
+from bench_apts.core.spec import Entry, Study
 from bench_apts.launch.elastic import Interrupted
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study.execution import Execution
+from bench_apts.study.plan import Plan
 from bench_apts.study.progress import StudyProgress
-from bench_apts.study.trial_runner import TrialRunner
+from bench_apts.study.scheduler import Scheduler
 
 
 class Ranks:
@@ -54,18 +56,21 @@ class Folder:
         """Runs a trial; returns its record, also of one that was stopped."""
         (self.path / "trials").mkdir(parents=True, exist_ok=True)
         with self.notes.open("a") as notes:
-            runner = TrialRunner(
-                self.path,
-                {"digits": self.prepared},
-                self.card,
-                launcher or Ranks(),
+            scheduler = Scheduler(
+                self.plan(trial), self.path, self.card, launcher or Ranks(),
                 StudyProgress(Console(file=notes, soft_wrap=True)),
-                Execution(checkpoint_every=every),
-            )
+                Execution(checkpoint_every=every))
             try:
-                return runner.run(trial)
+                return scheduler.run(trial)
             except Interrupted:
                 return self.record(trial)
+
+    def plan(self, trial):
+        """The study of this trial alone."""
+        optimizer = trial.plugin if trial.plugin.endswith(".py") else trial.optimizer
+        entry = Entry(trial.label, optimizer, trial.hyperparameters)
+        return Plan(Study((trial.suite,), (entry,), (trial.ranks,), 0, 1, 0, "cpu"),
+                    {"digits": self.prepared})
 
     def events(self, trial):
         """The file of a trial's events."""

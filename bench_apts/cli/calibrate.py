@@ -44,28 +44,28 @@ def command(
     from msgspec.structs import replace
 
     from bench_apts.core import store
-    from bench_apts.study import resolve, scheduler, suite_target_file, target_calibration
-    from bench_apts.study.execution import Execution
+    from bench_apts.study import resolve, target_calibration
     from bench_apts.study.plan import Plan
+    from bench_apts.study.preflight import prepare_data
 
     if len(resolve.parse_sizes("--gpus", gpus)) > 1:
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
-    path = suite_target_file.require_writable_file(suite) if write and not dry_run else None
+    path = target_calibration.require_writable_file(suite) if write and not dry_run else None
     console = session.progress_console()
     place = session.find_placement_of_command(console, None, None, None)
     resolved, notes = resolve.resolve_study(
-        suites=[suite], overrides=suite_target_file.missing_target(suite), gpus=gpus,
+        suites=[suite], overrides=target_calibration.missing_target(suite), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=False,
         nodes=place.nodes)
     resolved = replace(resolved, suites=tuple(map(target_calibration.neutral, resolved.suites)))
     (chosen,) = resolved.suites
-    side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
+    execution = session.make_execution(console, resolved, place, jobs)
     variant = chosen.name.partition("@")[2]
     folder = session.study_folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    plan = Plan(resolved, scheduler.prepare_data(resolved, data_dir, offline),
-                target_calibration.choose, None)
+    plan = Plan(resolved, prepare_data(resolved, data_dir, offline), target_calibration.choose,
+                None)
     if dry_run:
         session.print_estimate(console, plan, folder)
         return
@@ -75,18 +75,17 @@ def command(
         _table(candidates)
         found = target_calibration.decide_target(chosen, candidates)
         target = _target(found, folder)
-        console.print(f"\n{suite_target_file.target_fragment(target, variant)}\n", markup=False)
+        console.print(f"\n{target_calibration.target_fragment(target, variant)}\n", markup=False)
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
                           "nothing, raise budget.samples or correct the problem", markup=False)
         console.print(f"results: {folder}", markup=False)
         if path:
-            suite_target_file.write_target(path, target, variant)
+            target_calibration.write_target(path, target, variant)
             console.print(f"written to {path}", markup=False)
         else:
             console.print("put it into the suite's file, or let --write do so", markup=False)
 
-    execution = Execution(side_by_side.count > 1, True, jobs=side_by_side)
     session.run_study(console, plan, folder, execution, report, place, 600)
 
 

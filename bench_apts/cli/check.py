@@ -14,7 +14,7 @@ from typer import Argument, Option
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
 from bench_apts.core.files import require_regular_file
-from bench_apts.regress.gate_findings import LEAST_PAIRS
+from bench_apts.regress.gate_findings import MIN_PAIRS
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import GateResult
@@ -38,8 +38,8 @@ def command(
         help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
         show_default=False)] = None,
     pairs: Annotated[int, Option(
-        min=LEAST_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
-                              "four times as many.")] = LEAST_PAIRS,
+        min=MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
+                            "four times as many.")] = MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
     base_seed: session.BaseSeed = 0,
@@ -116,15 +116,15 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
                                     "is trained; leave --suite, --gpus, --optimizers and --set "
                                     "out")
                 return gate_comparison.compare_with_stored(
-                    Path(baseline), head, place, factor=factor, told=_print_now,
+                    Path(baseline), head, place, factor=factor, say=_print_now,
                     data_dir=data_dir, offline=offline)
             paths = tuple(gate_trainings.suite_path(head, suite) for suite in suites)
             request = _resolve_request(paths, gpus, optimizers, overrides, data_dir, offline)
             base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
-            _print_now(f"base: {base.told}, head: {head.told}")
+            _print_now(f"base: {base.text}, head: {head.text}")
             found = gate_comparison.compare_interleaved(
                 base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
-                told=_print_now)
+                say=_print_now)
             if lacking := gate_trainings.missing_commits(top, baseline):
                 note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                         f"lost; compare with what git merge-base {baseline} HEAD says")

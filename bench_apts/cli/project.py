@@ -9,7 +9,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from bench_apts.cli import session
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 _ASSUMED = (
     "All times are modelled, none is measured: computing as recorded, plus hops x latency + "
@@ -45,7 +46,7 @@ def command(
     from bench_apts.reports import modelled_times
     from bench_apts.reports.gather import gather
     from bench_apts.reports.table import csv
-    from bench_apts.stats import fabrics as known
+    from bench_apts.stats import network_model as known
     from bench_apts.study import resolve
 
     sizes = resolve.parse_sizes("--ranks", ranks)

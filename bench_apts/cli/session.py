@@ -12,6 +12,7 @@ import typer
 from typer import Option
 
 from bench_apts.core.errors import UserError, one_line
+from bench_apts.core.job import GRACE_S
 from bench_apts.core.spec import Pruner, Sampler, Space
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.spec import Study, Suite
     from bench_apts.launch.cluster import Placement
-    from bench_apts.study.execution import Execution, Parallelism
-    from bench_apts.study.node_leader import Leader
+    from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
 
 Suites = Annotated[list[str] | None, Option(
@@ -163,35 +163,39 @@ def study_folder(out: Path, study: str | None, suites: Sequence[Suite]) -> Path:
     return out / (study or "+".join(suite.name for suite in suites))
 
 
-def parallel_jobs(
-    out: Console, asked: int, timed: bool, resolved: Study, place: Placement
-) -> Parallelism:
-    """Find how many trials can run side by side, and print if that is fewer than asked for.
+def make_execution(
+    out: Console, resolved: Study, place: Placement, jobs: int, reports: bool = True,
+    jobs_timed: bool = False, shared: bool = False, shard: str | None = None,
+    checkpoint_every: int | None = None, grace_s: float = GRACE_S,
+) -> Execution:
+    """Make one description of how a command runs trials; notes where they are fewer at once.
 
     Raises:
-        UserError: The ranks are spread over several machines.
+        UserError: ``--shard`` is malformed, or ``--jobs`` meets ranks on several machines.
     """
-    from bench_apts.study.execution import Parallelism, fitting_parallelism
+    from bench_apts.study.execution import Execution, fitting_jobs, parse_shard
 
-    if asked > 1 and place.nodes > 1:
+    part = parse_shard(shard, resolved)
+    if jobs > 1 and place.nodes > 1:
         raise UserError("--jobs is for one machine, and --nodes spreads each trial over several; "
                         "leave one of them out")
-    count, note = fitting_parallelism(asked, resolved)
+    count, note = fitting_jobs(jobs, resolved)
     if note:
         out.print(f"note: {note}", markup=False)
-    return Parallelism(count, timed)
+    return Execution(reports, shared or count > 1, part, count, jobs_timed, checkpoint_every,
+                     grace_s)
 
 
 def make_plan(
     out: Console, resolved: Study, notes: Sequence[str], data_dir: Path | None, offline: bool
 ) -> Plan:
     """Print the notes, prepare the data and plan the trials."""
-    from bench_apts.study import scheduler
     from bench_apts.study.plan import Plan
+    from bench_apts.study.preflight import prepare_data
 
     for note in notes:
         out.print(f"note: {note}", markup=False)
-    return Plan(resolved, scheduler.prepare_data(resolved, data_dir, offline))
+    return Plan(resolved, prepare_data(resolved, data_dir, offline))
 
 
 def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
@@ -203,104 +207,67 @@ def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
 
 
 def run_study(
-    out: Console, planned: Plan, results: Path, execution: Execution, then: Callable[[], None],
+    out: Console, plan: Plan, folder: Path, execution: Execution, then: Callable[[], None],
     place: Placement, patience_s: float,
 ) -> None:
-    """Run a plan in its folder, print which trials failed, and finish with ``then``.
+    """Run a plan in its folder and finish with ``then``; say which trials failed.
 
-    On several machines node 0 does so, and the others run their ranks of its trials. A shard of a
-    study does not run ``then``, which needs the whole.
+    On several machines node 0 does so, and the others run their ranks of its trials. A shard
+    leaves ``then`` to the command that runs the whole.
 
     Raises:
-        Exit: With code 1, if no trial of an optimizer ran to its end.
+        Exit: With code 1, if no trial of an optimizer ran to an end.
         EnvironmentFailure: The environment let no further trial start.
     """
-    if place.rank:
-        _follow(out, planned, place, patience_s, execution.grace_s)
-        return
     from bench_apts.core import store
-    from bench_apts.study import scheduler, trial_runner
+    from bench_apts.launch.elastic import interruptible
+    from bench_apts.study import attempts, node_follower, node_leader, scheduler, shared_folder
     from bench_apts.study.progress import StudyProgress
 
-    with (
-        _lead_nodes(out, planned, place, patience_s) as leader,
-        scheduler.open_results_folder(results, execution.shared),
-        _end_in_order(out, f"in {results}"),
-    ):
+    def say(text: str) -> None:
+        out.print(text, markup=False)
+
+    if place.rank:
+        with _exit_when_interrupted(say, "by node 0"):
+            code = node_follower.follow_node_0(plan, place, patience_s, execution.grace_s, say)
+        raise typer.Exit(code)
+    with (node_leader.leading_nodes(plan, place, patience_s, say) as leader,
+          shared_folder.open_results_folder(folder, execution.shared),
+          _exit_when_interrupted(say, f"in {folder}"), interruptible()):
         progress = StudyProgress(out)
         try:
             with progress.shown():
-                missing = scheduler.run_study(planned, results, progress, execution, leader)
-        except trial_runner.EnvironmentFailure:
-            if any(map(trial_runner.ran_to_its_end, store.read_trials(results))):
+                missing = scheduler.run_study(plan, folder, progress, execution, leader)
+        except attempts.EnvironmentFailure:
+            if any(map(attempts.ran_to_its_end, store.read_trials(folder))):
                 then()
             raise
         failed = {name: count for name, count in progress.statuses.items()
                   if name in ("error", "oom", "timeout")}
-        fruitless = (trial_runner.optimizers_without_result(planned, store.read_trials(results))
-                     if failed else [])
-        code = int(bool(fruitless))
+        without = (attempts.optimizers_without_result(plan, store.read_trials(folder))
+                   if failed else [])
         if leader:
-            leader.dismiss(code)
+            leader.dismiss(int(bool(without)))
         if failed:
-            out.print("note: " + ", ".join(f"{n} {s}" for s, n in failed.items())
-                      + " among the trials; the report says why", markup=False)
+            say("note: " + ", ".join(f"{count} {status}" for status, count in failed.items())
+                + " among the trials; the report says why")
         if missing:
-            out.print(missing, markup=False)
+            say(missing)
         else:
             then()
-        for line in fruitless:
+        for line in without:
             print(f"bench-apts: {one_line(line)}", file=sys.stderr)
-        if fruitless:
-            raise typer.Exit(code)
+        if without:
+            raise typer.Exit(1)
 
 
 @contextlib.contextmanager
-def _end_in_order(out: Console, where: str) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
-    from bench_apts.launch.elastic import Interrupted, interruptible
+def _exit_when_interrupted(say: Callable[[str], None], where: str) -> Iterator[None]:
+    """Turn an interruption into a line for the user and the exit code that shells expect."""
+    from bench_apts.launch.elastic import Interrupted
 
     try:
-        with interruptible():
-            yield
+        yield
     except Interrupted as error:
-        out.print(f"interrupted: finished trials are kept {where}; the same command "
-                  "goes on from there", markup=False)
+        say(f"interrupted: finished trials are kept {where}; the same command goes on from there")
         raise typer.Exit(128 + error.number) from error
-
-
-@contextlib.contextmanager
-def _lead_nodes(
-    out: Console, planned: Plan, place: Placement, patience_s: float
-) -> Iterator[Leader | None]:
-    """Yield node 0's connection to the other nodes; None where there are none."""
-    if place.nodes == 1:
-        yield None
-        return
-    from bench_apts.study.node_follower import describe_machine, node_agreement
-    from bench_apts.study.node_leader import Leader
-
-    with Leader(place, node_agreement(planned), describe_machine()) as leader:
-        leader.gather(patience_s, lambda text: out.print(text, markup=False))
-        yield leader
-
-
-def _follow(
-    out: Console, planned: Plan, place: Placement, patience_s: float, grace_s: float
-) -> None:
-    """Run this node's ranks of the trials that node 0 begins."""
-    from bench_apts.study import scheduler
-    from bench_apts.study.node_follower import Follower, describe_machine, node_agreement
-
-    name = f"node {place.rank} of {place.nodes}"
-    out.print(f"{name} looks for node 0 at {place.endpoint}", markup=False)
-    with (
-        Follower(place, planned, node_agreement(planned), describe_machine(),
-                 patience_s) as follower,
-        _end_in_order(out, "by node 0"),
-    ):
-        out.print(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
-                  "results and report are there", markup=False)
-        code = scheduler.follow_node_0(
-            planned, follower, lambda text: out.print(text, markup=False), grace_s)
-    raise typer.Exit(code)

@@ -28,13 +28,13 @@ def command(
     from bench_apts.core.errors import one_line
     from bench_apts.core.units import plural
     from bench_apts.launch.elastic import Interrupted, interruptible
-    from bench_apts.study import resolve, suite_target_file
+    from bench_apts.study import resolve, target_calibration
     from bench_apts.study.suite_examination import CHECK_OPTIMIZERS, examine_suite
 
     console = session.table_console()
     session.find_placement_of_command(console, None, None, None)
     one_gpu = environment.gpu_count() == 1
-    missing = suite_target_file.missing_target(suite)
+    missing = target_calibration.missing_target(suite)
     study, _ = resolve.resolve_study(
         suites=[suite], overrides=missing, gpus="1" if one_gpu else "1,2",
         optimizers=CHECK_OPTIMIZERS, trials=0, seeds=1, base_seed=base_seed, twins=True)

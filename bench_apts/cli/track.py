@@ -32,7 +32,6 @@ def command(
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
     from bench_apts.launch.elastic import Interrupted
     from bench_apts.regress import asv_tracking
-    from bench_apts.reports import asv_results
 
     asv_tracking.require_asv()
     found = asv_tracking.find_checkout(Path.cwd())
@@ -61,13 +60,11 @@ def command(
                         "numbers of several states; remove it and measure again")
     else:
         print(f"results: {stored.file}")
-        history = asv_results.read_history(settings.results)
-        before = asv_tracking.last_before(found.root, history, machine, named)
+        before = asv_tracking.last_before(found.root, settings.results, machine, named)
         if before is None:
             print(f"nothing to compare with: no commit before {named[:8]} has results here")
         else:
-            _show(before, named, asv_tracking.find_changes(
-                history, machine, before, named, settings.thresholds))
+            _show(before, named, asv_tracking.find_changes(settings, machine, before, named))
     if stored.failures:
         print("benchmarks failed, as asv says above")
         raise typer.Exit(1)

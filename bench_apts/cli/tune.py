@@ -41,8 +41,7 @@ def command(
     from rich.table import Table
 
     from bench_apts.core import store, trial_files
-    from bench_apts.study import resolve, study_shards
-    from bench_apts.study.execution import Execution
+    from bench_apts.study import resolve
 
     console = session.progress_console()
     place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
@@ -50,10 +49,8 @@ def command(
         suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=1, base_seed=base_seed, twins=False,
         sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
-    part = study_shards.parse_shard(shard, resolved)
-    side_by_side = session.parallel_jobs(console, jobs, False, resolved, place)
-    execution = Execution(shared or side_by_side.count > 1, False, part, side_by_side,
-                          checkpoint_every, grace)
+    execution = session.make_execution(
+        console, resolved, place, jobs, False, False, shared, shard, checkpoint_every, grace)
     folder = session.study_folder(out, study, resolved.suites)
     plan = session.make_plan(console, resolved, notes, data_dir, offline)
 

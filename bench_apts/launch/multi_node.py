@@ -256,6 +256,8 @@ def exit_code_of(error: BaseException | None) -> tuple[int, str]:
     code = getattr(error, "exit_code", None)  # of the command line's own way to end
     if isinstance(code, int):
         return code, ""
+    if isinstance(error, Interrupted):
+        return 128 + error.number, ""
     return (2, str(error)) if isinstance(error, UserError) else (1, type(error).__name__)
 
 

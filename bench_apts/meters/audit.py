@@ -1,19 +1,18 @@
-"""The kernel's word against the meter's: did all that was sent pass the hooks?
+"""The kernel's count of bytes against the meter's: did all that was sent pass the hooks?
 
 Linux counts the bytes of every TCP socket, and a process may ask for its own (``TCP_INFO``). With
 gloo's algorithms modelled (``wire.gloo_bytes``) the two must agree to the byte; whatever
-communicates behind the meter's back shows as a difference, or as memory that ranks share. Read
-only where training pauses. What is no TCP socket is for ``channels`` and ``mappings``.
+communicates behind the meter's back shows as a difference. Read only where training pauses. What
+is not a TCP socket is for ``hidden_channels``.
 Nothing here raises into the training: an audit that fails is skipped from then on, and says why.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import socket
 import struct
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -25,7 +24,7 @@ from bench_apts.core.records import Audited, AuditPart
 from bench_apts.meters import hidden_channels, procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from bench_apts.meters.comm import CommMeter
     from bench_apts.plugins.optimizer_contract import World
@@ -55,7 +54,7 @@ class Audit:
         self._guarded(self._begin)
 
     def _guarded(self, do: Callable[[], None]) -> None:
-        """Does a part of the audit, unless it is skipped or does not succeed."""
+        """Do a part of the audit, unless it is skipped or does not succeed."""
         if self.skipped:
             return
         try:
@@ -67,27 +66,22 @@ class Audit:
         self.skipped = _obstacle(self._meter)
         if not self.skipped:
             self._store_ports = _store_ports()
-            self._mappings = procfs.Mappings()
-            self._channels = hidden_channels.HiddenChannels(
-                _sockets, self._leads_to_store, self._mappings)
+            self._channels = hidden_channels.HiddenChannels(self._store_ports)
             self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
             # Its sockets take their counts with them.
             _before_a_group_closes(lambda: self._guarded(self._update))
 
     def _update(self) -> None:
-        """Reads how many bytes the sockets have sent; one that is gone keeps its last count."""
+        """Read how many bytes the sockets have sent; one that is gone keeps its last count."""
         self._sockets.update(sent_by_socket(self._store_ports))
 
-    def _leads_to_store(self, own: socket.socket) -> bool:
-        return procfs.is_tcp(own) and bool(self._store_ports & _ports(own))
-
     def _read(self) -> int:
-        """Returns the bytes sent so far by this process's sockets, those of the store apart."""
+        """Return the bytes sent so far by this process's sockets, those of the store apart."""
         self._update()
         return sum(self._sockets.values())
 
     def bill(self, part: str) -> None:
-        """Bills what was sent since the last call; nothing may be under way on this rank."""
+        """Bill what was sent since the last call; nothing may be under way on this rank."""
         self._guarded(lambda: self._bill(part))
 
     def _bill(self, part: str) -> None:
@@ -100,12 +94,12 @@ class Audit:
         self._seen, self._predicted = seen, predicted
 
     def state(self) -> dict[str, Any]:
-        """Returns the parts billed so far as plain values."""
+        """Return the parts billed so far as plain values."""
         found: dict[str, Any] = to_builtins(self._parts)
         return found
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Adds the parts of the audit that ``state`` was read from: the sockets here are new."""
+        """Add the parts of the audit that ``state`` was read from: the sockets here are new."""
         before = convert(state, dict[str, AuditPart])
         self._unsure_before = max((part.unsure_bytes for part in before.values()), default=0)
         for name, part in before.items():
@@ -115,14 +109,14 @@ class Audit:
             bill.unsure_bytes += part.unsure_bytes
 
     def result(self, rank: int) -> Audited:
-        """Returns this rank's parts for the record; skipped if not all calls were measured."""
+        """Return this rank's parts for the record; skipped if not all calls were measured."""
         skipped = self.skipped or self._meter.unmeasured()
         unread = [] if self.skipped else sorted(self._channels.unread)
         return Audited(skipped, rank, self._parts, unread)
 
     def shared(self) -> procfs.SharedMappings:
-        """Returns what memory this rank may share with others."""
-        return procfs.SharedMappings({}, set()) if self.skipped else self._mappings.seen
+        """Return what memory this rank may share with others."""
+        return procfs.SharedMappings({}, set()) if self.skipped else self._channels.shared
 
     def reached(self) -> hidden_channels.SeenChannels | None:
         """Return by what else this rank may exchange data with others; None if skipped."""
@@ -130,24 +124,23 @@ class Audit:
 
 
 def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str | None]:
-    """Closes the audit on all ranks together, when all is done.
+    """Close the audit on all ranks together, when all is done.
 
     Returns:
         The parts of the rank where prediction and kernel differ most, or of a rank that
         skipped its audit; and, if this trial's bytes cannot be believed, why: the same line on
         every rank.
     """
-    unwatched = meter.complaints()
-    own = audit.result(world.rank)
-    every = [(own, wire.traffic_complaints(own) + unwatched, audit.shared(), audit.reached())]
+    unwatched = meter.unwatched_groups()
+    result = audit.result(world.rank)
+    own = result, wire.traffic_complaints(result) + unwatched, audit.shared(), audit.reached()
+    every = [own] * world.size
     if world.size > 1:
-        told, every = every[0], every * world.size
-        dist.all_gather_object(every, told)
-    worst = max((audited for audited, *_ in every),
-                key=lambda audited: (bool(audited.skipped), _largest_difference(audited)))
-    lines = [line for _, lines, _, _ in every for line in lines]
-    lines += procfs.mapping_complaints([shared for _, _, shared, _ in every])
-    lines += hidden_channels.channel_complaints([reached for *_, reached in every])
+        dist.all_gather_object(every, own)
+    results, complaints, shared, reached = zip(*every, strict=True)
+    worst = max(results, key=lambda result: (bool(result.skipped), _largest_difference(result)))
+    lines = [*itertools.chain(*complaints), *hidden_channels.memory_complaints(shared),
+             *hidden_channels.channel_complaints(reached)]
     return worst, "; ".join(dict.fromkeys(lines)) or None
 
 
@@ -156,7 +149,7 @@ def _largest_difference(audited: Audited) -> int:
 
 
 def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
-    """Returns the bytes that each TCP socket of this process sent, retransmissions apart.
+    """Return the bytes that each TCP socket of this process sent, retransmissions apart.
 
     What is written but not yet on its way counts as sent.
 
@@ -164,38 +157,20 @@ def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
         but_ports: Sockets with one of these ports at either end are left out.
     """
     sent = {}
-    for inode, own in _sockets():
+    for inode, own in procfs.own_sockets():
         with own:
             if not procfs.is_tcp(own):
                 continue
             info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            if info[0] == _LISTEN or but_ports & _ports(own):
+            if info[0] == _LISTEN or but_ports & procfs.ports(own):
                 continue
             total, again = _SENT.unpack_from(info)
             sent[inode] = total - again + _NOTSENT.unpack_from(info)[0]
     return sent
 
 
-def _sockets() -> Iterator[tuple[str, socket.socket]]:
-    """Duplicates of this process's open sockets, by inode."""
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            inode = os.readlink(f"/proc/self/fd/{number}")
-            if inode.startswith("socket:"):
-                yield inode, socket.socket(fileno=os.dup(int(number)))
-        except OSError:  # closed meanwhile
-            continue
-
-
-def _ports(own: socket.socket) -> frozenset[int]:
-    ports = {own.getsockname()[1]}
-    with suppress(OSError):  # the other side is gone
-        ports.add(own.getpeername()[1])
-    return frozenset(ports)
-
-
 def _store_ports() -> frozenset[int]:
-    """Ports of the store through which the ranks found each other."""
+    """Return the ports of the store through which the ranks found each other."""
     from torch.distributed import distributed_c10d
     from torch.distributed.distributed_c10d import PrefixStore
 
@@ -207,22 +182,22 @@ def _store_ports() -> frozenset[int]:
 
 
 def _obstacle(meter: CommMeter) -> str:
-    """Says why no audit is possible here; empty if one is."""
+    """Say why no audit is possible here; empty if one is."""
     if not meter.counting:
         return "collectives are not counted"
     backend = dist.get_backend()
     if backend != "gloo":
         return f"the bytes of {backend} cannot be predicted"
     if not sys.platform.startswith("linux"):
-        return f"{sys.platform} does not tell a socket's bytes"
+        return f"{sys.platform} does not count a socket's bytes"
     with socket.socket() as probe:
         if len(probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)) < _LENGTH:
-            return "this kernel does not tell a socket's bytes (Linux 4.19 does)"
+            return "this kernel does not count a socket's bytes (Linux 4.19 does)"
     return ""
 
 
 def _before_a_group_closes(read: Any) -> None:
-    """Has the sockets of a process group read once more while it is being destroyed."""
+    """Have the sockets of a process group read once more while it is being destroyed."""
     from torch.distributed import distributed_c10d as c10d
 
     unregister = c10d._unregister_process_group  # type: ignore[attr-defined]

@@ -1,9 +1,8 @@
-"""One process group as seen from this rank: its collectives, counted by phase.
+"""Collectives as they are counted in a group, and the distinct calls of a record.
 
-The distinct calls of a record: a list of bounded length that sums to the record's traffic.
-
-Sums are integers until the very end, where the ideal bytes follow from the payload of each group
-size: they are linear in it. So neither order nor folding changes a sum in its last bit.
+The list of distinct calls is bounded and sums to the record's traffic. Sums are integers until the
+very end, where the ideal bytes follow from the payload of each group size: they are linear in it.
+So neither order nor folding changes a sum in its last bit.
 """
 
 from __future__ import annotations
@@ -23,14 +22,17 @@ from bench_apts.core.wire import COLLECTIVES, Call, gloo_bytes, ideal_bytes, pay
 from bench_apts.meters import collective_hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from bench_apts.core.records import Communication
+
+MAX_DISTINCT_CALLS = 256
+"""Distinct calls that a record lists; training repeats a few, so that more are an exception."""
 
 _READ = len(Call._fields) - 1
 """Fields of a call that was read; where one could not be, the field after them says why."""
 
-_MOST_REASONS = 20
+_MAX_REASONS = 20
 
 
 @dataclass
@@ -41,7 +43,6 @@ class MeteredGroup:
         rank: This process's number in the group.
         ranks: Size of the group.
         backend: The group's.
-        take: Takes what a native hook counted; None where each call is reported.
         calls: Collectives so far.
         first: Number that c10d gave the first of them, −1 where it gives none.
         last: Highest number so far.
@@ -52,7 +53,6 @@ class MeteredGroup:
     rank: int
     ranks: int
     backend: str
-    take: Callable[[], collective_hooks.NativeCalls] | None = None
     calls: int = 0
     first: int = 0
     last: int = -1
@@ -63,7 +63,7 @@ class MeteredGroup:
     _reasons: set[str] = field(default_factory=set)
 
     def add(self, phase: str, call: collective_hooks.Fields, number: int = -1) -> None:
-        """Counts a call; ``number`` is c10d's, −1 where it tells none."""
+        """Count a call; ``number`` is c10d's, −1 where there is none."""
         try:
             with self._lock:
                 key = (phase, self._bounded(call) if len(call) > _READ else call)
@@ -77,38 +77,20 @@ class MeteredGroup:
             self.add(phase, collective_hooks.unread("UNKNOWN", (), (), error))
 
     def _bounded(self, call: collective_hooks.Fields) -> collective_hooks.Fields:
-        """A call that could not be read; reasons may differ in every call, so some are kept."""
-        if call[_READ] not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+        """Return a call that could not be read; reasons may be endless, so that some are kept."""
+        if call[_READ] not in self._reasons and len(self._reasons) >= _MAX_REASONS:
             return (*call[:_READ], "other reasons")
         self._reasons.add(call[_READ])
         return call
 
-    def collect(self, phase: str) -> None:
-        """Takes over what a native hook counted in a phase; it knows none."""
-        if self.take is None:
-            return
-        try:
-            with self._lock:
-                self.calls, self.first, self.last, counts = self.take()
-                for call, calls in counts.items():
-                    key = (phase, self._bounded(call) if len(call) > _READ else call)
-                    self.counts[key] = self.counts.get(key, 0) + calls
-        except Exception as error:
-            self.take, self.lost = None, True
-            self.add(phase, collective_hooks.unread("UNKNOWN", (), (), error))
-
     def listed(self) -> list[tuple[str, Call, int]]:
-        """Returns the distinct calls so far with phase and number."""
+        """Return the distinct calls so far with phase and number."""
         with self._lock:
             return [(phase, Call(*call), calls) for (phase, call), calls in self.counts.items()]
 
 
-MAX_DISTINCT_CALLS = 256
-"""Distinct calls that a record lists; training repeats a few, so that more are an exception."""
-
-
 def describe_call(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
-    """Returns what one call is and moves, without its phase and number; never raises.
+    """Return what one call is and moves, without its phase and number; never raises.
 
     What cannot be worked out is ``unmeasured``, and so is all of an operation that is not known:
     its payload stays, if its tensors are known.
@@ -138,7 +120,7 @@ def describe_call(call: Call, rank: int, ranks: int, backend: str) -> DistinctCa
 
 
 def merge_calls(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
-    """Returns the calls sorted, those that differ in their number alone as one."""
+    """Return the calls sorted, those that differ in their number alone as one."""
     numbers: Counter[DistinctCall] = Counter()
     for call in calls:
         numbers[replace(call, calls=0)] += call.calls
@@ -148,7 +130,7 @@ def merge_calls(calls: Iterable[DistinctCall]) -> list[DistinctCall]:
 def fold_calls(
     calls: Iterable[DistinctCall], most: int = MAX_DISTINCT_CALLS
 ) -> list[DistinctCall]:
-    """Bounds a list of distinct calls without losing a byte.
+    """Bound a list of distinct calls without losing a byte.
 
     The ``most`` that were issued most often stay. The others become one entry for each phase,
     collective and group size, with the bytes of all together.
@@ -168,7 +150,7 @@ def fold_calls(
 
 
 def sum_calls(calls: Iterable[DistinctCall]) -> Communication:
-    """Sums calls by phase and collective, folded ones too.
+    """Sum calls by phase and collective, folded ones too.
 
     The actual bytes are None as soon as those of one call are; reasons are kept.
     """
@@ -195,7 +177,7 @@ def sum_calls(calls: Iterable[DistinctCall]) -> Communication:
 
 
 def call_mismatches(calls: Iterable[DistinctCall], comm: Communication) -> Iterator[str]:
-    """Names what the distinct calls of a record do not sum up to, to the byte."""
+    """Name what the distinct calls of a record do not sum up to, to the byte."""
     listed = list(calls)
     for call in listed:
         ideal = ideal_bytes(call.collective, call.payload_bytes, call.ranks)
@@ -214,7 +196,7 @@ def call_mismatches(calls: Iterable[DistinctCall], comm: Communication) -> Itera
 
 
 def _fold(calls: list[DistinctCall]) -> DistinctCall:
-    """One entry for distinct calls of a phase, collective and group size; a single one stays."""
+    """Return one entry for calls of one phase, collective and group size; a single one stays."""
     first = calls[0]
     if len(calls) == 1:
         return first

@@ -48,7 +48,7 @@ class Clock:
         return self._part
 
     def switch(self, part: str) -> None:
-        """Bills the time up to now to the present part and goes on with ``part``."""
+        """Bill the time up to now to the present part and go on with ``part``."""
         if part not in self._seconds:
             raise ValueError(f"unknown part of the ledger: {part}")
         self.synchronize()
@@ -57,7 +57,7 @@ class Clock:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """Bills a block to ``part``, then returns to the part before."""
+        """Bill a block to ``part``, then returns to the part before."""
         before = self._part
         self.switch(part)
         try:
@@ -67,7 +67,7 @@ class Clock:
 
     @contextmanager
     def aside(self, part: str) -> Iterator[None]:
-        """Bills a block of training to ``part`` by this rank's clock, without synchronising.
+        """Bill a block of training to ``part`` by this rank's clock, without synchronising.
 
         In other parts nothing is billed aside: all that is done belongs to them.
         """
@@ -83,12 +83,12 @@ class Clock:
             self._part = "train"
 
     def state(self) -> dict[str, dict[str, float]]:
-        """Returns the seconds billed so far, up to now."""
+        """Return the seconds billed so far, up to now."""
         self._bill()
         return {"seconds": dict(self._seconds), "cpu_seconds": dict(self._cpu_seconds)}
 
     def resume(self, state: dict[str, dict[str, float]]) -> None:
-        """Adds what the clock had billed that ``state`` was read from."""
+        """Add what the clock had billed that ``state`` was read from."""
         for part, seconds in state["seconds"].items():
             self._seconds[part] += seconds
             self._start -= seconds
@@ -102,12 +102,12 @@ class Clock:
         self._since, self._cpu_since = now, cpu
 
     def seconds(self, part: str) -> float:
-        """Returns the seconds billed to ``part`` so far, the running stretch included."""
+        """Return the seconds billed to ``part`` so far, the running stretch included."""
         running = self._now() - self._since if part == self._part else 0.0
         return self._seconds[part] + running
 
     def cpu_seconds(self, part: str) -> float:
-        """Returns the CPU seconds of this process billed to ``part`` so far."""
+        """Return the CPU seconds of this process billed to ``part`` so far."""
         running = self._cpu() - self._cpu_since if part == self._part else 0.0
         return self._cpu_seconds[part] + running
 
@@ -117,7 +117,7 @@ class Clock:
         return self._now() - self._start
 
     def ledger(self) -> dict[str, float]:
-        """Returns the seconds of each part as ``<part>_s``, up to now.
+        """Return the seconds of each part as ``<part>_s``, up to now.
 
         ``data_s`` is left out where nothing was streamed.
         """
@@ -126,7 +126,7 @@ class Clock:
                 if seconds or part != "data"}
 
     def training(self) -> tuple[float, dict[str, float]]:
-        """Returns the seconds of training up to now, and those of other parts, without ``data``.
+        """Return the seconds of training up to now, and those of other parts, without ``data``.
 
         For calls in training: what runs in another part is not billed for it.
         """
@@ -136,6 +136,6 @@ class Clock:
         return self.seconds("train"), others
 
     def closed(self) -> tuple[float, dict[str, float]]:
-        """Returns the wall clock in seconds and the ledger, both of the same instant."""
+        """Return the wall clock in seconds and the ledger, both of the same instant."""
         ledger = self.ledger()
         return self._since - self._start, ledger

@@ -1,50 +1,25 @@
-"""The pre-hook in C++: compiled when first asked for, a small share of the Python hook's cost.
+"""The choke point of communication: where every collective of this process can be counted.
 
-torch keeps what it compiled (in ``TORCH_EXTENSIONS_DIR`` or the user's cache) under a lock of the
-operating system, so that ranks which ask together wait for one compilation.
+    dist.all_reduce   DDP's reducer (C++)   DeepSpeed   compiled programs   worker threads
+          └──────────────────┴────────┬───────┴──────────────┴────────────────────┘
+                          operators c10d::allreduce_, …
+                                      │   ◄── by_dispatch: overrides (torch before 2.14)
+                        ProcessGroup::allreduce, …
+                                      │   ◄── by_hook: pre-hook of the group (torch 2.14)
+                              gloo, NCCL, …
 
-Three ways to be told of every collective, all in the c10d dispatcher below Python.
-
-Each sees what DDP's C++ reducer, DeepSpeed and compiled programs send as well as plain calls;
-a TorchDispatchMode or the profiler would miss what worker threads issue (docs/measurement.md, 3).
+Above it, a TorchDispatchMode or the profiler would miss what worker threads issue; below it are
+backends, each another (docs/measurement.md, 3).
 """
 
 from __future__ import annotations
 
-import functools
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench_apts.core.errors import UserError, describe_error, one_line
+from bench_apts.core.errors import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-_TELLING = re.compile(r"\berror:|not found|No such file")
-"""What the line that tells has among all that ninja and the compiler print."""
-
-_SOURCE = Path(__file__).with_name("native.cpp")
-
-
-@functools.cache
-def native_module() -> Any:
-    """Returns the compiled native.cpp, most of a minute later where it is not cached.
-
-    Raises:
-        UserError: It cannot be compiled here.
-    """
-    try:
-        from torch.utils import cpp_extension
-
-        return cpp_extension.load("bench_apts_meter", [str(_SOURCE)], extra_cflags=["-O2"])
-    except (ImportError, OSError, RuntimeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-        reason = next(filter(_TELLING.search, lines), lines[0])
-        raise UserError(
-            f"the native communication meter cannot be compiled: {reason}; install a C++ "
-            "compiler, ninja and setuptools, or unset BENCH_APTS_COMM_METER") from error
-
 
 Fields = tuple[Any, ...]
 """The fields of a ``wire.Call``, as a plain tuple: one is made for every collective."""
@@ -52,74 +27,30 @@ Fields = tuple[Any, ...]
 _HOOK_ID = 0x0A9750
 
 
-def by_hook(group: Any, told: Callable[[Fields, int], None]) -> None:
-    """Has one process group tell of its collectives; needs torch 2.14's ``register_pre_hook``.
+def by_hook(group: Any, count: Callable[[Fields, int], None]) -> None:
+    """Report the collectives of one process group; needs torch 2.14's ``register_pre_hook``.
 
     Args:
         group: The process group.
-        told: Is called with the collective and the number that c10d gives it.
+        count: Is called with the collective and the number that c10d gives it.
     """
     names = _operations()
 
     def hook(args: Any) -> None:
         try:
-            told(_fields(names[args.name.value], args.root, args.input_tensors,
-                         args.output_tensors), args.op_id)
+            count(_fields(names[args.name.value], args.root, args.input_tensors,
+                          args.output_tensors), args.op_id)
         except Exception as error:  # raised on, it would end the training
             name, number = _attribute(args, "name"), _attribute(args, "op_id")
-            told(unread(str(_attribute(name, "name") or "UNKNOWN"),
+            count(unread(str(_attribute(name, "name") or "UNKNOWN"),
                          _attribute(args, "input_tensors"), _attribute(args, "output_tensors"),
                          error), number if isinstance(number, int) else -1)
 
     group.register_pre_hook(_HOOK_ID, hook)
 
 
-class NativeCalls(NamedTuple):
-    """What a native hook counted.
-
-    Attributes:
-        calls: Collectives since it was set.
-        first: Number that c10d gave the first of them.
-        last: Highest number so far, −1 before any.
-        counts: How often each was seen since they were taken the last time.
-    """
-
-    calls: int
-    first: int
-    last: int
-    counts: dict[Fields, int]
-
-
-def by_native(group: Any) -> Callable[[], NativeCalls]:
-    """Has one process group's collectives counted without Python; needs what ``by_hook`` needs.
-
-    Args:
-        group: The process group.
-
-    Returns:
-        Takes what was counted.
-
-    Raises:
-        UserError: The hook cannot be compiled.
-    """
-    counter = native_module().watch(group, _HOOK_ID)
-    names = _operations()
-
-    def take() -> NativeCalls:
-        calls, first, last, counts, unread = counter.take()
-        # c10d's hooks do not tell the splits of an all-to-all.
-        found: dict[Fields, int] = {
-            (names[operation], root, dtype, inputs, outputs, ()): number
-            for operation, root, dtype, inputs, outputs, number in counts}
-        found |= {(names[operation], -1, None, (), (), (), one_line(text)): number
-                  for operation, text, number in unread}
-        return NativeCalls(calls, first, last, found)
-
-    return take
-
-
 def _operations() -> dict[int, str]:
-    """c10d's names by number: an enumeration's own take longer to find than all the rest."""
+    """Return c10d's names by number: an enumeration's own take longer to find than the rest."""
     from torch._C import _distributed_c10d
 
     members: Mapping[str, Any] = _distributed_c10d.HookOpName.__members__
@@ -149,7 +80,7 @@ _ROLES = {
 
 
 def operators() -> dict[str, _Operator]:
-    """Returns c10d's operators on a process group in this torch, by name, from their schemas."""
+    """Return c10d's operators on a process group in this torch, by name, from their schemas."""
     import torch
 
     found = {}
@@ -172,13 +103,13 @@ def operators() -> dict[str, _Operator]:
     return found
 
 
-def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
-    """Overrides c10d's operators so that every process group tells of its collectives.
+def by_dispatch(count: Callable[[Any, Fields], None]) -> Any:
+    """Override c10d's operators so that the collectives of every process group are reported.
 
     BackendSelect is the one key that all calls pass, those in inference mode included.
 
     Args:
-        told: Is called with the process group, None if it cannot be read, and the collective.
+        count: Is called with the process group, None if it cannot be read, and the collective.
 
     Returns:
         The library of overrides; they go when it does.
@@ -199,14 +130,14 @@ def by_dispatch(told: Callable[[Any, Fields], None]) -> Any:
             group = None
             try:
                 group = unbox(args[operator.group])
-                told(group, _fields(
+                count(group, _fields(
                     operator.operation, -1 if operator.root is None else args[operator.root],
                     _flat(argument(operator.inputs)), _flat(argument(operator.outputs)),
                     tuple(argument(operator.splits))))
             except Exception as error:  # raised on, it would end the training
                 inputs, outputs = (() if place is None else args[place:place + 1]
                                    for place in (operator.inputs, operator.outputs))
-                told(group, unread(operator.operation, inputs, outputs, error))
+                count(group, unread(operator.operation, inputs, outputs, error))
             return overload.redispatch(keyset & below, *args, **kwargs)
 
         library.impl(name, kernel, "BackendSelect", with_keyset=True)
@@ -226,7 +157,7 @@ def _fields(
 
 
 def unread(operation: str, inputs: Any, outputs: Any, error: Exception) -> Fields:
-    """Returns the fields of a collective that could not be read.
+    """Return the fields of a collective that could not be read.
 
     Args:
         operation: c10d's name for it.
@@ -248,7 +179,7 @@ def _readable(tensors: Any) -> tuple[int, ...]:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """An attribute of something of an unexpected kind; None where it has none."""
+    """Return an attribute of something of an unexpected kind; None where it has none."""
     try:
         return getattr(value, name, None)
     except Exception:
@@ -256,7 +187,7 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _sizes(tensors: Sequence[Any]) -> tuple[int, ...]:
-    """Bytes of each tensor; what is asked most often is answered first."""
+    """Return the bytes of each tensor; the usual case, a single one, is the fastest."""
     if not tensors:
         return ()
     for tensor in tensors:
@@ -268,7 +199,7 @@ def _sizes(tensors: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _flat(tensors: Any) -> list[Any]:
-    """The tensors of an argument: one, a list of them, or a list of lists."""
+    """Return the tensors of an argument: one, a list of them, or a list of lists."""
     if not isinstance(tensors, (list, tuple)):
         return [tensors]
     nested: Iterable[Any] = tensors

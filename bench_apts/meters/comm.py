@@ -1,10 +1,9 @@
 """Bytes on the network, counted at the one place that every collective passes.
 
 All groups are registered through ``distributed_c10d._register_pg_in_world``; wrapping it before
-``init_process_group`` gives every group a hook at its birth (``hooks.by_hook``, or in C++
-``hooks.by_native``). Where torch lacks that hook, c10d's operators are overridden instead
-(``hooks.by_dispatch``). Counting is host arithmetic on tensor sizes: nothing is synchronised.
-What a call costs in bytes is worked out when somebody asks, once for each distinct call.
+``init_process_group`` gives every group a hook at its birth. Where torch lacks that hook, c10d's
+operators are overridden instead (``collective_hooks``). Counting is arithmetic on tensor sizes:
+nothing is synchronised. The bytes of each distinct call are worked out once, when asked for.
 
 Once it is installed, nothing here raises into the training: what cannot be accounted for is
 counted as a call that is ``unmeasured``, with the reason.
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bench_apts.core.errors import UserError, describe_error, unknown
+from bench_apts.core.errors import describe_error, unknown
 from bench_apts.core.records import Communication, DistinctCall
 from bench_apts.core.wire import HANDSHAKE, Call, uncertainty
 from bench_apts.meters import calls as distinct
@@ -31,82 +30,65 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MECHANISM = "BENCH_APTS_COMM_METER"
-"""Environment variable: ``dispatch`` forces what serves a torch without the hook, ``native`` asks
-for the hook in C++."""
+"""Environment variable: ``dispatch`` forces what serves a torch without the pre-hook."""
 
-_NAMES = {"pre-hook": "c10d pre-hook", "native": "c10d pre-hook (native)",
-          "dispatch": "c10d dispatcher"}
+_Key = tuple[Call, int, int, str]
+"""A call with rank, size and backend of its group."""
+
+_NAMES = {"pre-hook": "c10d pre-hook", "dispatch": "c10d dispatcher"}
 
 
 def mechanism() -> str:
-    """Returns how collectives will be counted: ``pre-hook``, ``native`` or ``dispatch``.
+    """Return how collectives will be counted: ``pre-hook`` or ``dispatch``.
 
     Raises:
-        UserError: ``BENCH_APTS_COMM_METER`` asks for what does not exist or does not work here.
+        UserError: ``BENCH_APTS_COMM_METER`` asks for what does not exist.
     """
     from torch.distributed import ProcessGroup
 
     asked = os.environ.get(MECHANISM)
-    hookable = hasattr(ProcessGroup, "register_pre_hook")
-    if not asked:
-        return "pre-hook" if hookable else "dispatch"
-    if asked not in ("dispatch", "native"):
-        raise unknown(f"value of {MECHANISM},", asked, ("dispatch", "native"))
-    if asked == "native" and not hookable:
-        raise UserError(f"{MECHANISM}=native needs torch 2.14 or newer; unset it")
-    return asked
-
-
-def prepare() -> None:
-    """Compiles what the ranks will need, so that they need not wait for it within a trial.
-
-    Raises:
-        UserError: ``BENCH_APTS_COMM_METER`` asks for what does not work here.
-    """
-    if mechanism() == "native":
-        collective_hooks.native_module()
+    if asked and asked != "dispatch":
+        raise unknown(f"value of {MECHANISM},", asked, ("dispatch",))
+    return "pre-hook" if not asked and hasattr(ProcessGroup, "register_pre_hook") else "dispatch"
 
 
 class CommMeter:
     """Counts the collectives of this process by phase.
 
     Attributes:
+        phase: What is being done now, a ``records.Phase``.
         name: How the counting is done, or ``none (reason)``; stands in the record.
     """
 
     def __init__(self) -> None:
-        self._phase = "setup"
+        self.phase = "setup"
         self.name = "none (install() was not called)"
         self._stray = MeteredGroup(0, 1, "unknown", lost=True)  # for groups that cannot be read
         self._groups = [self._stray]
-        self._by_name: dict[
-            str, MeteredGroup
-        ] = {}  # a reference would keep a destroyed group alive
+        # By name, as a reference would keep a destroyed group alive.
+        self._by_name: dict[str, MeteredGroup] = {}
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
         self._overrides: Any = None
 
     def install(self) -> None:
-        """Sees every process group made from now on; call before ``init_process_group``.
+        """Watch every process group made from now on; call before ``init_process_group``.
 
         Raises:
-            UserError: ``BENCH_APTS_COMM_METER`` asks for what does not work here.
+            UserError: ``BENCH_APTS_COMM_METER`` asks for what does not exist.
         """
         from torch.distributed import distributed_c10d
 
         chosen = mechanism()
-        if chosen == "native":
-            collective_hooks.native_module()
         try:
             if chosen == "dispatch":
                 self._overrides = collective_hooks.by_dispatch(self._dispatched)
             else:
                 register = distributed_c10d._register_pg_in_world
-                watch = self.watch_natively if chosen == "native" else self.watch
 
                 def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
                     register(group, *args, **kwargs)
-                    watch(group)
+                    self.watch(group)
 
                 setattr(distributed_c10d, register.__name__, register_and_hook)
         except Exception as error:  # whatever this torch lacks, training can do without
@@ -115,33 +97,11 @@ class CommMeter:
             self.name = _NAMES[chosen]
 
     def watch(self, group: Any) -> None:
-        """Counts the collectives of one process group."""
+        """Count the collectives of one process group."""
         try:
             collective_hooks.by_hook(group, functools.partial(self._count, self._added(group)))
         except Exception as error:
             self._lose(group, error)
-
-    def watch_natively(self, group: Any) -> None:
-        """Counts the collectives of one process group without Python."""
-        try:
-            take = collective_hooks.by_native(group)
-            self._added(group).take = take
-        except Exception as error:
-            self._lose(group, error)
-
-    @property
-    def phase(self) -> str:
-        """What is being done now, a ``records.Phase``."""
-        return self._phase
-
-    @phase.setter
-    def phase(self, phase: str) -> None:
-        self._collect()
-        self._phase = phase
-
-    def _collect(self) -> None:
-        for seen in self._groups:
-            seen.collect(self._phase)
 
     def _dispatched(self, group: Any, call: collective_hooks.Fields) -> None:
         try:
@@ -152,7 +112,7 @@ class CommMeter:
             self._count(seen, call)
 
     def _count(self, seen: MeteredGroup, call: collective_hooks.Fields, number: int = -1) -> None:
-        seen.add(self._phase, call, number)
+        seen.add(self.phase, call, number)
 
     def _added(self, group: Any) -> MeteredGroup:
         seen = MeteredGroup(group.rank(), group.size(), group.name())
@@ -162,7 +122,6 @@ class CommMeter:
 
     def calls_by_phase(self) -> dict[str, int]:
         """Return how many collectives were seen in each phase, without pricing them."""
-        self._collect()
         calls: dict[str, int] = {}
         for seen in self._groups:
             for phase, _, number in seen.listed():
@@ -170,7 +129,7 @@ class CommMeter:
         return calls
 
     def _lose(self, group: Any, error: Exception) -> None:
-        """Counts as unmeasured that a group cannot be watched."""
+        """Count as unmeasured that a group cannot be watched."""
         with suppress(Exception):
             self._by_name[group.group_name] = self._stray
         self._count(self._stray, collective_hooks.unread("UNKNOWN", (), (), error))
@@ -180,20 +139,8 @@ class CommMeter:
         """Whether this meter sees anything at all."""
         return not self.name.startswith("none")
 
-    def _items(self) -> list[tuple[str, _Key, int]]:
-        self._collect()
-        return [(phase, (call, seen.rank, seen.ranks, seen.backend), calls)
-                for seen in self._groups for phase, call, calls in seen.listed()]
-
-    def _one(self, key: _Key) -> DistinctCall:
-        """What a single call is and moves; without its phase and number."""
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = distinct.describe_call(*key)
-        return known
-
     def calls(self, most: int = distinct.MAX_DISTINCT_CALLS) -> list[DistinctCall]:
-        """Returns the distinct calls so far, the rarest folded where there are more than ``most``.
+        """Return the distinct calls so far, the rarest folded where there are more than ``most``.
 
         ``calls.totals`` of them is the snapshot of the same moment.
         """
@@ -204,21 +151,32 @@ class CommMeter:
                 for phase, key, calls in self._items())
         return distinct.merge_calls([*self._before, *seen])
 
+    def _items(self) -> list[tuple[str, _Key, int]]:
+        return [(phase, (call, seen.rank, seen.ranks, seen.backend), calls)
+                for seen in self._groups for phase, call, calls in seen.listed()]
+
+    def _one(self, key: _Key) -> DistinctCall:
+        """Return what a single call is and moves; without its phase and number."""
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = distinct.describe_call(*key)
+        return known
+
     def state(self) -> list[dict[str, Any]]:
-        """Returns all distinct calls so far as plain values."""
+        """Return all distinct calls so far as plain values."""
         found: list[dict[str, Any]] = to_builtins(self._calls())
         return found
 
     def resume(self, state: list[dict[str, Any]]) -> None:
-        """Goes on from the meter that ``state`` was read from; ``predicted`` does not."""
+        """Go on from the meter that ``state`` was read from; ``predicted`` does not."""
         self._before = convert(state, list[DistinctCall])
 
     def snapshot(self) -> Communication:
-        """Returns a copy of the counts so far, by phase and collective."""
+        """Return a copy of the counts so far, by phase and collective."""
         return distinct.sum_calls(self._calls())
 
     def predicted(self) -> tuple[int, int]:
-        """Returns the bytes that this process's gloo must have sent so far, and their uncertainty.
+        """Return the bytes that this process's gloo must have sent so far, and their uncertainty.
 
         The second counts what no arithmetic knows: who opened a connection, and the splits of an
         uneven all-to-all.
@@ -234,8 +192,8 @@ class CommMeter:
         """Sum of the sizes of all process groups so far, those destroyed included."""
         return sum(seen.ranks for seen in self._groups)
 
-    def complaints(self) -> list[str]:
-        """Probes every live process group; all ranks call it together, when all is done.
+    def unwatched_groups(self) -> list[str]:
+        """Probe every live process group; all ranks call it together, when all is done.
 
         The dispatcher knows no numbers of operations, and so finds no gap in them.
 
@@ -244,7 +202,6 @@ class CommMeter:
         """
         from torch.distributed import distributed_c10d
 
-        self._collect()
         lines: list[str] = []
         group = None
         try:
@@ -264,7 +221,6 @@ class CommMeter:
         # It passes all hooks and sends nothing.
         device = "cuda" if backend == "nccl" else "cpu"
         dist.all_reduce(torch.empty(0, device=device), group=group)
-        self._collect()
         seen = self._by_name.get(group.group_name)
         where = f"process group {group.group_name} ({backend}, {group.size()} ranks)"
         if seen is not None and seen.lost:
@@ -276,11 +232,7 @@ class CommMeter:
                    f"{seen.last - seen.first + 1 - seen.calls} operations are missing")
 
     def unmeasured(self) -> str:
-        """Returns why calls so far could not be accounted for; empty if all could."""
+        """Return why calls so far could not be accounted for; empty if all could."""
         reasons = {reason for call in self._calls() if call.unmeasured
                    for reason in str(call.unmeasured).split("; ")}
         return "; ".join(sorted(reasons))
-
-
-_Key = tuple[Call, int, int, str]
-"""A call with rank, size and backend of its group."""

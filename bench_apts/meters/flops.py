@@ -27,7 +27,7 @@ class Flops(NamedTuple):
     backward: float
 
     def total(self, samples: int, forwards: int, backwards: int) -> float:
-        """Returns the operations of all ranks together.
+        """Return the operations of all ranks together.
 
         Args:
             samples: Samples of all ranks, counted at each forward pass.
@@ -45,7 +45,7 @@ class _Whole(nullcontext[None]):
 
 
 def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None:
-    """Counts matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does.
+    """Count matrix products, convolutions and attention, as ``torch.utils.flop_counter`` does.
 
     Elementwise operations, normalisation and optimizer steps do not count. The count is made on a
     twin of ``model`` without storage (device ``meta``): nothing is computed, so that weights,

@@ -1,14 +1,9 @@
-"""What Python code opens, connects to and maps, however briefly: the interpreter's audit events.
-
-Libraries in C raise none (``torch.save`` is made to). A hook stays until the process ends; it
-costs a dictionary look-up an event, of which a training step has a few.
-
-Ways between ranks that no hook and no counter of TCP sees: files, pipes, sockets, the store.
+"""Ways between ranks that no hook and no counter of TCP sees: files, pipes, sockets, memory.
 
 Each rank collects what it may have sent to and received from: by the interpreter's audit events
-(``events``) what Python code opened, however briefly; by the kernel what the process and its
-children hold open where training pauses (``descriptors``). A channel is what one rank may send to
-and another one on the same machine receives from. A file that only its writer reads is none.
+what Python code opened, however briefly; by the kernel (``procfs``) what the process and its
+children hold open, or share, where training pauses. A channel is what one rank may send to and
+another one on the same machine receives from. A file that only its writer reads is none.
 """
 
 from __future__ import annotations
@@ -24,12 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bench_apts.meters import procfs
-from bench_apts.meters.procfs import SharedMappings, first_names, is_memory, segment
+from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from bench_apts.meters.procfs import Mappings
 
 MAX_EVENTS = 4096
 """Most names of a kind that are kept of one part of a trial: there may be a file for each step."""
@@ -41,9 +34,240 @@ _WRITER = "_open_zipfile_writer"
 _MAP_ANYHOW, _MAP_WRITABLE = 0, 2
 """``access`` of ``mmap.mmap``: what ``prot`` says, which the event does not; and writable."""
 
+_MIN_BYTES = 1000
+"""A rank that reads or writes less in all of training has no part in a file."""
+
+_EVALUATION_BYTES = 10_000
+"""What the harness itself reads and writes in an evaluation, for its records, at most."""
+
+_STORE_BYTES, _STORE_BYTES_PER_S, _STORE_BYTES_PER_PEER = 16_384, 8_192, 1_024
+"""What the store may carry in training. A step needs none; a new process group less than 400
+bytes for each of its ranks, and agreeing on an early stop 5 kB a second."""
+
+_UNBILLED = ("setup", "checkpoint")
+"""Parts of a trial in which files and the store are everybody's."""
+
+_CACHE = re.compile(r"/(__pycache__|torchinductor_[^/]*|\.triton|torch_extensions)/")
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+"""Code that one rank compiles and all load."""
+
+_REMEDY = "behind the meter's back: send it through torch.distributed"
+_MAX_NAMES = 3
+"""Most names in a line."""
+
+_T = TypeVar("_T")
+_RECEIVED, _SENT = struct.Struct("=128xQ"), struct.Struct("=200xQ")  # of struct tcp_info
+
+
+class SeenChannels(NamedTuple):
+    """What one rank may have sent to and received from, by name; and where names mean the same."""
+
+    sent: set[str]
+    received: set[str]
+    place: str
+    store_bytes: int
+    store_allowed: int
+
+
+class HiddenChannels:
+    """Follows this process from now on. Nothing here raises into a training.
+
+    Args:
+        store_ports: Ports of the store, whose bytes are counted here.
+
+    Attributes:
+        shared: The memory that this process shares.
+        unread: What could not be looked at, and why.
+    """
+
+    def __init__(self, store_ports: frozenset[int]) -> None:
+        self.unread: set[str] = set()
+        self._store_ports = store_ports
+        self._mappings = procfs.Mappings()
+        self.shared = self._mappings.seen
+        self._events = AuditEvents()
+        self._sent: set[str] = set()
+        self._received: set[str] = set()
+        self._written: set[str] = set()
+        self._read: set[str] = set()
+        self._own: set[str] = set()  # sockets
+        self._inherited: set[str] = set()
+        self._store: dict[str, int] = {}
+        self._store_bytes = self._store_allowed = 0
+        self._bytes_read = self._bytes_written = 0
+        self._pauses = 0  # of which all ranks have made as many
+        self._try("descriptors", self._inherit)
+        self._begin(0)
+
+    def _try(self, what: str, look: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Return what ``look`` finds; None if it cannot, which is noted."""
+        try:
+            return look(*arguments)
+        except Exception as error:
+            self.unread.add(f"{what} ({type(error).__name__}: {error})")
+            return None
+
+    def _inherit(self) -> None:
+        """Note what all ranks hold from the process that forked them, or from the rendezvous."""
+        self._inherited |= {file.name for file in procfs.open_files(os.getpid())}
+        self._look_at_sockets()
+        self._inherited |= self._own
+
+    def _begin(self, peers: int) -> None:
+        """Begin a part of the trial; what was read for the audit itself belongs to none."""
+        self._since, self._peers = time.monotonic(), peers
+        self._store_before = sum(self._store.values())
+        self._events.clear()
+        self._transferred = self._try("read and written", procfs.transferred_bytes)
+
+    def look(self, part: str, predicted: int, peers: int) -> None:
+        """Collect what has happened since the last call, while all ranks pause.
+
+        Args:
+            part: The part of the trial that ends here.
+            predicted: Bytes that collectives sent in it.
+            peers: Sum of the sizes of all process groups so far.
+        """
+        now = self._try("read and written", procfs.transferred_bytes)
+        events = self._events
+        self._pauses += 1
+        self._received |= events.bound
+        self._try("sockets", self._look_at_sockets)
+        self._try("descriptors", self._look_at_files)
+        self._try("mappings", self._mappings.read)
+        if part not in _UNBILLED:
+            if now and self._transferred:
+                ours = _EVALUATION_BYTES if part == "eval" else 0
+                self._bytes_read += max(0, now[0] - self._transferred[0] - ours)
+                self._bytes_written += max(0, now[1] - self._transferred[1] - ours - predicted)
+            self._store_bytes += sum(self._store.values()) - self._store_before
+            self._store_allowed += int((time.monotonic() - self._since) * _STORE_BYTES_PER_S
+                                       + (peers - self._peers) * _STORE_BYTES_PER_PEER)
+            self._sent |= events.called
+            for names, more in ((self._written, events.written), (self._read, events.read)):
+                if len(names) < MAX_EVENTS:
+                    names |= more
+            self.shared.mapped.update(events.mapped.mapped)
+            self.shared.writable.update(events.mapped.writable)
+        self._begin(peers)
+
+    def _look_at_sockets(self) -> None:
+        for name, own in procfs.own_sockets():
+            with own:
+                self._own.add(name)
+                if name not in self._inherited:
+                    self._add(procfs.socket_ends(own))
+                if procfs.is_tcp(own) and self._store_ports & procfs.ports(own):
+                    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                    self._store[name] = (
+                        _SENT.unpack_from(info)[0] + _RECEIVED.unpack_from(info)[0])
+
+    def _look_at_files(self) -> None:
+        children = procfs.child_processes()
+        for process in [os.getpid(), *(child.pid for child in children)]:
+            self._received.add(f"/proc/{process}")
+            for file in self._try("descriptors", procfs.open_files, process) or ():
+                if file.empty or file.name in self._inherited:
+                    continue
+                name = f"{file.name} (pause {self._pauses})" if file.nameless else file.name
+                if file.writable:
+                    (self._written if file.regular else self._sent).add(name)
+                if file.readable:
+                    (self._read if file.regular else self._received).add(name)
+        for child in children:
+            self._add(self._try("sockets of children", procfs.ends_of_child, child, self._own)
+                      or (set(), set()))
+
+    def _add(self, ends: tuple[set[str], set[str]]) -> None:
+        self._sent |= ends[0]
+        self._received |= ends[1]
+
+    def seen(self) -> SeenChannels | None:
+        """Return what this rank may have sent to and received from; None if unknown."""
+        return self._try("names", self._seen)
+
+    def _seen(self) -> SeenChannels:
+        sent, received = set(self._sent), set(self._received)
+        if self._bytes_written >= _MIN_BYTES or not self._transferred:
+            sent |= _files(self._written)
+        if self._bytes_read >= _MIN_BYTES or not self._transferred:
+            received |= _files(self._read)
+        for name in self._written | self._read:
+            process = PROCESS_EVENTS.match(name)
+            if process:
+                sent.add(f"/proc/{process[1]}")
+        return SeenChannels(sent - {""}, received - {""}, _place(), self._store_bytes,
+                    self._store_allowed + _STORE_BYTES)
+
+
+def _files(names: set[str]) -> set[str]:
+    """Return the files by their real paths, which are the same on all ranks, without caches."""
+    caches = tuple(f"{os.environ[name]}/" for name in _CACHES if os.environ.get(name))
+    paths = {os.path.realpath(name) for name in names if procfs.is_ordinary(name)}
+    return {path for path in paths if not (_CACHE.search(path) or path.startswith(caches))}
+
+
+def _place() -> str:
+    """Return where a path or number of a process means the same: the machine, or a container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))])
+
+
+def channel_complaints(ranks: Sequence[SeenChannels | None]) -> list[str]:
+    """Return a line for each set of ranks that exchange data, and one for the store.
+
+    Args:
+        ranks: What each rank has seen, by rank; None for a rank that could not look.
+    """
+    found: dict[tuple[int, ...], list[str]] = {}
+    known = [(rank, seen) for rank, seen in enumerate(ranks) if seen is not None]
+    for place in {seen.place for _, seen in known}:
+        here = [(rank, seen) for rank, seen in known if seen.place == place]
+        sent = set().union(*(seen.sent for _, seen in here))
+        received = set().union(*(seen.received for _, seen in here))
+        for name in sorted(sent & received):
+            members = tuple(rank for rank, seen in here if name in seen.sent | seen.received)
+            found.setdefault(members, []).append(name)
+    lines = [f"{_named(members)} exchange data through {_first(names)}, {_REMEDY}"
+             for members, names in found.items() if len(members) > 1]
+    strained = [(rank, seen) for rank, seen in known if seen.store_bytes > seen.store_allowed]
+    if strained:
+        rank, most = max(strained, key=lambda item: item[1].store_bytes)
+        lines.append(
+            f"{_named(rank for rank, _ in strained)} exchange data through the store "
+            f"({most.store_bytes} bytes of rank {rank} in training, allowed are "
+            f"{most.store_allowed}), {_REMEDY}")
+    return lines
+
+
+def memory_complaints(ranks: Sequence[SharedMappings]) -> list[str]:
+    """Return a line for each set of ranks that share memory which one of them may write.
+
+    Args:
+        ranks: What each rank has mapped, by rank.
+    """
+    found: dict[tuple[int, ...], list[str]] = {}
+    for segment in sorted(set().union(*(shared.writable for shared in ranks))):
+        members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
+        found.setdefault(members, []).append(ranks[members[0]].mapped[segment])
+    return [f"{_named(members)} share memory: {_first(names)}: bytes may have passed behind the "
+            "meter's back" for members, names in found.items() if len(members) > 1]
+
+
+def _named(ranks: Iterable[int]) -> str:
+    return f"ranks {', '.join(map(str, ranks))}"
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
 
 class AuditEvents:
-    """Collect the events of this process from now on.
+    """Collect what Python code of this process opens, connects to and maps from now on.
+
+    Libraries in C raise no events (``torch.save`` is made to). The hook stays until the process
+    ends; it costs a dictionary look-up an event, of which a training step has a few.
 
     Attributes:
         written, read: Absolute paths that were opened for it.
@@ -53,7 +277,7 @@ class AuditEvents:
 
     def __init__(self) -> None:
         self.clear()
-        _tell_of_torch_save()
+        _audit_torch_save()
         kinds: dict[str, Callable[..., None]] = {
             "open": self._open, "os.rename": self._rename, "os.link": self._rename,
             "socket.bind": self._bind, "socket.connect": self._call,
@@ -104,10 +328,10 @@ class AuditEvents:
         # What is in memory was made to be shared; another file may be mapped as a private copy.
         found = os.fstat(number)
         path = name.removesuffix(" (deleted)")
-        if is_memory(path) or (access == _MAP_WRITABLE and found.st_nlink):
+        if procfs.is_memory(path) or (access == _MAP_WRITABLE and found.st_nlink):
             device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
             if len(self.mapped.writable) < MAX_EVENTS:
-                mapped = segment(path, device, found.st_ino, found.st_nlink == 0)
+                mapped = procfs.segment(path, device, found.st_ino, found.st_nlink == 0)
                 self.mapped.mapped[mapped] = path
                 self.mapped.writable.add(mapped)
 
@@ -125,7 +349,7 @@ def _has_content(path: str) -> bool:
     return stat.S_ISFIFO(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_size > 0)
 
 
-def _tell_of_torch_save() -> None:
+def _audit_torch_save() -> None:
     """Make ``torch.save`` raise the event of ``open``, as ``torch.load`` does."""
     from torch import serialization
 
@@ -133,213 +357,9 @@ def _tell_of_torch_save() -> None:
     if writer is None:
         return
 
-    def tell_and_open(file: Any, *args: Any, **kwargs: Any) -> Any:
+    def audit_and_open(file: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(file, (str, os.PathLike)):
             sys.audit("open", os.fspath(file), "wb", os.O_WRONLY)
         return writer(file, *args, **kwargs)
 
-    setattr(serialization, _WRITER, tell_and_open)
-
-
-_LEAST_BYTES = 1000
-"""A rank that reads or writes less in all of training has no part in a file, as in ``bounds``."""
-
-_EVALUATION_BYTES = 10_000
-"""What the harness itself reads and writes in an evaluation, for its records, at most."""
-
-_STORE_BYTES, _STORE_BYTES_PER_S, _STORE_BYTES_PER_PEER = 16_384, 8_192, 1_024
-"""What the store may carry in training. A step needs none; a new process group less than 400
-bytes for each of its ranks, and agreeing on an early stop 5 kB a second."""
-
-_UNBILLED = ("setup", "checkpoint")
-"""Parts of a trial in which files and the store are everybody's."""
-
-_CACHE = re.compile(r"/(__pycache__|torchinductor_[^/]*|\.triton|torch_extensions)/")
-_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
-"""Code that one rank compiles and all load."""
-
-_T = TypeVar("_T")
-_RECEIVED, _SENT = struct.Struct("=128xQ"), struct.Struct("=200xQ")  # of struct tcp_info
-
-
-class SeenChannels(NamedTuple):
-    """What one rank may have sent to and received from, by name; and where names mean the same."""
-
-    sent: set[str]
-    received: set[str]
-    place: str
-    store_bytes: int
-    store_allowed: int
-
-
-class HiddenChannels:
-    """Follows this process from now on. Nothing here raises into a training.
-
-    Args:
-        sockets: Yields duplicates of this process's sockets, each with a name.
-        leads_to_store: Says whether a socket does, so that its bytes are counted here.
-        shared: Follows what is mapped; is given what was mapped between two pauses besides.
-
-    Attributes:
-        unread: What could not be looked at, and why.
-    """
-
-    def __init__(self, sockets: Callable[[], Iterable[tuple[str, socket.socket]]],
-                 leads_to_store: Callable[[socket.socket], bool], shared: Mappings) -> None:
-        self.unread: set[str] = set()
-        self._sockets, self._leads_to_store, self._shared = sockets, leads_to_store, shared
-        self._events = AuditEvents()
-        self._sent: set[str] = set()
-        self._received: set[str] = set()
-        self._written: set[str] = set()
-        self._read: set[str] = set()
-        self._own: set[str] = set()
-        self._inherited: set[str] = set()
-        self._store: dict[str, int] = {}
-        self._store_bytes = self._store_allowed = 0
-        self._bytes_read = self._bytes_written = 0
-        self._pauses = 0  # of which all ranks have made as many
-        self._try("descriptors", self._inherit)
-        self._begin(0)
-
-    def _try(self, what: str, look: Callable[..., _T], *arguments: Any) -> _T | None:
-        """Return what ``look`` finds; None if it cannot, which is noted."""
-        try:
-            return look(*arguments)
-        except Exception as error:
-            self.unread.add(f"{what} ({type(error).__name__}: {error})")
-            return None
-
-    def _inherit(self) -> None:
-        """Note what all ranks hold from the process that forked them, or from meeting."""
-        self._inherited |= {file.name for file in procfs.open_files(os.getpid())}
-        self._look_at_sockets()
-        self._inherited |= self._own
-
-    def _begin(self, peers: int) -> None:
-        """Begin a part of the trial; what was read for the audit itself belongs to none."""
-        self._since, self._peers = time.monotonic(), peers
-        self._store_before = sum(self._store.values())
-        self._events.clear()
-        self._transferred = self._try("read and written", procfs.transferred_bytes)
-
-    def look(self, part: str, predicted: int, peers: int) -> None:
-        """Collect what has happened since the last call, while all ranks pause.
-
-        Args:
-            part: The part of the trial that ends here.
-            predicted: Bytes that collectives sent in it.
-            peers: Sum of the sizes of all process groups so far.
-        """
-        now = self._try("read and written", procfs.transferred_bytes)
-        events = self._events
-        self._pauses += 1
-        self._received |= events.bound
-        self._try("sockets", self._look_at_sockets)
-        self._try("descriptors", self._look_at_files)
-        self._try("mappings", self._shared.read)
-        if part not in _UNBILLED:
-            if now and self._transferred:
-                spared = _EVALUATION_BYTES if part == "eval" else 0
-                self._bytes_read += max(0, now[0] - self._transferred[0] - spared)
-                self._bytes_written += max(0, now[1] - self._transferred[1] - spared - predicted)
-            self._store_bytes += sum(self._store.values()) - self._store_before
-            self._store_allowed += int((time.monotonic() - self._since) * _STORE_BYTES_PER_S
-                                       + (peers - self._peers) * _STORE_BYTES_PER_PEER)
-            self._sent |= events.called
-            for names, more in ((self._written, events.written), (self._read, events.read)):
-                if len(names) < MAX_EVENTS:
-                    names |= more
-            self._shared.seen.mapped.update(events.mapped.mapped)
-            self._shared.seen.writable.update(events.mapped.writable)
-        self._begin(peers)
-
-    def _look_at_sockets(self) -> None:
-        for name, own in self._sockets():
-            with own:
-                self._own.add(name)
-                if name not in self._inherited:
-                    self._add(procfs.socket_ends(own))
-                if self._leads_to_store(own):
-                    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    self._store[name] = (
-                        _SENT.unpack_from(info)[0] + _RECEIVED.unpack_from(info)[0])
-
-    def _look_at_files(self) -> None:
-        children = procfs.child_processes()
-        for process in [os.getpid(), *(child.pid for child in children)]:
-            self._received.add(f"/proc/{process}")
-            for file in self._try("descriptors", procfs.open_files, process) or ():
-                if file.empty or file.name in self._inherited:
-                    continue
-                name = f"{file.name} (pause {self._pauses})" if file.nameless else file.name
-                if file.writable:
-                    (self._written if file.regular else self._sent).add(name)
-                if file.readable:
-                    (self._read if file.regular else self._received).add(name)
-        for child in children:
-            self._add(self._try("sockets of children", procfs.ends_of_child, child, self._own)
-                      or (set(), set()))
-
-    def _add(self, ends: tuple[set[str], set[str]]) -> None:
-        self._sent |= ends[0]
-        self._received |= ends[1]
-
-    def seen(self) -> SeenChannels | None:
-        """Return what this rank may have sent to and received from; None if it cannot be told."""
-        return self._try("names", self._seen)
-
-    def _seen(self) -> SeenChannels:
-        sent, received = set(self._sent), set(self._received)
-        if self._bytes_written >= _LEAST_BYTES or not self._transferred:
-            sent |= _files(self._written)
-        if self._bytes_read >= _LEAST_BYTES or not self._transferred:
-            received |= _files(self._read)
-        for name in self._written | self._read:
-            process = PROCESS_EVENTS.match(name)
-            if process:
-                sent.add(f"/proc/{process[1]}")
-        return SeenChannels(sent - {""}, received - {""}, _place(), self._store_bytes,
-                    self._store_allowed + _STORE_BYTES)
-
-
-def _files(names: set[str]) -> set[str]:
-    """Return the files by the paths that all ranks call them; without those that hold code."""
-    caches = tuple(f"{os.environ[name]}/" for name in _CACHES if os.environ.get(name))
-    paths = {os.path.realpath(name) for name in names if procfs.is_ordinary(name)}
-    return {path for path in paths if not (_CACHE.search(path) or path.startswith(caches))}
-
-
-def _place() -> str:
-    """Return where a path or number of a process means the same: the machine, or a container."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))])
-
-
-def channel_complaints(ranks: Sequence[SeenChannels | None]) -> list[str]:
-    """Return a line for each set of ranks that exchange data, and one for the store.
-
-    Args:
-        ranks: What each rank has seen, by rank; None for a rank that could not look.
-    """
-    found: dict[tuple[int, ...], list[str]] = {}
-    known = [(rank, seen) for rank, seen in enumerate(ranks) if seen is not None]
-    for place in {seen.place for _, seen in known}:
-        here = [(rank, seen) for rank, seen in known if seen.place == place]
-        sent = set().union(*(seen.sent for _, seen in here))
-        received = set().union(*(seen.received for _, seen in here))
-        for name in sorted(sent & received):
-            members = tuple(rank for rank, seen in here if name in seen.sent | seen.received)
-            if len(members) > 1:
-                found.setdefault(members, []).append(name)
-    lines = [f"ranks {', '.join(map(str, members))} exchange data through {first_names(names)}, "
-             "behind the meter's back: send it through torch.distributed"
-             for members, names in found.items()]
-    strained = [(rank, seen) for rank, seen in known if seen.store_bytes > seen.store_allowed]
-    if strained:
-        rank, most = max(strained, key=lambda item: item[1].store_bytes)
-        lines.append(f"ranks {', '.join(str(rank) for rank, _ in strained)} exchange data through "
-                     f"the store ({most.store_bytes} bytes of rank {rank} in training, allowed "
-                     f"are {most.store_allowed}), behind the meter's back: send it through "
-                     "torch.distributed")
-    return lines
+    setattr(serialization, _WRITER, audit_and_open)

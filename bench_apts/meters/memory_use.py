@@ -1,6 +1,4 @@
-"""Peak memory: of the device where there is one, else of the process.
-
-Bytes of the tensors that a model and its optimizer hold: the memory that a method needs.
+"""Memory: the peak of the device or process, and the bytes of the tensors that a method holds.
 
 A process on CPUs holds Python, torch's libraries and the data besides, a hundred times as much as
 a small model, so that its resident set says nothing of the method. Counted are parameters,
@@ -25,12 +23,14 @@ if TYPE_CHECKING:
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
+_LEAVES = (types.ModuleType, type, types.CodeType, types.FrameType, types.BuiltinFunctionType, str,
+           bytes, bytearray, int, float, complex, bool, type(None))
+"""Types of objects that refer to nothing of a method's own."""
+
 
 def reset_peak(device: str) -> None:
-    """Starts a new peak, so that what the process did before does not count."""
+    """Start a new peak, so that what the process did before does not count."""
     if device == "cuda":
-        import torch
-
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR_REFS.exists():
         # 5 resets the kernel's high-water mark of the resident set (man 5 proc).
@@ -39,25 +39,18 @@ def reset_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """Returns the peak since ``reset_peak``: device memory on CUDA, else the resident set.
+    """Return the peak since ``reset_peak``: device memory on CUDA, else the resident set.
 
     The resident set includes what the process shares with others (torch's libraries, the
     memory-mapped data).
     """
     if device == "cuda":
-        import torch
-
         return int(torch.cuda.max_memory_allocated())
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-_LEAVES = (types.ModuleType, type, types.CodeType, types.FrameType, types.BuiltinFunctionType, str,
-           bytes, bytearray, int, float, complex, bool, type(None))
-"""What refers to nothing that is a method's own."""
 
 
 def held_tensor_bytes(roots: Iterable[object], apart: Iterable[object] = ()) -> int:

@@ -22,11 +22,11 @@ _EXACT = 1e-9
 """Relative error of the same sum worked out again."""
 
 _AUDITED_SINCE = (4, 19)
-"""The first Linux that tells what the audit asks for."""
+"""The first Linux that counts what the audit reads."""
 
 
-def complaints(record: TrialRecord) -> Iterator[str]:
-    """Names what a trial cannot have counted, and what it should have."""
+def implausible(record: TrialRecord) -> Iterator[str]:
+    """Name what a trial cannot have counted, and what it should have."""
     start, end = record.start, record.end
     if start is None:
         if end is not None and end.status in ("hit", "miss"):
@@ -70,7 +70,7 @@ def complaints(record: TrialRecord) -> Iterator[str]:
 
 
 def _claims(record: TrialRecord) -> Iterator[str]:
-    """Compares what steps reported with what the harness counted, where it did."""
+    """Compare what steps reported with what the harness counted, where it did."""
     for event in record.evals:
         counted = event.counted
         if counted is None:
@@ -85,7 +85,7 @@ def _claims(record: TrialRecord) -> Iterator[str]:
 
 
 def _comm(comm: Communication, when: str, ranks: int) -> Iterator[str]:
-    """Checks the traffic of all phases at one moment of a trial."""
+    """Check the traffic of all phases at one moment of a trial."""
     for phase, collectives in comm.items():
         for collective, traffic in collectives.items():
             for problem in _traffic(collective, traffic, ranks):
@@ -104,12 +104,12 @@ def _traffic(collective: str, traffic: Traffic, ranks: int) -> Iterator[str]:
     if ranks == 1:
         if actual:
             yield f"actual_bytes is {actual} without another rank"
-    elif actual == 0 and ideal > 0 and collective != "all_to_all":  # its splits may spare a rank
+    elif actual == 0 and ideal > 0 and collective != "all_to_all":  # which may leave out a rank
         yield f"actual_bytes is 0, although {ideal:g} are needed"
 
 
 def _operations(record: TrialRecord, start: Start) -> Iterator[str]:
-    """Works the operations out again, from those of one sample."""
+    """Work the operations out again, from those of one sample."""
     if not start.forward_flops or not start.backward_flops:
         yield "no operations of a sample were counted"
         return
@@ -122,7 +122,7 @@ def _operations(record: TrialRecord, start: Start) -> Iterator[str]:
 
 
 def _unaudited(record: TrialRecord, start: Start, audit: Audited | None) -> Iterator[str]:
-    """Asks for an audit wherever there could be one."""
+    """Ask for an audit wherever there could be one."""
     if start.process_group != "gloo" or start.comm_meter.startswith("none"):
         return
     if audit is None:
@@ -134,7 +134,7 @@ def _unaudited(record: TrialRecord, start: Start, audit: Audited | None) -> Iter
 
 
 def _audited(record: TrialRecord, end: End, audit: Audited) -> Iterator[str]:
-    """Checks the audit's parts as at run time, and against the traffic."""
+    """Check the audit's parts as at run time, and against the traffic."""
     ranks = record.trial.ranks
     if not 0 <= audit.rank < ranks:
         yield f"the audit is of rank {audit.rank} of {ranks}"

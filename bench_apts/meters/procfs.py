@@ -1,11 +1,4 @@
-"""What the kernel says about open files, sockets and transferred bytes of a process (proc(5)).
-
-Memory that ranks share: through it bytes pass by every socket and every hook.
-
-Linux lists what a process has mapped (proc_pid_maps(5)): files of /dev/shm, memory without a
-name, and files on disk alike. What several ranks have mapped and one may write can carry bytes.
-A rank may share memory with helpers of its own, such as those that load data.
-"""
+"""What the kernel says of this process: open files, sockets, bytes, shared memory (proc(5))."""
 
 from __future__ import annotations
 
@@ -18,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import psutil
 
@@ -72,31 +65,24 @@ def open_files(process: int) -> list[OpenFile]:
     Raises:
         OSError: The kernel does not show the process's files.
     """
-    return list(_iterate_open_files(process))
-
-
-def _iterate_open_files(process: int) -> Iterator[OpenFile]:
+    found = []
     for number in _numbers(process):
         with suppress(OSError):  # closed meanwhile
             path = f"/proc/{process}/fd/{number}"
             name = os.readlink(path)
             if name.startswith("pipe:"):
-                yield OpenFile(name, False, False, False, True, True)
+                found.append(OpenFile(name, False, False, False, True, True))
             elif name.startswith("/") and is_ordinary(name):
-                found = os.stat(path)
-                regular = stat.S_ISREG(found.st_mode)
-                if regular or stat.S_ISFIFO(found.st_mode):
-                    if not found.st_nlink:
-                        name = f"{name}, inode {found.st_ino} of device {found.st_dev}"
+                status = os.stat(path)
+                regular = stat.S_ISREG(status.st_mode)
+                if regular or stat.S_ISFIFO(status.st_mode):
+                    if not status.st_nlink:
+                        name = f"{name}, inode {status.st_ino} of device {status.st_dev}"
                     access = _access(process, number)
-                    yield OpenFile(
-                        name,
-                        not found.st_nlink,
-                        regular,
-                        regular and not found.st_size,
-                        access != os.O_WRONLY,
-                        access != os.O_RDONLY,
-                    )
+                    found.append(OpenFile(
+                        name, not status.st_nlink, regular, regular and not status.st_size,
+                        access != os.O_WRONLY, access != os.O_RDONLY))
+    return found
 
 
 def _numbers(process: int) -> list[str]:
@@ -135,6 +121,25 @@ def socket_address(family: int, kind: int, place: Any) -> str:
     return f"{'TCP' if kind == socket.SOCK_STREAM else 'UDP'} port {place[1]}"
 
 
+def own_sockets() -> Iterator[tuple[str, socket.socket]]:
+    """Yield duplicates of this process's open sockets, each with a name that is its inode."""
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            inode = os.readlink(f"/proc/self/fd/{number}")
+            if inode.startswith("socket:"):
+                yield inode, socket.socket(fileno=os.dup(int(number)))
+        except OSError:  # closed meanwhile
+            continue
+
+
+def ports(own: socket.socket) -> frozenset[int]:
+    """Return the ports of both ends of a TCP or UDP socket."""
+    found = {own.getsockname()[1]}
+    with suppress(OSError):  # the other side is gone
+        found.add(own.getpeername()[1])
+    return frozenset(found)
+
+
 def is_tcp(own: socket.socket) -> bool:
     """Say whether the kernel counts the bytes of a socket."""
     return (own.family in _INTERNET and own.type == socket.SOCK_STREAM
@@ -148,9 +153,8 @@ def socket_ends(own: socket.socket) -> tuple[set[str], set[str]]:
     """
     if is_tcp(own):
         listens = own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return set(), {
-            socket_address(own.family, own.type, own.getsockname())
-        } if listens else set()
+        here = {socket_address(own.family, own.type, own.getsockname())}
+        return set(), here if listens else set()
     if own.family == socket.AF_UNIX or (own.family in _INTERNET
                                         and own.proto in (0, socket.IPPROTO_UDP)):
         there = set()
@@ -191,15 +195,11 @@ _FLAGS_END = 40
 """Bytes of a line by which two addresses and the flags ``rw-s`` have ended."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_NAMED = 3
-"""Most segments that a line names."""
-
+_DELETED = "deleted, "
 
 Segment = tuple[str, int]
 """What is mapped: of memory device and inode, as it may go by several names or none; of a file on
 disk its path and 0, as disks use inodes again; of one without a path any more, ``_DELETED``."""
-
-_DELETED = "deleted, "
 
 
 class SharedMappings(NamedTuple):
@@ -210,7 +210,11 @@ class SharedMappings(NamedTuple):
 
 
 class Mappings:
-    """Follows the shared mappings of this process from now on.
+    """Follows the shared mappings of this process from now on (proc_pid_maps(5)).
+
+    Files of /dev/shm, memory without a name, and files on disk alike: what several ranks have
+    mapped and one may write can carry bytes past every socket and hook. A rank may share memory
+    with helpers of its own, such as those that load data.
 
     What is mapped and unmapped between two calls of ``read`` is missed, and so is what takes the
     place of as much other memory.
@@ -219,16 +223,16 @@ class Mappings:
     def __init__(self) -> None:
         self._now = shared_mappings()
         self._before = self._now.writable
-        self._pages = _pages()
+        self._pages = _unheaped_pages()
         self._pauses = 0
         self.seen = SharedMappings({}, set())
 
     def read(self) -> None:
-        """Takes down what is mapped now; what could be written from the beginning is not.
+        """Note what is mapped now, and what of that may be written since the beginning.
 
-        To list all takes milliseconds, and is done only if the process's memory has another size.
+        To list all takes milliseconds: it is done only where their size has changed.
         """
-        pages = _pages()
+        pages = _unheaped_pages()
         if pages != self._pages:
             self._pages, self._now = pages, shared_mappings()
         self._pauses += 1
@@ -241,13 +245,17 @@ class Mappings:
                 self.seen.writable.add(kept)
 
 
-def _pages() -> bytes:
-    """Return how many pages the process has mapped, as the kernel writes it."""
-    return Path("/proc/self/statm").read_bytes().partition(b" ")[0]
+def _unheaped_pages() -> int:
+    """Return how many pages are mapped, without those that are private and writable.
+
+    Data and stacks, of which the kernel keeps count, change all the time and are never shared.
+    """
+    size, _, _, _, _, data, _ = Path("/proc/self/statm").read_bytes().split()
+    return int(size) - int(data)
 
 
 def shared_mappings() -> SharedMappings:
-    """Returns what this process maps by ``MAP_SHARED``, and what of that it may write.
+    """Return what this process maps by ``MAP_SHARED``, and what of that it may write.
 
     Devices are left out, and semaphores, a page each: ``multiprocessing`` gives ranks many.
     """
@@ -284,27 +292,3 @@ def _is_device(path: str) -> bool:
         return stat.S_ISCHR(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def mapping_complaints(ranks: Sequence[SharedMappings]) -> list[str]:
-    """Returns a line for each set of ranks that share memory which one of them may write.
-
-    Args:
-        ranks: What each rank has mapped, by rank.
-    """
-    sharing: dict[tuple[int, ...], list[str]] = {}
-    for segment in sorted(set().union(*(shared.writable for shared in ranks))):
-        members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
-        if len(members) > 1:
-            sharing.setdefault(members, []).append(ranks[members[0]].mapped[segment])
-    return [
-        f"ranks {', '.join(map(str, members))} share memory: {first_names(paths)}: bytes may have "
-        "passed behind the meter's back"
-        for members, paths in sharing.items()
-    ]
-
-
-def first_names(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

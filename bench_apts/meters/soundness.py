@@ -34,13 +34,13 @@ _CUMULATIVE = ("step", "epoch", "cpu_s", "forwards", "peak_memory_bytes",
 
 
 def check(folder: Path) -> tuple[int, list[str]]:
-    """Checks every trial of a results folder.
+    """Check every trial of a results folder.
 
     Returns:
         How many trials there are, and a line for each problem that begins with the file's path.
 
     Raises:
-        UserError: It is no results folder.
+        UserError: It is not a results folder.
     """
     study = store.read_study(folder)
     found: list[str] = []
@@ -52,13 +52,13 @@ def check(folder: Path) -> tuple[int, list[str]]:
         events = _written(Path(record.path))
         found += (f"{record.path}: {text}" for text in (
             *_identity(record, events), *_resumed(record, events), *_alone(record),
-            *plausibility.complaints(record)))
+            *plausibility.implausible(record)))
     found += [*_together(trials.records), *_unlike(folder, study, trials.records)]
     return len(trials.records) + unread, found
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
-    """Returns by what share the ledger's parts miss the wall clock; None within the tolerance.
+    """Return by what share the ledger's parts miss the wall clock; None within the tolerance.
 
     A trial that was ended from outside has no ledger, and so nothing that could be wrong.
     """
@@ -71,7 +71,7 @@ def ledger_gap(record: TrialRecord) -> float | None:
 
 
 def _written(path: Path) -> list[dict[str, Any]]:
-    """Reads the last attempt, and those that it goes on from, as written."""
+    """Read the last attempt, and those that it resumed from, as written."""
     events: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
@@ -86,7 +86,7 @@ def _written(path: Path) -> list[dict[str, Any]]:
 
 
 def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Recomputes the content address from the trial as written, not as this version reads it.
+    """Recompute the content address from the trial as written, not as this version reads it.
 
     A field that later versions add would otherwise change the address of older records, where it
     also depends on the folder of a plug-in file.
@@ -106,7 +106,7 @@ def _identity(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator
 
 
 def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What attempts must share of which one goes on from the other's checkpoint."""
+    """Check what attempts must share of which one resumed from the other's checkpoint."""
     written = {event.samples: event for event in record.checkpoints if not event.skipped}
     for samples in dict.fromkeys([*record.resumed, record.header.resumed]):
         if samples is not None and samples not in written:
@@ -126,7 +126,7 @@ def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[
 
 
 def _alone(record: TrialRecord) -> Iterator[str]:
-    """What a trial's last attempt must hold for itself."""
+    """Check what a trial's last attempt must hold for itself."""
     for number in record.torn:
         yield f"line {number} is cut off: the writer was killed"
     gap = ledger_gap(record)
@@ -161,7 +161,7 @@ def _alone(record: TrialRecord) -> Iterator[str]:
 
 
 def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[str]:
-    """Names the counters of the traffic that run backwards."""
+    """Name the counters of the traffic that run backwards."""
     for phase, collectives in before.items():
         for collective, traffic in collectives.items():
             later = after.get(phase, {}).get(collective)
@@ -173,7 +173,7 @@ def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[
 
 
 def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
-    """What trials must share, whatever their optimizer and N, for a comparison in pairs."""
+    """Check what trials must share, whatever their optimizer and N, for a comparison in pairs."""
     yield from _odd("seeds", records,
                     lambda r: (canonical(r.trial.suite), r.trial.stage, r.trial.repetition),
                     lambda r: (r.trial.seeds.data, r.trial.seeds.init))
@@ -229,12 +229,10 @@ def _unlike(folder: Path, study: StudyFile, records: Sequence[TrialRecord]) -> I
 
 
 def _odd(
-    what: str,
-    records: Sequence[TrialRecord],
-    key: Callable[[TrialRecord], Hashable],
+    what: str, records: Sequence[TrialRecord], key: Callable[[TrialRecord], Hashable],
     value: Callable[[TrialRecord], Hashable],
 ) -> Iterator[str]:
-    """Names the records that differ from most others with the same key."""
+    """Name the records that differ from most others with the same key."""
     groups: dict[Hashable, list[TrialRecord]] = defaultdict(list)
     for record in records:
         groups[key(record)].append(record)

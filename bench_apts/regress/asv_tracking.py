@@ -1,16 +1,13 @@
-"""The checkout that is measured: where it is, what it holds, and whether it is what is installed.
+"""Measures a checkout with asv, and compares its numbers with those of an earlier commit.
 
-In an existing environment asv measures whatever is installed and stores it under any name that it
-is given, so both are made sure of before it starts.
-
-Runs asv as it must be run: in this environment, on one thread, under a commit's name.
-
-What changed between two commits, of the numbers that asv stored.
+In an existing environment asv measures whatever is installed and stores it under any name, so
+this module makes sure of both before it starts. asv itself says which numbers differ.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -18,7 +15,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core import environment
 from bench_apts.core.environment import THREADS
@@ -28,13 +25,20 @@ from bench_apts.launch.elastic import interruptible
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bench_apts.reports.asv_results import BenchmarkLine, History
-
 CONFIGURATION = "asv.conf.json"
 
 _PACKAGES = {"bench_apts": "bench_apts", "bench_apts.optimizers": "optimizers",
              "bench_apts.reports": "reports", "bench_apts.suites": "suites"}
 """Where in a checkout each package lies."""
+
+_END_WAIT_S = 10.0
+"""How long asv may take to end in order."""
+
+_BENCHMARK_FAILED = 2
+"""asv's exit code where benchmarks failed; with it the others are stored all the same."""
+
+_THRESHOLD = 0.05
+"""asv's own, where ``regressions_thresholds`` names none."""
 
 
 class Checkout(NamedTuple):
@@ -52,7 +56,7 @@ class Checkout(NamedTuple):
 
 
 def find_checkout(folder: Path) -> Checkout:
-    """Finds the checkout around a folder.
+    """Find the checkout around a folder.
 
     Raises:
         UserError: There is no git, no checkout, no commit, or it is another project's.
@@ -66,42 +70,34 @@ def find_checkout(folder: Path) -> Checkout:
         raise UserError(f"{root} has no {CONFIGURATION}; go to a clone of bench-apts and run "
                         "`bench-apts track` there")
     lines = environment.git_text(
-        root, "status", "--porcelain", "--untracked-files=all"
-    ).splitlines()
+        root, "status", "--porcelain", "--untracked-files=all").splitlines()
     return Checkout(root, resolved(root, "HEAD"), [line[2:].strip() for line in lines])
 
 
 def resolved(root: Path, revision: str) -> str:
-    """Returns the hash of a commit.
+    """Return the hash of a commit.
 
     Raises:
         UserError: git knows no such commit.
     """
     try:
         return environment.git_text(root, "rev-parse", "--verify", "--quiet", "--end-of-options",
-                   f"{revision}^{{commit}}")
+                                    f"{revision}^{{commit}}")
     except UserError as error:
         raise UserError(f"git knows no commit '{revision}' in {root}; see `git log`") from error
 
 
 def require_content(found: Checkout, commit: str) -> None:
-    """Refuses a commit whose files are not those that are checked out.
-
-    Raises:
-        UserError: They are not.
-    """
-    if environment.git_text(found.root, "rev-parse", f"{commit}^{{tree}}") != environment.git_text(
-            found.root, "rev-parse", f"{found.commit}^{{tree}}"):
+    """Refuse a commit whose files are not those that are checked out."""
+    measured, wanted = (environment.git_text(found.root, "rev-parse", f"{each}^{{tree}}")
+                        for each in (found.commit, commit))
+    if measured != wanted:
         raise UserError(f"--commit {commit[:8]}: {found.root} is at {found.commit[:8]}, whose "
                         f"files differ; `git switch --detach {commit[:8]}` first")
 
 
 def require_installed(root: Path) -> None:
-    """Refuses to measure another copy of the package than the checkout's.
-
-    Raises:
-        UserError: A package of ours would be imported from elsewhere.
-    """
+    """Refuse to measure another copy of the package than the checkout's."""
     for package, folder in _PACKAGES.items():
         spec = importlib.util.find_spec(package)
         places = list(spec.submodule_search_locations or []) if spec else []
@@ -111,59 +107,14 @@ def require_installed(root: Path) -> None:
                             f"`{sys.executable} -m pip install --editable {root}`")
 
 
-_PATIENCE_S = 10.0
-"""How long asv may take to end in order."""
-
-_FAILURES = 2
-"""asv's exit code where benchmarks failed; with it the others are stored all the same."""
-
-
 def require_asv() -> None:
-    """Refuses to go on without asv.
-
-    Raises:
-        UserError: It is not installed beside this package.
-    """
+    """Refuse to go on without asv."""
     if importlib.util.find_spec("asv") is None:
         raise UserError("asv is not installed; `pip install 'bench-apts[dev]'` brings it")
 
 
-def run_asv(root: Path, arguments: Sequence[str]) -> int:
-    """Runs asv on one thread, its output going to the terminal; returns its exit code.
-
-    Raises:
-        Interrupted: SIGTERM or Ctrl-C; asv and its benchmarks are gone.
-    """
-    threads = dict.fromkeys(THREADS, "1")
-    # Unset, SIGINT would stay ignored in what a shell starts in the background.
-    with interruptible(), subprocess.Popen(
-            [sys.executable, "-m", "asv", *arguments], cwd=root, env=os.environ | threads,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-        try:
-            return process.wait()
-        except BaseException as error:
-            _end(process, told=isinstance(error, KeyboardInterrupt))
-            raise
-
-
-def _end(process: subprocess.Popen[bytes], told: bool) -> None:
-    """Ends asv by SIGINT, on which alone it ends its benchmarks.
-
-    Args:
-        process: asv.
-        told: Whether Ctrl-C may have reached it too; a second one would disturb its clearing up.
-    """
-    for signalled in (False, True) if told else (True,):
-        if signalled:
-            process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_S)
-            return
-    process.kill()
-
-
 def require_machine(root: Path) -> str:
-    """Introduces this machine to asv, if nobody has; returns asv's name of it.
+    """Introduce this machine to asv, if nobody has; return asv's name of it.
 
     Raises:
         UserError: asv cannot keep what it knows of the machine.
@@ -197,7 +148,7 @@ class AsvSettings(NamedTuple):
 
 
 def read_asv_settings(root: Path) -> AsvSettings:
-    """Reads the checkout's configuration of asv.
+    """Read the checkout's configuration of asv.
 
     Raises:
         UserError: asv cannot read it.
@@ -225,8 +176,8 @@ class BenchmarkRun(NamedTuple):
 
 
 def run_benchmarks(root: Path, results: Path, machine: str, commit: str, bench: Sequence[str] = (),
-        quick: bool = False, store: bool = True) -> BenchmarkRun:
-    """Runs the benchmarks.
+                   quick: bool = False, store: bool = True) -> BenchmarkRun:
+    """Run the benchmarks.
 
     Args:
         root: The checkout.
@@ -234,32 +185,56 @@ def run_benchmarks(root: Path, results: Path, machine: str, commit: str, bench: 
         machine: asv's name of this one.
         commit: The hash under which the numbers are stored.
         bench: Regular expressions of which one must be found in a benchmark's name; all without.
-        quick: Runs everything once, which tells whether it works, and stores nothing.
+        quick: Run everything once, which tells whether it works, and store nothing.
         store: Whether anything is stored.
 
     Raises:
+        Interrupted: SIGTERM or Ctrl-C; asv and its benchmarks are gone.
         UserError: asv gave up, so that there are no numbers.
     """
-    store = store and not quick
-    before = _times(results, machine, commit)
-    code = run_asv(root, ["run", "--environment", "existing:same", "--set-commit-hash", commit,
-                      "--show-stderr", "--no-pull",
-                      *(word for pattern in bench for word in ("--bench", pattern)),
-                      *["--quick"] * quick, *["--dry-run"] * (not store)])
-    written = [path for path, time in _times(results, machine, commit).items()
-               if before.get(path) != time]
-    if code not in (0, _FAILURES) or (store and not written):
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns
+                for path in (results / machine).glob(f"{commit[:8]}-*.json")}
+
+    store, before = store and not quick, times()
+    code = _run_asv(root, ["run", "--environment", "existing:same", "--set-commit-hash", commit,
+                           "--show-stderr", "--no-pull",
+                           *(word for pattern in bench for word in ("--bench", pattern)),
+                           *["--quick"] * quick, *["--dry-run"] * (not store)])
+    written = [path for path, time in times().items() if before.get(path) != time]
+    if code not in (0, _BENCHMARK_FAILED) or (store and not written):
         raise UserError(f"asv ended with exit code {code}, as it says above; nothing was stored")
-    return BenchmarkRun(written[0] if written else None, code == _FAILURES)
+    return BenchmarkRun(written[0] if written else None, code == _BENCHMARK_FAILED)
 
 
-def _times(results: Path, machine: str, commit: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns
-            for path in (results / machine).glob(f"{commit[:8]}-*.json")}
+def _run_asv(root: Path, arguments: Sequence[str]) -> int:
+    """Run asv on one thread, its output going to the terminal; return its exit code."""
+    threads = dict.fromkeys(THREADS, "1")
+    # Unset, SIGINT would stay ignored in what a shell starts in the background.
+    with interruptible(), subprocess.Popen(
+            [sys.executable, "-m", "asv", *arguments], cwd=root, env=os.environ | threads,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        try:
+            return process.wait()
+        except BaseException as error:
+            _end_asv(process, isinstance(error, KeyboardInterrupt))
+            raise
 
 
-_THRESHOLD = 0.05
-"""asv's own, where ``regressions_thresholds`` names none."""
+def _end_asv(process: subprocess.Popen[bytes], signalled: bool) -> None:
+    """End asv by SIGINT, on which alone it ends its benchmarks.
+
+    Ctrl-C may have reached it already; a second one would disturb its clearing up.
+    """
+    if signalled:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_WAIT_S)
+            return
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_WAIT_S)
+        return
+    process.kill()
 
 
 class BenchmarkChange(NamedTuple):
@@ -297,40 +272,66 @@ class BenchmarkChanges(NamedTuple):
     beyond: list[BenchmarkChange]
 
 
-def last_before(root: Path, history: History, machine: str, commit: str) -> str | None:
-    """Returns the closest ancestor of a commit that has results on a machine."""
-    measured = {point.commit for line in history.lines if line.machine == machine
-                for point in line.points}
+def last_before(root: Path, results: Path, machine: str, commit: str) -> str | None:
+    """Return the closest ancestor of a commit that has results on a machine."""
+    from asv.results import iter_results_for_machine
+
+    measured = {result.commit_hash for result in iter_results_for_machine(str(results), machine)}
     ancestors = environment.git_text(root, "rev-list", "--topo-order", commit).splitlines()[1:]
     return next((ancestor for ancestor in ancestors if ancestor in measured), None)
 
 
-def find_changes(history: History, machine: str, before: str, after: str,
-            thresholds: Mapping[str, float]) -> BenchmarkChanges:
-    """Compares two commits number by number."""
-    numbers, beyond = 0, []
-    for line in history.lines:
-        at = {point.commit: point.value for point in line.points}
-        if line.machine != machine or not {before, after} <= set(at):
-            continue
-        numbers += 1
-        change = BenchmarkChange(_name(line), line.unit, at[before], at[after])
-        if _differs(change, _threshold(change.name, thresholds)):
-            beyond.append(change)
-    return BenchmarkChanges(numbers, sorted(beyond, key=lambda change: not change.worse))
+class _Stored(NamedTuple):
+    """What asv stored of one number: the benchmark and its version, statistics and samples."""
+
+    benchmark: str
+    version: str | None
+    value: float | None
+    spread: tuple[Any, Any]
 
 
-def _name(line: BenchmarkLine) -> str:
-    return f"{line.benchmark}({line.parameters})" if line.parameters else line.benchmark
+def find_changes(settings: AsvSettings, machine: str, before: str, after: str
+                 ) -> BenchmarkChanges:
+    """Compare two commits number by number, each by its threshold, as ``asv compare`` does."""
+    from asv.util import load_json
+
+    known = load_json(str(settings.results / "benchmarks.json"))
+    old, new = (_stored_numbers(settings.results, machine, each) for each in (before, after))
+    both = [name for name in old if name in new and old[name].version == new[name].version]
+    beyond = [
+        BenchmarkChange(name.replace("'", ""),
+                        known.get(old[name].benchmark, {}).get("unit") or "",
+                        old[name].value, new[name].value)
+        for name in both if _differ(old[name], new[name], settings.thresholds)]
+    return BenchmarkChanges(len(both), sorted(beyond, key=lambda change: not change.worse))
 
 
-def _differs(change: BenchmarkChange, threshold: float) -> bool:
-    if change.before is None or change.after is None:
-        return change.before is not change.after
-    return abs(change.after - change.before) > threshold * abs(change.before)
+def _stored_numbers(results: Path, machine: str, commit: str) -> dict[str, _Stored]:
+    """Read the numbers of a commit by name and parameters; skipped benchmarks are left out."""
+    from asv.commands.compare import unroll_result
+    from asv.results import iter_results_for_machine_and_hash
+
+    found = {}
+    for result in iter_results_for_machine_and_hash(str(results), machine, commit):
+        for benchmark in result.get_all_result_keys():
+            params = result.get_result_params(benchmark)
+            for name, value, stats, samples in unroll_result(
+                    benchmark, params, result.get_result_value(benchmark, params),
+                    result.get_result_stats(benchmark, params),
+                    result.get_result_samples(benchmark, params)):
+                if value is None or not math.isnan(value):
+                    found[name] = _Stored(benchmark, result.benchmark_version.get(benchmark),
+                                          value, (stats, samples))
+    return found
 
 
-def _threshold(name: str, thresholds: Mapping[str, float]) -> float:
-    """Returns the largest of those that match, as asv does."""
-    found = [float(value) for pattern, value in thresholds.items() if re.match(pattern, name)]
-    return max(found, default=_THRESHOLD)
+def _differ(one: _Stored, other: _Stored, thresholds: Mapping[str, float]) -> bool:
+    from asv.commands.compare import _is_result_better
+
+    if one.value is None or other.value is None:
+        return one.value is not other.value
+    # Of several thresholds that match asv takes the largest.
+    factor = 1.0 + max((float(value) for pattern, value in thresholds.items()
+                        if re.match(pattern, one.benchmark)), default=_THRESHOLD)
+    return any(_is_result_better(better.value, worse.value, better.spread, worse.spread, factor)
+               for better, worse in ((one, other), (other, one)))

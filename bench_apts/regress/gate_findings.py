@@ -1,9 +1,7 @@
-"""What is counted, and so the same in every run: it must not grow.
+"""What the gate found of each comparison, and what follows from all of them.
 
-Counts are taken per global batch of samples, so that optimizers are comparable with their own past
-also where a change alters what they call a step.
-
-What the gate found of one comparison, and what follows from all of them.
+Counts are the same in every run and must not grow. They are taken per global batch of samples, so
+that optimizers are comparable with their own past also where a change alters what a step is.
 """
 
 from __future__ import annotations
@@ -21,17 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench_apts.core.records import Eval, TrialRecord
-    from bench_apts.stats.verdict import Verdict
-    Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
-    """A record of base and one of head for each seed."""
     from bench_apts.regress.gate_trainings import GateCell
     from bench_apts.stats.timing_noise import Slowdown
+    from bench_apts.stats.verdict import Verdict
 
-LEAST_PAIRS = 6
+    Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
+    """A record of base and one of head for each seed."""
+
+MIN_PAIRS = 6
 """Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
 
-
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 """Below, nothing is known of how far seeds scatter."""
 
 _RULE = Rule(alpha=0.1, least=1.0)
@@ -42,6 +40,9 @@ _ROUNDING = 1e-9  # sums of floats in another order
 GateCurve = Literal["bit-identical", "equal", "another course"]
 """Whether training ended in the same weights; ``equal`` in every metric, where no rank holds all
 weights and there is no hash of them."""
+
+Clock = Literal["training time", "CPU time"]
+"""Wall-clock time of training, or CPU time of the rank that used most."""
 
 
 class CountChange(NamedTuple):
@@ -74,8 +75,8 @@ class CountChange(NamedTuple):
                 and statistics.fmean(self.head) > factor * statistics.fmean(self.base))
 
     def open(self, factor: float) -> bool:
-        """Whether head needs more, and the seeds are too few to tell whether they did that."""
-        return (not self.exact and len(self.base) < LEAST_SEEDS
+        """Whether head needs more, with too few seeds to tell whether that is chance."""
+        return (not self.exact and len(self.base) < MIN_SEEDS
                 and _beyond(statistics.fmean(self.head), factor * statistics.fmean(self.base)))
 
     @property
@@ -106,98 +107,8 @@ class CountChange(NamedTuple):
         return decision.verdict
 
 
-def gate_curve(pairs: Pairs) -> GateCurve:
-    """Says whether both trees train alike."""
-    ends = [(one.end.final_weights_sha256, two.end.final_weights_sha256)
-            for one, two in pairs if one.end and two.end]
-    if len(ends) == len(pairs) and all(one == two for one, two in ends):
-        if all(one for one, _ in ends):
-            return "bit-identical"
-        if all(_metrics(one) == _metrics(two) for one, two in pairs):
-            return "equal"
-    return "another course"
-
-
-def counts(pairs: Pairs) -> list[CountChange]:
-    """Counts everything that both trees counted.
-
-    Args:
-        pairs: Records that have evaluations after the first step, a pair for each seed.
-
-    Returns:
-        Counts per global batch in training, and those up to the target.
-    """
-    same = gate_curve(pairs) != "another course"
-    unmetered = any(undetectable(record) for pair in pairs for record in pair)
-    found = []
-    for name, count in _PER_BATCH:
-        if unmetered and name in _MEASURED:
-            continue
-        base, head = _sides(pairs, lambda r, count=count: (  # type: ignore[misc]
-            count(r.evals[-1]) * r.trial.batch_size / r.evals[-1].samples))
-        if any(base) or any(head):
-            found.append(CountChange(name, base, head, same or len(set(base)) == 1 < len(base)))
-    for name, currency in (("samples to target", "samples"),
-                           ("gradient evaluations to target", "gradient_evaluations")):
-        base, head = _sides(pairs, lambda r, key=currency: (  # type: ignore[misc]
-            outcome(r).cost[key]))
-        if any(map(math.isfinite, (*base, *head))):
-            found.append(CountChange(name, base, head, same))
-    return found
-
-
-def undetectable(record: TrialRecord) -> bool:
-    """Whether the trial's traffic was not counted, or not all of it."""
-    return bool(record.uncounted)
-
-
-def uncounted(pairs: Pairs) -> str:
-    """Says what head no longer counts though base does, "" if nothing."""
-    lost = [head for base, head in pairs if undetectable(head) and not undetectable(base)]
-    if not lost:
-        return ""
-    return f"head does not count its traffic, as base does ({lost[0].uncounted})"
-
-
-def _sides(pairs: Pairs, value: Callable[[TrialRecord], float]
-           ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(value(one) for one, _ in pairs), tuple(value(two) for _, two in pairs)
-
-
-def _metrics(record: TrialRecord) -> list[tuple[int, float | None, dict[str, float]]]:
-    return [(e.samples, e.train_loss, e.validation) for e in record.evals]
-
-
-def _beyond(value: float, other: float) -> bool:
-    return value > other * (1 + _ROUNDING)
-
-
-def _calls(event: Eval) -> float:
-    return float(sum(traffic.calls for traffic in event.comm.get("train", {}).values()))
-
-
-_PER_BATCH: tuple[tuple[str, Callable[[Eval], float]], ...] = (
-    ("wire bytes", lambda e: train_bytes(e.comm)),
-    ("collectives", _calls),
-    ("forward passes", lambda e: float(e.forwards)),
-    ("backward passes", lambda e: float(e.backwards)),
-)
-
-_MEASURED = ("wire bytes", "collectives")
-"""What takes the communication meter."""
-
-
-Clock = Literal["training time", "CPU time"]
-
-
 class Timing(NamedTuple):
-    """A cell's time by one clock.
-
-    Attributes:
-        clock: ``training time`` is wall-clock time of training, ``CPU time`` that of the rank that
-            used most.
-        slowdown: Head over base.
-    """
+    """A cell's time by one clock, head over base."""
 
     clock: Clock
     slowdown: Slowdown
@@ -211,7 +122,7 @@ class Timing(NamedTuple):
 
 @dataclass
 class GateFinding:
-    """One optimizer on one suite at one world size, judged.
+    """One cell, judged.
 
     Attributes:
         cell: Which one.
@@ -219,7 +130,7 @@ class GateFinding:
         course: Whether both trees train alike; None where that cannot be said.
         counts: What was counted in both.
         timings: What was timed; may be empty.
-        failed: Why head came to no answer where base did, "" where it did.
+        failed: Why head has no answer where base has one, "" where it has.
         unjudged: Why nothing can be said, "" where something can.
     """
 
@@ -254,8 +165,7 @@ class GateFinding:
     @property
     def unclear(self) -> bool:
         """Whether something could not be told."""
-        return (bool(self.unjudged or self.open)
-                or any(timing.unclear for timing in self.timings))
+        return bool(self.unjudged or self.open or any(t.unclear for t in self.timings))
 
 
 @dataclass(frozen=True)
@@ -282,3 +192,71 @@ class GateResult:
         if self.crashed or any(finding.regressed for finding in self.findings):
             return 1
         return 2 if any(finding.unclear for finding in self.findings) else 0
+
+
+def judge_counts(cell: GateCell, factor: float, pairs: Pairs) -> GateFinding:
+    """Judge a cell by what was counted.
+
+    Args:
+        cell: The cell.
+        factor: Ratio up to which what scatters does not count as worse.
+        pairs: Records that have evaluations after the first step.
+    """
+    lost = [head.uncounted for base, head in pairs if head.uncounted and not base.uncounted]
+    return GateFinding(
+        cell, factor, gate_curve(pairs), counts(pairs),
+        unjudged=f"head does not count its traffic, as base does ({lost[0]})" if lost else "")
+
+
+def gate_curve(pairs: Pairs) -> GateCurve:
+    """Say whether both trees train alike."""
+    ends = [(one.end.final_weights_sha256, two.end.final_weights_sha256)
+            for one, two in pairs if one.end and two.end]
+    if len(ends) == len(pairs) and all(one == two for one, two in ends):
+        if all(one for one, _ in ends):
+            return "bit-identical"
+        if all(_metrics(one) == _metrics(two) for one, two in pairs):
+            return "equal"
+    return "another course"
+
+
+def counts(pairs: Pairs) -> list[CountChange]:
+    """Return counts per global batch in training, and those up to the target, of both trees."""
+    same = gate_curve(pairs) != "another course"
+    unmetered = any(record.uncounted for pair in pairs for record in pair)
+    found = []
+    for name, count in _PER_BATCH.items():
+        if unmetered and name in ("wire bytes", "collectives"):
+            continue
+        base, head = _sides(pairs, lambda r, count=count: (  # type: ignore[misc]
+            count(r.evals[-1]) * r.trial.batch_size / r.evals[-1].samples))
+        if any(base) or any(head):
+            found.append(CountChange(name, base, head, same or len(set(base)) == 1 < len(base)))
+    for name, currency in (("samples to target", "samples"),
+                           ("gradient evaluations to target", "gradient_evaluations")):
+        base, head = _sides(pairs, lambda r, key=currency: (  # type: ignore[misc]
+            outcome(r).cost[key]))
+        if any(map(math.isfinite, (*base, *head))):
+            found.append(CountChange(name, base, head, same))
+    return found
+
+
+_PER_BATCH: dict[str, Callable[[Eval], float]] = {
+    "wire bytes": lambda e: train_bytes(e.comm),
+    "collectives": lambda e: float(sum(t.calls for t in e.comm.get("train", {}).values())),
+    "forward passes": lambda e: float(e.forwards),
+    "backward passes": lambda e: float(e.backwards),
+}
+
+
+def _sides(pairs: Pairs, value: Callable[[TrialRecord], float]
+           ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(value(one) for one, _ in pairs), tuple(value(two) for _, two in pairs)
+
+
+def _metrics(record: TrialRecord) -> list[tuple[int, float | None, dict[str, float]]]:
+    return [(e.samples, e.train_loss, e.validation) for e in record.evals]
+
+
+def _beyond(value: float, other: float) -> bool:
+    return value > other * (1 + _ROUNDING)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.units import escape_markdown, markdown_row
-from bench_apts.regress.gate_findings import LEAST_SEEDS
+from bench_apts.regress.gate_findings import MIN_SEEDS
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import CountChange, GateFinding, GateResult, Timing
@@ -20,7 +20,7 @@ _MAX_NAMED = 12  # regressions that are spelt out
 
 
 def gate_verdict(judged: GateResult) -> str:
-    """One line: what head is worse in, what could not be told, or that nothing is worse."""
+    """Say in a line what head is worse in, what could not be told, or that nothing is worse."""
     if judged.crashed:
         return f"regression: {judged.crashed}"
     worse = [text for finding in judged.findings for text in describe_regressions(finding)]
@@ -36,17 +36,17 @@ def gate_verdict(judged: GateResult) -> str:
 
 
 def describe_regressions(finding: GateFinding) -> list[str]:
-    """Says what head is worse in, each with the numbers of both."""
+    """Say what head is worse in, each with the numbers of both."""
     where = finding.cell.where
     found = [f"{where} fails ({finding.failed})"] if finding.failed else []
-    found += [f"{where} {_grew(count)}" for count in finding.grown]
-    return found + [f"{where} takes {_ratio(t.slowdown.ratio)} times the {t.clock} "
-                    f"({_interval(t)}, A/A up to {_ratio(t.slowdown.noise)})"
+    found += [f"{where} {_growth_text(count)}" for count in finding.grown]
+    return found + [f"{where} takes {units.digits(t.slowdown.ratio)} times the {t.clock} "
+                    f"({_interval(t)}, A/A up to {units.digits(t.slowdown.noise)})"
                     for t in finding.slower]
 
 
 def gate_markdown(judged: GateResult) -> str:
-    """Everything that was found, in at most 60 lines."""
+    """Return everything that was found, in at most 60 lines."""
     lines = [f"**{escape_markdown(gate_verdict(judged))}**", "",
              escape_markdown(f"base: {judged.base}, head: {judged.head}"), ""]
     worse = [text for finding in judged.findings for text in describe_regressions(finding)]
@@ -66,10 +66,15 @@ def gate_markdown(judged: GateResult) -> str:
 
 
 def _row(finding: GateFinding) -> tuple[str, ...]:
-    by_clock = {t.clock: t for t in finding.timings}
-    return (finding.cell.where, finding.course or units.NONE, _counted(finding),
-            *_timed(by_clock.get("training time")), *_timed(by_clock.get("CPU time")),
-            _word(finding))
+    timed = []
+    for clock in ("training time", "CPU time"):
+        timing = next((t for t in finding.timings if t.clock == clock), None)
+        timed += [units.NONE] * 3 if timing is None else [
+            units.digits(timing.slowdown.ratio), _interval(timing),
+            f"up to {units.digits(timing.slowdown.noise)}"]
+    verdict = ("worse" if finding.regressed else "cannot tell" if finding.unclear
+               else "better" if _gains(finding) else "not worse")
+    return (finding.cell.where, finding.course or units.NONE, _counted(finding), *timed, verdict)
 
 
 def _counted(finding: GateFinding) -> str:
@@ -86,81 +91,57 @@ def _counted(finding: GateFinding) -> str:
             else "as far apart as seeds")
 
 
-def _timed(timing: Timing | None) -> tuple[str, str, str]:
-    if timing is None:
-        return units.NONE, units.NONE, units.NONE
-    return (_ratio(timing.slowdown.ratio), _interval(timing),
-            f"up to {_ratio(timing.slowdown.noise)}")
+def _growth_text(count: CountChange) -> str:
+    """Name both numbers; of several seeds those that are furthest apart."""
+    def growth(pair: tuple[float, float]) -> float:
+        before, after = pair
+        if math.isinf(before):
+            return 0.0
+        return after / before if before else math.inf if after else 1.0
 
+    def number(value: float) -> str:
+        if math.isinf(value):
+            return "no end of"
+        return units.trim(units.digits(value, 6 if "target" in count.name else 5))
 
-def _word(finding: GateFinding) -> str:
-    if finding.regressed:
-        return "worse"
-    if finding.unclear:
-        return "cannot tell"
-    return "better" if _gains(finding) else "not worse"
-
-
-def _grew(count: CountChange) -> str:
-    """Names both numbers; of several seeds those that are furthest apart."""
-    pairs = zip(count.base, count.head, strict=True)
-    before, after = max(pairs, key=lambda pair: _growth(*pair))
+    before, after = max(zip(count.base, count.head, strict=True), key=growth)
     if math.isinf(after):
-        return f"misses the target, which base reaches ({_number(count, before)} {count.name})"
+        return f"misses the target, which base reaches ({number(before)} {count.name})"
     per = "" if count.name.endswith("target") else " per global batch"
-    return f"needs {_number(count, after)} {count.name}{per} instead of {_number(count, before)}"
-
-
-def _growth(before: float, after: float) -> float:
-    if math.isinf(before):
-        return 0.0
-    return after / before if before else math.inf if after else 1.0
-
-
-def _number(count: CountChange, value: float) -> str:
-    if math.isinf(value):
-        return "no end of"
-    return units.trim(units.digits(value, 6 if "target" in count.name else 5))
+    return f"needs {number(after)} {count.name}{per} instead of {number(before)}"
 
 
 def _doubts(finding: GateFinding) -> list[str]:
+    where = finding.cell.where
     if finding.unjudged:
-        return [f"{finding.cell.where}: {finding.unjudged}"]
-    found = [f"{finding.cell.where} {_grew(count)}, on another course: it takes {LEAST_SEEDS} "
-             "seeds to tell whether that is chance" for count in finding.open]
-    return found + [f"{finding.cell.where} takes {_ratio(t.slowdown.ratio)} times the {t.clock}, "
-                    f"which {t.slowdown.pairs} pairs do not show ({_interval(t)}); use a quieter "
+        return [f"{where}: {finding.unjudged}"]
+    found = [f"{where} {_growth_text(count)}, on another course: it takes {MIN_SEEDS} seeds to "
+             "tell whether that is chance" for count in finding.open]
+    return found + [f"{where} takes {units.digits(t.slowdown.ratio)} times the {t.clock}, which "
+                    f"{t.slowdown.pairs} pairs do not show ({_interval(t)}); use a quieter "
                     "machine, or more --pairs" for t in finding.timings if t.unclear]
 
 
 def _gains(finding: GateFinding) -> list[str]:
     found = [f"{finding.cell.where} needs fewer {count.name}" for count in finding.counts
              if count.better]
-    return found + [f"{finding.cell.where} takes {_ratio(t.slowdown.ratio)} times the {t.clock}"
-                    for t in finding.timings if t.slowdown.verdict == "faster"]
+    return found + [f"{finding.cell.where} takes {units.digits(t.slowdown.ratio)} times the "
+                    f"{t.clock}" for t in finding.timings if t.slowdown.verdict == "faster"]
 
 
 def _explained(judged: GateResult) -> list[str]:
     timed = [t.slowdown for f in judged.findings for t in f.timings]
     if not timed:
         return []
-    factor = judged.findings[0].factor
-    blind = max(max(s.interval.high, s.noise) for s in timed)
-    return [f"times are head over base, of {_pairs([s.pairs for s in timed])}; worse is what lies "
-            f"above {_ratio(factor)}, above 1 with its interval, and beyond what equal code (A/A) "
-            "scattered in the same runs",
-            f"the least certain of these times leaves room for a factor of {_ratio(blind)}"]
-
-
-def _pairs(numbers: list[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low} pairs" if low == high else f"{low} to {high} pairs"
+    few, many = min(s.pairs for s in timed), max(s.pairs for s in timed)
+    pairs = f"{few} pairs" if few == many else f"{few} to {many} pairs"
+    factor = units.digits(judged.findings[0].factor)
+    blind = units.digits(max(max(s.interval.high, s.noise) for s in timed))
+    return [f"times are head over base, of {pairs}; worse is what lies above {factor}, above 1 "
+            "with its interval, and beyond what equal code (A/A) scattered in the same runs",
+            f"the least certain of these times leaves room for a factor of {blind}"]
 
 
 def _interval(timing: Timing) -> str:
     low, high = timing.slowdown.interval
-    return f"{_ratio(low)} to {_ratio(high)}"
-
-
-def _ratio(value: float) -> str:
-    return units.digits(value)
+    return f"{units.digits(low)} to {units.digits(high)}"

@@ -161,15 +161,14 @@ def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))
 
 
-def restart_costs(spent: Sequence[float], cost: Sequence[float], *, draws: int = DRAWS,
-                  seed: int = _SEED) -> Floats:
+def restart_costs(spent: Sequence[float], cost: Sequence[float], *,
+                  draws: int = DRAWS) -> Floats:
     """Simulate restart costs: bills of drawing trials, with replacement, until one hits.
 
     Args:
         spent: What each trial cost, shape ``(n,)``.
         cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
         draws: How many restart costs to draw.
-        seed: Seed of the generator; the same arguments give the same costs.
 
     Returns:
         Sorted costs, shape ``(draws,)``, whose mean is the ERT; infinite where nothing hit.
@@ -180,7 +179,7 @@ def restart_costs(spent: Sequence[float], cost: Sequence[float], *, draws: int =
     hits, misses = (np.asarray(bills, dtype=np.float64) for bills in _bills(spent, cost))
     if not len(hits):
         return np.full(draws, np.inf)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     found: Floats = generator.choice(hits, draws)
     if len(misses):
         # The misses before each hit are geometric in number; their bills are drawn in one go.

@@ -1,66 +1,149 @@
-"""Trials side by side: how many there can be, and the cores that they run on.
-
-How a command runs the trials of a study; nothing of it is part of what they are.
-
-Helper commands, which share a study's folder with the command that starts them.
-
-A helper takes tuning trials as any command does that is given ``--shared``. No more ranks run at
-once than the machine has cores; on GPUs each helper has its own.
-"""
+"""How a command runs the trials of a study, and which part of them; not what the trials are."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-from typing import IO, TYPE_CHECKING, NamedTuple
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import msgspec
-from filelock import FileLock, Timeout
 from msgspec import Struct, structs
 
 from bench_apts.core import environment
+from bench_apts.core.errors import UserError
 from bench_apts.core.job import GRACE_S
-from bench_apts.core.spec import Study
-from bench_apts.study.study_shards import WHOLE_STUDY, StudyShard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bench_apts.core.records import TrialRecord
+    from bench_apts.core.spec import Study, Trial
+    from bench_apts.study.plan import Plan, StudyCell
 
-class Parallelism(msgspec.Struct, frozen=True):
-    """How many trials run side by side, and which of the commands this one is.
+    TuningTask = tuple[int, StudyCell]
+    """A tuning trial: its number in the search of a cell."""
+
+
+@dataclass(frozen=True)
+class StudyShard:
+    """One of several parts of a study, each run on a machine and in a results folder of its own.
+
+    Which trials are whose depends on the study alone, so that no part needs to know of the
+    others. What comes after tuning needs all parts: ``bench-apts merge`` joins the folders first.
 
     Attributes:
-        count: Trials at once, as far as cores carry them.
-        timed: Whether final trainings, too, run side by side.
-        ended: How many attempts each ended trial had behind it when the first of the commands
-            began, by run id; what has failed in later ones is not tried again.
-        helper: Whether this is one of the commands that the first one started.
+        index: Which one, from 1.
+        count: How many there are.
     """
 
+    index: int = 1
     count: int = 1
-    timed: bool = False
-    ended: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def tuning(self, plan: Plan, tasks: Sequence[TuningTask]) -> list[TuningTask]:
+        """Return this part of tuning trials; those of every cell are dealt out evenly.
+
+        The first trial of a cell that may share a search goes with that of the search's owner.
+        """
+        if self.count == 1:
+            return [*tasks]
+        return [(number, cell) for number, cell in tasks
+                if self._owns(number + plan.cells.index(plan.leader(cell) or cell))]
+
+    def reporting(self, plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
+        """Return this part of final trainings; those that are compared in pairs stay together.
+
+        These are all of one suite, N and repetition, so that no difference between machines
+        comes between optimizers or between twins.
+        """
+        places = self._places(plan)
+        return [trial for trial in trials if self._owns(
+            trial.repetition + places.index((trial.suite.name, trial.ranks)))]
+
+    def finals(self, plan: Plan) -> int:
+        """Count this part of final trainings, as many as there can be before tuning is over."""
+        places = self._places(plan)
+        return sum(plan.reports(cell) // plan.study.seeds for cell in plan.cells
+                   for repetition in range(plan.study.seeds)
+                   if self._owns(repetition + places.index((cell.suite.name, cell.ranks))))
+
+    def next_step(self, folder: Path, missing: int, what: str) -> str:
+        """Say in a line what to do when this part is done and the whole is not.
+
+        Args:
+            folder: This part's results folder.
+            missing: How many trials of the other parts are missing.
+            what: ``"tuning trial"`` or ``"final training"``.
+        """
+        trials = f"1 {what} of the other shards is" if missing == 1 else (
+            f"{missing} {what}s of the other shards are")
+        then = "then run the same command with --out and --study naming OUT"
+        then += (", without --shard" if what == "final training" else
+                 ": without --shard, or with it on a copy for each machine, which splits the "
+                 "final trainings as well")
+        return (f"shard {self} is done, its results are in {folder}; {trials} not there: join all "
+                f"folders with `bench-apts merge OUT A B …`, {then}")
+
+    def _owns(self, number: int) -> bool:
+        return number % self.count == self.index - 1
+
+    @staticmethod
+    def _places(plan: Plan) -> list[tuple[str, int]]:
+        return [*dict.fromkeys((cell.suite.name, cell.ranks) for cell in plan.cells)]
+
+
+WHOLE_STUDY = StudyShard()
+
+
+class Execution(Struct, frozen=True):
+    """How a command runs the trials of a study.
+
+    Attributes:
+        reports: Whether the frozen configurations are reported after tuning.
+        shared: Whether other commands work on the same study; each trial is run by one of them,
+            and all return when all trials have their answers.
+        shard: The part of the study that is run.
+        jobs: Trials at once, as far as cores or GPUs carry them; for more than one, ``shared``
+            must be set.
+        jobs_timed: Whether final trainings, too, run side by side.
+        checkpoint_every: Samples between two checkpoints of a trial; None for those alone that
+            SIGTERM asks for.
+        grace_s: How long SIGTERM leaves a trial to write one, in seconds.
+        helper: Whether this command was started by another one to run trials for it.
+        attempts: How many attempts each ended trial had behind it when the first of several
+            commands began, by run id; what failed in later ones is not tried again.
+    """
+
+    reports: bool = True
+    shared: bool = False
+    shard: StudyShard = WHOLE_STUDY
+    jobs: int = 1
+    jobs_timed: bool = False
+    checkpoint_every: int | None = None
+    grace_s: float = GRACE_S
     helper: bool = False
+    attempts: dict[str, int] = {}
 
-    def beside(self, device: str, ranks: int) -> int:
-        """Returns how many trials may run beside one on ``ranks`` ranks."""
-        if device == "cuda":
-            return self.count - 1
-        return max(0, min(self.count, environment.cores() // ranks) - 1)
-
-
-SERIAL = Parallelism()
+    def beginning(self, known: Iterable[TrialRecord]) -> Execution:
+        """Return the same with what had ended when the first of several commands began."""
+        return structs.replace(self, attempts={
+            record.header.run_id: record.attempts for record in known if record.end})
 
 
-def fitting_parallelism(asked: int, study: Study) -> tuple[int, str]:
-    """Returns how many trials can run side by side, and a note if they are fewer than asked for.
+DEFAULT_EXECUTION = Execution()
+
+
+def trials_beside(jobs: int, device: str, ranks: int) -> int:
+    """Return how many of ``jobs`` trials at once may run beside one on ``ranks`` ranks."""
+    if device == "cuda":
+        return jobs - 1
+    return max(0, min(jobs, environment.cores() // ranks) - 1)
+
+
+def fitting_jobs(asked: int, study: Study) -> tuple[int, str]:
+    """Return how many trials can run side by side, and a note if they are fewer than asked for.
 
     On CPUs that is how many of the smallest world size there are cores for; on GPUs how many of
     the largest there are GPUs for, as each command has its own.
@@ -76,157 +159,22 @@ def fitting_parallelism(asked: int, study: Study) -> tuple[int, str]:
                    f"{'s' * (count != 1)} of {ranks} rank{'s' * (ranks != 1)} at a time")
 
 
-class CoreSlots:
-    """The cores of this machine, taken by the trials of all commands in a results folder.
+def parse_shard(text: str | None, study: Study) -> StudyShard:
+    """Read ``--shard``.
 
-    Args:
-        folder: The results folder, which other machines may share.
-        cores: How many there are.
+    Raises:
+        UserError: It is not I/K with 1 ≤ I ≤ K, or the study's search learns from all trials.
     """
-
-    def __init__(self, folder: Path, cores: int) -> None:
-        place = folder / ".slots" / socket.gethostname()
-        place.mkdir(parents=True, exist_ok=True)
-        self._counting = FileLock(place / "counting")
-        self._cores = [FileLock(place / str(core)) for core in range(cores)]
-
-    @contextlib.contextmanager
-    def taken(self, ranks: int) -> Iterator[bool]:
-        """Takes a core for each rank, or all there are, while the block runs.
-
-        Yields:
-            Whether they were free; if not, none is taken.
-        """
-        wanted = min(ranks, len(self._cores))
-        with contextlib.ExitStack() as held:
-            free = []
-            with self._counting:
-                for core in self._cores:
-                    with contextlib.suppress(Timeout):
-                        core.acquire(timeout=0)
-                        held.callback(core.release)
-                        free.append(core)
-                        if len(free) == wanted:
-                            break
-                if len(free) < wanted:
-                    held.close()
-            yield len(free) == wanted
-
-
-class Execution(Struct, frozen=True):
-    """How a command runs the trials of a study.
-
-    Attributes:
-        shared: Whether other commands work on the same study; each trial is run by one of them,
-            and all return when all trials have their answers.
-        reports: Whether the frozen configurations are to be reported, after tuning.
-        shard: The part of the study that is to be run.
-        jobs: How many trials run side by side; for more than one, ``shared`` must be set.
-        checkpoint_every: Samples between two checkpoints of a trial; None for those alone that
-            SIGTERM asks for.
-        grace_s: How long SIGTERM leaves a trial to write one, in seconds.
-    """
-
-    shared: bool = False
-    reports: bool = True
-    shard: StudyShard = WHOLE_STUDY
-    jobs: Parallelism = SERIAL
-    checkpoint_every: int | None = None
-    grace_s: float = GRACE_S
-
-    def beginning(self, known: Iterable[TrialRecord]) -> Execution:
-        """Returns the same with what had ended when the first of several commands began."""
-        ended = {record.header.run_id: record.attempts for record in known if record.end}
-        return structs.replace(self, jobs=structs.replace(self.jobs, ended=ended))
-
-
-DEFAULT_EXECUTION = Execution()
-
-
-_AFTER_S = 10.0
-"""How long a helper may take to end, beyond what a trial may take to write a checkpoint."""
-
-
-class StudyJob(msgspec.Struct, frozen=True):
-    """What a helper is told.
-
-    Attributes:
-        study: The study.
-        prepared: Folder, fingerprint and source of each data set.
-        folder: The results folder.
-        execution: How the command that starts it runs the trials.
-    """
-
-    study: Study
-    prepared: dict[str, tuple[str, str, str]]
-    folder: str
-    execution: Execution
-
-
-class Helper(NamedTuple):
-    """A command that runs trials of ours, and the file that takes what it complains of."""
-
-    process: subprocess.Popen[str]
-    errors: IO[str]
-
-
-@contextlib.contextmanager
-def running_helpers(work: StudyJob) -> Iterator[Sequence[Helper]]:
-    """Runs helpers, one less than trials side by side, while the block does; then ends them.
-
-    A helper has none of its own.
-    """
-    started: list[Helper] = []
-    with contextlib.ExitStack() as files:
-        try:
-            for number in range(1, 1 if work.execution.jobs.helper else work.execution.jobs.count):
-                errors = files.enter_context(tempfile.TemporaryFile(
-                    "w+", encoding="utf-8", errors="replace"))
-                started.append(_start_helper(work, number, errors))
-            yield started
-        finally:
-            for helper in started:
-                helper.process.terminate()
-            for helper in started:
-                try:
-                    helper.process.wait(work.execution.grace_s + _AFTER_S)
-                except subprocess.TimeoutExpired:
-                    helper.process.kill()
-                    helper.process.wait()
-                assert helper.process.stdin is not None
-                helper.process.stdin.close()
-
-
-def wait_for_helpers(started: Sequence[Helper]) -> list[str]:
-    """Waits until helpers have ended, and returns the last words of those that failed."""
-    words = []
-    for number, helper in enumerate(started, 1):
-        if helper.process.wait():
-            helper.errors.seek(0)
-            said = helper.errors.read().strip().splitlines() or ["it said nothing"]
-            words.append(f"helper {number} ended with code {helper.process.returncode}, so this "
-                         f"command did its part: {said[-1]}")
-    return words
-
-
-def _start_helper(work: StudyJob, number: int, errors: IO[str]) -> Helper:
-    execution = msgspec.structs.replace(
-        work.execution, reports=work.execution.jobs.timed,
-        jobs=msgspec.structs.replace(work.execution.jobs, helper=True))
-    work = msgspec.structs.replace(work, execution=execution)
-    environ = dict(os.environ)
-    if work.study.device == "cuda":
-        visible = environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [*map(str, range(environment.gpu_count()))]
-        most = max(work.study.ranks)
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * most:(number + 1) * most])
-    # -P: a file in the working folder must not stand in for a module of that name.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "bench_apts.study.helper_command"], env=environ,
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # its exit code will tell
-        # The pipe stays open: at its end, when this command is gone, the helper ends too.
-        process.stdin.write(msgspec.json.encode(work).decode() + "\n")
-        process.stdin.flush()
-    return Helper(process, errors)
+    if text is None:
+        return WHOLE_STUDY
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    shard = StudyShard(*map(int, found.groups())) if found else None
+    if shard is None or not 1 <= shard.index <= shard.count:
+        raise UserError(f"--shard {text}: write which part of how many, for instance 2/8")
+    learns = [f"--sampler {study.sampler}"] if study.sampler == "tpe" else []
+    learns += [f"--pruner {study.pruner}"] if study.pruner != "none" else []
+    if shard.count > 1 and study.trials and learns:
+        raise UserError(f"--shard does not go with {' and '.join(learns)}, which learns from the "
+                        "trials of all parts; let the machines share one results folder on a "
+                        "common file system, with --shared in place of --shard")
+    return shard

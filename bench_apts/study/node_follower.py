@@ -15,6 +15,7 @@ import msgspec
 from bench_apts.core import environment
 from bench_apts.core.errors import UserError
 from bench_apts.launch import multi_node
+from bench_apts.launch.elastic import interruptible
 from bench_apts.launch.multi_node import (
     BeginTrial,
     Bye,
@@ -30,6 +31,7 @@ from bench_apts.launch.multi_node import (
     close_with_code,
     exit_code_of,
 )
+from bench_apts.study import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +130,34 @@ _MARGIN_S = 60.0
 """Node 0 ends a trial at its time limit; a node that heard nothing does so itself then."""
 
 
+def follow_node_0(plan: Plan, placement: Placement, patience_s: float, grace_s: float,
+                  say: Callable[[str], None]) -> int:
+    """Run this node's ranks of the trials that node 0 begins, until it has no more.
+
+    Args:
+        plan: The study's trials.
+        placement: This node's place.
+        patience_s: For how long to wait for node 0 and the other nodes, in seconds.
+        grace_s: How long SIGTERM leaves a trial to end in order, in seconds.
+        say: Shows a line to the user.
+
+    Returns:
+        The exit code that node 0 names.
+
+    Raises:
+        Interrupted: A signal asked to stop.
+        UserError: Node 0 is gone, or ended by a mistake that the user can correct.
+    """
+    name = f"node {placement.rank} of {placement.nodes}"
+    say(f"{name} looks for node 0 at {placement.endpoint}")
+    with (Follower(placement, plan, node_agreement(plan), describe_machine(), patience_s)
+          as follower, interruptible()):
+        say(f"{name} runs its ranks of the trials that node 0 ({follower.leader}) begins; "
+            "results and report are there")
+        preflight.require_resources(plan, placement.nodes)
+        return follower.serve(plan.packages(), say, grace_s)
+
+
 class Follower:
     """A node's connection to node 0. Use as a context manager.
 
@@ -172,11 +202,6 @@ class Follower:
         if kind is not None:
             close_with_code(self._channel, *exit_code_of(error))
         self._channel.close()
-
-    @property
-    def nodes(self) -> int:
-        """How many nodes there are."""
-        return self._placement.nodes
 
     @property
     def address(self) -> str:

@@ -26,15 +26,20 @@ from bench_apts.launch.multi_node import (
 )
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.launch.worker import LOST_PEERS
-from bench_apts.study.node_follower import agreement_differences
+from bench_apts.study.node_follower import (
+    agreement_differences,
+    describe_machine,
+    node_agreement,
+)
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bench_apts.core.job import RankJob
     from bench_apts.launch.cluster import Placement
     from bench_apts.launch.rendezvous import NodePlace
+    from bench_apts.study.plan import Plan
 
 _STORE_WAIT_S = 30.0
 """How long the agents of a trial may take to meet in its store; all have been told to."""
@@ -64,6 +69,25 @@ class _Node:
     @property
     def busy(self) -> bool:
         return self.channel is not None and self.ended is None
+
+
+@contextlib.contextmanager
+def leading_nodes(plan: Plan, placement: Placement, patience_s: float,
+                  say: Callable[[str], None]) -> Iterator[Leader | None]:
+    """Hold the other nodes of a study while the block runs; None where there are none.
+
+    Args:
+        plan: The study's trials.
+        placement: This node's place.
+        patience_s: For how long to wait for the other nodes, in seconds.
+        say: Shows a line to the user.
+    """
+    if placement.nodes == 1:
+        yield None
+        return
+    with Leader(placement, node_agreement(plan), describe_machine()) as leader:
+        leader.gather(patience_s, say)
+        yield leader
 
 
 class Leader:

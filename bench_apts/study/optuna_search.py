@@ -70,23 +70,22 @@ class Search:
             plan.evaluations(cell))
         return plan.tuned_trial(cell, number, params), given_up
 
-    def told(self, cell: StudyCell, record: TrialRecord) -> None:
-        """Tells Optuna how a trial ended; of one that is to run again it hears nothing."""
+    def add_result(self, cell: StudyCell, record: TrialRecord) -> None:
+        """Tell Optuna how a trial ended; trials that will be re-run are skipped."""
         import optuna
 
         if record.end is None or not record.finished:
             return
-        states = optuna.trial.TrialState
-        value = search_score(record)
+        states, score = optuna.trial.TrialState, search_score(record)
         if record.end.status == "pruned":  # what it reported stands in the storage
-            state, told = states.PRUNED, None
-        elif math.isfinite(value):
-            state, told = states.COMPLETE, value
+            state, value = states.PRUNED, None
+        elif math.isfinite(score):
+            state, value = states.COMPLETE, score
         else:
-            state, told = states.FAIL, None
+            state, value = states.FAIL, None
         with self._lock, pruning.understood(self._path):
             self._study(cell, 0).tell(
-                record.trial.repetition, told, state=state, skip_if_finished=True)
+                record.trial.repetition, value, state=state, skip_if_finished=True)
 
     def _study(self, cell: StudyCell, number: int) -> optuna.Study:
         plan, name = self._plan, self._plan.search(cell)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import UNSET
 
-from bench_apts.core import job
+from bench_apts.core import environment, job
 from bench_apts.core.configuration import LogUniform, Uniform
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Entry, Scalar, Searched, Seeds, Study, Suite, Trial, digest
@@ -74,6 +74,15 @@ class Plan:
 
     def _backend(self, cell: StudyCell) -> Backend:
         return self.plugins[cell.entry.label].backend
+
+    def requires(self, label: str) -> dict[str, str]:
+        """Return the versions of what a competitor's plug-in requires, by package."""
+        return environment.versions(self.plugins[label].backend.requires)
+
+    def packages(self) -> list[str]:
+        """Return the modules that trials need and that are worth importing once."""
+        found = {name for plugin in self.plugins.values() for name in plugin.backend.requires}
+        return sorted(found | ({"optuna"} if self.study.pruner != "none" else set()))
 
     def tuned(self, cell: StudyCell) -> bool:
         """Whether the competitor has anything that tuning may turn."""

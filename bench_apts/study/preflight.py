@@ -1,6 +1,6 @@
-"""What a study will cost, before it runs: trials counted exactly, their time estimated.
+"""What happens before the first trial: data, an estimate of the cost, checks of what ranks need.
 
-Does once what every rank will do, so that a mistake shows before the first trial.
+A mistake that every rank would run into shows here, once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from bench_apts.core import environment, store
+from bench_apts.core import environment, process_limits, store
 from bench_apts.core.errors import UserError
+from bench_apts.meters import comm
 from bench_apts.stats import sample_size
 from bench_apts.suites.suite_problem import SuiteProblem
 
@@ -100,7 +101,7 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
 
     from bench_apts.suites import data
     from bench_apts.tasks import loss_module as tasks
-    from bench_apts.trial.loader import Resident
+    from bench_apts.trial.loader import Conversion, Resident
 
     torch.set_num_threads(1)
     dataset, suite = data.load(prepared.folder), problem.suite
@@ -109,8 +110,9 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
     model.to(device)
     size = min(suite.batch_size, len(dataset.train_targets))
     some = range(size)  # a copy, unlike a slice of mapped arrays
-    split = Resident(dataset.train_inputs[some], dataset.train_targets[some], dataset.mean,
-                     dataset.std, dataset.scale, torch.device(device))
+    inputs, targets = dataset.train_inputs[some], dataset.train_targets[some]
+    split = Resident(inputs, targets,
+                     Conversion.of(dataset, inputs, targets, torch.device(device)))
     batch = tasks.model_inputs(problem.task, split.take(torch.arange(size, device=device)))
     times = []
     for _ in range(4):
@@ -127,26 +129,50 @@ _INDEX = 8
 """Bytes of one number and of one sample's index."""
 
 
-def require_torch(device: str) -> None:
-    """Refuses a torch that cannot reach the device, or connect ranks on it.
+def prepare_data(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Prepared]:
+    """Find and decode the data of all suites.
 
-    Args:
-        device: ``"cpu"`` or ``"cuda"``.
+    Returns:
+        The prepared data sets by name.
 
     Raises:
-        UserError: It is built without CUDA, or without gloo (CPU) or NCCL.
+        UserError: They cannot be had, or two of one name differ.
     """
-    import torch
-    import torch.distributed as dist
+    from bench_apts.suites import data, user_data
 
-    built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
-    if device == "cuda" and not built:
-        raise UserError(f"there are GPUs, but torch {torch.__version__} is built without CUDA; "
-                        "install one with it, or run CPU ranks with CUDA_VISIBLE_DEVICES=")
-    backend = "NCCL" if device == "cuda" else "gloo"
-    if not (dist.is_available() and dist.is_backend_available(backend.lower())):
-        raise UserError(f"torch {torch.__version__} is built without {backend}, over which ranks "
-                        "send; install one from https://pytorch.org")
+    chosen: dict[str, Suite] = {}
+    for suite in study.suites:
+        other = chosen.setdefault(suite.data.name, suite)
+        if other.data.contents != suite.data.contents:
+            raise UserError(f"the suites {other.name} and {suite.name} have different data of the "
+                            f"name '{suite.data.name}'; rename one of the suites")
+    return {name: (user_data.prepare(suite, SuiteProblem(suite, study.folder(suite)), data_dir,
+                                     offline=offline)
+                   if suite.data.source else data.prepare(name, data_dir, offline))
+            for name, suite in chosen.items()}
+
+
+def require_resources(plan: Plan, nodes: int) -> None:
+    """Prepare this process for the ranks of one of ``nodes`` nodes.
+
+    Raises:
+        UserError: The system lets too few processes or files exist for them.
+    """
+    process_limits.require_resources(
+        max(1, max(plan.study.ranks) // nodes), process_limits.openmp_threads())
+    comm.mechanism()
+
+
+def preflight_study(plan: Plan) -> None:
+    """Refuse a torch, limits or suites with which no rank could train.
+
+    Raises:
+        UserError: One of them.
+    """
+    _require_torch(plan.study.device)
+    process_limits.require_address_space(process_limits.address_space())
+    for suite in plan.study.suites:
+        preflight_suite(plan.study, suite, plan.prepared[suite.data.name])
 
 
 def preflight_suite(study: Study, suite: Suite, prepared: Prepared) -> None:
@@ -244,3 +270,18 @@ def _require_memory(study: Study, suite: Suite, parameters: int, dataset: Datase
                 f"{parameters:,} parameters and a global batch of {batch:,} take at least "
                 f"{needed / 2**30:,.0f} GiB on {ranks} ranks, and this machine has "
                 f"{there / 2**30:,.0f} GiB; choose a smaller model, batch_size or --gpus")
+
+
+def _require_torch(device: str) -> None:
+    """Refuse a torch that cannot reach the device, or connect ranks on it."""
+    import torch
+    import torch.distributed as dist
+
+    built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    if device == "cuda" and not built:
+        raise UserError(f"there are GPUs, but torch {torch.__version__} is built without CUDA; "
+                        "install one with it, or run CPU ranks with CUDA_VISIBLE_DEVICES=")
+    backend = "NCCL" if device == "cuda" else "gloo"
+    if not (dist.is_available() and dist.is_backend_available(backend.lower())):
+        raise UserError(f"torch {torch.__version__} is built without {backend}, over which ranks "
+                        "send; install one from https://pytorch.org")

@@ -1,7 +1,4 @@
-"""What a check found: one line, with what to mend where something is wrong.
-
-Checks of a suite's data: overlap of splits, classes, labels, normalisation.
-"""
+"""Checks of a suite's data: overlap of splits, classes, labels, normalisation."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import torch
 from bench_apts.suites import data
 from bench_apts.suites.readers.split_checks import digests
 from bench_apts.tasks.named_tasks import IGNORED, Classification, LanguageModel, Regression
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,35 +26,7 @@ Level = Literal["ok", "skipped", "warning", "failed"]
 FINDING_LEVELS: tuple[Level, ...] = ("ok", "skipped", "warning", "failed")
 """From harmless to severe."""
 
-
-@dataclass(frozen=True)
-class SuiteFinding:
-    """The result of one check."""
-
-    check: str
-    level: Level
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level:8} {self.check}: {self.text}"
-
-
-def worst_finding(check: str, found: Iterable[tuple[Level, str]], otherwise: str) -> SuiteFinding:
-    """Join what a check noticed into one finding, of the most severe level.
-
-    Args:
-        check: The check's name.
-        found: What is wrong, each with its level and remedy.
-        otherwise: What to say if nothing is.
-    """
-    noticed = list(found)
-    if not noticed:
-        return SuiteFinding(check, "ok", otherwise)
-    level = max((level for level, _ in noticed), key=FINDING_LEVELS.index)
-    return SuiteFinding(check, level, "; ".join(text for _, text in noticed))
-
-
-_TOLERATED, _TOLERATED_OF_TEXT = 0.01, 0.5
+_TOLERATED, _TOLERATED_IN_TEXT = 0.01, 0.5
 """Share of a split that may occur in another one before the check fails; short texts recur."""
 
 _UNLIKE = 0.1
@@ -72,11 +41,35 @@ _SAMPLES = 4_096
 _SPREAD = 0.05, 5.0
 """Standard deviation of normalised inputs that causes no warning."""
 
-_LARGEST = 3.0, 10.0
+_MAX_MEAN, _MAX_RMS = 3.0, 10.0
 """Mean of normalised inputs, and root mean square of a feature, that cause no warning."""
 
 _GROSSLY = 10.0
 """Factor beyond these bounds from which the check fails."""
+
+
+@dataclass(frozen=True)
+class SuiteFinding:
+    """The result of one check, with what to correct where something is wrong."""
+
+    check: str
+    level: Level
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:8} {self.check}: {self.text}"
+
+
+def worst_finding(check: str, found: Iterable[tuple[Level, str]], otherwise: str) -> SuiteFinding:
+    """Join what a check noticed, each with level and remedy, into one finding of the worst level.
+
+    ``otherwise`` is the text if it noticed nothing.
+    """
+    noticed = list(found)
+    if not noticed:
+        return SuiteFinding(check, "ok", otherwise)
+    level = max((level for level, _ in noticed), key=FINDING_LEVELS.index)
+    return SuiteFinding(check, level, "; ".join(text for _, text in noticed))
 
 
 class CheckedSplit(NamedTuple):
@@ -104,18 +97,18 @@ def divide_splits(problem: SuiteProblem, dataset: Dataset) -> CheckedSplits:
     train, validation = data.divided(
         dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
     return CheckedSplits(CheckedSplit(*train), CheckedSplit(*validation),
-                  CheckedSplit(dataset.test_inputs, dataset.test_targets))
+                         CheckedSplit(dataset.test_inputs, dataset.test_targets))
 
 
 def normalised_on_cpu(dataset: Dataset, split: CheckedSplit) -> Resident:
     """Return a copy of a split as it is normalised in trials, on the CPU."""
-    return Resident(np.array(split.inputs), np.array(split.targets), dataset.mean, dataset.std,
-                    dataset.scale, torch.device("cpu"))
+    return Resident(np.array(split.inputs), np.array(split.targets),
+                    Conversion.of(dataset, *split, torch.device("cpu")))
 
 
 def check_overlap(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
     """Look for samples of the same inputs in two splits, by a hash of their bytes."""
-    tolerated = _TOLERATED_OF_TEXT if problem.task.contiguous else _TOLERATED
+    tolerated = _TOLERATED_IN_TEXT if problem.task.contiguous else _TOLERATED
     hashes = {name: digests(split.inputs) for name, split in splits._asdict().items()}
 
     def found() -> Iterator[tuple[Level, str]]:
@@ -159,8 +152,9 @@ def check_balance(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
                 yield ("warning", f"{name} and training classes differ in frequency, by "
                                   f"{moved:.0%} of the samples; shuffle before you split")
 
-    return worst_finding("class balance", found(),
-                 f"{classes} classes of {train.min():,} to {train.max():,} training samples")
+    return worst_finding(
+        "class balance", found(),
+        f"{classes} classes of {train.min():,} to {train.max():,} training samples")
 
 
 def check_labels(
@@ -173,39 +167,32 @@ def check_labels(
         splits: Its data.
         outputs: Size of the network's last dimension, the classes or the vocabulary.
     """
-    check, targets = "label range", [split.targets for split in splits]
+    def finding(level: Level, text: str) -> SuiteFinding:
+        return SuiteFinding("label range", level, text)
+
+    targets = [split.targets for split in splits]
     if isinstance(problem.task, Regression):
         low, high = min(float(t.min()) for t in targets), max(float(t.max()) for t in targets)
         if float(splits.train.targets.std()) == 0:
-            return SuiteFinding(
-                check,
-                "failed",
-                f"all training targets are {low:g}: nothing can be "
-                "learned; check what the data's source returns",
-            )
-        return SuiteFinding(check, "ok", f"targets from {low:g} to {high:g}")
+            return finding("failed", f"all training targets are {low:g}: nothing can be learned; "
+                                     "check what the data's source returns")
+        return finding("ok", f"targets from {low:g} to {high:g}")
     if not isinstance(problem.task, Classification | LanguageModel) or outputs is None:
-        return SuiteFinding(
-            check, "skipped", "a task of your own: only its check() knows the range"
-        )
+        return finding("skipped", "a task of your own: only its check() knows the range")
     what = "class" if isinstance(problem.task, Classification) else "token"
     counted = [t[t != IGNORED].astype(np.int64) for t in targets]
     lowest = min(int(each.min(initial=0)) for each in counted)
     highest = max(int(each.max(initial=-1)) for each in counted)
     if lowest < 0:
-        return SuiteFinding(check, "failed", f"{what} {lowest} occurs; number them from 0")
+        return finding("failed", f"{what} {lowest} occurs; number them from 0")
     if highest >= outputs:
-        return SuiteFinding(
-            check,
-            "failed",
-            f"{what} {highest} occurs and the network has {outputs} "
-            f"outputs; give it {highest + 1}, or mend the targets",
-        )
+        return finding("failed", f"{what} {highest} occurs and the network has {outputs} outputs; "
+                                 f"give it {highest + 1}, or correct the targets")
     if what == "class" and highest < outputs - 1:
-        return SuiteFinding(check, "warning", f"the network has {outputs} outputs, and {what} "
-                                         f"{highest} is the highest that occurs; give it "
-                                         f"{highest + 1}, unless the others are meant to be there")
-    return SuiteFinding(check, "ok", f"{what} 0 to {highest}, {outputs} outputs")
+        return finding("warning", f"the network has {outputs} outputs, and {what} {highest} is "
+                                  f"the highest that occurs; give it {highest + 1}, unless the "
+                                  "others are meant to be there")
+    return finding("ok", f"{what} 0 to {highest}, {outputs} outputs")
 
 
 def check_normalisation(dataset: Dataset, splits: CheckedSplits) -> SuiteFinding:
@@ -216,17 +203,16 @@ def check_normalisation(dataset: Dataset, splits: CheckedSplits) -> SuiteFinding
     inputs = normalised_on_cpu(dataset, part).take(torch.arange(len(chosen))).inputs
     if not (isinstance(inputs, torch.Tensor) and inputs.dtype.is_floating_point):
         return SuiteFinding(
-            check, "skipped", "inputs are no array of floats, and stay as they are"
-        )
+            check, "skipped", "inputs are no array of floats, and stay as they are")
     numbers = inputs.double()
     mean, std = float(numbers.mean()), float(numbers.std(correction=0))
     sizes = numbers.square().mean(dim=0).sqrt()
     size, (low, high) = float(sizes.max()), _SPREAD
     shown = f"mean {mean:.3g}, standard deviation {std:.3g}"
-    excess = max(abs(mean) / _LARGEST[0], std / high, low / max(std, 1e-30), size / _LARGEST[1])
+    excess = max(abs(mean) / _MAX_MEAN, std / high, low / max(std, 1e-30), size / _MAX_RMS)
     if excess <= 1:
         return SuiteFinding(check, "ok", f"training inputs have {shown}")
     place = ", ".join(map(str, np.unravel_index(int(sizes.argmax()), sizes.shape)))
     return SuiteFinding(check, "failed" if excess > _GROSSLY else "warning",
-                   f"training inputs have {shown}, input [{place}] a root mean square of "
-                   f"{size:.3g}; leave out data.mean and data.std, or correct them")
+                        f"training inputs have {shown}, input [{place}] a root mean square of "
+                        f"{size:.3g}; leave out data.mean and data.std, or correct them")

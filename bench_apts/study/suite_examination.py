@@ -1,9 +1,4 @@
-"""Check of a suite's target: it is there, measured, and not met before training.
-
-Short real trials of a suite, and what their records say about it.
-
-All checks of a suite, in the order in which they depend on one another.
-"""
+"""All checks of a suite: its data, its network, short real trials of it, and its target."""
 
 from __future__ import annotations
 
@@ -17,10 +12,12 @@ from rich.console import Console
 
 from bench_apts.core import store, units
 from bench_apts.core.errors import UserError, describe_error
-from bench_apts.study import scheduler as studies
 from bench_apts.study import suite_data_checks, suite_network_checks
 from bench_apts.study.plan import Plan
+from bench_apts.study.preflight import prepare_data
 from bench_apts.study.progress import StudyProgress
+from bench_apts.study.scheduler import run_study
+from bench_apts.study.shared_folder import open_results_folder
 from bench_apts.study.suite_data_checks import SuiteFinding, worst_finding
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
@@ -34,54 +31,117 @@ if TYPE_CHECKING:
     from bench_apts.study.suite_data_checks import CheckedSplits, Level
     from bench_apts.suites.data import Dataset, Prepared
 
-def check_target(suite: Suite, missing: Sequence[str], records: Sequence[TrialRecord], name: str
-          ) -> SuiteFinding:
-    """Say whether the target can be used.
-
-    Args:
-        suite: The suite.
-        missing: What its file lacks, as ``target_file.missing`` says.
-        records: Short trials of the suite.
-        name: The suite as the user called it.
-    """
-    target, remedy = suite.target, f"measure one: bench-apts calibrate {name} --write"
-    if missing:
-        keys = " and ".join(each.partition("=")[0].removeprefix("suite.") for each in missing)
-        return SuiteFinding("target", "failed", f"{keys} is missing; {remedy}")
-    goal = units.format_goal(target).replace(units.THIN, " ")
-    source = target.provenance
-    starts = [r.evals[0].validation.get(target.metric, math.nan) for r in records if r.evals]
-    chance = next((r.start.chance for r in records if r.start and r.start.chance), None)
-
-    def found() -> Iterator[tuple[Level, str]]:
-        if any(map(target.reached, starts)):
-            yield ("failed", f"the untrained network reaches {goal}; {remedy}")
-        elif target.metric == "accuracy" and chance and target.value <= chance:
-            yield ("failed", f"always answering the most frequent class reaches {goal}; {remedy}")
-        if source.trials == 0 or source.seeds == 0:
-            yield ("warning", f"{goal} is chosen by hand, not measured; {remedy}")
-        elif source.note.startswith("provisional"):
-            yield ("warning", f"{goal} is provisional; {remedy}")
-
-    return worst_finding("target", found(), f"{goal}, measured with {source.optimizer} by "
-                                    f"{source.trials} trials and {source.seeds} seeds")
-
-
 CHECK_OPTIMIZERS = "sgd,apts"
 CHECK_STEPS = 2
 _CLOSE_METRICS = 1e-3
 """Relative difference between sums over one and over two ranks that rounding may make."""
 
 
+def examine_suite(
+    study: Study, name: str, missing: Sequence[str], data_dir: Path | None, offline: bool,
+    folder: Path,
+) -> Iterator[SuiteFinding]:
+    """Yield what each check finds, as soon as it is known.
+
+    What depends on a part that failed is not checked, and not mentioned.
+
+    Args:
+        study: The suite, with the optimizers and world sizes of short trials.
+        name: The suite as the user called it.
+        missing: What its file lacks of a target, as ``missing_target`` says.
+        data_dir: As of ``bench_apts.study.preflight.prepare_data``.
+        offline: Likewise.
+        folder: Where records of the trials may be written.
+    """
+    (suite,) = study.suites
+    problem = SuiteProblem(suite, study.folder(suite))
+    try:
+        prepared = prepare_data(study, data_dir, offline)
+        dataset = data.load(prepared[suite.data.name].folder)
+        parts = suite_data_checks.divide_splits(problem, dataset)
+    except UserError as error:
+        yield SuiteFinding("data", "failed", str(error))
+        yield check_target(suite, missing, [], name)
+        return
+    streamed = dataset.stream is not None  # the arrays hold only examples
+    counts = "streamed" if streamed else ", ".join(
+        f"{len(split.targets):,} {split_name}" for split_name, split in parts._asdict().items())
+    inputs, targets = parts.train
+    yield SuiteFinding("data", "ok",
+                       f"{counts} samples; inputs {inputs.dtype} {inputs.shape[1:]}, targets "
+                       f"{targets.dtype} {targets.shape[1:]}")
+    if streamed:
+        for check in ("overlap", "class balance"):
+            yield SuiteFinding(check, "skipped",
+                               "samples are streamed, not all read before a trial")
+    else:
+        yield suite_data_checks.check_overlap(problem, parts)
+        yield suite_data_checks.check_balance(problem, parts)
+    yield suite_data_checks.check_normalisation(dataset, parts)
+    records = yield from _check_by_training(study, problem, prepared, dataset, parts, folder)
+    yield check_target(suite, missing, records, name)
+
+
+def _check_by_training(
+    study: Study, problem: SuiteProblem, prepared: dict[str, Prepared], dataset: Dataset,
+    parts: CheckedSplits, folder: Path,
+) -> Generator[SuiteFinding, None, list[TrialRecord]]:
+    """Yield what is found of network, loss and trials; return the records of the trials."""
+    try:
+        untrained = suite_network_checks.build_untrained(problem, dataset, parts)
+        outputs = untrained.outputs()
+    except Exception as error:
+        yield SuiteFinding("network", "failed", "it cannot be run on training samples: "
+                                                f"{_console_text(error)}")
+        return []
+    labels = suite_data_checks.check_labels(problem, parts, outputs)
+    yield labels
+    if labels.level == "failed":
+        return []
+    try:
+        yield suite_network_checks.check_initial_loss(untrained, parts)
+        yield suite_network_checks.check_sample_losses(untrained)
+        additive = list(suite_network_checks.check_additive_metrics(untrained))
+    except Exception as error:
+        yield SuiteFinding("loss", "failed", "it cannot be computed of training samples: "
+                                             f"{_console_text(error)}")
+        return []
+    finding, records = _run_short_trials(study, prepared, folder)
+    yield finding
+    yield check_determinism(records, study.device)
+    count = None if dataset.stream is not None else len(parts.validation.targets)
+    samples = "validation sample" if count is None else f"of {count:,} validation samples"
+    yield worst_finding("evaluation", [*additive, *check_evaluation_counts(records, count)],
+                        f"each {samples} counts once")
+    return records
+
+
+def _console_text(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else describe_error(error)
+
+
+def _run_short_trials(study: Study, prepared: dict[str, Prepared], folder: Path
+                      ) -> tuple[SuiteFinding, list[TrialRecord]]:
+    """Run the short trials, quietly."""
+    short = shorten_study(study)
+    try:
+        plan = Plan(short, prepared)
+        with open_results_folder(folder):
+            run_study(plan, folder, StudyProgress(Console(file=io.StringIO())))
+    except UserError as error:
+        return SuiteFinding("training", "failed", str(error)), store.read_trials(folder)
+    records = store.read_trials(folder)
+    return check_training(short, records), records
+
+
 def shorten_study(study: Study) -> Study:
     """Return a study whose trials end after the first evaluation at two steps or later."""
-    return replace(study, suites=tuple(_short(suite, max(study.ranks)) for suite in study.suites))
+    def short(suite: Suite) -> Suite:
+        samples = CHECK_STEPS * suite.global_batch(max(study.ranks))
+        return replace(suite, budget=replace(suite.budget, samples=samples),
+                       evaluation=replace(suite.evaluation, every_samples=samples, consecutive=1))
 
-
-def _short(suite: Suite, ranks: int) -> Suite:
-    samples = CHECK_STEPS * suite.global_batch(ranks)
-    return replace(suite, budget=replace(suite.budget, samples=samples),
-                   evaluation=replace(suite.evaluation, every_samples=samples, consecutive=1))
+    return replace(study, suites=tuple(map(short, study.suites)))
 
 
 def check_training(study: Study, records: Sequence[TrialRecord]) -> SuiteFinding:
@@ -107,25 +167,20 @@ def check_training(study: Study, records: Sequence[TrialRecord]) -> SuiteFinding
             elif not mine:
                 yield "failed", f"{where}: not run, as others failed alike"
             elif "diverged" in statuses[label, ranks]:
-                yield (
-                    "failed" if everywhere else "warning",
-                    f"{where} diverges within {CHECK_STEPS} steps at its default hyperparameters; "
-                    "scale the loss or the targets down",
-                )
+                yield ("failed" if everywhere else "warning",
+                       f"{where} diverges within {CHECK_STEPS} steps at its default "
+                       "hyperparameters; scale the loss or the targets down")
 
     ranks = " and ".join(map(str, study.ranks))
     labels = " and ".join(entry.label for entry in study.entries)
     return worst_finding(
-        "training", found(), f"{labels} each take {CHECK_STEPS} steps at N = {ranks}"
-    )
+        "training", found(), f"{labels} each take {CHECK_STEPS} steps at N = {ranks}")
 
 
 def check_determinism(records: Sequence[TrialRecord], device: str) -> SuiteFinding:
     """Compare trials that must be equal: repeated ones whole, all others in what they start with.
 
-    Args:
-        records: The trials'.
-        device: ``"cpu"`` or ``"cuda"``, where atomic additions may come in any order.
+    On ``device`` ``"cuda"`` atomic additions may come in any order.
     """
     pairs = [(one, two) for one, two in itertools.combinations(records, 2)
              if one.trial.twin != two.trial.twin and one.evals and two.evals
@@ -159,9 +214,7 @@ def check_evaluation_counts(
 ) -> Iterator[tuple[Level, str]]:
     """Yield how an evaluation by several ranks differs from that by one, if there were any.
 
-    Args:
-        records: The trials'.
-        validation: Size of the validation split; None if it is not known here.
+    ``validation`` is the size of the validation split; None if it is not known here.
     """
     if not any(record.evals for record in records):
         yield "skipped", "no trial came to an evaluation"
@@ -182,115 +235,34 @@ def check_evaluation_counts(
                 return
 
 
-def examine_suite(
-    study: Study,
-    name: str,
-    missing: Sequence[str],
-    data_dir: Path | None,
-    offline: bool,
-    folder: Path,
-) -> Iterator[SuiteFinding]:
-    """Yield what each check finds, as soon as it is known.
-
-    What depends on a part that failed is not checked, and not mentioned.
+def check_target(suite: Suite, missing: Sequence[str], records: Sequence[TrialRecord], name: str
+                 ) -> SuiteFinding:
+    """Say whether a suite's target is there, measured, and not met before training.
 
     Args:
-        study: The suite, with the optimizers and world sizes of short trials.
+        suite: The suite.
+        missing: What its file lacks, as ``missing_target`` says.
+        records: Short trials of the suite.
         name: The suite as the user called it.
-        missing: What its file lacks of a target, as ``target_file.missing`` says.
-        data_dir: As of ``bench_apts.study.scheduler.prepare_data``.
-        offline: Likewise.
-        folder: Where records of the trials may be written.
     """
-    (suite,) = study.suites
-    problem = SuiteProblem(suite, study.folder(suite))
-    try:
-        prepared = studies.prepare_data(study, data_dir, offline)
-        dataset = data.load(prepared[suite.data.name].folder)
-        parts = suite_data_checks.divide_splits(problem, dataset)
-    except UserError as error:
-        yield SuiteFinding("data", "failed", str(error))
-        yield check_target(suite, missing, [], name)
-        return
-    yield SuiteFinding("data", "ok", _described(parts, _streamed(dataset)))
-    if _streamed(dataset):  # of which only examples are at hand
-        yield from (
-            SuiteFinding(check, "skipped", "samples are streamed, not all read before a trial")
-            for check in ("overlap", "class balance")
-        )
-    else:
-        yield suite_data_checks.check_overlap(problem, parts)
-        yield suite_data_checks.check_balance(problem, parts)
-    yield suite_data_checks.check_normalisation(dataset, parts)
-    records = yield from _check_by_training(study, problem, prepared, dataset, parts, folder)
-    yield check_target(suite, missing, records, name)
+    target, remedy = suite.target, f"measure one: bench-apts calibrate {name} --write"
+    if missing:
+        keys = " and ".join(each.partition("=")[0].removeprefix("suite.") for each in missing)
+        return SuiteFinding("target", "failed", f"{keys} is missing; {remedy}")
+    goal = units.format_goal(target).replace(units.THIN, " ")
+    source = target.provenance
+    starts = [r.evals[0].validation.get(target.metric, math.nan) for r in records if r.evals]
+    chance = next((r.start.chance for r in records if r.start and r.start.chance), None)
 
+    def found() -> Iterator[tuple[Level, str]]:
+        if any(map(target.reached, starts)):
+            yield ("failed", f"the untrained network reaches {goal}; {remedy}")
+        elif target.metric == "accuracy" and chance and target.value <= chance:
+            yield ("failed", f"always answering the most frequent class reaches {goal}; {remedy}")
+        if source.trials == 0 or source.seeds == 0:
+            yield ("warning", f"{goal} is chosen by hand, not measured; {remedy}")
+        elif source.note.startswith("provisional"):
+            yield ("warning", f"{goal} is provisional; {remedy}")
 
-def _check_by_training(
-    study: Study,
-    problem: SuiteProblem,
-    prepared: dict[str, Prepared],
-    dataset: Dataset,
-    parts: CheckedSplits,
-    folder: Path,
-) -> Generator[SuiteFinding, None, list[TrialRecord]]:
-    """Yield what is found of network, loss and trials; return the records of the trials."""
-    try:
-        untrained = suite_network_checks.build_untrained(problem, dataset, parts)
-        outputs = untrained.outputs()
-    except Exception as error:
-        yield SuiteFinding(
-            "network", "failed", f"it cannot be run on training samples: {_console_text(error)}"
-        )
-        return []
-    labels = suite_data_checks.check_labels(problem, parts, outputs)
-    yield labels
-    if labels.level == "failed":
-        return []
-    try:
-        yield suite_network_checks.check_initial_loss(untrained, parts)
-        yield suite_network_checks.check_sample_losses(untrained)
-        additive = list(suite_network_checks.check_additive_metrics(untrained))
-    except Exception as error:
-        yield SuiteFinding("loss", "failed", f"it cannot be computed of training samples: "
-                                        f"{_console_text(error)}")
-        return []
-    finding, records = _run_short_trials(study, prepared, folder)
-    yield finding
-    yield check_determinism(records, study.device)
-    count = None if _streamed(dataset) else len(parts.validation.targets)
-    yield worst_finding("evaluation", [*additive, *check_evaluation_counts(records, count)],
-                f"each {'' if count is None else f'of {count:,} '}validation sample"
-                f"{'' if count is None else 's'} counts once")
-    return records
-
-
-def _streamed(dataset: Dataset) -> bool:
-    """Whether the arrays hold only examples of samples that are read while training."""
-    return dataset.stream is not None
-
-
-def _console_text(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else describe_error(error)
-
-
-def _described(parts: CheckedSplits, streamed: bool) -> str:
-    counts = "streamed" if streamed else ", ".join(
-        f"{len(split.targets):,} {name}" for name, split in parts._asdict().items())
-    first = parts.train
-    return (f"{counts} samples; inputs {first.inputs.dtype} {first.inputs.shape[1:]}, targets "
-            f"{first.targets.dtype} {first.targets.shape[1:]}")
-
-
-def _run_short_trials(study: Study, prepared: dict[str, Prepared], folder: Path
-            ) -> tuple[SuiteFinding, list[TrialRecord]]:
-    """Run the short trials, quietly."""
-    short = shorten_study(study)
-    try:
-        plan = Plan(short, prepared)
-        with studies.open_results_folder(folder):
-            studies.run_study(plan, folder, StudyProgress(Console(file=io.StringIO())))
-    except UserError as error:
-        return SuiteFinding("training", "failed", str(error)), store.read_trials(folder)
-    records = store.read_trials(folder)
-    return check_training(short, records), records
+    return worst_finding("target", found(), f"{goal}, measured with {source.optimizer} by "
+                                            f"{source.trials} trials and {source.seeds} seeds")

@@ -1,7 +1,4 @@
-"""One batch through a suite's network and task, so that a mistake shows before the first trial.
-
-Checks of a suite's untrained network and its loss, on one batch in this process.
-"""
+"""Checks of a suite's untrained network and its loss, on one batch in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from bench_apts.trial.contract_checks import (
     refuse_occasional,
     without_gradient,
 )
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,21 +39,29 @@ if TYPE_CHECKING:
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.suite_problem import SuiteProblem
 
-_MOST_SAMPLES = 64
-"""Samples in the batch at most."""
+_MAX_SAMPLES = 64
+"""Samples in the batch."""
 
 _PARTS = 4
 """Parts of it, each of which must give every parameter a gradient."""
+
+_CLOSE = 1e-4
+"""Relative difference that rounding in float32 may make."""
+
+_HIGH = 2.0, 10.0
+"""Multiples of chance at which the initial loss causes a warning, and fails."""
+
+_SPREAD = 10.0, 1_000.0
+"""The same for squared errors, as multiples of the targets' variance."""
+
+_LOW = 0.5
+"""Share of chance below which a network knows the answers before it is trained."""
 
 
 def rehearse_batch(problem: SuiteProblem, dataset: Dataset) -> int:
     """Build the network and run one batch forward, backward and through the metrics, on the CPU.
 
     Random number generators are left as they were.
-
-    Args:
-        problem: The suite's.
-        dataset: Its data.
 
     Returns:
         The number of the network's parameters.
@@ -72,9 +77,8 @@ def rehearse_batch(problem: SuiteProblem, dataset: Dataset) -> int:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"model and task cannot be run on a batch: {describe_error(error)}"
-            ) from error
+            raise UserError(f"model and task cannot be run on a batch: {describe_error(error)}"
+                            ) from error
     return sum(p.numel() for p in network.parameters())
 
 
@@ -84,9 +88,9 @@ def _first_batch(problem: SuiteProblem, dataset: Dataset) -> Batch:
     (inputs, targets), _ = data.divided(
         dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
     largest = int(np.argmax(targets.reshape(len(targets), -1).max(axis=1)))
-    chosen = [*range(max(1, min(len(targets), suite.batch_size, _MOST_SAMPLES) - 1)), largest]
-    split = Resident(inputs[chosen], targets[chosen], dataset.mean, dataset.std, dataset.scale,
-                     torch.device("cpu"))
+    chosen = [*range(max(1, min(len(targets), suite.batch_size, _MAX_SAMPLES) - 1)), largest]
+    split = Resident(inputs[chosen], targets[chosen],
+                     Conversion.of(dataset, inputs, targets, torch.device("cpu")))
     return split.take(torch.arange(len(chosen)))
 
 
@@ -149,22 +153,6 @@ def _compile(module: torch.nn.Module, loss: Loss, given: Batch) -> None:
         torch.compiler.reset()
 
 
-_SAMPLES = 64
-"""Samples in the batch at most."""
-
-_CLOSE = 1e-4
-"""Relative difference that rounding in float32 may make."""
-
-_HIGH = 2.0, 10.0
-"""Multiples of chance at which the initial loss causes a warning, and fails."""
-
-_SPREAD = 10.0, 1_000.0
-"""The same for squared errors, as multiples of the targets' variance."""
-
-_LOW = 0.5
-"""Share of chance below which a network knows the answers before it is trained."""
-
-
 class Untrained(NamedTuple):
     """A network as trials begin with it, in evaluation mode, and training samples."""
 
@@ -192,17 +180,10 @@ class Untrained(NamedTuple):
 
 
 def build_untrained(problem: SuiteProblem, dataset: Dataset, splits: CheckedSplits) -> Untrained:
-    """Build the network; random number generators are left as they were.
-
-    Args:
-        problem: The suite's.
-        dataset: Its data.
-        splits: The same, divided.
-    """
-    size = min(len(splits.train.targets), _SAMPLES)
+    """Build the network; random number generators are left as they were."""
+    size = min(len(splits.train.targets), _MAX_SAMPLES)
     some = normalised_on_cpu(
-        dataset, CheckedSplit(splits.train.inputs[:size], splits.train.targets[:size])
-    )
+        dataset, CheckedSplit(splits.train.inputs[:size], splits.train.targets[:size]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module, loss = trained(problem.network(dataset), problem.task)
@@ -220,10 +201,8 @@ def check_initial_loss(network: Untrained, splits: CheckedSplits) -> SuiteFindin
         chance, words, (warn, fail) = float(splits.train.targets.var()), "variance ", _SPREAD
     else:
         return SuiteFinding(
-            check,
-            "skipped",
-            f"{value:.4g}; what chance would have is not known of a task of your own",
-        )
+            check, "skipped",
+            f"{value:.4g}; what chance would have is not known of a task of your own")
 
     def found() -> Iterator[tuple[Level, str]]:
         shown = f"{value:.4g} against {words}{chance:.4g} by chance"
@@ -259,8 +238,7 @@ def check_sample_losses(network: Untrained) -> SuiteFinding:
                              "it must not depend on the other samples in the batch")
 
     return worst_finding(
-        "loss per sample", found(), f"the mean of {size} losses is the batch's loss"
-    )
+        "loss per sample", found(), f"the mean of {size} losses is the batch's loss")
 
 
 def check_additive_metrics(network: Untrained) -> Iterator[tuple[Level, str]]:

@@ -1,38 +1,53 @@
-"""The arithmetic of the rule: median less one standard deviation, rounded towards easier.
+"""Sets a suite's target by one rule, from the final values of its trials.
 
-What the trials of a calibration say: each optimizer's final values, and the target.
-
-What a calibrated target's file says of where it comes from.
+The target is the better optimizer's median less one standard deviation, rounded towards easier.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import site
 import statistics
+import sysconfig
 from collections import Counter
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import tomlkit
 from msgspec.structs import replace
 
 from bench_apts import __version__
-from bench_apts.core import units
+from bench_apts.core import configuration, units
 from bench_apts.core.errors import UserError
+from bench_apts.core.files import write_bytes
 from bench_apts.core.spec import Provenance
+from bench_apts.plugins import registry
 from bench_apts.stats.trial_costs import final_metric as final
 from bench_apts.stats.trial_costs import select_best
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    Direction = Literal["max", "min"]
     import datetime as dt
+    from collections.abc import Sequence
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Scalar, Study, Suite, Target
     from bench_apts.study.plan import Plan, StudyCell
 
-_LEAST_SHARE = Decimal("0.001")
+    Direction = Literal["max", "min"]
+
+TRIALS, SEEDS = 20, 5
+"""What the rule asks for; a target from less is provisional."""
+
+OPTIMIZERS = ("sgd", "adam")
+"""Those that the rule compares; the latter is AdamW."""
+
+NEUTRAL = 1.0
+"""Target value that trials of a calibration are run with, whatever the suite's file says."""
+
+_MIN_STEP_SHARE = Decimal("0.001")
 """Share of the median below which no step is finer: three significant digits."""
 
 _EXACT = Context(prec=1_000)
@@ -78,7 +93,7 @@ def rounding_step(median: float, std: float) -> Decimal:
     The size is the standard deviation, or a thousandth of the median where that is more; a step
     of 1e-12 where both are 0.
     """
-    size = max(_decimal(std), _decimal(abs(median)) * _LEAST_SHARE)
+    size = max(_decimal(std), _decimal(abs(median)) * _MIN_STEP_SHARE)
     if not size:
         return Decimal("1e-12")
     power = Decimal(1).scaleb(size.adjusted())
@@ -95,12 +110,6 @@ def round_towards_easier(value: float, unit: Decimal, direction: Direction) -> f
     return float(_EXACT.multiply(multiples, unit))
 
 
-def is_better(medians: Sequence[float], direction: Direction) -> int:
-    """Return the place of the better median; of equals the first."""
-    best = max(medians) if direction == "max" else min(medians)
-    return list(medians).index(best)
-
-
 def _decimal(value: float) -> Decimal:
     """Return the shortest decimal that a float is written as: 0.3, not 0.299999999999999988898."""
     if not math.isfinite(value):
@@ -108,13 +117,9 @@ def _decimal(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-NEUTRAL = 1.0
-"""Target value that trials of a calibration are run with, whatever the suite's file says."""
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """What one optimizer came to.
+    """The results of one optimizer.
 
     Attributes:
         label: Its name.
@@ -168,12 +173,7 @@ def choose(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def read_candidates(plan: Plan, records: Sequence[TrialRecord]) -> tuple[Candidate, ...]:
-    """Return what each optimizer of a plan came to.
-
-    Args:
-        plan: The calibration's; one suite, one N.
-        records: Those of its folder.
-    """
+    """Return the results of each optimizer of a plan, which has one suite and one N."""
     known = {record.header.run_id: record for record in records}
     reported = [known[trial.run_id] for trial in plan.reporting(records) if trial.run_id in known]
     return tuple(_candidate(plan, cell, records, [
@@ -206,11 +206,7 @@ def _how_it_ended(record: TrialRecord) -> str:
 
 
 def decide_target(suite: Suite, candidates: Sequence[Candidate]) -> CalibrationOutcome:
-    """Apply the rule to what the optimizers came to.
-
-    Args:
-        suite: The suite, with its metric.
-        candidates: What ``read`` returns.
+    """Apply the rule to the results of the optimizers.
 
     Raises:
         UserError: No optimizer has all its final values, or the rule gives no usable target.
@@ -221,7 +217,8 @@ def decide_target(suite: Suite, candidates: Sequence[Candidate]) -> CalibrationO
         raise UserError(f"{suite.name} cannot be calibrated: "
                         + "; ".join(f"{each.label}: {_missing(each)}" for each in candidates)
                         + f"; {_remedy(candidates)}")
-    winner, found = whole[is_better([bound.median for _, bound in whole], target.direction)]
+    sign = 1 if target.direction == "max" else -1
+    winner, found = max(whole, key=lambda pair: sign * pair[1].median)  # of equals the first
     if not 0 < found.value < math.inf:
         raise UserError(f"{suite.name} cannot be calibrated: the rule gives a {target.metric} of "
                         f"{found.value:g}, and a target must be above 0; raise budget.samples, or "
@@ -249,23 +246,9 @@ def count_trials(statuses: Counter[str]) -> str:
     return ", ".join(f"{number} {status}" for status, number in statuses.most_common()) or "none"
 
 
-TRIALS, SEEDS = 20, 5
-"""What the rule asks for; a target from less is provisional."""
-
-OPTIMIZERS = ("sgd", "adam")
-"""Those that the rule compares; the latter is AdamW."""
-
-
 def provenance(outcome: CalibrationOutcome, study: Study, card: dict[str, Any], today: dt.date
                ) -> Provenance:
-    """Return the provenance of a target.
-
-    Args:
-        outcome: The target, and what it is made of.
-        study: The study that measured it.
-        card: The environment card.
-        today: The date.
-    """
+    """Return the provenance of a target, which ``study`` measured under an environment card."""
     target, found, winner = outcome.target, outcome.bound, outcome.winner
     up = target.direction == "min"
 
@@ -301,3 +284,78 @@ def _provisional(outcome: CalibrationOutcome, study: Study) -> str:
     if missing:
         less.append(f"without {units.listing(missing)}")
     return f"provisional, {', '.join(less)}: " if less else ""
+
+
+def missing_target(name: str) -> tuple[str, ...]:
+    """Return values, as ``--set`` takes them, of what a suite's file need not say yet."""
+    target = configuration.read_toml(registry.suite_path(name), "suite").get("target")
+    if not isinstance(target, dict):
+        return ()
+    floor = target.get("floor")
+    value = floor if isinstance(floor, int | float) and floor > 0 else 1.0
+    return (*([] if "value" in target else [f"suite.target.value={value}"]),
+            *([] if "provenance" in target else [
+                "suite.target.provenance={optimizer = 'none', trials = 0, seeds = 0}"]))
+
+
+def require_writable_file(name: str) -> Path:
+    """Return the file of a suite in which a new target can be written.
+
+    Raises:
+        UserError: It belongs to an installed package, or cannot be written.
+    """
+    path = registry.suite_path(name).resolve()
+    installed = {*site.getsitepackages(), site.getusersitepackages(),
+                 sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    if ".toml" not in name and any(path.is_relative_to(Path(place).resolve())
+                                   for place in installed):
+        raise UserError(f"suite {name} is part of an installed package; copy {path}, and "
+                        "calibrate the copy by its path")
+    if not os.access(path, os.W_OK):
+        raise UserError(f"cannot write {path}; make it writable, or leave out --write")
+    return path
+
+
+def target_fragment(target: Target, variant: str = "") -> str:
+    """Return a target as it stands in a suite's file, or in the table of its variant."""
+    table = {"metric": target.metric, "direction": target.direction, "value": target.value,
+             "provenance": _table(target.provenance)}
+    whole = {"target": table}
+    return tomlkit.dumps({"variant": {variant: whole}} if variant else whole).strip()
+
+
+def write_target(path: Path, target: Target, variant: str = "") -> None:
+    """Write value and provenance of a target into a suite's file; a new value is a new version.
+
+    Comments and everything else stay as they are. ``variant`` names the variant of the suite that
+    the target belongs to; "" is the suite itself.
+
+    Raises:
+        UserError: The file cannot be read or written.
+    """
+    try:
+        document: Any = tomlkit.parse(path.read_bytes().decode())
+        place = document["variant"][variant] if variant else document
+        if variant and "target" not in place:
+            place["target"] = {}
+        table = place["target"]
+        if table.get("value", target.value) != target.value:
+            table["version"] = table.get("version", 1) + 1
+        table["value"] = target.value
+        if "provenance" in table:
+            for key, value in _table(target.provenance).items():
+                table["provenance"][key] = value
+        else:
+            table["provenance"] = _table(target.provenance)
+        write_bytes(path, tomlkit.dumps(document).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; copy the target from above into "
+                        "it") from error
+    except (ValueError, KeyError) as error:  # it was changed while trials ran
+        raise UserError(f"{path} is not a valid suite file: {error}; copy the target from above "
+                        "into it") from error
+
+
+def _table(provenance: Provenance) -> dict[str, Any]:
+    return {"optimizer": provenance.optimizer, "trials": provenance.trials,
+            "seeds": provenance.seeds, "note": provenance.note}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bench_apts.plugins.optimizer_contract import Batch
+
 if TYPE_CHECKING:
     from bench_apts.core.spec import Augment
 
@@ -86,6 +88,16 @@ class Augmentation:
             return whole.squeeze(1).contiguous()
         return whole.contiguous(memory_format=torch.contiguous_format if images.is_contiguous()
                                 else torch.channels_last)
+
+    def changed(self, batch: Batch, draws: torch.Tensor, size: int) -> Batch:
+        """Return a batch with its images changed.
+
+        Args:
+            batch: Of normalised images.
+            draws: What ``Order.slices`` yields, ``numbered``: epoch times ``size`` plus sample.
+            size: Samples of the split.
+        """
+        return Batch(self(batch.inputs, draws // size, draws % size), batch.targets)
 
     def _below(self, number: int, which: str, epochs: torch.Tensor, samples: torch.Tensor
                ) -> torch.Tensor:

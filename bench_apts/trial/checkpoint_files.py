@@ -1,10 +1,12 @@
 """Checkpoints on disk: complete or absent, verified before use, and without code in them.
 
-``<study>/checkpoints/<run_id>/<samples>/`` holds a folder for each rank, whose state may differ
-from the others'. Tensors are written by ``torch.distributed.checkpoint`` and load with
-``weights_only``; its metadata, which it would pickle, and everything that is no tensor are JSON.
-A chain of sha256 leads from the trial's record over ``checkpoint.json`` and each rank's
-``state.json`` to the tensors' files.
+``<study>/checkpoints/<run_id>/<samples>/`` holds ``rank-<r>.pt`` of each rank, whose state may
+differ from the others', and ``checkpoint.json``. A chain of sha256 leads from the trial's record
+over ``checkpoint.json`` to the ranks' files:
+
+    record of the trial ──sha256──> checkpoint.json ──sha256──> rank-0.pt, rank-1.pt, …
+
+Ranks write into ``.part-<samples>``, which is renamed when all have written.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,107 +25,82 @@ from bench_apts.core.errors import UserError
 from bench_apts.core.files import UNREADABLE, require_regular_file, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 FOLDER = "checkpoints"
 """Name of the folder in a study's folder."""
 
-_PART = ".part"
-_MANIFEST, _STATE = "checkpoint.json", "state.json"
+FORMAT = 2
+"""Of format 1, in which metadata and tensors of a rank were apart, nothing is read."""
+
+_MANIFEST = "checkpoint.json"
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Name = Annotated[str, Meta(pattern="^[0-9A-Za-z_]+[.][a-z]+$")]
 
 
 class Manifest(Struct, forbid_unknown_fields=True):
-    """``checkpoint.json``: whose state, how far, and the sha256 of each rank's ``state.json``."""
+    """``checkpoint.json``: whose state, how far, and the sha256 of each rank's file."""
 
     run_id: str
     step: int
     samples: int
     ranks: list[Digest]
-
-
-class TensorPlace(Struct, forbid_unknown_fields=True):
-    """Where a tensor lies in a rank's files: type and shape, file, and bytes in it."""
-
-    dtype: str
-    shape: list[int]
-    file: Name
-    offset: int
-    length: int
-
-
-class RankState(Struct, forbid_unknown_fields=True):
-    """``state.json`` of a rank: its state without tensors, the tensors, the files' sha256."""
-
-    state: Any
-    tensors: dict[str, TensorPlace]
-    files: dict[Name, Digest]
+    format: int = 1
 
 
 def write_rank(folder: Path, samples: int, rank: int, state: Any) -> str:
-    """Writes one rank's part of a checkpoint, which only ``commit`` makes one.
+    """Write one rank's part of a checkpoint, which is complete once ``commit`` returns.
 
     Args:
         folder: The trial's folder of checkpoints.
         samples: How far the trial is, which names the checkpoint.
         rank: This rank.
-        state: Nested values and tensors; see ``state_tree``.
+        state: What ``warmup.plain_state`` returned.
 
     Returns:
-        The sha256 of its ``state.json``.
+        The sha256 of the file.
 
     Raises:
-        UnsupportedState: The state holds something that is no data.
         OSError: It cannot be written.
     """
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    from bench_apts.trial import warmup
-    from bench_apts.trial.checkpoints import TensorWriter
+    import torch
 
     if not folder.parent.parent.is_dir():
         raise FileNotFoundError(f"{folder.parent.parent} is not on this machine: ranks on several "
                                 "machines need a results folder that they share")
-    part = _part(folder, samples) / f"rank-{rank}"
-    part.mkdir(parents=True)
-    tree, tensors = warmup.flatten(state)
-    writer = TensorWriter(part)
-    if tensors:
-        with _alone():
-            save(dict(tensors), storage_writer=writer, no_dist=True)
-    files = {path.name: _sha256(path) for path in sorted(part.iterdir())}
-    content = msgspec.json.encode(RankState(tree, writer.places, files))
-    write_bytes(part / _STATE, content)
-    return hashlib.sha256(content).hexdigest()
+    path = _rank_file(_part(folder, samples), rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # not by its path: on a full disk torch would not say so
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return _sha256(path)
 
 
 def commit(folder: Path, manifest: Manifest) -> str:
-    """Makes a checkpoint of the parts that all ranks have written.
+    """Make a checkpoint of the parts that all ranks have written.
 
     Returns:
         The sha256 of its ``checkpoint.json``.
 
     Raises:
         OSError: It cannot be written.
-        FileNotFoundError: A rank's part is not here.
+        FileNotFoundError: A rank's part is missing.
     """
     part, whole = _part(folder, manifest.samples), folder / str(manifest.samples)
     for rank in range(len(manifest.ranks)):
-        if not (part / f"rank-{rank}" / _STATE).exists():
+        if not _rank_file(part, rank).exists():
             raise FileNotFoundError(f"the part of rank {rank} is not in {part}: ranks on "
                                     "several machines need a results folder that they share")
     content = msgspec.json.encode(manifest)
     write_bytes(part / _MANIFEST, content)
+    _flush_names(part)
     part.rename(whole)
-    _settle(folder)
+    _flush_names(folder)
     return hashlib.sha256(content).hexdigest()
 
 
 def sweep(folder: Path, but: int | None = None) -> None:
-    """Removes a trial's checkpoints and unfinished ones; the folder too if nothing is left.
+    """Remove a trial's checkpoints and unfinished ones; the folder too if nothing is left.
 
     Args:
         folder: The trial's folder of checkpoints.
@@ -141,7 +117,7 @@ def sweep(folder: Path, but: int | None = None) -> None:
 
 
 def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) -> str | None:
-    """Verifies a checkpoint, without torch and without trusting a byte of it.
+    """Verify a checkpoint, without torch and without trusting a byte of it.
 
     Args:
         folder: The trial's folder of checkpoints.
@@ -155,87 +131,68 @@ def problem(folder: Path, samples: int, sha256: str, run_id: str, ranks: int) ->
     """
     whole = folder / str(samples)
     try:
-        content = _read(whole / _MANIFEST)
+        content = _require_regular(whole / _MANIFEST).read_bytes()
         if hashlib.sha256(content).hexdigest() != sha256:
             return f"{whole / _MANIFEST} is not what was written"
         manifest = msgspec.json.decode(content, type=Manifest)
+        if manifest.format != FORMAT:
+            return f"{whole} has the format of another version of bench-apts"
         if (manifest.run_id, manifest.samples, len(manifest.ranks)) != (run_id, samples, ranks):
             return f"{whole} belongs to another trial"
         for rank, digest in enumerate(manifest.ranks):
-            part = whole / f"rank-{rank}"
-            content = _read(part / _STATE)
-            if hashlib.sha256(content).hexdigest() != digest:
-                return f"{part / _STATE} is not what was written"
-            state = msgspec.json.decode(content, type=RankState)
-            for name, expected in state.files.items():
-                if _sha256(part / name) != expected:
-                    return f"{part / name} is not what was written"
-            stray = {place.file for place in state.tensors.values()} - state.files.keys()
-            if stray:
-                return f"{part / _STATE} names files that it does not vouch for"
+            path = _rank_file(whole, rank)
+            if _sha256(path) != digest:
+                return f"{path} is not what was written"
     except (OSError, UserError, *UNREADABLE) as error:
         return f"{whole} is damaged: {error}"
     return None
 
 
 def read_rank(folder: Path, samples: int, rank: int, device: torch.device) -> Any:
-    """Reads one rank's state, of a checkpoint in which ``problem`` found none.
+    """Read one rank's state, of a checkpoint in which ``problem`` found none.
 
     Args:
         folder: The trial's folder of checkpoints.
         samples: Which of them.
         rank: This rank.
         device: Where tensors go that were not on the CPU.
+
+    Raises:
+        pickle.UnpicklingError: The file holds anything but tensors and plain values.
     """
     import torch
-    from torch.distributed.checkpoint.state_dict_loader import load
 
-    from bench_apts.trial import warmup
-    from bench_apts.trial.checkpoints import TensorReader
+    def placed(storage: Any, place: str) -> Any:
+        return storage if place == "cpu" else storage.to(device=device)
 
-    part = folder / str(samples) / f"rank-{rank}"
-    stored = msgspec.json.decode((part / _STATE).read_bytes(), type=RankState)
-    tensors = {name: torch.empty(place.shape, dtype=getattr(torch, place.dtype))
-               for name, place in stored.tensors.items()}
-    if tensors:
-        with _alone():
-            load(tensors, storage_reader=TensorReader(part, stored.tensors), no_dist=True)
-    return warmup.rebuild(stored.state, tensors, device)
+    # Not memory-mapped: a stepper may keep the tensors, and train on, when the file is gone.
+    return torch.load(_rank_file(folder / str(samples), rank), placed, weights_only=True)
 
 
 def _part(folder: Path, samples: int) -> Path:
-    return folder / f"{_PART}-{samples}"
+    return folder / f".part-{samples}"
 
 
-def _read(path: Path) -> bytes:
-    _refuse_pipes(path)
-    return path.read_bytes()
+def _rank_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"rank-{rank}.pt"
+
+
+def _require_regular(path: Path) -> Path:
+    """Return the path; reading a pipe or a device might never end."""
+    if path.exists():
+        require_regular_file(path, "the trial begins anew")
+    return path
 
 
 def _sha256(path: Path) -> str:
-    _refuse_pipes(path)
-    with path.open("rb") as file:
+    with _require_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse_pipes(path: Path) -> None:
-    """Reading a pipe or a device might never end."""
-    if path.exists():
-        require_regular_file(path, "move it away")
-
-
-def _settle(folder: Path) -> None:
-    """Has a rename within a folder reach the disk."""
+def _flush_names(folder: Path) -> None:
+    """Return when the names in a folder are on the disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Silences the warning that a rank which saves for itself gets from torch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield

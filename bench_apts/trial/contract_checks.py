@@ -1,8 +1,7 @@
-"""Whether every optimizer can train a network's parameters: what cannot be is refused at once.
+"""Checks of networks and plug-ins: can every optimizer train it, are a step's reports true?
 
-What a step returned, checked before anything of it enters a record.
-
-What ranks reported together, compared with what was counted and seen on all of them.
+Parameters are checked before any pass, a report before anything of it enters a record, and what
+ranks reported together against what was counted on all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _DTYPES = (torch.float32, torch.float64)
+_MAX = 2**53
+"""Largest count: JSON readers hold larger integers as inexact floats."""
+_MAX_NAMES = 256
+_MAX_LENGTH = 100
+_Tensor, _FLOAT = torch.Tensor, torch.float32  # found faster than attributes of torch
 
 
 def check_parameters(network: torch.nn.Module) -> None:
     """Check parameters as built, before any pass.
 
     Raises:
-        UserError: There are none to be trained, or one is lazy, has no values, is no float of 32
-            or 64 bits, has another dtype than the others, or shares memory.
+        UserError: There are none to be trained, or one is lazy, has no values, is not a float of
+            32 or 64 bits, has another dtype than the others, or shares memory.
     """
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     if not trained:
@@ -102,15 +106,6 @@ def _short(parameter: torch.nn.Parameter) -> str:
     return str(parameter.dtype).removeprefix("torch.")
 
 
-_MOST = 2**53
-"""Largest count; JSON readers hold larger integers as inexact floats."""
-
-_Tensor, _FLOAT = torch.Tensor, torch.float32
-
-_MOST_NAMES = 256
-_LONGEST_NAME = 100
-
-
 class ReportCheck:
     """Checks the reports of one stepper, one after the other.
 
@@ -129,7 +124,7 @@ class ReportCheck:
             handed: Samples in the batch that the step was given.
 
         Raises:
-            ContractError: It is no StepReport, a field has another type or a value that no
+            ContractError: It is not a StepReport, a field has another type or a value that no
                 record could hold, or the step reports no samples at all.
         """
         if not isinstance(report, StepReport):
@@ -162,12 +157,12 @@ class ReportCheck:
                 _check_number("diagnostics", value, name)
 
     def _add(self, name: object) -> None:
-        if not isinstance(name, str) or len(name) > _LONGEST_NAME or name != escape_non_utf8(name):
+        if not isinstance(name, str) or len(name) > _MAX_LENGTH or name != escape_non_utf8(name):
             raise ContractError(f"a name in StepReport.diagnostics is {name!a:.120}; a text of at "
-                                f"most {_LONGEST_NAME} characters was expected")
+                                f"most {_MAX_LENGTH} characters was expected")
         self.names.add(name)
-        if len(self.names) > _MOST_NAMES:
-            raise ContractError(f"StepReport.diagnostics had more than {_MOST_NAMES} different "
+        if len(self.names) > _MAX_NAMES:
+            raise ContractError(f"StepReport.diagnostics had more than {_MAX_NAMES} different "
                                 "names; a record holds no more")
 
 
@@ -188,8 +183,8 @@ def usual(report: object, names: set[str]) -> bool:
     diagnostics: Any = report.diagnostics
     if not (
         type(samples) is int and type(forwards) is int and type(backwards) is int
-        and 0 <= samples <= _MOST and 0 <= forwards <= _MOST and 0 <= backwards <= _MOST
-        and (samples if total is None else type(total) is int and 0 < total <= _MOST)
+        and 0 <= samples <= _MAX and 0 <= forwards <= _MAX and 0 <= backwards <= _MAX
+        and (samples if total is None else type(total) is int and 0 < total <= _MAX)
         and type(report.agreed) is bool
         and (type(loss) is float or (type(loss) is _Tensor and loss.dtype is _FLOAT
                                      and loss.ndim == 0 and not loss.requires_grad))
@@ -202,7 +197,7 @@ def usual(report: object, names: set[str]) -> bool:
         for value in diagnostics.values():
             kind = type(value)
             if kind is not float and kind is not bool and (
-                    kind is not int or not -_MOST <= value <= _MOST):
+                    kind is not int or not -_MAX <= value <= _MAX):
                 return False
     return True
 
@@ -220,7 +215,7 @@ def _count(name: str, value: Any) -> int:
             raise ContractError(f"StepReport.{name} is {value!a:.40}, {_kind(value)}; an int was "
                                 "expected")
         value = operator.index(value)
-    if not 0 <= value <= _MOST:
+    if not 0 <= value <= _MAX:
         raise ContractError(f"StepReport.{name} is {value}; a number from 0 to 2**53 was expected")
     count: int = value
     return count

@@ -1,8 +1,6 @@
-"""What the steps since the last evaluation reported, summed without waiting for the device.
+"""Evaluation over all ranks, what the steps before it reported, and whether the trial ends there.
 
-Evaluation over all ranks: exact sums and counts, every sample once.
-
-Whether a trial ends at an evaluation, and how.
+Sums and counts are exact, every sample counts once. Steps are summed without waiting for a device.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,6 +29,13 @@ if TYPE_CHECKING:
     from bench_apts.trial.pruning import TrialPruner
     from bench_apts.trial.trial_data import Split
 
+_MAX_TOKENS, _MAX_NUMBERS = 2**14, 2**20
+"""Most targets in a batch: integers, each with an output of one number per class; others."""
+
+_DIVERGED = 10.0
+"""A loss above this many times the initial one counts as diverged (docs/measurement.md, 1)."""
+
+
 class StepTotals:
     """Sums of losses, and diagnostics as the record holds them.
 
@@ -46,7 +51,7 @@ class StepTotals:
         self._latest: dict[str, Any] = {}
 
     def add(self, report: StepReport) -> None:
-        """Takes in one step's report."""
+        """Add one step's report."""
         self.loss += report.loss  # from 0.0 a tensor of our own, which then grows in place
         self.steps += 1
         for name, value in report.diagnostics.items():
@@ -56,33 +61,49 @@ class StepTotals:
                 self._latest[name] = value
 
     def state(self) -> dict[str, Any]:
-        """Returns the sums, nested values and tensors."""
+        """Return the sums, nested values and tensors."""
         return {"loss": self.loss, "steps": self.steps, "shares": self._shares,
                 "latest": self._latest}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self.loss, self.steps = state["loss"], state["steps"]
         self._shares, self._latest = state["shares"], state["latest"]
 
     def diagnostics(self) -> dict[str, float]:
-        """Returns bools as the share of steps where they held, numbers as their latest value."""
+        """Return bools as the share of steps where they held, numbers as their latest value."""
         shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
         latest = {name: float(value) for name, value in self._latest.items()}
         return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
 
 
-def mean_loss(total: float, steps: float) -> float | None:
-    """Return the mean of so many steps' losses; None where there are none, or it is not finite."""
-    mean = total / steps if steps else math.nan
-    return mean if math.isfinite(mean) else None
+class RankSums(NamedTuple):
+    """Numbers of one rank that an evaluation adds up over all."""
+
+    loss: float
+    steps: float
+    made_samples: float
+    counted_samples: float
+    cpu_s: float
+
+    def mean_loss(self) -> float | None:
+        """Return the mean loss of a step; None without steps, or if it is not finite."""
+        mean = self.loss / self.steps if self.steps else math.nan
+        return mean if math.isfinite(mean) else None
 
 
-_TOKENS = 2**14
-"""Most targets in it that are integers, each of which has an output of one number per class."""
+class RankPeaks(NamedTuple):
+    """Numbers of one rank of which an evaluation finds the largest."""
 
-_FLOATS = 2**20
-"""Most targets in it that are numbers."""
+    cpu_s: float
+    memory: float
+    tensors: float
+    forwards: float
+    backwards: float
+    counted_forwards: float
+    counted_backwards: float
+    missing_forwards: float
+    missing_backwards: float
 
 
 @dataclass(frozen=True)
@@ -111,15 +132,10 @@ class SplitResult:
 
 
 def evaluate(
-    model: torch.nn.Module,
-    split: Split,
-    task: Task,
-    world: World,
-    sums: list[float] | None = None,
-    peaks: list[float] | None = None,
-    around: AbstractContextManager[None] | None = None,
+    model: torch.nn.Module, split: Split, task: Task, world: World, sums: Sequence[float] = (),
+    peaks: Sequence[float] = (), around: AbstractContextManager[None] | None = None,
 ) -> SplitResult:
-    """Evaluates a split, each rank its share, and reduces the sums over the ranks.
+    """Evaluate a split, each rank its share, and reduce the sums over the ranks.
 
     Every rank does the same number of forward passes (the last ones may be smaller), because a
     sharded model communicates in each of them. After them, fingerprints of what every rank holds
@@ -153,12 +169,12 @@ def evaluate(
             if len(indices):
                 total += found
     model.train(training)
-    # What one rank holds is one model.
+    # A single rank holds a single model.
     prints = ([float(number) for number in replicas.model_fingerprints(model)]
               if world.size > 1 else [0.0, 0.0])
-    added = torch.tensor([*total.flatten().tolist(), *(sums or [])], dtype=torch.float64)
+    added = torch.tensor([*total.flatten().tolist(), *sums], dtype=torch.float64)
     # The highest of x and of -x over all ranks say whether all x are equal.
-    highest = torch.tensor([*prints, *(-number for number in prints), *(peaks or [])],
+    highest = torch.tensor([*prints, *(-number for number in prints), *peaks],
                            dtype=torch.float64)
     if world.size > 1:
         added, highest = added.to(world.device), highest.to(world.device)
@@ -173,18 +189,14 @@ def evaluate(
     unequal = [name for name, high, low in zip(
         ("weights", "buffers"), maxima[:2], maxima[2:4], strict=True) if high != -low]
     return SplitResult(own["loss"], own, int(count), tuple(values[2 * len(known):]),
-                  tuple(maxima[4:]), " and ".join(unequal))
+                       tuple(maxima[4:]), " and ".join(unequal))
 
 
 def _chunk(split: Split, world: World) -> int:
     """Return the largest evaluation batch of one rank; long targets mean large outputs."""
     size = split.targets[0].numel()
-    most = _FLOATS if split.targets.dtype.is_floating_point else _TOKENS
+    most = _MAX_NUMBERS if split.targets.dtype.is_floating_point else _MAX_TOKENS
     return max(1, min(world.micro_batch or split.most, split.most, most // max(1, size)))
-
-
-_DIVERGED = 10.0
-"""A loss above this many times the initial one counts as diverged (docs/measurement.md, 1)."""
 
 
 def end_status(
@@ -200,7 +212,7 @@ def end_status(
         evals: All evaluations so far.
         loss: The validation loss of the latest one, which may not be finite.
         loss_sum: Sum of the training losses since the one before, of all ranks.
-        watch: Who may give up a tuning trial early; only rank 0 has one.
+        watch: May give up a tuning trial early; only rank 0 has one.
         ranks: World size N.
     """
     status = _end_status(suite, evals, loss, loss_sum, watch)
@@ -216,7 +228,7 @@ def _end_status(
 ) -> Status | None:
     budget, target, last = suite.budget, suite.target, evals[-1]
     hit = find_bracket([e.validation.get(target.metric, math.nan) for e in evals],
-                  target.reached, suite.evaluation.consecutive)
+                       target.reached, suite.evaluation.consecutive)
     initial = evals[0].validation.get("loss", math.nan)
     if not math.isfinite(loss_sum) or not loss <= initial + (_DIVERGED - 1) * abs(initial):
         return "diverged"

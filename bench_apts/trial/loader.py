@@ -11,13 +11,13 @@ import torch
 
 from bench_apts.plugins.optimizer_contract import Batch, Sampling
 from bench_apts.suites import arrays
-from bench_apts.trial.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from bench_apts.core.spec import Augment
+    from bench_apts.suites.data import Dataset
+    from bench_apts.trial.augmentation import Augmentation
 
 
 class Conversion:
@@ -26,21 +26,16 @@ class Conversion:
     Args:
         inputs: Samples, ``(n, …)``, as ``Resident`` takes them; only shape and dtype matter.
         targets: Likewise.
-        mean: Per channel (or one for all) of the scaled inputs.
-        std: Standard deviations likewise.
+        mean: Per channel (or one for all) of the scaled inputs, like ``std``.
+        std: Standard deviations.
         scale: Factor that brings raw inputs to the range of ``mean`` and ``std``.
         device: Where batches go.
         memory_format: How batches of images lie in memory.
     """
 
     def __init__(
-        self,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        scale: float,
-        device: torch.device,
+        self, inputs: np.ndarray, targets: np.ndarray, mean: tuple[float, ...],
+        std: tuple[float, ...], scale: float, device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         shape = (-1, *[1] * (inputs.ndim - 2)) if len(mean) > 1 else (-1,)
@@ -52,19 +47,23 @@ class Conversion:
         self._factor = scale / spread
         self.black = -torch.tensor(mean, device=device).reshape(shape) / spread
 
-    def batch(self, inputs: Any, targets: torch.Tensor) -> Batch:
-        """Return a batch of stored samples that lie on the device.
+    @classmethod
+    def of(
+        cls, dataset: Dataset, inputs: np.ndarray, targets: np.ndarray, device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Conversion:
+        """Return the conversion of samples like ``inputs`` and ``targets`` of a data set."""
+        return cls(inputs, targets, dataset.mean, dataset.std, dataset.scale, device,
+                   memory_format)
 
-        Args:
-            inputs: As ``stored`` returns them.
-            targets: Likewise.
-        """
-        targets = _moved_to_device(targets, self._targets)
+    def batch(self, inputs: Any, targets: torch.Tensor) -> Batch:
+        """Return a batch of samples that lie on the device as ``stored`` returns them."""
+        targets = _widened(targets, self._targets)
         if self._inputs.names:
-            return Batch({name: _moved_to_device(inputs[name], self._inputs[name].base)
+            return Batch({name: _widened(inputs[name], self._inputs[name].base)
                           for name in self._inputs.names}, targets)
         if not self._scaled:
-            return Batch(_moved_to_device(inputs, self._inputs), targets)
+            return Batch(_widened(inputs, self._inputs), targets)
         inputs = inputs.to(torch.float32, memory_format=self._memory_format)
         inputs.mul_(self._factor).add_(self.black)
         return Batch(inputs, targets)
@@ -82,7 +81,7 @@ def stored(array: np.ndarray) -> Any:
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array)
 
 
-def _moved_to_device(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
+def _widened(values: torch.Tensor, kind: np.dtype[Any]) -> torch.Tensor:
     """Return stored numbers as float32, bool or int64."""
     if kind.kind == "f":
         return values.to(torch.float32)
@@ -99,41 +98,27 @@ class Resident:
         inputs: ``(n, …)``, uint8 images with channels first, floats, or other integers, which
             are not normalised; or an array with fields, ``(n,)``, of which nothing is.
         targets: ``(n, …)`` integers or floats.
-        mean: As of ``Conversion``, like ``std`` and ``scale``.
-        std: Likewise.
-        scale: Likewise.
-        device: Where the split lives.
-        memory_format: How the batches of images lie in memory.
-        augment: How the training images are changed.
-        seed: What is drawn for them follows from it.
+        conversion: Makes batches of what is stored.
+        augmentation: Changes the training images.
     """
-
-    numbered = False
-    """Whether ``draw`` takes indices with the numbers of their epochs (``Order.slices``)."""
 
     most = 1_000
     """Largest evaluation batch of one rank."""
 
     def __init__(
-        self,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        scale: float,
-        device: torch.device,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        augment: Augment | None = None,
-        seed: int = 0,
+        self, inputs: np.ndarray, targets: np.ndarray, conversion: Conversion,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        self._conversion = Conversion(inputs, targets, mean, std, scale, device, memory_format)
-        found = stored(inputs)
+        self._conversion, self._augmentation = conversion, augmentation
+        found, device = stored(inputs), conversion.device
         self.inputs = ({name: tensor.to(device) for name, tensor in found.items()}
                        if isinstance(found, dict) else found.to(device))
         self.targets: torch.Tensor = stored(targets).to(device)
-        if augment:
-            self._augmentation = Augmentation(augment, seed, self._conversion.black)
-            self.numbered = True
+
+    @property
+    def numbered(self) -> bool:
+        """Whether ``draw`` takes indices with the numbers of their epochs (``Order.slices``)."""
+        return self._augmentation is not None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -161,20 +146,19 @@ class Resident:
             indices: What ``Order.slices`` yields, ``numbered`` if this split is.
             waiting: Not entered: nothing is waited for.
         """
-        return map(self._augmented if self.numbered else self.take, indices)
-
-    def _augmented(self, draws: torch.Tensor) -> Batch:
-        samples = draws % len(self)
-        batch = self.take(samples)
-        return Batch(self._augmentation(batch.inputs, draws // len(self), samples), batch.targets)
+        augmentation = self._augmentation
+        if augmentation is None:
+            return map(self.take, indices)
+        return (augmentation.changed(self.take(draws % len(self)), draws, len(self))
+                for draws in indices)
 
 
 class Order:
     """The order of the training samples: one permutation per epoch, cut into global batches.
 
-    Epochs follow one another without a gap, so every global batch has the same size. It depends
-    on the seed alone: rank r of N takes the r-th of N equal slices of each global batch, and
-    where the optimizer wants it a part of the next ones.
+    Epochs follow one another without a gap, so every global batch has the same size. The order
+    depends on the seed alone: rank r of N takes the r-th of N equal slices of each global batch,
+    and a part of the next ones where the optimizer asks for overlap.
 
     Where the samples are divided among the ranks, each takes its slices from its own samples
     instead, in the order in which they stand in the permutations.
@@ -191,24 +175,19 @@ class Order:
         self.owners = owners
 
     def epoch(self, number: int) -> torch.Tensor:
-        """Returns the permutation of epoch ``number``, ``(samples,)`` int64."""
+        """Return the permutation of epoch ``number``, ``(samples,)`` int64."""
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
         return torch.randperm(self.samples, generator=generator)
 
     def sha256(self) -> str:
-        """Fingerprint of the first epoch's order."""
+        """Return a fingerprint of the first epoch's order."""
         return hashlib.sha256(self.epoch(0).numpy().tobytes()).hexdigest()
 
     def slices(
-        self,
-        batch_size: int,
-        rank: int,
-        ranks: int,
-        sampling: Sampling | None = None,
-        device: torch.device | str = "cpu",
-        numbered: bool = False,
+        self, batch_size: int, rank: int, ranks: int, sampling: Sampling | None = None,
+        device: torch.device | str = "cpu", numbered: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """Yields this rank's indices of each global batch, for ever, on ``device``.
+        """Yield this rank's indices of each global batch, for ever, on ``device``.
 
         ``(batch_size / ranks,)`` of them, or more where ``sampling`` has them overlap or grow; a
         grown batch is a multiple of ``ranks``, at most as large as an epoch. With ``numbered``

@@ -1,9 +1,4 @@
-"""Training minibatches that a stepper may draw to prepare for an evaluation.
-
-A stretch of steps between two pauses: only training may be billed in it.
-
-A stepper as the harness runs it: its claims are compared with what was seen of it.
-"""
+"""A stepper as the harness runs it: its claims are compared with what was seen of it."""
 
 from __future__ import annotations
 
@@ -27,93 +22,8 @@ if TYPE_CHECKING:
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, StepReport
     from bench_apts.trial.trained_model import PassCounter
 
-class OfferedBatches:
-    """An iterator that counts what is drawn, and ends with an error where it is too much.
 
-    Args:
-        batches: This rank's shares of minibatches, endless.
-        most: How many may be drawn.
-
-    Attributes:
-        samples: Samples drawn so far.
-    """
-
-    def __init__(self, batches: Iterator[Batch], most: int) -> None:
-        self._batches, self._most = batches, most
-        self._drawn = self.samples = 0
-        self._open = True
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        """Return the next share.
-
-        Raises:
-            ContractError: All were drawn, or the evaluation has begun.
-        """
-        if not self._open:
-            raise ContractError("prepare_for_eval() kept its batches and drew one after it had "
-                                "returned; draw within it, what it does there is billed to it")
-        if self._drawn == self._most:
-            raise ContractError(
-                f"prepare_for_eval() drew more than {self._most} minibatches for one evaluation; "
-                "take as many as are needed, for instance by itertools.islice(batches, 50)")
-        self._drawn += 1
-        batch = next(self._batches)
-        self.samples += len(batch.targets)
-        return batch
-
-    def close(self) -> None:
-        """Offer nothing from now on."""
-        self._open = False
-
-
-_now = time.perf_counter
-
-
-class BillingCheck:
-    """Compares the ledger and the meter with a second clock and with what they may change.
-
-    A plug-in is not given clock and meter; one that looks for them in the interpreter could bill
-    its steps to another part of the ledger, or its bytes to another phase. Between steps ranks may
-    wait for data.
-
-    Args:
-        clock: The trial's clock, in its part ``train``.
-        meter: The trial's meter, in its phase ``train``.
-
-    Attributes:
-        now: The second clock.
-        steps_s: Seconds spent in steps by it; who runs them adds to it.
-    """
-
-    def __init__(self, clock: Clock, meter: CommMeter) -> None:
-        self._clock, self._meter = clock, meter
-        self._train_s, self._others = clock.training()
-        self._calls = self._calls_outside_training()
-        self.now, self.steps_s = _now, 0.0
-
-    def close(self) -> None:
-        """Compare the clocks and what was counted.
-
-        Raises:
-            ContractError: Something other than training was billed, or less time than the steps
-                took.
-        """
-        train_s, others = self._clock.training()
-        billed = train_s - self._train_s
-        if others != self._others or billed < self.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
-            raise ContractError(
-                f"its steps took {self.steps_s:.3f} s by a second clock and {billed:.3f} s of "
-                "training were billed: the trial's clock was changed from inside a step")
-        if self._calls_outside_training() != self._calls:
-            raise ContractError("collectives of its steps were counted in another phase than "
-                                "training: the trial's meter was changed from inside a step")
-
-    def _calls_outside_training(self) -> int:
-        return sum(calls for phase, calls in self._meter.calls_by_phase().items()
-                   if phase != "train")
+_now = time.perf_counter  # before a plug-in could replace it
 
 
 class Observer:
@@ -273,6 +183,92 @@ class Observer:
         self.steps_s = state["steps_s"]
         self._agreed_at, self._longest = state["agreed_at"], state["longest"]
         self.passes.resume(state["passes"])
+
+
+class BillingCheck:
+    """Compares the ledger and the meter with a second clock and with what they may change.
+
+    A plug-in is not given clock and meter; one that looks for them in the interpreter could bill
+    its steps to another part of the ledger, or its bytes to another phase. Between steps ranks may
+    wait for data.
+
+    Args:
+        clock: The trial's clock, in its part ``train``.
+        meter: The trial's meter, in its phase ``train``.
+
+    Attributes:
+        now: The second clock.
+        steps_s: Seconds spent in steps by it; who runs them adds to it.
+    """
+
+    def __init__(self, clock: Clock, meter: CommMeter) -> None:
+        self._clock, self._meter = clock, meter
+        self._train_s, self._others = clock.training()
+        self._calls = self._calls_outside_training()
+        self.now, self.steps_s = _now, 0.0
+
+    def close(self) -> None:
+        """Compare the clocks and what was counted.
+
+        Raises:
+            ContractError: Something other than training was billed, or less time than the steps
+                took.
+        """
+        train_s, others = self._clock.training()
+        billed = train_s - self._train_s
+        if others != self._others or billed < self.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
+            raise ContractError(
+                f"its steps took {self.steps_s:.3f} s by a second clock and {billed:.3f} s of "
+                "training were billed: the trial's clock was changed from inside a step")
+        if self._calls_outside_training() != self._calls:
+            raise ContractError("collectives of its steps were counted in another phase than "
+                                "training: the trial's meter was changed from inside a step")
+
+    def _calls_outside_training(self) -> int:
+        return sum(calls for phase, calls in self._meter.calls_by_phase().items()
+                   if phase != "train")
+
+
+class OfferedBatches:
+    """An iterator that counts what is drawn, and ends with an error where it is too much.
+
+    Args:
+        batches: This rank's shares of minibatches, endless.
+        most: How many may be drawn.
+
+    Attributes:
+        samples: Samples drawn so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], most: int) -> None:
+        self._batches, self._most = batches, most
+        self._drawn = self.samples = 0
+        self._open = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next share.
+
+        Raises:
+            ContractError: All were drawn, or the evaluation has begun.
+        """
+        if not self._open:
+            raise ContractError("prepare_for_eval() kept its batches and drew one after it had "
+                                "returned; draw within it, what it does there is billed to it")
+        if self._drawn == self._most:
+            raise ContractError(
+                f"prepare_for_eval() drew more than {self._most} minibatches for one evaluation; "
+                "take as many as are needed, for instance by itertools.islice(batches, 50)")
+        self._drawn += 1
+        batch = next(self._batches)
+        self.samples += len(batch.targets)
+        return batch
+
+    def close(self) -> None:
+        """Offer nothing from now on."""
+        self._open = False
 
 
 def missing_methods(stepper: object) -> list[str]:

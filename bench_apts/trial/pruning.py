@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench_apts.core.job import PruningJob
     from bench_apts.core.spec import Pruner
 
-
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 """What Optuna raises at a file that it cannot understand."""
 
@@ -41,7 +40,7 @@ class TrialPruner:
         self._trial = optuna.trial.Trial(search, known._trial_id)
 
     def hopeless(self, evaluation: int, value: float) -> bool:
-        """Reports an evaluation and says whether the trial should be given up.
+        """Report an evaluation and say whether the trial should be given up.
 
         Args:
             evaluation: Its number, from 1.
@@ -52,10 +51,10 @@ class TrialPruner:
 
 
 def storage(path: Path) -> JournalStorage:
-    """Opens a storage, or begins it; what others add to its file is read when it is asked.
+    """Open or create a storage; what other processes add to its file is read when it is asked.
 
     Raises:
-        UserError: The file is no storage, or a full disk has torn a line of it.
+        UserError: The file is not a storage, or a full disk has torn a line of it.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -70,30 +69,30 @@ def storage(path: Path) -> JournalStorage:
 def understood(
     path: Path, errors: tuple[type[Exception], ...] = (json.JSONDecodeError, AssertionError)
 ) -> Iterator[None]:
-    """Says in a line that a storage is broken, where Optuna finds that while the block runs.
+    """Turn what Optuna raises at a broken storage in this block into one clear line.
 
     Raises:
-        UserError: One of the ``errors`` came up.
+        UserError: One of the ``errors`` was raised.
     """
     try:
         yield
     except errors as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error}); move it away: "
-                        "finished trials are told to a new one") from error
+                        "finished trials go into a new one") from error
 
 
 def study(
     storage: JournalStorage, name: str, pruner: Pruner, evaluations: int,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.Study:
-    """Opens a search in a storage, or begins it.
+    """Open or create a search in a storage.
 
     Args:
-        storage: Where it lies.
+        storage: The storage.
         name: The search's name in it.
         pruner: Name of the rule.
         evaluations: How many a full trial has.
-        sampler: Where new trials come from.
+        sampler: Draws new trials.
     """
     import optuna
 

@@ -1,4 +1,4 @@
-"""Stopping in order: all ranks agree on their last step, without a word in the steps before.
+"""Stopping in order: all ranks agree on their last step, at no cost to the steps before.
 
 A file asks for it, since the command may be the only process that gets a signal. A thread in each
 rank watches for the file; when it appears, the ranks hold at their next step and exchange through
@@ -7,7 +7,7 @@ furthest has, up to a step after which they hold the same weights. Ranks of othe
 not see the file, find the request in the store.
 
 SIGTERM may come from SLURM, which means all processes of a job and is left to the command; or
-from torch's agent, which ends the ranks whose peer has failed. The file tells them apart.
+from torch's agent, which ends the ranks whose peer has failed. The file distinguishes them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 _REQUEST = "bench-apts/stop"
 _TICK_S = 0.2
-_PATIENCE_S = 1.0
+_GRACE_S = 1.0
 """How long after SIGTERM the file may still appear."""
 
 
@@ -44,12 +43,12 @@ class GracefulStop:
         self._flag, self._rank, self._size, self._store = flag, rank, size, store
         self._lock, self._known, self._over = (
             threading.Lock(), threading.Event(), threading.Event())
-        self._several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1  # torch's word for nodes
+        self._several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1  # nodes, to torch
         self._asked = False
         self._begun, self._last = 0, sys.maxsize
 
     def go_on(self, agreed: bool) -> bool:
-        """Says whether to take another step; waits where the ranks have yet to agree on that.
+        """Say whether to take another step; wait where the ranks have yet to agree on that.
 
         Args:
             agreed: Whether all ranks hold the same weights now.
@@ -68,19 +67,14 @@ class GracefulStop:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
-        os.register_at_fork(after_in_child=self._let_go)
-        # The thread hears of signals also while the main one waits in a collective.
+        os.register_at_fork(after_in_child=self._release)
+        # This way the thread sees signals also while the main one waits in a collective.
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         os.write(self._writer, b"\0")  # the thread need not wait for its tick
         signal.set_wakeup_fd(self._wakeup)
@@ -89,8 +83,8 @@ class GracefulStop:
         os.close(self._reader)
         os.close(self._writer)
 
-    def _let_go(self) -> None:
-        """Leaves a process that this rank forks to itself: it would wake our thread."""
+    def _release(self) -> None:
+        """Restore the signals of a process that this rank forks: they would wake our thread."""
         if not self._over.is_set():
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -100,7 +94,7 @@ class GracefulStop:
         while not self._over.is_set():
             ready, _, _ = select.select([self._reader], [], [], _TICK_S)
             if ready and signal.SIGTERM in os.read(self._reader, 64):
-                deadline = min(deadline, time.monotonic() + _PATIENCE_S)
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
             if not self._asked and self._requested():
                 self._agree()
             if not self._asked and time.monotonic() > deadline:
@@ -122,7 +116,7 @@ class GracefulStop:
             self._store.set(_REQUEST, "")
             self._store.set(keys[self._rank], str(self._begun))
             while not self._store.check(keys):
-                if self._over.is_set():  # as may be the other ranks, without a word
+                if self._over.is_set():  # as the other ranks may be, without an answer
                     return
                 time.sleep(_TICK_S / 10)
             self._last = max(int(self._store.get(key)) for key in keys)

@@ -1,9 +1,4 @@
-"""Forward and backward passes of the model as the harness counts them, whatever is reported.
-
-Weights: their fingerprint, and the precision that they are used in.
-
-The network of a trial as a backend is given it: on its device, its passes counted.
-"""
+"""The network of a trial on its device, its weights' fingerprint, and its passes as counted."""
 
 from __future__ import annotations
 
@@ -21,13 +16,89 @@ from bench_apts.tasks import loss_module as tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    Forward = Callable[..., Any]
-    from collections.abc import Callable
-    AnyForward = Callable[..., Any]
+
     from bench_apts.core.spec import Trial
     from bench_apts.plugins.optimizer_contract import Batch
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.suite_problem import SuiteProblem
+
+    Forward = Callable[..., Any]
+
+
+class TrialNetwork:
+    """The network of a trial as a backend gets it: built under the trial's seed, passes counted.
+
+    Args:
+        problem: The suite's.
+        dataset: Its data.
+        batch: ``flops.SAMPLES`` training samples.
+        trial: The trial.
+        device: Where the network is trained.
+
+    Attributes:
+        model: The network, or the module that computes the task's losses with it.
+        loss: Reduces what the model returns.
+        passes: Counts the model's passes.
+        initial: Hash of the initial weights.
+        parameters: How many numbers the parameters have.
+        flops: Operations of a sample; None where they cannot be counted.
+    """
+
+    def __init__(self, problem: SuiteProblem, dataset: Dataset, batch: Batch, trial: Trial,
+                 device: torch.device) -> None:
+        suite = trial.suite
+        torch.manual_seed(trial.seeds.init)
+        model, self.loss = tasks.trained(
+            problem.network(dataset), problem.task, suite.loss_scale or 1.0)
+        self.initial = weights_sha256(model)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.flops = flops.per_sample(model, self.loss, tasks.model_inputs(problem.task, batch))
+        self.model = model.to(device).to(memory_format=getattr(torch, suite.memory_format))
+        forward = in_precision(type(model).forward, device, suite.precision)
+        if suite.compile:
+            forward = torch.compile(forward)
+        if suite.micro_batch:
+            forward = micro_batches.Chunked(forward, suite.micro_batch)
+        self.passes = instrument(self.model, forward)
+
+
+def weights_sha256(model: torch.nn.Module) -> str | None:
+    """Hash the parameters' names, shapes and bytes in their order; buffers do not count.
+
+    Returns:
+        Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
+    """
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            return None
+        total.update(f"{name.removeprefix('module.')}{tuple(parameter.shape)}".encode())
+        total.update(parameter.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def in_precision(forward: Forward, device: torch.device, precision: str) -> Forward:
+    """Return a forward pass that runs in bf16 where the suite says so; outputs are float32.
+
+    Args:
+        forward: ``forward(model, *inputs)``.
+        device: Where the model lies.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
+    if precision == "fp32":
+        return forward
+
+    def mixed(model: torch.nn.Module, *inputs: Any, **named: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16):
+            output = forward(model, *inputs, **named)
+        return tree_map_only(torch.Tensor, _float, output)
+
+    return mixed
+
+
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
 
 class PassCounter:
     """Counts of one rank since the model was instrumented.
@@ -173,84 +244,3 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     elif not isinstance(value, list | tuple):
         return []
     return [tensor for item in value for tensor in _tensors(item)]
-
-
-def weights_sha256(model: torch.nn.Module) -> str | None:
-    """Hashes the parameters' names, shapes and bytes in their order; buffers do not count.
-
-    Returns:
-        Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
-    """
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.numel() == 0:
-            return None
-        total.update(f"{name.removeprefix('module.')}{tuple(parameter.shape)}".encode())
-        total.update(parameter.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
-def in_precision(forward: AnyForward, device: torch.device, precision: str) -> AnyForward:
-    """Return a forward pass that runs in bf16 where the suite says so; outputs are float32.
-
-    Args:
-        forward: ``forward(model, *inputs)``.
-        device: Where the model lies.
-        precision: ``"fp32"`` or ``"bf16"``.
-    """
-    if precision == "fp32":
-        return forward
-
-    def mixed(model: torch.nn.Module, *inputs: Any, **named: Any) -> Any:
-        with torch.autocast(device.type, torch.bfloat16):
-            output = forward(model, *inputs, **named)
-        return tree_map_only(torch.Tensor, _float, output)
-
-    return mixed
-
-
-def _float(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-
-class TrialNetwork:
-    """What is trained, built under the trial's seed.
-
-    Args:
-        problem: The suite's.
-        dataset: Its data.
-        batch: ``flops.SAMPLES`` training samples.
-        trial: The trial.
-        device: Where the network is trained.
-
-    Attributes:
-        model: The network, or the module that computes the task's losses with it.
-        loss: Reduces what the model returns.
-        passes: Counts the model's passes.
-        initial: Hash of the initial weights.
-        parameters: How many numbers the parameters have.
-        flops: Operations of a sample; None where they cannot be counted.
-    """
-
-    def __init__(
-        self,
-        problem: SuiteProblem,
-        dataset: Dataset,
-        batch: Batch,
-        trial: Trial,
-        device: torch.device,
-    ) -> None:
-        suite = trial.suite
-        torch.manual_seed(trial.seeds.init)
-        model, self.loss = tasks.trained(
-            problem.network(dataset), problem.task, suite.loss_scale or 1.0)
-        self.initial = weights_sha256(model)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.flops = flops.per_sample(model, self.loss, tasks.model_inputs(problem.task, batch))
-        self.model = model.to(device).to(memory_format=getattr(torch, suite.memory_format))
-        forward = in_precision(type(model).forward, device, suite.precision)
-        if suite.compile:
-            forward = torch.compile(forward)
-        if suite.micro_batch:
-            forward = micro_batches.Chunked(forward, suite.micro_batch)
-        self.passes = instrument(self.model, forward)

@@ -1,13 +1,13 @@
-"""A split whose samples are read while training, by worker processes that read ahead.
+"""The splits of a trial in one rank, as they are handed out: on the device, or streamed.
 
-Batches come in the order in which they are asked for, whatever the number of workers, and what is
-random in a sample does not depend on who reads it (suites/returned_data.py).
-
-The splits of a trial in one rank, as they are handed out: on the device, or streamed.
+A streamed split is read while training, by worker processes that read ahead. Batches come in the
+order in which they are asked for, whatever the number of workers, and what is random in a sample
+does not depend on who reads it (suites/returned_data.py).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +19,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from bench_apts.core.errors import UserError
-from bench_apts.plugins.optimizer_contract import Batch
+from bench_apts.core.job import derive_seed
 from bench_apts.suites import data, returned_data, user_data
+from bench_apts.suites.generated import derived
+from bench_apts.tasks.loss_module import model_inputs
 from bench_apts.trial.augmentation import Augmentation
-from bench_apts.trial.loader import Conversion, Resident, stored
+from bench_apts.trial.loader import Conversion, Order, Resident, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,13 +32,15 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.utils.data import Dataset as TorchDataset
 
-    from bench_apts.core.spec import Augment
+    from bench_apts.core.spec import Trial
+    from bench_apts.plugins.optimizer_contract import Batch, Sampling, World
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.returned_data import SampleReader
     from bench_apts.suites.suite_problem import SuiteProblem
+    from bench_apts.tasks.task import Task
 
-_MOST_NUMBERS = 2**24
-"""Numbers in an evaluation batch at most; several are read ahead."""
+_MAX_NUMBERS = 2**24
+"""Most numbers in an evaluation batch; several batches are read ahead."""
 
 Waiting = Callable[[], AbstractContextManager[None]]
 
@@ -49,23 +53,22 @@ class Streamed:
         example: Inputs and targets of some samples, arrays.
         conversion: Makes batches of what is read.
         workers: Processes that read ahead; 0 reads in this process, when a batch is needed.
-        augment: How the training images are changed.
-        seed: What is drawn for them follows from it.
+        augmentation: Changes the training images.
     """
 
     numbered = True
 
     def __init__(
         self, reader: SampleReader, example: tuple[np.ndarray, np.ndarray], conversion: Conversion,
-        workers: int, augment: Augment | None = None, seed: int = 0,
+        workers: int, augmentation: Augmentation | None = None,
     ) -> None:
         self._reader, self._conversion, self._workers = reader, conversion, workers
+        self._augmentation = augmentation
         inputs, targets = example
         self.targets: torch.Tensor = stored(targets)
         size = sum(inputs[name][0].size for name in inputs.dtype.names
                    ) if inputs.dtype.names else inputs[0].size
-        self.most: int = max(1, min(Resident.most, _MOST_NUMBERS // max(1, size)))
-        self._augmentation = Augmentation(augment, seed, conversion.black) if augment else None
+        self.most: int = max(1, min(Resident.most, _MAX_NUMBERS // max(1, size)))
         self._evaluation: tuple[list[list[int]], DataLoader[Any]] | None = None
 
     def __len__(self) -> int:
@@ -123,7 +126,7 @@ class Streamed:
                 yield self._drawn(batch, asked.popleft())
 
     def _loader(self, draws: Iterable[list[int]], persistent: bool = False) -> DataLoader[Any]:
-        workers, dataset = self._workers, cast("TorchDataset[Any]", _Told(self._reader))
+        workers, dataset = self._workers, cast("TorchDataset[Any]", _ErrorsAsText(self._reader))
         return DataLoader(
             dataset, batch_size=None, sampler=draws, num_workers=workers,
             collate_fn=_tensors, pin_memory=self._conversion.device.type == "cuda",
@@ -148,12 +151,10 @@ class Streamed:
         batch = self._batch(found)
         if self._augmentation is None:
             return batch
-        draws = draws.to(self._conversion.device)
-        return Batch(self._augmentation(batch.inputs, draws // len(self), draws % len(self)),
-                     batch.targets)
+        return self._augmentation.changed(batch, draws.to(self._conversion.device), len(self))
 
 
-class _Told:
+class _ErrorsAsText:
     """A reader that returns what went wrong: what a worker raises arrives with its traceback."""
 
     def __init__(self, reader: SampleReader) -> None:
@@ -231,18 +232,58 @@ class TrialSplits:
         self, part: str, pair: tuple[np.ndarray, np.ndarray], rows: Any = None,
         training: bool = False,
     ) -> Split:
-        dataset = self._dataset
-        augment = (self._suite.data.augment or None) if training else None
-        if dataset.stream is None:
-            return Resident(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
-                            self._memory_format, augment, self._seed)
-
+        suite = self._suite
+        conversion = Conversion.of(self._dataset, *pair, self._device, self._memory_format)
+        augmentation = (Augmentation(suite.data.augment, self._seed, conversion.black)
+                        if suite.data.augment and training else None)
+        if self._dataset.stream is None:
+            return Resident(*pair, conversion, augmentation)
         reader = returned_data.SampleReader(
-            self._sources[part],
-            rows,
-            self._seed if training else 0,
-            f"suite {self._suite.name}: data: {part}",
-        )
-        conversion = Conversion(*pair, dataset.mean, dataset.std, dataset.scale, self._device,
-                                self._memory_format)
-        return Streamed(reader, pair, conversion, self._workers, augment, self._seed)
+            self._sources[part], rows, self._seed if training else 0,
+            f"suite {suite.name}: data: {part}")
+        return Streamed(reader, pair, conversion, self._workers, augmentation)
+
+
+class TrialBatches:
+    """This rank's minibatches, in the order in which all optimizers meet the data.
+
+    Args:
+        splits: The splits.
+        task: Says what of a batch the model gets.
+        trial: The trial, with its seeds.
+        world: This rank's place.
+        sampling: How the optimizer's minibatches overlap and grow.
+        waiting: Entered while streamed samples are waited for.
+
+    Attributes:
+        order: The order of the training samples.
+    """
+
+    def __init__(self, splits: TrialSplits, task: Task, trial: Trial, world: World,
+                 sampling: Sampling | None, waiting: Waiting) -> None:
+        self._train, self._task, self._trial, self._world = splits.train, task, trial, world
+        self._sampling, self._waiting = sampling, waiting
+        partition = trial.suite.data.partition
+        self._owners = (torch.from_numpy(derived.owners(
+            self._train.targets.cpu().numpy(), world.size, partition.concentration))
+            if partition else None)
+        self.order = Order(len(self._train), trial.seeds.data, self._owners)
+
+    def training(self, step: int) -> Iterator[Batch]:
+        """Yield this rank's share of each minibatch from a step on."""
+        return self._drawn(self.order, self._sampling, step)
+
+    def spare(self, step: int) -> Iterator[Batch]:
+        """Yield shares of minibatches in an order that belongs to a step."""
+        trial = self._trial
+        seed = derive_seed(trial.seeds.data, "evaluation", trial.suite.name, step)
+        return self._drawn(Order(len(self._train), seed, self._owners), None, 0)
+
+    def _drawn(self, order: Order, sampling: Sampling | None, start: int) -> Iterator[Batch]:
+        world = self._world
+        device = "cpu" if isinstance(self._train, Streamed) else world.device
+        slices = itertools.islice(order.slices(
+            world.batch_size, world.rank, world.size, sampling, device,
+            self._train.numbered), start, None)
+        return (model_inputs(self._task, batch)
+                for batch in self._train.draw(slices, self._waiting))

@@ -1,23 +1,18 @@
-"""State without code: nested values as JSON beside a flat dictionary of tensors.
+"""The warm-up: a few real steps that are undone, and the proof that they are.
 
-What ``state_dict`` of an optimizer returns nests dictionaries (also with numbers as keys), lists,
-tuples, numbers and tensors. Everything comes back as it was: exact floats, the strides of
-tensors, and one tensor where several places held the same one.
-
-The warm-up: a few real steps that are undone, and the proof that they are.
+Also what a step may depend on: states as plain values, and those of random number generators.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_flatten
 
 from bench_apts.core.errors import ContractError
 from bench_apts.plugins import replicas
@@ -28,121 +23,7 @@ if TYPE_CHECKING:
 
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, World
 
-_WIDE = 2**63
-"""From here on JSON readers differ about whole numbers."""
-
-
-_Place = str | tuple[Any, Any]
-"""Where in a state a value is; put into words only for an error."""
-
-
-class UnsupportedState(Exception):
-    """A state holds something that cannot be kept as data."""
-
-
-def flatten(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Takes a state apart.
-
-    Args:
-        value: None, bools, numbers, strings, tensors, and lists, tuples and dictionaries of them.
-
-    Returns:
-        Plain values for JSON, and the tensors that they name, on the CPU.
-
-    Raises:
-        UnsupportedState: It holds anything else; the message says what and where.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    names: dict[int, str] = {}
-    return _flatten(value, "state", tensors, names), tensors
-
-
-def _flatten(
-    value: Any, where: _Place, tensors: dict[str, torch.Tensor], names: dict[int, str]
-) -> Any:
-    kind = type(value)
-    if kind is str or kind is bool or value is None:  # most of what a state holds
-        return value
-    if isinstance(value, torch.Tensor):
-        if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
-            raise UnsupportedState(f"{_shown(where)} is a {kind.__name__} ({value.layout})")
-        if id(value) not in names:
-            name = names[id(value)] = str(len(names))
-            tensors[name] = value.detach().cpu().contiguous()
-        return {"tensor": names[id(value)], "device": value.device.type,
-                "stride": list(value.stride())}
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return int(value) if abs(value) < _WIDE else {"int": str(int(value))}
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": str(float(value))}
-    if isinstance(value, dict):
-        return {"dict": [
-            [key if type(key) is str else _flatten(key, ("a key of", where), tensors, names),
-             _flatten(item, (where, key), tensors, names)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        items = [_flatten(item, (where, number), tensors, names)
-                 for number, item in enumerate(value)]
-        return items if isinstance(value, list) else {"tuple": items}
-    raise UnsupportedState(f"{_shown(where)} is a {kind.__name__}")
-
-
-def _shown(where: _Place) -> str:
-    if isinstance(where, str):
-        return where
-    outer, key = where
-    return f"a key of {_shown(key)}" if outer == "a key of" else f"{_shown(outer)}.{key}"
-
-
-def rebuild(tree: Any, tensors: dict[str, torch.Tensor], device: torch.device) -> Any:
-    """Puts a state together again.
-
-    Args:
-        tree: The plain values that ``flatten`` returned.
-        tensors: The tensors that they name.
-        device: Where tensors go that were not on the CPU.
-
-    Raises:
-        ValueError: The values are none of ``flatten``.
-        KeyError: A tensor is missing.
-    """
-    placed: dict[str, torch.Tensor] = {}
-
-    def build(node: Any) -> Any:
-        if isinstance(node, list):
-            return [build(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        match node:
-            case {"tensor": name, "device": kind, "stride": stride}:
-                if name not in placed:
-                    home = torch.device("cpu") if kind == "cpu" else device
-                    placed[name] = _laid_out(tensors[name], stride, home)
-                return placed[name]
-            case {"dict": pairs}:
-                return {build(key): build(item) for key, item in pairs}
-            case {"tuple": items}:
-                return tuple(build(item) for item in items)
-            case {"int": digits}:
-                return int(digits)
-            case {"float": digits}:
-                return float(digits)
-        raise ValueError(f"no part of a state: {sorted(node)}")
-
-    return build(tree)
-
-
-def _laid_out(tensor: torch.Tensor, stride: list[int], device: torch.device) -> torch.Tensor:
-    """Gives a tensor its strides back, where it filled its memory; others become contiguous."""
-    # Kernels round differently where operands lie differently in memory.
-    like = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device="meta")
-    dense = like.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    if not dense or list(tensor.stride()) == stride:
-        return tensor.to(device)
-    placed = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=device)
-    return placed.copy_(tensor)
-
+_SCALARS = (bool, int, float, str)
 
 _CLOSE = 0.01
 """Share of a step by which a repeated one may differ on a GPU, whose sums have no fixed order."""
@@ -249,10 +130,12 @@ def _weights(model: torch.nn.Module) -> tuple[int, int]:
 def _fingerprint(state: dict[str, Any]) -> int | None:
     """Return a state's fingerprint; None where it holds what no checkpoint could."""
     try:
-        tree, tensors = flatten(state)
+        leaves, structure = tree_flatten(plain_state(state))
     except UnsupportedState:
         return None
-    return zlib.crc32(msgspec.json.encode(tree), replicas.fingerprint(tensors.values()))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    values = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
+    return zlib.crc32(f"{values} {structure}".encode(), replicas.fingerprint(tensors))
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -280,6 +163,40 @@ def _require_same(numbers: Sequence[int], world: World) -> None:
             "the ranks' reports of one step differ in samples, total_samples or agreed, so that "
             "ranks would evaluate at different steps; report total_samples, the same number on "
             "every rank, agreed on in a collective that the step needs anyway")
+
+
+class UnsupportedState(Exception):
+    """A state holds something that cannot be kept as data."""
+
+
+def plain_state(value: Any, where: str = "state") -> Any:
+    """Return a state as plain Python values and tensors: what ``torch.load`` reads without code.
+
+    Args:
+        value: None, bools, numbers, strings, tensors, and lists, tuples and dictionaries of them;
+            also of subclasses, of which the value is kept.
+        where: Its name in errors.
+
+    Raises:
+        UnsupportedState: It holds anything else; the message says what and where.
+    """
+    kind = type(value)
+    if value is None or kind in _SCALARS:
+        return value
+    if isinstance(value, torch.Tensor):
+        if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
+            raise UnsupportedState(f"{where} is a {kind.__name__} ({value.layout})")
+        return value.detach() if value.requires_grad else value
+    for scalar in _SCALARS:
+        if isinstance(value, scalar):
+            return scalar(value)
+    if isinstance(value, dict):
+        return {plain_state(key, f"a key of {where}"): plain_state(item, f"{where}.{key}")
+                for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain_state(item, f"{where}.{number}") for number, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise UnsupportedState(f"{where} is a {kind.__name__}")
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from bench_apts.optimizers.apts.paper import PaperMethod
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.plugins import registry
 from bench_apts.suites import data, models
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 BATCH, OVERLAP = 10_000, 500
 
@@ -77,7 +77,7 @@ def main() -> None:
     prepared = data.prepare(suite.data.name, options.data_dir, offline=True)
     found = data.load(prepared.folder)
     train, test = (
-        Resident(inputs, targets, found.mean, found.std, found.scale, torch.device("cpu"))
+        Resident(inputs, targets, Conversion.of(found, inputs, targets, torch.device("cpu")))
         for inputs, targets in ((found.train_inputs, found.train_targets),
                                 (found.test_inputs, found.test_targets)))
     model = models.build(

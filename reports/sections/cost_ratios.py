@@ -1,18 +1,15 @@
-"""Each optimizer's expected cost against a reference's: ratios, Holm's correction, P(rank 1).
-
-Tables of who is cheaper than whom, how sure that is, and whether it depends on the target.
-"""
+"""Each optimizer's expected cost against a reference's: ratios, Holm's correction, P(rank 1)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES
 from bench_apts.reports.section_parts import family_of, finite
-from bench_apts.reports.table import Table, Value, number, words
+from bench_apts.reports.table import Table, Value, grouped_table, known, number, words
 from bench_apts.reports.tuning_pools import (
     CostView,
     opening_entries,
@@ -25,7 +22,7 @@ from bench_apts.stats.trial_costs import all_known
 from bench_apts.stats.verdict import Decision, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.tuning_pools import CostView, Pool
@@ -33,10 +30,9 @@ if TYPE_CHECKING:
 _UNJUDGED = Decision(1.0, "cannot be told")
 
 
-
 @dataclass(frozen=True)
 class RankedOptimizer:
-    """One optimizer at one N beside the reference.
+    """One optimizer at one N against the reference.
 
     Attributes:
         pool: Its trials.
@@ -76,14 +72,14 @@ class Ranking:
     unlike: str = ""
 
     @property
-    def leader(self) -> RankedOptimizer | None:
+    def best(self) -> RankedOptimizer | None:
         """Who is first most often; None where that is unknown or nobody hit."""
         known = [rival for rival in self.rivals if rival.first > 0]
         return max(known, key=lambda rival: rival.first, default=None)
 
 
 def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
-    """Compares all optimizers at one N.
+    """Compare all optimizers at one N.
 
     Args:
         group: Suite and N.
@@ -93,47 +89,51 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
     pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
-    base = next((found for found in hit if family_of(found.cell)),
-                hit[0] if hit else None)
-    unlike_all = unlike_environments(pools, view)
-    shares = (_first_ranks(pools) if not unlike_all
-              else dict.fromkeys((found.cell.label for found in pools), math.nan))
-    judged: dict[str, tuple[Comparison, Decision]] = {}
-    apart: dict[str, str] = {}
-    if base:
-        apart = {found.cell.label: unlike_environments((found, base), view) for found in pools
-                 if found is not base}
-        judged = {found.cell.label: (
-            Comparison(found.ert.cost / base.ert.cost if base.ert.cost else math.nan, None, 1.0,
-                       1.0), _UNJUDGED) for found in pools if apart.get(found.cell.label)}
-        others = [found for found in pools if found is not base
-                  and not apart[found.cell.label]]
-        family = [compare(Bill(found.spent, found.cost), Bill(base.spent, base.cost),
-                          paired=_pairs(found, base)) for found in others]
-        noise = group.noise if view.currency in TIME_CURRENCIES else None
-        decisions = decide([
-            each.evidence(noise.of_mean(min(len(found.spent), len(base.spent))) if noise else 1.0)
-            for found, each in zip(others, family, strict=True)])
-        judged |= {found.cell.label: (each, decision) for found, each, decision in zip(
-            others, family, decisions, strict=True)}
-    rivals = []
-    for found in pools:
-        comparison, decision = judged.get(found.cell.label, (None, _UNJUDGED))
-        rivals.append(RankedOptimizer(found, comparison, decision,
-                            base is not None and _pairs(found, base), shares[found.cell.label],
-                            apart.get(found.cell.label, "")))
-    return Ranking(group, base.cell if base else None, tuple(rivals), unlike_all)
+    base = next((found for found in hit if family_of(found.cell)), hit[0] if hit else None)
+    unlike = unlike_environments(pools, view)
+    shares = dict.fromkeys((found.cell.label for found in pools), math.nan)
+    if not unlike:
+        shares |= _first_ranks(pools)
+    rivals = [RankedOptimizer(found, None, _UNJUDGED, base is not None and _pairs(found, base),
+                              shares[found.cell.label]) for found in pools]
+    return Ranking(group, base.cell if base else None,
+                   tuple(_judge(group, rivals, base, view)) if base else tuple(rivals), unlike)
+
+
+def _judge(group: CellGroup, rivals: Sequence[RankedOptimizer], base: Pool,
+           view: CostView) -> Iterator[RankedOptimizer]:
+    """Compare each with the reference; those of one environment with it are one family."""
+    apart = {rival.pool.cell.label: unlike_environments((rival.pool, base), view)
+             for rival in rivals if rival.pool is not base}
+    family = [rival for rival in rivals if apart.get(rival.pool.cell.label) == ""]
+    found = [compare(Bill(rival.pool.spent, rival.pool.cost), Bill(base.spent, base.cost),
+                     paired=rival.paired) for rival in family]
+    noise = group.noise if view.currency in TIME_CURRENCIES else None
+    decisions = decide([
+        each.evidence(noise.of_mean(min(len(rival.pool.spent), len(base.spent))) if noise else 1.0)
+        for rival, each in zip(family, found, strict=True)])
+    judged = {rival.pool.cell.label: (each, decision) for rival, each, decision in zip(
+        family, found, decisions, strict=True)}
+    for rival in rivals:
+        label = rival.pool.cell.label
+        if label in judged:
+            comparison, decision = judged[label]
+            yield replace(rival, comparison=comparison, decision=decision)
+        elif apart.get(label):
+            ratio = rival.pool.ert.cost / base.ert.cost if base.ert.cost else math.nan
+            yield replace(rival, comparison=Comparison(ratio, None, 1.0, 1.0),
+                          unlike=apart[label])
+        else:
+            yield rival
 
 
 def _first_ranks(pools: Sequence[Pool]) -> dict[str, float]:
-    """Share of resamples that each leads in; NaN for those with a single trial."""
+    """Return the share of resamples in which each is first, of those with several trials."""
     able = [found for found in pools if len(found.spent) > 1]
     if not able:
-        return dict.fromkeys((found.cell.label for found in pools), math.nan)
-    paired = all(_pairs(found, able[0]) for found in able)
-    shares = first_ranks({found.cell.label: Bill(found.spent, found.cost) for found in able},
-                         paired=paired)
-    return {found.cell.label: shares.get(found.cell.label, math.nan) for found in pools}
+        return {}
+    return dict(first_ranks({found.cell.label: Bill(found.spent, found.cost) for found in able},
+                            paired=all(_pairs(found, able[0]) for found in able)))
 
 
 def _pairs(one: Pool, other: Pool) -> bool:
@@ -142,46 +142,35 @@ def _pairs(one: Pool, other: Pool) -> bool:
             == [record.trial.seeds for record in other.cell.draws])
 
 
-def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table | None:
-    """Expected cost of all, beside the reference's; None before any trial."""
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for ranking in rankings:
-        breaks.add(len(rows))
-        rows += [_row(ranking, rival, view) for rival in ranking.rivals]
-    if not rows:
-        return None
-    return Table(
+def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table:
+    """Return the expected cost of all, and its ratio to the reference's."""
+    return grouped_table(
         "ranking", "Expected cost against the reference",
         "Ratio: expected cost, tuning included, over the reference's at the same N, with its 95 % "
-        "interval; paired where the trials share their seeds. The reference is the "
-        "cheapest that declares a family (docs/optimizers.md) and reached the target, else the "
-        "cheapest of all. p: of exchanging the labels, after Holm's "
-        "correction over all comparisons at that N. ★: the interval excludes 1, p is at most 5 %, "
-        "and the ratio is beyond noise. Leads in: share of bootstrap resamples in which it is the "
-        "cheapest, which is not the probability of being the best. Optimizers whose search was "
-        "another's have no row.",
+        "interval; paired where the trials share their seeds. The reference is the cheapest that "
+        "declares a family (docs/optimizers.md) and reached the target, else the cheapest of all. "
+        "p: of exchanging the labels, after Holm's correction over all comparisons at that N. ★: "
+        "the interval excludes 1, p is at most 5 %, and the ratio is beyond noise. Leads in: "
+        "share of bootstrap resamples in which it is the cheapest, which is not the probability "
+        "of being the best. Optimizers whose search was another's have no row.",
         (("Optimizer", ""), ("N", "ranks"), ("Suite", ""), ("Expected cost", ""),
          ("Ratio", "to the reference"), ("p", "Holm"), ("Leads in", "of resamples")),
-        tuple(rows), frozenset(breaks))
+        ([_row(ranking, rival, view) for rival in ranking.rivals] for ranking in rankings))
 
 
 def _row(ranking: Ranking, rival: RankedOptimizer, view: CostView) -> tuple[Value, ...]:
-    pool, comparison = rival.pool, rival.comparison
-    against = ranking.reference.label if ranking.reference else None
+    pool, comparison, decision = rival.pool, rival.comparison, rival.decision
+    p = "< 0.001" if decision.adjusted < 0.001 else units.digits(decision.adjusted, 2)
     return (
         *opening_entries(pool.cell, view),
         words(ranking.group.suite.name),
         view.entry("ert", pool.ert.cost, pool.ert.bound),
-        _ratio(rival, against),
+        _ratio(rival, ranking.reference.label if ranking.reference else None),
         number(units.NONE if comparison is None or comparison.interval is None
-               else "too few trials" if rival.decision.verdict == "cannot be told"
-               else _p(rival.decision.adjusted),
-               p_holm=None if comparison is None else rival.decision.adjusted,
-               star=rival.decision.differs),
-        number(units.format_percent(rival.first, 0) if math.isfinite(rival.first)
-               else "not judged" if ranking.unlike else "one trial",
-               first_rank=finite(rival.first)))
+               else "too few trials" if decision.verdict == "cannot be told" else p,
+               p_holm=decision.adjusted if comparison else None, star=decision.differs),
+        known("first_rank", rival.first, lambda share: units.format_percent(share, 0),
+              absent="not judged" if ranking.unlike else "one trial"))
 
 
 def _ratio(rival: RankedOptimizer, against: str | None) -> Value:
@@ -196,67 +185,45 @@ def _ratio(rival: RankedOptimizer, against: str | None) -> Value:
         return Value("reference" if against else "none reached it", numbers=numbers)
     if math.isinf(comparison.ratio):
         return Value("never reached it", numbers=numbers, kind="number missed")
-    star = " ★" if rival.decision.differs else ""
+    ratio = units.digits(comparison.ratio)
     if rival.unlike:
-        return Value(units.digits(comparison.ratio), f"not judged: {rival.unlike}", numbers)
-    return Value(units.digits(comparison.ratio) + star, _limits(comparison), numbers)
+        return Value(ratio, f"not judged: {rival.unlike}", numbers)
+    limits = "one trial, no interval"
+    if interval:
+        low = units.digits(interval.low)
+        limits = (f"{low} or more" if math.isinf(interval.high)
+                  else f"{low} to {units.digits(interval.high)}")
+    return Value(ratio + (" ★" if rival.decision.differs else ""), limits, numbers)
 
 
-def _limits(comparison: Comparison) -> str:
-    interval = comparison.interval
-    if interval is None:
-        return "one trial, no interval"
-    low = units.digits(interval.low)
-    return (f"{low} or more" if math.isinf(interval.high)
-            else f"{low} to {units.digits(interval.high)}")
-
-
-def _p(value: float) -> str:
-    return units.digits(value, 2) if value >= 0.001 else "< 0.001"
-
-
-def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table | None:
-    """Kendall's τ-b of the rankings under each two levels of the target; None without trials."""
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for group in groups:
-        if view.currency in TIME_CURRENCIES and group.unlike:
-            continue
-        every = group.suite.target.every_level
-        cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
-            all_known(cell.outcomes(level), view.currency) for level in every)]
-        if not cells:
-            continue
-        breaks.add(len(rows))
-        found = stability({level: {cell.label: cell.ert(view.currency, level).cost
-                                   for cell in cells} for level in every})
-        for (one, other), tau in found.taus.items():
-            winners = [sorted(found.winners[level]) for level in (one, other)]
-            rows.append(
-                (
-                    words(group.suite.name, suite=group.suite.name),
-                    number(str(group.ranks), ranks=group.ranks),
-                    words(
-                        f"{units.format_percent(one, 0)} and {units.format_percent(other, 0)}",
-                        level=one,
-                        other_level=other,
-                    ),
-                    number("all tied" if tau is None else f"{tau:.2f}", kendall_tau=tau),
-                    *(
-                        words(
-                            units.listing(who) if who else "none reached it",
-                            **{column: ", ".join(who)},
-                        )
-                        for column, who in zip(("lowest", "other_lowest"), winners, strict=True)
-                    ),
-                )
-            )
-    if not rows:
-        return None
-    return Table(
+def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table:
+    """Return Kendall's τ-b of the rankings under each two levels of the target."""
+    return grouped_table(
         "level-ranking", "The ranking under other levels of the target",
         "Kendall's τ-b between the orders of expected costs that two levels of the target give: "
         "1 where all pairs stand in the same order, −1 where all are reversed.",
         (("Suite", ""), ("N", "ranks"), ("Levels", ""), ("τ", "Kendall"),
-         ("Cheapest", "at the one"), ("Cheapest", "at the other")), tuple(rows),
-        frozenset(breaks))
+         ("Cheapest", "at the one"), ("Cheapest", "at the other")),
+        (_level_rows(group, view) for group in groups
+         if not (view.currency in TIME_CURRENCIES and group.unlike)))
+
+
+def _level_rows(group: CellGroup, view: CostView) -> Iterator[tuple[Value, ...]]:
+    levels = group.suite.target.every_level
+    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+        all_known(cell.outcomes(level), view.currency) for level in levels)]
+    if not cells:
+        return
+    found = stability({level: {cell.label: cell.ert(view.currency, level).cost for cell in cells}
+                       for level in levels})
+    for (one, other), tau in found.taus.items():
+        winners = [(column, sorted(found.winners[level]))
+                   for column, level in (("lowest", one), ("other_lowest", other))]
+        yield (
+            words(group.suite.name, suite=group.suite.name),
+            number(str(group.ranks), ranks=group.ranks),
+            words(f"{units.format_percent(one, 0)} and {units.format_percent(other, 0)}",
+                  level=one, other_level=other),
+            number("all tied" if tau is None else f"{tau:.2f}", kendall_tau=tau),
+            *(words(units.listing(who) if who else "none reached it", **{column: ", ".join(who)})
+              for column, who in winners))

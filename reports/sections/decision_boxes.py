@@ -39,7 +39,7 @@ from bench_apts.reports.tuning_pools import (
     payoff_words,
     read_pool,
 )
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.timing_noise import noise
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ _SLOW = 2
 
 
 def part(context: Context) -> Part:
-    """Builds a decision box for each N of a suite."""
+    """Build a decision box for each N of a suite."""
     boxes = tuple(_box(context, group) for group in context.groups)
     finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
     ratios = search_costs.relative_costs_table(context.groups, context.gathered.device)
@@ -123,7 +123,8 @@ def _box(context: Context, group: CellGroup) -> Box:
     if lacking:
         answers[1] = replace(answers[1], detail=(
             f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
-    headed, remarks = _headline(group, cells, once, view)
+    said = _headline(cells, once, view)
+    remarks = _nobody(group, cells, view) if cells and once.best is None else []
     depends = search_costs.order_sentence(group, device)
     shared = shared_search_sentence(cells, view.currency, device)
     pays = _pays(pools, unlike)
@@ -131,7 +132,7 @@ def _box(context: Context, group: CellGroup) -> Box:
         answers.append(pays)
     return Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
-        + f"N = {group.ranks}", once.verdict, f"{headed} {depends}".rstrip(), tuple(answers),
+        + f"N = {group.ranks}", once.verdict, f"{said} {depends}".rstrip(), tuple(answers),
         (*remarks, *_families(once, rivals, view), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
@@ -156,7 +157,7 @@ def _answer(group: CellGroup, asked: _Question, found: Contest, currency: Curren
 
 
 def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -> list[_Question]:
-    """Asks by modelled time on the slowest networks; by bytes where it cannot be modelled."""
+    """Ask by modelled time on the slowest networks; by bytes where it cannot be modelled."""
     alone = {cell.label: seconds for cell in cells if (seconds := computing(
         other for there in context.groups for other in there.cells
         if other.label == cell.label)) is not None}
@@ -169,19 +170,11 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
         return [_Question(title, "bytes", units.format_size, found)]
-    slow = sorted(fabrics.load_fabrics().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
-    return [
-        _Question(
-            f"On {_speed(fabric)} (modelled)",
-            f"network_{name}",
-            units.format_seconds,
-            contest(
-                [by_network(cell, fabric, alone[cell.label]) for cell in cells],
-                unlike=group.unlike,
-            ),
-        )
-        for name, fabric in slow
-    ]
+    slow = sorted(network_model.load_fabrics().items(),
+                  key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
+    return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
+                      contest([by_network(cell, fabric, alone[cell.label]) for cell in cells],
+                              unlike=group.unlike)) for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
@@ -196,7 +189,7 @@ def _memory_noise(group: CellGroup) -> Noise | None:
 
 
 def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
-    """From how many trainings on the first tuned optimizer costs no more than the untuned one.
+    """Say from how many trainings on the first tuned optimizer costs no more than an untuned one.
 
     Args:
         pools: Trials of all optimizers that have a search of their own, or need none.
@@ -229,47 +222,35 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
         "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 
 
-def _headline(group: CellGroup, cells: Sequence[ReportCell], once: Contest,
-              view: CostView) -> tuple[str, tuple[str, ...]]:
+def _headline(cells: Sequence[ReportCell], once: Contest, view: CostView) -> str:
     if once.best is None:
-        return _nobody(group, cells, view)
-    label = once.best.cell.label
-    cost = view.show(once.best.value)
+        return "No optimizer reached the target." if cells else "Nothing has been run yet."
+    label, cost = once.best.cell.label, view.show(once.best.value)
     if not once.rivals:
-        return f"{label} reaches the target for {cost}; nothing was run to compare it.", ()
+        return f"{label} reaches the target for {cost}; nothing was run to compare it."
     if once.verdict == "not judged":
         return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
-                f"record, {cost}."), ()
-    if once.verdict != "clear":
-        tied = _few_or_many([rival.entrant.cell.label for rival in once.tied or once.rivals])
-        return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
-                + (f"{tied} could not be told from it by so few trials."
-                   if once.verdict == "cannot be told"
-                   else f"the trials do not tell {tied} from it.")), ()
-    return f"{label} reaches the target for the least: {cost}, tuning included.", ()
+                f"record, {cost}.")
+    if once.verdict == "clear":
+        return f"{label} reaches the target for the least: {cost}, tuning included."
+    tied = [rival.entrant.cell.label for rival in once.tied or once.rivals]
+    who = units.listing(tied) if len(tied) < 4 else f"{len(tied)} others"
+    return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
+            + (f"{who} could not be told from it by so few trials."
+               if once.verdict == "cannot be told" else f"the trials do not tell {who} from it."))
 
 
-def _few_or_many(labels: Sequence[str]) -> str:
-    return units.listing(labels) if len(labels) < 4 else f"{len(labels)} others"
-
-
-def _nobody(
-    group: CellGroup, cells: Sequence[ReportCell], view: CostView
-) -> tuple[str, tuple[str, ...]]:
-    if not cells:
-        return "Nothing has been run yet.", ()
+def _nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> list[str]:
+    """Say of a target that nobody reached what the cap was, and which lower level was reached."""
     target, budget = group.suite.target, group.suite.budget
-    sentences = [f"The cap was {units.trim(units.format_count(budget.samples))} samples or "
-                 f"{units.trim(units.format_seconds(budget.seconds))} of training in each trial."]
+    lines = [f"The cap was {units.trim(units.format_count(budget.samples))} samples or "
+             f"{units.trim(units.format_seconds(budget.seconds))} of training in each trial."]
     for level in sorted((x for x in target.levels if x < 1), reverse=True):
-        reached = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
-        if reached:
-            sentences.append(
-                f"The lower level of {units.format_goal(target, level)} was reached by "
-                f"{units.listing(reached)}."
-            )
-            break
-    return "No optimizer reached the target.", tuple(sentences)
+        labels = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
+        if labels:
+            return [*lines, f"The lower level of {units.format_goal(target, level)} was reached "
+                            f"by {units.listing(labels)}."]
+    return lines
 
 
 def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> list[str]:

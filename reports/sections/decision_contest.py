@@ -1,9 +1,8 @@
 """Who is best by one quantity, and whether the trials can tell it from the others.
 
-A box asks several such questions of the same trials. They are judged together, by the one rule of
-``stats.verdict``: of studies of equal optimizers at most 5 % name a winner anywhere in a box.
-
-What optimizers compete in: bills of R trainings, modelled time on a network, memory.
+Quantities are bills of R trainings, modelled times on a network, and memory. A box asks several
+such questions of the same trials. They are judged together, by the one rule of ``stats.verdict``:
+of studies of equal optimizers at most 5 % name a winner anywhere in a box.
 """
 
 from __future__ import annotations
@@ -15,13 +14,8 @@ from typing import TYPE_CHECKING
 from bench_apts.core import units
 from bench_apts.reports.cells import memory
 from bench_apts.stats.intervals import Interval
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    BatchScaling,
-    Interconnect,
-    project,
-    recorded_work,
-)
+from bench_apts.stats.modelled_training import BatchScaling, project, recorded_work
+from bench_apts.stats.network_model import COLLECTIVES, Interconnect
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare
 from bench_apts.stats.verdict import RULE, Decision, decide, winners
 
@@ -102,7 +96,7 @@ class Contest:
         trials: How many trials the optimizers have, all together.
         unlike: In what the trials' environments differ, so that nothing is judged; "" if they
             are alike, or it does not matter.
-        won: Whether the best may be called the winner; set by ``judged``.
+        won: Whether the best may be called the winner; set by ``judge_contests``.
     """
 
     best: Entrant | None
@@ -143,15 +137,9 @@ def contest(entrants: Sequence[Entrant], noise: Noise | None = None, unlike: str
         return Contest(None, (), trials)
     best, *others = ordered
     if unlike:
-        return Contest(
-            best,
-            tuple(
-                ContestRival(other, Comparison(_ratio(other, best), None, 1.0, 1.0))
-                for other in others
-            ),
-            trials,
-            unlike,
-        )
+        return Contest(best, tuple(
+            ContestRival(other, Comparison(_ratio(other, best), None, 1.0, 1.0))
+            for other in others), trials, unlike)
     rivals = [_rival(other, best, noise) for other in others]
     decisions = decide([rival.evidence for rival in rivals])
     return Contest(best, tuple(replace(rival, decision=decision) for rival, decision in zip(
@@ -166,12 +154,7 @@ def judge_contests(contests: Sequence[Contest]) -> list[Contest]:
 
 
 def contest_words(contested: Contest, show: Callable[[float], str]) -> tuple[str, str]:
-    """Writes a contest as choice and detail.
-
-    Args:
-        contested: A contest.
-        show: Formats a value.
-    """
+    """Return a contest's choice and detail; ``show`` formats a value."""
     if contested.best is None:
         return "None", ("No optimizer reached the target." if contested.trials
                         else "Nothing has been run to tell.")
@@ -186,22 +169,19 @@ def contest_words(contested: Contest, show: Callable[[float], str]) -> tuple[str
         tied = contested.tied or contested.rivals
         equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < RULE.least]
         near = [_against(r) for r in tied if r.comparison.ratio >= RULE.least]
-        parts = [f"equal within half a percent: {_some(equal)}"] if equal else []
-        parts += [f"not told apart: {_some(near)}"] if near else []
-        detail = f"Lowest is {label}, {least}; {'; '.join(parts)}."
-        if contested.verdict == "cannot be told":
-            detail += " So few trials could not tell any two apart."
-        return "No clear winner", detail
+        parts = [f"{said}: {_some(who)}" for said, who in (
+            ("equal within half a percent", equal), ("not told apart", near)) if who]
+        few = (" So few trials could not tell any two apart."
+               if contested.verdict == "cannot be told" else "")
+        return "No clear winner", f"Lowest is {label}, {least}; {'; '.join(parts)}.{few}"
     second = contested.rivals[0]
     if math.isinf(second.entrant.value):
-        detail = f"{least}; no other optimizer reached the target."
-    else:
-        detail = f"{least}; the runner-up is {_against(second)}."
-    return label, detail
+        return label, f"{least}; no other optimizer reached the target."
+    return label, f"{least}; the runner-up is {_against(second)}."
 
 
 def _some(texts: Sequence[str]) -> str:
-    """Joins the first few and counts the others."""
+    """Join the first few and counts the others."""
     more = [f"{len(texts) - _RIVALS} more"] if len(texts) > _RIVALS else []
     return units.listing([*texts[:_RIVALS], *more])
 
@@ -210,17 +190,17 @@ def _against(rival: ContestRival) -> str:
     label, (ratio, interval, _, _) = rival.entrant.cell.label, rival.comparison
     if math.isinf(ratio):
         return f"{label}, which did not reach the target in so few trials"
-    text = f"{label} at {units.times(ratio)} that"
     if interval is None:
-        return f"{text} (one trial, no interval)"
-    if interval.low == interval.high:
-        return f"{text} (counted, the same in every trial)"
-    if math.isinf(interval.high):
-        return f"{text} ({units.digits(interval.low)} or more)" if interval.low else (
-            f"{text} (an interval without limits)")
-    if not interval.low:
-        return f"{text} ({units.digits(interval.high)} or less)"
-    return f"{text} ({units.digits(interval.low)} to {units.digits(interval.high)})"
+        limits = "one trial, no interval"
+    elif interval.low == interval.high:
+        limits = "counted, the same in every trial"
+    elif math.isinf(interval.high):
+        limits = (f"{units.digits(interval.low)} or more" if interval.low
+                  else "an interval without limits")
+    else:
+        limits = (f"{units.digits(interval.low)} to {units.digits(interval.high)}" if interval.low
+                  else f"{units.digits(interval.high)} or less")
+    return f"{label} at {units.times(ratio)} that ({limits})"
 
 
 def _ratio(other: Entrant, best: Entrant) -> float:
@@ -234,7 +214,7 @@ def _rival(other: Entrant, best: Entrant, noise: Noise | None) -> ContestRival:
     found = compare(other.bill, best.bill, paired=other.seeds == best.seeds)
     fewest = min(len(other.seeds), len(best.seeds))
     return ContestRival(other, found._replace(ratio=_ratio(other, best)),
-                 noise.of_mean(fewest) if noise else 1.0)
+                        noise.of_mean(fewest) if noise else 1.0)
 
 
 def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
@@ -256,7 +236,7 @@ def by_trainings(pool: Pool, trainings: int) -> Entrant | None:
 
 
 def by_network(cell: ReportCell, fabric: Fabric, alone: float) -> Entrant:
-    """An entrant by the expected modelled time to the target, all its draws billed.
+    """Return an entrant by the expected modelled time to the target, all its draws billed.
 
     Args:
         cell: At N = 2 or more.
@@ -266,8 +246,7 @@ def by_network(cell: ReportCell, fabric: Fabric, alone: float) -> Entrant:
     spent, cost = [], []
     for record in cell.draws:
         done = recorded_work(record, alone)
-        if done is None:
-            # It took no step, so there is nothing to bill.
+        if done is None:  # it took no step, so there is nothing to bill
             spent.append(0.0)
             cost.append(math.inf)
             continue
@@ -279,14 +258,14 @@ def by_network(cell: ReportCell, fabric: Fabric, alone: float) -> Entrant:
 
 
 def projectable(cell: ReportCell) -> bool:
-    """Says whether the draws' traffic was counted and consists of collectives with a model."""
+    """Say whether the draws' traffic was counted and consists of collectives with a model."""
     return not any(record.uncounted for record in cell.draws) and not {
         name for record in cell.draws for event in record.evals[-1:]
         for name in event.comm.get("train", {})}.difference(COLLECTIVES)
 
 
 def by_memory(cell: ReportCell) -> Entrant:
-    """An entrant by the mean over seeds of the memory of a rank.
+    """Return an entrant by the mean over seeds of the memory of a rank.
 
     Infinite where the median seed missed the target: to need little and fail is no answer.
     """

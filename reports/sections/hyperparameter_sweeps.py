@@ -1,7 +1,4 @@
-"""Which hyperparameter of each optimizer was varied, by a search or by hand, and what came out.
-
-Transfer matrix: what a configuration chosen at one N costs at another.
-"""
+"""Which hyperparameter of each optimizer was varied, and how configurations transfer between N."""
 
 from __future__ import annotations
 
@@ -10,18 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import headline
-from bench_apts.reports.table import Table, Value, mono, name, words
+from bench_apts.reports.table import Table, Value, grouped_table, mono, name, words
 from bench_apts.reports.tuning_pools import CostView, Pool, read_pool
 from bench_apts.stats.range_sensitivity import widest
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import transfer_regret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bench_apts.core.spec import Scalar
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context
+
 
 class SweepPoint(NamedTuple):
     """One trial.
@@ -147,13 +145,9 @@ def transfer_table(context: Context) -> Table | None:
               if sum(found.cell.label == label for found in pools) > 1]
     if not labels:
         return None
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for label in labels:
-        breaks.add(len(rows))
-        mine = {found.cell.ranks: found for found in pools if found.cell.label == label}
-        rows += [_row(chosen, mine, sizes) for chosen in _alike([*mine.values()])]
-    return Table(
+    of_label = {label: {found.cell.ranks: found for found in pools if found.cell.label == label}
+                for label in labels}
+    return grouped_table(
         "transfer", "Transfer matrix",
         "Regret at each N: expected cost there with the configuration that was chosen at the "
         "row's N, over that with the one chosen there. 1: nothing lost by not tuning again. A "
@@ -161,19 +155,20 @@ def transfer_table(context: Context) -> Table | None:
         "its cost is uncertain.",
         (("Optimizer", ""), ("Chosen at", "N"), ("Configuration", ""),
          *((f"N = {n}", "regret") for n in sizes)),
-        tuple(rows), frozenset(breaks))
+        ([_row(chosen, mine, sizes) for chosen in _alike(mine.values())]
+         for mine in of_label.values()))
 
 
-def _alike(pools: Sequence[Pool]) -> list[list[Pool]]:
-    """Puts those together that froze the same configuration."""
+def _alike(pools: Iterable[Pool]) -> list[list[Pool]]:
+    """Put those together that froze the same configuration."""
     found: list[list[Pool]] = []
     for one in pools:
-        values = _values(one)
-        same = next((group for group in found if _values(group[0]) == values), None)
-        if same is None:
-            found.append([one])
+        for group in found:
+            if _values(group[0]) == _values(one):
+                group.append(one)
+                break
         else:
-            same.append(one)
+            found.append([one])
     return found
 
 
@@ -200,19 +195,18 @@ def _row(chosen: Sequence[Pool], mine: dict[int, Pool], sizes: Sequence[int]) ->
 
 
 def _entry(source: Pool, there: Pool | None, ranks: int) -> Value:
-    column = f"regret_{ranks}"
-    frozen = source.cell.frozen
+    column, frozen = f"regret_{ranks}", source.cell.frozen
     native = there.trained(there.cell.frozen) if there and there.cell.frozen else None
-    moved = there.trained(frozen) if there and frozen else None
-    if native is None or moved is None:
+    carried = there.trained(frozen) if there and frozen else None
+    if native is None or carried is None:
         return Value("not run", numbers={column: None}, kind="number missed")
-    runs = units.plural(moved.trials, "run")
-    if native.hits and moved.hits:
-        ratio = transfer_regret(moved.cost, native.cost)
+    runs = units.plural(carried.trials, "run")
+    if native.hits and carried.hits:
+        ratio = transfer_regret(carried.cost, native.cost)
         return Value(units.digits(ratio), runs, {column: ratio})
     if native.hits:
-        least = transfer_regret(moved.bound, native.cost)
+        least = transfer_regret(carried.bound, native.cost)
         return Value(f"more than {units.digits(least)}" if math.isfinite(least) else "no hit",
                      f"0 of {runs}", {column: None}, "number missed")
-    return Value("only this hit" if moved.hits else "neither hit", runs, {column: None},
+    return Value("only this hit" if carried.hits else "neither hit", runs, {column: None},
                  "number missed")

@@ -1,9 +1,4 @@
-"""Pareto fronts of one N: time or samples to the target against another cost of it.
-
-Figures of Pareto fronts, with the table behind them.
-
-Section "pareto": who is beaten by nobody in time and bytes, and in time and memory.
-"""
+"""Trade-offs: who is beaten by nobody in time and bytes, and in time and memory, at each N."""
 
 from __future__ import annotations
 
@@ -14,11 +9,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
-from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale
+from bench_apts.reports.canvas import Figure, draw_marks, heading, panel, plain, scale
 from bench_apts.reports.cells import memory
 from bench_apts.reports.figure_style import INK, MUTED
-from bench_apts.reports.section_parts import Pictures, Section
-from bench_apts.reports.table import Table, Value, hits_of_trials, name, number, words
+from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section, opening
+from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.stats.rankings import on_pareto_front
 
 if TYPE_CHECKING:
@@ -26,12 +21,22 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
 
 FrontCost = Literal["bytes", "memory"]
 FrontAxis = Literal["train_s", "samples"]
+
+SECTION = Section("pareto", "Trade-offs", order=50, compares=True)
+
+_KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range over seeds. Dashed: "
+        "the edge of what the front beats.")
+
+_WORDS: dict[FrontCost, str] = {"bytes": "ideal wire bytes per rank to the target",
+                                "memory": "memory of a rank"}
+
+_SPREAD = 8
+"""Ratio of largest to smallest beyond which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -58,47 +63,68 @@ class FrontPoint:
     seeds_on_front: int
 
 
-def front_axis(group: CellGroup) -> FrontAxis:
+def part(context: Context) -> Part | None:
+    """Build the section; None where no optimizer's median seed reached the target."""
+    blocks, sentences = [], []
+    for group in context.groups:
+        drawn: list[Figure] = []
+        fronts: dict[str, list[str]] = {}
+        for against in get_args(FrontCost):
+            found = front_points(group, against)
+            if picture := _figure(context, group, against, found):
+                drawn.append(picture)
+                front = units.listing([p.cell.label for p in found if p.front])
+                fronts.setdefault(front, []).append(
+                    f"in {'samples' if _front_axis(group) == 'samples' else 'time'} and {against}")
+        if drawn:
+            sentences.append(f"at {context.size(group.ranks)} " + ", ".join(
+                f"{names} {' and '.join(pairs)}" for names, pairs in fronts.items()))
+            blocks.append(Pictures(tuple(drawn), context.size(group.ranks),
+                                   context.noise(group.ranks), _KEY, wide=True))
+    if not blocks:
+        return None
+    return SECTION.part(f"Pareto-optimal: {'; '.join(sentences)}.", blocks, legend=True)
+
+
+def _front_axis(group: CellGroup) -> FrontAxis:
     """Return what stands across: samples where ranks shared cores, else training seconds."""
     return "samples" if group.crowded else "train_s"
 
 
 def front_points(group: CellGroup, against: FrontCost) -> list[FrontPoint]:
-    """Returns the optimizers whose median seed hit and whose costs are known, as points."""
-    which = front_axis(group)
+    """Return the optimizers whose median seed hit and whose costs are known, as points."""
+    which = _front_axis(group)
     found = [(cell, _range(cell, which), _range(cell, against)) for cell in group.cells
              if cell.seeds and math.isfinite(cell.to_target(which).median)
              and not (against == "memory" and not cell.memory)
              and not (against == "bytes" and math.isnan(cell.to_target("wire_bytes").median))]
-    pairs = [(time[0], other[0]) for _, time, other in found]
-    front = on_pareto_front(pairs)
+    pairs = [(across[0], other[0]) for _, across, other in found]
     single = _seeds_on_front(group, against)
-    return [FrontPoint(cell, time, other, leads, tuple(
+    return [FrontPoint(cell, across, other, front, tuple(
         rival.label for (rival, *_), pair in zip(found, pairs, strict=True)
         if pair != mine and not on_pareto_front([mine, pair])[0]), single.get(cell.label, 0))
-        for (cell, time, other), mine, leads in zip(found, pairs, front, strict=True)]
+        for (cell, across, other), mine, front in zip(
+            found, pairs, on_pareto_front(pairs), strict=True)]
 
 
 def _range(cell: ReportCell, what: FrontCost | FrontAxis) -> tuple[float, float, float]:
     values = [value for value in _values(cell, what) if math.isfinite(value)]
-    if what == "memory":
-        return max(values), min(values), max(values)
-    return (cell.to_target("wire_bytes" if what == "bytes" else what).median,
-            min(values), max(values))
+    first = (max(values) if what == "memory" else
+             cell.to_target("wire_bytes" if what == "bytes" else what).median)
+    return first, min(values), max(values)
 
 
 def _values(cell: ReportCell, what: FrontCost | FrontAxis) -> Sequence[float]:
-    """One number for each seed, infinite where it missed or was not measured."""
+    """Return one number for each seed, infinite where it missed or was not measured."""
     if what == "memory":
         return [float(memory(record) or math.inf) for record in cell.seeds]
-    values = [outcome.cost["wire_bytes" if what == "bytes" else what]
-              for outcome in cell.finals]
-    return [math.inf if math.isnan(value) else value for value in values]
+    costs = [outcome.cost["wire_bytes" if what == "bytes" else what] for outcome in cell.finals]
+    return [math.inf if math.isnan(cost) else cost for cost in costs]
 
 
 def _seeds_on_front(group: CellGroup, against: FrontCost) -> dict[str, int]:
-    """Counts for each optimizer the repetitions in which its seed is on the front."""
-    which = front_axis(group)
+    """Count for each optimizer the repetitions in which its seed is on the front."""
+    which = _front_axis(group)
     runs: dict[int, list[tuple[str, tuple[float, float]]]] = {}
     for cell in group.cells:
         for record, first, other in zip(cell.seeds, _values(cell, which),
@@ -106,61 +132,46 @@ def _seeds_on_front(group: CellGroup, against: FrontCost) -> dict[str, int]:
             runs.setdefault(record.trial.repetition, []).append((cell.label, (first, other)))
     counted: dict[str, int] = {}
     for entries in runs.values():
-        for (label, _), leads in zip(entries, on_pareto_front([pair for _, pair in entries]),
+        for (label, _), front in zip(entries, on_pareto_front([pair for _, pair in entries]),
                                      strict=True):
-            counted[label] = counted.get(label, 0) + leads
+            counted[label] = counted.get(label, 0) + front
     return counted
 
 
-WORDS: dict[FrontCost, str] = {"bytes": "ideal wire bytes per rank to the target",
-                             "memory": "memory of a rank"}
-
-_HELD = " Memory is that of the tensors of model and optimizer, not of activations."
-
-_SPREAD = 8
-"""Ratio of largest to smallest beyond which an axis is logarithmic."""
-
-
-def front_figure(context: Context, group: CellGroup, against: FrontCost,
-           points: Sequence[FrontPoint]) -> Figure | None:
-    """Draws time or samples to the target against bytes or memory, and the front.
-
-    None without points.
-    """
-    across = CURRENCIES[front_axis(group)]
-    noun, form = across.words, across.form
-    if not points or not any(point.other[0] for point in points):
+def _figure(context: Context, group: CellGroup, against: FrontCost,
+            points: Sequence[FrontPoint]) -> Figure | None:
+    """Draw time or samples against bytes or memory, and the front; None without points."""
+    if not any(point.other[0] for point in points):
         return None
-    drawing, axes = panel(4.9, 3.0, left=0.62)
-    front = sorted((p for p in points if p.front), key=lambda p: p.across[0])
+    across = CURRENCIES[_front_axis(group)]
+    noun, form = across.words, across.form
+    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
     for point in points:
         look = context.looks[point.cell.label]
-        (time, least, most), (other, low, high) = point.across, point.other
-        axes.plot([least, most], [other, other], color=look.color, linewidth=1, alpha=0.5)
-        axes.plot([time, time], [low, high], color=look.color, linewidth=1, alpha=0.5)
-        axes.plot([time], [other], linestyle="", marker=look.marker, color=look.color,
-                  markersize=9 if point.front else 6, zorder=3, markeredgewidth=0,
-                  alpha=1 if point.front else 0.75)
-    _axis(axes, "x", [value for p in points for value in p.across], form)
-    _axis(axes, "y", [value for p in points for value in p.other], units.format_size)
-    _names(axes, front)
-    _staircase(axes, front)
+        (x, least, most), (y, low, high) = point.across, point.other
+        for xs, ys in (((least, most), (y, y)), ((x, x), (low, high))):
+            axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
+        draw_marks(axes, [x], [y], look, size=9 if point.front else 6,
+                   alpha=1 if point.front else 0.75)
+    _scale(axes, "x", [value for p in points for value in p.across], form)
+    _scale(axes, "y", [value for p in points for value in p.other], units.format_size)
+    front = sorted((p for p in points if p.front), key=lambda p: p.across[0])
+    _write_names(axes, front)
+    _draw_edge(axes, front)
     axes.set_xlabel(f"{noun} to the target")
-    heading(axes, WORDS[against])
-    return finish(
-        drawing,
-        f"{context.prefix}-n{group.ranks}-front-{against}",
-        f"{context.suite.name}, N = {group.ranks}: {noun} to the target against {WORDS[against]}",
-        _caption(group, front)
-        + (_HELD if against == "memory" and context.gathered.device == "cpu" else ""),
-        {p.cell.label: context.looks[p.cell.label] for p in points},
+    heading(axes, _WORDS[against])
+    held = (" Memory is that of the tensors of model and optimizer, not of activations."
+            if against == "memory" and context.gathered.device == "cpu" else "")
+    return context.figure(
+        drawing, f"front-{against}", f"{noun} to the target against {_WORDS[against]}",
+        _caption(group, front) + held, ranks=group.ranks,
+        drawn=[p.cell.label for p in points],
         basis=section_parts.basis_sentence(context, [group]),
-        data=_table(context, group, against, points),
-    )
+        data=_table(context, group, against, points))
 
 
-def _names(axes: Axes, front: Sequence[FrontPoint]) -> None:
-    """Names the points of the front below them, further down where a name stands already."""
+def _write_names(axes: Axes, front: Sequence[FrontPoint]) -> None:
+    """Name the points of the front below them, further down where a name stands already."""
     placed: list[tuple[float, float, float]] = []
     for point in front:
         label, place = plain(point.cell.label), (point.across[0], point.other[0])
@@ -175,16 +186,15 @@ def _names(axes: Axes, front: Sequence[FrontPoint]) -> None:
                       va="top", color=INK, fontsize=8, zorder=4)
 
 
-def _staircase(axes: Axes, front: Sequence[FrontPoint]) -> None:
-    """Draws the edge of what the front beats, which is everything above and to its right."""
+def _draw_edge(axes: Axes, front: Sequence[FrontPoint]) -> None:
+    """Draw the edge of what the front beats, which is everything above and to its right."""
     (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     axes.plot([front[0].across[0], *(p.across[0] for p in front), right],
               [top, *(p.other[0] for p in front), front[-1].other[0]], color=MUTED,
               linewidth=1.1, linestyle=(0, (3, 2)), drawstyle="steps-post", zorder=2)
 
 
-def _axis(axes: Axes, which: str, values: Sequence[float],
-          form: Callable[[float], str]) -> None:
+def _scale(axes: Axes, which: str, values: Sequence[float], form: Callable[[float], str]) -> None:
     low, high = min(values), max(values)
     if low > 0 and high > _SPREAD * low:
         scale(axes, which, form, log=True, limits=(low / 1.5, high * 1.3))
@@ -195,93 +205,41 @@ def _axis(axes: Axes, which: str, values: Sequence[float],
 
 
 def _caption(group: CellGroup, front: Sequence[FrontPoint]) -> str:
-    text = (f"Pareto-optimal: {units.listing([p.cell.label for p in front])}.")
+    text = f"Pareto-optimal: {units.listing([p.cell.label for p in front])}."
     missed = [f"{cell.label} ({hits_of_trials(sum(o.hit for o in cell.finals), len(cell.seeds))})"
-              for cell in group.cells if cell.seeds
-              and cell.to_target("train_s").median == float("inf")]
+              for cell in group.cells
+              if cell.seeds and cell.to_target("train_s").median == math.inf]
     return text + (f" Not drawn, as the median seed missed: {units.listing(missed)}."
                    if missed else "")
 
 
 def _table(context: Context, group: CellGroup, against: FrontCost,
            points: Sequence[FrontPoint]) -> Table:
-    across = CURRENCIES[front_axis(group)]
+    across = CURRENCIES[_front_axis(group)]
     noun, form = across.words, across.form
-    column = "wire_bytes_to_target" if against == "bytes" else "memory_bytes"
+    largest = ", and the largest memory of any seed" if against == "memory" else ""
     return Table(
-        f"front-{against}",
-        f"Data: {noun} and {against}",
-        "Medians over seeds"
-        + (", and the largest memory of any seed" if against == "memory" else "")
-        + ". Seeds on the front: of the seeds of one repetition, "
-        "how often this one's was beaten by nobody.",
-        (
-            ("Optimizer", ""),
-            ("N", "ranks"),
-            (f"{noun[:1].upper()}{noun[1:]}", "to target"),
-            (("Bytes", "per rank to target") if against == "bytes" else ("Memory", "of a rank")),
-            ("Front", ""),
-            ("Seeds", "on the front"),
-            ("Beaten by", "in both"),
-        ),
-        tuple(
-            (
-                name(point.cell.label, suite=context.suite.name),
-                number(str(point.cell.ranks), ranks=point.cell.ranks),
-                Value(
-                    form(point.across[0]),
-                    units.between(*map(form, point.across[1:])),
-                    {
-                        "train_s_to_target": point.cell.to_target("train_s").median,
-                        "samples_to_target": point.cell.to_target("samples").median,
-                    },
-                ),
-                Value(
-                    units.format_size(point.other[0]),
-                    units.between(*map(units.format_size, point.other[1:])),
-                    {column: point.other[0]},
-                ),
-                words("yes" if point.front else "no", on_front=point.front),
-                number(
-                    f"{point.seeds_on_front} of {len(point.cell.seeds)}",
-                    seeds_on_front=point.seeds_on_front,
-                    seeds=len(point.cell.seeds),
-                ),
-                words(
-                    ", ".join(point.beaten_by) or "nobody", beaten_by=", ".join(point.beaten_by)
-                ),
-            )
-            for point in points
-        ),
-    )
+        f"front-{against}", f"Data: {noun} and {against}",
+        f"Medians over seeds{largest}. Seeds on the front: of the seeds of one repetition, how "
+        "often this one's was beaten by nobody.",
+        (("Optimizer", ""), ("N", "ranks"), (f"{noun[:1].upper()}{noun[1:]}", "to target"),
+         ("Bytes", "per rank to target") if against == "bytes" else ("Memory", "of a rank"),
+         ("Front", ""), ("Seeds", "on the front"), ("Beaten by", "in both")),
+        tuple(_row(context, against, point, form) for point in points))
 
 
-_KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range over seeds. Dashed: "
-        "the edge of what the front beats.")
-
-
-SECTION = Section("pareto", "Trade-offs", order=50, compares=True)
-
-
-def part(context: Context) -> Part | None:
-    """Returns the section; None where no optimizer's median seed reached the target."""
-    blocks, sentences = [], []
-    for group in context.groups:
-        drawn: list[Figure] = []
-        fronts: dict[str, list[str]] = {}
-        for against in get_args(FrontCost):
-            found = front_points(group, against)
-            picture = front_figure(context, group, against, found)
-            if picture is not None:
-                drawn.append(picture)
-                front = units.listing([p.cell.label for p in found if p.front])
-                fronts.setdefault(front, []).append(
-                    f"in {'samples' if front_axis(group) == 'samples' else 'time'} and {against}")
-        if drawn:
-            sentences.append(f"at {context.size(group.ranks)} " + ", ".join(
-                f"{names} {' and '.join(pairs)}" for names, pairs in fronts.items()))
-            blocks.append(Pictures(tuple(drawn), context.size(group.ranks),
-                                   context.noise(group.ranks), _KEY, wide=True))
-    if not blocks:
-        return None
-    return SECTION.part(f"Pareto-optimal: {'; '.join(sentences)}.", tuple(blocks), legend=True)
+def _row(context: Context, against: FrontCost, point: FrontPoint,
+         form: Callable[[float], str]) -> tuple[Value, ...]:
+    cell, (across, *spread), (other, *ends) = point.cell, point.across, point.other
+    beaten = ", ".join(point.beaten_by)
+    return (
+        *opening(context, cell.label, cell.ranks),
+        number(form(across), units.between(*map(form, spread)),
+               train_s_to_target=cell.to_target("train_s").median,
+               samples_to_target=cell.to_target("samples").median),
+        number(units.format_size(other), units.between(*map(units.format_size, ends)),
+               **{"wire_bytes_to_target" if against == "bytes" else "memory_bytes": other}),
+        words("yes" if point.front else "no", on_front=point.front),
+        number(f"{point.seeds_on_front} of {len(cell.seeds)}",
+               seeds_on_front=point.seeds_on_front, seeds=len(cell.seeds)),
+        words(beaten or "nobody", beaten_by=beaten))

@@ -1,7 +1,4 @@
-"""Section "scaling": the target at several N, why it takes what it takes, and other networks.
-
-Figures of modelled times to the target beside the measured ones, one for each network.
-"""
+"""Scaling: the target at several N, why it takes what it takes, and other networks."""
 
 from __future__ import annotations
 
@@ -9,198 +6,80 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from bench_apts.core import units
+from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import modelled_times, section_parts
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
-from bench_apts.reports.figure_style import GRID
-from bench_apts.reports.section_parts import Listing, Pictures, Prose, Section
+from bench_apts.reports.canvas import (
+    Figure,
+    draw_lines,
+    draw_marks,
+    heading,
+    headroom,
+    panel,
+    scale,
+)
+from bench_apts.reports.figure_style import GRID, MUTED
+from bench_apts.reports.section_parts import (
+    FIGURE_SIZE,
+    Listing,
+    Pictures,
+    Prose,
+    Section,
+    opening,
+    tables,
+)
 from bench_apts.reports.sections.scaling_factors import (
     comparable,
-    cost_figure,
     efficiency_table,
-    factor_figure,
-    label_shifts,
     scale_optimizers,
     scaling_table,
 )
-from bench_apts.reports.table import Table, name, number, words
-from bench_apts.stats import fabrics
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.reports.table import Table, Value, name, number, reached, words
+from bench_apts.stats import network_model
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench_apts.reports.cells import ReportCell
-    from bench_apts.reports.figure_style import Look
+    from matplotlib.axes import Axes
+
+    from bench_apts.core.currencies import Currency
+    from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.modelled_times import ProjectedRow
     from bench_apts.reports.section_parts import Block, Context, Part
     from bench_apts.reports.sections.scaling_factors import ScaledOptimizer
     from bench_apts.stats.world_sizes import Efficiency
 
+SECTION = Section("scaling", "Scaling", order=40, compares=True)
+
 _LETTER = 0.065
 """Inches that a digit of an axis takes, at most."""
 
 
-def network_figures(context: Context, rows: Sequence[ProjectedRow]) -> list[Figure]:
-    """Draws for each network the time to the target against N: measured, then modelled.
-
-    Args:
-        context: The suite.
-        rows: Projections of its optimizers; those of the suite's own scaling mode are drawn.
-    """
-    mode = [row for row in rows
-            if row.scaling == context.suite.scaling and _time(row) is not None]
-    if not mode:
-        return []
-    times = [*(_time(row) or 0.0 for row in mode), *(
-        time for _, time in (pair for label in context.looks for pair in _known(context, label)))]
-    limits = min(times) / 1.4, max(times) * 1.4
-    return [_figure(context, fabric, [row for row in mode if row.fabric == fabric], limits)
-            for fabric in dict.fromkeys(row.fabric for row in mode)]
-
-
-def _time(row: ProjectedRow) -> float | None:
-    """Modelled seconds to the target, None where it was not reached."""
-    found = row.middle.to_target_s if row.middle else math.inf
-    return found if math.isfinite(found) else None
-
-
-def _known(context: Context, label: str) -> list[tuple[int, float]]:
-    """Measured median seconds to the target, with the number of the N they belong to."""
-    cells: list[tuple[int, ReportCell]] = [
-        (at, cell) for at, group in enumerate(context.groups) for cell in group.cells
-        if cell.label == label and not context.crowded[group.ranks]]
-    return [(at, time) for at, cell in cells
-            if 0 < (time := cell.to_target("train_s").median) < math.inf]
-
-
-def _figure(context: Context, fabric: str, rows: Sequence[ProjectedRow],
-            limits: tuple[float, float]) -> Figure:
-    drawing, axes = panel(3.7, 2.7, left=0.55)
-    groups, modelled = context.groups, sorted({row.ranks for row in rows})
-    places = {ranks: len(groups) + at for at, ranks in enumerate(modelled)}
-    drawn: dict[str, Look] = {}
-    for label, shift in label_shifts(list(context.looks)).items():
-        look = context.looks[label]
-        guessed = [(places[row.ranks], time) for row in rows
-                   if row.cell.label == label and (time := _time(row)) is not None]
-        for points, measured in ((_known(context, label), True), (guessed, False)):
-            if points:
-                drawn[label] = look
-                axes.plot([at + shift for at, _ in points], [time for _, time in points],
-                          color=look.color, linestyle=look.dashes if measured else ":",
-                          linewidth=1.6 if measured else 1.0, marker=look.marker, markersize=5,
-                          markerfacecolor=look.color if measured else "none",
-                          markeredgecolor=look.color, markeredgewidth=0 if measured else 1.2)
-    end = len(groups) + len(modelled) - 0.5
-    axes.axvspan(len(groups) - 0.5, end, facecolor="none", hatch="////", edgecolor=GRID,
-                 linewidth=0, zorder=0)
-    scale(axes, "y", units.format_seconds, log=True, limits=limits)
-    room = axes.get_position().width * drawing.get_figwidth() / (len(groups) + len(modelled))
-    axes.set_xticks(range(len(groups) + len(modelled)), [
-        *spaced([str(group.ranks) for group in groups], room),
-        *spaced([str(ranks) for ranks in modelled], room)])
-    axes.set_xlim(-0.5, end)
-    axes.grid(False, axis="x")
-    mode = context.suite.scaling
-    axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
-    heading(axes, f"training time to the target, modelled on {fabric}")
-    last = max(modelled)
-    there = [(time, row.cell.label) for row in rows
-             if row.ranks == last and (time := _time(row)) is not None]
-    least, label = min(there)
-    absent = sorted({row.cell.label for row in rows} - {label for _, label in there})
-    few = (f" Not {units.listing(absent)}: a minibatch of fewer samples than ranks."
-           if absent else "")
-    recorded = sorted({row.cell.ranks for row in rows})
-    return finish(
-        drawing,
-        f"{context.prefix}-modelled-{fabric}",
-        f"{context.suite.name}: time to the target, modelled on {fabric}, {mode} scaling",
-        f"Least modelled at N = {last:,}: {label}, {units.format_seconds(least)}.{few} Filled: "
-        "measured here. Open, on the hatched ground: modelled, not measured, from the trainings "
-        f"at N = {units.listing([str(n) for n in recorded])}.",
-        drawn,
-        basis=section_parts.basis_sentence(context, groups),
-        data=_table(context, fabric, rows),
-    )
-
-
-def spaced(labels: Sequence[str], room: float) -> list[str]:
-    """Blanks labels of an axis so that those left, the last among them, do not touch.
-
-    Args:
-        labels: In their order.
-        room: Inches from one to the next.
-    """
-    every = max(1, math.ceil(_LETTER * (1 + max(map(len, labels))) / room))
-    return [label if (len(labels) - 1 - at) % every == 0 else ""
-            for at, label in enumerate(labels)]
-
-
-def _table(context: Context, fabric: str, rows: Sequence[ProjectedRow]) -> Table:
-    measured = [(label, context.groups[at].ranks, time, "measured") for label in context.looks
-                for at, time in _known(context, label)]
-    guessed = [(row.cell.label, row.ranks, time, "modelled") for row in rows
-               if (time := _time(row)) is not None]
-    return Table(
-        "modelled-figures", f"Data: {fabric}", "Medians over seeds. Modelled: not measured.",
-        (("Optimizer", ""), ("N", "ranks"), ("Time", "to target"), ("How", "")),
-        tuple((name(label, suite=context.suite.name, fabric=fabric),
-               number(f"{ranks:,}", ranks=ranks),
-               number(units.format_seconds(time), to_target_s=time), words(how, how=how))
-              for label, ranks, time, how in [*measured, *guessed]))
-
-
-SECTION = Section("scaling", "Scaling", order=40, compares=True)
-
-
 def part(context: Context) -> Part | None:
-    """Returns the section; None with a single N and nothing that could be modelled."""
+    """Build the section; None with a single N and nothing that could be modelled."""
     rows = scale_optimizers(context)
     blocks: list[Block] = []
     if len({row.cell.ranks for row in rows}) > 1:
-        drawn = (
-            cost_figure(context, "train_s", "time"),
-            cost_figure(context, "wire_bytes", "bytes"),
-            factor_figure(context, rows, "hardware"),
-            factor_figure(context, rows, "statistical"),
-        )
+        drawn = (_cost_figure(context, "train_s", "time"),
+                 _cost_figure(context, "wire_bytes", "bytes"),
+                 _factor_figure(context, rows, "hardware"),
+                 _factor_figure(context, rows, "statistical"))
         shown = tuple(figure for figure in drawn if figure)
         if shown:
             blocks.append(Pictures(shown, f"Measured, {context.suite.scaling} scaling", wide=True))
-        factors = efficiency_table(context, rows)
-        if factors is not None:
-            blocks.append(Listing(factors, folded=False))
+        blocks += tables(efficiency_table(context, rows), folded=False)
         blocks.append(Listing(scaling_table(context, rows)))
     blocks += _networks(context)
-    if not blocks:
-        return None
-    return SECTION.part(_finding(context, rows), tuple(blocks),
-                legend=True)
-
-
-def _networks(context: Context) -> list[Block]:
-    known = fabrics.load_fabrics()
-    networks = fabrics.networks([*known], known, 1, next(iter(known)))
-    mine = replace(context.gathered, groups=context.groups)
-    rows, notes = modelled_times.project_times(
-        mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best
-    )
-    listing = modelled_times.modelled_table(rows)
-    alone = [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes if "needs N = 1" in note]
-    if listing is None:
-        return [*alone]
-    drawn = tuple(network_figures(context, rows))
-    key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
-           "follow from what was recorded, what a rank computes and what it sends.")
-    pictures = [Pictures(drawn, "Modelled: other networks, other N", key=key)] if drawn else []
-    return [*pictures, Listing(listing), *alone]
+    return SECTION.part(_finding(context, rows), blocks, legend=True) if blocks else None
 
 
 def _finding(context: Context, rows: Sequence[ScaledOptimizer]) -> str:
     mode = f"{context.suite.scaling.capitalize()} scaling"
-    crowded = [row.cell.ranks for row in rows if context.crowded[row.cell.ranks]]
+    crowded = {row.cell.ranks for row in rows if context.crowded[row.cell.ranks]}
     compared, base = comparable(rows)
     clear, clear_base = comparable([row for row in rows if not row.crowded])
     if len({row.cell.ranks for row in rows}) < 2:
@@ -217,14 +96,251 @@ def _finding(context: Context, rows: Sequence[ScaledOptimizer]) -> str:
         text = (f"{mode}: at N = {cell.ranks} {cell.label} has the largest statistical "
                 f"factor against N = {base}, {units.digits(found.statistical)}")
     if crowded:
-        sizes = units.listing([str(n) for n in sorted(set(crowded))])
+        sizes = units.listing([str(n) for n in sorted(crowded)])
         text += f"; times at N = {sizes} measure this machine, which has fewer cores"
     return text + "."
 
 
 def _best(rows: Sequence[ScaledOptimizer],
           value: Callable[[Efficiency], float]) -> tuple[ReportCell, Efficiency]:
-    """Finds who has the largest value, and its efficiency."""
-    found = [(value(row.efficiency), row.cell, row.efficiency) for row in rows if row.efficiency]
-    _, cell, efficiency = max(found, key=lambda entry: entry[0])
-    return cell, efficiency
+    """Find who has the largest value, and its efficiency."""
+    return max(((row.cell, row.efficiency) for row in rows if row.efficiency),
+               key=lambda pair: value(pair[1]))
+
+
+def _shifts(context: Context) -> dict[str, float]:
+    """Return by how much each optimizer stands off its N, so that none covers another."""
+    step = min(0.07, 0.6 / max(1, len(context.looks)))
+    return {label: step * (at - (len(context.looks) - 1) / 2)
+            for at, label in enumerate(context.looks)}
+
+
+def _place_ranks(axes: Axes, labels: Sequence[str]) -> None:
+    """Set the horizontal axis: one place for each N."""
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.grid(False, axis="x")
+
+
+def _cost_figure(context: Context, currency: Currency, slug: str) -> Figure | None:
+    """Draw a cost to the target against N, never as a speed-up; None if nobody has any."""
+    row = CURRENCIES[currency]
+    groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
+              and not (row.is_clock and context.crowded[g.ranks])]
+    form, words, shifts = row.form, row.words, _shifts(context)
+    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+    values: list[float] = []
+    medians: list[tuple[str, int, float, float]] = []
+    missed: dict[str, list[int]] = {}
+    for at, group in enumerate(groups):
+        for cell in (cell for cell in group.cells if cell.seeds):
+            look, x = context.looks[cell.label], at + shifts[cell.label]
+            seeds = [o.cost[currency] for o in cell.finals if 0 < o.cost[currency] < math.inf]
+            draw_marks(axes, [x] * len(seeds), seeds, look, size=3.5, alpha=0.4)
+            values += seeds
+            median = cell.to_target(currency).median
+            if 0 < median < math.inf:
+                medians.append((cell.label, group.ranks, x, median))
+            elif math.isinf(median):
+                missed.setdefault(cell.label, []).append(group.ranks)
+                draw_marks(axes, [x], [0.97], look, marker="x",
+                           transform=axes.get_xaxis_transform())
+    if not values:
+        return None
+    data = pd.DataFrame(medians, columns=["optimizer", "ranks", "x", "median"])
+    draw_lines(axes, data, "x", "median", context.looks, markersize=6)
+    scale(axes, "y", form, log=True, limits=headroom(
+        min(values) / 1.3, max(values) * 1.3, 1 / 11 if missed else 0))
+    _place_ranks(axes, [str(group.ranks) for group in groups])
+    axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
+    heading(axes, f"{words} to the target")
+    last = groups[-1].ranks
+    least = min(((median, label) for label, ranks, _, median in medians if ranks == last),
+                default=None)
+    caption = (f"Least at N = {last}: {least[1]}, {form(least[0])}." if least else
+               f"No optimizer's median seed reached the target at N = {last}.")
+    if missed:
+        caption += " At the top, crosses: the median seed missed (" + "; ".join(
+            f"{label} at N = {', '.join(map(str, missed[label]))}"
+            for label in context.looks if label in missed) + ")."
+    caption += " Large: medians over seeds; small: single seeds."
+    if row.is_clock and len(groups) < len(context.groups):
+        caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
+    return context.figure(
+        drawing, f"{slug}-ranks", f"{words} to the target against N, {context.suite.scaling} "
+        "scaling", caption, drawn=[label for label in context.looks if label in set(
+            data["optimizer"])], basis=section_parts.basis_sentence(context, groups),
+        data=_costs_table(context, currency, words, groups))
+
+
+def _factor_figure(context: Context, rows: Sequence[ScaledOptimizer], which: str) -> Figure | None:
+    """Draw the ``hardware`` or the ``statistical`` factor of efficiency against N.
+
+    Times of more ranks than cores say nothing of the network, so they make no hardware factor.
+    None where no N can be compared.
+    """
+    usable = [row for row in rows if row.efficiency and not (which == "hardware" and row.crowded)]
+    last, base = comparable(usable)
+    if not last:
+        return None
+    sizes = {row.cell.ranks for row in usable}
+    groups = [group for group in context.groups if group.ranks in sizes]
+    at, shifts = {group.ranks: place for place, group in enumerate(groups)}, _shifts(context)
+    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+    axes.axhline(1.0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
+    data = pd.DataFrame([
+        (row.cell.label, at[row.cell.ranks] + shifts[row.cell.label],
+         getattr(row.efficiency, which)) for row in usable], columns=["optimizer", "x", "factor"])
+    draw_lines(axes, data, "x", "factor", context.looks, markersize=6)
+    scale(axes, "y", units.digits, log=True, limits=(
+        min(*data["factor"], 0.9) / 1.15, max(*data["factor"], 1.0) * 1.15))
+    _place_ranks(axes, [str(group.ranks) for group in groups])
+    axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
+    heading(axes, f"{which} factor of the efficiency")
+    best = max(last, key=lambda row: getattr(row.efficiency, which))
+    caption = (f"Largest at N = {best.cell.ranks} against N0 = {base}: {best.cell.label}, "
+               f"{units.digits(getattr(best.efficiency, which))}. ")
+    caption += ("Samples a second and rank, over those at N0: what communication costs."
+                if which == "hardware" else
+                "Samples to the target at N0, over those at N: what parallelism costs the method.")
+    hidden = [str(group.ranks) for group in context.groups if context.crowded[group.ranks]]
+    if which == "hardware" and hidden:
+        caption += f" Not drawn: N = {units.listing(hidden)}, more ranks than cores."
+    return context.figure(
+        drawing, f"{which}-ranks", f"{which} factor of the efficiency against N, "
+        f"{context.suite.scaling} scaling", caption, drawn=dict.fromkeys(data["optimizer"]),
+        basis=section_parts.basis_sentence(context, groups),
+        data=_factor_table(context, usable, which))
+
+
+def _costs_table(context: Context, currency: Currency, words: str,
+                 groups: Sequence[CellGroup]) -> Table:
+    rows = []
+    for cell in (cell for group in groups for cell in group.cells if cell.seeds):
+        found, form = cell.to_target(currency), CURRENCIES[currency].form
+        rows.append((*opening(context, cell.label, cell.ranks),
+                     reached(f"{currency}_median", found.median, form),
+                     reached(f"{currency}_low", found.low, form),
+                     reached(f"{currency}_high", found.high, form),
+                     number(f"{found.hits} of {found.seeds}", hits=found.hits, seeds=found.seeds)))
+    return Table(
+        f"{currency}-ranks", f"Data: {words} to the target", "Median over seeds, and their range.",
+        (("Optimizer", ""), ("N", "ranks"), ("Median", "of seeds"), ("Smallest", ""),
+         ("Largest", ""), ("Hit", "seeds")), tuple(rows))
+
+
+def _factor_table(context: Context, rows: Sequence[ScaledOptimizer], which: str) -> Table:
+    return Table(
+        f"{which}-ranks", f"Data: {which} factor", "Of medians over seeds.",
+        (("Optimizer", ""), ("N", "ranks"), ("N0", "ranks"), (which.capitalize(), "factor")),
+        tuple((*opening(context, row.cell.label, row.cell.ranks),
+               number(str(row.base.ranks), base_ranks=row.base.ranks),
+               number(units.digits(getattr(row.efficiency, which)),
+                      **{which: getattr(row.efficiency, which)}))
+              for row in rows if row.base))
+
+
+def _networks(context: Context) -> list[Block]:
+    """Return what was modelled: the time to the target on other networks, at other N."""
+    known = network_model.load_fabrics()
+    networks = network_model.networks([*known], known, 1, next(iter(known)))
+    mine = replace(context.gathered, groups=context.groups)
+    rows, notes = modelled_times.project_times(
+        mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
+    listing = modelled_times.modelled_table(rows)
+    alone = [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes if "needs N = 1" in note]
+    if listing is None:
+        return [*alone]
+    drawn = _network_figures(context, rows)
+    key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
+           "follow from what was recorded, what a rank computes and what it sends.")
+    pictures = [Pictures(drawn, "Modelled: other networks, other N", key=key)] if drawn else []
+    return [*pictures, Listing(listing), *alone]
+
+
+def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Figure, ...]:
+    """Draw for each network the time to the target against N: measured, then modelled."""
+    # At the N that were run, what the suite's own scaling mode models.
+    measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
+                for cell in group.cells if not context.crowded[group.ranks]
+                and 0 < (time := cell.to_target("train_s").median) < math.inf]
+    mode = [row for row in rows if row.scaling == context.suite.scaling
+            and row.middle and math.isfinite(row.middle.to_target_s)]
+    if not mode:
+        return ()
+    times = [*(row.middle.to_target_s for row in mode if row.middle),
+             *(time for *_, time in measured)]
+    limits = min(times) / 1.4, max(times) * 1.4
+    return tuple(_network_figure(context, fabric, measured, [
+        row for row in mode if row.fabric == fabric], limits)
+        for fabric in dict.fromkeys(row.fabric for row in mode))
+
+
+def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str, int, float]],
+                    rows: Sequence[ProjectedRow], limits: tuple[float, float]) -> Figure:
+    modelled = sorted({row.ranks for row in rows})
+    guessed = [(row.cell.label, row.ranks, row.middle.to_target_s) for row in rows if row.middle]
+    here, shifts = len(context.groups), _shifts(context)
+    drawing, axes = panel(3.7, 2.7, left=0.55)
+    for points in (measured, [(label, here + modelled.index(ranks), time)
+                              for label, ranks, time in guessed]):
+        drawn_before = len(axes.lines)
+        data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
+                            columns=["optimizer", "x", "time"])
+        draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
+    for line in axes.lines[drawn_before:]:  # what is modelled
+        line.set(linestyle=":", linewidth=1, markerfacecolor="none", markeredgewidth=1.2,
+                 markeredgecolor=line.get_color())
+    axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
+                 edgecolor=GRID, linewidth=0, zorder=0)
+    scale(axes, "y", units.format_seconds, log=True, limits=limits)
+    room = axes.get_position().width * drawing.get_figwidth() / (here + len(modelled))
+    _place_ranks(axes, [*spaced([str(group.ranks) for group in context.groups], room),
+                        *spaced([str(ranks) for ranks in modelled], room)])
+    mode = context.suite.scaling
+    axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
+    heading(axes, f"training time to the target, modelled on {fabric}")
+    last = max(modelled)
+    least, label = min((time, label) for label, ranks, time in guessed if ranks == last)
+    absent = sorted({label for label, *_ in guessed}
+                    - {label for label, ranks, _ in guessed if ranks == last})
+    few = (f" Not {units.listing(absent)}: a minibatch of fewer samples than ranks."
+           if absent else "")
+    recorded = [str(ranks) for ranks in sorted({row.cell.ranks for row in rows})]
+    drawn = {label for label, *_ in (*measured, *guessed)}
+    return context.figure(
+        drawing, f"modelled-{fabric}", f"time to the target, modelled on {fabric}, {mode} scaling",
+        f"Least modelled at N = {last:,}: {label}, {units.format_seconds(least)}.{few} Filled: "
+        "measured here. Open, on the hatched ground: modelled, not measured, from the trainings "
+        f"at N = {units.listing(recorded)}.",
+        drawn=[label for label in context.looks if label in drawn],
+        basis=section_parts.basis_sentence(context, context.groups),
+        data=_times_table(context, fabric, measured, guessed))
+
+
+def spaced(labels: Sequence[str], room: float) -> list[str]:
+    """Blank labels of an axis so that those left, the last among them, do not touch.
+
+    Args:
+        labels: In their order.
+        room: Inches from one to the next.
+    """
+    every = max(1, math.ceil(_LETTER * (1 + max(map(len, labels))) / room))
+    return [label if (len(labels) - 1 - at) % every == 0 else ""
+            for at, label in enumerate(labels)]
+
+
+def _times_table(context: Context, fabric: str, measured: Sequence[tuple[str, int, float]],
+                 guessed: Sequence[tuple[str, int, float]]) -> Table:
+    def row(label: str, ranks: int, time: float, how: str) -> tuple[Value, ...]:
+        return (name(label, suite=context.suite.name, fabric=fabric),
+                number(f"{ranks:,}", ranks=ranks),
+                number(units.format_seconds(time), to_target_s=time), words(how, how=how))
+
+    at = {label: index for index, label in enumerate(context.looks)}
+    return Table(
+        "modelled-figures", f"Data: {fabric}", "Medians over seeds. Modelled: not measured.",
+        (("Optimizer", ""), ("N", "ranks"), ("Time", "to target"), ("How", "")),
+        (*(row(label, context.groups[place].ranks, time, "measured") for label, place, time in
+           sorted(measured, key=lambda entry: at[entry[0]])),
+         *(row(*entry, "modelled") for entry in guessed)))

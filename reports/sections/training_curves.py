@@ -1,7 +1,4 @@
-"""Section "curves": the validation metric in the course of training, on four axes.
-
-Figures of the validation metric against time, samples, gradient evaluations and bytes.
-"""
+"""Curves: the validation metric in the course of training, on up to four axes."""
 
 from __future__ import annotations
 
@@ -10,20 +7,29 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
-from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands, draw_curve_ends, draw_curves
+from bench_apts.reports.canvas import (
+    Figure,
+    draw_lines,
+    draw_marks,
+    draw_seeds,
+    heading,
+    panel,
+    scale,
+)
+from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Pictures, Section
-from bench_apts.reports.table import Table, Value, name, number
+from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section
+from bench_apts.reports.table import Table, Value, grouped_table, known, name, number
 from bench_apts.stats.learning_curves import QUARTILES_FROM, band
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
 
@@ -32,7 +38,8 @@ if TYPE_CHECKING:
     from bench_apts.reports.curve_data import CurveAxis, CurveBand
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.section_parts import Context, Part
-    from bench_apts.reports.table import Plain
+
+SECTION = Section("curves", "Curves", order=30, compares=True)
 
 _METRIC = "validation"
 _COLUMNS = (*(axis.column for axis in AXES), _METRIC)
@@ -47,107 +54,161 @@ _ACCURACIES = (0.0, 0.2, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 
 _SPREAD = 8
 """Ratio of what optimizers need on an axis beyond which it is logarithmic."""
 
+_KEY = ("Thin: single seeds. Bold: their median, with its band. Ring: first hit. Cross: end "
+        "without one. Dashed: target.")
 
-def curve_figures(context: Context, group: CellGroup) -> list[Figure]:
-    """Draws one N against each axis on which anything happened; all share one table."""
+
+def part(context: Context) -> Part | None:
+    """Build the section; None while no final training has an evaluation."""
+    blocks = [Pictures(tuple(drawn), context.size(group.ranks), context.noise(group.ranks), _KEY,
+                       wide=True)
+              for group in context.groups if (drawn := _figures(context, group))]
+    return SECTION.part(_finding(context), blocks, legend=True) if blocks else None
+
+
+def _finding(context: Context) -> str:
+    hit, total = section_parts.final_hits(context.groups)
+    axis = next(axis for axis in AXES if axis.column == (
+        "train_s" if context.gathered.device == "cuda" else "samples"))
+    firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({axis.form(value)})"
+              for group in context.groups for value, labels in _order(group, axis)[:1]]
+    said = f"{hit} of {units.plural(total, 'final training')} reached the target"
+    if not firsts:
+        return f"{said}{', no median seed among them' if hit else ''}."
+    return f"{said}; first in {axis.label}, by the median seed: {units.listing(firsts)}."
+
+
+def _figures(context: Context, group: CellGroup) -> list[Figure]:
+    """Draw one N against each axis on which anything happened; all share one table."""
     runs = [record.header.run_id for cell in group.cells for record in cell.seeds]
     data = context.curves[context.curves["run_id"].isin(runs)]
     found, step = curve_bands(data, context.looks, _METRIC, _COLUMNS)
     if not found:
         return []
-    limits = _limits(group, found)
-    table = _table(group, found, step)
-    shown = [against for against in AXES
-             if not (CURRENCIES[against.currency].is_clock and context.crowded[group.ranks])]
-    return [_figure(context, group, against, found, step, limits, table) for against in shown
-            if any((run[against.column] > 0).any() for one in found for run in one.runs)]
+    limits, table = _limits(group, found), _table(group, found, step)
+    return [_figure(context, group, axis, found, step, limits, table) for axis in AXES
+            if not (CURRENCIES[axis.currency].is_clock and context.crowded[group.ranks])
+            and any((run[axis.column] > 0).any() for one in found for run in one.runs)]
 
 
-def first_to_target(group: CellGroup, against: CurveAxis) -> list[tuple[float, ReportCell]]:
-    """Returns the optimizers whose median seed reaches the target, the first to do so first."""
-    found = [(middle.median, cell) for cell in group.cells
-             if (middle := cell.to_target(against.currency)).seeds
-             and math.isfinite(middle.median)]
-    return sorted(found, key=lambda pair: pair[0])
+def _order(group: CellGroup, axis: CurveAxis) -> list[tuple[float, list[str]]]:
+    """Return what the median seed of each optimizer needs to the target, the least first.
 
-
-def ties(ranked: Sequence[tuple[float, ReportCell]]) -> list[tuple[float, list[str]]]:
-    """Joins the labels of ``leaders`` that need exactly as much, whom no order may tell apart."""
+    Those that need exactly as much stand together, as no order may tell them apart.
+    """
+    costs: list[tuple[float, ReportCell]] = sorted(
+        ((middle.median, cell) for cell in group.cells
+         if (middle := cell.to_target(axis.currency)).seeds and math.isfinite(middle.median)),
+        key=lambda pair: pair[0])
     return [(value, [cell.label for _, cell in equal])
-            for value, equal in itertools.groupby(ranked, lambda pair: pair[0])]
+            for value, equal in itertools.groupby(costs, lambda pair: pair[0])]
 
 
-def _figure(
-    context: Context,
-    group: CellGroup,
-    against: CurveAxis,
-    found: Sequence[CurveBand],
-    step: int,
-    limits: tuple[float, float],
-    table: Table,
-) -> Figure:
-    target, column = group.suite.target, against.column
+def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand],
+            step: int, limits: tuple[float, float], table: Table) -> Figure:
+    target, column = group.suite.target, axis.column
+    across = np.concatenate([run[column].to_numpy(float) for one in found for run in one.runs])
     most = [value for one in found
             if (value := max(run[column].max() for run in one.runs)) > 0]
     log = max(most) > _SPREAD * min(most)
-    drawing, axes = panel(4.9, 3.0)
+    drawing, axes = panel(*FIGURE_SIZE)
     axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    floor = _floor(target, limits)
-    if floor is not None:
+    floor = target.floor if isinstance(target.floor, float) else math.nan
+    floored = limits[0] <= floor <= limits[1]
+    if floored:
         axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
-    for course in found:
-        look = context.looks[course.label]
-        draw_curves(axes, course, column, _METRIC, look, positive=log)
-        draw_curve_ends(axes, course, column, _METRIC, look, limits, positive=log)
+    # A logarithmic axis has no place for evaluations before the first step.
+    _draw_curves(axes, found, column, context, beyond=0.0 if log else -math.inf)
+    for one in found:
+        draw_ends(axes, one, column, context.looks[one.label], limits,
+                  beyond=0.0 if log else -math.inf)
     share = units.is_share(target, target.metric) and target.direction == "max"
     if share:
-        _accuracies(axes, limits)
+        _scale_accuracies(axes, limits)
     else:
         scale(axes, "y", units.digits, limits=limits)
-    across = np.concatenate([run[column].to_numpy(float) for one in found for run in one.runs])
-    scale(axes, "x", against.form, log=log,
+    scale(axes, "x", axis.form, log=log,
           limits=((across[across > 0].min() / 1.15, max(most) * 1.15) if log
                   else (0, max(most) * 1.03)))
-    axes.set_xlabel(against.words)
+    axes.set_xlabel(axis.words)
     unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
     heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                   + (", by the logarithm of its errors" if share else ""))
-    shown: Mapping[str, Look] = {one.label: context.looks[one.label] for one in found}
-    return finish(
-        drawing,
-        f"{context.prefix}-n{group.ranks}-{target.metric}-{against.slug}",
-        f"{group.suite.name}, N = {group.ranks}: validation {title} against {against.words}",
-        _caption(group, against, found, step, limits)
-        + (
-            ""
-            if floor is None
-            else f" Dotted: {units.format_metric(target, target.metric, floor)}, the "
-            "best that any model can expect."
-        ),
-        shown,
-        basis=section_parts.basis_sentence(context, [group]),
-        data=table,
-    )
+    dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "
+              "model can expect." if floored else "")
+    return context.figure(
+        drawing, f"{target.metric}-{axis.slug}", f"validation {title} against {axis.words}",
+        _caption(group, axis, found, step, limits) + dotted, ranks=group.ranks,
+        drawn=[one.label for one in found], data=table,
+        basis=section_parts.basis_sentence(context, [group]))
 
 
-def _caption(group: CellGroup, against: CurveAxis, found: Sequence[CurveBand], step: int,
+def _draw_curves(axes: Axes, found: Sequence[CurveBand], column: str, context: Context,
+                 beyond: float) -> None:
+    """Draw the first seeds thin, the band of all, and their median where all have evaluations."""
+    middles = []
+    for one in found:
+        look = context.looks[one.label]
+        points = [run[[column, _METRIC]].to_numpy(float) for run in one.runs]
+        draw_seeds(axes, [run[run[:, 0] > beyond] for run in points], look)
+        across, values = np.median(one.shared[column], axis=1), band(one.shared[_METRIC])
+        shown = across > beyond
+        if one.shared[_METRIC].shape[1] > 1:
+            axes.fill_between(across[shown], values.low[shown], values.high[shown],
+                              color=look.color, alpha=0.1, linewidth=0)
+        middles.append(pd.DataFrame({"optimizer": one.label, "across": across[shown],
+                                     _METRIC: values.middle[shown]}))
+    draw_lines(axes, pd.concat(middles), "across", _METRIC, context.looks, markersize=4,
+               markevery=0.15)
+
+
+def draw_ends(axes: Axes, one: CurveBand, column: str, look: Look, limits: tuple[float, float],
+              beyond: float = -math.inf) -> None:
+    """Ring each seed's first hit, and cross the last evaluation of a seed without one.
+
+    The cross of a seed whose metric lies beyond the axis stands at the axis' end.
+
+    Args:
+        axes: Where.
+        one: An optimizer's seeds.
+        column: What stands across.
+        look: The optimizer's.
+        limits: Ends of the vertical axis.
+        beyond: What stands no further to the right than this is left out.
+    """
+    hits: list[tuple[float, float]] = []
+    misses: list[tuple[float, float]] = []
+    for run in one.runs:
+        across, values = run[column].to_numpy(float), run[_METRIC].to_numpy(float)
+        hit = run["hit"].to_numpy(bool)
+        if hit.any():
+            hits += zip(across[hit], values[hit], strict=True)
+        else:
+            misses.append((across[-1], min(max(values[-1], limits[0]), limits[1])))
+    for points, ring in ((hits, True), (misses, False)):
+        shown = [point for point in points if point[0] > beyond]
+        if shown:
+            draw_marks(axes, [x for x, _ in shown], [y for _, y in shown], look, zorder=4,
+                       size=8 if ring else 7, marker="" if ring else "x", hollow=ring,
+                       clip_on=ring)
+
+
+def _caption(group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand], step: int,
              limits: tuple[float, float]) -> str:
-    ranked = first_to_target(group, against)
     text = "No optimizer's median seed reaches the target."
+    ranked = _order(group, axis)
     if ranked:
-        (first, labels), *later = ties(ranked)
+        (first, labels), *later = ranked
         text = (f"First to the target (median seed): {units.listing(labels)}, "
-                f"{'equally ' if len(labels) > 1 else ''}after "
-                f"{against.form(first)}{against.noun}.")
+                f"{'equally ' if len(labels) > 1 else ''}after {axis.form(first)}{axis.noun}.")
         if later:
             second, others = later[0]
-            text = text[:-1] + f"; then {units.listing(others)}, after {against.form(second)}."
-            if (CURRENCIES[against.currency].is_clock and group.noise
+            text = text[:-1] + f"; then {units.listing(others)}, after {axis.form(second)}."
+            if (CURRENCIES[axis.currency].is_clock and group.noise
                     and second <= first * group.noise.factor):
                 text += " Times of equal trials are as far apart."
-    low, high = limits
     hidden = [one.label for one in found if not any(
-        run[_METRIC].between(low, high).any() for run in one.runs)]
+        run[_METRIC].between(*limits).any() for run in one.runs)]
     if hidden:
         text += f" Beyond the axis: {units.listing(hidden)}."
     seeds = [one.shared[_METRIC].shape[1] for one in found]
@@ -158,18 +219,17 @@ def _caption(group: CellGroup, against: CurveAxis, found: Sequence[CurveBand], s
     if max(seeds) > SINGLE:
         text += f" Single: the first {SINGLE} seeds of each."
     if step > 1:
-        text += f" Drawn: every {_nth(step)} evaluation, each first hit and each end."
+        text += f" Drawn: every {_ordinal(step)} evaluation, each first hit and each end."
     return text
 
 
-def _nth(number: int) -> str:
-    """Formats an ordinal number: ``2nd``, ``11th``."""
+def _ordinal(number: int) -> str:
     ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{'th' if 10 < number % 100 < 14 else ending}"
 
 
 def _limits(group: CellGroup, found: Sequence[CurveBand]) -> tuple[float, float]:
-    """Returns limits that cut off the start, so that differences near the target can be seen."""
+    """Return limits that cut off the start, so that differences near the target can be seen."""
     target = group.suite.target
     values = np.concatenate([run[_METRIC].to_numpy(float) for one in found for run in one.runs])
     if units.is_share(target, target.metric) and target.direction == "max":
@@ -178,26 +238,17 @@ def _limits(group: CellGroup, found: Sequence[CurveBand]) -> tuple[float, float]
         most = 1 - max(values.min(), 0.6 * target.value)
         return 1 - 1.2 * max(most, least), 1 - max(1 - values.max(), least) / 1.2
     if target.direction == "max":
-        top = max(values.max(), target.value)
-        low = max(values.min(), 0.6 * target.value)
+        low, top = max(values.min(), 0.6 * target.value), max(values.max(), target.value)
     else:
-        top = min(values.max(), 3 * target.value)
-        low = min(values.min(), target.value)
+        low, top = min(values.min(), target.value), min(values.max(), 3 * target.value)
     if isinstance(target.floor, float):
         low, top = min(low, target.floor), max(top, target.floor)
     room = 0.06 * ((top - low) or 1.0)
     return float(low - room), float(top + room)
 
 
-def _floor(target: Target, limits: tuple[float, float]) -> float | None:
-    """Return the best value that any model can expect, if it is known and within the axis."""
-    low, high = limits
-    known = target.floor if isinstance(target.floor, float) else math.nan
-    return known if low <= known <= high else None
-
-
-def _accuracies(axes: Axes, limits: tuple[float, float]) -> None:
-    """Makes the vertical axis one of accuracies, by the logarithm of the share of errors.
+def _scale_accuracies(axes: Axes, limits: tuple[float, float]) -> None:
+    """Make the vertical axis one of accuracies, by the logarithm of the share of errors.
 
     So that what happens near the target takes as much room as the first steps.
     """
@@ -218,67 +269,29 @@ def _accuracies(axes: Axes, limits: tuple[float, float]) -> None:
 
 
 def _table(group: CellGroup, found: Sequence[CurveBand], step: int) -> Table:
-    """Median and band at the evaluations that are drawn, thinned once more for reading."""
-    target, metric = group.suite.target, group.suite.target.metric
-    rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    for course in found:
-        breaks.add(len(rows))
-        values = band(course.shared[_METRIC])
-        middles = {axis: np.median(course.shared[axis.column], axis=1) for axis in AXES}
-        total, seeds = course.shared[_METRIC].shape
-        every = max(1, -(-total // _ROWS))
-        for at in sorted({*range(0, total, every), *([total - 1] if total else [])}):
-            numbers: dict[str, Plain] = {
-                f"{metric}_median": float(values.middle[at]),
-                f"{metric}_low": float(values.low[at]), f"{metric}_high": float(values.high[at])}
-            rows.append((
-                name(course.label, suite=group.suite.name, ranks=group.ranks),
-                *(Value(axis.form(middles[axis][at]),
-                        numbers={axis.column: float(middles[axis][at])}) for axis in AXES),
-                Value(units.format_metric(target, metric, values.middle[at]), units.between(
-                    units.format_metric(target, metric, values.low[at]),
-                    units.format_metric(target, metric, values.high[at])),
-                    numbers),
-                number(str(seeds), seeds=seeds)))
-    return Table(
+    """Return median and band at the evaluations that are drawn, thinned once more for reading."""
+    thinned = step > 1 or any(len(one.shared[_METRIC]) > _ROWS for one in found)
+    return grouped_table(
         "median-curves", f"Data of the curves at N = {group.ranks}",
         "Medians over seeds at evaluations that all seeds have, and the band of the metric"
-        + (", thinned" if step > 1 or any(
-            len(one.shared[_METRIC]) > _ROWS for one in found) else "")
-        + "; tables/curves.csv has every evaluation of every seed.",
+        f"{', thinned' if thinned else ''}; tables/curves.csv has every evaluation of every seed.",
         (("Optimizer", ""), *(axis.head for axis in AXES),
-         ("Validation", units.metric_title(metric)), ("Seeds", "")),
-        tuple(rows), frozenset(breaks))
+         ("Validation", units.metric_title(group.suite.target.metric)), ("Seeds", "")),
+        (_rows(group, group.suite.target, one) for one in found))
 
 
-_KEY = ("Thin: single seeds. Bold: their median, with its band. Ring: first hit. Cross: end "
-        "without one. Dashed: target.")
-
-
-SECTION = Section("curves", "Curves", order=30, compares=True)
-
-
-def part(context: Context) -> Part | None:
-    """Returns the section; None while no final training has an evaluation."""
-    blocks = tuple(
-        Pictures(tuple(drawn), context.size(group.ranks), context.noise(group.ranks), _KEY,
-                 wide=True)
-        for group in context.groups if (drawn := curve_figures(context, group)))
-    if not blocks:
-        return None
-    return SECTION.part(_finding(context), blocks,
-                legend=True)
-
-
-def _finding(context: Context) -> str:
-    hit, total = section_parts.final_hits(context.groups)
-    axis = next(axis for axis in AXES if axis.column == (
-        "train_s" if context.gathered.device == "cuda" else "samples"))
-    firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({axis.form(value)})"
-              for group in context.groups if (ranked := first_to_target(group, axis))
-              for value, labels in ties(ranked)[:1]]
-    reached = f"{hit} of {units.plural(total, 'final training')} reached the target"
-    if not firsts:
-        return f"{reached}{', no median seed among them' if hit else ''}."
-    return f"{reached}; first in {axis.label}, by the median seed: {units.listing(firsts)}."
+def _rows(group: CellGroup, target: Target, one: CurveBand) -> Iterator[tuple[Value, ...]]:
+    metric, values = target.metric, band(one.shared[_METRIC])
+    middles = {axis: np.median(one.shared[axis.column], axis=1) for axis in AXES}
+    total, seeds = one.shared[_METRIC].shape
+    every = max(1, -(-total // _ROWS))
+    for at in sorted({*range(0, total, every), *([total - 1] if total else [])}):
+        middle, low, high = (float(each[at]) for each in values)
+        yield (
+            name(one.label, suite=group.suite.name, ranks=group.ranks),
+            *(known(axis.column, float(middles[axis][at]), axis.form) for axis in AXES),
+            number(units.format_metric(target, metric, middle),
+                   units.between(units.format_metric(target, metric, low),
+                                 units.format_metric(target, metric, high)),
+                   **{f"{metric}_median": middle, f"{metric}_low": low, f"{metric}_high": high}),
+            number(str(seeds), seeds=seeds))

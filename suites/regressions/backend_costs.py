@@ -108,7 +108,7 @@ def setup_cache() -> Results:
 
     from bench_apts.core import store
     from bench_apts.plugins import registry
-    from bench_apts.study import resolve, scheduler
+    from bench_apts.study import preflight, resolve, scheduler, shared_folder
     from bench_apts.study.plan import Plan
     from bench_apts.study.progress import StudyProgress
 
@@ -126,8 +126,8 @@ def setup_cache() -> Results:
         optimizers=",".join(f"{name}[{PINNED[name]}]" if name in PINNED else name
                             for name in BACKENDS if results[name, RANKS[0]] == "no trial"),
         trials=0, seeds=1, base_seed=0, twins=False)
-    prepared = scheduler.prepare_data(resolved, None, offline=True)
-    with scheduler.open_results_folder(RECORDS):
+    prepared = preflight.prepare_data(resolved, None, offline=True)
+    with shared_folder.open_results_folder(RECORDS):
         scheduler.run_study(Plan(resolved, prepared), RECORDS,
                             StudyProgress(Console(quiet=True)))
     for record in store.read_trials(RECORDS):

@@ -74,7 +74,7 @@ def measured(connect, job, steps, pairs):
     run = TrialRun(job, Clock(), CommMeter(), torch.device("cpu"))
     run._warm_up()
     run._evaluate()
-    batches = itertools.cycle(list(itertools.islice(run._batches(), steps)))
+    batches = itertools.cycle(list(itertools.islice(run.batches.training(run.step), steps)))
     observer, stepper, suite = run.observer, run.observer.stepper, job.trial.suite
     passes = observer.passes
 

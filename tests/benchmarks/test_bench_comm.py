@@ -1,7 +1,4 @@
-"""What counting costs a collective and a training step, and an audit a pause: `make bench`.
-
-The native hook has to be compiled: it takes part with ``-m "slow or not slow"``.
-"""
+"""What counting costs a collective and a training step, and an audit a pause: `make bench`."""
 
 import datetime as dt
 import statistics
@@ -23,7 +20,6 @@ from bench_apts.suites import models
 ELEMENTS = 1000
 ROUNDS, CALLS = 41, 2000
 PAIRS, BLOCK = 1000, 5
-HOW = ["pre-hook", pytest.param("native", marks=pytest.mark.slow), "dispatcher"]
 
 
 class Switch:
@@ -37,8 +33,6 @@ class Switch:
     def on(self):
         if self._how == "dispatcher":
             self._library = collective_hooks.by_dispatch(self.meter._dispatched)
-        elif self._how == "native":
-            self.meter.watch_natively(self._group)
         else:
             self.meter.watch(self._group)
 
@@ -116,7 +110,7 @@ def skip_without_hooks(how):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", ["pre-hook", "dispatcher"])
 def test_meter_counts_an_all_reduce(benchmark, alone, how):
     skip_without_hooks(how)
     rounds, calls = (ROUNDS, CALLS) if benchmark.enabled else (2, 5)
@@ -163,28 +157,27 @@ def digits_steps(connect, how, pairs, block):
     return times, switch.meter.snapshot()["train"], sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("how", HOW[:2])
-def test_share_of_a_digits_step(benchmark, how):
+def test_share_of_a_digits_step(benchmark):
     """The smallest suite's step on two ranks; the meter should stay under 0.5 % of it.
 
     Steps with the meter and without it are compared in pairs, on the wall and in CPU time of the
     thread that steps. The last number is a lower bound that other processes disturb less: what
     counting a collective costs in a loop of nothing else, by the time of a step. Within a step
-    the Python hook costs several times as much, since the caches are cold when it is called.
+    the hook costs several times as much, since the caches are cold when it is called.
     """
-    skip_without_hooks(how)
+    skip_without_hooks("pre-hook")
     pairs, block, rounds, calls = (
         (PAIRS, BLOCK, ROUNDS, CALLS) if benchmark.enabled else (2, 2, 2, 5))
     benchmark.group = "meter, digits steps of two ranks"
     ranks = benchmark.pedantic(
-        run_ranks, (digits_steps, 2, how, pairs, block), {"patience_s": 250}, rounds=1)
+        run_ranks, (digits_steps, 2, "pre-hook", pairs, block), {"patience_s": 250}, rounds=1)
     steps = pairs * (block + 1)
     for times, counted, parameters in ranks:
         assert set(counted) == {"all_reduce"}
         assert counted["all_reduce"].payload_bytes == steps * 4 * parameters
         assert counted["all_reduce"].calls == steps
         assert times.shape == (pairs, 2, 2)
-    ((cost, _),) = run_ranks(counting, 1, how, rounds, calls)
+    ((cost, _),) = run_ranks(counting, 1, "pre-hook", rounds, calls)
     times = ranks[0][0]
     step = np.median(times[:, 0, 0])
     benchmark.extra_info |= {

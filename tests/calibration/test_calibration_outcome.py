@@ -21,7 +21,7 @@ from bench_apts.core.spec import (
     Target,
     Trial,
 )
-from bench_apts.study import suite_target_file, target_calibration
+from bench_apts.study import target_calibration
 from bench_apts.study.target_calibration import (
     Candidate,
     choose,
@@ -93,6 +93,10 @@ def test_the_better_median_wins_in_the_metrics_direction():
     found = decide_target(suite("min", "loss"), both)
     assert (found.winner.label, found.target.value) == ("sgd", 0.95)
     assert found.trivial  # the untrained loss of 0.1 was lower
+    for direction in ("max", "min"):  # of equals the first
+        equal = [candidate(label, [0.93, 0.94, 0.95, 0.96, 0.97], direction)
+                 for label in ("adam", "sgd")]
+        assert decide_target(suite(direction, "loss"), equal).winner.label == "adam"
 
 
 def test_an_optimizer_without_all_reruns_sets_no_target():
@@ -164,7 +168,7 @@ def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
     path = tmp_path / "x.toml"
     path.write_bytes(TEXT.format(rest=rest).replace("\n", newline).encode())
     target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5, 'says "so", 3 µs'))
-    suite_target_file.write_target(path, target)
+    target_calibration.write_target(path, target)
     text = path.read_bytes().decode()
     read = tomllib.loads(text)
     assert read["name"] == "x"
@@ -173,10 +177,10 @@ def test_a_file_keeps_all_but_its_target(tmp_path, rest, newline):
         "provenance": {"optimizer": "adam", "trials": 20, "seeds": 5, "note": 'says "so", 3 µs'}}
     for comment in ("# a comment", "# another", "# up", "# nobody"[:9 * ("nobody" in rest)]):
         assert comment in text
-    suite_target_file.write_target(path, target)
+    target_calibration.write_target(path, target)
     assert path.read_bytes().decode() == text
     del read["target"]["version"]
-    assert tomllib.loads(suite_target_file.target_fragment(target))["target"] == read["target"]
+    assert tomllib.loads(target_calibration.target_fragment(target))["target"] == read["target"]
 
 
 @pytest.mark.parametrize("rest", ["", "[variant.wide.target]\nvalue = 0.7  # wide"])
@@ -184,14 +188,14 @@ def test_a_variants_target_is_written_into_its_table(tmp_path, rest):
     path = tmp_path / "x.toml"
     path.write_text("[target]\nvalue = 0.5\n\n[variant.wide]\nbatch_size = 9\n" + rest)
     target = Target("accuracy", "max", 0.935, Provenance("adam", 20, 5))
-    suite_target_file.write_target(path, target, "wide")
+    target_calibration.write_target(path, target, "wide")
     read = tomllib.loads(path.read_text())
     assert read["target"] == {"value": 0.5}
     assert read["variant"]["wide"]["batch_size"] == 9
     assert read["variant"]["wide"]["target"]["value"] == 0.935
     assert read["variant"]["wide"]["target"]["provenance"]["optimizer"] == "adam"
     assert ("# wide" in path.read_text()) == bool(rest)
-    shown = tomllib.loads(suite_target_file.target_fragment(target, "wide"))
+    shown = tomllib.loads(target_calibration.target_fragment(target, "wide"))
     assert shown["variant"]["wide"]["target"]["value"] == 0.935
 
 
@@ -201,4 +205,4 @@ def test_a_file_that_is_no_suite_any_more_is_refused(tmp_path, content):
     if content:
         path.write_text(content)
     with pytest.raises(UserError, match=r"x\.toml"):
-        suite_target_file.write_target(path, Target("loss", "min", 1.0, Provenance("sgd", 1, 1)))
+        target_calibration.write_target(path, Target("loss", "min", 1.0, Provenance("sgd", 1, 1)))

@@ -77,12 +77,6 @@ def test_a_unit_a_power_of_ten_larger_gives_the_same_target_in_it(values, power,
     assert scaled.value == pytest.approx(found.value * 10.0**power, rel=1e-9)
 
 
-def test_the_better_of_two_and_of_equals_the_first():
-    assert target_calibration.is_better([0.9, 0.95], "max") == 1
-    assert target_calibration.is_better([0.9, 0.95], "min") == 0
-    assert target_calibration.is_better([0.9, 0.9], "min") == 0
-
-
 def test_values_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="finite"):
         target_calibration.round_towards_easier(math.inf, Decimal(1), "min")

@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 
-from bench_apts.core import store
+from bench_apts.core import files
 from bench_apts.plugins import registry
 
 RUN = ("run", "--suite", "digits", "--gpus", "1", "--optimizers", "sgd", "--offline")
@@ -141,8 +141,9 @@ def test_a_results_folder_that_cannot_be_made(cli, tmp_path):
 
 @pytest.mark.parametrize(("theirs", "ours"), [("", ()), ("shared", ()), ("", ("--shared",))])
 def test_a_results_folder_in_use(cli, tmp_path, theirs, ours):
-    code = ("import sys; from pathlib import Path; from bench_apts.study import scheduler\n"
-            "with scheduler.open_results_folder(Path(sys.argv[1]), bool(sys.argv[2])):\n"
+    code = ("import sys; from pathlib import Path\n"
+            "from bench_apts.study.shared_folder import open_results_folder\n"
+            "with open_results_folder(Path(sys.argv[1]), bool(sys.argv[2])):\n"
             "    print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "digits"), theirs],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -169,7 +170,7 @@ def test_a_full_disk_in_the_middle(cli, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr(files, "write_bytes", full)
     assert_one_line(cli(*RUN, "--out", tmp_path), "study.json: No space left on device",
                     "finished trials are kept")
 

@@ -6,7 +6,7 @@ import pytest
 from fault_commands import Command, union
 
 from bench_apts.core import store
-from bench_apts.study import trial_runner
+from bench_apts.study import scheduler
 
 SMALL = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offline", "--set",
          "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
@@ -15,7 +15,7 @@ SMALL = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offlin
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named_in_the_record_and_the_study_goes_on(
         cli, plugin, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial_runner, "_TRIAL_MARGIN_S", 25.0)
+    monkeypatch.setattr(scheduler, "TRIAL_MARGIN_S", 25.0)
     path = plugin(on_step="rank == 1 and self.steps == 20 and time.sleep(3_600)")
     done = cli("run", "--optimizers", f"{path},sgd", *SMALL, "--out", tmp_path, "--set",
                "suite.budget.seconds=0.5")

@@ -13,9 +13,8 @@ from mutations import PIECES, STRANGE, changed, damaged, toml
 from bench_apts.core import configuration
 from bench_apts.core.spec import Entry, Study, Suite
 from bench_apts.plugins import registry, suite_file
-from bench_apts.stats import fabrics
-from bench_apts.study import resolve
-from bench_apts.study import scheduler as study
+from bench_apts.stats import network_model
+from bench_apts.study import preflight, resolve
 from bench_apts.study.plan import Plan
 from bench_apts.study.preflight import preflight_suite
 from bench_apts.tasks import named_tasks
@@ -71,7 +70,7 @@ def test_a_suite_that_is_read_is_planned_or_refused_before_memory_is_eaten(
         path.write_text(toml(value), encoding="utf-8", errors="replace")
         suite = suite_file.load(path)
         asked = Study((suite,), (Entry("sgd", "sgd"),), (1, 2), 2, 1, 0, "cpu")
-        prepared = study.prepare_data(asked, None, offline=True)
+        prepared = preflight.prepare_data(asked, None, offline=True)
         Plan(asked, prepared).tuning()
         preflight_suite(asked, suite, prepared[suite.data.name])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
@@ -212,4 +211,4 @@ def test_damaged_fabrics_are_read_or_refused(tmp_path_factory, chance, structure
     path = tmp_path_factory.getbasetemp() / "fabrics.toml"
     path.write_bytes(content)
     with Answer():
-        fabrics.load_fabrics(path)
+        network_model.load_fabrics(path)

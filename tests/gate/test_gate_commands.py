@@ -15,7 +15,7 @@ from bench_apts.regress.gate_findings import GateResult
 from bench_apts.regress.gate_trainings import CodeTree, GateRequest
 from bench_apts.study.plan import Plan
 from bench_apts.study.progress import StudyProgress
-from bench_apts.study.trial_runner import TrialRunner
+from bench_apts.study.scheduler import Scheduler
 
 PLANTED = '''
 
@@ -130,7 +130,7 @@ def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
     monkeypatch.setattr(
         gate_comparison,
         "compare_interleaved",
-        lambda base, head, *_, **__: GateResult(base.told, head.told, (), ()),
+        lambda base, head, *_, **__: GateResult(base.text, head.text, (), ()),
     )
     done = cli("check", "--baseline", "main")
     assert done.code == 0
@@ -201,15 +201,10 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
                                overrides=("suite.budget.samples=28000",))
             plan = Plan(study, {"digits": digits})
             (out / "trials").mkdir(parents=True)
-            runner = TrialRunner(
-                out,
-                {"digits": digits},
-                environments.environment_card(),
-                launcher,
-                StudyProgress(Console(quiet=True)),
-            )
+            scheduler = Scheduler(plan, out, environments.environment_card(), launcher,
+                                  StudyProgress(Console(quiet=True)))
             for trial in plan.reporting([]):
-                runner.run(trial)
+                scheduler.run(trial)
             return store.read_trials(out)
 
         monkeypatch.setattr(gate_comparison, "train", train)
@@ -217,7 +212,7 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
         for number in range(20):
             found = gate_comparison.compare_interleaved(
                 *trees, GateRequest(("digits",), (1, 2), ("sgd", "apts")), tmp_path / str(number),
-                pairs=6, factor=1.1, base_seed=1000 * number, told=lambda text: None)
+                pairs=6, factor=1.1, base_seed=1000 * number, say=lambda text: None)
             print(number, found.code, [t for f in found.findings for t in f.timings])
             assert found.code != 1, (number, [f.slower for f in found.findings])
             codes.append(found.code)

@@ -53,7 +53,7 @@ def gate(monkeypatch, tmp_path):
             pairs=pairs,
             factor=1.1,
             base_seed=40,
-            told=lambda text: None,
+            say=lambda text: None,
         )
         return found, runs
 

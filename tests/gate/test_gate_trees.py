@@ -32,8 +32,8 @@ def test_each_tree_runs_its_own_code(checkout, tmp_path):
     base = gate_trainings.committed_tree(checkout, "HEAD", tmp_path / "b")
     head = gate_trainings.working_tree(checkout, tmp_path / "h")
     commit = git(checkout, "rev-parse", "HEAD")[:10]
-    assert base.told == f"{commit} (HEAD)"
-    assert head.told == f"{commit} with uncommitted changes"
+    assert base.text == f"{commit} (HEAD)"
+    assert head.text == f"{commit} with uncommitted changes"
     # Not even in a checkout, whose folder Python would search first.
     place, version, names, origin = where(base, cwd=checkout)
     assert Path(place) == base.root / "bench_apts" / "optimizers" / "__init__.py"

@@ -109,7 +109,7 @@ def every_collective(connect, n, dispatch=False):
         w.audit.bill(name)
     stay(w)
     return (w.meter.name, msgspec.to_builtins(w.meter.snapshot()), w.audit.result(w.rank),
-            w.meter.complaints())
+            w.meter.unwatched_groups())
 
 
 def uneven(connect, dispatch=False):

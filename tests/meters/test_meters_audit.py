@@ -68,7 +68,7 @@ def test_an_audit_that_cannot_run_says_why(monkeypatch):
     assert traffic_complaints(audit.result(0)) == []
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
     monkeypatch.setattr("sys.platform", "darwin")
-    assert Audit(meter).skipped == "darwin does not tell a socket's bytes"
+    assert Audit(meter).skipped == "darwin does not count a socket's bytes"
 
 
 def test_an_old_kernel_is_no_reason_to_fail(monkeypatch):
@@ -86,7 +86,7 @@ def test_an_old_kernel_is_no_reason_to_fail(monkeypatch):
     meter.name = "some meter"
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
     monkeypatch.setattr("socket.socket", Short)
-    assert Audit(meter).skipped.startswith("this kernel does not tell a socket's bytes")
+    assert Audit(meter).skipped.startswith("this kernel does not count a socket's bytes")
 
 
 def assert_exact(results):

@@ -16,7 +16,7 @@ from bench_apts.meters.audit import verdict
 def taken(connect, way, folder, unreadable=()):
     """Trains, goes a way between two pauses, trains; returns what the verdict complains of.
 
-    The functions of ``descriptors`` that are ``unreadable`` are refused by the kernel.
+    The functions of ``procfs`` that are ``unreadable`` are refused by the kernel.
     """
     for name in unreadable:
         setattr(procfs, name, refused)
@@ -95,7 +95,8 @@ def test_what_ranks_do_for_themselves_is_no_channel(way, short_path):
     assert run_ranks(taken, 2, way, str(short_path)) == [(None, [])] * 2
 
 
-@pytest.mark.parametrize("unreadable", ["transferred", "children", "opened", "ends"])
+@pytest.mark.parametrize("unreadable", [
+    "transferred_bytes", "child_processes", "open_files", "socket_ends"])
 def test_what_cannot_be_read_is_stated_and_ends_nothing(unreadable, short_path):
     for doubts, unread in run_ranks(taken, 2, ways.log_of_each_rank, str(short_path),
                                     (unreadable,)):
@@ -104,7 +105,8 @@ def test_what_cannot_be_read_is_stated_and_ends_nothing(unreadable, short_path):
 
 
 def test_files_are_compared_also_where_the_kernel_counts_no_reads_and_writes(short_path):
-    for doubts, _ in run_ranks(taken, 2, ways.files_of_numpy, str(short_path), ("transferred",)):
+    for doubts, _ in run_ranks(taken, 2, ways.files_of_numpy, str(short_path),
+                               ("transferred_bytes",)):
         assert re.search("ranks 0, 1 exchange data through .*/0-0.npy", doubts)
 
 

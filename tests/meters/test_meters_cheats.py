@@ -14,7 +14,7 @@ from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
 from bench_apts.core import store
-from bench_apts.meters import procfs
+from bench_apts.meters import hidden_channels, procfs
 from bench_apts.meters.audit import verdict
 from bench_apts.meters.collective_hooks import _HOOK_ID
 
@@ -286,7 +286,7 @@ def test_what_is_shared_in_good_faith_is_no_cheat(tmp_path):
 def test_the_ranks_that_share_are_named_together():
     a, b, c, d, e = (("00:1b", inode) for inode in range(5))
     every = {a: "/a", b: "/b", c: "/c", d: "/d"}
-    lines = procfs.mapping_complaints([
+    lines = hidden_channels.memory_complaints([
         procfs.SharedMappings({**every, e: "/one name"}, {a, b, c, d}),
         procfs.SharedMappings({**every, e: "/another"}, set()),
         procfs.SharedMappings({e: "/e"}, {e})])
@@ -305,6 +305,21 @@ def test_what_is_larger_than_a_semaphore_is_none(pages, seen):
             assert (str(path) in procfs.shared_mappings().mapped.values()) == seen
     finally:
         path.unlink()
+
+
+def test_mappings_are_listed_only_where_shared_ones_may_have_changed(monkeypatch, tmp_path):
+    path, listed, real = tmp_path / "file", [], procfs.shared_mappings
+    path.write_bytes(bytes(HIDDEN))
+    mappings = procfs.Mappings()
+    monkeypatch.setattr(procfs, "shared_mappings", lambda: listed.append(1) or real())
+    with mmap.mmap(-1, 2**24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as private:
+        private[:] = bytes(2**24)
+        mappings.read()
+    assert not listed
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        mappings.read()
+    assert listed == [1]
+    assert (str(path), 0) in mappings.seen.writable
 
 
 @pytest.mark.slow

@@ -15,6 +15,9 @@ from comm_ranks import (
 )
 from harness_ranks import run_ranks
 
+from bench_apts.core.errors import UserError
+from bench_apts.meters.comm import MECHANISM, CommMeter
+
 
 @torch_names.hooked
 @pytest.mark.parametrize(("size", "n"), [(2, 12), (4, 1001)])
@@ -63,3 +66,9 @@ def test_the_environment_forces_it_and_the_record_says_so(environment, tmp_path)
         check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert_every_record_was_counted(tmp_path / "digits", "c10d dispatcher")
+
+
+def test_an_unknown_way_to_count_is_refused(monkeypatch):
+    monkeypatch.setenv(MECHANISM, "dispatsh")
+    with pytest.raises(UserError, match=r"dispatsh.*did you mean dispatch"):
+        CommMeter().install()

@@ -118,7 +118,7 @@ def lost_groups(connect):
     w.dist.ProcessGroup.register_pre_hook = register
     w.dist.all_reduce(w.torch.ones(12), group=group)
     w.dist.all_reduce(w.torch.ones(12))
-    return w.meter.snapshot(), w.meter.complaints(), w.meter.unmeasured()
+    return w.meter.snapshot(), w.meter.unwatched_groups(), w.meter.unmeasured()
 
 
 @torch_names.hooked

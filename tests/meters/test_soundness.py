@@ -243,9 +243,9 @@ def test_each_count_that_cannot_be_is_found(folder, change, choose, edit, words)
 
 @pytest.mark.parametrize("edit", [
     also(setter(0, "environment", {"os": "Debian GNU/Linux 9, Linux 4.9.0"}),
-         setter(-1, "audit", "skipped", "this kernel does not tell a socket's bytes")),
+         setter(-1, "audit", "skipped", "this kernel does not count a socket's bytes")),
     also(setter(0, "environment", {"os": "Darwin 23.1"}),
-         setter(-1, "audit", "skipped", "darwin does not tell a socket's bytes")),
+         setter(-1, "audit", "skipped", "darwin does not count a socket's bytes")),
     also(setter(1, "comm_meter", "none (no hook)"), setter(-1, "audit", None)),
     also(setter(1, "process_group", "nccl"), put("actual_bytes", None),
          setter(-3, "comm", {}), setter(-1, "audit", "skipped", "the bytes of nccl")),

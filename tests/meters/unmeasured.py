@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from bench_apts.contract import Backend, Hyperparameter, StepReport
 from bench_apts.core import wire
-from bench_apts.meters import audit, collective_hooks
+from bench_apts.meters import collective_hooks, procfs
 
 ARGUMENTS = {
     "raising": lambda args: Raising(),
@@ -90,9 +90,9 @@ def open_a_gap(kind):
             collective_hooks._fields = raises
         case "reading sockets of one rank":
             if dist.get_rank() == 1:
-                audit._sockets = raises
+                procfs.own_sockets = raises
         case "closing a group":
-            audit._sockets = raises
+            procfs.own_sockets = raises
             dist.destroy_process_group(dist.new_group())
 
 

@@ -146,8 +146,7 @@ def test_hits_are_ringed_and_misses_crossed(folder, seeds):
     assert (step, [one.label for one in found]) == (1, list(fixture.PACE))
     for course in found:
         axes = matplotlib.figure.Figure().subplots()
-        curves.draw_curve_ends(axes, course, "samples", "validation", context.looks[course.label],
-                    (0.9, 1.0))
+        section.draw_ends(axes, course, "samples", context.looks[course.label], (0.9, 1.0))
         drawn = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines}
         records = sorted(seeds(course.label, 4), key=lambda r: r.trial.repetition)
         hits = [r.evals[hit_bracket(r)[1]] for r in records if hit_bracket(r)]

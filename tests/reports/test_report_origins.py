@@ -95,7 +95,7 @@ def test_whatever_differs_is_listed_and_times_are_not_judged(other, change):
         assert group.unlike
         ranking = rank_optimizers(group, CostView("core_seconds", 1.0, "cpu"))
         assert ranking.unlike
-        assert ranking.leader is None
+        assert ranking.best is None
         for rival in ranking.rivals:  # sgd alone ran elsewhere
             base = ranking.reference.label if ranking.reference else None
             assert bool(rival.unlike) == ((rival.pool.cell.label == "sgd") != (base == "sgd")

@@ -16,7 +16,7 @@ from bench_apts.reports import tuning_pools as pool_module
 from bench_apts.reports.gather import gather
 from bench_apts.reports.replayed_searches import ReplayJob, ReplayProcess, Replays
 from bench_apts.reports.tuning_pools import CostView, read_pools
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.learning_curves import make_curve
 
 DRAWS = (2, -4, 3, -5, -6)
@@ -72,7 +72,8 @@ def test_without_a_job_there_is_no_process(monkeypatch):
 
 def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeypatch, tmp_path):
     asked, read, loaded = [], [], []
-    start, reader, shipped = replayed_searches.ReplayProcess, pool_module._read, fabrics._read
+    start, reader = replayed_searches.ReplayProcess, pool_module._read
+    shipped = network_model._read
 
     def started(jobs):
         asked.append(len(jobs))
@@ -81,8 +82,8 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
     monkeypatch.setattr(replay_module, "Player", started)
     monkeypatch.setattr(pool_module, "_read", lambda cell, view: (
         read.append((cell.label, cell.ranks, view)) or reader(cell, view)))
-    fabrics._shipped.cache_clear()
-    monkeypatch.setattr(fabrics, "_read", lambda path: loaded.append(path) or shipped(path))
+    network_model._shipped.cache_clear()
+    monkeypatch.setattr(network_model, "_read", lambda path: loaded.append(path) or shipped(path))
     reports.build(folder.path, ("json",), out=tmp_path / "out")
     assert asked == [4]
     assert len(read) == len(set(read))

@@ -3,13 +3,13 @@
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 
 MINE = '[mine]\nbytes_per_s = 1e9\nlatency_s = 5e-6\nsource = "measured"\n'
 
 
 def test_the_shipped_ones_are_those_of_the_design():
-    known = fabrics.load_fabrics()
+    known = network_model.load_fabrics()
     assert {name: fabric.bytes_per_s for name, fabric in known.items()} == {
         "nvlink4": 450e9, "ib-ndr": 50e9, "eth100g": 12.5e9, "eth10g": 1.25e9, "wan": 125e6}
     assert known["wan"].latency_s == 0.03
@@ -21,7 +21,7 @@ def test_the_shipped_ones_are_those_of_the_design():
 def test_own_ones_are_added_and_replace(tmp_path):
     path = tmp_path / "my.toml"
     path.write_text(MINE + MINE.replace("[mine]", "[wan]"))
-    known = fabrics.load_fabrics(path)
+    known = network_model.load_fabrics(path)
     assert known["mine"] == known["wan"]
     assert known["mine"].latency_s == 5e-6
     assert len(known) == 6
@@ -42,7 +42,7 @@ def test_mistakes_name_file_fabric_and_key(tmp_path, text, words):
     path = tmp_path / "my.toml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        fabrics.load_fabrics(path)
+        network_model.load_fabrics(path)
     assert str(caught.value).startswith(str(path))
     assert words in str(caught.value)
 
@@ -51,15 +51,15 @@ def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "my.toml"
     path.write_bytes(b"\xff")
     with pytest.raises(UserError, match="is not valid TOML"):
-        fabrics.load_fabrics(path)
+        network_model.load_fabrics(path)
 
 
 def test_nodes_are_joined_by_a_fabric_of_their_own():
-    known = fabrics.load_fabrics()
-    assert fabrics.networks(["wan"], known, 1, "nvlink4")["wan"].inner is None
-    found = fabrics.networks(["wan", "eth10g"], known, 8, "nvlink4")
+    known = network_model.load_fabrics()
+    assert network_model.networks(["wan"], known, 1, "nvlink4")["wan"].inner is None
+    found = network_model.networks(["wan", "eth10g"], known, 8, "nvlink4")
     assert list(found) == ["wan", "eth10g"]
     assert found["eth10g"] == (known["eth10g"], known["nvlink4"], 8)
     for names, inner in ((["van"], "nvlink4"), (["wan"], "nvlink")):
         with pytest.raises(UserError, match="unknown fabric"):
-            fabrics.networks(names, known, 8, inner)
+            network_model.networks(names, known, 8, inner)

@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from stats_records import record
 
 from bench_apts.core.records import DistinctCall, Traffic
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    Algorithm,
+from bench_apts.stats.modelled_training import (
     BatchScaling,
-    Fabric,
-    Interconnect,
     RecordedWork,
-    collective_seconds,
     computing,
     project,
     recorded_work,
+)
+from bench_apts.stats.network_model import (
+    COLLECTIVES,
+    Algorithm,
+    Fabric,
+    Interconnect,
+    collective_seconds,
 )
 
 RING, TREE, LEVELS, GLOO, BEST = (

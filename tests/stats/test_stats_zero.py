@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stats_records import record
 
 from bench_apts.core.currencies import CURRENCIES
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.expected_cost import (
     best_of,
@@ -19,7 +19,8 @@ from bench_apts.stats.expected_cost import (
 )
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.learning_curves import curve
-from bench_apts.stats.network_model import BatchScaling, Interconnect, project, recorded_work
+from bench_apts.stats.modelled_training import BatchScaling, project, recorded_work
+from bench_apts.stats.network_model import Interconnect
 from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import MeasuredTraining, efficiency, transfer_regret
@@ -85,7 +86,7 @@ def test_no_step_has_no_pace_and_no_model(side):
         assert len(curve(each, "samples").costs) == len(each.evals)
         done = recorded_work(each, 0.01)
         if done is not None:
-            network = Interconnect(next(iter(fabrics.load_fabrics().values())))
+            network = Interconnect(next(iter(network_model.load_fabrics().values())))
             found = project(done, 8, BatchScaling.strong, network)
             assert found is not None
             assert usable(found.step_s)

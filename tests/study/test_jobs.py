@@ -13,8 +13,8 @@ import pytest
 
 from bench_apts.core import environment as machine
 from bench_apts.core import store
-from bench_apts.study import execution
-from bench_apts.study.execution import CoreSlots, Helper, Parallelism
+from bench_apts.study.execution import fitting_jobs, trials_beside
+from bench_apts.study.shared_folder import CoreSlots, Helper, wait_for_helpers
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -29,7 +29,7 @@ def test_no_more_trials_than_the_machine_carries(
     monkeypatch.setattr(machine, "cores", lambda: have if device == "cpu" else 1)
     monkeypatch.setattr(machine, "gpu_count", lambda: have)
     study = msgspec.structs.replace(make_study("sgd", ranks=ranks), device=device)
-    found, note = execution.fitting_parallelism(asked, study)
+    found, note = fitting_jobs(asked, study)
     assert found == count
     assert (note == "") == (found == asked)
     if note:
@@ -38,9 +38,9 @@ def test_no_more_trials_than_the_machine_carries(
 
 def test_a_record_says_how_many_could_run_beside_it(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    assert [Parallelism(4).beside("cpu", ranks) for ranks in (1, 2, 4, 8, 16)] == [3, 3, 1, 0, 0]
-    assert [Parallelism(4).beside("cuda", ranks) for ranks in (1, 2)] == [3, 3]
-    assert execution.SERIAL.beside("cpu", 1) == 0
+    assert [trials_beside(4, "cpu", ranks) for ranks in (1, 2, 4, 8, 16)] == [3, 3, 1, 0, 0]
+    assert [trials_beside(4, "cuda", ranks) for ranks in (1, 2)] == [3, 3]
+    assert trials_beside(1, "cpu", 1) == 0
 
 
 def test_ranks_never_outnumber_cores(tmp_path):
@@ -50,7 +50,7 @@ def test_ranks_never_outnumber_cores(tmp_path):
         nonlocal running, most
         slots, waiting = CoreSlots(tmp_path, 4), list(sizes)
         while waiting:
-            with slots.taken(waiting[0]) as free:
+            with slots.reserve(waiting[0]) as free:
                 if free:
                     with lock:
                         running += min(waiting[0], 4)
@@ -74,15 +74,15 @@ def test_ranks_never_outnumber_cores(tmp_path):
 
 def test_cores_that_do_not_suffice_are_given_back(tmp_path):
     one, other = CoreSlots(tmp_path, 3), CoreSlots(tmp_path, 3)
-    with one.taken(2) as free:
+    with one.reserve(2) as free:
         assert free
-        with other.taken(2) as more:
+        with other.reserve(2) as more:
             assert not more
-        with other.taken(1) as more:
+        with other.reserve(1) as more:
             assert more
-    with other.taken(9) as free:  # more ranks than cores have all to themselves
+    with other.reserve(9) as free:  # more ranks than cores have all to themselves
         assert free
-        with one.taken(1) as more:
+        with one.reserve(1) as more:
             assert not more
 
 
@@ -92,13 +92,9 @@ def test_a_helper_that_fails_is_quoted():
         return Helper(subprocess.Popen([sys.executable, "-c", code], stderr=errors, text=True,
                                        stdin=subprocess.PIPE), errors)
 
-    words = execution.wait_for_helpers(
-        [
-            ended("pass"),
-            ended("import sys; sys.exit('first\\nno room')"),
-            ended("import sys; sys.exit(3)"),
-        ]
-    )
+    words = wait_for_helpers([
+        ended("pass"), ended("import sys; sys.exit('first\\nno room')"),
+        ended("import sys; sys.exit(3)")])
     assert words == ["helper 2 ended with code 1, so this command did its part: no room",
                      "helper 3 ended with code 3, so this command did its part: it said nothing"]
 

@@ -11,9 +11,8 @@ import pytest
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
-from bench_apts.study import study_shards
+from bench_apts.study.execution import StudyShard, parse_shard
 from bench_apts.study.plan import Plan
-from bench_apts.study.study_shards import StudyShard
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam,zero1,apts", "--trials", "3", "--seeds", "2",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -64,17 +63,17 @@ def test_a_follower_starts_where_its_leader_does(make_study, digits):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "2/", "/2", "a/b", "-1/2", "1/0", "1/2/3"])
 def test_what_is_no_shard(make_study, text):
     with pytest.raises(UserError, match="write which part of how many, for instance 2/8"):
-        study_shards.parse_shard(text, make_study("sgd"))
+        parse_shard(text, make_study("sgd"))
 
 
 def test_searches_that_learn_are_not_split(make_study, cli):
     study = make_study("sgd")
-    assert study_shards.parse_shard(None, study) == StudyShard(1, 1)
-    assert study_shards.parse_shard("2/8", study) == StudyShard(2, 8)
+    assert parse_shard(None, study) == StudyShard(1, 1)
+    assert parse_shard("2/8", study) == StudyShard(2, 8)
     for change in ({"sampler": "tpe"}, {"pruner": "asha"}):
         with pytest.raises(UserError, match=r"learns from .* --shared in place of --shard"):
-            study_shards.parse_shard("2/8", msgspec.structs.replace(study, **change))
-    assert study_shards.parse_shard("2/8", msgspec.structs.replace(study, sampler="tpe", trials=0))
+            parse_shard("2/8", msgspec.structs.replace(study, **change))
+    assert parse_shard("2/8", msgspec.structs.replace(study, sampler="tpe", trials=0))
     done = cli("tune", "--shard", "1/2", "--sampler", "tpe")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
 

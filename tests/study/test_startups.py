@@ -13,7 +13,7 @@ import pytest
 from bench_apts.core import errors, process_limits, store
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval
-from bench_apts.study.trial_runner import EnvironmentFailure, StartupFailures, ran_to_its_end
+from bench_apts.study.attempts import EnvironmentFailure, StartupFailures, ran_to_its_end
 
 SMALL = ("--offline", "--no-twins", "--set", "suite.budget.samples=2000", "--set",
          "suite.evaluation.every_samples=500")
@@ -219,8 +219,8 @@ def first():
 
 def test_two_failures_alike_give_an_optimizer_up():
     starts = StartupFailures()
-    assert starts.told(ended(reason="rank 0: boom")) == ""
-    assert starts.told(ended(reason="rank 1: boom")) == "rank 1: boom"
+    assert starts.add(ended(reason="rank 0: boom")) == ""
+    assert starts.add(ended(reason="rank 1: boom")) == "rank 1: boom"
     assert starts.given_up("mine", "digits", 1)
     assert starts.given_up("mine", "digits", 2), "none of it has begun anywhere"
     assert not starts.given_up("other", "digits", 1)
@@ -230,16 +230,16 @@ def test_two_failures_alike_give_an_optimizer_up():
     ended(status="interrupted"), ended(reason="bang"), ended(evals=[first()])])
 def test_what_is_not_alike_gives_nothing_up(between):
     starts = StartupFailures()
-    starts.told(ended())
-    assert starts.told(between) == ""
+    starts.add(ended())
+    assert starts.add(between) == ""
     assert not starts.given_up("mine", "digits", 1)
 
 
 def test_an_optimizer_that_begins_elsewhere_is_given_up_where_it_does_not():
     starts = StartupFailures()
-    starts.began(ended(evals=[first()], ranks=1))
-    starts.told(ended(ranks=2))
-    assert starts.told(ended(ranks=2)) == "boom"
+    starts.add_begun(ended(evals=[first()], ranks=1))
+    starts.add(ended(ranks=2))
+    assert starts.add(ended(ranks=2)) == "boom"
     assert starts.given_up("mine", "digits", 2)
     assert not starts.given_up("mine", "digits", 1)
     assert not starts.given_up("mine", "digits", 4)
@@ -247,25 +247,25 @@ def test_an_optimizer_that_begins_elsewhere_is_given_up_where_it_does_not():
 
 def test_two_optimizers_that_fail_alike_in_a_row_stop_the_study():
     starts = StartupFailures()
-    starts.told(ended())
-    starts.told(ended(label="twin", sha256="1"))  # of the same source
+    starts.add(ended())
+    starts.add(ended(label="twin", sha256="1"))  # of the same source
     with pytest.raises(EnvironmentFailure, match="boom"):
-        starts.told(ended(label="other", sha256="2"))
+        starts.add(ended(label="other", sha256="2"))
     starts = StartupFailures()
-    starts.told(ended())
-    starts.told(ended(label="third", sha256="3", evals=[first()]))
-    assert starts.told(ended(label="other", sha256="2")) == "", "a trial began in between"
+    starts.add(ended())
+    starts.add(ended(label="third", sha256="3", evals=[first()]))
+    assert starts.add(ended(label="other", sha256="2")) == "", "a trial began in between"
 
 
 def test_an_optimizer_that_hangs_twice_is_given_up_but_ends_no_study():
     starts = StartupFailures()
     hung = {"status": "timeout", "reason": "killed after 360 s", "evals": [first()]}
-    assert starts.told(ended(**hung)) == ""
-    assert starts.told(ended(label="other", sha256="2", **hung)) == ""
-    assert starts.told(ended(**hung)) == "killed after 360 s"
+    assert starts.add(ended(**hung)) == ""
+    assert starts.add(ended(label="other", sha256="2", **hung)) == ""
+    assert starts.add(ended(**hung)) == "killed after 360 s"
     assert starts.given_up("mine", "digits", 1)
-    assert starts.told(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
-    assert starts.told(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
+    assert starts.add(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
+    assert starts.add(ended(label="slow", **(hung | {"ledger": {"train_s": 120.0}}))) == ""
     assert not starts.given_up("slow", "digits", 1)
 
 

@@ -16,7 +16,7 @@ from bench_apts.study.preflight import preflight_suite
 from bench_apts.study.suite_network_checks import rehearse_batch
 from bench_apts.suites import data, returned_data, user_data
 from bench_apts.suites.suite_problem import SuiteProblem, resolved
-from bench_apts.trial.loader import Resident, stored
+from bench_apts.trial.loader import Conversion, Resident, stored
 
 CODE = """
 import numpy as np, torch
@@ -134,8 +134,9 @@ def _toml(value):
 
 def test_dictionaries_reach_the_network_as_keyword_arguments(tried):
     dataset, problem = tried("mapping")
-    batch = Resident(dataset.train_inputs, dataset.train_targets, dataset.mean, dataset.std,
-                     dataset.scale, torch.device("cpu")).take(torch.tensor([3, 1]))
+    pair = dataset.train_inputs, dataset.train_targets
+    conversion = Conversion.of(dataset, *pair, torch.device("cpu"))
+    batch = Resident(*pair, conversion).take(torch.tensor([3, 1]))
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch.inputs.items()}
     assert found == {
         "input_ids": (torch.int64, (2, 6)), "attention_mask": (torch.bool, (2, 6)),
@@ -152,7 +153,8 @@ def test_tokens_of_16_bits_stay_so_and_are_handed_out_as_they_were():
     tokens = np.array([[0, 40_000], [65_535, 7]], dtype=np.uint16)
     inputs, targets = returned_data.pair((tokens, tokens[:, 0]), "train")
     assert (inputs.dtype, targets.dtype) == (np.uint16, np.int64)  # numbers of classes are not
-    split = Resident(inputs, inputs, (0.0,), (1.0,), 1.0, torch.device("cpu"))
+    split = Resident(inputs, inputs, Conversion(
+        inputs, inputs, (0.0,), (1.0,), 1.0, torch.device("cpu")))
     batch = split.take(torch.tensor([1, 0]))
     assert batch.inputs.dtype == batch.targets.dtype == torch.int64
     assert batch.inputs.tolist() == batch.targets.tolist() == [[65_535, 7], [0, 40_000]]

@@ -15,7 +15,7 @@ from bench_apts.tasks.loss_module import LossModule, measured, model_inputs, tra
 from bench_apts.tasks.named_tasks import READY, LanguageModel, Regression
 from bench_apts.tasks.task import every_metric
 from bench_apts.trial.evaluation import evaluate
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 CPU = torch.device("cpu")
 
@@ -92,10 +92,14 @@ def test_metrics_add_up_over_any_cut(name, samples, data):
     assert whole[-1, 1] == samples
 
 
+def resident(inputs, targets, mean=(0.0,), std=(1.0,), scale=1.0):
+    return Resident(inputs, targets, Conversion(inputs, targets, mean, std, scale, CPU))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_without_gradients_gives_the_metrics_of_the_whole_split(name):
     task, network, batch = problem(name, 30)
-    split = Resident(batch.inputs.numpy(), batch.targets.numpy(), (0.0,), (1.0,), 1.0, CPU)
+    split = resident(batch.inputs.numpy(), batch.targets.numpy())
     model, loss = trained(network, task)
     found = evaluate(model, split, task, World(0, 1, CPU, 8, 100)).metrics()
     assert set(found) == set(every_metric(task))
@@ -106,7 +110,7 @@ def test_evaluation_without_gradients_gives_the_metrics_of_the_whole_split(name)
 
 def test_a_language_model_counts_tokens():
     _, network, batch = problem("language-model", 9)
-    split = Resident(batch.inputs.numpy(), batch.targets.numpy(), (0.0,), (1.0,), 1.0, CPU)
+    split = resident(batch.inputs.numpy(), batch.targets.numpy())
     found = evaluate(network, split, LanguageModel(bytes_per_token=2.0),
                      World(0, 1, CPU, 8, 100)).metrics()
     kept = batch.targets != -100
@@ -136,7 +140,7 @@ def test_a_module_of_losses_gives_values_without_gradients_too():
     (np.uint8, (4, 3, 5, 5), False), (np.float32, (4, 5), False)])
 def test_whole_numbers_stay_and_images_and_floats_are_normalised(dtype, shape, kept):
     inputs = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
-    split = Resident(inputs, np.zeros(4), (1.0,), (2.0,), 0.5, CPU)
+    split = resident(inputs, np.zeros(4), (1.0,), (2.0,), 0.5)
     found = split.take(torch.arange(4)).inputs
     expected = torch.from_numpy(inputs)
     assert found.dtype == (torch.int64 if kept else torch.float32)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench_apts.core.spec import Augment
 from bench_apts.trial.augmentation import DRAWS, Augmentation, draws
-from bench_apts.trial.loader import Order, Resident
+from bench_apts.trial.loader import Conversion, Order, Resident
 
 CPU = torch.device("cpu")
 WHOLE = Augment(crop=2, flip=True, cutout=3)
@@ -86,11 +86,16 @@ def test_a_small_image_gets_a_hole(monkeypatch, side, row, column, expected):
     assert changed(Augment(cutout=side), IMAGE).tolist() == expected
 
 
-def split(shape=(12, 3, 8, 8), chosen=WHOLE, seed=5, memory_format=torch.contiguous_format):
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    channels = shape[1] if len(shape) == 4 else 1
-    return Resident(images, np.arange(shape[0]), (0.5,) * channels, (0.2,) * channels, 1 / 255,
-                    CPU, memory_format, chosen, seed)
+def split(shape=(12, 3, 8, 8), chosen=WHOLE, seed=5, memory_format=torch.contiguous_format,
+          images=None, std=0.2):
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    channels = images.shape[1] if images.ndim == 4 else 1
+    pair = images, np.arange(len(images))
+    conversion = Conversion(*pair, (0.5,) * channels, (std,) * channels, 1 / 255, CPU,
+                            memory_format)
+    return Resident(*pair, conversion,
+                    chosen and Augmentation(chosen, seed, conversion.black))
 
 
 def seen(ranks, batch=6, steps=8, **options):
@@ -131,8 +136,7 @@ def test_the_seed_counts_and_evaluation_sees_the_images_as_they_are():
 def test_pixels_outside_are_black_and_holes_grey():
     images = np.full((500, 1, 8, 8), 255, dtype=np.uint8)
     white, black = (1 - 0.5) / 0.25, (0 - 0.5) / 0.25
-    moved = Resident(images, np.zeros(500), (0.5,), (0.25,), 1 / 255, CPU,
-                     augment=Augment(crop=2), seed=1)
+    moved = split(images=images, std=0.25, chosen=Augment(crop=2), seed=1)
     batch = next(moved.draw(iter([torch.arange(500)]))).inputs
     assert sorted(batch.unique().tolist()) == pytest.approx([black, white])
     # Moved by 0, 1 or 2 to either side: 5 of 5, 4 of 5 and so on keep a row.

@@ -4,39 +4,56 @@ import hashlib
 import math
 import os
 import pickle
+import re
 import shutil
+from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from checkpoint_study import Folder, Nobody, Ranks
 
 from bench_apts.core import store
 from bench_apts.core.records import End
-from bench_apts.trial import checkpoint_files, warmup
+from bench_apts.trial import checkpoint_files
+from bench_apts.trial.warmup import UnsupportedState, plain_state
 
 OVERRIDES = ("suite.budget.samples=1280", "suite.evaluation.every_samples=320")
 CPU = torch.device("cpu")
 
 
 def written(folder, state):
-    digest = checkpoint_files.write_rank(folder, 5, 0, state)
-    return checkpoint_files.commit(folder, checkpoint_files.Manifest("a", 1, 5, [digest]))
+    digest = checkpoint_files.write_rank(folder, 5, 0, plain_state(state))
+    return checkpoint_files.commit(folder, manifest([digest]))
+
+
+def manifest(digests, form=checkpoint_files.FORMAT):
+    return checkpoint_files.Manifest("a", 1, 5, digests, form)
+
+
+class Place(NamedTuple):
+    row: int
+    column: float
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
     shared = torch.randn(3)
     state = {
         "numbers": [0, -1, 2**62, 2**80, 0.1, -0.0, 1e-310, math.inf, -math.inf, True, None],
+        "subclasses": [np.float64(0.1), np.str_("a"), OrderedDict(a=Place(1, 2.5))],
         "text": "ä\n", 7: {(1, 2): ()}, "empty": {},
         "tensors": [torch.randn(2, 3).t(), torch.tensor(3), torch.empty(0), torch.ones(2) > 0,
                     torch.randn(4).bfloat16(), torch.arange(9, dtype=torch.uint8)[2:5]],
         "images": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
-        "one": shared, "same": (shared,), "equal": shared.clone()}
+        "one": shared, "same": (shared,), "equal": shared.clone(),
+        "nan": math.nan, "weights": torch.nn.Parameter(torch.ones(2))}
     sha256 = written(tmp_path / "checkpoints" / "a", state)
     assert checkpoint_files.problem(tmp_path / "checkpoints" / "a", 5, sha256, "a", 1) is None
     back = checkpoint_files.read_rank(tmp_path / "checkpoints" / "a", 5, 0, CPU)
     assert list(back) == list(state)
+    assert repr(back["subclasses"]) == "[0.1, 'a', {'a': (1, 2.5)}]"
     for name in ("numbers", "text", 7, "empty"):
         assert repr(back[name]) == repr(state[name])
     pairs = list(zip(back["tensors"], state["tensors"], strict=True))
@@ -46,7 +63,9 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert back["images"].stride() == state["images"].stride()
     assert back["one"] is back["same"][0]
     assert back["one"] is not back["equal"]
-    assert math.isnan(warmup.rebuild(warmup.flatten(math.nan)[0], {}, CPU))
+    assert math.isnan(back["nan"])
+    assert back["weights"].tolist() == [1, 1]
+    assert not back["weights"].requires_grad
 
 
 @pytest.mark.parametrize(("thing", "told"), [
@@ -54,15 +73,15 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     (torch.eye(2).to_sparse(), r"state\.a\.0 is a Tensor \(torch.sparse_coo\)"),
     ({object(): 1}, r"a key of state\.a\.0 is a object")])
 def test_what_is_no_data_is_refused_by_its_place(thing, told):
-    with pytest.raises(warmup.UnsupportedState, match=told):
-        warmup.flatten({"a": [thing]})
+    with pytest.raises(UnsupportedState, match=told):
+        plain_state({"a": [thing]})
 
 
 def test_nothing_on_disk_is_a_checkpoint_before_all_ranks_have_written(tmp_path):
     folder = tmp_path / "checkpoints" / "a"
     digest = checkpoint_files.write_rank(folder, 5, 0, {"a": torch.ones(3)})
     with pytest.raises(FileNotFoundError, match=r"part of rank 1 .* folder that they share"):
-        checkpoint_files.commit(folder, checkpoint_files.Manifest("a", 1, 5, [digest, digest]))
+        checkpoint_files.commit(folder, manifest([digest, digest]))
     assert [path.name for path in folder.iterdir()] == [".part-5"]
     checkpoint_files.sweep(folder)
     assert list(tmp_path.iterdir()) == []
@@ -116,7 +135,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("name", [
-    "checkpoint.json", "rank-0/state.json", "rank-0/__0_0.distcp"])
+    "checkpoint.json", "rank-0.pt"])
 @pytest.mark.parametrize("harm", [
     flip, lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.unlink(),
     lambda path: path.write_bytes(pickle.dumps(Bomb(path.with_name("bomb"))))],
@@ -139,24 +158,16 @@ def test_a_forged_checkpoint_is_not_executed_and_not_tried_twice(stopped):
     def sha256(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def change(path, *edits):
+    def change(path, old, new):
         text = path.read_text()
-        for old, new in edits:
-            assert old in text
-            text = text.replace(old, new)
-        path.write_text(text)
+        assert old in text
+        path.write_text(text.replace(old, new))
 
-    state, manifest = place / "rank-0" / "state.json", place / "checkpoint.json"
-    data = place / "rank-0" / "__0_0.distcp"
-    old = [sha256(path) for path in (data, state, manifest)]
-    places = msgspec.json.decode(state.read_bytes())["tensors"].values()
+    data, manifest = place / "rank-0.pt", place / "checkpoint.json"
+    old = [sha256(data), sha256(manifest)]
     torch.save(Bomb(bomb), data)
-    for where in places:  # each tensor is the bomb
-        change(state, (f'"offset":{where["offset"]},"length":{where["length"]}',
-                       f'"offset":0,"length":{data.stat().st_size}'))
-    change(state, (old[0], sha256(data)))
-    change(manifest, (old[1], sha256(state)))
-    change(folder.events(trial), (old[2], sha256(manifest)))
+    change(manifest, old[0], sha256(data))
+    change(folder.events(trial), old[1], sha256(manifest))
     failed = folder.run(trial)
     assert failed.end.status == "error"
     assert "weights_only" in failed.end.reason.lower(), failed.end.reason
@@ -166,7 +177,7 @@ def test_a_forged_checkpoint_is_not_executed_and_not_tried_twice(stopped):
 
 
 @pytest.mark.parametrize("name", [
-    "checkpoint.json", "rank-0/state.json", "rank-0/__0_0.distcp"])
+    "checkpoint.json", "rank-0.pt"])
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(stopped, name):
     folder, trial = stopped
     place = folder.checkpoint(trial, 640) / name
@@ -176,17 +187,23 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(stopped, name):
     assert f"{place.name} is not a regular file" in folder.notes.read_text()
 
 
-def test_a_state_nested_without_end_is_told_in_a_line(tmp_path):
-    place = tmp_path / "a" / "5"
-    (place / "rank-0").mkdir(parents=True)
-    state = b'{"state":' + b"[" * 10**6
-    (place / "rank-0" / "state.json").write_bytes(state)
-    manifest = msgspec.json.encode(checkpoint_files.Manifest(
-        "a", 1, 5, [hashlib.sha256(state).hexdigest()]))
-    (place / "checkpoint.json").write_bytes(manifest)
-    trouble = checkpoint_files.problem(
-        tmp_path / "a", 5, hashlib.sha256(manifest).hexdigest(), "a", 1)
-    assert "is damaged" in trouble
+@pytest.mark.parametrize(("content", "trouble"), [
+    (b"[" * 10**6, "is damaged"),
+    (msgspec.json.encode(manifest([64 * "0"])).replace(b"\"step\":1", b"\"step\":1e999"),
+     "is damaged"),
+    (msgspec.json.encode(manifest([64 * "0"])), "is damaged: .*rank-0.pt"),
+    (msgspec.json.encode(manifest([])), "belongs to another trial"),
+    (msgspec.json.encode(manifest([64 * "0"], 1)), "the format of another version"),
+    (msgspec.json.encode(manifest([64 * "0"], 1)).replace(b",\"format\":1", b""),
+     "the format of another version")])
+def test_a_manifest_that_cannot_be_used_is_told_in_a_line(tmp_path, content, trouble):
+    place = tmp_path / "a" / "5" / "checkpoint.json"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    found = checkpoint_files.problem(
+        tmp_path / "a", 5, hashlib.sha256(content).hexdigest(), "a", 1)
+    assert re.search(trouble, found)
+    assert "\n" not in found
 
 
 def test_what_a_killed_command_left_of_a_finished_trials_checkpoints_is_removed(

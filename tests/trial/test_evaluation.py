@@ -10,7 +10,7 @@ from harness_ranks import run_ranks
 from bench_apts.contract import World
 from bench_apts.tasks.named_tasks import Classification
 from bench_apts.trial.evaluation import SplitResult, evaluate
-from bench_apts.trial.loader import Resident
+from bench_apts.trial.loader import Conversion, Resident
 
 CPU = torch.device("cpu")
 SIZES = (1, 2, 10, 1000, 1001, 2501, 3001)  # the last: 1001, 1000 and 1000 on three ranks
@@ -35,8 +35,8 @@ class Counting(torch.nn.Module):
 
 def split(samples):
     rng = np.random.default_rng(samples)
-    return Resident(rng.standard_normal((samples, 8)).astype(np.float32),
-                    rng.integers(0, 4, samples), (0.0,), (1.0,), 1.0, CPU)
+    pair = rng.standard_normal((samples, 8)).astype(np.float32), rng.integers(0, 4, samples)
+    return Resident(*pair, Conversion(*pair, (0.0,), (1.0,), 1.0, CPU))
 
 
 def world(rank=0, size=1):

@@ -20,6 +20,7 @@ from bench_apts.core.job import CheckpointJob, RankJob
 from bench_apts.core.spec import Augment
 from bench_apts.suites import returned_data
 from bench_apts.suites.returned_data import SampleReader
+from bench_apts.trial.augmentation import Augmentation
 from bench_apts.trial.loader import Conversion, Order, Resident
 from bench_apts.trial.trial_data import Streamed
 
@@ -50,8 +51,9 @@ class Images(Noisy):
 def split(dataset, workers, seed=3, rows=None, augment=None):
     reader = SampleReader(dataset, rows, seed)
     pair = reader[[0, 1]]
-    return Streamed(reader, pair, Conversion(*pair, (0.0,), (1.0,), 1.0, CPU), workers, augment,
-                    seed)
+    conversion = Conversion(*pair, (0.0,), (1.0,), 1.0, CPU)
+    return Streamed(reader, pair, conversion, workers,
+                    augment and Augmentation(augment, seed, conversion.black))
 
 
 def drawn(dataset, workers, ranks=1, steps=9, skip=0, **options):
@@ -124,7 +126,9 @@ def test_an_evaluation_reads_every_sample_each_time(workers):
 def test_images_are_augmented_as_resident_ones_are():
     images = np.stack([np.asarray(Images()[index][0])[None] for index in range(40)])
     augment = Augment(crop=2, flip=True, cutout=2)
-    resident = Resident(images, np.arange(40), (0.0,), (1.0,), 1.0, CPU, augment=augment, seed=3)
+    pair = images, np.arange(40)
+    conversion = Conversion(*pair, (0.0,), (1.0,), 1.0, CPU)
+    resident = Resident(*pair, conversion, Augmentation(augment, 3, conversion.black))
     draws = list(itertools.islice(Order(40, 5).slices(8, 0, 1, numbered=True), 9))
     for one, other in zip(resident.draw(iter(draws)),
                           split(Images(), 1, augment=augment).draw(iter(draws)), strict=True):
@@ -254,7 +258,7 @@ def stop_and_go(connect, job, steps):
 def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeypatch):
     from bench_apts.study import resolve
     from bench_apts.study.plan import Plan
-    from bench_apts.study.scheduler import prepare_data
+    from bench_apts.study.preflight import prepare_data
 
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     (tmp_path / "noisy.py").write_text(CODE, encoding="utf-8")
