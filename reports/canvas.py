@@ -46,18 +46,18 @@ class RoundTicks(Locator):
     """Ticks of a linear axis."""
 
     def __init__(self, ticks: int, form: Callable[[float], str]) -> None:
-        """Asks for about ``ticks`` of them, labelled by ``form``."""
+        """Ask for about ``ticks`` of them, labelled by ``form``."""
         self._even = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10])
         # Times change their unit at 60 and 3600; everything else does at powers of ten.
         self._bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
 
     def __call__(self) -> Sequence[float]:
-        """Returns the ticks of the axis as it stands."""
+        """Return the ticks of the axis as it stands."""
         assert self.axis is not None
         return self.tick_values(*self.axis.get_view_interval())
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        """Returns the ticks between two values, round in the largest unit that fits."""
+        """Return the ticks between two values, round in the largest unit that fits."""
         widest = max(abs(vmin), abs(vmax))
         base = max(base for base in self._bases if base == 1 or base * _ENOUGH <= widest)
         found = self._even.tick_values(vmin / base, vmax / base)
@@ -65,7 +65,7 @@ class RoundTicks(Locator):
 
 
 def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str]) -> list[float]:
-    """Chooses the ticks of a logarithmic axis.
+    """Choose the ticks of a logarithmic axis.
 
     Args:
         low: Lower limit, positive.
@@ -94,13 +94,13 @@ def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str])
 
 
 def _leading(form: Callable[[float], str], value: float) -> str:
-    """Returns the only digit of a label that is not zero, or more if there are."""
+    """Return the only digit of a label that is not zero, or more if there are."""
     number = _NUMBER.search(units.trim(form(value)))
     return number[0].replace(".", "").replace(",", "").strip("0") if number else ""
 
 
 def _spaced_ticks(values: Sequence[float]) -> list[float]:
-    """Leaves out what lies too near to the one before."""
+    """Leave out what lies too near to the one before."""
     kept: list[float] = []
     for value in values:
         if not kept or math.log10(value / kept[-1]) >= _NEAREST:
@@ -167,7 +167,7 @@ class Figure:
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Applies the look of the report's figures, and nothing that a user has configured."""
+    """Apply the look of the report's figures, and nothing that a user has configured."""
     with mpl.rc_context():
         mpl.rcdefaults()
         with sns.axes_style("whitegrid", _THEME), mpl.rc_context(_THEME):
@@ -176,7 +176,7 @@ def theme() -> Iterator[None]:
 
 def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: float = 0.16,
           bottom: float = 0.46, top: float = 0.3) -> tuple[Drawing, Axes]:
-    """Returns an empty drawing with one set of axes; sizes and margins in inches.
+    """Return an empty drawing with one set of axes; sizes and margins in inches.
 
     Fixed margins make the panels of a row line up, whatever their labels are.
     """
@@ -189,7 +189,7 @@ def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: 
 
 
 def heading(axes: Axes, text: str) -> None:
-    """Says what is shown, at the upper left, where it reads horizontally."""
+    """Say what is shown, at the upper left, where it reads horizontally."""
     # In points from the axes: fractions of the figure move when a file is cut to its content.
     margin = axes.get_position().x0 * axes.figure.bbox.width * 72 / axes.figure.dpi
     axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(-margin, 7),
@@ -198,7 +198,7 @@ def heading(axes: Axes, text: str) -> None:
 
 def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
           limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
-    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
+    """Set one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
 
     Limits that begin at zero, as where the untrained model met the target, make it linear.
     """
@@ -297,21 +297,21 @@ def draw_marks(axes: Axes, xs: ArrayLike, ys: ArrayLike, look: Look, *, size: fl
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,
            legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
-    """Writes a drawing as SVG with legend and white ground, and without them for the page."""
+    """Write a drawing as SVG with legend and white ground, and without them for the page."""
     width, height = drawing.get_size_inches()
-    apart: list[Artist] = [
+    artists: list[Artist] = [
         drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)]
     if legend:
         handles = [handle(look, label) for label, look in legend.items()]
-        apart.append(drawing.legend(
+        artists.append(drawing.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.02, -0.02),
             ncols=min(len(handles), 4), frameon=False, fontsize=8, handlelength=3.2))
-    for name, artist in zip(figure_style.APART, (drawing.patch, *apart), strict=False):
+    for name, artist in zip(figure_style.FILE_ONLY, (drawing.patch, *artists), strict=False):
         artist.set_gid(name)
     # To measure all artists takes as long as to draw them; these stand outside of the figure.
     bounds = Bbox.union([drawing.bbox_inches, *(
         artist.get_window_extent().transformed(drawing.dpi_scale_trans.inverted())
-        for artist in apart)]).padded(_MARGIN)
+        for artist in artists)]).padded(_MARGIN)
     whole = _svg(drawing, slug, facecolor="white", bbox_inches=bounds)
     view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
             f"{72 * width:.2f} {72 * height:.2f}")
@@ -320,7 +320,7 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
 
 
 def png(figure: Figure) -> bytes:
-    """Draws a figure's file once more in pixels, 150 to the inch; within ``theme`` only."""
+    """Draw a figure's file once more in pixels, 150 to the inch; within ``theme`` only."""
     drawing, bounds = figure.drawing
     picture = io.BytesIO()
     drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches=bounds,
@@ -329,7 +329,7 @@ def png(figure: Figure) -> bytes:
 
 
 def swatch(look: Look, slug: str, label: str) -> str:
-    """Returns the legend's piece of line with marker as an SVG symbol of this id."""
+    """Return the legend's piece of line with marker as an SVG symbol of this id."""
     drawing = Drawing(figsize=(0.5, 0.16))
     FigureCanvasAgg(drawing)
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -344,13 +344,13 @@ def swatch(look: Look, slug: str, label: str) -> str:
 
 def handle(look: Look, label: str, xs: list[float] | None = None,
            ys: list[float] | None = None) -> Line2D:
-    """Returns a line that looks as this optimizer's lines do."""
+    """Return a line that looks as this optimizer's lines do."""
     return Line2D(xs or [], ys or [], color=look.color, linestyle=look.dashes,
                   marker=look.marker, markersize=5, markeredgewidth=0, label=plain(label))
 
 
 def plain(label: str, width: int = 26) -> str:
-    """Shortens a label in its middle, as ends tell more apart; drops what cannot be drawn."""
+    """Shorten a label in its middle, as its ends differ most; replace what cannot be drawn."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in label)
     if len(shown) <= width:
         return shown

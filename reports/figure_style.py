@@ -50,7 +50,7 @@ ADAPTED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {look.color: look.slot fo
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Gives each label its look, in order; beyond twelve, colours come again in other company.
+    """Give each label its look, in order; beyond twelve, colours come again in other company.
 
     A colour that comes again has another marker and another line style each time, so that no
     two of the first 144 labels look the same.
@@ -75,16 +75,16 @@ _INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stro
 _UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
 
 
-APART = ("file-ground", "file-title", "file-legend")
+FILE_ONLY = ("file-ground", "file-title", "file-legend")
 """Ids of what a figure's file needs, while the page says it in words of its own."""
 
 
 def inline(source: str, slug: str, title: str, description: str, view: str) -> str:
-    """Returns ``source`` as an ``<svg>`` element without namespaces, for use inside HTML.
+    """Return ``source`` as an ``<svg>`` element without namespaces, for use inside HTML.
 
     Args:
         source: A document written by matplotlib with ``svg.fonttype`` ``none``; groups with an
-            id of ``APART`` are left out.
+            id of ``FILE_ONLY`` are left out.
         slug: Prefix of all ids; unique in the page.
         title: What the figure is; read aloud by screen readers.
         description: What there is to see in it.
@@ -104,7 +104,7 @@ def inline(source: str, slug: str, title: str, description: str, view: str) -> s
 
 
 def symbol(source: str, slug: str) -> str:
-    """Returns ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
+    """Return ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
     root = _clean(source, slug)
     root.tag = "symbol"
     head = {"id": slug, "viewBox": root.attrib["viewBox"]}
@@ -119,7 +119,7 @@ def _clean(source: str, slug: str) -> ET.Element:
     for parent in list(root.iter()):
         for child in list(parent):
             if (child.tag == f"{_SVG}style" or child.tag.endswith("metadata")
-                    or child.attrib.get("id") in APART):
+                    or child.attrib.get("id") in FILE_ONLY):
                 parent.remove(child)
     _drop_empty(root)
     for element in root.iter():
@@ -138,7 +138,7 @@ def _clean(source: str, slug: str) -> ET.Element:
 
 
 def _references(root: ET.Element) -> dict[str, None]:
-    """Returns the ids that anything refers to, in the order of the document."""
+    """Return the ids that anything refers to, in the order of the document."""
     used: dict[str, None] = {}
     for element in root.iter():
         if _HREF in element.attrib:
@@ -150,7 +150,7 @@ def _references(root: ET.Element) -> dict[str, None]:
 
 
 def _round(element: ET.Element) -> None:
-    """Drops digits that nobody can see, of a path also the letters that go without saying."""
+    """Drop digits that nobody can see, of a path also the letters that go without saying."""
     for name in ("x", "y", "transform", "width", "height", "points"):
         if name in element.attrib:
             element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))
@@ -162,7 +162,7 @@ def _round(element: ET.Element) -> None:
 
 
 def _share(group: ET.Element) -> None:
-    """Says once on a group what all of its markers, at least two, say of their colours."""
+    """Say once on a group what all of its markers, at least two, say of their colours."""
     if group.tag != "g" or len(group) < 2 or any(child.tag != "use" for child in group):
         return
     first = group[0].attrib
@@ -176,7 +176,7 @@ def _share(group: ET.Element) -> None:
 
 
 def _unwrapped(element: ET.Element) -> list[ET.Element]:
-    """Returns an element's children, in place of groups that say nothing those inside them."""
+    """Return an element's children, in place of groups that say nothing those inside them."""
     found: list[ET.Element] = []
     for child in element:
         found += _unwrapped(child) if child.tag == "g" and not child.attrib else [child]

@@ -59,7 +59,7 @@ class ProjectedRow(NamedTuple):
         return shown.replace(units.THIN, " ")
 
     def numbers(self) -> dict[str, Plain]:
-        """Returns the row of the CSV file; what is infinite or unknown is left empty."""
+        """Return the row of the CSV file; what is infinite or unknown is left empty."""
         values = self.middle
         reached = values is not None and math.isfinite(values.to_target_s)
         return {
@@ -82,7 +82,7 @@ def project_times(
     scalings: Sequence[BatchScaling],
     algorithm: Algorithm,
 ) -> tuple[list[ProjectedRow], list[str]]:
-    """Projects each optimizer from the largest N that it was recorded with.
+    """Project each optimizer from the largest N that it was recorded with.
 
     One rank alone sends nothing that could be projected, and a meter that saw nothing neither.
 
@@ -144,7 +144,7 @@ def _recorded(mine: Sequence[ReportCell]) -> tuple[ReportCell, list[RecordedWork
 
 
 def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None], list[str]]:
-    """Returns the global minibatch that an optimizer wants at another N, None for the suite's.
+    """Return the global minibatch that an optimizer wants at another N, None for the suite's.
 
     A plug-in that is gone, or has other settings now, cannot be asked, and one that is a file is
     not: a record must not decide which code runs. The note then says so.

@@ -173,22 +173,13 @@ def load(folder: Path) -> Dataset:
     )
 
 
-def divided(
-    dataset: Dataset, validation: int, name: str, contiguous: bool = False
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+def divided(dataset: Dataset, validation: int, name: str, contiguous: bool = False
+            ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
     """Return inputs and targets of the training and of the validation split.
 
-    Of a streamed data set they are examples, those for validation taken from the training split
-    where there is no other; ``rows`` divides it.
-
-    Args:
-        dataset: The data; a validation split of its own is taken as it is.
-        validation: As in ``split``.
-        name: As in ``split``.
-        contiguous: As in ``split``.
-
-    Raises:
-        UserError: As in ``split``.
+    A validation split of the data's own is taken as it is. Of a streamed data set they are
+    examples, those for validation taken from the training split where there is no other.
+    Arguments and errors are those of ``split``.
     """
     inputs, targets = dataset.train_inputs, dataset.train_targets
     if dataset.validation_inputs is not None and dataset.validation_targets is not None:
@@ -199,30 +190,16 @@ def divided(
     return (inputs[train], targets[train]), (inputs[held], targets[held])
 
 
-def rows(
-    dataset: Dataset, validation: int, name: str, contiguous: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which samples of the training split train, and which validate.
-
-    The classes of a streamed data set are not known; its samples are divided without them.
-
-    Args:
-        dataset: The data.
-        validation: As in ``split``.
-        name: As in ``split``.
-        contiguous: As in ``split``.
-
-    Raises:
-        UserError: As in ``split``.
-    """
+def rows(dataset: Dataset, validation: int, name: str, contiguous: bool = False
+         ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ``split`` of a data set; one that is streamed is divided without its classes."""
     targets = (np.zeros(dataset.stream.lengths["train"]) if dataset.stream
                else dataset.train_targets)
     return split(targets, validation, name, contiguous)
 
 
-def split(
-    targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
+          ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide the training samples once and for all into training and validation.
 
     The division depends on the targets and the name alone: it is the same for every seed,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
 from bench_apts.core.currencies import CURRENCIES, Currency
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     currency: Annotated[Currency | None, Option(
         metavar="UNIT", help=f"What the main columns count: {', '.join(CURRENCIES)} "
                              "(GPU-seconds on CUDA). Without it, samples on CPUs and "
@@ -57,7 +55,7 @@ def command(
 
 
 def _entry(value: Value, narrow: bool) -> str:
-    """Puts the detail below where there is an edge to keep within, else beside."""
+    """Format a value with its detail: below it on a terminal, after it in a file."""
     remark = ", ".join(part for part in (value.badge, value.detail) if part)
     if not remark:
         return session.plain_text(value.text)

@@ -1,4 +1,4 @@
-"""``bench-apts power``: how many seeds and trials tell two optimizers apart."""
+"""``bench-apts power``: how many seeds and trials distinguish two optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bench-apts project``: modelled times at world sizes and on networks that nobody here has."""
+"""``bench-apts project``: modelled times at other world sizes and on other networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
 from bench_apts.stats.modelled_training import BatchScaling
@@ -21,8 +21,7 @@ _ASSUMED = (
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
     fabric: Annotated[str | None, Option(
         help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",

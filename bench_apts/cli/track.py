@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from bench_apts.cli import session
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def command(
         "--dirty", help="Measure changes that are not committed, and store nothing.")] = False,
 ) -> None:
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
-    from bench_apts.launch.elastic import Interrupted
     from bench_apts.regress import asv_tracking
 
     asv_tracking.require_asv()
@@ -45,13 +45,9 @@ def command(
                         "without storing them with --dirty")
     settings = asv_tracking.read_asv_settings(found.root)
     machine = asv_tracking.require_machine(found.root)
-    try:
+    with session.end_in_order("the numbers are not complete"):
         stored = asv_tracking.run_benchmarks(
-            found.root, settings.results, machine, named, bench or (), quick, store=not dirty
-        )
-    except Interrupted as error:
-        print("interrupted: the numbers are not complete")
-        raise typer.Exit(128 + error.number) from error
+            found.root, settings.results, machine, named, bench or (), quick, store=not dirty)
     if stored.file is None:
         print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
                                         "numbers of --dirty belong to no commit"))

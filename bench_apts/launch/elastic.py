@@ -1,4 +1,19 @@
-"""Runs trials one after another, each in fresh processes forked from a warm server."""
+"""Run trials one after another, each in fresh processes forked from a warm server.
+
+How a trial is stopped::
+
+    SIGTERM ── ask() touches the file ``stop`` and sets the alarm to ``grace_s``
+                 │  ranks see the file at their next step, write a checkpoint and return
+                 │  "interrupted"; the launcher raises ``Interrupted``
+                 ▼
+    SIGALRM ── end() raises SignalException: grace or time limit is over. torch's agent passes
+                 SIGALRM on to its ranks: each dumps its stack into its log and dies (worker.py)
+
+    SIGINT, SIGHUP, SIGQUIT ── torch's agent raises SignalException at once, and ends its ranks
+
+A second SIGTERM changes nothing. What is left of the ranks, also those that were being forked
+when a signal came, is killed before the launcher returns.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +44,15 @@ if TYPE_CHECKING:
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
 
-_HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
-"""Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
+_ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
+"""Signals that end a trial at once; torch's agent handles them while ranks run."""
 
-_AT_ONCE_S = 1e-3
-"""Stands for no time at all, as a timer that is set to 0 never rings."""
+_MIN_TIMER_S = 1e-3
+"""Stands for no time at all, as a timer that is set to 0 never expires."""
 
 
 class Interrupted(Exception):
-    """The user or the system asked the command to stop; the trial's ranks are gone."""
+    """The user or the system asked the command to stop; the trial's ranks have ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -46,41 +61,41 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Has SIGTERM and Ctrl-C end the block by ``Interrupted``.
+    """Let SIGTERM and Ctrl-C end the block by ``Interrupted``.
 
-    A SIGTERM that follows does nothing: it would cut off what the first one has ended in order.
+    A SIGTERM that follows does nothing: it would cut off what the first one ends in order.
     """
 
-    def pass_by(number: int, frame: FrameType | None) -> None:
-        """Unlike SIG_IGN, a handler is not handed on to other programs."""
+    def ignore(number: int, frame: FrameType | None) -> None:
+        """Do nothing; unlike SIG_IGN, programs that are started do not inherit a handler."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, pass_by)
+        signal.signal(signal.SIGTERM, ignore)
         raise Interrupted(number)
 
     after = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except Interrupted:
-        after = pass_by
+        after = ignore
         raise
     except KeyboardInterrupt as error:
-        after = pass_by
+        after = ignore
         raise Interrupted(signal.SIGINT) from error
     finally:
         signal.signal(signal.SIGTERM, after)
 
 
 class Launcher:
-    """Owns the warm server. Use as a context manager; one trial at a time.
+    """Runs one trial at a time; a context manager, as it owns the warm server.
 
     Args:
         preload: Modules that the trials will need, imported once in the server.
         device: ``"cpu"`` or ``"cuda"``.
-        start_method: ``"forkserver"``, or ``"spawn"`` where forking is no choice.
+        start_method: ``"forkserver"``, or ``"spawn"`` where forking is impossible.
 
     Attributes:
-        grace_s: How long a trial may take to end in order when SIGTERM asks for it, in seconds.
+        grace_s: How long a trial may take to end in order after SIGTERM, in seconds.
 
     Raises:
         UserError: The path of the temporary folder is too long, or no process can be started.
@@ -99,7 +114,7 @@ class Launcher:
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
         os.environ[PRELOAD] = ",".join(self._preload)
-        # Files of the working directory must not stand in for modules of the same name.
+        # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
         if self._device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -123,13 +138,13 @@ class Launcher:
         self._claim.release()
 
     def ready(self) -> None:
-        """Makes sure that a trial can run; on one machine it always can."""
+        """Make sure that a trial can run; on one machine it always can."""
 
     def run(self, job: RankJob, limit_s: float) -> ProcessOutcome:
-        """Runs one trial and returns when all its processes are gone.
+        """Run one trial, and return when all its processes have ended.
 
         Args:
-            job: What the ranks are told.
+            job: What the ranks run.
             limit_s: Wall-clock seconds after which the trial is killed as ``timeout``.
 
         Raises:
@@ -146,7 +161,7 @@ class Launcher:
     def _launch(
         self, job: RankJob, limit_s: float, begin: Callable[[], NodePlace]
     ) -> ProcessOutcome:
-        """Runs this node's ranks; ``begin`` returns its place among the nodes."""
+        """Run this node's ranks; ``begin`` returns its place among the nodes."""
         from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -157,9 +172,9 @@ class Launcher:
         stop = logs / "stop"
         stop.unlink(missing_ok=True)
         payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
-        asked: list[int] = []
-        with (_quiet(), processes.use_temporary_folder(self._logs),
-              _signals(stop, asked, limit_s, self.grace_s)):
+        asked: list[int] = []  # the number of the SIGTERM that asked the trial to stop
+        with (_silenced_logging(), processes.use_temporary_folder(self._logs),
+              _signal_handlers(stop, asked, limit_s, self.grace_s)):
             try:
                 results = self._run(job, logs, begin, payload)
             except KeyboardInterrupt as error:  # before the agent handles signals
@@ -189,13 +204,12 @@ class Launcher:
 
     def _run(self, job: RankJob, logs: Path, begin: Callable[[], NodePlace], payload: bytes
              ) -> dict[int, Status]:
-        """Returns the ranks' answers; however it ends, it leaves none of them."""
+        """Return the ranks' answers; however it ends, none of the ranks is left."""
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         from bench_apts.launch import rendezvous
-        from bench_apts.launch.worker import run_rank
 
         try:
             self._start_server()
@@ -207,40 +221,33 @@ class Launcher:
             if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
                 limits["shutdown_timeout"] = 3
             config = LaunchConfig(
-                min_nodes=place.nodes,
-                max_nodes=place.nodes,
-                nproc_per_node=ranks,
-                rdzv_backend=rendezvous.BACKEND,
-                rdzv_configs={"handler": handler},
-                local_addr=place.address,
-                run_id=job.trial.run_id,
-                max_restarts=0,
-                monitor_interval=0.05,
-                start_method=self._start_method,
-                **limits,
-                signals_to_handle=",".join(_HANDLED),
-                logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
-            )
-            results: dict[int, Status] = elastic_launch(config, run_rank)(payload)
+                min_nodes=place.nodes, max_nodes=place.nodes, nproc_per_node=ranks,
+                rdzv_backend=rendezvous.BACKEND, rdzv_configs={"handler": handler},
+                local_addr=place.address, run_id=job.trial.run_id, max_restarts=0,
+                monitor_interval=0.05, start_method=self._start_method, **limits,
+                signals_to_handle=",".join(_ENDING_SIGNALS),
+                logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL))
+            results: dict[int, Status] = elastic_launch(config, worker.run_rank)(payload)
             return results
-        except ChildFailedError:  # the agent has ended them
+        except ChildFailedError:  # the agent has ended its ranks
             raise
         except BaseException:
-            # A signal may have come while ranks were being forked, of which the agent then does
-            # not know, and which wait for each other.
+            # A signal may have come while ranks were being forked: the agent does not know of
+            # them, and they wait for each other.
             self._server.end_ranks()
             raise
 
 
 @contextmanager
-def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> Iterator[None]:
-    """Arms the time limit, and the ranks' stop; afterwards disarms both.
+def _signal_handlers(stop: Path, asked: list[int], limit_s: float, grace_s: float
+                     ) -> Iterator[None]:
+    """Install SIGTERM's and the time limit's handlers for the block, see the module's diagram.
 
     Args:
         stop: The file that asks the ranks to stop.
-        asked: Gets the number of the signal that asked for it.
+        asked: Receives the number of the signal that asked for it.
         limit_s: Seconds until the trial is killed.
-        grace_s: Seconds from the signal until then.
+        grace_s: Seconds from SIGTERM until then.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -248,12 +255,12 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
         if not asked:  # SLURM may send it again
             asked.append(number)
             stop.touch()
-            signal.setitimer(signal.ITIMER_REAL, max(grace_s, _AT_ONCE_S))
+            signal.setitimer(signal.ITIMER_REAL, max(grace_s, _MIN_TIMER_S))
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SignalException("time is up", signal.Signals(number))
 
-    names = ("SIGTERM", *_HANDLED)
+    names = ("SIGTERM", *_ENDING_SIGNALS)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGALRM, end)  # torch does the same, but not before the ranks start
@@ -267,8 +274,8 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the agent's log: its failures come back as outcomes."""
+def _silenced_logging() -> Iterator[None]:
+    """Silence the agent's log: its failures are returned as outcomes."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -1,8 +1,15 @@
-"""Sockets between nodes: where node 0 listens, how others reach it, and by which interface.
+"""Trials whose ranks are spread evenly over several nodes, and the nodes' control protocol.
 
-What node 0 and the other nodes of a study tell each other: JSON lines over one connection.
+The protocol is JSON lines over one TCP connection from each node to node 0, the leader::
 
-Trials whose ranks are spread evenly over several nodes.
+    node k                              node 0
+      Hello ───────────────────────────►  compares the agreements (code, study, data …)
+      ◄─────────────────────────── Welcome (or Bye with the reason)
+      ◄───────────────────────── BeginTrial    both start their ranks, which meet in node 0's store
+      RanksEnded ──────────────────────►  or StopTrial, as ranks elsewhere have failed
+      ◄──────────────────────────────── Bye    the command's exit code; either side may end so
+
+A side that closes the connection, or does not answer its kernel's probes, counts as gone.
 """
 
 from __future__ import annotations
@@ -34,9 +41,9 @@ _RETRY_S = 0.2
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens node 0's port: at an address there, at a name on all interfaces.
+    """Open node 0's port: at the address given, or for a name on all interfaces.
 
-    A host's own name often leads to its loopback interface, where nobody else comes.
+    A host's own name often leads to its loopback interface, which others cannot reach.
 
     Raises:
         UserError: The address is not this machine's, or the port is taken.
@@ -64,10 +71,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def connect(host: str, port: int, patience_s: float) -> socket.socket:
-    """Reaches node 0, which may not have begun to listen yet.
+    """Connect to node 0, which may not have begun to listen yet.
 
     Raises:
-        UserError: It does not answer in time.
+        UserError: It does not answer within ``patience_s`` seconds.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -83,17 +90,17 @@ def connect(host: str, port: int, patience_s: float) -> socket.socket:
 
 
 def interface_of(address: str) -> str | None:
-    """Returns the name of this machine's interface with an address; None if there is none."""
+    """Return the name of this machine's interface with an address; None if there is none."""
     import psutil
 
     for name, addresses in psutil.net_if_addrs().items():
-        if any(_plain(entry.address) == _plain(address) for entry in addresses):
+        if any(_bare(entry.address) == _bare(address) for entry in addresses):
             return str(name)
     return None
 
 
-def _plain(address: str) -> str:
-    """Drops the zone of an IPv6 address and the mapping of an IPv4 one."""
+def _bare(address: str) -> str:
+    """Return an address without an IPv6 zone and without the mapping of IPv4 into IPv6."""
     return address.partition("%")[0].removeprefix("::ffff:")
 
 
@@ -113,7 +120,7 @@ _SILENCE_S = 20
 
 
 class Hello(Struct, frozen=True, tag="hello"):
-    """A node comes: who it is, and what must be as on node 0 (see ``agreement``)."""
+    """A node introduces itself, with what must be equal on all nodes (``agreement``)."""
 
     node: int
     machine: dict[str, Any]
@@ -121,13 +128,13 @@ class Hello(Struct, frozen=True, tag="hello"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """Node 0 takes the node in."""
+    """Node 0 accepts the node."""
 
     hostname: str
 
 
 class BeginTrial(Struct, frozen=True, tag="begin"):
-    """Node 0 begins a trial: its number, and the port of its store on node 0."""
+    """Node 0 begins a trial, whose ranks meet in the store at ``port`` on node 0."""
 
     number: int
     job: RankJob
@@ -136,13 +143,13 @@ class BeginTrial(Struct, frozen=True, tag="begin"):
 
 
 class StopTrial(Struct, frozen=True, tag="stop"):
-    """Node 0 has given a trial up: end your ranks."""
+    """Node 0 has ended a trial early; the node ends its ranks."""
 
     number: int
 
 
 class RanksEnded(Struct, frozen=True, tag="ended"):
-    """A node's ranks are gone, this is how: an ``Outcome`` in words of its own."""
+    """A node's ranks have ended, with this ``ProcessOutcome``."""
 
     number: int
     status: Status
@@ -151,7 +158,7 @@ class RanksEnded(Struct, frozen=True, tag="ended"):
 
 
 class Bye(Struct, frozen=True, tag="bye"):
-    """The last word of either side: the exit code, and why if there is a reason to give."""
+    """The last message of either side: the exit code, and the reason if it is not 0."""
 
     code: int
     reason: str = ""
@@ -163,14 +170,14 @@ _decoder = msgspec.json.Decoder(Message)
 
 
 class ConnectionLost(Exception):
-    """The other side has closed the connection, or spoke nonsense."""
+    """The other side has closed the connection, or broke the protocol."""
 
 
 class NodeChannel:
     """One connection between node 0 and another node.
 
     Args:
-        connection: A connected TCP socket, which belongs to the channel from now on.
+        connection: A connected TCP socket, which the channel owns and closes.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -178,7 +185,7 @@ class NodeChannel:
         connection.settimeout(_SILENCE_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A machine without power or network says nothing at all.
+        # A machine without power or network closes no connection: let the kernel probe it.
         for name, value in (("TCP_KEEPIDLE", _SILENCE_S // 4), ("TCP_KEEPINTVL", _SILENCE_S // 4),
                             ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 1000 * _SILENCE_S)):
             if hasattr(socket, name):
@@ -187,14 +194,14 @@ class NodeChannel:
         self.there: str = connection.getpeername()[0]
 
     def fileno(self) -> int:
-        """The descriptor, for ``select``."""
+        """Return the descriptor, for ``select``."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Sends a message.
+        """Send a message.
 
         Raises:
-            Gone: Nobody is there.
+            ConnectionLost: The other side is gone.
         """
         try:
             self._socket.sendall(msgspec.json.encode(message) + b"\n")
@@ -202,17 +209,17 @@ class NodeChannel:
             raise ConnectionLost(error.strerror or str(error)) from error
 
     def receive(self, patience_s: float, *kinds: type[Message]) -> Message | None:
-        """Waits for a message.
+        """Wait for a message.
 
         Args:
-            patience_s: For how long to wait; 0 takes what is there.
-            kinds: What is expected.
+            patience_s: Seconds to wait; 0 for a message that has arrived.
+            kinds: The expected classes.
 
         Returns:
             The message, or None if there is none yet.
 
         Raises:
-            Gone: The connection ended, or brought something else.
+            ConnectionLost: The connection ended, or another message came.
         """
         deadline = time.monotonic() + patience_s
         while b"\n" not in self._read:
@@ -226,9 +233,8 @@ class NodeChannel:
             except OSError as error:
                 raise ConnectionLost(error.strerror or str(error)) from error
             if not more or len(self._read) > _MAX_MESSAGE_BYTES:
-                raise ConnectionLost(
-                    "it closed the connection" if not more else "it talks too much"
-                )
+                raise ConnectionLost("its message is too long" if more
+                                     else "it closed the connection")
             self._read += more
         line, _, self._read = self._read.partition(b"\n")
         try:
@@ -236,24 +242,24 @@ class NodeChannel:
         except msgspec.DecodeError as error:
             raise ConnectionLost(f"it is no bench-apts of this version ({error})") from error
         if not isinstance(message, kinds):
-            raise ConnectionLost(f"it said {type(message).__name__} out of turn")
+            raise ConnectionLost(f"it sent {type(message).__name__} out of turn")
         return message
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._socket.close()
 
 
 def close_with_code(channel: NodeChannel, code: int, reason: str = "") -> None:
-    """Says goodbye to whoever may still be there, and ends the connection."""
+    """Send ``Bye`` if the other side is still there, and close the connection."""
     with contextlib.suppress(ConnectionLost):
         channel.send(Bye(code, reason))
     channel.close()
 
 
 def exit_code_of(error: BaseException | None) -> tuple[int, str]:
-    """Returns the exit code that an error ends the command with, and what to tell the others."""
-    code = getattr(error, "exit_code", None)  # of the command line's own way to end
+    """Return the exit code that an error ends the command with, and the reason for the others."""
+    code = getattr(error, "exit_code", None)  # typer.Exit
     if isinstance(code, int):
         return code, ""
     if isinstance(error, Interrupted):
@@ -265,28 +271,24 @@ ELSEWHERE = ProcessOutcome("error", "ended because it was over on another node")
 
 
 class EndedElsewhere(Exception):
-    """A trial is over on another node, so that its ranks here are to be ended."""
+    """A trial is over on another node, so that its ranks here must end."""
 
 
 class Peers(Protocol):
-    """The other nodes, as node 0 or one of the others sees them."""
+    """The other nodes, as node 0 (node_leader.py) or another one (node_follower.py) sees them."""
 
     @property
     def address(self) -> str:
         """This node's address as the others see it."""
-        ...
 
     def ready(self) -> None:
-        """Makes sure that all of them are there."""
-        ...
+        """Make sure that all of them are there."""
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
-        """Agrees with the others on a trial; returns this node's place in it."""
-        ...
+        """Agree with the others on a trial; return this node's place in it."""
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
-        """Hears from the others how a trial ended, or tells them."""
-        ...
+        """Exchange how the trial ended on each node; return the outcome that counts."""
 
 
 class SpreadLauncher(Launcher):
@@ -303,7 +305,7 @@ class SpreadLauncher(Launcher):
         self._peers = peers
 
     def __enter__(self) -> SpreadLauncher:
-        # The way to the other nodes; NCCL finds its own unless the user names one.
+        # Gloo needs the interface that leads to the other nodes; NCCL finds it by itself.
         interface = interface_of(self._peers.address)
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -311,15 +313,15 @@ class SpreadLauncher(Launcher):
         return self
 
     def ready(self) -> None:
-        """Makes sure that all nodes are there.
+        """Make sure that all nodes are there.
 
         Raises:
-            UserError: One is gone, so that no trial can run any more.
+            UserError: One is gone, so that no further trial can run.
         """
         self._peers.ready()
 
     def run(self, job: RankJob, limit_s: float) -> ProcessOutcome:
-        """Runs this node's ranks of a trial; see ``Launcher.run``.
+        """Run this node's ranks of a trial; see ``Launcher.run``.
 
         Raises:
             Interrupted: A signal asked the command to stop.

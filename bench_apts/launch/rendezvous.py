@@ -2,8 +2,8 @@
 
 One machine is the case of a single agent. torch's dynamic c10d rendezvous numbers nodes by their
 addresses; here node 0 must have rank 0, which writes the records. Its static one leaves an agent
-in C++ calls that no signal ends and that notice a lost node after minutes. So this handler takes
-the ranks as given, and waits in Python.
+in C++ calls that no signal ends and that notice a lost node after minutes. So this handler uses
+the given ranks, and waits in Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BACKEND = "bench-apts"
-"""Name of the rendezvous among those of torch's elastic launcher."""
+"""The rendezvous's name in torch's elastic launcher."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -47,7 +47,7 @@ class _WatchedStore(PrefixStore):
         while not self.check(list(keys)):
             self._watch()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {', '.join(keys)}")
+                raise TimeoutError(f"{', '.join(keys)} did not appear in the store")
             time.sleep(_LOOK_S)
 
     def get(self, key: str) -> bytes:
@@ -66,9 +66,9 @@ class NodePlace:
     Attributes:
         nodes: How many agents there are.
         rank: Number of this one.
-        store: The trial's store, of which the ranks make use too.
+        store: The trial's store, which the ranks use too.
         address: This node's address.
-        watch: Called time and again while ranks run; raises if they are to be ended.
+        watch: Called repeatedly while ranks run; raises if they must end.
     """
 
     nodes: int
@@ -84,7 +84,7 @@ class Rendezvous(RendezvousHandler):
     Args:
         run_id: Name of the trial.
         place: This node's place in it.
-        watch: Called like that of ``place``.
+        watch: Called like ``place.watch``.
     """
 
     def __init__(self, run_id: str, place: NodePlace, watch: Callable[[], None]) -> None:
@@ -92,59 +92,59 @@ class Rendezvous(RendezvousHandler):
         self._watches = (place.watch, watch)
 
     def get_backend(self) -> str:
-        """Names the rendezvous."""
+        """Return the rendezvous's name."""
         return BACKEND
 
     @property
     def use_agent_store(self) -> bool:
-        """Whether ranks use the same store; node 0 hosts it as long as its agent runs."""
+        """Whether ranks use this store, which node 0 hosts as long as its agent runs."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Tells the agent its rank; it meets the others in the store."""
+        """Return the agent's rank, and the store in which it meets the others."""
         place = self._place
         return RendezvousInfo(
             _WatchedStore("agents", place.store, place.watch), place.rank, place.nodes,
             RendezvousStoreInfo(place.store.host, place.store.port))
 
     def num_nodes_waiting(self) -> int:
-        """Is asked by the agent whenever it has looked at its ranks; nodes never come late."""
+        """Return 0, as nodes never join late; the agent asks each time it has polled its ranks."""
         for watch in self._watches:
             watch()
         return 0
 
     def is_closed(self) -> bool:
-        """Whether nobody may join any more."""
+        """Return whether joining is over."""
         return False
 
     def set_closed(self) -> None:
-        """Does nothing: the rendezvous serves one trial."""
+        """Do nothing: the rendezvous serves one trial."""
 
     def get_run_id(self) -> str:
-        """Names the trial."""
+        """Return the trial's name."""
         return self._run_id
 
     def shutdown(self) -> bool:
-        """Does nothing: the store goes with its last user."""
+        """Do nothing: the store ends with its last user."""
         return True
 
 
 def single_node() -> NodePlace:
-    """Return the place of a node whose ranks are all of a trial's."""
+    """Return the place of a node that runs all ranks of a trial."""
     return NodePlace(1, 0, host_store(_WAIT_S), LOOPBACK, lambda: None)
 
 
 def host_store(wait_s: float) -> TCPStore:
-    """Opens a trial's store on this node, on a port that the system chooses.
+    """Open a trial's store on this node, at a port that the system chooses.
 
-    Its own ranks reach it by address: ``localhost`` is a name, which need not resolve.
+    Its own ranks reach it by address: the name ``localhost`` need not resolve.
     """
     return TCPStore(LOOPBACK, 0, None, is_master=True, timeout=timedelta(seconds=wait_s),
                     wait_for_workers=False)
 
 
 def reach_store(host: str, port: int, wait_s: float) -> TCPStore:
-    """Connects to a trial's store on node 0."""
+    """Connect to a trial's store on node 0."""
     return TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=wait_s),
                     wait_for_workers=False)
 

@@ -175,7 +175,7 @@ def stack_locations(logs: Path) -> str:
             name = frame["name"].decode(errors="replace")
             where = f"{name} ({file}, line {int(frame['line'])})"
             found.setdefault(where, []).append(int(log.parent.name))
-    parts = []
+    parts: list[str] = []
     for ranks, where in sorted((sorted(ranks), where) for where, ranks in found.items()):
         verb = "" if parts else " was" if len(ranks) == 1 else " were"
         parts.append(f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}{verb} in {where}")

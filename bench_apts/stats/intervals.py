@@ -6,7 +6,8 @@ generalised pivot are used instead: its three unknowns are drawn, each from a di
 holds at any n. docs/statistics.md has the measured coverage.
 
 Limits are order statistics, taken outwards: these are the same on the log scale, and interpolating
-between a number and infinity, which is a legal upper limit, means nothing.
+between a number and infinity, which is a legal upper limit, means nothing. ``spent`` and ``cost``
+of n trials have the shape ``(n,)``, as in ``expected_cost``.
 """
 
 from __future__ import annotations
@@ -80,10 +81,6 @@ class ErtDraws(NamedTuple):
 def ert_interval(spent: Sequence[float], cost: Sequence[float]) -> Interval | None:
     """Return the 95 % interval of the expected cost to the target, from ``ert_draws``.
 
-    Args:
-        spent: What each trial cost, shape ``(n,)``, in any currency.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-
     Returns:
         Limits in the currency of ``spent``, the upper one infinite where no trial hit, or None
         for fewer than two trials.
@@ -111,8 +108,8 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     with 95 % confidence, ``mean spent / (1 − 0.05^(1/n))``, and ``high`` is infinite.
 
     Args:
-        spent: What each trial cost, shape ``(n,)``, in any currency; positive.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
+        spent: What each trial cost.
+        cost: Its cost to the target, infinite for a miss.
         failures: Whether more failures than were seen are possible. False, which all trials must
             have hit for, draws a alone.
         seed: Seed of the generator.

@@ -170,7 +170,7 @@ def preflight_study(plan: Plan) -> None:
         UserError: One of them.
     """
     _require_torch(plan.study.device)
-    process_limits.require_address_space(process_limits.address_space())
+    process_limits.require_address_space(loaded=True)
     for suite in plan.study.suites:
         preflight_suite(plan.study, suite, plan.prepared[suite.data.name])
 

@@ -200,9 +200,10 @@ def _share_figure(context: Context, sweep: Sweep) -> Figure:
     sns.heatmap(
         np.array([[part.hits / part.trials if part.trials else 0.0 for part in row]
                   for row in bins.values()]),
-        vmin=0, vmax=1, cmap=_SHARES, cbar=False, ax=axes, linewidths=2, linecolor="none",
+        vmin=0, vmax=1, cmap=_SHARES, cbar=False, ax=axes,
         annot=[[f"{part.hits} of {part.trials}" if part.trials else units.NONE for part in row]
                for row in bins.values()], fmt="", annot_kws={"color": INK, "fontsize": 8})
+    axes.grid(False)
     axes.set_yticks(np.arange(len(sizes)) + 0.5, [f"N = {ranks}" for ranks in sizes], rotation=0)
     if sweep.searched:
         edges = [part.low for part in columns] + [columns[-1].high]

@@ -29,13 +29,8 @@ def clean(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
-def friedman(
-    rows: int = 20_000,
-    test: int = 5_000,
-    noise: float = 0.2,
-    nuisance: int = 5,
-    seed: int = 0,
-) -> GeneratedSplits:
+def friedman(rows: int = 20_000, test: int = 5_000, noise: float = 0.2, nuisance: int = 5,
+             seed: int = 0) -> GeneratedSplits:
     """Return rows of features and one noisy target each.
 
     Args:

@@ -118,7 +118,7 @@ def test_a_gate_that_is_killed_leaves_no_summary_of_another(cli, monkeypatch, tm
     monkeypatch.setattr("bench_apts.cli.check._gate", killed)
     assert cli("check", "--baseline", "HEAD", "--markdown", tmp_path / "summary.md").code == 130
     assert (tmp_path / "summary.md").read_text() == (
-        "**cannot tell: the gate did not come to its end**\n")
+        "**cannot tell: the gate did not finish**\n")
 
 
 def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):

@@ -405,8 +405,8 @@ def test_a_channel_takes_no_nonsense():
     server = socket.create_server(("127.0.0.1", 0))
     for words, why in ((b"{}\n", "no bench-apts of this version"),
                        (b"\x80\x04pickle\n", "no bench-apts of this version"),
-                       (b'{"type":"stop","number":1}\n', "said Stop out of turn"),
-                       (b"", "closed the connection"), (b"x" * 2**23, "talks too much")):
+                       (b'{"type":"stop","number":1}\n', "StopTrial out of turn"),
+                       (b"", "closed the connection"), (b"x" * 2**23, "too long")):
         other = socket.create_connection(server.getsockname())
         channel = NodeChannel(server.accept()[0])
         assert channel.receive(0.0, Hello) is None

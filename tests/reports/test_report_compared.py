@@ -344,7 +344,7 @@ def test_labels_in_brackets_and_markup_stay_as_they_are(cli, tmp_path):
 @pytest.mark.parametrize(("arguments", "said"), [
     (("{before}",), "compare takes two results folders, or one and two"),
     (("apts", "adam"), "there is no folder apts"),
-    (("{before}", "{empty}"), "is no results folder: study.json"),
+    (("{before}", "{empty}"), "is not a results folder: study.json"),
     (("{before}", "sgd", "adm"), "unknown optimizer of this study 'adm'"),
     (("{before}", "{before}", "--factor", "nan"), "--factor"),
     (("{before}", "{before}", "--factor", "inf"), "--factor inf tolerates everything"),

@@ -25,12 +25,12 @@ PATIENCE_S = 200
 
 LONG = """
 import time
-from bench_apts.reports.tuning.player import Job, Player
-from bench_apts.stats.curves import make_curve
+from bench_apts.reports.replayed_searches import ReplayJob, ReplayProcess
+from bench_apts.stats.learning_curves import make_curve
 
 steps = tuple(range(60))
 miss = make_curve(steps, tuple(0.1 for _ in steps), tuple(map(float, steps)), None, 60.0)
-with Player([Job([miss] * 40, "max", (2, 4), 40)] * 500) as player:
+with ReplayProcess([ReplayJob([miss] * 40, "max", (2, 4), 40)] * 500) as player:
     print(player._process.pid, flush=True)
     player.found()
 """
@@ -79,7 +79,7 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
         asked.append(len(jobs))
         return start(jobs)
 
-    monkeypatch.setattr(replay_module, "Player", started)
+    monkeypatch.setattr(replay_module, "ReplayProcess", started)
     monkeypatch.setattr(pool_module, "_read", lambda cell, view: (
         read.append((cell.label, cell.ranks, view)) or reader(cell, view)))
     network_model._shipped.cache_clear()

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.stats.rankings import R_MAX, area_score, performance_profiles, ratios
+from bench_apts.stats.rankings import (
+    R_MAX,
+    area_score,
+    kendall_tau,
+    on_pareto_front,
+    performance_profiles,
+    ratios,
+    stability,
+)
 
 INF = math.inf
 tables = st.lists(st.tuples(*[st.floats(0.1, 100) | st.just(INF)] * 3), min_size=8, max_size=12)
@@ -17,7 +26,7 @@ def columns(table):
     return dict(zip("abc", map(list, zip(*table, strict=True)), strict=True))
 
 
-def test_by_hand():
+def test_profiles_by_hand():
     # Eight problems: a is best on six, at 2 times the best on one, and misses one.
     costs = {"a": [1] * 6 + [2, INF], "b": [4] * 6 + [1, 5]}
     found = performance_profiles(costs)
@@ -118,3 +127,73 @@ def test_refusals():
         ratios({"a": [math.nan], "b": [1.0]})
     with pytest.raises(ValueError, match="each problem"):
         ratios({"a": [1.0, 2.0], "b": [1.0]})
+
+
+
+
+def test_tau_by_hand():
+    assert kendall_tau([1, 2, 3], [10, 20, 30]) == 1
+    assert kendall_tau([1, 2, 3], [30, 20, 10]) == -1
+    # Of three pairs one is reversed.
+    assert kendall_tau([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    # Two that both miss tie: two pairs agree, of 3 and of 2 that are untied.
+    assert kendall_tau([1, 2, 3], [1, INF, INF]) == pytest.approx(2 / math.sqrt(6))
+
+
+def test_rankings_that_distinguish_nobody_have_no_tau():
+    assert kendall_tau([1, 1, 1], [1, 2, 3]) is None
+    assert kendall_tau([1, 2], [INF, INF]) is None
+    assert kendall_tau([1], [2]) is None
+    assert kendall_tau([], []) is None
+
+
+def test_levels():
+    found = stability({0.95: {"a": 1, "b": 2, "c": 3}, 0.99: {"c": 9, "a": 4, "b": 3},
+                       1.0: {"a": INF, "b": INF, "c": INF}})
+    assert found.taus == {(0.95, 0.99): pytest.approx(1 / 3), (0.95, 1.0): None, (0.99, 1.0): None}
+    assert found.winners == {0.95: {"a"}, 0.99: {"b"}, 1.0: frozenset()}
+    assert found.winner_changes
+
+
+def test_a_level_that_nobody_hits_changes_no_winner():
+    assert not stability({0.95: {"a": 1, "b": 2}, 1.0: {"a": INF, "b": INF}}).winner_changes
+    tied = stability({0.95: {"a": 1, "b": 1}, 1.0: {"a": 2, "b": 3}})
+    assert tied.winners[0.95] == {"a", "b"}
+    assert tied.winner_changes
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="same optimizers"):
+        stability({0.95: {"a": 1}, 1.0: {"b": 1}})
+    with pytest.raises(ValueError, match="of 1 and 2"):
+        kendall_tau([1], [1, 2])
+    with pytest.raises(ValueError, match="unknown"):
+        stability({0.95: {"a": 1, "b": math.nan}, 1.0: {"a": 1, "b": 1}})
+
+
+def test_front_by_hand():
+    points = [(1, 9), (2, 4), (3, 4), (5, 1), (6, 6)]
+    assert on_pareto_front(points) == [True, True, False, True, False]
+
+
+def test_equal_points_stand_together():
+    assert on_pareto_front([(1, 2), (1, 2), (1, 3)]) == [True, True, False]
+
+
+@pytest.mark.parametrize("unknown", [math.inf, math.nan])
+def test_misses_are_on_no_front_and_beat_nobody(unknown):
+    assert on_pareto_front([(0, unknown), (3, 3), (unknown, 0)]) == [False, True, False]
+    assert on_pareto_front([(unknown, unknown)]) == [False]
+    assert on_pareto_front([]) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_everybody_else_is_beaten_by_somebody_on_the_front(seed):
+    draw = random.Random(seed)
+    points = [(draw.randint(0, 9), draw.randint(0, 9), draw.randint(0, 3)) for _ in range(40)]
+    leads = on_pareto_front(points)
+    front = {point for point, lead in zip(points, leads, strict=True) if lead}
+    for point, lead in zip(points, leads, strict=True):
+        beaten = any(other != point and all(a <= b for a, b in zip(other, point, strict=True))
+                     for other in front)
+        assert beaten is not lead
