@@ -198,7 +198,7 @@ def amortised_figure(scene: TuningScene) -> Figure | None:
         return None
     found = [] if unlike_environments(able, scene.view) else [
         each for each in crossings(able, [pool for pool in able if not pool.cell.tune])
-        if each.found.told and 1 < each.found.trainings <= _FARTHEST]
+        if each.found.is_known and 1 < each.found.trainings <= _FARTHEST]
     last = max([100.0, *(2.5 * each.found.trainings for each in found)])
     grid = np.unique(np.geomspace(1, last, _POINTS).round().astype(int)).tolist()
     drawing, axes = panel(*FIGURE_SIZE)

@@ -109,33 +109,13 @@ def _spaced_ticks(values: Sequence[float]) -> list[float]:
 
 
 _THEME: Any = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.labelsize": 8.5,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.linewidth": 0.8,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "grid.color": GRID,
-    "grid.linestyle": "-",
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "text.usetex": False,
-    "text.parse_math": False,
-}
+    **sns.axes_style("whitegrid"),
+    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 8.5,
+    "text.color": INK, "text.usetex": False, "text.parse_math": False,
+    "axes.labelsize": 8.5, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "axes.linewidth": 0.8,
+    "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+    "figure.facecolor": "none", "grid.color": GRID, "grid.linewidth": 0.7, "lines.linewidth": 1.8,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8}
 
 _MARGIN = 0.2  # inches around a figure's file
 
@@ -170,7 +150,7 @@ def theme() -> Iterator[None]:
     """Apply the look of the report's figures, and nothing that a user has configured."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        with sns.axes_style("whitegrid", _THEME), mpl.rc_context(_THEME):
+        with mpl.rc_context(_THEME):
             yield
 
 

@@ -13,7 +13,12 @@ from bench_apts.core import units
 from bench_apts.meters.soundness import ledger_gap
 from bench_apts.reports import cells, data_origin
 from bench_apts.stats.trial_costs import hit_bracket
-from bench_apts.stats.trial_origins import SPREAD, count_origins, origin_cards, origin_differences
+from bench_apts.stats.trial_origins import (
+    SIZE_TRAITS,
+    count_origins,
+    origin_cards,
+    origin_differences,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +163,7 @@ def _machine(gathered: Gathered) -> list[Caveat]:
             "Ranks on several machines",
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these."))
-    if unlike := origin_differences(origin_cards(gathered.trials), SPREAD):
+    if unlike := origin_differences(origin_cards(gathered.trials), SIZE_TRAITS):
         found.append(Caveat(
             "Trials of unlike environments",
             f"The trials differ in {count_origins(unlike)}. Times and memory are not judged where "

@@ -268,7 +268,7 @@ def _unlike(match: CellPair) -> str:
     one, two = (_records(cell) for cell in match[:2])
     within = match.groups[0] is match.groups[1]
     return (trial_origins.unlike(one) or trial_origins.unlike(two)
-            or trial_origins.unlike((*one, *two), () if within else trial_origins.CODE))
+            or trial_origins.unlike((*one, *two), () if within else trial_origins.CODE_TRAITS))
 
 
 def _power(decisions: Sequence[Decision]) -> list[str]:

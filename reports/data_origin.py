@@ -154,7 +154,7 @@ def _environment(gathered: Gathered) -> dict[str, str]:
 
 def _environments(gathered: Gathered) -> tuple[tuple[str, str], ...]:
     """List each distinct environment: whose trials ran in it, and in what it differs."""
-    found = trial_origins.shares(gathered.trials)
+    found = trial_origins.group_by_origin(gathered.trials)
     if len(found) < 2:
         return ()
     return tuple((_whose(records), ", ".join(f"{name}={value}" for name, value in values))

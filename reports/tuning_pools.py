@@ -273,7 +273,7 @@ def _payoff(mine: Pool, theirs: Pool, view: CostView) -> tuple[Value, ...]:
     start = (*opening_entries(mine.cell, view), words(other, against=other))
 
     def row(said: str, verdict: str, found: BreakEven | None = None) -> tuple[Value, ...]:
-        told = found is not None and found.told
+        told = found is not None and found.is_known
         return (
             *start,
             words(said, verdict=verdict),
@@ -308,7 +308,7 @@ def payoff_words(found: BreakEven) -> str:
     """Say in words from how many trainings on tuning pays, as far as the trials tell."""
     if found.never:
         return "never"
-    if found.told:
+    if found.is_known:
         return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
     return f"not told: {crossing_span(found.interval)}"
 
@@ -317,7 +317,7 @@ def payoff_sentence(label: str, found: BreakEven) -> str:
     """Say when tuning pays: ``tuning adam pays from 14 trainings on (10 to 22)``."""
     if found.never:
         return f"tuning {label} never pays"
-    if found.told:
+    if found.is_known:
         return f"tuning {label} pays {payoff_words(found)} ({crossing_span(found.interval)})"
     low, high = found.interval
     if math.isinf(low):

@@ -212,12 +212,12 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
             f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
             f"is not tuned; {label} comes nearest over {MANY} trainings.")
     else:
-        choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
-        text = (f"Against {other}, which is not tuned." if found.told else
+        choice = f"{said[0].upper()}{said[1:]}" if found.is_known else "Not told by these trials"
+        text = (f"Against {other}, which is not tuned." if found.is_known else
                 f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
     return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": payoff_words(found), "lowest": label, "runner_up": other,
-        "value": found.trainings if found.told else None,
+        "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
         "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 

@@ -260,7 +260,7 @@ def _networks(context: Context) -> list[Block]:
 
 def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Figure, ...]:
     """Draw for each network the time to the target against N: measured, then modelled."""
-    # At the N that were run, what the suite's own scaling mode models.
+    # An optimizer, the place of its N on the axis, and seconds.
     measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
                 for cell in group.cells if not context.crowded[group.ranks]
                 and 0 < (time := cell.to_target("train_s").median) < math.inf]
@@ -284,13 +284,14 @@ def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str,
     drawing, axes = panel(3.7, 2.7, left=0.55)
     for points in (measured, [(label, here + modelled.index(ranks), time)
                               for label, ranks, time in guessed]):
-        drawn_before = len(axes.lines)
+        before = len(axes.lines)
         data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
                             columns=["optimizer", "x", "time"])
         draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
-    for line in axes.lines[drawn_before:]:  # what is modelled
-        line.set(linestyle=":", linewidth=1, markerfacecolor="none", markeredgewidth=1.2,
-                 markeredgecolor=line.get_color())
+        if points is not measured:
+            for line in axes.lines[before:]:
+                line.set(linestyle=":", linewidth=1, markerfacecolor="none",
+                         markeredgecolor=line.get_color(), markeredgewidth=1.2)
     axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
                  edgecolor=GRID, linewidth=0, zorder=0)
     scale(axes, "y", units.format_seconds, log=True, limits=limits)
