@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.table import Plain
-    from bench_apts.stats.network_model import Interconnect, RecordedWork
+    from bench_apts.stats.modelled_training import RecordedWork
+    from bench_apts.stats.network_model import Interconnect
 
 RANKS = (8, 64, 512, 4096)
 """World sizes that a report models; `bench-apts project` takes others."""

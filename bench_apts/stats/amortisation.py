@@ -144,7 +144,7 @@ class BreakEven(NamedTuple):
     seeds: int
 
     @property
-    def told(self) -> bool:
+    def is_known(self) -> bool:
         """Whether R* is known well enough to be a number."""
         return self.seeds >= ENOUGH and _narrow(self.interval, 3.0)
 

@@ -63,11 +63,6 @@ class Ert(NamedTuple):
     trials: int
 
     @property
-    def success(self) -> float:
-        """Share of trials that hit, m/n; NaN without trials."""
-        return self.hits / self.trials if self.trials else math.nan
-
-    @property
     def bound(self) -> float:
         """What the cost exceeds with 95 % confidence where nothing hit.
 
@@ -150,6 +145,7 @@ def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     """
     _check_draws(trials, draws)
     subsets = math.comb(trials, draws)
+    # Of these, C(n − i, K − 1) hold the i-th smallest and otherwise larger ones only.
     return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))
 
 

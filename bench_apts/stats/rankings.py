@@ -52,7 +52,7 @@ def ratios(costs: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
 
     Returns:
         Ratios of the same shape, at least 1; infinite where it missed, also where all did:
-        a problem that nobody solves stays in the count.
+        a problem that no optimizer solves stays in the count.
 
     Raises:
         ValueError: No optimizer, numbers of problems differ, or a cost is not positive (bytes at
@@ -154,7 +154,7 @@ class Stability(NamedTuple):
 
     Attributes:
         taus: Kendall's τ-b of each pair of levels; None where a ranking has ties only.
-        winners: Cheapest optimizers by level, several if they tie, none if nobody hit it.
+        winners: Cheapest optimizers by level, several if they tie, none if none hit it.
     """
 
     taus: dict[tuple[float, float], float | None]
@@ -176,7 +176,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
         second: Their costs under the other conditions, in the same order.
 
     Returns:
-        τ-b, or None where one of the rankings distinguishes nobody.
+        τ-b, or None where all of a ranking tie.
 
     Raises:
         ValueError: Lengths differ, or a cost is unknown (NaN).
@@ -222,7 +222,7 @@ def on_pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
 
     Args:
         points: Costs, lower is better, shape ``(points, costs)``. A point with a cost that is
-            infinite or unknown (NaN) is on no front and beats nobody.
+            infinite or unknown (NaN) is on no front and dominates no other.
 
     Returns:
         One answer for each point; equal points are on the front together.

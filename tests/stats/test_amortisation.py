@@ -43,7 +43,7 @@ def test_the_referees_example():
     found = break_even(sgd, apts)
     assert found.trainings == INF
     # Four seeds each do not prove that either: 1.1 and 1.0 might be the other way round.
-    assert not found.told
+    assert not found.is_known
     assert not found.never
     assert 1 < found.interval.low < found.interval.high == INF
 
@@ -87,14 +87,14 @@ def test_by_hand_and_told():
     # 10 + 3 (R − 1) ≤ 5 R from 3.5 on; trainings that all cost the same leave little doubt.
     found = break_even(constant(3.0, 10.0), constant(5.0))
     assert found.trainings == 4
-    assert found.told
+    assert found.is_known
     assert found.interval.low <= 4 <= found.interval.high
 
 
 def test_never_takes_all_of_the_interval():
     found = break_even(constant(9.0, 90.0), constant(5.0))
     assert found.never
-    assert not found.told
+    assert not found.is_known
     few = break_even(constant(9.0, 90.0, seeds=4), constant(1.0, seeds=4))
     assert few.interval == (INF, INF)
     assert not few.never
@@ -122,9 +122,9 @@ def test_what_is_worth_a_number(interval, worth):
 
 def test_a_break_even_takes_eight_seeds_and_a_factor_of_three():
     narrow, wide = Interval(2.0, 6.0), Interval(2.0, 6.1)
-    assert BreakEven(4.0, narrow, 8).told
-    assert not BreakEven(4.0, narrow, 7).told
-    assert not BreakEven(4.0, wide, 8).told
+    assert BreakEven(4.0, narrow, 8).is_known
+    assert not BreakEven(4.0, narrow, 7).is_known
+    assert not BreakEven(4.0, wide, 8).is_known
     assert is_precise_enough(Interval(1.0, 2.0), 3)
 
 
