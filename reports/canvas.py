@@ -271,6 +271,8 @@ def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[st
     """
     labels = list(dict.fromkeys(data["optimizer"]))
     if labels:
+        # An axis that has a label is left alone; to name one takes as long as to draw the lines.
+        axes.set(xlabel=" ", ylabel=" ")
         sns.lineplot(
             data, x=x, y=y, hue="optimizer", style="optimizer", hue_order=labels,
             style_order=labels, palette={label: looks[label].color for label in labels},
