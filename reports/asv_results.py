@@ -1,4 +1,4 @@
-"""Reads what asv stored over commits: ``.asv/results/<machine>/<commit>-….json``, its format 2."""
+"""Read what asv stored over commits: ``.asv/results/<machine>/<commit>-….json``, its format 2."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class _ResultFile(msgspec.Struct):
 
 
 def read_history(folder: Path) -> History:
-    """Reads all result files below a folder.
+    """Read all result files below a folder.
 
     Numbers of another version of a benchmark than the present one mean something else and are
     left out, as asv does; without ``benchmarks.json`` nobody knows, and all count.
@@ -158,7 +158,7 @@ def read_history(folder: Path) -> History:
 
 
 def _values(path: Path, name: str, entry: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """Pairs each combination of parameters with its number, skipped ones left out."""
+    """Pair each combination of parameters with its number, skipped ones left out."""
     values = entry.get("result")
     places = [", ".join(value.strip("'\"") for value in combination)
               for combination in itertools.product(*(entry.get("params") or []))]

@@ -10,6 +10,7 @@ import math
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -46,18 +47,18 @@ class RoundTicks(Locator):
     """Ticks of a linear axis."""
 
     def __init__(self, ticks: int, form: Callable[[float], str]) -> None:
-        """Asks for about ``ticks`` of them, labelled by ``form``."""
+        """Ask for about ``ticks`` of them, labelled by ``form``."""
         self._even = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10])
         # Times change their unit at 60 and 3600; everything else does at powers of ten.
         self._bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
 
     def __call__(self) -> Sequence[float]:
-        """Returns the ticks of the axis as it stands."""
+        """Return the ticks of the axis as it stands."""
         assert self.axis is not None
         return self.tick_values(*self.axis.get_view_interval())
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        """Returns the ticks between two values, round in the largest unit that fits."""
+        """Return the ticks between two values, round in the largest unit that fits."""
         widest = max(abs(vmin), abs(vmax))
         base = max(base for base in self._bases if base == 1 or base * _ENOUGH <= widest)
         found = self._even.tick_values(vmin / base, vmax / base)
@@ -65,7 +66,7 @@ class RoundTicks(Locator):
 
 
 def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str]) -> list[float]:
-    """Chooses the ticks of a logarithmic axis.
+    """Choose the ticks of a logarithmic axis.
 
     Args:
         low: Lower limit, positive.
@@ -94,13 +95,13 @@ def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str])
 
 
 def _leading(form: Callable[[float], str], value: float) -> str:
-    """Returns the only digit of a label that is not zero, or more if there are."""
+    """Return the only digit of a label that is not zero, or more if there are."""
     number = _NUMBER.search(units.trim(form(value)))
     return number[0].replace(".", "").replace(",", "").strip("0") if number else ""
 
 
 def _spaced_ticks(values: Sequence[float]) -> list[float]:
-    """Leaves out what lies too near to the one before."""
+    """Leave out what lies too near to the one before."""
     kept: list[float] = []
     for value in values:
         if not kept or math.log10(value / kept[-1]) >= _NEAREST:
@@ -109,47 +110,25 @@ def _spaced_ticks(values: Sequence[float]) -> list[float]:
 
 
 _THEME: Any = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.labelsize": 8.5,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.linewidth": 0.8,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "grid.color": GRID,
-    "grid.linestyle": "-",
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.bottom": False,
-    "ytick.left": False,
-    "text.usetex": False,
-    "text.parse_math": False,
-}
+    **sns.axes_style("whitegrid"),
+    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 8.5,
+    "text.color": INK, "text.usetex": False, "text.parse_math": False,
+    "axes.labelsize": 8.5, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "axes.linewidth": 0.8,
+    "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+    "figure.facecolor": "none", "grid.color": GRID, "grid.linewidth": 0.7, "lines.linewidth": 1.8,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8}
 
 _MARGIN = 0.2  # inches around a figure's file
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure.
+    """A finished figure, which is written as SVG or PNG only when that is asked for.
 
     Attributes:
         slug: Name of its files and prefix of its ids.
         title: What it shows.
         caption: What to see in it, with what was left out.
-        inline: The ``<svg>`` element for the page.
-        files: File name to content: the same figure with legend and white ground, as SVG.
         basis: What it rests on: number of trials or seeds, target, cap.
         data: The numbers that are drawn.
         drawing: What matplotlib drew, and the part of it in inches that its files show.
@@ -158,25 +137,52 @@ class Figure:
     slug: str
     title: str
     caption: str
-    inline: str
-    files: dict[str, bytes]
     basis: str = ""
     data: Table | None = None
     drawing: tuple[Drawing, Bbox] = field(kw_only=True, repr=False, compare=False)
 
+    @cached_property
+    def svg(self) -> str:
+        """The figure with legend and white ground."""
+        drawing, bounds = self.drawing
+        with theme():
+            return _svg(drawing, self.slug, facecolor="white", bbox_inches=bounds)
+
+    @property
+    def inline(self) -> str:
+        """The ``<svg>`` element for the page, without legend and ground."""
+        drawing, bounds = self.drawing
+        width, height = drawing.get_size_inches()
+        view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
+                f"{72 * width:.2f} {72 * height:.2f}")
+        return figure_style.inline(self.svg, self.slug, self.title, self.caption, view)
+
+    def file(self) -> bytes:
+        """Return its SVG file."""
+        return self.svg.encode()
+
+    def png(self) -> bytes:
+        """Draw its file in pixels, 150 to the inch."""
+        drawing, bounds = self.drawing
+        picture = io.BytesIO()
+        with theme():
+            drawing.savefig(picture, format="png", dpi=150, facecolor="white",
+                            bbox_inches=bounds, metadata={"Software": None})
+        return picture.getvalue()
+
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Applies the look of the report's figures, and nothing that a user has configured."""
+    """Apply the look of the report's figures, and nothing that a user has configured."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        with sns.axes_style("whitegrid", _THEME), mpl.rc_context(_THEME):
+        with mpl.rc_context(_THEME):
             yield
 
 
 def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: float = 0.16,
           bottom: float = 0.46, top: float = 0.3) -> tuple[Drawing, Axes]:
-    """Returns an empty drawing with one set of axes; sizes and margins in inches.
+    """Return an empty drawing with one set of axes; sizes and margins in inches.
 
     Fixed margins make the panels of a row line up, whatever their labels are.
     """
@@ -189,7 +195,7 @@ def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: 
 
 
 def heading(axes: Axes, text: str) -> None:
-    """Says what is shown, at the upper left, where it reads horizontally."""
+    """Say what is shown, at the upper left, where it reads horizontally."""
     # In points from the axes: fractions of the figure move when a file is cut to its content.
     margin = axes.get_position().x0 * axes.figure.bbox.width * 72 / axes.figure.dpi
     axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(-margin, 7),
@@ -198,7 +204,7 @@ def heading(axes: Axes, text: str) -> None:
 
 def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = False,
           limits: tuple[float, float] | None = None, ticks: int = 5) -> None:
-    """Sets one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
+    """Set one axis: its limits, a linear or logarithmic scale, and ticks in words of ``form``.
 
     Limits that begin at zero, as where the untrained model met the target, make it linear.
     """
@@ -265,6 +271,8 @@ def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[st
     """
     labels = list(dict.fromkeys(data["optimizer"]))
     if labels:
+        # An axis that has a label is left alone; to name one takes as long as to draw the lines.
+        axes.set(xlabel=" ", ylabel=" ")
         sns.lineplot(
             data, x=x, y=y, hue="optimizer", style="optimizer", hue_order=labels,
             style_order=labels, palette={label: looks[label].color for label in labels},
@@ -297,39 +305,25 @@ def draw_marks(axes: Axes, xs: ArrayLike, ys: ArrayLike, look: Look, *, size: fl
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,
            legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
-    """Writes a drawing as SVG with legend and white ground, and without them for the page."""
-    width, height = drawing.get_size_inches()
-    apart: list[Artist] = [
+    """Add title and legend to a drawing, and return it as a figure."""
+    artists: list[Artist] = [
         drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)]
     if legend:
         handles = [handle(look, label) for label, look in legend.items()]
-        apart.append(drawing.legend(
+        artists.append(drawing.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.02, -0.02),
             ncols=min(len(handles), 4), frameon=False, fontsize=8, handlelength=3.2))
-    for name, artist in zip(figure_style.APART, (drawing.patch, *apart), strict=False):
+    for name, artist in zip(figure_style.FILE_ONLY, (drawing.patch, *artists), strict=False):
         artist.set_gid(name)
     # To measure all artists takes as long as to draw them; these stand outside of the figure.
     bounds = Bbox.union([drawing.bbox_inches, *(
         artist.get_window_extent().transformed(drawing.dpi_scale_trans.inverted())
-        for artist in apart)]).padded(_MARGIN)
-    whole = _svg(drawing, slug, facecolor="white", bbox_inches=bounds)
-    view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
-            f"{72 * width:.2f} {72 * height:.2f}")
-    return Figure(slug, title, caption, figure_style.inline(whole, slug, title, caption, view),
-                  {f"{slug}.svg": whole.encode()}, basis, data, drawing=(drawing, bounds))
-
-
-def png(figure: Figure) -> bytes:
-    """Draws a figure's file once more in pixels, 150 to the inch; within ``theme`` only."""
-    drawing, bounds = figure.drawing
-    picture = io.BytesIO()
-    drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches=bounds,
-                    metadata={"Software": None})
-    return picture.getvalue()
+        for artist in artists)]).padded(_MARGIN)
+    return Figure(slug, title, caption, basis, data, drawing=(drawing, bounds))
 
 
 def swatch(look: Look, slug: str, label: str) -> str:
-    """Returns the legend's piece of line with marker as an SVG symbol of this id."""
+    """Return the legend's piece of line with marker as an SVG symbol of this id."""
     drawing = Drawing(figsize=(0.5, 0.16))
     FigureCanvasAgg(drawing)
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -344,13 +338,13 @@ def swatch(look: Look, slug: str, label: str) -> str:
 
 def handle(look: Look, label: str, xs: list[float] | None = None,
            ys: list[float] | None = None) -> Line2D:
-    """Returns a line that looks as this optimizer's lines do."""
+    """Return a line that looks as this optimizer's lines do."""
     return Line2D(xs or [], ys or [], color=look.color, linestyle=look.dashes,
                   marker=look.marker, markersize=5, markeredgewidth=0, label=plain(label))
 
 
 def plain(label: str, width: int = 26) -> str:
-    """Shortens a label in its middle, as ends tell more apart; drops what cannot be drawn."""
+    """Shorten a label in its middle, as its ends differ most; replace what cannot be drawn."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in label)
     if len(shown) <= width:
         return shown

@@ -70,7 +70,7 @@ class CurveBand:
 
 
 def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
-    """Returns every evaluation of every seed, one row each: the data of all curves."""
+    """Return every evaluation of every seed, one row each: the data of all curves."""
     rows: list[dict[str, Any]] = []
     for group in groups:
         for cell in group.cells:
@@ -96,7 +96,7 @@ def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
 
 def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,
                 columns: Sequence[str]) -> tuple[list[CurveBand], int]:
-    """Thins the curves of one suite and N, and finds what all seeds of an optimizer have.
+    """Thin the curves of one suite and N, and find what all seeds of an optimizer have.
 
     Args:
         data: Rows of ``curve_frame``.

@@ -1,12 +1,12 @@
-"""How an optimizer looks: one colour, marker and line style throughout a report.
+"""How an optimizer looks, and matplotlib's SVG made fit to stand inside a page.
 
-The colours keep apart for the common kinds of colour blindness and have a contrast of at least
-3 : 1 on the light and on the dark page; marker and line style say the same without colour.
+An optimizer has one colour, marker and line style throughout a report. The colours differ for the
+common kinds of colour blindness too, and have a contrast of at least 3 : 1 on the light and on
+the dark page; marker and line style say the same without colour.
 
-Makes matplotlib's SVG fit to stand inside a page: small, recolourable and unambiguous.
-
-Style attributes become presentation attributes (a strict Content-Security-Policy forbids the
-former), known colours get CSS classes (dark mode), every id gets the figure's name in front.
+In an SVG, style attributes become presentation attributes (a strict Content-Security-Policy
+forbids the former), known colours get CSS classes (dark mode), and every id gets the figure's
+name in front. Digits that nobody can see are dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
 
 class Look(NamedTuple):
     """The slot names the CSS classes ``c0`` …; ``color`` is the one of the light page."""
@@ -50,10 +51,10 @@ ADAPTED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {look.color: look.slot fo
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Gives each label its look, in order; beyond twelve, colours come again in other company.
+    """Return each label's look, in order.
 
-    A colour that comes again has another marker and another line style each time, so that no
-    two of the first 144 labels look the same.
+    Beyond twelve a colour comes again, with another marker and another line style each time, so
+    that no two of the first 144 labels look the same.
     """
     given = {}
     for index, label in enumerate(labels):
@@ -75,16 +76,16 @@ _INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stro
 _UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
 
 
-APART = ("file-ground", "file-title", "file-legend")
+FILE_ONLY = ("file-ground", "file-title", "file-legend")
 """Ids of what a figure's file needs, while the page says it in words of its own."""
 
 
 def inline(source: str, slug: str, title: str, description: str, view: str) -> str:
-    """Returns ``source`` as an ``<svg>`` element without namespaces, for use inside HTML.
+    """Return ``source`` as an ``<svg>`` element without namespaces, for use inside HTML.
 
     Args:
         source: A document written by matplotlib with ``svg.fonttype`` ``none``; groups with an
-            id of ``APART`` are left out.
+            id of ``FILE_ONLY`` are left out.
         slug: Prefix of all ids; unique in the page.
         title: What the figure is; read aloud by screen readers.
         description: What there is to see in it.
@@ -104,7 +105,7 @@ def inline(source: str, slug: str, title: str, description: str, view: str) -> s
 
 
 def symbol(source: str, slug: str) -> str:
-    """Returns ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
+    """Return ``source`` as a ``<symbol>`` of id ``slug``, drawn wherever ``<use>`` names it."""
     root = _clean(source, slug)
     root.tag = "symbol"
     head = {"id": slug, "viewBox": root.attrib["viewBox"]}
@@ -116,12 +117,8 @@ def symbol(source: str, slug: str) -> str:
 def _clean(source: str, slug: str) -> ET.Element:
     root = ET.fromstring(source)
     names = {name: f"{slug}-{index}" for index, name in enumerate(_references(root))}
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if (child.tag == f"{_SVG}style" or child.tag.endswith("metadata")
-                    or child.attrib.get("id") in APART):
-                parent.remove(child)
-    _drop_empty(root)
+    for parent in reversed([*root.iter()]):  # what loses all its children may go with them
+        parent[:] = [child for child in parent if not _is_needless(child)]
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         _restyle(element)
@@ -138,7 +135,7 @@ def _clean(source: str, slug: str) -> ET.Element:
 
 
 def _references(root: ET.Element) -> dict[str, None]:
-    """Returns the ids that anything refers to, in the order of the document."""
+    """Return the ids that anything refers to, in the order of the document."""
     used: dict[str, None] = {}
     for element in root.iter():
         if _HREF in element.attrib:
@@ -150,7 +147,7 @@ def _references(root: ET.Element) -> dict[str, None]:
 
 
 def _round(element: ET.Element) -> None:
-    """Drops digits that nobody can see, of a path also the letters that go without saying."""
+    """Drop digits that nobody can see, of a path also the letters that go without saying."""
     for name in ("x", "y", "transform", "width", "height", "points"):
         if name in element.attrib:
             element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))
@@ -162,7 +159,7 @@ def _round(element: ET.Element) -> None:
 
 
 def _share(group: ET.Element) -> None:
-    """Says once on a group what all of its markers, at least two, say of their colours."""
+    """Say once on a group what all of its markers, at least two, say of their colours."""
     if group.tag != "g" or len(group) < 2 or any(child.tag != "use" for child in group):
         return
     first = group[0].attrib
@@ -176,18 +173,18 @@ def _share(group: ET.Element) -> None:
 
 
 def _unwrapped(element: ET.Element) -> list[ET.Element]:
-    """Returns an element's children, in place of groups that say nothing those inside them."""
+    """Return an element's children, in place of groups that say nothing those inside them."""
     found: list[ET.Element] = []
     for child in element:
         found += _unwrapped(child) if child.tag == "g" and not child.attrib else [child]
     return found
 
 
-def _drop_empty(root: ET.Element) -> None:
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == f"{_SVG}defs" and not len(child):
-                parent.remove(child)
+def _is_needless(element: ET.Element) -> bool:
+    """Say whether the page does without an element: styles, metadata, what is for files alone."""
+    return (element.tag == f"{_SVG}style" or element.tag.endswith("metadata")
+            or element.attrib.get("id") in FILE_ONLY
+            or (element.tag == f"{_SVG}defs" and not len(element)))
 
 
 def _restyle(element: ET.Element) -> None:

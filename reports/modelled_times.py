@@ -12,14 +12,8 @@ from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.reports import cells
 from bench_apts.reports.table import Table, Value, grouped_table, name, number, words
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    Algorithm,
-    BatchScaling,
-    Projection,
-    project,
-    recorded_work,
-)
+from bench_apts.stats.modelled_training import BatchScaling, Projection, project, recorded_work
+from bench_apts.stats.network_model import COLLECTIVES, Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +21,8 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.table import Plain
-    from bench_apts.stats.network_model import Interconnect, RecordedWork
+    from bench_apts.stats.modelled_training import RecordedWork
+    from bench_apts.stats.network_model import Interconnect
 
 RANKS = (8, 64, 512, 4096)
 """World sizes that a report models; `bench-apts project` takes others."""
@@ -65,7 +60,7 @@ class ProjectedRow(NamedTuple):
         return shown.replace(units.THIN, " ")
 
     def numbers(self) -> dict[str, Plain]:
-        """Returns the row of the CSV file; what is infinite or unknown is left empty."""
+        """Return the row of the CSV file; what is infinite or unknown is left empty."""
         values = self.middle
         reached = values is not None and math.isfinite(values.to_target_s)
         return {
@@ -88,7 +83,7 @@ def project_times(
     scalings: Sequence[BatchScaling],
     algorithm: Algorithm,
 ) -> tuple[list[ProjectedRow], list[str]]:
-    """Projects each optimizer from the largest N that it was recorded with.
+    """Project each optimizer from the largest N that it was recorded with.
 
     One rank alone sends nothing that could be projected, and a meter that saw nothing neither.
 
@@ -150,7 +145,7 @@ def _recorded(mine: Sequence[ReportCell]) -> tuple[ReportCell, list[RecordedWork
 
 
 def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None], list[str]]:
-    """Returns the global minibatch that an optimizer wants at another N, None for the suite's.
+    """Return the global minibatch that an optimizer wants at another N, None for the suite's.
 
     A plug-in that is gone, or has other settings now, cannot be asked, and one that is a file is
     not: a record must not decide which code runs. The note then says so.

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
 from bench_apts.reports import caveats
-from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.canvas import swatch, theme
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
@@ -34,11 +34,11 @@ from bench_apts.reports.section_parts import (
     StudyContext,
 )
 from bench_apts.reports.sections import decision_boxes, find_sections, trial_detail
-from bench_apts.reports.table import MOST_ROWS, csv, frame_csv, unstable_winner
+from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.core.spec import Suite
     from bench_apts.reports.asv_results import History
@@ -62,8 +62,8 @@ def add_uncertainty(part: Part, decision: Part) -> Part:
 
 def uncertainty_sentence(decision: Part) -> str:
     """Say in one sentence where the boxes name no winner; "" if they do everywhere."""
-    boxes = [box for block in decision.blocks if isinstance(block, Boxes)
-             for box in block.boxes if box.answers and box.answers[0].numbers["runner_up"]]
+    boxes = [box for box in decision.boxes
+             if box.answers and box.answers[0].numbers["runner_up"]]
     places: dict[str, list[str]] = {}
     for box in boxes:
         if box.verdict in _UNCERTAIN:
@@ -77,7 +77,7 @@ def uncertainty_sentence(decision: Part) -> str:
 def render_page(
     *, symbols: dict[str, str], template: str = "report.html.j2", **context: Any
 ) -> str:
-    """Returns the HTML of a report.
+    """Return the HTML of a report.
 
     Args:
         symbols: Each optimizer's legend mark, an SVG symbol.
@@ -103,7 +103,7 @@ def render_page(
 
 
 def _joined(value: Any) -> Any:
-    """Keeps a percent sign on the line of its number; what is markup already stays as it is."""
+    """Keep a percent sign on the line of its number; what is markup already stays as it is."""
     return (re.sub(r"(?<=\d) %", f"{units.THIN}%", value)
             if isinstance(value, str) and not isinstance(value, Markup) else value)
 
@@ -113,13 +113,13 @@ def _hash(text: str) -> str:
 
 
 def _shared(figures: Sequence[Figure]) -> Table | None:
-    """Returns the table that several figures side by side were all drawn from."""
+    """Return the table that several figures side by side were all drawn from."""
     first = figures[0].data
     return first if len(figures) > 1 and all(f.data is first for f in figures) else None
 
 
 def _palette() -> str:
-    """Returns the CSS that recolours the optimizers' colours in dark mode."""
+    """Return the CSS that recolours the optimizers' colours in dark mode."""
     light = "".join(f"--{look.slot}:{look.color};" for look in LOOKS)
     dark = "".join(f"--{look.slot}:{look.dark};" for look in LOOKS)
     names = ["ink", "muted", "grid", *(look.slot for look in LOOKS)]
@@ -150,8 +150,8 @@ class ReportOutput:
     """Everything that a report consists of.
 
     Attributes:
-        html: The page.
-        files: Content of tables and figures by path relative to the page's folder.
+        page: Writes the page as HTML.
+        files: Writes tables and figures, by path relative to the page's folder.
         gathered: The study.
         chapters: What the page shows of each suite.
         overall: What it shows of no suite in particular.
@@ -161,8 +161,8 @@ class ReportOutput:
         warnings: What has to be read before any number.
     """
 
-    html: str
-    files: dict[str, bytes]
+    page: Callable[[], str]
+    files: dict[str, Callable[[], bytes]]
     gathered: Gathered
     chapters: tuple[Chapter, ...]
     overall: tuple[Part, ...]
@@ -172,15 +172,12 @@ class ReportOutput:
     warnings: list[str]
 
 
-def compose_report(
-    gathered: Gathered, found: History | None = None, *, png: bool = False
-) -> ReportOutput:
-    """Draws all figures, fills all tables and renders the page.
+def compose_report(gathered: Gathered, found: History | None = None) -> ReportOutput:
+    """Draw all figures and fill all tables; the page and files are written on demand.
 
     Args:
         gathered: The study.
-        found: Numbers over commits to show beside it, if any.
-        png: Whether the figures are wanted as PNG, too, which takes as long as all the rest.
+        found: Numbers over commits to show with it, if any.
     """
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
@@ -192,29 +189,26 @@ def compose_report(
                    for index, label in enumerate(labels)}
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
+    drawn = [figure for part in parts for figure in part.figures]
     sources = [table for table in (trial_detail.trials_table(gathered.trials),
-                                   trial_detail.figures_table([*_figures(parts)])) if table.rows]
-    told = [*caveats.all_caveats(gathered),
-            *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
+                                   trial_detail.figures_table(drawn)) if table.rows]
+    notes = [*caveats.all_caveats(gathered),
+             *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
     origin = provenance_cards(gathered)
     warnings = [
         line for group in gathered.groups if (line := unstable_winner(group, view.currency))
     ]
-    html = render_page(
-        gathered=gathered, study=gathered.file.study, chapters=chapters, labels=labels,
-        marks={label: f"mark{index}" for index, label in enumerate(labels)},
-        symbols=symbols, caveats=told, cards=origin, warnings=warnings,
+    page = partial(
+        render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
+        labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
+        symbols=symbols, caveats=notes, cards=origin, warnings=warnings,
         sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
-    tables = _rows([*_tables(parts), *sources], parts)
-    files = {f"tables/{name}.csv": csv(rows) for name, rows in tables.items()}
-    for figure in _figures(parts):
-        files |= {f"figures/{name}": content for name, content in figure.files.items()}
-    if png:
-        with theme():
-            files |= {f"figures/{f.slug}.png": pixels(f) for f in _figures(parts)}
-    files["tables/curves.csv"] = frame_csv(contexts[0].curves)
-    return ReportOutput(html, files, gathered, chapters, overall, tables, told, origin, warnings)
+    tables = _rows([*(table for part in parts for table in part.tables), *sources], parts)
+    files = {f"tables/{name}.csv": partial(csv_bytes, rows) for name, rows in tables.items()}
+    files["tables/curves.csv"] = partial(frame_csv, contexts[0].curves)
+    return ReportOutput(page, files | figure_files(drawn), gathered, chapters, overall, tables,
+                        notes, origin, warnings)
 
 
 def _build(study: StudyContext) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
@@ -252,35 +246,21 @@ def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
     return found
 
 
-def _figures(parts: Iterable[Part]) -> Iterator[Figure]:
-    for part in parts:
-        for block in part.blocks:
-            if isinstance(block, Pictures):
-                yield from block.figures
-
-
-def _tables(parts: Iterable[Part]) -> list[Table]:
-    """All tables once, those behind figures too, which may share one."""
-    found: list[Table] = []
-    for part in parts:
-        for block in part.blocks:
-            mine = ([block.table] if isinstance(block, Listing) else
-                    [figure.data for figure in block.figures if figure.data]
-                    if isinstance(block, Pictures) else [])
-            for table in mine:
-                if all(table is not other for other in found):
-                    found.append(table)
-    return found
+def figure_files(figures: Iterable[Figure]) -> dict[str, Callable[[], bytes]]:
+    """Return what writes some figures as SVG and PNG, by path."""
+    files: dict[str, Callable[[], bytes]] = {}
+    for figure in figures:
+        files[f"figures/{figure.slug}.svg"] = figure.file
+        files[f"figures/{figure.slug}.png"] = figure.png
+    return files
 
 
 def _rows(tables: Iterable[Table], parts: Iterable[Part]) -> dict[str, list[dict[str, Plain]]]:
-    """The rows of all CSV files by name; tables of several suites and N share one."""
+    """Return the rows of all CSV files by name; tables of several suites and N share one."""
     rows: dict[str, list[dict[str, Plain]]] = {}
-    for table in tables:
+    # Figures may share a table, whose rows count once.
+    for table in {id(table): table for table in tables}.values():
         rows.setdefault(table.name, []).extend(table.records())
-    for part in parts:
-        for block in part.blocks:
-            if isinstance(block, Boxes):
-                rows.setdefault(block.name, []).extend(
-                    dict(answer.numbers) for box in block.boxes for answer in box.answers)
+    for box in (box for part in parts for box in part.boxes):
+        rows.setdefault("decision", []).extend(dict(answer.numbers) for answer in box.answers)
     return rows

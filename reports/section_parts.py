@@ -7,14 +7,12 @@ have the very same ``data`` object show it once, below them all.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun
-from bench_apts.plugins import registry
 from bench_apts.reports.canvas import finish
 from bench_apts.reports.table import Table, Value, hits_of_trials, name, number
 
@@ -25,15 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins.optimizer_contract import Backend
     from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
-    from bench_apts.reports.cells import CellGroup, ReportCell
+    from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.replayed_searches import Replays
     from bench_apts.reports.table import DecisionVerdict, Plain
     from bench_apts.reports.tuning_pools import CostView, Pool
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -42,7 +40,7 @@ class Pictures:
     Attributes:
         figures: At least one.
         heading: What they are about, for instance ``"N = 2"``; "" for no heading.
-        aside: What is to be known beside the heading, "" for nothing.
+        aside: A remark that follows the heading, "" for none.
         key: What the marks in the figures mean, "" if they need no words.
         wide: Two in a row instead of three.
     """
@@ -100,7 +98,7 @@ class Box:
         headline: The main answer in one sentence.
         answers: To all questions.
         remarks: What else a reader should know, a sentence each.
-        warning: A short note beside the heading, "" for none.
+        warning: A short note next to the heading, "" for none.
     """
 
     heading: str
@@ -113,15 +111,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Decision boxes side by side; ``bench_apts.reports`` writes their numbers to a CSV file.
-
-    Attributes:
-        boxes: At least one.
-        name: The CSV file's name without suffix.
-    """
+    """Decision boxes side by side, at least one; ``tables/decision.csv`` has their numbers."""
 
     boxes: tuple[Box, ...]
-    name: str = "decision"
 
 
 Block = Pictures | Listing | Prose | Boxes
@@ -143,9 +135,31 @@ class Part:
     slug: str
     title: str
     finding: str
-    blocks: tuple[Block, ...] = field(default=())
+    blocks: tuple[Block, ...] = ()
     legend: bool = False
     drawn: tuple[str, ...] = ()
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures of its blocks."""
+        return [figure for block in self.blocks if isinstance(block, Pictures)
+                for figure in block.figures]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables of its blocks, those behind figures too."""
+        found: list[Table] = []
+        for block in self.blocks:
+            if isinstance(block, Listing):
+                found.append(block.table)
+            elif isinstance(block, Pictures):
+                found += [figure.data for figure in block.figures if figure.data]
+        return found
+
+    @property
+    def boxes(self) -> list[Box]:
+        """All decision boxes of its blocks."""
+        return [box for block in self.blocks if isinstance(block, Boxes) for box in block.boxes]
 
 
 @dataclass(frozen=True)
@@ -221,11 +235,11 @@ class Context:
                       {label: self.looks[label] for label in drawn}, basis=basis, data=data)
 
     def size(self, ranks: int) -> str:
-        """Heading of what is about one N; a dagger marks times that measure the machine."""
+        """Return the heading of an N; a dagger marks times that measure the machine."""
         return f"N = {ranks}{' †' if self.crowded[ranks] else ''}"
 
     def noise(self, ranks: int) -> str:
-        """How far the times of equal trials are apart at one N; "" where nobody knows."""
+        """Say how far the times of equal trials are apart at one N; "" if unknown."""
         (group,) = (group for group in self.groups if group.ranks == ranks)
         return (f"times of equal trials: up to {units.times(group.noise.factor)} apart"
                 if group.noise else "")
@@ -252,7 +266,7 @@ class StudyContext(NamedTuple):
 
 
 def basis_sentence(context: Context, groups: Iterable[CellGroup]) -> str:
-    """Says how many final trainings of each optimizer there are, and the suite's conditions."""
+    """Say how many final trainings of each optimizer there are, and the suite's conditions."""
     counts = sorted({len(cell.seeds) for group in groups for cell in group.cells if cell.seeds})
     if not counts:
         return f"No final training. {context.conditions}"
@@ -263,7 +277,7 @@ def basis_sentence(context: Context, groups: Iterable[CellGroup]) -> str:
 
 
 def final_hits(groups: Iterable[CellGroup]) -> tuple[int, int]:
-    """Counts the final trainings that reached the target, and all of them."""
+    """Count the final trainings that reached the target, and all of them."""
     finals = [outcome for group in groups for cell in group.cells for outcome in cell.finals]
     return sum(outcome.hit for outcome in finals), len(finals)
 
@@ -293,21 +307,21 @@ class TuningScene(NamedTuple):
         return f"{self.context.prefix}-n{self.ranks}"
 
     def slug(self, figure: str) -> str:
-        """Returns the name of a figure's files."""
+        """Return the name of a figure's files."""
         return f"{self.stem}-{figure}"
 
     def title(self, text: str) -> str:
-        """Returns a figure's title."""
+        """Return a figure's title."""
         return f"{self.context.suite.name}, N = {self.ranks}: {text}"
 
     @property
     def searches(self) -> list[Pool]:
         """Those with a bill and trials of their own: a search that served several counts once."""
-        return [pool for pool in self.pools if pool.ert.total and not pool.cell.leader]
+        return [pool for pool in self.pools if pool.ert.total and not pool.cell.search_owner]
 
     @property
     def basis(self) -> str:
-        """Says how many trials the figures rest on, and the suite's conditions."""
+        """How many trials the figures rest on, and the suite's conditions."""
         parts = [_trial_numbers([pool for pool in self.searches if bool(pool.cell.tune) == tuned],
                           "trial" if tuned else "seed",
                           "tuned optimizer" if tuned else "optimizer without tuning")
@@ -316,30 +330,30 @@ class TuningScene(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """Names the currency where its unit does not say it, for instance in a heading."""
+        """The currency where its unit does not say it, for instance in a heading."""
         return f", in {currency_noun(self.view.currency, self.view.device)}"
 
     @property
     def axis(self) -> Callable[[float], str]:
-        """Formats costs on an axis whose title says what they are counted in."""
+        """Format of costs on an axis whose title says what they are counted in."""
         return CURRENCIES[self.view.currency].form
 
     def legend(self, pools: Iterable[Pool]) -> dict[str, Look]:
-        """Returns the looks of what is drawn."""
+        """Return the looks of what is drawn."""
         return {pool.cell.label: self.context.looks[pool.cell.label] for pool in pools}
 
     @property
-    def followers(self) -> str:
+    def shared_searches(self) -> str:
         """Says whose trials are another's and therefore not drawn; "" if there are none."""
         shared: dict[str, list[str]] = {}
         for pool in self.pools:
-            if pool.cell.leader:
-                shared.setdefault(pool.cell.leader, []).append(pool.cell.label)
-        return "".join(f" Not drawn, as {leader}'s search served: {units.listing(who)}."
-                       for leader, who in shared.items())
+            if pool.cell.search_owner:
+                shared.setdefault(pool.cell.search_owner, []).append(pool.cell.label)
+        return "".join(f" Not drawn, as {owner}'s search served: {units.listing(who)}."
+                       for owner, who in shared.items())
 
     def missed(self, pools: Iterable[Pool]) -> str:
-        """Says who never reached the target and what was spent in vain; "" if all did."""
+        """Say who never reached the target and what was spent in vain; "" if all did."""
         lost = [f"{pool.cell.label} ({hits_of_trials(0, pool.ert.trials)}, "
                 f"{self.view.more_than(pool.ert.bound)})" for pool in pools if not pool.ert.hits]
         return f" Not drawn: {units.listing(lost)}." if lost else ""
@@ -352,24 +366,12 @@ def untuned_reference(pools: Sequence[Pool]) -> Pool | None:
     without tuning reached the target.
     """
     free = [pool for pool in pools if not pool.cell.tune and pool.ert.hits and pool.ert.total]
-    family = [pool for pool in free if family_of(pool.cell)]
+    family = [pool for pool in free if pool.cell.family]
     return min(family or free, key=lambda pool: pool.ert.cost, default=None)
 
 
-def family_of(cell: ReportCell) -> str:
-    """Return the family that an optimizer declares, "" if it is not installed or has none."""
-    backend = declared(cell)
-    return backend.family if backend else ""
-
-
-def declared(cell: ReportCell) -> Backend | None:
-    """Return the installed backend of a cell's trials, for what it declares of itself."""
-    plugin = next((record.trial.plugin for record in (*cell.own, *cell.draws)), "")
-    return registry.installed_backend(plugin)
-
-
 def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
-    """Says how many trials most have, and who has another number."""
+    """Say how many trials most have, and who has another number."""
     if not pools:
         return ""
     counts = Counter(pool.ert.trials for pool in pools)
@@ -378,11 +380,6 @@ def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
               if pool.ert.trials != usual]
     return (f"{units.plural(usual, kind)} of each {whose}"
             + (f" ({', '.join(others)})" if others else ""))
-
-
-def finite(value: float | None) -> float | None:
-    """Returns a number as tables keep it: None where it is infinite or there is none."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def opening(context: Context, label: str, ranks: int) -> tuple[Value, Value]:

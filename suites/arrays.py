@@ -89,13 +89,12 @@ def scaled(inputs: NDArray[Any]) -> bool:
     return inputs.dtype.kind == "f" or (inputs.dtype == np.uint8 and inputs.ndim >= 3)
 
 
-def stratified(
-    targets: NDArray[np.int64], number: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw ``number`` samples, from each class its share to within one.
+def stratified(targets: NDArray[np.int64], number: int, seed: int
+               ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw samples, from each class its share to within one.
 
     Returns:
-        Sorted indices, int64: those that remain, and those drawn.
+        Sorted indices, int64: those that remain, and the ``number`` drawn.
     """
     # Raw output of a bit generator: unlike `permutation`, numpy never changes its stream.
     keys = np.random.PCG64(seed).random_raw(len(targets))
@@ -143,12 +142,8 @@ def store(folder: Path, scaling: InputScaling, decode: Callable[[Path], tuple[Ar
             folder that it may make for temporary files.
         more: Further meta data, which take precedence.
 
-    Returns:
-        The meta data.
-
     Raises:
         UserError: The disk is too full, or the cache is not writable.
-        Exception: As of ``decode``.
     """
     with writable(folder.parent), locked(folder):
         if (meta := valid(folder)) is not None:  # another process was faster
@@ -208,11 +203,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Check that ``needed`` bytes are free where ``folder`` lies.
-
-    Raises:
-        UserError: They are not.
-    """
+    """Check that ``needed`` bytes are free where ``folder`` lies."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(f"too little disk space in {folder}: {needed:,} bytes needed, "

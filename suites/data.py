@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Prepared", "Stream", "divided", "load", "prepare", "rows", "split"]
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A data set that lies decoded in ``folder``.
@@ -51,10 +52,6 @@ class Stream:
 
     lengths: dict[str, int]
     data_dir: str | None
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"lengths": self.lengths, "data_dir": self.data_dir}
 
 
 @dataclass(frozen=True)
@@ -164,31 +161,21 @@ def load(folder: Path) -> Dataset:
     meta = arrays.valid(folder)
     if meta is None:
         raise UserError(f"{folder} holds no complete data set; run the same command again to "
-                        "build it anew")
+                        "rebuild it")
     mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
     return Dataset(
         **mapped, mean=tuple(meta["mean"]), std=tuple(meta["std"]), scale=meta["scale"],
         classes=meta["classes"], sha256=meta["sha256"], source=meta["source"],
-        stream=Stream(**meta["stream"]) if "stream" in meta else None,
-    )
+        stream=Stream(**meta["stream"]) if "stream" in meta else None)
 
 
-def divided(
-    dataset: Dataset, validation: int, name: str, contiguous: bool = False
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+def divided(dataset: Dataset, validation: int, name: str, contiguous: bool = False
+            ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
     """Return inputs and targets of the training and of the validation split.
 
-    Of a streamed data set they are examples, those for validation taken from the training split
-    where there is no other; ``rows`` divides it.
-
-    Args:
-        dataset: The data; a validation split of its own is taken as it is.
-        validation: As in ``split``.
-        name: As in ``split``.
-        contiguous: As in ``split``.
-
-    Raises:
-        UserError: As in ``split``.
+    A validation split of the data's own is taken as it is. Of a streamed data set they are
+    examples, those for validation taken from the training split where there is no other.
+    Arguments and errors are those of ``split``.
     """
     inputs, targets = dataset.train_inputs, dataset.train_targets
     if dataset.validation_inputs is not None and dataset.validation_targets is not None:
@@ -199,35 +186,21 @@ def divided(
     return (inputs[train], targets[train]), (inputs[held], targets[held])
 
 
-def rows(
-    dataset: Dataset, validation: int, name: str, contiguous: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which samples of the training split train, and which validate.
-
-    The classes of a streamed data set are not known; its samples are divided without them.
-
-    Args:
-        dataset: The data.
-        validation: As in ``split``.
-        name: As in ``split``.
-        contiguous: As in ``split``.
-
-    Raises:
-        UserError: As in ``split``.
-    """
+def rows(dataset: Dataset, validation: int, name: str, contiguous: bool = False
+         ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ``split`` of a data set; one that is streamed is divided without its classes."""
     targets = (np.zeros(dataset.stream.lengths["train"]) if dataset.stream
                else dataset.train_targets)
     return split(targets, validation, name, contiguous)
 
 
-def split(
-    targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(targets: NDArray[Any], validation: int, name: str, contiguous: bool = False
+          ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide the training samples once and for all into training and validation.
 
     The division depends on the targets and the name alone: it is the same for every seed,
     optimizer and number of ranks. Each class gives its share to the validation, to within one
-    sample; targets that are no classes, integers of the shape ``(n,)``, count as one class.
+    sample; targets that are not classes, integers of the shape ``(n,)``, count as one class.
 
     Args:
         targets: The classes, int64 ``(n,)``, or other targets ``(n, …)``.

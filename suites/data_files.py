@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench_apts.core.errors import UserError
+from bench_apts.core.errors import UserError, describe_error
 from bench_apts.suites import arrays
 from bench_apts.suites.arrays import stratified
 from bench_apts.suites.known_data import FINGERPRINTS, KNOWN
 from bench_apts.suites.readers import parquet_files, torchvision_data
 from bench_apts.suites.readers.image_files import Shape
+from bench_apts.suites.readers.split_checks import numbered
 
 if TYPE_CHECKING:
     import re
@@ -93,11 +94,7 @@ class Source:
 
 
 def sources(name: str, folder: Path) -> Iterator[Source]:
-    """Yield what may hold a data set in a folder, the best first.
-
-    Raises:
-        UserError: A file cannot be read.
-    """
+    """Yield what may hold a data set in a folder, the best first."""
     known = KNOWN[name]
     try:
         for place in (folder / known.folder, folder / "raw", folder):
@@ -168,14 +165,9 @@ def _start(path: Path) -> bytes:
 
 
 def decode(source: Source, scratch: Path) -> tuple[Arrays, str]:
-    """Read all samples of a source.
+    """Return the arrays of a source, as in ``data.Dataset``, and say where they come from.
 
-    Args:
-        source: One that ``sources`` yielded.
-        scratch: A folder that does not exist yet, for unpacked files.
-
-    Returns:
-        The arrays by name, shapes and dtypes as in ``data.Dataset``, and where they come from.
+    ``scratch`` is a folder that does not exist yet, for unpacked files.
 
     Raises:
         IncompleteData: Files are missing.
@@ -206,8 +198,10 @@ def _parquet(source: Source) -> Arrays:
     for part in ("train", "test"):
         if not any(path.name.startswith(part) for path in source.files):
             raise IncompleteData(f"{source.folder} lacks its {part}-*.parquet")
-    splits, _ = parquet_files.read_splits(source.files, known.column, "label",
-                                          Shape.of(None, None))
+    read, where = parquet_files.read_splits(source.files, known.column, "label",
+                                            Shape.of(None, None))
+    labels = numbered({part: pair[1] for part, pair in read.items()}, where)
+    splits = {part: (pair[0], labels[part]) for part, pair in read.items()}
     for x, y in splits.values():
         if x.shape != (len(y), *known.shape) or not len(y):
             raise UserError(f"{source.folder}: {x.shape} images with {len(y)} labels, where "
@@ -254,13 +248,7 @@ def _lay_out(source: Source, place: Path) -> Path:
 
 
 def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and unpacked content of a file, or of the files in CIFAR-10's archive.
-
-    Links, folders and other files in an archive are skipped, wherever they point.
-
-    Raises:
-        UserError: It cannot be read, is damaged, or unpacks to more than any published file.
-    """
+    """Yield name and unpacked content of a file, or of the regular files in CIFAR-10's archive."""
     content = _unpacked(path)
     if b"cifar-10-batches-py/" not in content[:_START_BYTES]:
         yield path.name.removesuffix(".gz"), content
@@ -346,9 +334,8 @@ def download(name: str, folder: Path) -> None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise
         url = getattr(kind, "url", None) or kind.mirrors[0]
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"cannot download {url} ({reason}); connect to the network, or bring the "
-                        "data yourself: --data-dir or BENCH_APTS_DATA (layouts: docs/data.md)"
-                        ) from error
+        raise UserError(f"cannot download {url} ({describe_error(error)}); connect to the "
+                        "network, or bring the data yourself: --data-dir or BENCH_APTS_DATA "
+                        "(layouts: docs/data.md)") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,7 @@ Choice = TypeVar("Choice")
 
 
 def build(name: str, options: Mapping[str, Any], input_shape: Shape, classes: int) -> nn.Module:
-    """Builds the model ``name``.
+    """Build the model ``name``.
 
     Args:
         name: One of ``MODELS``.
@@ -47,7 +47,7 @@ def build(name: str, options: Mapping[str, Any], input_shape: Shape, classes: in
 
 
 def count(model: nn.Module) -> int:
-    """Returns the number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -59,6 +59,7 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
 """What may follow the last layer. Cross-entropy of log-probabilities is that of the logits; with
 the sigmoid before them ten classes cannot get below log(1 + 9/e) = 1.4612."""
 
+
 class SquaredReLU(nn.Module):
     """The square of ReLU (So et al. 2021, arXiv 2109.08668)."""
 
@@ -69,12 +70,10 @@ class SquaredReLU(nn.Module):
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU,
-    "relu-squared": SquaredReLU,
-}
+    "relu-squared": SquaredReLU}
 
 VECTOR_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "layer": nn.LayerNorm, "rms": lambda width: nn.RMSNorm(width, eps=1e-6),
-}
+    "layer": nn.LayerNorm, "rms": lambda width: nn.RMSNorm(width, eps=1e-6)}
 """Normalisations of the last dimension, of ``width`` numbers."""
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -86,14 +85,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 GroupNorm of eight groups takes its statistics from one sample and keeps none."""
 
 
-def mlp(
-    input_shape: Shape,
-    classes: int,
-    hidden: Sequence[int] = (64, 32),
-    output: str = "logits",
-    activation: str = "relu",
-    norm: str = "none",
-) -> nn.Module:
+def mlp(input_shape: Shape, classes: int, hidden: Sequence[int] = (64, 32), output: str = "logits",
+        activation: str = "relu", norm: str = "none") -> nn.Module:
     """Fully connected layers of widths ``hidden``, each with ``activation``, then ``output``.
 
     With a ``norm`` each layer is normalised before its activation.
@@ -102,9 +95,8 @@ def mlp(
     activate = choice("activation of model 'mlp'", activation, ACTIVATIONS)
     normalise = choice("norm of model 'mlp'", norm, {"none": None, **VECTOR_NORMS})
     if not isinstance(hidden, Sequence) or not all(
-        type(width) is int and width > 0 for width in hidden
-    ):
-        raise UserError(f"model 'mlp': hidden = {hidden!r} is no list of positive integers")
+            type(width) is int and width > 0 for width in hidden):
+        raise UserError(f"model 'mlp': hidden = {hidden!r} is not a list of positive integers")
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
@@ -130,20 +122,12 @@ def cnn(input_shape: Shape, classes: int, activation: str = "relu") -> nn.Module
     return _classifier("cnn", input_shape, classes, activate, [
         nn.Conv2d(_channels("cnn", input_shape), 24, 5, stride=2, padding=2), activate(),
         nn.Conv2d(24, 48, 3, stride=2, padding=1), activate(),
-        nn.Conv2d(48, 64, 3, padding=1), activate(),
-        nn.AvgPool2d(2),
+        nn.Conv2d(48, 64, 3, padding=1), activate(), nn.AvgPool2d(2),
     ])
 
 
-def resnet(
-    input_shape: Shape,
-    classes: int,
-    blocks: Sequence[int] = (1, 1, 1),
-    width: int = 16,
-    stride: int = 1,
-    norm: str = "batch",
-    activation: str = "relu",
-) -> nn.Module:
+def resnet(input_shape: Shape, classes: int, blocks: Sequence[int] = (1, 1, 1), width: int = 16,
+           stride: int = 1, norm: str = "batch", activation: str = "relu") -> nn.Module:
     """The residual network for small images of He et al., arXiv 1512.03385, section 4.2.
 
     A 3x3 stem of the given stride, then stages of ``blocks`` blocks of two 3x3 convolutions, each
@@ -162,7 +146,7 @@ def resnet(
                         "most 16 and 1,000")
     normalise = choice("norm of model 'resnet'", norm, NORMS)
     activate = choice("activation of model 'resnet'", activation, ACTIVATIONS)
-    other = activation != "relu"  # torchvision's blocks have it in place, which spares memory
+    other = activation != "relu"  # torchvision's blocks have it in place, which saves memory
     channels = _channels("resnet", input_shape)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
                                normalise(width), activate() if other else nn.ReLU(inplace=True)]
@@ -197,12 +181,7 @@ def resnet18(input_shape: Shape, classes: int) -> nn.Module:
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": mlp,
-    "cnn-small": cnn_small,
-    "cnn": cnn,
-    "resnet": resnet,
-    "resnet18": resnet18,
-}
+    "mlp": mlp, "cnn-small": cnn_small, "cnn": cnn, "resnet": resnet, "resnet18": resnet18}
 
 
 def choice(kind: str, name: object, known: Mapping[str, Choice]) -> Choice:
@@ -219,11 +198,9 @@ def _channels(name: str, input_shape: Shape) -> int:
     return input_shape[0]
 
 
-def _classifier(
-    name: str, input_shape: Shape, classes: int, activate: Callable[[], nn.Module],
-    features: list[nn.Module],
-) -> nn.Module:
-    """Appends the two linear layers, whose width depends on what the features leave over."""
+def _classifier(name: str, input_shape: Shape, classes: int, activate: Callable[[], nn.Module],
+                features: list[nn.Module]) -> nn.Module:
+    """Append the two linear layers, whose width depends on what the features leave over."""
     body = nn.Sequential(*features, nn.Flatten())
     try:
         with torch.no_grad():

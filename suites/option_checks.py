@@ -1,4 +1,8 @@
-"""Checks of the options that networks and generated data take from a suite."""
+"""Checks of the options that networks and generated data take from a suite.
+
+Each takes the options by name and the owner for the message, such as ``"model 'gpt'"``, and raises
+a UserError for values out of range.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,21 @@ from bench_apts.core.errors import UserError
 
 
 def positive(owner: str, **sizes: int) -> None:
-    """Check that all sizes are positive integers.
-
-    Args:
-        owner: What they belong to, for the message, such as ``"model 'gpt'"``.
-        **sizes: The options by name.
-
-    Raises:
-        UserError: One is not.
-    """
+    """Check that all sizes are positive integers."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise UserError(f"{owner}: {name} = {size!r} must be a positive integer")
 
 
 def natural(owner: str, **sizes: int) -> None:
-    """Check that all sizes are integers of at least 0.
-
-    Raises:
-        UserError: One is not.
-    """
+    """Check that all sizes are integers of at least 0."""
     for name, size in sizes.items():
         if type(size) is not int or size < 0:
             raise UserError(f"{owner}: {name} = {size!r} must be an integer of at least 0")
 
 
 def divides(owner: str, **sizes: int) -> None:
-    """Check that the second of two sizes divides the first.
-
-    Raises:
-        UserError: It does not, or one of them is not a positive integer.
-    """
+    """Check that the second of two positive integers divides the first."""
     positive(owner, **sizes)
     (whole, size), (part, divisor) = sizes.items()
     if size % divisor:
@@ -46,11 +34,7 @@ def divides(owner: str, **sizes: int) -> None:
 
 
 def at_least(owner: str, least: float, **values: float) -> None:
-    """Check that all values are finite numbers of at least ``least``.
-
-    Raises:
-        UserError: One is not.
-    """
+    """Check that all values are finite numbers of at least ``least``."""
     for name, value in values.items():
         if type(value) not in (int, float) or not least <= value < math.inf:
             raise UserError(f"{owner}: {name} = {value!r} must be a number of at least {least:g}")

@@ -1,10 +1,9 @@
 """What a user's callable returns for ``[data] source``, as splits of arrays that can be stored.
 
-Data sets whose samples are read while training: how each is read, and what is kept of them.
-
-What is random in a sample follows from the seed, the epoch and the sample's number: torch's,
-Python's and NumPy's global generators are seeded before each sample is read. So it depends neither
-on the process that reads it nor on what was read before.
+Of data sets whose samples are read while training a few examples are stored. What is random in a
+sample follows from the seed, the epoch and the sample's number: torch's, Python's and NumPy's
+global generators are seeded before each sample is read. So it depends neither on the process that
+reads it nor on what was read before.
 """
 
 from __future__ import annotations
@@ -27,12 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-def named_splits(result: Any, where: str) -> dict[str, Any]:
-    """Return the splits by name, in the order of ``PARTS``.
 
-    Raises:
-        UserError: There are other ones, or too few.
-    """
+def named_splits(result: Any, where: str) -> dict[str, Any]:
+    """Return the splits by name, in the order of ``PARTS``."""
     if isinstance(result, Mapping):
         splits = dict(result)
     elif isinstance(result, tuple | list) and len(result) in (2, 3):
@@ -46,27 +42,21 @@ def named_splits(result: Any, where: str) -> dict[str, Any]:
     return {part: splits[part] for part in PARTS if part in splits}
 
 
-def is_map_style(split: Any) -> bool:
-    """Say whether a split is a data set with ``__len__`` and ``__getitem__``."""
+def _is_map_style(split: Any) -> bool:
     return (hasattr(split, "__getitem__") and hasattr(split, "__len__")
             and not isinstance(split, str | Mapping | np.ndarray))
 
 
 def pair(split: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a split's inputs and targets as arrays, reading a map-style data set once.
-
-    Raises:
-        UserError: It is neither a pair nor a map-style data set, or holds other things.
-    """
+    """Return a split's inputs and targets as arrays, reading a map-style data set once."""
     if isinstance(split, tuple) and len(split) == 2:
-        return storable(split[0], f"{where} inputs"), storable(split[1], f"{where} targets")
-    if not is_map_style(split):
-        raise unusable(split, where)
-    return stacked([split[index] for index in range(len(split))], where)
+        return _storable(split[0], f"{where} inputs"), _storable(split[1], f"{where} targets")
+    if not _is_map_style(split):
+        raise _unusable(split, where)
+    return _stacked([split[index] for index in range(len(split))], where)
 
 
-def unusable(split: Any, where: str) -> UserError:
-    """Say what to do about a split that is no pair and no map-style data set."""
+def _unusable(split: Any, where: str) -> UserError:
     if hasattr(split, "__iter__") and not isinstance(split, str | Mapping | np.ndarray):
         return UserError(f"{where}: {_kind(split)} is an iterable data set, whose samples have no "
                          "fixed order for every number of ranks; give it __len__ and __getitem__ "
@@ -76,12 +66,8 @@ def unusable(split: Any, where: str) -> UserError:
                      f"__len__ and __getitem__, got {_kind(split)}")
 
 
-def stacked(samples: Sequence[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return samples, each a pair of an input and a target, as two arrays.
-
-    Raises:
-        UserError: There are none, or they are no pairs or of unlike shapes.
-    """
+def _stacked(samples: Sequence[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return samples, each a pair of an input and a target, as two arrays."""
     if not samples:
         raise UserError(f"{where} is empty")
     for index, sample in enumerate(samples):
@@ -108,7 +94,7 @@ def _stack(values: Sequence[Any], where: str) -> NDArray[Any]:
     shapes = list(dict.fromkeys(str(array.shape) for array in found))
     if len(shapes) > 1:
         raise UserError(f"{where}: samples differ in shape, {shapes[0]} and {shapes[1]}")
-    return storable(np.stack(found), where)
+    return _storable(np.stack(found), where)
 
 
 def _sample(value: Any) -> NDArray[Any]:
@@ -126,20 +112,14 @@ def _numpy(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def storable(value: Any, where: str) -> NDArray[Any]:
-    """Return an array as float32, uint8, uint16 or int64; of a dictionary, one with fields.
+def _storable(value: Any, where: str) -> NDArray[Any]:
+    """Return an array, tensor or nested lists as float32, uint8, uint16 or int64.
 
-    Of a dictionary booleans stay what they are. uint16 has at least two dimensions, as tokens do.
-
-    Args:
-        value: An array, a tensor, nested lists, or a dictionary of such, samples first.
-        where: What it is, for messages; ends with "inputs" or "targets".
-
-    Raises:
-        UserError: It holds something else than numbers.
+    A dictionary of such becomes an array with fields, in which booleans stay what they are.
+    uint16 has at least two dimensions, as tokens do. ``where`` ends with "inputs" or "targets".
     """
     if isinstance(value, Mapping):
-        return _joined({name: storable(one, f"{where} '{name}'") for name, one in value.items()},
+        return _joined({name: _storable(one, f"{where} '{name}'") for name, one in value.items()},
                        where)
     try:
         array = _numpy(value)
@@ -218,7 +198,7 @@ class SampleReader:
         """
         with _generators_kept():
             samples = [self._sample(*divmod(draw, len(self))) for draw in draws]
-        return stacked(samples, self._where)
+        return _stacked(samples, self._where)
 
     def _sample(self, epoch: int, place: int) -> Any:
         row = place if self._rows is None else int(self._rows[place])
@@ -254,17 +234,14 @@ def _generators_kept() -> Iterator[None]:
 
 
 def datasets(result: Any, where: str) -> dict[str, Any]:
-    """Return the map-style data sets of the splits that a source returned.
-
-    Raises:
-        UserError: There is something else among them, or an empty one.
-    """
+    """Return the map-style data sets of the splits that a source returned."""
     found = named_splits(result, where)
     for part, split in found.items():
-        if isinstance(split, tuple) or not is_map_style(split):
-            raise (UserError(f"{where}: {part} is a pair of arrays; leave out data.stream, which "
-                             "is for map-style data sets") if isinstance(split, tuple)
-                   else unusable(split, f"{where}: {part}"))
+        if isinstance(split, tuple):
+            raise UserError(f"{where}: {part} is a pair of arrays; leave out data.stream, which "
+                            "is for map-style data sets")
+        if not _is_map_style(split):
+            raise _unusable(split, f"{where}: {part}")
         if not len(split):
             raise UserError(f"{where}: {part} is empty")
     return found
@@ -277,11 +254,7 @@ def places(samples: int) -> list[int]:
 
 
 def examples(found: Mapping[str, Any], where: str) -> Splits:
-    """Return some samples of each split, as they are with seed 0 in epoch 0.
-
-    Raises:
-        UserError: A sample cannot be read, or used.
-    """
+    """Return some samples of each split, as they are with seed 0 in epoch 0."""
     return {part: SampleReader(dataset, where=f"{where}: {part}")[places(len(dataset))]
             for part, dataset in found.items()}
 
@@ -289,16 +262,6 @@ def examples(found: Mapping[str, Any], where: str) -> Splits:
 def fingerprint(kept: arrays.Arrays, lengths: Mapping[str, int]) -> str:
     """Return the sha256 over the splits' sizes and the samples that are kept."""
     return digest(["streamed", dict(lengths), arrays.fingerprint(kept)])
-
-
-def classes(found: Mapping[str, Any], kept: Splits) -> int:
-    """Return the number of classes, by what the data set says and the samples show."""
-    targets = [pair[1] for pair in kept.values()]
-    if targets[0].ndim != 1 or targets[0].dtype.kind not in "iu":
-        return 0
-    named = getattr(found["train"], "classes", ())
-    return max(len(named) if isinstance(named, list | tuple) else 0,
-               *(int(array.max()) + 1 for array in targets))
 
 
 def require_unchanged(found: Mapping[str, Any], lengths: Mapping[str, int],

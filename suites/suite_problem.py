@@ -19,28 +19,25 @@ if TYPE_CHECKING:
     from bench_apts.core.spec import Suite
     from bench_apts.suites.data import Dataset
 
-class SuiteProblem:
-    """What a suite trains.
 
-    Args:
-        suite: The suite.
-        folder: Where its relative Python files lie.
+class SuiteProblem:
+    """What a suite trains; ``folder`` is where its relative Python files lie.
 
     Attributes:
         task: Its task.
 
     Raises:
-        UserError: A source cannot be imported, or the task not be made.
+        UserError: A source cannot be imported, or the task cannot be made.
     """
 
     def __init__(self, suite: Suite, folder: str = "") -> None:
         self.suite = suite
-        self._said = {table: f"[{table}] source = {source!r}"
-                      for table, source in suite.sources.items()}
+        self._described = {table: f"[{table}] source = {source!r}"
+                           for table, source in suite.sources.items()}
         self._loaded = {table: user_code.load(source, Path(folder), f"[{table}] source")
                         for table, source in suite.sources.items()}
         if suite.task and suite.task.name and suite.task.name not in READY:
-            self._said["task"] = f"[task] name = {suite.task.name!r}"
+            self._described["task"] = f"[task] name = {suite.task.name!r}"
             self._loaded["task"] = named_tasks.load(suite.task.name)
         self.task = self._task()
 
@@ -55,11 +52,7 @@ class SuiteProblem:
         return user_code.sha256(tuple(self._loaded.values()))
 
     def metric(self) -> Metric:
-        """Return the target's metric.
-
-        Raises:
-            UserError: The task has none of the name, or of another direction.
-        """
+        """Return the target's metric, which the task must have with the same direction."""
         target, known = self.suite.target, every_metric(self.task)
         if target.metric not in known:
             raise unknown("metric of the task in key 'target.metric'", target.metric, known)
@@ -74,9 +67,6 @@ class SuiteProblem:
 
         With ``model.init_scale`` those of two and more dimensions are multiplied by it: matrices,
         kernels and embeddings, but no biases and no gains of a normalisation.
-
-        Raises:
-            UserError: It cannot be built.
         """
         network = self._network(dataset)
         if factor := self.suite.model.init_scale:
@@ -122,17 +112,13 @@ class SuiteProblem:
         return value.__name__ if known and isinstance(value, type) else ""
 
     def call(self, table: str, options: dict[str, Any]) -> Any:
-        """Call the source of a table.
-
-        Raises:
-            UserError: It raises.
-        """
+        """Call the source of a table; what it raises becomes a UserError."""
         try:
             return self._loaded[table].call(**options)
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self._said[table]} raised {type(error).__name__}: {error}"
+            raise UserError(f"{self._described[table]} raised {type(error).__name__}: {error}"
                             ) from error
 
     def _task(self) -> Task:
@@ -147,12 +133,12 @@ class SuiteProblem:
                 raise UserError(f"key 'task.options': {error}") from error
         task = self.call("task", chosen.options)
         if not isinstance(task, Task):
-            raise UserError(f"{self._said['task']} made a {type(task).__name__}; "
+            raise UserError(f"{self._described['task']} made a {type(task).__name__}; "
                             "expected a subclass of bench_apts.tasks.Task")
         wrong = [name for name, metric in task.metrics.items()
                  if not isinstance(metric, Metric) or name == "loss"]
         if wrong:
-            raise UserError(f"{self._said['task']}: metrics: expected a Metric by "
+            raise UserError(f"{self._described['task']}: metrics: expected a Metric by "
                             f"name, and none called loss, got {wrong[0]!r}")
         return task
 
@@ -160,12 +146,8 @@ class SuiteProblem:
 def resolved(suite: Suite, folder: str) -> Suite:
     """Return a suite with what its code says: the code's hash and the unit of its target.
 
-    Args:
-        suite: As read from its file.
-        folder: Where the file lies.
-
     Raises:
-        UserError: Its code cannot be imported, or its target is none of the task.
+        UserError: Its code cannot be imported, or its task does not have its target's metric.
     """
     try:
         problem = SuiteProblem(suite, folder)

@@ -1,10 +1,11 @@
-"""The user's data: what a callable of his returns, checked, fingerprinted and cached as arrays."""
+"""What a suite's ``[data] source`` returns: checked, fingerprinted and cached as arrays."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from bench_apts.suites.readers.split_checks import Splits
     from bench_apts.suites.suite_problem import SuiteProblem
 
-def prepare(
-    suite: Suite, problem: SuiteProblem, data_dir: Path | None, cache: Path | None = None,
-    offline: bool = False,
-) -> Prepared:
+def prepare(suite: Suite, problem: SuiteProblem, data_dir: Path | None, cache: Path | None = None,
+            offline: bool = False) -> Prepared:
     """Call the suite's ``[data] source`` and keep what it returns as arrays in the cache.
 
     Of data that is streamed only some samples are kept.
@@ -40,38 +39,28 @@ def prepare(
     Raises:
         UserError: The data cannot be used, in one line that says why.
     """
-    where, stream = f"suite {suite.name}: data", None
-    result = call(problem, data_dir, offline, cache)
-    if suite.data.stream:
-        found = returned_data.datasets(result, where)
-        splits = returned_data.examples(found, where)
-        stream = Stream({part: len(split) for part, split in found.items()},
-                        None if data_dir is None else str(data_dir.absolute()))
-    else:
-        splits = {part: returned_data.pair(split, f"{where}: {part}")
-                  for part, split in returned_data.named_splits(result, where).items()}
-    splits = _checked(splits, suite, problem, where)
+    where, streamed = f"suite {suite.name}: data", bool(suite.data.stream)
+    returned = _returned(problem, data_dir, offline, cache, where)
+    splits = _checked(returned.splits, suite, problem, where)
     kept = arrays.by_name(splits)
-    sha256 = _sha256(kept, stream)
-    if stream:
-        scaling = _scaling(kept, suite.data, where, returned_data.classes(found, splits))
-    else:
-        scaling = _scaling(kept, suite.data, where)
-    parts = [arrays.VERSION, sha256, scaling.mean, scaling.std, scaling.classes]
-    key = digest([*parts, stream.data_dir] if stream else parts)[:12]
+    scaling = _scaling(kept, suite.data, where, _class_count(splits, returned.class_names),
+                       streamed)
+    parts = [arrays.VERSION, returned.sha256, scaling.mean, scaling.std, scaling.classes]
+    stream = Stream(returned.lengths, None if data_dir is None else str(data_dir.absolute()))
+    key = digest([*parts, stream.data_dir] if streamed else parts)[:12]
     folder = arrays.cache_root(cache) / "arrays" / f"own-{key}"
     meta = arrays.valid(folder)
     if meta is None:
         # Data of this fingerprint was never there: a second call shows whether it comes again.
-        again = call(problem, data_dir, offline, cache)
-        if _sha256_of(again, where, stream) != sha256:
+        if _returned(problem, data_dir, offline, cache, where).sha256 != returned.sha256:
             remedy = ("and draw from no generator but torch's, Python's and NumPy's global ones"
-                      if stream else
+                      if streamed else
                       "and leave out random transforms, or set [data] stream = true for them")
             raise UserError(f"{where}: two calls of {suite.data.source} return different splits; "
                             f"seed what is drawn, {remedy}")
-        more = {"sha256": sha256, "stream": stream.plain()} if stream else {}
-        meta = arrays.store(folder, scaling, lambda _: (kept, str(suite.data.source)), more)
+        meta = arrays.store(folder, scaling, lambda _: (kept, str(suite.data.source)),
+                            {"sha256": returned.sha256, "stream": dataclasses.asdict(stream)}
+                            if streamed else {})
     return Prepared(suite.data.name, folder, meta["sha256"], str(suite.data.source))
 
 
@@ -94,28 +83,36 @@ def call(problem: SuiteProblem, data_dir: Path | None, offline: bool, cache: Pat
         from bench_apts.suites.readers import torchvision_data
 
         place = arrays.cache_root(cache) / "data" if data_dir is None else data_dir
-        return torchvision_data.by_class(
-            name, place, offline, options, bool(problem.suite.data.stream)
-        )
+        return torchvision_data.by_class(name, place, offline, options,
+                                         bool(problem.suite.data.stream))
     for argument, value in (("data_dir", data_dir), ("offline", offline)):
         if argument in problem.parameters("data"):
             options.setdefault(argument, value)
     return problem.call("data", options)
 
 
-def _sha256(kept: arrays.Arrays, stream: Stream | None) -> str:
-    return returned_data.fingerprint(kept, stream.lengths) if stream else arrays.fingerprint(kept)
+class _Returned(NamedTuple):
+    """What one call of a source returned; of streamed data, ``splits`` are examples."""
+
+    splits: Splits
+    lengths: dict[str, int]
+    class_names: Any
+    sha256: str
 
 
-def _sha256_of(result: Any, where: str, stream: Stream | None) -> str:
-    """Return the fingerprint of what the source returned in a second call."""
-    if stream is None:
-        return arrays.fingerprint(arrays.by_name(
-            {part: returned_data.pair(split, f"{where}: {part}")
-             for part, split in returned_data.named_splits(result, where).items()}))
+def _returned(problem: SuiteProblem, data_dir: Path | None, offline: bool, cache: Path | None,
+              where: str) -> _Returned:
+    """Call the source once and read what it returns."""
+    result = call(problem, data_dir, offline, cache)
+    if not problem.suite.data.stream:
+        splits = {part: returned_data.pair(split, f"{where}: {part}")
+                  for part, split in returned_data.named_splits(result, where).items()}
+        return _Returned(splits, {}, (), arrays.fingerprint(arrays.by_name(splits)))
     found = returned_data.datasets(result, where)
-    return returned_data.fingerprint(arrays.by_name(returned_data.examples(found, where)),
-                                {part: len(split) for part, split in found.items()})
+    splits = returned_data.examples(found, where)
+    lengths = {part: len(dataset) for part, dataset in found.items()}
+    return _Returned(splits, lengths, getattr(found["train"], "classes", ()),
+                     returned_data.fingerprint(arrays.by_name(splits), lengths))
 
 
 def _checked(splits: Splits, suite: Suite, problem: SuiteProblem, where: str) -> Splits:
@@ -139,19 +136,24 @@ def _checked(splits: Splits, suite: Suite, problem: SuiteProblem, where: str) ->
     return splits
 
 
-def _scaling(
-    found: arrays.Arrays, given: Data, where: str, streamed_classes: int | None = None
-) -> InputScaling:
+def _class_count(splits: Splits, names: Any) -> int:
+    """Return how many classes a data set names or its targets show; 0 without classes."""
+    targets = [pair[1] for pair in splits.values()]
+    if targets[0].ndim != 1 or targets[0].dtype.kind not in "iu":
+        return 0
+    return max(len(names) if isinstance(names, list | tuple) else 0,
+               *(int(array.max()) + 1 for array in targets))
+
+
+def _scaling(found: arrays.Arrays, given: Data, where: str, classes: int, streamed: bool
+             ) -> InputScaling:
     """Return how inputs are normalised: as the suite says, or by the training split.
 
-    Of a streamed data set, which has ``streamed_classes``, floats stay as they are and images of
-    bytes are divided by 255, unless the suite says otherwise.
+    Of streamed data floats stay as they are and images of bytes are divided by 255, unless the
+    suite says otherwise.
     """
-    inputs, targets = found["train_inputs"], found["train_targets"]
+    inputs = found["train_inputs"]
     size = sum(array.nbytes for array in found.values()) + 2**20
-    classes = streamed_classes if streamed_classes is not None else (
-        1 + max(int(found[name].max()) for name in found if name.endswith("targets"))
-        if targets.ndim == 1 and targets.dtype.kind in "iu" else 0)
     if not arrays.scaled(inputs):
         if given.mean is not given.std:
             raise UserError(f"{where}: inputs of whole numbers, and dictionaries, are not "
@@ -159,7 +161,7 @@ def _scaling(
         return InputScaling((0.0,), (1.0,), 1.0, classes, size)
     scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
     mean, std = _moments(inputs, scale)
-    if streamed_classes is not None:
+    if streamed:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
     chosen = [(float(value),) if isinstance(value, int | float) else value or computed
               for value, computed in ((given.mean, mean), (given.std, std))]

@@ -8,10 +8,10 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C ends it in order from here on."""
+    """Run the command line; Ctrl-C ends it in order from here on."""
     _open_standard_streams()
     try:
-        # Takes a good part of a second on a busy machine, in which users change their minds.
+        # Takes a good part of a second on a busy machine, in which Ctrl-C may come.
         from bench_apts.cli import commands
 
         commands.main()
@@ -20,14 +20,14 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
     finally:
         # An interrupt within exec(), by which dataclasses are made, marks the interpreter as ended
-        # by SIGINT, whatever is caught later; this takes the mark away.
+        # by SIGINT even if it is caught; another exec() removes the mark.
         exec("")
 
 
 def _open_standard_streams() -> None:
-    """Give a command that was started without standard streams, as by ``>&-``, the null device.
+    """Replace missing standard streams, as after ``>&-``, by the null device.
 
-    Else the next file that it opens would take the number of the missing stream.
+    Otherwise the next file that is opened would get the number of the missing stream.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

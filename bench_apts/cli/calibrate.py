@@ -63,7 +63,7 @@ def command(
     variant = chosen.name.partition("@")[2]
     folder = session.study_folder(out, f"calibration-{chosen.name}", resolved.suites)
     for note in notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     plan = Plan(resolved, prepare_data(resolved, data_dir, offline), target_calibration.choose,
                 None)
     if dry_run:
@@ -75,16 +75,16 @@ def command(
         _table(candidates)
         found = target_calibration.decide_target(chosen, candidates)
         target = _target(found, folder)
-        console.print(f"\n{target_calibration.target_fragment(target, variant)}\n", markup=False)
+        console.print(f"\n{target_calibration.target_fragment(target, variant)}\n")
         if found.trivial:
             console.print("note: an untrained network reaches this target; the trials learn "
-                          "nothing, raise budget.samples or correct the problem", markup=False)
-        console.print(f"results: {folder}", markup=False)
+                          "nothing, raise budget.samples or correct the problem")
+        console.print(f"results: {folder}")
         if path:
             target_calibration.write_target(path, target, variant)
-            console.print(f"written to {path}", markup=False)
+            console.print(f"written to {path}")
         else:
-            console.print("put it into the suite's file, or let --write do so", markup=False)
+            console.print("put it into the suite's file, or let --write do so")
 
     session.run_study(console, plan, folder, execution, report, place, 600)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +13,15 @@ from typer import Argument, Option
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
 from bench_apts.core.files import require_regular_file
-from bench_apts.regress.gate_findings import MIN_PAIRS
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import GateResult
     from bench_apts.regress.gate_trainings import GateRequest
 
 _DEFAULT = "apts,sgd,adam,zero2"
+
+_MIN_PAIRS = 6
+"""Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
 
 
 def command(
@@ -38,8 +39,8 @@ def command(
         help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
         show_default=False)] = None,
     pairs: Annotated[int, Option(
-        min=MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
-                            "four times as many.")] = MIN_PAIRS,
+        min=_MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
+                             "four times as many.")] = _MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
     base_seed: session.BaseSeed = 0,
@@ -54,7 +55,7 @@ def command(
 ) -> None:
     """Check the records of RESULTS, or with --baseline whether a change costs time or traffic.
 
-    Exit code 1: records cannot be believed, or a regression; 2: it cannot be told.
+    Exit code 1: records cannot be believed, or a regression; 2: no verdict.
     """
     if baseline is None:
         if results is None:
@@ -67,10 +68,9 @@ def command(
     if results is not None:
         raise UserError(f"check looks at the records of {results} or compares with --baseline "
                         f"{baseline}, one at a time; leave one out")
-    if not math.isfinite(factor):
-        raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
+    session.require_finite_factor(factor)
     # The answer takes minutes, in which an earlier command's summary must not pass for it.
-    _write(markdown, "**cannot tell: the gate did not come to its end**")
+    _write(markdown, "**cannot tell: the gate did not finish**")
     try:
         found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
                       offline, out, pairs, factor, base_seed)
@@ -101,38 +101,34 @@ def _sound(results: Path) -> None:
 def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | None,
           overrides: tuple[str, ...], data_dir: Path | None, offline: bool, out: Path | None,
           pairs: int, factor: float, base_seed: int) -> GateResult:
-    from bench_apts.launch.elastic import Interrupted, interruptible
     from bench_apts.regress import gate_comparison, gate_trainings
 
     top = gate_trainings.repository_root(Path.cwd())
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name, interruptible():
-            folder = Path(name)
-            head = gate_trainings.working_tree(top, _new(folder / "head"))
-            place = _new((out or folder / "results").absolute())
-            if (Path(baseline) / "study.json").is_file():
-                if gpus or optimizers or overrides or suites != ["digits"]:
-                    raise UserError(f"--baseline {baseline} is a study, which says itself what "
-                                    "is trained; leave --suite, --gpus, --optimizers and --set "
-                                    "out")
-                return gate_comparison.compare_with_stored(
-                    Path(baseline), head, place, factor=factor, say=_print_now,
-                    data_dir=data_dir, offline=offline)
-            paths = tuple(gate_trainings.suite_path(head, suite) for suite in suites)
-            request = _resolve_request(paths, gpus, optimizers, overrides, data_dir, offline)
-            base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
-            _print_now(f"base: {base.text}, head: {head.text}")
-            found = gate_comparison.compare_interleaved(
-                base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
-                say=_print_now)
-            if lacking := gate_trainings.missing_commits(top, baseline):
-                note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
-                        f"lost; compare with what git merge-base {baseline} HEAD says")
-                found = dataclasses.replace(found, notes=(note, *found.notes))
-            return found
-    except Interrupted as error:
-        print("interrupted: nothing was judged")
-        raise typer.Exit(128 + error.number) from error
+    with (tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name,
+          session.end_in_order("nothing was judged")):
+        folder = Path(name)
+        head = gate_trainings.working_tree(top, _new(folder / "head"))
+        place = _new((out or folder / "results").absolute())
+        if (Path(baseline) / "study.json").is_file():
+            if gpus or optimizers or overrides or suites != ["digits"]:
+                raise UserError(f"--baseline {baseline} is a study, which says itself what "
+                                "is trained; leave --suite, --gpus, --optimizers and --set "
+                                "out")
+            return gate_comparison.compare_with_stored(
+                Path(baseline), head, place, factor=factor, say=_print_now,
+                data_dir=data_dir, offline=offline)
+        paths = tuple(gate_trainings.suite_path(head, suite) for suite in suites)
+        request = _resolve_request(paths, gpus, optimizers, overrides, data_dir, offline)
+        base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
+        _print_now(f"base: {base.text}, head: {head.text}")
+        found = gate_comparison.compare_interleaved(
+            base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
+            say=_print_now)
+        if lacking := gate_trainings.missing_commits(top, baseline):
+            note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
+                    f"lost; compare with what git merge-base {baseline} HEAD says")
+            found = dataclasses.replace(found, notes=(note, *found.notes))
+        return found
 
 
 def _resolve_request(

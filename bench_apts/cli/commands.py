@@ -1,7 +1,4 @@
-"""All commands together, and how their mistakes end.
-
-Nothing heavy is imported before a command needs it.
-"""
+"""All commands, and how errors end them; heavy modules are imported where a command needs them."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from bench_apts.cli import (
 )
 from bench_apts.core.errors import UserError, explain_shortage, one_line
 
-# Typer exports only this leaf of its family of usage errors.
+# Typer exports no base class of its usage errors but this subclass.
 _MisusedOption: Any = typer.BadParameter.__mro__[1]
 
 _NAME = "bench-apts"
@@ -82,15 +79,15 @@ def _root(
 
 
 def main() -> None:
-    """Runs a command; mistakes that a user can mend end in one line and exit code 2."""
+    """Run a command; errors that a user can correct end in one line and exit code 2."""
     try:
         _readable(sys.argv)
         code = app(prog_name=_NAME, standalone_mode=False)
-        sys.stdout.flush()  # here a full disk can still be told of in one line
+        sys.stdout.flush()  # here a full disk can still be reported in one line
     except UserError as error:
         _fail(str(error), 2)
     except _MisusedOption as error:
-        # With no arguments at all this is the help text, which has many lines.
+        # Without arguments this is the help text, which has many lines.
         if len(sys.argv) == 1:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
@@ -99,7 +96,7 @@ def main() -> None:
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
+        # The reader of the output has ended, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (OSError, RuntimeError, MemoryError, ImportError) as error:
@@ -114,7 +111,7 @@ def main() -> None:
 
 
 def _readable(arguments: list[str]) -> None:
-    """Refuses what no record could hold."""
+    """Refuse arguments that no record could hold."""
     for argument in arguments:
         try:
             argument.encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,8 +34,7 @@ def command(
     from bench_apts.reports.compared_studies import compare_optimizers, compare_studies
     from bench_apts.reports.gather import gather
 
-    if not math.isfinite(factor):
-        raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
+    session.require_finite_factor(factor)
     match compared:
         case [first, second]:
             for name in compared:
@@ -57,9 +55,8 @@ def command(
     else:
         _show(found)
     if csv:
-        session.write_table_file(
-            csv, table.csv(compared_tables.plain_rows(found)), "name another file with --csv"
-        )
+        rows = compared_tables.measures_table(found.rows).records()
+        session.write_table_file(csv, table.csv_bytes(rows), "name another file with --csv")
     if found.worse:
         raise typer.Exit(1)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
 from bench_apts.core.currencies import CURRENCIES, Currency
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     currency: Annotated[Currency | None, Option(
         metavar="UNIT", help=f"What the main columns count: {', '.join(CURRENCIES)} "
                              "(GPU-seconds on CUDA). Without it, samples on CPUs and "
@@ -31,7 +29,7 @@ def command(
     from rich.table import Table
 
     from bench_apts.reports.gather import gather
-    from bench_apts.reports.table import csv
+    from bench_apts.reports.table import csv_bytes
     from bench_apts.reports.tuning_bill import study_bill
 
     found = study_bill(gather(results), currency, level, replay=replay)
@@ -52,12 +50,12 @@ def command(
         console.print(f"note: {session.plain_text(note)}", soft_wrap=True)
     for name, rows in numbers.items():
         path = results / "tables" / f"{name}.csv"
-        session.write_table_file(path, csv(rows), session.TABLES)
+        session.write_table_file(path, csv_bytes(rows), session.TABLES)
         print(f"table: {path}")
 
 
 def _entry(value: Value, narrow: bool) -> str:
-    """Puts the detail below where there is an edge to keep within, else beside."""
+    """Format a value with its detail: below it on a terminal, after it in a file."""
     remark = ", ".join(part for part in (value.badge, value.detail) if part)
     if not remark:
         return session.plain_text(value.text)

@@ -1,4 +1,4 @@
-"""``bench-apts list``: what there is to run, where it comes from and whether it can run here."""
+"""``bench-apts list``: suites, optimizers and tasks, their origins and availability."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _suites() -> list[tuple[str, str, str]]:
         try:
             found = [(name, registry.suite(name).summary)
                      for name in (suite, *registry.variant_names(suite))]
-        except UserError as error:  # somebody's file is broken; the others are not
+        except UserError as error:  # a broken file must not hide the others
             found = [(suite, f"unavailable ({error})")]
         rows += [(name, registry.suite_origin(name), summary) for name, summary in found]
     return rows + [(entry, origin, f"unavailable ({reason})")
@@ -57,7 +57,7 @@ def _optimizers() -> list[tuple[str, str, str]]:
     for name in registry.optimizer_names():
         try:
             plugin = registry.optimizer(name)
-        except UserError as error:  # somebody's plug-in is broken; the others are not
+        except UserError as error:  # a broken plug-in must not hide the others
             rows.append((name, registry.optimizer_origin(name), f"unavailable ({error})"))
             continue
         reason = plugin.backend.unavailable()

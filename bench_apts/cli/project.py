@@ -1,4 +1,4 @@
-"""``bench-apts project``: modelled times at world sizes and on networks that nobody here has."""
+"""``bench-apts project``: modelled times at other world sizes and on other networks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from bench_apts.cli import session
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 _ASSUMED = (
     "All times are modelled, none is measured: computing as recorded, plus hops x latency + "
@@ -20,8 +21,7 @@ _ASSUMED = (
 
 
 def command(
-    results: Annotated[Path, Argument(
-        metavar="RESULTS", help="A results folder, for instance results/digits.")],
+    results: session.Results,
     ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
     fabric: Annotated[str | None, Option(
         help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",
@@ -44,8 +44,8 @@ def command(
 
     from bench_apts.reports import modelled_times
     from bench_apts.reports.gather import gather
-    from bench_apts.reports.table import csv
-    from bench_apts.stats import fabrics as known
+    from bench_apts.reports.table import csv_bytes
+    from bench_apts.stats import network_model as known
     from bench_apts.study import resolve
 
     sizes = resolve.parse_sizes("--ranks", ranks)
@@ -72,5 +72,5 @@ def command(
         console.print(f"note: {note}", soft_wrap=True)
     if rows:
         path = results / "tables" / "projection.csv"
-        session.write_table_file(path, csv(row.numbers() for row in rows), session.TABLES)
+        session.write_table_file(path, csv_bytes(row.numbers() for row in rows), session.TABLES)
         print(f"table: {path}")

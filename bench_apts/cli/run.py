@@ -67,6 +67,6 @@ def command(
         from bench_apts.reports import build
 
         console.print("building the report")
-        console.print(f"report: {build(folder)}", markup=False)
+        console.print(f"report: {build(folder)}")
 
     session.run_study(console, plan, folder, execution, report, place, rendezvous_timeout)

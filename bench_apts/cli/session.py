@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from bench_apts.core.errors import UserError, one_line
 from bench_apts.core.job import GRACE_S
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
 
+Results = Annotated[Path, Argument(
+    metavar="RESULTS", help="A results folder, for instance results/digits.")]
 Suites = Annotated[list[str] | None, Option(
     "--suite", metavar="NAME|FILE", help="Suite by name or TOML file, or its variant: "
                                          "NAME@VARIANT; repeatable.  [default: digits]",
@@ -98,7 +101,7 @@ def progress_console() -> Console:
     """Return the console for progress and notes."""
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def table_console() -> Console:
@@ -114,6 +117,16 @@ def table_console() -> Console:
 def plain_text(text: str) -> str:
     """Replace the spaces and hyphens at which a web page does not break by plain ones."""
     return text.replace("\u202f", " ").replace("\u2011", "-")
+
+
+def require_finite_factor(factor: float) -> None:
+    """Refuse a ``--factor`` that tolerates everything.
+
+    Raises:
+        UserError: It is infinite or not a number.
+    """
+    if not math.isfinite(factor):
+        raise UserError(f"--factor {factor} tolerates everything; give a number, for instance 1.1")
 
 
 def write_table_file(path: Path, content: bytes, remedy: str) -> None:
@@ -147,7 +160,7 @@ def find_placement_of_command(
     # Set before torch is imported: its sockets log at length what we report in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if note := cluster.unused_nodes_hint(os.environ):
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return cluster.find_placement(nodes, node_rank, rendezvous, os.environ)
 
 
@@ -181,7 +194,7 @@ def make_execution(
                         "leave one of them out")
     count, note = fitting_jobs(jobs, resolved)
     if note:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return Execution(reports, shared or count > 1, part, count, jobs_timed, checkpoint_every,
                      grace_s)
 
@@ -194,7 +207,7 @@ def make_plan(
     from bench_apts.study.preflight import prepare_data
 
     for note in notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     return Plan(resolved, prepare_data(resolved, data_dir, offline))
 
 
@@ -203,7 +216,24 @@ def print_estimate(out: Console, planned: Plan, folder: Path) -> None:
     from bench_apts.study.preflight import estimate_lines
 
     for line in estimate_lines(planned, folder):
-        out.print(line, markup=False)
+        out.print(line)
+
+
+_RESUMABLE = "finished trials are kept {}; the same command goes on from there"
+
+
+@contextlib.contextmanager
+def end_in_order(message: str = "") -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
+    from bench_apts.launch.elastic import Interrupted, interruptible
+
+    try:
+        with interruptible():
+            yield
+    except Interrupted as error:
+        if message:
+            print(f"interrupted: {message}")
+        raise typer.Exit(128 + error.number) from error
 
 
 def run_study(
@@ -220,20 +250,17 @@ def run_study(
         EnvironmentFailure: The environment let no further trial start.
     """
     from bench_apts.core import store
-    from bench_apts.launch.elastic import interruptible
     from bench_apts.study import attempts, node_follower, node_leader, scheduler, shared_folder
     from bench_apts.study.progress import StudyProgress
 
-    def say(text: str) -> None:
-        out.print(text, markup=False)
-
     if place.rank:
-        with _exit_when_interrupted(say, "by node 0"):
-            code = node_follower.follow_node_0(plan, place, patience_s, execution.grace_s, say)
+        with end_in_order(_RESUMABLE.format("by node 0")):
+            code = node_follower.follow_node_0(
+                plan, place, patience_s, execution.grace_s, out.print)
         raise typer.Exit(code)
-    with (node_leader.leading_nodes(plan, place, patience_s, say) as leader,
+    with (node_leader.leading_nodes(plan, place, patience_s, out.print) as leader,
           shared_folder.open_results_folder(folder, execution.shared),
-          _exit_when_interrupted(say, f"in {folder}"), interruptible()):
+          end_in_order(_RESUMABLE.format(f"in {folder}"))):
         progress = StudyProgress(out)
         try:
             with progress.shown():
@@ -249,25 +276,13 @@ def run_study(
         if leader:
             leader.dismiss(int(bool(without)))
         if failed:
-            say("note: " + ", ".join(f"{count} {status}" for status, count in failed.items())
-                + " among the trials; the report says why")
+            out.print("note: " + ", ".join(f"{count} {status}" for status, count in failed.items())
+                      + " among the trials; the report says why")
         if missing:
-            say(missing)
+            out.print(missing)
         else:
             then()
         for line in without:
             print(f"bench-apts: {one_line(line)}", file=sys.stderr)
         if without:
             raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _exit_when_interrupted(say: Callable[[str], None], where: str) -> Iterator[None]:
-    """Turn an interruption into a line for the user and the exit code that shells expect."""
-    from bench_apts.launch.elastic import Interrupted
-
-    try:
-        yield
-    except Interrupted as error:
-        say(f"interrupted: finished trials are kept {where}; the same command goes on from there")
-        raise typer.Exit(128 + error.number) from error

@@ -1,4 +1,4 @@
-"""``bench-apts slurm``: submits a ``run`` to SLURM by submitit."""
+"""``bench-apts slurm``: submit a ``run`` to SLURM by submitit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """For Typer: all other options are those of ``run``."""
 
 _MARGIN_S = 60
-"""From the end of the grace to the end of the job: for requeuing it."""
+"""From the end of the grace period to the end of the job, for requeuing it."""
 
 
 def command(
@@ -60,23 +60,21 @@ def command(
         "additional_parameters": _pairs(sbatch or [])}
     out = session.progress_console()
     if print_:
-        out.print(_script(folder, options), markup=False, end="")
+        out.print(_script(folder, options), end="")
         return
     from bench_apts.launch.cluster import BatchCommand, bench_apts_command
 
     task = BatchCommand(bench_apts_command(["run", *context.args]), delay - _MARGIN_S / 2)
     job = _submit(folder, cluster, requeues, options, task)
-    out.print(f"job {job.job_id}: its output goes to {job.paths.stdout} and {job.paths.stderr}",
-              markup=False)
+    out.print(f"job {job.job_id}: its output goes to {job.paths.stdout} and {job.paths.stderr}")
     if cluster == "slurm":
         out.print(f"when its time is up it is queued again, up to {requeues} times; `scontrol "
-                  f"requeue {job.job_id}` or the same command go on from where it stood",
-                  markup=False)
-    out.print(f"report: {folder.parent / 'report.html'}, once the job is done", markup=False)
+                  f"requeue {job.job_id}` or the same command go on from where it stood")
+    out.print(f"report: {folder.parent / 'report.html'}, once the job is done")
 
 
 def _run_parameters(context: typer.Context) -> dict[str, Any]:
-    """Parses what is meant for ``run``, so that mistakes show before the job waits in a queue."""
+    """Parse the options of ``run``, so that errors show before the job waits in a queue."""
     assert context.parent is not None
     group: Any = context.parent.command
     run = group.get_command(context.parent, "run")
@@ -89,7 +87,7 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
 
 
 def _folder(parameters: dict[str, Any]) -> Path:
-    """Returns the study's results folder, having looked up its suites and optimizers."""
+    """Return the study's results folder, after looking up its suites and optimizers."""
     from bench_apts.core.configuration import parse_selector, split_selectors
     from bench_apts.plugins import registry
 
@@ -101,7 +99,7 @@ def _folder(parameters: dict[str, Any]) -> Path:
 
 
 def _minutes(text: str) -> int:
-    """Reads a time limit as sbatch does, in minutes, rounded up."""
+    """Read a time limit as sbatch does, in minutes, rounded up."""
     found = re.fullmatch(r"(\d{1,9})", text) or re.fullmatch(
         r"(?:(?P<d>\d{1,4})-)?(?P<h>\d{1,5})(?::(?P<m>\d{1,2}))?(?::(?P<s>\d{1,2}))?", text)
     if found and found.re.groups == 1:
@@ -130,7 +128,7 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
 
 
 def _script(folder: Path, options: dict[str, Any]) -> str:
-    """Returns the batch script that submitit would submit; needs no SLURM."""
+    """Return the batch script that submitit would submit; needs no SLURM."""
     from submitit import SlurmExecutor
 
     class Printer(SlurmExecutor):
@@ -146,7 +144,7 @@ def _script(folder: Path, options: dict[str, Any]) -> str:
 def _submit(
     folder: Path, cluster: str, requeues: int, options: dict[str, Any], task: BatchCommand
 ) -> Any:
-    """Writes the batch script and the task into ``folder`` and submits them."""
+    """Write the batch script and the task into ``folder`` and submits them."""
     from submitit import LocalExecutor, SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

@@ -27,7 +27,6 @@ def command(
     from bench_apts.core import environment
     from bench_apts.core.errors import one_line
     from bench_apts.core.units import plural
-    from bench_apts.launch.elastic import Interrupted, interruptible
     from bench_apts.study import resolve, target_calibration
     from bench_apts.study.suite_examination import CHECK_OPTIMIZERS, examine_suite
 
@@ -39,14 +38,12 @@ def command(
         suites=[suite], overrides=missing, gpus="1" if one_gpu else "1,2",
         optimizers=CHECK_OPTIMIZERS, trials=0, seeds=1, base_seed=base_seed, twins=True)
     counts = dict.fromkeys(("failed", "warning"), 0)
-    try:
-        with interruptible(), tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder:
-            for found in examine_suite(study, suite, missing, data_dir, offline, Path(folder)):
-                console.print(one_line(str(found)), soft_wrap=True)
-                if found.level in counts:
-                    counts[found.level] += 1
-    except Interrupted as error:
-        raise typer.Exit(128 + error.number) from error
+    with (session.end_in_order(),
+          tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder):
+        for found in examine_suite(study, suite, missing, data_dir, offline, Path(folder)):
+            console.print(one_line(str(found)), soft_wrap=True)
+            if found.level in counts:
+                counts[found.level] += 1
     if one_gpu:
         console.print("note: one GPU here, so N = 2 is left out; CUDA_VISIBLE_DEVICES= tests it "
                       "on CPU ranks")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from bench_apts.cli import session
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ def command(
         "--dirty", help="Measure changes that are not committed, and store nothing.")] = False,
 ) -> None:
     """Measure this commit with asv; exit code 1 if a benchmark failed."""
-    from bench_apts.launch.elastic import Interrupted
     from bench_apts.regress import asv_tracking
 
     asv_tracking.require_asv()
@@ -45,13 +45,9 @@ def command(
                         "without storing them with --dirty")
     settings = asv_tracking.read_asv_settings(found.root)
     machine = asv_tracking.require_machine(found.root)
-    try:
+    with session.end_in_order("the numbers are not complete"):
         stored = asv_tracking.run_benchmarks(
-            found.root, settings.results, machine, named, bench or (), quick, store=not dirty
-        )
-    except Interrupted as error:
-        print("interrupted: the numbers are not complete")
-        raise typer.Exit(128 + error.number) from error
+            found.root, settings.results, machine, named, bench or (), quick, store=not dirty)
     if stored.file is None:
         print("nothing was stored: " + ("a quick run takes one sample of each" if quick else
                                         "numbers of --dirty belong to no commit"))
@@ -71,10 +67,10 @@ def command(
 
 
 def _show(before: str, after: str, found: BenchmarkChanges) -> None:
-    worse = sum(change.worse for change in found.beyond)
-    print(f"since {before[:8]}: of {found.numbers} numbers {worse} worse, "
-          f"{len(found.beyond) - worse} better, the others within their thresholds")
-    for change in found.beyond[:_SHOWN]:
-        print(f"  {change}")
-    if len(found.beyond) > _SHOWN:
-        print(f"  and {len(found.beyond) - _SHOWN} more: asv compare {before[:8]} {after[:8]}")
+    print(f"since {before[:8]}: of {found.numbers} numbers {len(found.worse)} worse, "
+          f"{len(found.better)} better, the others within their thresholds")
+    lines = [*found.worse, *found.better]
+    for line in lines[:_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN} more: asv compare {before[:8]} {after[:8]}")

@@ -1,4 +1,4 @@
-"""``bench-apts tune``: search only; `run` with the same options then goes on from there."""
+"""``bench-apts tune``: search only; `run` with the same options then continues from there."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def command(
                 else "the same" if best is None else words(best))
         session.table_console().print(table)
         if read.copies:
-            console.print(f"note: {trial_files.left_out(read.copies)}", markup=False)
-        console.print(f"results: {folder}", markup=False)
+            console.print(f"note: {trial_files.left_out(read.copies)}")
+        console.print(f"results: {folder}")
 
     session.run_study(console, plan, folder, execution, frozen, place, rendezvous_timeout)

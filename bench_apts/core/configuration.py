@@ -1,9 +1,4 @@
-"""TOML files that users write, read or refused in one clear line.
-
-What users write in one argument: values, and optimizers with pinned hyperparameters.
-
-Hyperparameters: their defaults, the values they accept and the ranges that tuning searches.
-"""
+"""What users write: TOML files, ``key=value`` and selectors; hyperparameters, which they set."""
 
 from __future__ import annotations
 
@@ -21,28 +16,26 @@ from bench_apts.core.spec import Entry, Scalar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench_apts.core.spec import Scalar
-
 _MAX_BYTES = 2**16
-"""Size above which a file is none that somebody wrote; long keys take quadratic time to read."""
+"""Larger files are not written by hand; reading long keys takes quadratic time."""
 
 _MAX_DEPTH = 32
-"""Tables and lists inside one another; readers of records, and Python, have bounds too."""
+"""Tables and lists inside one another; readers of records, and Python, have limits too."""
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Returns the tables of a file.
+    """Return the tables of a TOML file.
 
     Args:
         path: The file.
         what: What it holds, for the message, for instance ``"suite"``.
 
     Raises:
-        UserError: The file cannot be read, is too large or is no TOML.
+        UserError: The file cannot be read, is too large or is not valid TOML.
     """
     try:
         if path.exists():
-            require_regular_file(path, "name a TOML file", f"{what} file")
+            require_regular_file(path, "name a TOML file", f"cannot read {what}:")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
@@ -50,22 +43,21 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except OSError as error:
         raise UserError(f"cannot read {what} {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: bytes, long integers
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, bad bytes, long integers
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
 def find_unstorable_value(table: dict[str, Any]) -> str | None:
-    """Looks for a value that JSON, and so a record, cannot hold; None if there is none.
+    """Return what is wrong with a value that JSON, and so a record, cannot hold.
 
     Returns:
-        What is wrong with the first such value, in the form ``key 'a.b': …``.
+        The first such value's problem, in the form ``key 'a.b': …``; None if there is none.
     """
     pending: list[tuple[str, Any, int]] = [("", table, 0)]
     while pending:
         key, value, depth = pending.pop()
-        wrong = _unstorable(value, depth)
-        if wrong:
-            return f"key '{shortened(key, 200)}': {wrong}"
+        if problem := _unstorable(value, depth):
+            return f"key '{shortened(key, 200)}': {problem}"
         items = (value.items() if isinstance(value, dict)
                  else enumerate(value) if isinstance(value, list) else ())
         pending += [(f"{key}.{name}" if key else str(name), item, depth + 1)
@@ -86,16 +78,16 @@ def _unstorable(value: Any, depth: int) -> str | None:
 
 
 def parse_value(text: str) -> Any:
-    """Reads the right-hand side of ``key=value`` as TOML does; a bare word is a string."""
+    """Read the right-hand side of ``key=value`` as TOML does; a bare word is a string."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # besides TOMLDecodeError: an integer too long to read
+    except (ValueError, RecursionError):  # TOMLDecodeError, or an integer too long to read
         return text
     return table["value"] if len(table) == 1 else text
 
 
 def parse_scalar(text: str) -> Scalar:
-    """Reads a number, a truth value or a string; anything else that TOML knows is a string.
+    """Read a number, a truth value or a string; other kinds of TOML values become strings.
 
     Whole numbers of more than 64 bits become floats, or strings where they are too large.
     """
@@ -112,14 +104,14 @@ _SELECTOR = re.compile(r"^(?P<name>[^\[\]=]+?)(?:\[(?P<pairs>[^\[\]]*)\])?$")
 
 
 def parse_selector(text: str) -> Entry:
-    """Reads ``name`` or ``name[key=value,…]``.
+    """Read ``name`` or ``name[key=value,…]``.
 
     Raises:
         UserError: The text has another form.
     """
     match = _SELECTOR.match(text.strip())
     if not match:
-        raise UserError(f"'{text}' is no selector; write name or name[key=value,key=value]")
+        raise UserError(f"'{text}' is not a selector; write name or name[key=value,key=value]")
     pinned: dict[str, Scalar] = {}
     for pair in filter(None, (match["pairs"] or "").split(",")):
         key, equals, value = pair.partition("=")
@@ -141,17 +133,14 @@ def competitor_label(selector: str, name: str) -> str:
 
 
 def split_selectors(text: str) -> list[str]:
-    """Splits a comma-separated list of selectors, minding the commas inside brackets."""
+    """Split a comma-separated list of selectors at the commas outside brackets."""
     parts = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
     return [part.strip() for part in parts if part.strip()]
 
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Search distribution: uniform in the logarithm between two positive bounds.
-
-    A hyperparameter whose default is an int gets integers, both bounds included.
-    """
+    """Uniform in the logarithm between two positive bounds; integers if the default is one."""
 
     low: float
     high: float
@@ -159,10 +148,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Search distribution: uniform between two bounds.
-
-    A hyperparameter whose default is an int gets integers, both bounds included.
-    """
+    """Uniform between two bounds; integers, both bounds included, if the default is one."""
 
     low: float
     high: float
@@ -170,7 +156,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Choice:
-    """Search distribution: each option as likely as the others."""
+    """Each option as likely as the others."""
 
     options: tuple[Scalar, ...]
 
@@ -180,11 +166,10 @@ Distribution = LogUniform | Uniform | Choice
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A knob: its default, what it means and, if tuning may turn it, its distribution.
+    """A hyperparameter: its default, its meaning and, if it is tuned, its search distribution.
 
-    ``wide`` is the distribution in the wide space of an optimizer that declares two; a knob
-    without one has the same in both. A number is ``least`` or more, more than ``above``, and less
-    than ``below``.
+    ``wide`` is the distribution in the wide space of an optimizer that declares two; without it
+    both are the same. A number must be at least ``least``, above ``above``, and below ``below``.
     """
 
     default: Scalar
@@ -198,7 +183,7 @@ class Hyperparameter:
 
     @property
     def allowed(self) -> tuple[Scalar, ...]:
-        """The values it may take: ``options``, else what it is chosen from; empty for any."""
+        """The allowed values: ``options``, else those that the search chooses from; () for any."""
         if self.options or not isinstance(self.search, Choice):
             return self.options
         if self.wide is None:
@@ -207,13 +192,12 @@ class Hyperparameter:
         return tuple(dict.fromkeys((*self.search.options, *more))) if more else ()
 
 
-
 def coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
-    """Return a value in the type of the knob's default: an int serves as a float.
+    """Return a value in the type of a hyperparameter's default: an int serves as a float.
 
     Args:
         where: What the error message begins with.
-        value: What a user, a preset or a search asks for.
+        value: The value of a user, a preset or a search.
         knob: The hyperparameter.
 
     Raises:

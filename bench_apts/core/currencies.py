@@ -51,9 +51,8 @@ class CurrencyRow:
         title: Head of its column in tables.
         noun: What is counted, in a sentence; without it, seconds of the device's processors.
         words: The currency in titles of figures.
-        form: Formats a value, seconds of a processor with that processor's name in front of
-            the unit.
-        processor: Whose seconds are counted, by device; None for other currencies.
+        form: Formats a value where a heading says already what it counts.
+        processor: Whose seconds are counted, by device, as in ``core-s``; None for others.
         suffix: Unit that follows a number, where ``form`` writes none.
         field: The counter of ``records.Eval`` that it equals; "" where it is computed.
         read: Reads it from an evaluation of so many ranks, where it is computed. NaN: unknown.

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class ContractError(Exception):
-    """A plug-in does not do what the contract asks, or what it claims; ends its trial."""
+    """A plug-in breaks the contract, or its own declaration; ends its trial."""
 
 
 def one_line(message: str) -> str:

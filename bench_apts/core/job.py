@@ -1,7 +1,4 @@
-"""Seeds derived by hashing: every optimizer and every N meets the same data and weights.
-
-What the launcher tells each rank.
-"""
+"""What a rank receives to run a trial, and the seeds that are derived for it."""
 
 from __future__ import annotations
 
@@ -13,14 +10,15 @@ from bench_apts.core.spec import Pruner, Trial
 
 
 def derive_seed(base: int, role: str, suite: str, repetition: int) -> int:
-    """Derives a 63-bit seed from a base seed and what it is for.
+    """Derive a 63-bit seed from a base seed and its purpose.
 
-    Neither the optimizer nor the number of ranks enters, which makes comparisons paired.
+    Neither the optimizer nor the number of ranks enters: every optimizer and every N gets the same
+    data and weights, which makes comparisons paired.
 
     Args:
         base: The study's base seed.
-        role: What it is for: ``"data"`` or ``"init"``, prefixed ``"tune-"`` in tuning so that
-            no seed used for selection is ever used for reporting; or a search, by its name.
+        role: Its purpose: ``"data"`` or ``"init"``, prefixed ``"tune-"`` in tuning so that no
+            seed used for selection is ever used for reporting; or the name of a search.
         suite: The suite's name.
         repetition: The number of the repetition, from 0.
     """
@@ -33,14 +31,14 @@ GRACE_S = 25.0
 
 
 class PruningJob(Struct, frozen=True):
-    """Where a tuning trial stands in its search, and the rule by which it may be given up.
+    """A tuning trial's place in its search, and the rule by which it may be pruned.
 
     Attributes:
         storage: File of Optuna's storage.
         study: Name of the search in it.
         number: The trial's number in the search.
         pruner: Name of the rule.
-        evaluations: How many a full trial has.
+        evaluations: Number of evaluations in a full trial.
     """
 
     storage: str
@@ -51,12 +49,12 @@ class PruningJob(Struct, frozen=True):
 
 
 class CheckpointJob(Struct, frozen=True):
-    """Where a trial's checkpoints lie, and when it writes them besides when it is stopped.
+    """Where and when a trial writes checkpoints, in addition to the one when it is stopped.
 
     Attributes:
         folder: The trial's folder of checkpoints.
-        every: Samples from one to the next; None for none but the last.
-        resume: Samples of the checkpoint that the trial goes on from; None for its beginning.
+        every: Samples between checkpoints; None for none but the last.
+        resume: Samples of the checkpoint that the trial resumes; None to start from the beginning.
     """
 
     folder: str
@@ -65,17 +63,17 @@ class CheckpointJob(Struct, frozen=True):
 
 
 class RankJob(Struct, frozen=True):
-    """A trial and what its ranks need to know besides.
+    """A trial, and what else its ranks need to run it.
 
     Attributes:
         trial: What runs.
         data: Folder of its decoded data.
         events: File of its events.
-        pruning: Who may give it up early.
+        pruning: How it may be pruned; None for a trial that is not.
         saving: Its checkpoints; None for none.
-        folder: Where the suite's file lies, if it names Python files; else "".
-        workers: Processes that read streamed data for each rank.
         stop: File whose appearance asks the ranks to stop.
+        folder: The folder of the suite's file if that names Python files; else "".
+        workers: Processes that read streamed data for each rank.
     """
 
     trial: Trial

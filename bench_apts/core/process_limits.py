@@ -1,16 +1,15 @@
-"""What the system grants this process: CPU and memory quotas, cores, threads, open files.
-
-With binding on, libgomp binds a process's first thread to its first place as soon as it is loaded,
-and further threads to the following ones. Every rank does the same, so all of them share as many
-places as one has threads.
-"""
+"""What the system grants this process: CPU and memory quotas, cores, threads, open files."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
+import subprocess
+import sys
 import threading
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from bench_apts.core.errors import UserError
 from bench_apts.core.files import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, MutableMapping
 
 PROC = Path("/proc/self")
 """Where ``cgroup`` and ``mountinfo`` of this process are read."""
@@ -56,13 +55,6 @@ def memory_limit() -> int | None:
 def address_space_limit() -> int | None:
     """Return the bytes of address space that each process may take; None if unlimited."""
     return _soft_limit(resource.RLIMIT_AS)
-
-
-def address_space() -> int:
-    """Return the bytes of address space that this process holds."""
-    import psutil
-
-    return int(psutil.Process().memory_info().vms)
 
 
 def _groups(controller: str) -> Iterator[tuple[int, Path]]:
@@ -104,14 +96,14 @@ def _unescaped(text: str) -> str:
 BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 """Environment variables that bind threads to cores."""
 
-_NAMED = {"threads": "", "cores": "thread_siblings_list", "sockets": "core_siblings_list",
-          "ll_caches": "core_siblings_list", "numa_domains": "core_siblings_list"}
-"""Names of places, and the file of a core's topology that lists the place it belongs to."""
-
-_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/{}"
-_PLACE = re.compile(r"\{([^{}]*)\}(?::(\d+)(?::(-?\d+))?)?")
-_MAX_THREADS = 4096
-"""Places or cores that are counted; no machine has more."""
+_PRINT_PLACES = """
+import ctypes, sys
+gomp = ctypes.CDLL(sys.argv[1])
+for place in range(gomp.omp_get_num_places()):
+    cores = (ctypes.c_int * gomp.omp_get_place_num_procs(place))()
+    gomp.omp_get_place_proc_ids(place, cores)
+    print(*cores)
+"""
 
 
 def allowed_cores() -> frozenset[int]:
@@ -125,16 +117,38 @@ def allowed_cores() -> frozenset[int]:
 def openmp_bound_cores(cores: Collection[int], environ: Mapping[str, str]) -> frozenset[int]:
     """Return those of ``cores`` that ranks can run on under OpenMP's binding.
 
+    libgomp binds a process's first thread to its first place as soon as it is loaded, and further
+    threads to the following ones. Every rank does the same, so all of them share as many places as
+    one has threads.
+
     Args:
         cores: Numbers of cores.
         environ: Environment variables of the ranks. Without OMP_NUM_THREADS they have one thread.
     """
     every = frozenset(cores)
+    binding = {name: environ[name] for name in BINDING_VARIABLES if name in environ}
     threads = environ.get("OMP_NUM_THREADS", "1").split(",")[0].strip()
     count = max(1, int(threads)) if threads.isdecimal() else 1
-    places = [place & every for place in _places(every, environ)]
+    if binding.get("OMP_PROC_BIND", "").lower() in ("master", "primary"):
+        count = 1
+    places = [place & every for place in _places(tuple(binding.items()))] if binding else []
     used = [place for place in places if place][:count]
     return frozenset().union(*used) if used else every
+
+
+@lru_cache
+def _places(binding: tuple[tuple[str, str], ...]) -> list[frozenset[int]]:
+    """Ask torch's own libgomp for the places that it binds threads to; none if it binds nothing.
+
+    In another process, as loading the library binds the thread that loads it.
+    """
+    torch = Path(find_spec("torch").origin).parent  # type: ignore[union-attr, arg-type]
+    bundled = [*(torch / "lib").glob("libgomp*"), *torch.with_name("torch.libs").glob("libgomp*")]
+    library = str(bundled[0]) if bundled else "libgomp.so.1"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _PRINT_PLACES, library], capture_output=True, text=True,
+        env={"PATH": os.environ.get("PATH", ""), **dict(binding)}, check=False)
+    return [frozenset(map(int, line.split())) for line in done.stdout.splitlines()]
 
 
 def format_core_ranges(numbers: Collection[int]) -> str:
@@ -146,68 +160,6 @@ def format_core_ranges(numbers: Collection[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
-
-
-def _places(cores: frozenset[int], environ: Mapping[str, str]) -> Sequence[frozenset[int]]:
-    """Return the places that threads are bound to in turn; none where nothing is bound."""
-    bind = environ.get("OMP_PROC_BIND", "").split(",")[0].strip().lower()
-    if bind == "false":
-        return []
-    if "OMP_PLACES" in environ:
-        found = _listed(environ["OMP_PLACES"].strip().lower(), cores)
-    elif "GOMP_CPU_AFFINITY" in environ:
-        found = _gomp(environ["GOMP_CPU_AFFINITY"])
-    else:
-        found = _listed("threads", cores) if bind else []
-    return found[:1] if bind in ("master", "primary") else found
-
-
-def _listed(text: str, cores: frozenset[int]) -> list[frozenset[int]]:
-    """Read OMP_PLACES; what libgomp would refuse gives no places."""
-    named = re.fullmatch(rf"({'|'.join(_NAMED)})(?:\s*\(\s*(\d+)\s*\))?", text)
-    if named:
-        found = list(dict.fromkeys(_around(core, _NAMED[named[1]]) & cores
-                                   for core in sorted(cores)))
-        return found[:int(named[2])] if named[2] else found
-    bare = text.replace(" ", "")
-    if not re.fullmatch(rf"{_PLACE.pattern}(,{_PLACE.pattern})*", bare):
-        return []
-    found = []
-    for inner, length, stride in _PLACE.findall(bare):
-        place = [core for part in inner.split(",") for core in _interval(part)]
-        for step in range(min(int(length or 1), _MAX_THREADS)):
-            found.append(frozenset(core + step * int(stride or len(place)) for core in place))
-    return found
-
-
-def _interval(text: str) -> list[int]:
-    """Read ``start[:length[:stride]]``."""
-    parts = re.fullmatch(r"(\d+)(?::(\d+)(?::(-?\d+))?)?", text)
-    if not parts:
-        return []
-    start, length, stride = int(parts[1]), int(parts[2] or 1), int(parts[3] or 1)
-    return [start + step * stride for step in range(min(length, _MAX_THREADS))]
-
-
-def _gomp(text: str) -> list[frozenset[int]]:
-    """Read GOMP_CPU_AFFINITY: ``0 3 1-2 4-15:2``, separated by spaces or commas."""
-    found = []
-    for part in text.replace(",", " ").split():
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
-        if not match:
-            return []
-        low, step = int(match[1]), int(match[3] or 1)
-        high = min(int(match[2] or low), low + _MAX_THREADS)
-        if high < low or not step:
-            return []
-        found += [frozenset([core]) for core in range(low, high + 1, step)]
-    return found
-
-
-def _around(core: int, file: str) -> frozenset[int]:
-    """Return the cores of the place that a core belongs to; itself where nothing says."""
-    places = _gomp(read_text(Path(_TOPOLOGY.format(core, file)))) if file else []
-    return frozenset().union(*places) if places else frozenset([core])
 
 
 _NUMBER = re.compile(r"\s*\+?0*[1-9]\d{0,6}\s*", re.ASCII)
@@ -249,17 +201,20 @@ _TASKS, _TASKS_PER_RANK = 4, 6
 _STACK_BYTES = 2**16
 
 
-def require_address_space(beyond: int = 0) -> None:
-    """Refuse a limit of the address space that torch or its ranks cannot do with.
+def require_address_space(loaded: bool = False) -> None:
+    """Refuse a limit of the address space with which torch or its ranks cannot run.
 
     Args:
-        beyond: Bytes that this process holds already, and a rank will hold, too.
+        loaded: Whether this process has loaded all that a rank will load.
 
     Raises:
         UserError: The limit is too low.
     """
+    import psutil
+
     limit = address_space_limit()
-    least = beyond + _MIN_RANK_ADDRESS_SPACE if beyond else _MIN_ADDRESS_SPACE
+    least = (psutil.Process().memory_info().vms + _MIN_RANK_ADDRESS_SPACE if loaded
+             else _MIN_ADDRESS_SPACE)
     if limit is not None and limit < least:
         raise UserError(f"a process may take {limit / _GIB:.2f} GiB of address space here "
                         f"(ulimit -v), and a study takes {least / _GIB:.1f} GiB or more; raise "
@@ -283,9 +238,9 @@ def require_resources(ranks: int, threads: int) -> None:
                         f"take about {files}; raise the limit")
     tasks = _TASKS + (_TASKS_PER_RANK + threads - 1) * ranks
     if not _can_start_threads(tasks):
-        raise UserError(f"{counted} take about {tasks} processes and threads beside those that "
-                        "run, and the system grants fewer (ulimit -u, or the container's limit of "
-                        "pids); raise the limit, or choose fewer --gpus")
+        raise UserError(f"{counted} take about {tasks} more processes and threads, and the system "
+                        "grants fewer (ulimit -u, or the container's limit of pids); raise the "
+                        "limit, or choose fewer --gpus")
 
 
 def _soft_limit(kind: int) -> int | None:

@@ -1,7 +1,8 @@
-"""What is written down: the events of one trial, and a trial as read back.
+"""The events of a trial, which its file holds as one JSON object a line, and a trial as read back.
 
-A trial's file holds one JSON object a line: ``header``, then ``eval`` … and ``end``. A trial
-that is run again appends a new ``header``; the last attempt counts. See docs/formats.md.
+``header`` comes first, then ``start``, ``eval`` … and ``end``. A trial that is run again appends a
+new ``header``; the last attempt counts. Fields with a default are missing in records older than
+the field. See docs/formats.md.
 """
 
 from __future__ import annotations
@@ -13,26 +14,24 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bench_apts.core.spec import SCHEMA, Trial
 
-Status = Literal[
-    "hit", "miss", "diverged", "oom", "error", "timeout", "interrupted", "pruned"
-]
+Status = Literal["hit", "miss", "diverged", "oom", "error", "timeout", "interrupted", "pruned"]
 
 FINISHED: frozenset[str] = frozenset({"hit", "miss", "diverged", "oom", "timeout", "pruned"})
-"""Statuses that are an answer: the trial is not run again. ``error`` and ``interrupted`` are."""
+"""Statuses that are a result. Trials with ``error`` and ``interrupted`` are run again."""
 
 Int64 = Annotated[int, Meta(ge=-2**63, le=2**63 - 1)]
-"""A count as it is read: statistics can bear it, and ``bench-apts check`` says if it cannot be."""
+"""A count as read, negative ones too: ``bench-apts check`` says that they cannot be."""
 
 Phase = Literal["setup", "warmup", "train", "validate", "eval", "checkpoint"]
-"""``validate`` is what a method sends to be evaluated, ``eval`` what the harness itself sends."""
+"""``validate`` is what an optimizer sends for its evaluation, ``eval`` what the harness sends."""
 
 
 class Traffic(Struct, gc=False):
-    """What one kind of collective moved in one phase.
+    """Bytes of one kind of collective in one phase.
 
     ``payload_bytes`` is the logical tensor; ``ideal_bytes`` is what one rank sends at least
     (averaged over the ranks of the group); ``actual_bytes`` is what this rank's gloo sends,
-    headers included, None elsewhere (see bench_apts/core/wire.py). Where the meter could not
+    headers included, None elsewhere (core/wire.py has the formulas). Where the meter could not
     account for a call, ``unmeasured`` says why, and the bytes are those of the other calls only.
     """
 
@@ -48,7 +47,7 @@ Communication = dict[str, dict[str, Traffic]]
 
 
 class DistinctCall(Struct, frozen=True, gc=False):
-    """A collective as rank 0 issued it, and how often: calls that differ in nothing told here.
+    """A collective as rank 0 issued it, and how often: equal calls are counted together.
 
     Attributes:
         phase: As in ``Communication``, like ``collective``.
@@ -57,7 +56,7 @@ class DistinctCall(Struct, frozen=True, gc=False):
         dtype: Of the elements, for instance ``"float32"``; None without tensors or folded.
         root: Rank in the group that it starts or ends at; None where there is none or folded.
         payload_bytes: Of one call, like the two below; of all together where calls are folded.
-        folded: How many distinct calls this entry stands for; 0 for a single one.
+        folded: How many distinct calls this entry sums up; 0 for a single one.
         unmeasured: Why its bytes are not known, or not all of them; unset where they are.
     """
 
@@ -78,7 +77,7 @@ class DistinctCall(Struct, frozen=True, gc=False):
 class AuditPart(Struct, gc=False):
     """Bytes that one rank sent in one part of a trial.
 
-    ``unsure_bytes`` is by how much the prediction may be wrong for good reasons.
+    ``unsure_bytes`` is by how much the prediction may be wrong for known reasons.
     """
 
     predicted_bytes: Int64 = 0
@@ -87,15 +86,15 @@ class AuditPart(Struct, gc=False):
 
     @property
     def difference(self) -> int:
-        """What the kernel saw beyond the prediction, in bytes."""
+        """Bytes that the kernel saw beyond the prediction."""
         return self.seen_bytes - self.predicted_bytes
 
 
 class Audited(Struct):
     """The kernel's count of bytes against the meter's, of the rank where they differ most.
 
-    ``skipped`` says why there was no audit; it is empty where there was one. ``unread`` is what
-    the kernel did not show of files and sockets.
+    ``skipped`` says why there was no audit, and is empty where there was one. ``unread`` names
+    files and sockets that the kernel did not show.
     """
 
     skipped: str = ""
@@ -105,10 +104,10 @@ class Audited(Struct):
 
 
 class Header(Struct, tag="header", tag_field="event"):
-    """The first event of an attempt: what runs, where, and on which data and weights.
+    """The first event of an attempt: what runs, and where.
 
-    ``configuration`` is ``Trial.configuration``, written out for readers without this package.
-    With ``resumed`` the attempt goes on from the checkpoint of that many samples.
+    ``configuration`` is ``Trial.configuration``, written for readers without this package. With
+    ``resumed`` the attempt resumes the checkpoint of that many samples.
     """
 
     run_id: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]  # it names files
@@ -121,13 +120,12 @@ class Header(Struct, tag="header", tag_field="event"):
 
 
 class Start(Struct, tag="start", tag_field="event"):
-    """Written by rank 0 once model and data stand: what was built.
+    """Written by rank 0 once model and data are ready.
 
     ``forward_flops`` and ``backward_flops`` are those of one sample, ``numerics`` what
     ``environment.torch_numeric_settings`` returns, ``build_s`` the seconds that the backend's
     ``build`` took and ``build_backwards`` the backward passes in it; ``chance`` is the accuracy of
-    always answering the most frequent class of the validation split. Fields with a default are
-    missing in records that are older than the field.
+    always answering the most frequent class of the validation split.
     """
 
     parameters: Int64
@@ -146,7 +144,7 @@ class Start(Struct, tag="start", tag_field="event"):
 
 
 class Counted(Struct, gc=False):
-    """What the harness counted itself, whatever the stepper reported; cumulative.
+    """What the harness counted itself, independently of the stepper's reports; cumulative.
 
     Attributes:
         samples: Of all ranks: the larger of what was handed out and what passed through the model.
@@ -166,10 +164,8 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
 
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
     ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``all_ranks_cpu_s`` are
-    the CPU seconds of all ranks together in training; ``tensor_bytes`` what the tensors of model
-    and optimizer took so far at evaluations 1, 2, 4, 8 … at most, the maximum over ranks.
-    ``counted``, ``all_ranks_cpu_s`` and ``tensor_bytes`` are None in records of before they were
-    kept.
+    the CPU seconds of all ranks together in training; ``tensor_bytes`` is the most that the
+    tensors of model and optimizer held at evaluations 1, 2, 4, 8 …, the maximum over ranks.
     """
 
     step: Int64
@@ -192,10 +188,9 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
 
 
 class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
-    """The trial can be resumed from here, or why not.
+    """A checkpoint from which the trial can be resumed, or why there is none (``skipped``).
 
-    ``sha256`` is that of ``checkpoint.json`` in ``folder``, which lies in the study's folder;
-    where ``skipped`` says what went wrong there is no checkpoint, and both are empty.
+    ``sha256`` is that of ``checkpoint.json`` in ``folder``, which lies in the study's folder.
     """
 
     step: int
@@ -208,8 +203,7 @@ class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
 class End(Struct, tag="end", tag_field="event"):
     """The last event: how it ended, what it spent, and (report stage only) the test metrics.
 
-    ``calls`` is what ``comm`` sums up; None where the ranks were ended before, and in records of
-    before it was written.
+    ``calls`` is what ``comm`` sums up; None where the ranks ended before they could write it.
     """
 
     status: Status
@@ -234,8 +228,8 @@ Event = Header | Start | Eval | Checkpoint | End
 class TrialRecord(Struct):
     """One trial as read back: its last attempt, with what came before it if it was resumed.
 
-    ``end`` is None while it runs or was killed. ``torn`` are the numbers of lines that a killed
-    writer cut off, ``resumed`` the samples at which it went on from a checkpoint.
+    ``end`` is None while it runs, or if it was killed. ``torn`` are the numbers of lines that a
+    killed writer cut off, ``resumed`` the samples at which it was resumed.
     """
 
     header: Header
@@ -255,7 +249,7 @@ class TrialRecord(Struct):
 
     @property
     def finished(self) -> bool:
-        """Whether the trial's answer is in, so that it need not run again."""
+        """Whether the trial has a result, so that it need not run again."""
         return self.end is not None and self.end.status in FINISHED
 
     @property
@@ -282,7 +276,7 @@ def train_bytes(comm: Communication) -> float:
 def method_bytes(comm: Communication) -> float:
     """Return the ideal wire bytes that one rank sent for the method: in steps and evaluations.
 
-    What the harness itself sends for evaluations is not in it. NaN as in ``train_bytes``.
+    What the harness itself sends for evaluations is excluded. NaN as in ``train_bytes``.
     """
     return _ideal_bytes(comm, "train") + _ideal_bytes(comm, "validate")
 

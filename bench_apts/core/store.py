@@ -96,7 +96,7 @@ def read_study(folder: Path) -> StudyFile:
         _refuse_newer(path, content)
         return msgspec.json.decode(content, type=StudyFile)
     except OSError as error:
-        raise UserError(f"{folder} is no results folder: {path.name}: {error.strerror}; "
+        raise UserError(f"{folder} is not a results folder: {path.name}: {error.strerror}; "
                         "name one that `bench-apts run` wrote") from error
     except UNREADABLE as error:
         raise UserError(f"{path} is broken ({error}); run the study again, its finished "

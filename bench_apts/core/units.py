@@ -53,7 +53,7 @@ def format_seconds(value: float) -> str:
 
 def format_long_seconds(value: float, prefix: str = "") -> str:
     """Format a processor's seconds as s, min or h, the unit after ``prefix``: ``core-s``."""
-    # A core-millisecond is nothing that anybody thinks in.
+    # Core-milliseconds are not a customary unit.
     return f"0{THIN}{prefix}s" if value == 0 else _scaled(value, _TIME[:3], prefix)
 
 

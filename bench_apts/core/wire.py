@@ -1,9 +1,7 @@
 """Bytes of a collective: the logical tensor, the ideal on any network, the actual ones of gloo.
 
 What gloo sends follows from its source (github.com/pytorch/gloo, gloo/*.cc) and from torch's use
-of it (ProcessGroupGloo.cpp), and was met to the byte by the kernel's counts: tests/meters.
-
-How far the kernel's bytes may be from the predicted ones; without torch, for the records.
+of it (ProcessGroupGloo.cpp); the kernel's counts agree to the byte, see tests/meters.
 """
 
 from __future__ import annotations
@@ -39,26 +37,29 @@ COLLECTIVES = {
     "BARRIER": "barrier",
     "MONITORED_BARRIER": "barrier",
 }
-"""How the names of c10d's operations map to the collectives that people know."""
+"""The common name of each of c10d's operations."""
 
 _ROOTED = frozenset({"broadcast", "reduce", "gather", "scatter"})
 
 _PREAMBLE = 48
 """Bytes of gloo's message header (Op::preamble in gloo/transport/tcp/pair.h)."""
 
+_EXCHANGE = 3 * _PREAMBLE
+"""Headers of a message sent and of one received; unlike in a ring, also of empty ones."""
+
 MAX_SEGMENT = 1 << 20
 """Largest part of a ring message in bytes (kMaxSegmentSize in gloo's allreduce.h)."""
 
 HANDSHAKE = 8
-"""Bytes that one of the two sides of a new connection sends; which one is not ours to know."""
+"""Bytes that one of the two sides of a new connection sends; which one cannot be known."""
 
 
 class Call(NamedTuple):
     """One collective as issued by this rank: all that its bytes depend on.
 
     Attributes:
-        operation: c10d's name for it, a key of ``COLLECTIVES`` if it is known. One torch tells
-            ``ALLTOALL_BASE`` where another says ``ALLTOALL``; which it is shows in the tensors.
+        operation: c10d's name for it, a key of ``COLLECTIVES`` if it is known. Versions of torch
+            differ in ``ALLTOALL_BASE`` and ``ALLTOALL``; the tensors show which it is.
         root: Rank in the group that it starts or ends at; −1 where there is none.
         dtype: Of the elements; None without tensors.
         inputs: Bytes of each tensor that goes in, on this rank.
@@ -77,7 +78,7 @@ class Call(NamedTuple):
 
     @property
     def collective(self) -> str:
-        """The name that people know."""
+        """The common name."""
         return COLLECTIVES.get(self.operation, self.operation.lower())
 
     @property
@@ -86,13 +87,12 @@ class Call(NamedTuple):
         return self.dtype.itemsize if self.dtype else 1
 
 
-def payload_bytes(
-    collective: str, inputs: Sequence[int], outputs: Sequence[int], ranks: int
-) -> int:
-    """Returns the logical tensor's bytes: the full one wherever ranks hold parts of it.
+def payload_bytes(collective: str, inputs: Sequence[int], outputs: Sequence[int], ranks: int
+                  ) -> int:
+    """Return the bytes of the logical tensor, the whole one where ranks hold parts of it.
 
-    That is the larger side of a collective's tensors, of an unknown one too; of a gather or
-    scatter only the root sees it, so there it is N times the part that every rank has.
+    That is the larger side of a collective's tensors, also of an unknown collective. Of a gather
+    or scatter only the root has it, so it is N times the part that every rank has.
     """
     if collective == "barrier":
         return 0
@@ -102,7 +102,7 @@ def payload_bytes(
 
 
 def ideal_bytes(collective: str, payload: int, ranks: int) -> float:
-    """Returns the bytes that one rank must send, averaged over the group's ranks.
+    """Return the bytes that one rank must send, averaged over the group's ranks.
 
     The lower bounds of docs/measurement.md, 3 for payload S and f = (N−1)/N: all-reduce 2f·S;
     all-gather, reduce-scatter and all-to-all f·S; broadcast and reduce f·S averaged over ranks;
@@ -124,7 +124,7 @@ def ideal_bytes(collective: str, payload: int, ranks: int) -> float:
 
 
 def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
-    """Returns the bytes that gloo's TCP transport writes on this rank, headers included.
+    """Return the bytes that gloo's TCP transport writes on this rank, headers included.
 
     Args:
         call: The collective as issued here.
@@ -132,7 +132,7 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
         ranks: Size of the group.
 
     Raises:
-        ValueError: The collective is not known, or not with such arguments.
+        ValueError: The collective is unknown, or its arguments are.
     """
     size, peers = sum(call.inputs), ranks - 1
     if call.operation not in COLLECTIVES:
@@ -147,13 +147,13 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
         case "reduce_scatter":  # torch: an all-reduce of each input tensor
             return sum(_all_reduce(part, call.itemsize, rank, ranks) for part in call.inputs)
         case "all_gather":  # a ring in which each rank's part travels as two halves
-            return peers * (2 * _exchange() + size) if size else 0
+            return peers * (2 * _EXCHANGE + size) if size else 0
         case "reduce":
             return _reduce(size, call.itemsize, rank, ranks, call.root)
         case "broadcast":
             return _broadcast(size, (rank - call.root) % ranks, ranks)
         case "all_to_all":
-            return peers * _exchange() + size - _own_part(call, rank, ranks)
+            return peers * _EXCHANGE + size - _own_part(call, rank, ranks)
         case "gather":
             return peers * _PREAMBLE if rank == call.root else 2 * _PREAMBLE + size
         case "scatter":
@@ -165,14 +165,14 @@ def gloo_bytes(call: Call, rank: int, ranks: int) -> int:
         case "recv":
             return _PREAMBLE
         case "barrier" if call.operation == "MONITORED_BARRIER":  # an int32 to rank 0 and back
-            return (1 if rank else peers) * (_exchange() + 4)
+            return (1 if rank else peers) * (_EXCHANGE + 4)
         case "barrier":  # dissemination: each round a message to a rank twice as far away
-            return peers.bit_length() * _exchange()
+            return peers.bit_length() * _EXCHANGE
     raise ValueError(f"no bytes are known of {call.collective}")
 
 
 def uncertainty(call: Call, ranks: int) -> int:
-    """Returns by how many bytes ``gloo_bytes`` may be wrong: an all-to-all of unknown splits."""
+    """Return by how many bytes ``gloo_bytes`` may be wrong: an all-to-all of unknown splits."""
     if call.collective != "all_to_all" or len(call.inputs) != 1 or call.splits or ranks == 1:
         return 0
     size = sum(call.inputs)
@@ -188,11 +188,6 @@ def _sent(length: int) -> int:
 def _received(length: int) -> int:
     """The receiver's "ready to receive"."""
     return _PREAMBLE if length > 0 else 0
-
-
-def _exchange() -> int:
-    """Headers of a message sent and of one received; unlike in a ring, also of empty ones."""
-    return 3 * _PREAMBLE
 
 
 def _own_part(call: Call, rank: int, ranks: int) -> int:
@@ -275,7 +270,7 @@ _TOLERANCE_BYTES, _TOLERANCE = 1000, 0.001
 
 
 def traffic_complaints(audited: Audited) -> list[str]:
-    """Returns a line for each part in which the kernel saw other bytes than were predicted."""
+    """Return a line for each part in which the kernel saw other bytes than were predicted."""
     lines: list[str] = []
     if audited.skipped:  # some bytes could not be predicted, or not be read
         return lines

@@ -1,9 +1,4 @@
-"""Which of several machines this command is: from its options, torchrun or srun.
-
-The store of a torchrun that started this command: through it node 0 tells its port.
-
-What a batch system starts on each node of a job: one command, told of signals.
-"""
+"""torchrun, srun and SLURM: which node this command is, node 0's port, and commands as jobs."""
 
 from __future__ import annotations
 
@@ -48,7 +43,7 @@ class Placement:
         nodes: How many there are.
         rank: This one's number; node 0 leads and holds the results.
         host: Name or address of node 0.
-        port: Where node 0 waits for the others; 0 where it tells them by torchrun's store.
+        port: Where node 0 waits for the others; 0 where it publishes it in torchrun's store.
         outer: torchrun's variables, where it started this command.
     """
 
@@ -60,18 +55,14 @@ class Placement:
 
     @property
     def endpoint(self) -> str:
-        """Host and port as one reads them."""
+        """Host and port, for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.port else host
 
 
-def find_placement(
-    nodes: int | None,
-    node_rank: int | None,
-    rendezvous: str | None,
-    environ: MutableMapping[str, str],
-) -> Placement:
-    """Finds this machine's place; what torchrun or srun tell need not be said by options.
+def find_placement(nodes: int | None, node_rank: int | None, rendezvous: str | None,
+                   environ: MutableMapping[str, str]) -> Placement:
+    """Find which node this is, from options or else from torchrun's or srun's variables.
 
     Args:
         nodes: ``--nodes``; 1 works on this machine alone, whatever the environment says.
@@ -104,11 +95,11 @@ def find_placement(
     if found.rank >= found.nodes:
         raise UserError(f"{starter} says that this is node {found.rank} of {found.nodes}, counted "
                         "from 0; --nodes 1 uses this machine alone")
-    for option, told, seen in (("--nodes", nodes, found.nodes),
-                               ("--node-rank", node_rank, found.rank)):
-        if told not in (None, seen):
-            raise UserError(f"{option} {told} contradicts {starter}, which says {seen}; leave the "
-                            "option out")
+    for option, given, seen in (("--nodes", nodes, found.nodes),
+                                ("--node-rank", node_rank, found.rank)):
+        if given not in (None, seen):
+            raise UserError(f"{option} {given} contradicts {starter}, which says {seen}; leave "
+                            "the option out")
     if found.nodes == 1:
         return Placement()
     if rendezvous is None:
@@ -117,7 +108,7 @@ def find_placement(
 
 
 def unused_nodes_hint(environ: Mapping[str, str]) -> str:
-    """Says how to use a SLURM job's other nodes; empty where there are none."""
+    """Say how to use a SLURM job's other nodes; empty where there are none."""
     nodes = environ.get("SLURM_JOB_NUM_NODES", "1")
     if "SLURM_STEP_ID" in environ or nodes in ("", "1"):
         return ""
@@ -126,10 +117,10 @@ def unused_nodes_hint(environ: Mapping[str, str]) -> str:
 
 
 def first_host(nodelist: str) -> str:
-    """Returns the first host of a SLURM hostlist expression, such as ``node[01-03,7],login``.
+    """Return the first host of a SLURM hostlist expression, such as ``node[01-03,7],login``.
 
     Raises:
-        UserError: It is none.
+        UserError: It is malformed.
     """
     found = re.match(r"(?:[^\[\],\s]|\[\d[\d,-]*\])+(?=,|$)", nodelist)
     if not found:
@@ -138,9 +129,7 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", found[0])
 
 
-def _by_options(
-    nodes: int | None, node_rank: int | None, rendezvous: str | None
-) -> Placement:
+def _by_options(nodes: int | None, node_rank: int | None, rendezvous: str | None) -> Placement:
     if nodes is None or nodes == 1:
         if node_rank or rendezvous is not None:
             raise UserError("--node-rank and --rendezvous are for several machines: say how many "
@@ -165,7 +154,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 def _step_nodes(environ: Mapping[str, str]) -> int:
-    """How many nodes srun started this command on; the batch script itself is no step."""
+    """Return how many nodes srun started this command on; the batch script itself is no step."""
     if "SLURM_STEP_ID" not in environ or "SLURM_STEP_NUM_NODES" not in environ:
         return 1
     return _number(environ, "SLURM_STEP_NUM_NODES")
@@ -180,16 +169,16 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 
 def _port(environ: Mapping[str, str]) -> int:
-    """A port that all nodes of a step know and that other steps hardly use."""
+    """Return a port that all nodes of a step know and that other steps hardly use."""
     job, step = _number(environ, "SLURM_JOB_ID"), environ["SLURM_STEP_ID"]
     return _PORTS[(job * 31 + (int(step) if step.isdecimal() else 0)) % len(_PORTS)]
 
 
-_KEY = "port"
+_PORT_KEY = "port"
 
 
 def publish_port(outer: Mapping[str, str], port: int, patience_s: float) -> Store:
-    """Tells the other nodes where node 0 waits.
+    """Write node 0's port into the store of the torchrun that started this command.
 
     Args:
         outer: torchrun's variables.
@@ -197,21 +186,21 @@ def publish_port(outer: Mapping[str, str], port: int, patience_s: float) -> Stor
         patience_s: For how long the others may look it up, in seconds.
 
     Returns:
-        The store, which may live in this process and must outlast the others' look.
+        The store, which may live in this process and must stay until the others have looked.
     """
     with _store(outer, patience_s) as store:
-        store.set(_KEY, str(port))
+        store.set(_PORT_KEY, str(port))
     return store
 
 
 def look_up_port(outer: Mapping[str, str], patience_s: float) -> int:
-    """Waits until node 0 has told its port, and returns it.
+    """Wait until node 0 has published its port, and return it.
 
     Raises:
-        UserError: It has not in time.
+        UserError: It has not within ``patience_s`` seconds.
     """
     with _store(outer, patience_s) as store:
-        return int(store.get(_KEY))
+        return int(store.get(_PORT_KEY))
 
 
 @contextmanager
@@ -243,8 +232,8 @@ _LOOK_S = 0.2
 class BatchCommand:
     """A command line that submitit runs on each node.
 
-    submitit hands its tasks over as pickles in its folder; this one holds strings and nothing
-    else. Before the job's time is up submitit calls ``checkpoint`` and requeues the job.
+    submitit keeps it as a pickle in its folder, and so it holds strings and numbers alone. Before
+    the job's time is up submitit calls ``checkpoint`` and requeues the job.
 
     Args:
         arguments: The command line, program first.
@@ -259,15 +248,15 @@ class BatchCommand:
         return {"arguments": self.arguments, "grace_s": self.grace_s, "_process": None}
 
     def __call__(self) -> int:
-        """Runs the command to its end.
+        """Run the command to its end.
 
         Returns:
-            Its exit code: 0, or 143 if it was asked to stop and can go on another time.
+            Its exit code: 0, or 143 if it was asked to stop and can be resumed.
 
         Raises:
             RuntimeError: It failed; the output of the job says why.
         """
-        signal.signal(signal.SIGTERM, self._forward)  # it may come to this process alone
+        signal.signal(signal.SIGTERM, self._forward)  # SLURM may send it to this process alone
         print(shlex.join(self.arguments), flush=True)
         self._process = subprocess.Popen(self.arguments)
         while self._process.poll() is None:
@@ -278,13 +267,13 @@ class BatchCommand:
         return code
 
     def checkpoint(self) -> DelayedSubmission:
-        """Ends the command in order; the same command goes on from there in the requeued job."""
+        """End the command in order; the requeued job resumes it."""
         import psutil
         from submitit.core.utils import DelayedSubmission
 
         self._forward(signal.SIGTERM, None)
         if self._process is not None:
-            # Not by Popen, which this has interrupted and which may hold its lock.
+            # Not by Popen, whose ``poll`` this interrupts and which may hold its lock.
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(self._process.pid)
                 for late in psutil.wait_procs([process], self.grace_s)[1]:
@@ -297,5 +286,5 @@ class BatchCommand:
 
 
 def bench_apts_command(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line of ``bench-apts …`` in this Python."""
+    """Return the command line of ``bench-apts …`` in this Python."""
     return [sys.executable, "-m", "bench_apts", *arguments]

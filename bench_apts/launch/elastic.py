@@ -1,4 +1,23 @@
-"""Runs trials one after another, each in fresh processes forked from a warm server."""
+"""Run trials one after another, each in fresh processes forked from a warm server.
+
+How a trial is stopped::
+
+    SIGTERM ── ask() touches the file ``stop`` and sets the alarm to ``grace_s``
+                 │  ranks see the file at their next step, write a checkpoint and return
+                 │  "interrupted"; the launcher raises ``Interrupted``
+                 ▼
+    SIGALRM ── end() raises SignalException: grace or time limit is over. The ranks get SIGALRM
+                 too: each dumps its stack into its log and dies (worker.py)
+
+    SIGINT, SIGHUP, SIGQUIT ── end() raises SignalException; the ranks get the same signal
+
+A second SIGTERM changes nothing. What is left of the ranks, also those that were being forked
+when a signal came, is killed before the launcher returns.
+
+Ranks are started and polled by ``torch.distributed.elastic.multiprocessing``. torchrun's agent
+above it is not used: it numbers nodes by their addresses, but node 0 must have rank 0, which
+writes the records; or it waits in C++ calls that no signal ends.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +25,10 @@ import logging
 import os
 import shutil
 import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,27 +37,33 @@ from bench_apts.core.errors import UserError
 from bench_apts.core.job import GRACE_S
 from bench_apts.launch import processes, worker
 from bench_apts.launch.processes import ForkServer, ProcessOutcome
+from bench_apts.launch.rendezvous import NodePlace, host_store, rank_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
     from bench_apts.core.job import RankJob
     from bench_apts.core.records import Status
-    from bench_apts.launch.rendezvous import NodePlace
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
 
-_HANDLED = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
-"""Signals that end a trial at once. SIGTERM leaves it time, see ``GRACE_S``."""
+_ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
+"""Signals that end a trial at once."""
 
-_AT_ONCE_S = 1e-3
-"""Stands for no time at all, as a timer that is set to 0 never rings."""
+_MIN_TIMER_S = 1e-3
+"""Stands for no time at all, as a timer that is set to 0 never expires."""
+
+_POLL_S = 0.05
+_END_S = 3
+"""How long ranks may take to end on a signal, in seconds."""
 
 
 class Interrupted(Exception):
-    """The user or the system asked the command to stop; the trial's ranks are gone."""
+    """The user or the system asked the command to stop; the trial's ranks have ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -46,41 +72,41 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Has SIGTERM and Ctrl-C end the block by ``Interrupted``.
+    """Let SIGTERM and Ctrl-C end the block by ``Interrupted``.
 
-    A SIGTERM that follows does nothing: it would cut off what the first one has ended in order.
+    A SIGTERM that follows does nothing: it would cut off what the first one ends in order.
     """
 
-    def pass_by(number: int, frame: FrameType | None) -> None:
-        """Unlike SIG_IGN, a handler is not handed on to other programs."""
+    def ignore(number: int, frame: FrameType | None) -> None:
+        """Do nothing; unlike SIG_IGN, programs that are started do not inherit a handler."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, pass_by)
+        signal.signal(signal.SIGTERM, ignore)
         raise Interrupted(number)
 
     after = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except Interrupted:
-        after = pass_by
+        after = ignore
         raise
     except KeyboardInterrupt as error:
-        after = pass_by
+        after = ignore
         raise Interrupted(signal.SIGINT) from error
     finally:
         signal.signal(signal.SIGTERM, after)
 
 
 class Launcher:
-    """Owns the warm server. Use as a context manager; one trial at a time.
+    """Runs one trial at a time; a context manager, as it owns the warm server.
 
     Args:
         preload: Modules that the trials will need, imported once in the server.
         device: ``"cpu"`` or ``"cuda"``.
-        start_method: ``"forkserver"``, or ``"spawn"`` where forking is no choice.
+        start_method: ``"forkserver"``, or ``"spawn"`` where forking is impossible.
 
     Attributes:
-        grace_s: How long a trial may take to end in order when SIGTERM asks for it, in seconds.
+        grace_s: How long a trial may take to end in order after SIGTERM, in seconds.
 
     Raises:
         UserError: The path of the temporary folder is too long, or no process can be started.
@@ -98,8 +124,9 @@ class Launcher:
         process_limits.openmp_threads()
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_ENDING_SIGNALS)
         os.environ[PRELOAD] = ",".join(self._preload)
-        # Files of the working directory must not stand in for modules of the same name.
+        # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
         if self._device == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -123,21 +150,19 @@ class Launcher:
         self._claim.release()
 
     def ready(self) -> None:
-        """Makes sure that a trial can run; on one machine it always can."""
+        """Make sure that a trial can run; on one machine it always can."""
 
     def run(self, job: RankJob, limit_s: float) -> ProcessOutcome:
-        """Runs one trial and returns when all its processes are gone.
+        """Run one trial, and return when all its processes have ended.
 
         Args:
-            job: What the ranks are told.
+            job: What the ranks run.
             limit_s: Wall-clock seconds after which the trial is killed as ``timeout``.
 
         Raises:
             Interrupted: A signal asked the command to stop.
         """
-        from bench_apts.launch import rendezvous
-
-        return self._launch(job, limit_s, rendezvous.single_node)
+        return self._launch(job, limit_s, lambda: NodePlace(1, 0, host_store()))
 
     def _start_server(self) -> None:
         if self._start_method == "forkserver":
@@ -146,33 +171,28 @@ class Launcher:
     def _launch(
         self, job: RankJob, limit_s: float, begin: Callable[[], NodePlace]
     ) -> ProcessOutcome:
-        """Runs this node's ranks; ``begin`` returns its place among the nodes."""
+        """Run this node's ranks; ``begin`` returns its place among the nodes."""
         from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.elastic.rendezvous import RendezvousError
 
         logs = self._logs / job.trial.run_id
         logs.mkdir(exist_ok=True)
         stop = logs / "stop"
         stop.unlink(missing_ok=True)
         payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
-        asked: list[int] = []
-        with (_quiet(), processes.use_temporary_folder(self._logs),
-              _signals(stop, asked, limit_s, self.grace_s)):
+        asked: list[int] = []  # the number of the SIGTERM that asked the trial to stop
+        with (_silenced_logging(), processes.use_temporary_folder(self._logs),
+              _signal_handlers(stop, asked, limit_s, self.grace_s)):
             try:
-                results = self._run(job, logs, begin, payload)
-            except KeyboardInterrupt as error:  # before the agent handles signals
-                raise Interrupted(signal.SIGINT) from error
+                statuses, failures = self._run(job, logs, begin, payload)
+                if failures and not asked:
+                    return processes.rank_failure(failures, self._server)
             except SignalException as error:
                 if error.sigval != signal.SIGALRM:
                     raise Interrupted(error.sigval) from error
                 if not asked:
                     return ProcessOutcome("timeout", "; ".join(filter(None, (
                         f"killed after {limit_s:.0f} s", worker.stack_locations(logs)))))
-            except ChildFailedError as error:
-                if not asked:
-                    return processes.rank_failure(error.failures, self._server)
             except worker.SilentExit as error:
                 if not asked:
                     return ProcessOutcome("error", str(error))
@@ -180,67 +200,61 @@ class Launcher:
                 # No answer from the fork server; the next trial starts another.
                 if not asked:
                     return processes.server_failure(error, self._server)
-            except (DistError, RendezvousError, OSError, RuntimeError, MemoryError) as error:
+            except (DistError, OSError, RuntimeError, MemoryError) as error:
                 if not asked:
                     return processes.start_failure(error)
         if asked:
             raise Interrupted(asked[0])
-        return ProcessOutcome(next(iter(results.values())))  # the same from every rank
+        return ProcessOutcome(statuses[0])  # the same from every rank
 
     def _run(self, job: RankJob, logs: Path, begin: Callable[[], NodePlace], payload: bytes
-             ) -> dict[int, Status]:
-        """Returns the ranks' answers; however it ends, it leaves none of them."""
-        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+             ) -> tuple[list[Status], dict[int, ProcessFailure]]:
+        """Return the ranks' answers, or failures by rank; however it ends, no rank is left."""
+        from torch.distributed.elastic.multiprocessing import (
+            DefaultLogsSpecs,
+            Std,
+            start_processes,
+        )
 
-        from bench_apts.launch import rendezvous
-        from bench_apts.launch.worker import run_rank
-
+        context = None
         try:
             self._start_server()
             place = begin()
             ranks = job.trial.ranks // place.nodes
-            handler = rendezvous.Rendezvous(
-                job.trial.run_id, place, worker.RankWatch(logs, ranks).look)
-            limits: dict[str, Any] = {}
-            if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
-                limits["shutdown_timeout"] = 3
-            config = LaunchConfig(
-                min_nodes=place.nodes,
-                max_nodes=place.nodes,
-                nproc_per_node=ranks,
-                rdzv_backend=rendezvous.BACKEND,
-                rdzv_configs={"handler": handler},
-                local_addr=place.address,
-                run_id=job.trial.run_id,
-                max_restarts=0,
-                monitor_interval=0.05,
-                start_method=self._start_method,
-                **limits,
-                signals_to_handle=",".join(_HANDLED),
-                logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
-            )
-            results: dict[int, Status] = elastic_launch(config, run_rank)(payload)
-            return results
-        except ChildFailedError:  # the agent has ended them
-            raise
-        except BaseException:
-            # A signal may have come while ranks were being forked, of which the agent then does
-            # not know, and which wait for each other.
-            self._server.end_ranks()
+            watch = worker.RankWatch(logs, ranks)
+            context = start_processes(
+                "trial", worker.run_rank, dict.fromkeys(range(ranks), (payload,)),
+                {local: rank_environment(job, place, ranks, local) for local in range(ranks)},
+                DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
+                start_method=self._start_method)
+            while (result := context.wait(0)) is None:
+                place.watch()
+                watch.look()
+                time.sleep(_POLL_S)
+            return (list(result.return_values.values()),
+                    {place.rank * ranks + local: failure
+                     for local, failure in result.failures.items()})
+        except BaseException as error:
+            try:
+                if context is not None:
+                    context.close(getattr(error, "sigval", signal.SIGTERM), _END_S)
+            finally:
+                # A signal may have come while ranks were being forked: they are in no context, and
+                # wait for each other.
+                self._server.end_ranks()
             raise
 
 
 @contextmanager
-def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> Iterator[None]:
-    """Arms the time limit, and the ranks' stop; afterwards disarms both.
+def _signal_handlers(stop: Path, asked: list[int], limit_s: float, grace_s: float
+                     ) -> Iterator[None]:
+    """Install SIGTERM's and the time limit's handlers for the block, see the module's diagram.
 
     Args:
         stop: The file that asks the ranks to stop.
-        asked: Gets the number of the signal that asked for it.
+        asked: Receives the number of the signal that asked for it.
         limit_s: Seconds until the trial is killed.
-        grace_s: Seconds from the signal until then.
+        grace_s: Seconds from SIGTERM until then.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -248,15 +262,16 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
         if not asked:  # SLURM may send it again
             asked.append(number)
             stop.touch()
-            signal.setitimer(signal.ITIMER_REAL, max(grace_s, _AT_ONCE_S))
+            signal.setitimer(signal.ITIMER_REAL, max(grace_s, _MIN_TIMER_S))
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SignalException("time is up", signal.Signals(number))
+        raise SignalException("the trial must end", signal.Signals(number))
 
-    names = ("SIGTERM", *_HANDLED)
+    names = ("SIGTERM", *_ENDING_SIGNALS)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGALRM, end)  # torch does the same, but not before the ranks start
+    for name in _ENDING_SIGNALS:  # torch does the same, but not before the ranks start
+        signal.signal(getattr(signal, name), end)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
@@ -267,8 +282,8 @@ def _signals(stop: Path, asked: list[int], limit_s: float, grace_s: float) -> It
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the agent's log: its failures come back as outcomes."""
+def _silenced_logging() -> Iterator[None]:
+    """Silence torch's log: failures are returned as outcomes."""
     logging.disable(logging.CRITICAL)
     try:
         yield

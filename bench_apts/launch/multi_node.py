@@ -1,19 +1,24 @@
-"""Sockets between nodes: where node 0 listens, how others reach it, and by which interface.
+"""Trials whose ranks are spread evenly over several nodes, and the nodes' control protocol.
 
-What node 0 and the other nodes of a study tell each other: JSON lines over one connection.
+The protocol is JSON lines over one TCP connection from each node to node 0, the leader::
 
-Trials whose ranks are spread evenly over several nodes.
+    node k                              node 0
+      Hello ───────────────────────────►  compares the agreements (code, study, data …)
+      ◄─────────────────────────── Welcome (or Bye with the reason)
+      ◄───────────────────────── BeginTrial    both start their ranks, which meet in node 0's store
+      RanksEnded ──────────────────────►  or StopTrial, as ranks elsewhere have failed
+      ◄──────────────────────────────── Bye    the command's exit code; either side may end so
+
+A side that closes the connection, or does not answer its kernel's probes, counts as gone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
 import time
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -24,86 +29,12 @@ from bench_apts.core.job import RankJob
 from bench_apts.core.records import Status
 from bench_apts.launch.elastic import Interrupted, Launcher
 from bench_apts.launch.processes import ProcessOutcome
+from bench_apts.launch.rendezvous import interface_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench_apts.launch.rendezvous import NodePlace
-
-_RETRY_S = 0.2
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Opens node 0's port: at an address there, at a name on all interfaces.
-
-    A host's own name often leads to its loopback interface, where nobody else comes.
-
-    Raises:
-        UserError: The address is not this machine's, or the port is taken.
-    """
-    family, address = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET, ""
-    if _is_address(host):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        address = host
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and not address:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind((address, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise UserError(f"--rendezvous {host}:{port}: node 0 waits there, and this machine "
-                            f"has no address {host}; give the machine that has it --node-rank 0"
-                            ) from error
-        raise UserError(f"node 0 cannot wait for the others at {host}:{port}: {error.strerror}; "
-                        "choose another port with --rendezvous HOST:PORT") from error
-    return listener
-
-
-def connect(host: str, port: int, patience_s: float) -> socket.socket:
-    """Reaches node 0, which may not have begun to listen yet.
-
-    Raises:
-        UserError: It does not answer in time.
-    """
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            return socket.create_connection(
-                (host, port), max(_RETRY_S, deadline - time.monotonic()))
-        except OSError as error:
-            if time.monotonic() + _RETRY_S > deadline:
-                raise UserError(f"no answer from node 0 at {host}:{port} within {patience_s:.0f} "
-                                f"s ({error.strerror or error}); start the same command there "
-                                "with --node-rank 0, or see what it said") from error
-            time.sleep(_RETRY_S)
-
-
-def interface_of(address: str) -> str | None:
-    """Returns the name of this machine's interface with an address; None if there is none."""
-    import psutil
-
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(_plain(entry.address) == _plain(address) for entry in addresses):
-            return str(name)
-    return None
-
-
-def _plain(address: str) -> str:
-    """Drops the zone of an IPv6 address and the mapping of an IPv4 one."""
-    return address.partition("%")[0].removeprefix("::ffff:")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
-
 
 _MAX_MESSAGE_BYTES = 2**22
 """Bytes of the longest message; a job is a few thousand."""
@@ -113,7 +44,7 @@ _SILENCE_S = 20
 
 
 class Hello(Struct, frozen=True, tag="hello"):
-    """A node comes: who it is, and what must be as on node 0 (see ``agreement``)."""
+    """A node introduces itself, with what must be equal on all nodes (``agreement``)."""
 
     node: int
     machine: dict[str, Any]
@@ -121,13 +52,13 @@ class Hello(Struct, frozen=True, tag="hello"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """Node 0 takes the node in."""
+    """Node 0 accepts the node."""
 
     hostname: str
 
 
 class BeginTrial(Struct, frozen=True, tag="begin"):
-    """Node 0 begins a trial: its number, and the port of its store on node 0."""
+    """Node 0 begins a trial, whose ranks meet in the store at ``port`` on node 0."""
 
     number: int
     job: RankJob
@@ -136,13 +67,13 @@ class BeginTrial(Struct, frozen=True, tag="begin"):
 
 
 class StopTrial(Struct, frozen=True, tag="stop"):
-    """Node 0 has given a trial up: end your ranks."""
+    """Node 0 has ended a trial early; the node ends its ranks."""
 
     number: int
 
 
 class RanksEnded(Struct, frozen=True, tag="ended"):
-    """A node's ranks are gone, this is how: an ``Outcome`` in words of its own."""
+    """A node's ranks have ended, with this ``ProcessOutcome``."""
 
     number: int
     status: Status
@@ -151,7 +82,7 @@ class RanksEnded(Struct, frozen=True, tag="ended"):
 
 
 class Bye(Struct, frozen=True, tag="bye"):
-    """The last word of either side: the exit code, and why if there is a reason to give."""
+    """The last message of either side: the exit code, and the reason if it is not 0."""
 
     code: int
     reason: str = ""
@@ -163,14 +94,14 @@ _decoder = msgspec.json.Decoder(Message)
 
 
 class ConnectionLost(Exception):
-    """The other side has closed the connection, or spoke nonsense."""
+    """The other side has closed the connection, or broke the protocol."""
 
 
 class NodeChannel:
     """One connection between node 0 and another node.
 
     Args:
-        connection: A connected TCP socket, which belongs to the channel from now on.
+        connection: A connected TCP socket, which the channel owns and closes.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -178,7 +109,7 @@ class NodeChannel:
         connection.settimeout(_SILENCE_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A machine without power or network says nothing at all.
+        # A machine without power or network closes no connection: let the kernel probe it.
         for name, value in (("TCP_KEEPIDLE", _SILENCE_S // 4), ("TCP_KEEPINTVL", _SILENCE_S // 4),
                             ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 1000 * _SILENCE_S)):
             if hasattr(socket, name):
@@ -187,14 +118,14 @@ class NodeChannel:
         self.there: str = connection.getpeername()[0]
 
     def fileno(self) -> int:
-        """The descriptor, for ``select``."""
+        """Return the descriptor, for ``select``."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
-        """Sends a message.
+        """Send a message.
 
         Raises:
-            Gone: Nobody is there.
+            ConnectionLost: The other side is gone.
         """
         try:
             self._socket.sendall(msgspec.json.encode(message) + b"\n")
@@ -202,17 +133,17 @@ class NodeChannel:
             raise ConnectionLost(error.strerror or str(error)) from error
 
     def receive(self, patience_s: float, *kinds: type[Message]) -> Message | None:
-        """Waits for a message.
+        """Wait for a message.
 
         Args:
-            patience_s: For how long to wait; 0 takes what is there.
-            kinds: What is expected.
+            patience_s: Seconds to wait; 0 for a message that has arrived.
+            kinds: The expected classes.
 
         Returns:
             The message, or None if there is none yet.
 
         Raises:
-            Gone: The connection ended, or brought something else.
+            ConnectionLost: The connection ended, or another message came.
         """
         deadline = time.monotonic() + patience_s
         while b"\n" not in self._read:
@@ -226,9 +157,8 @@ class NodeChannel:
             except OSError as error:
                 raise ConnectionLost(error.strerror or str(error)) from error
             if not more or len(self._read) > _MAX_MESSAGE_BYTES:
-                raise ConnectionLost(
-                    "it closed the connection" if not more else "it talks too much"
-                )
+                raise ConnectionLost("its message is too long" if more
+                                     else "it closed the connection")
             self._read += more
         line, _, self._read = self._read.partition(b"\n")
         try:
@@ -236,24 +166,24 @@ class NodeChannel:
         except msgspec.DecodeError as error:
             raise ConnectionLost(f"it is no bench-apts of this version ({error})") from error
         if not isinstance(message, kinds):
-            raise ConnectionLost(f"it said {type(message).__name__} out of turn")
+            raise ConnectionLost(f"it sent {type(message).__name__} out of turn")
         return message
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._socket.close()
 
 
 def close_with_code(channel: NodeChannel, code: int, reason: str = "") -> None:
-    """Says goodbye to whoever may still be there, and ends the connection."""
+    """Send ``Bye`` if the other side is still there, and close the connection."""
     with contextlib.suppress(ConnectionLost):
         channel.send(Bye(code, reason))
     channel.close()
 
 
 def exit_code_of(error: BaseException | None) -> tuple[int, str]:
-    """Returns the exit code that an error ends the command with, and what to tell the others."""
-    code = getattr(error, "exit_code", None)  # of the command line's own way to end
+    """Return the exit code that an error ends the command with, and the reason for the others."""
+    code = getattr(error, "exit_code", None)  # typer.Exit
     if isinstance(code, int):
         return code, ""
     if isinstance(error, Interrupted):
@@ -265,28 +195,24 @@ ELSEWHERE = ProcessOutcome("error", "ended because it was over on another node")
 
 
 class EndedElsewhere(Exception):
-    """A trial is over on another node, so that its ranks here are to be ended."""
+    """A trial is over on another node, so that its ranks here must end."""
 
 
 class Peers(Protocol):
-    """The other nodes, as node 0 or one of the others sees them."""
+    """The other nodes, as node 0 (node_leader.py) or another one (node_follower.py) sees them."""
 
     @property
     def address(self) -> str:
         """This node's address as the others see it."""
-        ...
 
     def ready(self) -> None:
-        """Makes sure that all of them are there."""
-        ...
+        """Make sure that all of them are there."""
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
-        """Agrees with the others on a trial; returns this node's place in it."""
-        ...
+        """Agree with the others on a trial; return this node's place in it."""
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
-        """Hears from the others how a trial ended, or tells them."""
-        ...
+        """Exchange how the trial ended on each node; return the outcome that counts."""
 
 
 class SpreadLauncher(Launcher):
@@ -303,7 +229,7 @@ class SpreadLauncher(Launcher):
         self._peers = peers
 
     def __enter__(self) -> SpreadLauncher:
-        # The way to the other nodes; NCCL finds its own unless the user names one.
+        # Gloo needs the interface that leads to the other nodes; NCCL finds it by itself.
         interface = interface_of(self._peers.address)
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -311,15 +237,15 @@ class SpreadLauncher(Launcher):
         return self
 
     def ready(self) -> None:
-        """Makes sure that all nodes are there.
+        """Make sure that all nodes are there.
 
         Raises:
-            UserError: One is gone, so that no trial can run any more.
+            UserError: One is gone, so that no further trial can run.
         """
         self._peers.ready()
 
     def run(self, job: RankJob, limit_s: float) -> ProcessOutcome:
-        """Runs this node's ranks of a trial; see ``Launcher.run``.
+        """Run this node's ranks of a trial; see ``Launcher.run``.
 
         Raises:
             Interrupted: A signal asked the command to stop.

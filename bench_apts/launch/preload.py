@@ -1,6 +1,6 @@
-"""Imported once by the fork server, so that each trial's processes start with it done.
+"""Imported by the fork server, so that ranks start with their imports done.
 
-Single-threaded and without touching CUDA: the processes are forked from here.
+It starts no thread and does not touch CUDA, as the ranks are forked from this process.
 """
 
 from __future__ import annotations

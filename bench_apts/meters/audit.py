@@ -21,10 +21,12 @@ from msgspec import convert, to_builtins
 from bench_apts.core import wire
 from bench_apts.core.errors import describe_error
 from bench_apts.core.records import Audited, AuditPart
-from bench_apts.meters import hidden_channels, procfs
+from bench_apts.meters import procfs
+from bench_apts.meters.hidden_channels import HiddenChannels, SeenChannels
+from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.meters.comm import CommMeter
     from bench_apts.plugins.optimizer_contract import World
@@ -34,6 +36,10 @@ _NOTSENT = struct.Struct("=144xI")
 _SENT = struct.Struct("=200xQQ")
 _LENGTH = 216
 _LISTEN = 10
+
+_REMEDY = "behind the meter's back: send it through torch.distributed"
+_MAX_NAMES = 3
+"""Most names in a line."""
 
 
 class Audit:
@@ -66,7 +72,7 @@ class Audit:
         self.skipped = _obstacle(self._meter)
         if not self.skipped:
             self._store_ports = _store_ports()
-            self._channels = hidden_channels.HiddenChannels(self._store_ports)
+            self._channels = HiddenChannels(self._store_ports)
             self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
             # Its sockets take their counts with them.
             _before_a_group_closes(lambda: self._guarded(self._update))
@@ -114,11 +120,11 @@ class Audit:
         unread = [] if self.skipped else sorted(self._channels.unread)
         return Audited(skipped, rank, self._parts, unread)
 
-    def shared(self) -> procfs.SharedMappings:
+    def shared(self) -> SharedMappings:
         """Return what memory this rank may share with others."""
-        return procfs.SharedMappings({}, set()) if self.skipped else self._channels.shared
+        return SharedMappings({}, set()) if self.skipped else self._channels.shared
 
-    def reached(self) -> hidden_channels.SeenChannels | None:
+    def reached(self) -> SeenChannels | None:
         """Return by what else this rank may exchange data with others; None if skipped."""
         return None if self.skipped else self._channels.seen()
 
@@ -139,13 +145,63 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
         dist.all_gather_object(every, own)
     results, complaints, shared, reached = zip(*every, strict=True)
     worst = max(results, key=lambda result: (bool(result.skipped), _largest_difference(result)))
-    lines = [*itertools.chain(*complaints), *hidden_channels.memory_complaints(shared),
-             *hidden_channels.channel_complaints(reached)]
+    lines = [*itertools.chain(*complaints), *memory_complaints(shared),
+             *channel_complaints(reached)]
     return worst, "; ".join(dict.fromkeys(lines)) or None
 
 
 def _largest_difference(audited: Audited) -> int:
     return max((abs(part.difference) for part in audited.parts.values()), default=0)
+
+
+def channel_complaints(ranks: Sequence[SeenChannels | None]) -> list[str]:
+    """Return a line for each set of ranks that exchange data, and one for the store.
+
+    Args:
+        ranks: What each rank has seen, by rank; None for a rank that could not look.
+    """
+    found: dict[tuple[int, ...], list[str]] = {}
+    known = [(rank, seen) for rank, seen in enumerate(ranks) if seen is not None]
+    for place in {seen.place for _, seen in known}:
+        here = [(rank, seen) for rank, seen in known if seen.place == place]
+        sent = set().union(*(seen.sent for _, seen in here))
+        received = set().union(*(seen.received for _, seen in here))
+        for name in sorted(sent & received):
+            members = tuple(rank for rank, seen in here if name in seen.sent | seen.received)
+            found.setdefault(members, []).append(name)
+    lines = [f"{_named(members)} exchange data through {_first(names)}, {_REMEDY}"
+             for members, names in found.items() if len(members) > 1]
+    strained = [(rank, seen) for rank, seen in known if seen.store_bytes > seen.store_allowed]
+    if strained:
+        rank, most = max(strained, key=lambda item: item[1].store_bytes)
+        lines.append(
+            f"{_named(rank for rank, _ in strained)} exchange data through the store "
+            f"({most.store_bytes} bytes of rank {rank} in training, allowed are "
+            f"{most.store_allowed}), {_REMEDY}")
+    return lines
+
+
+def memory_complaints(ranks: Sequence[SharedMappings]) -> list[str]:
+    """Return a line for each set of ranks that share memory which one of them may write.
+
+    Args:
+        ranks: What each rank has mapped, by rank.
+    """
+    found: dict[tuple[int, ...], list[str]] = {}
+    for segment in sorted(set().union(*(shared.writable for shared in ranks))):
+        members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
+        found.setdefault(members, []).append(ranks[members[0]].mapped[segment])
+    return [f"{_named(members)} share memory: {_first(names)}: bytes may have passed behind the "
+            "meter's back" for members, names in found.items() if len(members) > 1]
+
+
+def _named(ranks: Iterable[int]) -> str:
+    return f"ranks {', '.join(map(str, ranks))}"
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:

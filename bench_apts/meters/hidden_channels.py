@@ -22,7 +22,7 @@ from bench_apts.meters import procfs
 from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
 MAX_EVENTS = 4096
 """Most names of a kind that are kept of one part of a trial: there may be a file for each step."""
@@ -50,10 +50,6 @@ _UNBILLED = ("setup", "checkpoint")
 _CACHE = re.compile(r"/(__pycache__|torchinductor_[^/]*|\.triton|torch_extensions)/")
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 """Code that one rank compiles and all load."""
-
-_REMEDY = "behind the meter's back: send it through torch.distributed"
-_MAX_NAMES = 3
-"""Most names in a line."""
 
 _T = TypeVar("_T")
 _RECEIVED, _SENT = struct.Struct("=128xQ"), struct.Struct("=200xQ")  # of struct tcp_info
@@ -211,56 +207,6 @@ def _place() -> str:
     """Return where a path or number of a process means the same: the machine, or a container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))])
-
-
-def channel_complaints(ranks: Sequence[SeenChannels | None]) -> list[str]:
-    """Return a line for each set of ranks that exchange data, and one for the store.
-
-    Args:
-        ranks: What each rank has seen, by rank; None for a rank that could not look.
-    """
-    found: dict[tuple[int, ...], list[str]] = {}
-    known = [(rank, seen) for rank, seen in enumerate(ranks) if seen is not None]
-    for place in {seen.place for _, seen in known}:
-        here = [(rank, seen) for rank, seen in known if seen.place == place]
-        sent = set().union(*(seen.sent for _, seen in here))
-        received = set().union(*(seen.received for _, seen in here))
-        for name in sorted(sent & received):
-            members = tuple(rank for rank, seen in here if name in seen.sent | seen.received)
-            found.setdefault(members, []).append(name)
-    lines = [f"{_named(members)} exchange data through {_first(names)}, {_REMEDY}"
-             for members, names in found.items() if len(members) > 1]
-    strained = [(rank, seen) for rank, seen in known if seen.store_bytes > seen.store_allowed]
-    if strained:
-        rank, most = max(strained, key=lambda item: item[1].store_bytes)
-        lines.append(
-            f"{_named(rank for rank, _ in strained)} exchange data through the store "
-            f"({most.store_bytes} bytes of rank {rank} in training, allowed are "
-            f"{most.store_allowed}), {_REMEDY}")
-    return lines
-
-
-def memory_complaints(ranks: Sequence[SharedMappings]) -> list[str]:
-    """Return a line for each set of ranks that share memory which one of them may write.
-
-    Args:
-        ranks: What each rank has mapped, by rank.
-    """
-    found: dict[tuple[int, ...], list[str]] = {}
-    for segment in sorted(set().union(*(shared.writable for shared in ranks))):
-        members = tuple(rank for rank, shared in enumerate(ranks) if segment in shared.mapped)
-        found.setdefault(members, []).append(ranks[members[0]].mapped[segment])
-    return [f"{_named(members)} share memory: {_first(names)}: bytes may have passed behind the "
-            "meter's back" for members, names in found.items() if len(members) > 1]
-
-
-def _named(ranks: Iterable[int]) -> str:
-    return f"ranks {', '.join(map(str, ranks))}"
-
-
-def _first(names: list[str]) -> str:
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 class AuditEvents:

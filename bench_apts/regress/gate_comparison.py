@@ -280,7 +280,8 @@ def _stored_notes(stored: Sequence[TrialRecord], pairs: Mapping[GateCell, Pairs]
                   ) -> Iterator[str]:
     cards = {trial_origins.origin_card(record.header.environment) for record in stored}
     other = trial_origins.describe_origins(trial_origins.origin_differences(
-        [*cards, trial_origins.origin_card(environment.environment_card())], trial_origins.CODE))
+        [*cards, trial_origins.origin_card(environment.environment_card())],
+        trial_origins.CODE_TRAITS))
     yield ("times are not judged, as the baseline was not run in turns with head"
            + (f", and in another environment: {other}" if other else ""))
     for cell, of in pairs.items():

@@ -103,7 +103,7 @@ class Trainings:
 
     @cached_property
     def draws(self) -> ErtDraws:
-        """Draw of what a training on a fresh seed costs; every R reads the same ones."""
+        """Draws of what a training on a fresh seed costs; every R reads the same ones."""
         return ert_draws(self.spent, self.cost, seed=_SEED)
 
     def worth_a_number(self, trainings: int) -> bool:
@@ -118,15 +118,12 @@ class Trainings:
 
 def tuned(spent: Sequence[float], cost: Sequence[float],
           again: tuple[Sequence[float], Sequence[float]]) -> Trainings:
-    """Return the bills of an optimizer that is tuned.
+    """Return the bills of an optimizer whose tuning trials have these bills and costs.
 
     Args:
         spent: What each tuning trial was billed, shape ``(n,)``.
         cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
         again: ``(spent, cost)`` of trainings with the frozen configuration on fresh seeds.
-
-    Raises:
-        ValueError: As in ``Trainings``.
     """
     found = ert(spent, cost)
     return Trainings(*again, found.total, bool(found.hits))
@@ -147,7 +144,7 @@ class BreakEven(NamedTuple):
     seeds: int
 
     @property
-    def told(self) -> bool:
+    def is_known(self) -> bool:
         """Whether R* is known well enough to be a number."""
         return self.seeds >= ENOUGH and _narrow(self.interval, 3.0)
 

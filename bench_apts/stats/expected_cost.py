@@ -1,9 +1,9 @@
 """What finding a working configuration costs, and how that scatters (docs/measurement.md, 5).
 
-All functions take n trials that were drawn independently: what each ``spent`` and its ``cost``
-to the target, infinite for a miss. Costs are in any one currency, and so are the results. A cost
-that is unknown (NaN) is refused with a ValueError, as everywhere in this package. Formulas,
-sources and examples: docs/statistics.md.
+All functions take n trials that were drawn independently: what each ``spent``, shape ``(n,)``,
+and its ``cost`` to the target, infinite for a miss, shape ``(n,)``. Costs are in any one currency,
+and so are the results. A cost that is unknown (NaN) is refused with a ValueError, as everywhere in
+this package. Formulas, sources and examples: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ _ATOMS = 100_000  # sums of bills up to which a quantile is exact
 
 def check_bills(spent: Sequence[float], cost: Sequence[float]) -> None:
     """Refuse what no estimator can answer for.
-
-    Args:
-        spent: What each trial cost, shape ``(n,)``.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
 
     Raises:
         ValueError: The two differ in length, a bill is not finite, or a cost is unknown (NaN).
@@ -67,11 +63,6 @@ class Ert(NamedTuple):
     trials: int
 
     @property
-    def success(self) -> float:
-        """Share of trials that hit, m/n; NaN without trials."""
-        return self.hits / self.trials if self.trials else math.nan
-
-    @property
     def bound(self) -> float:
         """What the cost exceeds with 95 % confidence where nothing hit.
 
@@ -88,12 +79,8 @@ class Ert(NamedTuple):
 def ert(spent: Sequence[float], cost: Sequence[float]) -> Ert:
     """Return the expected cost to the target, ``Σ spent / hits`` (estimator 1; COCO's ERT).
 
-    Args:
-        spent: What each trial cost, shape ``(n,)``.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-
     Raises:
-        ValueError: The two differ in length, or a number is unknown.
+        ValueError: As in ``check_bills``.
     """
     check_bills(spent, cost)
     total = math.fsum(spent)
@@ -158,29 +145,24 @@ def best_weights(trials: int, draws: int) -> tuple[float, ...]:
     """
     _check_draws(trials, draws)
     subsets = math.comb(trials, draws)
+    # Of these, C(n − i, K − 1) hold the i-th smallest and otherwise larger ones only.
     return tuple(math.comb(trials - i, draws - 1) / subsets for i in range(1, trials + 1))
 
 
-def restart_costs(spent: Sequence[float], cost: Sequence[float], *, draws: int = DRAWS,
-                  seed: int = _SEED) -> Floats:
+def restart_costs(spent: Sequence[float], cost: Sequence[float], *,
+                  draws: int = DRAWS) -> Floats:
     """Simulate restart costs: bills of drawing trials, with replacement, until one hits.
-
-    Args:
-        spent: What each trial cost, shape ``(n,)``.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-        draws: How many restart costs to draw.
-        seed: Seed of the generator; the same arguments give the same costs.
 
     Returns:
         Sorted costs, shape ``(draws,)``, whose mean is the ERT; infinite where nothing hit.
 
     Raises:
-        ValueError: As in ``ert``.
+        ValueError: As in ``check_bills``.
     """
     hits, misses = (np.asarray(bills, dtype=np.float64) for bills in _bills(spent, cost))
     if not len(hits):
         return np.full(draws, np.inf)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     found: Floats = generator.choice(hits, draws)
     if len(misses):
         # The misses before each hit are geometric in number; their bills are drawn in one go.
@@ -191,25 +173,19 @@ def restart_costs(spent: Sequence[float], cost: Sequence[float], *, draws: int =
     return np.sort(found)
 
 
-def restart_quantile(spent: Sequence[float], cost: Sequence[float],
-                     share: float = 0.9) -> float:
+def restart_quantile(spent: Sequence[float], cost: Sequence[float], share: float = 0.9) -> float:
     """Return the bill that suffices to reach the target with probability ``share``.
 
     Exact where all misses cost the same, as they do in samples, or where there are none; else
     from ``restart_costs``, whose share of restarts below the quantile has a standard error of
     ``sqrt(share·(1 − share)/20 000)``: 0.2 % at 90 %.
 
-    Args:
-        spent: What each trial cost, shape ``(n,)``.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
-        share: Probability, more than 0 and less than 1.
-
     Returns:
         The smallest cost that at least that share of restarts does not exceed; infinite where
         nothing hit.
 
     Raises:
-        ValueError: ``share`` is out of its range, or as in ``ert``.
+        ValueError: ``share`` is not more than 0 and less than 1, or as in ``check_bills``.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")

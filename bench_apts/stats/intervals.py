@@ -6,7 +6,8 @@ generalised pivot are used instead: its three unknowns are drawn, each from a di
 holds at any n. docs/statistics.md has the measured coverage.
 
 Limits are order statistics, taken outwards: these are the same on the log scale, and interpolating
-between a number and infinity, which is a legal upper limit, means nothing.
+between a number and infinity, which is a legal upper limit, means nothing. ``spent`` and ``cost``
+of n trials have the shape ``(n,)``, as in ``expected_cost``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Indices = NDArray[np.int64]
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 20_240
 DRAWS = 4000
+
+_TAIL = 0.025
+"""Share of draws beyond either limit of an interval, so that it covers 95 %."""
 
 PRIOR_SCATTER = 0.5
 """Standard deviation of the logarithm of costs that one observation is added for: two or three
@@ -68,16 +72,14 @@ class ErtDraws(NamedTuple):
             return ErtDraws(np.full_like(self.low, more), np.full_like(self.high, more))
         return ErtDraws(more + times * self.low, more + times * self.high)
 
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """Return the limits between which the expected cost lies."""
-        tail = (1.0 - confidence) / 2.0
-        return Interval(float(np.quantile(self.low, tail, method="lower")),
-                        float(np.quantile(self.high, 1.0 - tail, method="higher")))
+    def interval(self) -> Interval:
+        """Return the limits between which the expected cost lies, with 95 % confidence."""
+        return Interval(float(np.quantile(self.low, _TAIL, method="lower")),
+                        float(np.quantile(self.high, 1.0 - _TAIL, method="higher")))
 
 
-def ert_interval(spent: Sequence[float], cost: Sequence[float], *, confidence: float = 0.95,
-                 seed: int = BOOTSTRAP_SEED) -> Interval | None:
-    """Return the interval of the expected cost to the target, from ``ert_draws``.
+def ert_interval(spent: Sequence[float], cost: Sequence[float]) -> Interval | None:
+    """Return the 95 % interval of the expected cost to the target, from ``ert_draws``.
 
     Returns:
         Limits in the currency of ``spent``, the upper one infinite where no trial hit, or None
@@ -87,11 +89,11 @@ def ert_interval(spent: Sequence[float], cost: Sequence[float], *, confidence: f
         ValueError: As in ``ert_draws``.
     """
     check_bills(spent, cost)
-    return ert_draws(spent, cost, seed=seed).interval(confidence) if len(spent) > 1 else None
+    return ert_draws(spent, cost).interval() if len(spent) > 1 else None
 
 
 def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool = True,
-              draws: int = DRAWS, seed: int = BOOTSTRAP_SEED) -> ErtDraws:
+              seed: int = BOOTSTRAP_SEED) -> ErtDraws:
     """Draw expected costs to the target that trials are compatible with.
 
     ``ERT = a + c (1 − p)/p``. The mean cost of a hit a is that of a lognormal distribution, by the
@@ -106,11 +108,10 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     with 95 % confidence, ``mean spent / (1 − 0.05^(1/n))``, and ``high`` is infinite.
 
     Args:
-        spent: What each trial cost, shape ``(n,)``, in any currency; positive.
-        cost: Its cost to the target, infinite for a miss, shape ``(n,)``.
+        spent: What each trial cost.
+        cost: Its cost to the target, infinite for a miss.
         failures: Whether more failures than were seen are possible. False, which all trials must
             have hit for, draws a alone.
-        draws: Number of draws.
         seed: Seed of the generator.
 
     Raises:
@@ -126,49 +127,44 @@ def ert_draws(spent: Sequence[float], cost: Sequence[float], *, failures: bool =
     generator = np.random.default_rng(seed)
     if not hits:
         least = float(bills.mean()) / miss_limit(trials)
-        return ErtDraws(np.full(draws, least), np.full(draws, np.inf))
+        return ErtDraws(np.full(DRAWS, least), np.full(DRAWS, np.inf))
     # a: the mean cost of a hit.
-    reached = _means(bills[hit], PRIOR_SCATTER if failures else CERTAIN_PRIOR, generator, draws)
+    reached = _means(bills[hit], PRIOR_SCATTER if failures else CERTAIN_PRIOR, generator)
     if not failures:
         if hits < trials:
             raise ValueError(f"{trials - hits} of {trials} trials missed")
         return ErtDraws(reached, reached)
     # c, the cost of a miss, and the share of hits p, once for either limit.
     miss = float(bills[~hit].mean()) if hits < trials else float(bills.max())
-    likely = (generator.beta(hits + 1, trials - hits, draws) if hits < trials
-              else np.ones(draws))
-    unlikely = np.maximum(generator.beta(hits + 0.5, trials - hits + 0.5, draws), 1e-300)
+    likely = (generator.beta(hits + 1, trials - hits, DRAWS) if hits < trials
+              else np.ones(DRAWS))
+    unlikely = np.maximum(generator.beta(hits + 0.5, trials - hits + 0.5, DRAWS), 1e-300)
     return ErtDraws(reached + miss * (1 - likely) / likely,
                     reached + miss * (1 - unlikely) / unlikely)
 
 
-def _means(values: Floats, prior: float, generator: np.random.Generator, draws: int) -> Floats:
+def _means(values: Floats, prior: float, generator: np.random.Generator) -> Floats:
     """Draw means of lognormal distributions that positive ``values`` are compatible with."""
     if not (values > 0).all():
         # Nothing was spent, for instance by the untrained model, which has no scatter either.
-        return np.full(draws, values.mean())
+        return np.full(DRAWS, values.mean())
     logs = np.log(values)
     centre = logs.mean()
     # The mean is exp(μ + σ²/2): σ² is drawn as squares/χ², then μ given σ².
     squares = prior**2 + float(((logs - centre) ** 2).sum())
     # One observation was added, so that there are as many degrees of freedom as values.
-    variance = squares / generator.chisquare(len(logs), draws)
-    drawn = centre + np.sqrt(variance / len(logs)) * generator.standard_normal(draws)
+    variance = squares / generator.chisquare(len(logs), DRAWS)
+    drawn = centre + np.sqrt(variance / len(logs)) * generator.standard_normal(DRAWS)
     found: Floats = np.exp(np.minimum(drawn + variance / 2, _EXPONENT))
     return found
 
 
-def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0.95,
-                      resamples: int = RESAMPLES,
-                      seed: int = BOOTSTRAP_SEED) -> list[Interval] | None:
-    """Return bootstrap intervals of ``best_of`` for K = 1 … ``most``; infinite limits are legal.
+def best_of_intervals(cost: Sequence[float], most: int) -> list[Interval] | None:
+    """Return 95 % bootstrap intervals of ``best_of`` for K = 1 … ``most``; limits may be infinite.
 
     Args:
         cost: What the least is taken of, shape ``(n,)``; infinite where there is none.
         most: Largest number of draws K, 1 … n.
-        confidence: Nominal coverage.
-        resamples: Number of resamples.
-        seed: Seed of the generator.
 
     Returns:
         An interval for each K, or None for fewer than two trials.
@@ -178,11 +174,11 @@ def best_of_intervals(cost: Sequence[float], most: int, *, confidence: float = 0
     """
     check_known(cost)
     best_weights(len(cost), most)
-    drawn = resampled(len(cost), resamples, seed)
+    drawn = resampled(len(cost))
     if drawn is None:
         return None
     ordered = np.sort(np.asarray(cost, dtype=np.float64)[drawn], axis=1)
-    return [percentiles(column, confidence) for column in _expected_best(ordered, most).T]
+    return [percentiles(column) for column in _expected_best(ordered, most).T]
 
 
 def _expected_best(ordered: Floats, most: int) -> Floats:
@@ -199,7 +195,8 @@ def _expected_best(ordered: Floats, most: int) -> Floats:
 
 
 @functools.lru_cache(maxsize=8)
-def resampled(count: int, resamples: int, seed: int) -> Indices | None:
+def resampled(count: int, resamples: int = RESAMPLES,
+              seed: int = BOOTSTRAP_SEED) -> Indices | None:
     """Draw trials with replacement; a report asks for the same draws hundreds of times.
 
     Args:
@@ -226,6 +223,6 @@ def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Float
     return values
 
 
-def percentiles(values: Floats, confidence: float) -> Interval:
-    """Return the interval between percentiles of resampled ``values``, shape ``(B,)``."""
-    return ErtDraws(values, values).interval(confidence)
+def percentiles(values: Floats) -> Interval:
+    """Return the interval that holds 95 % of resampled ``values``, shape ``(B,)``."""
+    return ErtDraws(values, values).interval()

@@ -34,7 +34,7 @@ class Curve(NamedTuple):
         values: Validation metric there, NaN where unknown, shape ``(k,)``.
         costs: Cost so far, in any one currency, shape ``(k,)``.
         hit: Index of the evaluation that first hit the target, or None.
-        spent: All that it cost if nobody stops it: up to the hit, else to its end.
+        spent: All that it cost if it is not stopped: up to the hit, else to its end.
     """
 
     steps: tuple[int, ...]

@@ -1,27 +1,28 @@
-"""Modelled time at world sizes and on networks that were not measured: the α-β model.
+"""Networks by name, and the modelled seconds of a collective on them: the α-β model.
 
-``T = max_rank compute + Σ_collectives (hops · α + bytes sent / β)`` (docs/measurement.md, 2), as
-in Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH"
-(2005). Nothing overlaps and no link is shared, so that T is neither a bound nor a measurement.
+``hops · α + bytes sent / β``, as in Thakur, Rabenseifner and Gropp, "Optimization of Collective
+Communication Operations in MPICH" (2005). No link is shared by two messages at a time.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import msgspec
 from msgspec import Meta, Struct
 
+from bench_apts.core import configuration
+from bench_apts.core.errors import UserError, unknown
 from bench_apts.core.wire import MAX_SEGMENT
-from bench_apts.stats.trial_costs import hit_bracket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from bench_apts.core.records import DistinctCall, Traffic, TrialRecord
 
 class Algorithm(StrEnum):
     """How collectives are carried out.
@@ -36,20 +37,12 @@ class Algorithm(StrEnum):
     gloo = "gloo"
 
 
-class BatchScaling(StrEnum):
-    """What stays as ranks are added: the global minibatch, or each rank's share of it."""
-
-    strong = "strong"
-    weak = "weak"
-
-
 _SHARDED = ("all_gather", "reduce_scatter")
 _PARTS = (*_SHARDED, "gather", "scatter")
 _WHOLE = ("broadcast", "reduce")
 _SHAPES = (Algorithm.ring, Algorithm.tree)
 
-_SCALAR = 8
-"""Bytes of the largest single element, which gloo cannot cut into segments."""
+_SCALAR = 8  # bytes of the largest single element, which gloo cannot cut into segments
 
 COLLECTIVES = frozenset(
     {"all_reduce", *_PARTS, *_WHOLE, "all_to_all", "send", "recv", "barrier"})
@@ -78,13 +71,54 @@ class Interconnect(NamedTuple):
     node_ranks: int = 1
 
 
-def collective_seconds(
-    collective: str,
-    payload: float,
-    ranks: int,
-    network: Interconnect,
-    algorithm: Algorithm = Algorithm.best,
-) -> float:
+def load_fabrics(own: Path | None = None) -> dict[str, Fabric]:
+    """Return all fabrics; the user's replace shipped ones of the same name.
+
+    Args:
+        own: A TOML file in the form of fabrics.toml.
+
+    Raises:
+        UserError: The file cannot be read, is no TOML, or a key is missing, unknown or wrong.
+    """
+    return {**_shipped(), **(_read(own) if own else {})}
+
+
+def networks(names: Sequence[str], known: Mapping[str, Fabric], node_ranks: int,
+             node_fabric: str) -> dict[str, Interconnect]:
+    """Return the named fabrics, each between nodes of ``node_ranks`` joined by ``node_fabric``.
+
+    Raises:
+        UserError: There is no fabric of one of the names.
+    """
+    for name in (*names, node_fabric):
+        if name not in known:
+            raise unknown("fabric", name, known, "Own ones come from --fabrics my.toml.")
+    inner = known[node_fabric] if node_ranks > 1 else None
+    return {name: Interconnect(known[name], inner, node_ranks) for name in names}
+
+
+@cache
+def _shipped() -> dict[str, Fabric]:
+    with resources.as_file(resources.files(__package__) / "fabrics.toml") as path:
+        return _read(path)
+
+
+def _read(where: Path) -> dict[str, Fabric]:
+    found = {}
+    for name, table in configuration.read_toml(where, "fabrics").items():
+        try:
+            fabric = msgspec.convert(table, Fabric)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{where}: fabric '{name}': {error}") from error
+        for key in ("bytes_per_s", "latency_s"):
+            if not math.isfinite(getattr(fabric, key)):
+                raise UserError(f"{where}: fabric '{name}': {key}: expected a finite number")
+        found[name] = fabric
+    return found
+
+
+def collective_seconds(collective: str, payload: float, ranks: int, network: Interconnect,
+                       algorithm: Algorithm = Algorithm.best) -> float:
     """Return the modelled seconds of one collective among all ranks.
 
     Args:
@@ -108,10 +142,9 @@ def collective_seconds(
     return _flat(collective, payload, ranks, network.outer, algorithm)
 
 
-def _flat(
-    collective: str, payload: float, ranks: int, fabric: Fabric, shape: Algorithm
-) -> float:
-    """One level of links, all alike.
+def _flat(collective: str, payload: float, ranks: int, fabric: Fabric,
+          shape: Algorithm) -> float:
+    """Return the seconds over one level of links, all alike.
 
     Rings take N − 1 rounds, trees ⌈log2 N⌉: recursive doubling where every rank ends with a part,
     and two pipelined binary trees for the all-reduce, in which a rank sends twice the payload
@@ -137,13 +170,13 @@ def _flat(
 
 
 def _gloo(collective: str, payload: float, ranks: int, fabric: Fabric) -> float:
-    """What gloo does over TCP (github.com/pytorch/gloo, gloo/*.cc), all ranks beginning at once.
+    """Return the seconds of gloo over TCP (github.com/pytorch/gloo), all ranks starting at once.
 
-    A message leaves when word has come that its receiver is ready, so it costs two hops, unless
-    the receiver said so while it waited for another. Rings keep two messages in flight, halves
-    of a round or segments of it, so that each costs one hop beyond its bytes. An all-reduce of
-    one element has a single message under way, which all receivers but the first await. The
-    broadcast is a binomial tree whose root sends the payload ⌈log2 N⌉ times.
+    A message is sent once its receiver has announced that it is ready, so it costs two hops,
+    unless the receiver announced it while it waited for another. Rings keep two messages in
+    flight, halves of a round or segments of it, so that each costs one hop beyond its bytes. An
+    all-reduce of one element has a single message in flight, which all receivers but the first
+    await. The broadcast is a binomial tree whose root sends the payload ⌈log2 N⌉ times.
     """
     if ranks == 1:
         return 0.0
@@ -167,7 +200,7 @@ def _gloo(collective: str, payload: float, ranks: int, fabric: Fabric) -> float:
 
 
 def _hierarchical(collective: str, payload: float, ranks: int, network: Interconnect) -> float:
-    """Two levels: within each node, then between ranks of the same place in all nodes.
+    """Return the seconds over two levels: within nodes, then between the same ranks of all nodes.
 
     All-reduce is a reduce-scatter inside, an all-reduce of each part outside and an all-gather
     inside. What has no such form, and a world that does not fill its nodes, is infinite.
@@ -195,131 +228,3 @@ def _hierarchical(collective: str, payload: float, ranks: int, network: Intercon
                 + best(collective, payload, nodes, network.outer))
     # The rest knows no hierarchy: it crosses the network as it would without nodes.
     return best(collective, payload, ranks, network.outer)
-
-
-@dataclass(frozen=True)
-class RecordedWork:
-    """What a recorded training did up to its hit, or to its end if it missed.
-
-    Attributes:
-        ranks: World size it ran with.
-        steps: Optimizer iterations.
-        batch_size: Samples of a global minibatch.
-        compute_s: Seconds of the busiest rank.
-        basis: Which record ``compute_s`` is.
-        traffic: What the training phase moved, by collective.
-        hit: Whether the target was reached.
-        listed: The distinct calls of the whole trial, where the record lists them.
-    """
-
-    ranks: int
-    steps: int
-    batch_size: int
-    compute_s: float
-    basis: str
-    traffic: Mapping[str, Traffic]
-    hit: bool
-    listed: Sequence[DistinctCall] = ()
-
-    def messages(self) -> Iterator[tuple[str, float, float]]:
-        """Yield collective, payload bytes and number of calls; their sizes as in all training.
-
-        All calls are of the average size where the record does not tell them apart.
-        """
-        for name, sums in self.traffic.items():
-            kinds = [call for call in self.listed
-                     if (call.phase, call.collective) == ("train", name)]
-            listed = sum(call.calls for call in kinds)
-            for call in kinds:
-                size = call.payload_bytes / (call.calls if call.folded else 1)
-                yield name, size, sums.calls * call.calls / listed
-            if sums.calls and not kinds:
-                yield name, sums.payload_bytes / sums.calls, sums.calls
-
-
-def computing(records: Sequence[TrialRecord]) -> float | None:
-    """Return the seconds in which one rank alone computes a sample; None without such a trial.
-
-    On CPUs these are CPU seconds, since the wall clock measures what else runs there. Trials of
-    several ranks are left out: their seconds hold communication, gloo's CPU time included.
-
-    Args:
-        records: Trials of one optimizer on one suite, at any N.
-
-    Returns:
-        The median over trials at N = 1 that took a step.
-    """
-    found = [(last.cpu_s if record.trial.device == "cpu" else last.train_s) / last.samples
-             for record in records if record.trial.ranks == 1
-             for last in record.evals[-1:] if last.samples]
-    return statistics.median(found) if found else None
-
-
-def recorded_work(record: TrialRecord, alone: float) -> RecordedWork | None:
-    """Read the work off a record; None if it holds no step.
-
-    Computing time is that of the same samples on a single rank, which has no communication.
-
-    Args:
-        record: A trial.
-        alone: Seconds in which one rank alone computes a sample, see ``computing``.
-    """
-    found = hit_bracket(record)
-    event = record.evals[found[1] if found else -1] if record.evals else None
-    if event is None or not event.step:
-        return None
-    trial = record.trial
-    compute = alone * event.samples / trial.ranks
-    basis = f"{'cpu_s' if trial.device == 'cpu' else 'train_s'} at N = 1"
-    return RecordedWork(trial.ranks, event.step, trial.batch_size, compute, basis,
-                event.comm.get("train", {}), found is not None,
-                (record.end and record.end.calls) or ())
-
-
-class Projection(NamedTuple):
-    """Modelled numbers of one training: seconds of a step, steps and seconds to the target."""
-
-    compute_s: float
-    communication_s: float
-    steps: int
-    to_target_s: float
-
-    @property
-    def step_s(self) -> float:
-        """Seconds of one step."""
-        return self.compute_s + self.communication_s
-
-
-def project(
-    done: RecordedWork,
-    ranks: int,
-    scaling: BatchScaling,
-    network: Interconnect,
-    algorithm: Algorithm = Algorithm.best,
-    batch_size: int | None = None,
-) -> Projection | None:
-    """Move recorded work to another world; None where its minibatch cannot be shared out.
-
-    Samples to the target stay as measured, which nobody knows to hold at another N. ``strong``:
-    the global minibatch stays, each rank computes on less of it. ``weak``: each rank's share
-    stays, and the larger minibatches make fewer steps.
-
-    Args:
-        done: What was recorded.
-        ranks: World size.
-        scaling: Which of the two.
-        network: What connects the ranks.
-        algorithm: Of the collectives.
-        batch_size: Samples of the global minibatch there, if the optimizer chooses its own.
-    """
-    growth = ranks / done.ranks
-    usual = done.batch_size * (growth if scaling is BatchScaling.weak else 1)
-    batch = usual if batch_size is None else batch_size
-    if ranks > batch:
-        return None
-    compute = done.compute_s / done.steps * batch / done.batch_size / growth
-    steps = math.ceil(done.steps * done.batch_size / batch)
-    communication = sum(number * collective_seconds(name, payload, ranks, network, algorithm)
-                        for name, payload, number in done.messages()) / done.steps
-    total = steps * (compute + communication) if done.hit else math.inf
-    return Projection(compute, communication, steps, total)

@@ -87,8 +87,7 @@ class Comparison(NamedTuple):
         return Evidence(self.ratio, self.interval, self.p, self.least, noise)
 
 
-def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95,
-            seed: int = BOOTSTRAP_SEED) -> Comparison:
+def compare(first: Bill, second: Bill, *, paired: bool) -> Comparison:
     """Compare two bills.
 
     The interval is read from ``ert_draws`` of both. Where all trials of both hit, no further
@@ -102,8 +101,6 @@ def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95
         first: Of one optimizer.
         second: Of the other.
         paired: Whether the k-th trials of both are a pair.
-        confidence: Nominal coverage of the interval.
-        seed: Seed of the generator.
 
     Raises:
         ValueError: Pairs lack a partner, or bills as in ``ert``.
@@ -115,8 +112,8 @@ def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95
     ratio = _ratio(first.value, second.value)
     if min(len(first.spent), len(second.spent)) < 2:
         return Comparison(ratio, None, 1.0, 1.0)
-    low, high = _ratio_draws(first, second, paired, seed)
-    interval = ErtDraws(low, high).interval(confidence)
+    low, high = _ratio_draws(first, second, paired)
+    interval = ErtDraws(low, high).interval()
     if first.fixed or second.fixed:
         sides = int((low <= 1).sum()), int((high >= 1).sum())
         least = 2.0 / (1 + DRAWS)
@@ -126,8 +123,8 @@ def compare(first: Bill, second: Bill, *, paired: bool, confidence: float = 0.95
     return Comparison(ratio, interval, max(least, p), least)
 
 
-def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RESAMPLES,
-                seed: int = BOOTSTRAP_SEED) -> dict[str, float]:
+def first_ranks(pools: Mapping[str, Bill], *, paired: bool,
+                resamples: int = RESAMPLES) -> dict[str, float]:
     """Return the share of bootstrap resamples in which an optimizer has the lowest expected cost.
 
     It describes how the order depends on the trials that were drawn. It is not the probability of
@@ -138,7 +135,6 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RES
         pools: Trials of each optimizer.
         paired: Whether the k-th trials of all belong together.
         resamples: Number of resamples.
-        seed: Seed of the generator.
 
     Returns:
         Shares by optimizer. Ties share alike; where nobody hits, nobody is first, so that the
@@ -154,7 +150,7 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RES
     found: list[Floats] = []
     for index, bill in enumerate(pools.values()):
         # The same seed draws the same repetitions, which is what makes them pairs.
-        drawn = resampled(len(bill.spent), resamples, seed if paired else seed + index)
+        drawn = resampled(len(bill.spent), resamples, BOOTSTRAP_SEED + (0 if paired else index))
         if drawn is None:
             return dict.fromkeys(pools, math.nan)
         found.append(erts(bill.spent, bill.cost, drawn))
@@ -164,15 +160,15 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool, resamples: int = RES
     return dict(zip(pools, shares.tolist(), strict=True))
 
 
-def _ratio_draws(first: Bill, second: Bill, paired: bool, seed: int) -> tuple[Floats, Floats]:
+def _ratio_draws(first: Bill, second: Bill, paired: bool) -> tuple[Floats, Floats]:
     """Draw the ratios that lower and upper limits are read from."""
     certain = first.always_hits and second.always_hits
     if certain and paired and not (first.fixed or second.fixed):
         ratios = (first.times / second.times) * _paired_ratios(
             np.asarray(first.spent, dtype=np.float64), np.asarray(second.spent, dtype=np.float64),
-            np.random.default_rng(seed))
+            np.random.default_rng(BOOTSTRAP_SEED))
         return ratios, ratios
-    one, other = (_draws(bill, not certain, seed + index)
+    one, other = (_draws(bill, not certain, BOOTSTRAP_SEED + index)
                   for index, bill in enumerate((first, second)))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = one.low / other.high, one.high / other.low
@@ -239,9 +235,8 @@ class Difference(NamedTuple):
     least: float
 
 
-def difference(first: Sequence[float], second: Sequence[float], *, paired: bool,
-               confidence: float = 0.95) -> Difference:
-    """Compare two means: Student's interval of the difference, p-value by exchanging labels.
+def difference(first: Sequence[float], second: Sequence[float], *, paired: bool) -> Difference:
+    """Compare two means: Student's 95 % interval of the difference, p-value by exchanging labels.
 
     Without pairs the interval is Welch's (1947), whose variances may differ.
 
@@ -249,7 +244,6 @@ def difference(first: Sequence[float], second: Sequence[float], *, paired: bool,
         first: A finite value of each trial, shape ``(n1,)``.
         second: Those of the other, shape ``(n2,)``.
         paired: Whether the k-th trials of both are a pair.
-        confidence: Nominal coverage of the interval.
 
     Raises:
         ValueError: Either is empty, or pairs lack a partner.
@@ -261,7 +255,7 @@ def difference(first: Sequence[float], second: Sequence[float], *, paired: bool,
         return Difference(value, None, 1.0, 1.0)
     least = least_p(len(first), len(second), paired=paired)
     p = permutation_p([(x, 1.0) for x in first], [(x, 1.0) for x in second], _means, paired=paired)
-    half = _half_width(first, second, paired, confidence)
+    half = _half_width(first, second, paired)
     return Difference(value, Interval(value - half, value + half), max(least, p), least)
 
 
@@ -283,8 +277,7 @@ def _means(mine: Floats, theirs: Floats) -> Floats:
     return found
 
 
-def _half_width(first: Sequence[float], second: Sequence[float], paired: bool,
-                confidence: float) -> float:
+def _half_width(first: Sequence[float], second: Sequence[float], paired: bool) -> float:
     from scipy.stats import t
 
     if paired:
@@ -297,4 +290,4 @@ def _half_width(first: Sequence[float], second: Sequence[float], paired: bool,
         weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (first, second),
                                                                    strict=True)]
         freedom = squared**2 / sum(weights) if sum(weights) else 1.0
-    return float(t.ppf((1.0 + confidence) / 2.0, freedom)) * math.sqrt(squared)
+    return float(t.ppf(0.975, freedom)) * math.sqrt(squared)

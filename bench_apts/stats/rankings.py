@@ -1,9 +1,4 @@
-"""Performance profiles and data profiles over several problems (docs/measurement.md, 6).
-
-Whether a ranking depends on the level of the target (docs/measurement.md, 1).
-
-Pareto fronts: who is beaten by nobody in all of several costs at once.
-"""
+"""Rankings: profiles over several problems, agreement across levels, and Pareto fronts."""
 
 from __future__ import annotations
 
@@ -22,18 +17,21 @@ if TYPE_CHECKING:
     from bench_apts.stats.expected_cost import Floats
 
 MIN_PROBLEMS = 8
+"""Problems below which a performance profile shows little but noise."""
+
 R_MAX = 4.0
+"""Ratio to the best at which the area below a profile ends."""
 
 
 class Profile(NamedTuple):
     """A Dolan-Moré performance profile: a step function of the ratio to the best optimizer.
 
     Attributes:
-        at: Ratios at which any profile steps, from 1 to ``r_max``, in order, shape ``(k,)``.
+        at: Ratios at which any profile steps, from 1 to ``R_MAX``, in order, shape ``(k,)``.
         share: Share of problems that were solved within that ratio, shape ``(k,)``.
         low: Lower limit of the band at each point, shape ``(k,)``.
         high: Upper limit, shape ``(k,)``.
-        score: Area below the profile from 1 to ``r_max``, divided by ``r_max − 1``; 1 is best.
+        score: Area below the profile from 1 to ``R_MAX``, divided by ``R_MAX − 1``; 1 is best.
         interval: Of the score.
     """
 
@@ -46,7 +44,7 @@ class Profile(NamedTuple):
 
 
 def ratios(costs: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
-    """Cost of each optimizer over that of the best one, problem by problem.
+    """Return the cost of each optimizer over that of the best one, problem by problem.
 
     Args:
         costs: Cost of each optimizer on each problem, in one currency, infinite where it missed;
@@ -54,7 +52,7 @@ def ratios(costs: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
 
     Returns:
         Ratios of the same shape, at least 1; infinite where it missed, also where all did:
-        a problem that nobody solves stays in the count.
+        a problem that no optimizer solves stays in the count.
 
     Raises:
         ValueError: No optimizer, numbers of problems differ, or a cost is not positive (bytes at
@@ -72,21 +70,14 @@ def ratios(costs: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
     return dict(zip(costs, found, strict=True))
 
 
-def area_score(ratio: Sequence[float] | Floats, r_max: float = R_MAX,
-               problems: Sequence[str] | None = None) -> float:
-    """Exact area score of a profile, ``mean max(0, r_max − r)/(r_max − 1)``.
+def area_score(ratio: Sequence[float] | Floats, problems: Sequence[str] | None = None) -> float:
+    """Return the exact area score of a profile, ``mean max(0, R_MAX − r)/(R_MAX − 1)``.
 
     Args:
         ratio: As ``ratios`` returns it, of one optimizer.
-        r_max: Where the area ends.
         problems: As in ``performance_profiles``.
-
-    Raises:
-        ValueError: ``r_max`` is not above 1.
     """
-    if not r_max > 1:
-        raise ValueError(f"r_max must be above 1, got {r_max}")
-    return shared(_areas(np.asarray(ratio, dtype=np.float64), r_max), problems)
+    return shared(_areas(np.asarray(ratio, dtype=np.float64)), problems)
 
 
 def shared(values: Sequence[float] | Floats, problems: Sequence[str] | None = None) -> float:
@@ -101,10 +92,9 @@ def shared(values: Sequence[float] | Floats, problems: Sequence[str] | None = No
 
 
 def performance_profiles(costs: Mapping[str, Sequence[float]],
-                         problems: Sequence[str] | None = None, *, r_max: float = R_MAX,
-                         confidence: float = 0.95, resamples: int = RESAMPLES,
-                         seed: int = BOOTSTRAP_SEED) -> dict[str, Profile]:
-    """Performance profiles with bands from resampling the problems.
+                         problems: Sequence[str] | None = None, *,
+                         resamples: int = RESAMPLES) -> dict[str, Profile]:
+    """Return performance profiles with bands from resampling the problems.
 
     A profile depends on who else is in the comparison, through the best of them; with more than
     two optimizers, only the best one's place is safe to read off.
@@ -114,14 +104,12 @@ def performance_profiles(costs: Mapping[str, Sequence[float]],
         problems: The problem that each case belongs to, shape ``(cases,)``: cases of one problem,
             such as one suite at several N, have the weight of one together and are resampled
             together. Without it each is a problem of its own.
-        r_max: Where the area ends.
-        confidence: Nominal coverage of bands, at each point for itself.
-        resamples: Number of resamples.
-        seed: Seed of the generator; all optimizers are resampled on the same problems.
+        resamples: Number of resamples, on the same problems for all optimizers. Bands cover 95 %,
+            at each point for itself.
 
     Raises:
         ValueError: Fewer than 8 problems, of which a profile would show little but noise: show
-            the table. Or as in ``ratios`` and ``area_score``.
+            the table. Or as in ``ratios``.
     """
     found = ratios(costs)
     weights = _weights(problems, len(next(iter(found.values()))))
@@ -129,23 +117,23 @@ def performance_profiles(costs: Mapping[str, Sequence[float]],
     if number < MIN_PROBLEMS:
         raise ValueError(
             f"a performance profile needs {MIN_PROBLEMS} problems, got {number}: show the table")
-    every = np.concatenate([*found.values(), [1.0, r_max]])
-    at = np.unique(every[every <= r_max])
-    drawn = np.random.default_rng(seed).integers(0, number, size=(resamples, number))
+    every = np.concatenate([*found.values(), [1.0, R_MAX]])
+    at = np.unique(every[every <= R_MAX])
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).integers(0, number, size=(resamples, number))
     profiles = {}
     for name, ratio in found.items():
         solved = weights @ (ratio[:, None] <= at)
-        bands = [percentiles(column, confidence) for column in solved[drawn].mean(axis=1).T]
+        bands = [percentiles(column) for column in solved[drawn].mean(axis=1).T]
         profiles[name] = Profile(
             tuple(at.tolist()), tuple(solved.mean(axis=0).tolist()),
             tuple(band.low for band in bands), tuple(band.high for band in bands),
-            area_score(ratio, r_max, problems),
-            percentiles((weights @ _areas(ratio, r_max))[drawn].mean(axis=1), confidence))
+            area_score(ratio, problems),
+            percentiles((weights @ _areas(ratio))[drawn].mean(axis=1)))
     return profiles
 
 
-def _areas(ratio: Floats, r_max: float) -> Floats:
-    found: Floats = np.maximum(0.0, r_max - ratio) / (r_max - 1.0)
+def _areas(ratio: Floats) -> Floats:
+    found: Floats = np.maximum(0.0, R_MAX - ratio) / (R_MAX - 1.0)
     return found
 
 
@@ -166,7 +154,7 @@ class Stability(NamedTuple):
 
     Attributes:
         taus: Kendall's τ-b of each pair of levels; None where a ranking has ties only.
-        winners: Cheapest optimizers by level, several if they tie, none if nobody hit it.
+        winners: Cheapest optimizers by level, several if they tie, none if none hit it.
     """
 
     taus: dict[tuple[float, float], float | None]
@@ -179,7 +167,7 @@ class Stability(NamedTuple):
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's τ-b of two rankings: 1 where all pairs agree, −1 where all are reversed.
+    """Return Kendall's τ-b of two rankings: 1 where all pairs agree, −1 where all are reversed.
 
     Infinite costs tie with each other.
 
@@ -188,7 +176,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
         second: Their costs under the other conditions, in the same order.
 
     Returns:
-        τ-b, or None where one of the rankings distinguishes nobody.
+        τ-b, or None where all of a ranking tie.
 
     Raises:
         ValueError: Lengths differ, or a cost is unknown (NaN).
@@ -234,7 +222,7 @@ def on_pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
 
     Args:
         points: Costs, lower is better, shape ``(points, costs)``. A point with a cost that is
-            infinite or unknown (NaN) is on no front and beats nobody.
+            infinite or unknown (NaN) is on no front and dominates no other.
 
     Returns:
         One answer for each point; equal points are on the front together.

@@ -1,7 +1,7 @@
 """How many trials it takes to tell two optimizers apart, by simulating studies.
 
-The simulated trials go through ``comparison`` and ``verdict`` themselves, so that the answer is
-that of the rule by which a report will judge.
+The simulated trials go through ``pairwise_comparison`` and ``verdict`` themselves, so that the
+answer is that of the rule by which a report will judge.
 """
 
 from __future__ import annotations
@@ -66,17 +66,8 @@ def spread(spent: Sequence[float], cost: Sequence[float]) -> Spread | None:
                   statistics.fmean(missed) / mean if missed else max(spent) / mean)
 
 
-def power(
-    first: Spread,
-    second: Spread,
-    trials: tuple[int, int],
-    factor: float,
-    *,
-    paired: bool,
-    rivals: int = 1,
-    rounds: int = ROUNDS,
-    seed: int = BOOTSTRAP_SEED,
-) -> float:
+def power(first: Spread, second: Spread, trials: tuple[int, int], factor: float, *, paired: bool,
+          rivals: int = 1, rounds: int = ROUNDS) -> float:
     """Return the share of studies that tell an optimizer from one that costs less.
 
     Args:
@@ -87,20 +78,17 @@ def power(
         paired: Whether they share their seeds.
         rivals: How many such optimizers are compared with the cheaper one, as one family.
         rounds: Number of simulated studies.
-        seed: Seed of the generator.
     """
     if least_p(*trials, paired=paired) * rivals > RULE.alpha:
         return 0.0
-    generator = np.random.default_rng(seed)
-    told = 0
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    decided = 0
     for _ in range(rounds):
         base = second.draw(trials[1], 1.0, generator)
-        family = []
-        for _ in range(rivals):
-            found = compare(first.draw(trials[0], factor, generator), base, paired=paired)
-            family.append(found.evidence())
-        told += decide(family)[0].verdict == "more"
-    return told / rounds
+        family = [compare(first.draw(trials[0], factor, generator), base, paired=paired).evidence()
+                  for _ in range(rivals)]
+        decided += decide(family)[0].verdict == "more"
+    return decided / rounds
 
 
 def needed(first: Spread, second: Spread, factor: float, *, rivals: int = 1,

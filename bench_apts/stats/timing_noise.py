@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from bench_apts.stats.intervals import BOOTSTRAP_SEED, RESAMPLES, Interval, percentiles, resampled
+from bench_apts.stats.intervals import Interval, percentiles, resampled
 from bench_apts.stats.verdict import Evidence, Rule, decide
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ def settle_slowdowns(
 
 def _estimate(logs: Sequence[float]) -> tuple[float, Interval]:
     values = np.asarray(logs, dtype=np.float64)
-    drawn = resampled(len(values), RESAMPLES, BOOTSTRAP_SEED)
+    drawn = resampled(len(values))
     if drawn is None:
         raise ValueError(f"{len(values)} ratio has no interval")
-    low, high = percentiles(_centres(values[drawn]), 0.95)
+    low, high = percentiles(_centres(values[drawn]))
     return float(np.exp(_centres(values[None])[0])), Interval(math.exp(low), math.exp(high))
 
 

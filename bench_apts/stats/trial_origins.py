@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     Key = tuple[str, str]
 
-CODE = frozenset({"commit", "dirty", "bench-apts"})
+CODE_TRAITS = frozenset({"commit", "dirty", "bench-apts"})
 """Names of traits that say which bench-apts ran; studies of two of its versions are compared."""
 
-SPREAD = frozenset({"nodes"})
+SIZE_TRAITS = frozenset({"nodes"})
 """Names of traits that depend on the world size."""
 
 _HARMLESS = frozenset({"beside", "slurm", "commit_unknown"})
@@ -114,8 +114,9 @@ def count_origins(found: Mapping[str, Mapping[str, int]]) -> str:
         for name, values in found.items())
 
 
-def shares(records: Sequence[TrialRecord]) -> dict[tuple[tuple[str, str], ...], list[TrialRecord]]:
-    """Sort trials by what differs in their environments: names and values, with the trials."""
+def group_by_origin(
+        records: Sequence[TrialRecord]) -> dict[tuple[tuple[str, str], ...], list[TrialRecord]]:
+    """Group trials by what differs in their environments: names and values, with the trials."""
     written = origin_cards(records)
     names = origin_differences(written)
     found: dict[tuple[tuple[str, str], ...], list[TrialRecord]] = {}

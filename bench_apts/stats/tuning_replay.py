@@ -67,8 +67,7 @@ class Replayed(NamedTuple):
 
 
 def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence[int] = (2, 4),
-               orders: int = ORDERS, seed: int = _SEED,
-               limit: int | None = None) -> dict[str, Replayed]:
+               orders: int = ORDERS, limit: int | None = None) -> dict[str, Replayed]:
     """Replay every policy that draws from one optimizer's search space, on the same orders.
 
     Args:
@@ -76,7 +75,6 @@ def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence
         direction: Of the target's metric, ``"max"`` or ``"min"``.
         races: Numbers K of trials that race; those above the number of trials are left out.
         orders: Arrival orders; reports ask for 500 at least.
-        seed: Seed of the orders.
         limit: How many trials arrive in each.
 
     Returns:
@@ -86,24 +84,22 @@ def replay_all(curves: Sequence[Curve], direction: Direction, *, races: Sequence
     Raises:
         ValueError: As in ``shuffled``.
     """
-    arrivals = shuffled(curves, orders=orders, seed=seed, limit=limit)
+    arrivals = shuffled(curves, orders=orders, limit=limit)
     policies: dict[str, Policy] = {"sequential": sequential}
     for draws in races:
         if draws <= len(arrivals[0]):
             policies[f"race of {draws}"] = partial(racing, draws=draws)
     for kind in KINDS:
-        policies[kind] = pruning(kind, count_evaluations(curves), direction, seed)
+        policies[kind] = pruning(kind, count_evaluations(curves), direction)
     return {name: replay(policy, arrivals) for name, policy in policies.items()}
 
 
-def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
-           shares: Sequence[float] = SHARES) -> Replayed:
+def replay(policy: Policy, orders: Iterable[Sequence[Curve]]) -> Replayed:
     """Let a policy tune once for each arrival order.
 
     Args:
         policy: ``sequential``, or one of ``racing`` and ``pruning``.
         orders: From ``shuffled`` or ``listed``.
-        shares: Which quantiles to give.
 
     Raises:
         ValueError: No orders.
@@ -117,19 +113,14 @@ def replay(policy: Policy, orders: Iterable[Sequence[Curve]],
     costs = np.array([run.bill if run.hit else math.inf for run in runs])
     return Replayed(
         len(runs), hits / len(runs), total / len(runs), total / hits if hits else math.inf,
-        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in shares},
+        {share: float(np.quantile(costs, share, method="inverted_cdf")) for share in SHARES},
         pruned / len(runs),
         sum(run.falsely for run in runs) / pruned if pruned else math.nan)
 
 
 def sequential(order: Sequence[Curve]) -> PolicyRun:
     """Run one trial after the other, each to its end, until the first hit."""
-    bill = 0.0
-    for trial in order:
-        bill += trial.spent
-        if trial.hit is not None:
-            return PolicyRun(bill, True)
-    return PolicyRun(bill, False)
+    return racing(order, 1)
 
 
 def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
@@ -153,16 +144,15 @@ def racing(order: Sequence[Curve], draws: int) -> PolicyRun:
     return PolicyRun(bill, False)
 
 
-def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) -> Policy:
+def pruning(kind: Kind, length: int, direction: Direction) -> Policy:
     """Return the policy of one trial after the other, each of which a pruner may stop.
 
     Args:
         kind: Which pruner, set up as while tuning.
         length: How many evaluations a full trial has after its first step.
         direction: Of the target's metric, ``"max"`` or ``"min"``.
-        seed: Seed of the studies' names, from which Hyperband draws its brackets.
     """
-    names = random.Random(seed)
+    names = random.Random(_SEED)  # of the studies, from which Hyperband draws its brackets
 
     def policy(order: Sequence[Curve]) -> PolicyRun:
         study = Arrivals(kind, length, direction, f"{names.getrandbits(64):x}")
@@ -182,14 +172,13 @@ def pruning(kind: Kind, length: int, direction: Direction, seed: int = _SEED) ->
     return policy
 
 
-def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED,
+def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS,
              limit: int | None = None) -> list[list[Curve]]:
     """Return random arrival orders of a pool of trials, without replacement.
 
     Args:
         curves: The pool.
-        orders: How many orders.
-        seed: Seed; the same arguments give the same orders.
+        orders: How many orders; the same arguments give the same ones.
         limit: How many trials arrive; all of them by default.
 
     Raises:
@@ -198,27 +187,26 @@ def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS, seed: int = _SEED
     count = len(curves) if limit is None else limit
     if orders < 1 or not 1 <= count <= len(curves):
         raise ValueError(f"cannot draw {orders} orders of {count} out of {len(curves)} trials")
-    generator = random.Random(seed)
+    generator = random.Random(_SEED)
     return [generator.sample(list(curves), count) for _ in range(orders)]
 
 
-def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool, orders: int = ORDERS,
-           seed: int = _SEED) -> list[list[Curve]]:
+def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool,
+           orders: int = ORDERS) -> list[list[Curve]]:
     """Return arrival orders of a list of configurations, each with one of its seeds at random.
 
     Args:
         groups: Trials of each configuration: the defaults of m optimizers, or a list of five.
         ordered: Whether they are tried as listed (an ordered list), or in random order
             (defaults, of which nobody knows which comes first).
-        orders: How many orders.
-        seed: Seed; the same arguments give the same orders.
+        orders: How many orders; the same arguments give the same ones.
 
     Raises:
         ValueError: No configuration, no orders, or a configuration without a trial.
     """
     if orders < 1 or not groups or not all(groups.values()):
         raise ValueError("each configuration needs a trial, and a replay needs an order")
-    generator = random.Random(seed)
+    generator = random.Random(_SEED)
     found = []
     for _ in range(orders):
         order = [generator.choice(list(trials)) for trials in groups.values()]

@@ -5,7 +5,7 @@ A difference is claimed where all of this holds (docs/statistics.md, "One rule")
 1. the p-value, corrected by Holm for all comparisons of its family, is at most alpha;
 2. the interval of the effect excludes "no difference";
 3. the effect is beyond what equal trials differ by on this machine, in the mean of as many trials;
-4. the effect is large enough to matter to anybody.
+4. the effect is large enough to matter.
 
 Otherwise it says which of two it is: the trials do not tell the two apart, or so few trials never
 could, whatever they had shown.

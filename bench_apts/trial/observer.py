@@ -27,14 +27,14 @@ _now = time.perf_counter  # before a plug-in could replace it
 
 
 class Observer:
-    """Runs one stepper on this rank and counts what it does.
+    """Runs the stepper that a backend built with ``model``, and counts what it does on this rank.
 
     Args:
-        stepper: What the backend built.
-        model: The model that it was built with.
-        passes: Counts the passes of that model.
-        clock: The trial's clock.
-        meter: The trial's meter.
+        stepper: The stepper.
+        model: The model, whose passes ``passes`` counts.
+        passes: The counter.
+        clock: The trial's, like ``meter``.
+        meter: The trial's.
         moves_weights: Whether ``evaluation_model`` may change the model's weights.
 
     Attributes:

@@ -179,14 +179,14 @@ Split = Resident | Streamed
 
 
 class TrialSplits:
-    """The splits of a suite's data.
+    """The splits of a suite's data, in batches on ``device``.
 
     Args:
         problem: The suite's.
         dataset: Its data as prepared.
         seed: Of the trial's data.
         device: Where batches go.
-        memory_format: How batches of images lie in memory.
+        memory_format: Of batches of images.
         workers: Processes that read streamed data for this rank.
 
     Raises:

@@ -25,17 +25,10 @@ from bench_apts.plugins.randomness import StepSeeds
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
 from bench_apts.tasks.named_tasks import Classification
-from bench_apts.trial import pruning, trained_model, warmup
+from bench_apts.trial import evaluation, pruning, trained_model, warmup
 from bench_apts.trial.checkpoints import Checkpoints
 from bench_apts.trial.contract_checks import require_true
-from bench_apts.trial.evaluation import (
-    RankPeaks,
-    RankSums,
-    SplitResult,
-    StepTotals,
-    end_status,
-    evaluate,
-)
+from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, StepTotals, evaluate
 from bench_apts.trial.observer import Observer
 from bench_apts.trial.stopping import GracefulStop
 from bench_apts.trial.trained_model import TrialNetwork
@@ -236,7 +229,7 @@ class TrialRun:
                      peaks.missing_backwards)
         self.evals.append(self._record(result, sums, peaks))
         self.pending = StepTotals()
-        status = end_status(
+        status = evaluation.end_status(
             self.trial.suite, self.evals, result.loss, sums.loss, self.watch, self.world.size)
         self.clock.switch("log")
         self._write(self.evals[-1])
@@ -263,27 +256,17 @@ class TrialRun:
 
     def _record(self, result: SplitResult, sums: RankSums, peaks: RankPeaks) -> Eval:
         forwards, backwards = int(peaks.forwards), int(peaks.backwards)
+        operations = self.network.flops
         return Eval(
-            step=self.step,
-            samples=self.samples,
-            epoch=self.samples / len(self.train),
-            train_s=self.clock.seconds("train"),
-            wall_s=self.clock.wall,
-            cpu_s=peaks.cpu_s,
-            forwards=forwards,
-            backwards=backwards,
-            peak_memory_bytes=int(peaks.memory),
-            train_loss=sums.mean_loss(),
-            validation=result.metrics(),
-            comm=self.meter.snapshot(),
-            diagnostics=self.pending.diagnostics(),
-            flops=self.network.flops and self.network.flops.total(
-                self.samples, forwards, backwards),
+            step=self.step, samples=self.samples, epoch=self.samples / len(self.train),
+            train_s=self.clock.seconds("train"), wall_s=self.clock.wall, cpu_s=peaks.cpu_s,
+            all_ranks_cpu_s=sums.cpu_s, forwards=forwards, backwards=backwards,
+            flops=operations and operations.total(self.samples, forwards, backwards),
+            peak_memory_bytes=int(peaks.memory), tensor_bytes=int(peaks.tensors),
+            train_loss=sums.mean_loss(), validation=result.metrics(),
+            comm=self.meter.snapshot(), diagnostics=self.pending.diagnostics(),
             counted=Counted(int(sums.counted_samples), int(peaks.counted_forwards),
-                            int(peaks.counted_backwards), self.observer.steps_s),
-            all_ranks_cpu_s=sums.cpu_s,
-            tensor_bytes=int(peaks.tensors),
-        )
+                            int(peaks.counted_backwards), self.observer.steps_s))
 
     def _test(self) -> dict[str, float]:
         self.meter.phase = "eval"

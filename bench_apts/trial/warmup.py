@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils._pytree import tree_flatten
 
 from bench_apts.core.errors import ContractError
 from bench_apts.plugins import replicas
@@ -129,13 +128,12 @@ def _weights(model: torch.nn.Module) -> tuple[int, int]:
 
 def _fingerprint(state: dict[str, Any]) -> int | None:
     """Return a state's fingerprint; None where it holds what no checkpoint could."""
+    tensors: list[torch.Tensor] = []
     try:
-        leaves, structure = tree_flatten(plain_state(state))
+        rest = _plain(state, "state", tensors.append)
     except UnsupportedState:
         return None
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    values = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
-    return zlib.crc32(f"{values} {structure}".encode(), replicas.fingerprint(tensors))
+    return zlib.crc32(repr(rest).encode(), replicas.fingerprint(tensors))
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -169,33 +167,36 @@ class UnsupportedState(Exception):
     """A state holds something that cannot be kept as data."""
 
 
-def plain_state(value: Any, where: str = "state") -> Any:
+def plain_state(value: Any) -> Any:
     """Return a state as plain Python values and tensors: what ``torch.load`` reads without code.
 
     Args:
         value: None, bools, numbers, strings, tensors, and lists, tuples and dictionaries of them;
             also of subclasses, of which the value is kept.
-        where: Its name in errors.
 
     Raises:
         UnsupportedState: It holds anything else; the message says what and where.
     """
+    return _plain(value, "state", lambda tensor: tensor)
+
+
+def _plain(value: Any, where: str, keep: Callable[[torch.Tensor], Any]) -> Any:
     kind = type(value)
     if value is None or kind in _SCALARS:
         return value
     if isinstance(value, torch.Tensor):
         if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
             raise UnsupportedState(f"{where} is a {kind.__name__} ({value.layout})")
-        return value.detach() if value.requires_grad else value
+        return keep(value.detach())  # without attributes, which torch.save would write as well
+    if isinstance(value, dict):
+        return {_plain(key, f"a key of {where}", keep): _plain(item, f"{where}.{key}", keep)
+                for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item, f"{where}.{number}", keep) for number, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
     for scalar in _SCALARS:
         if isinstance(value, scalar):
             return scalar(value)
-    if isinstance(value, dict):
-        return {plain_state(key, f"a key of {where}"): plain_state(item, f"{where}.{key}")
-                for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [plain_state(item, f"{where}.{number}") for number, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
     raise UnsupportedState(f"{where} is a {kind.__name__}")
 
 

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import search_costs
+from bench_apts.reports.bills_by_trainings import (
+    MANY,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+    payoff_words,
+)
 from bench_apts.reports.cells import computing, memory
 from bench_apts.reports.section_parts import (
     Answer,
@@ -16,7 +23,6 @@ from bench_apts.reports.section_parts import (
     Listing,
     Part,
     Prose,
-    family_of,
     untuned_reference,
 )
 from bench_apts.reports.sections.decision_contest import (
@@ -30,16 +36,8 @@ from bench_apts.reports.sections.decision_contest import (
     projectable,
 )
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
-from bench_apts.reports.tuning_pools import (
-    MANY,
-    CostView,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    payoff_words,
-    read_pool,
-)
-from bench_apts.stats import fabrics
+from bench_apts.reports.tuning_pools import CostView, read_pool
+from bench_apts.stats import network_model
 from bench_apts.stats.timing_noise import noise
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ def _box(context: Context, group: CellGroup) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = CostView(headline(device), 1.0, device)
-    rivals = [cell for cell in cells if not cell.leader]
+    rivals = [cell for cell in cells if not cell.search_owner]
     pools = [found for cell in rivals if (found := read_pool(cell, view))]
     timed = view.currency in TIME_CURRENCIES
     unlike = group.unlike if timed else ""
@@ -170,7 +168,8 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
         return [_Question(title, "bytes", units.format_size, found)]
-    slow = sorted(fabrics.load_fabrics().items(), key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
+    slow = sorted(network_model.load_fabrics().items(),
+                  key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
                       contest([by_network(cell, fabric, alone[cell.label]) for cell in cells],
                               unlike=group.unlike)) for name, fabric in slow]
@@ -211,12 +210,12 @@ def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
             f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
             f"is not tuned; {label} comes nearest over {MANY} trainings.")
     else:
-        choice = f"{said[0].upper()}{said[1:]}" if found.told else "Not told by these trials"
-        text = (f"Against {other}, which is not tuned." if found.told else
+        choice = f"{said[0].upper()}{said[1:]}" if found.is_known else "Not told by these trials"
+        text = (f"Against {other}, which is not tuned." if found.is_known else
                 f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
     return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": payoff_words(found), "lowest": label, "runner_up": other,
-        "value": found.trainings if found.told else None,
+        "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
         "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 
@@ -260,7 +259,7 @@ def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> lis
         return []
     families: dict[str, list[ReportCell]] = {}
     for cell in cells:
-        families.setdefault(family_of(cell), []).append(cell)
+        families.setdefault(cell.family, []).append(cell)
     return [_loss(once, members, view) for family, members in families.items()
             if family and once.best.cell not in members]
 

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING
 from bench_apts.core import units
 from bench_apts.reports.cells import memory
 from bench_apts.stats.intervals import Interval
-from bench_apts.stats.network_model import (
-    COLLECTIVES,
-    BatchScaling,
-    Interconnect,
-    project,
-    recorded_work,
-)
+from bench_apts.stats.modelled_training import BatchScaling, project, recorded_work
+from bench_apts.stats.network_model import COLLECTIVES, Interconnect
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare
 from bench_apts.stats.verdict import RULE, Decision, decide, winners
 

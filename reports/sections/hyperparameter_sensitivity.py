@@ -23,9 +23,9 @@ from bench_apts.reports.canvas import (
 from bench_apts.reports.caveats import on_the_edge
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.figure_style import INK, LOOKS
-from bench_apts.reports.section_parts import Pictures, Prose, Section, finite, tables
+from bench_apts.reports.section_parts import Pictures, Prose, Section, tables
 from bench_apts.reports.sections.hyperparameter_sweeps import find_sweeps, transfer_table
-from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.table import Table, Value, finite, name, number, words
 from bench_apts.stats.range_sensitivity import log_edges, success_by_bin, working_range
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _edges(context: Context) -> Iterator[str]:
     """Warn of each optimum at an end of what was searched, with its place."""
     for group in context.groups:
         for cell in group.cells:
-            if cell.leader or cell.frozen is None or cell.frozen.trial.searched is None:
+            if cell.search_owner or cell.frozen is None or cell.frozen.trial.searched is None:
                 continue
             for knob in on_the_edge(cell):
                 low, high = cell.frozen.trial.searched.ranges[knob]
@@ -200,9 +200,10 @@ def _share_figure(context: Context, sweep: Sweep) -> Figure:
     sns.heatmap(
         np.array([[part.hits / part.trials if part.trials else 0.0 for part in row]
                   for row in bins.values()]),
-        vmin=0, vmax=1, cmap=_SHARES, cbar=False, ax=axes, linewidths=2, linecolor="none",
+        vmin=0, vmax=1, cmap=_SHARES, cbar=False, ax=axes,
         annot=[[f"{part.hits} of {part.trials}" if part.trials else units.NONE for part in row]
                for row in bins.values()], fmt="", annot_kws={"color": INK, "fontsize": 8})
+    axes.grid(False)
     axes.set_yticks(np.arange(len(sizes)) + 0.5, [f"N = {ranks}" for ranks in sizes], rotation=0)
     if sweep.searched:
         edges = [part.low for part in columns] + [columns[-1].high]

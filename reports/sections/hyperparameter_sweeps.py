@@ -71,10 +71,10 @@ class Sweep(NamedTuple):
 
 
 def find_sweeps(groups: Sequence[CellGroup]) -> list[Sweep]:
-    """Finds them on one suite: searches first, then what was varied by hand.
+    """Find the sweeps of one suite: searches first, then what was varied by hand.
 
     Of a search this is the hyperparameter with the largest ratio between the ends of its range.
-    An optimizer that shared another's search is left out: the trials are that one's.
+    An optimizer that shared another's search is left out: its trials are the other's.
     """
     labels = list(dict.fromkeys(cell.label for group in groups for cell in group.cells))
     found = [_searched([c for group in groups for c in group.cells if c.label == label])
@@ -86,7 +86,7 @@ def find_sweeps(groups: Sequence[CellGroup]) -> list[Sweep]:
 
 
 def _searched(cells: Sequence[ReportCell]) -> Sweep | None:
-    cells = [cell for cell in cells if cell.tune and not cell.leader]
+    cells = [cell for cell in cells if cell.tune and not cell.search_owner]
     ranges = next((r.trial.searched.ranges for cell in cells for r in cell.tune
                    if r.trial.searched), {})
     name = widest(ranges)
@@ -97,7 +97,7 @@ def _searched(cells: Sequence[ReportCell]) -> Sweep | None:
 
 
 def _by_hand(cells: Sequence[ReportCell]) -> Sweep | None:
-    """Finds the only number in which untuned entries of one optimizer differ, if it is one."""
+    """Find the only number in which untuned entries of one optimizer differ, if it is one."""
     cells = [cell for cell in cells if cell.seeds and not cell.tune]
     given = [cell.seeds[0].trial.hyperparameters for cell in cells]
     differing = {name for values in given for name in values
@@ -131,15 +131,15 @@ def _sweep_points(cell: ReportCell, name: str) -> list[SweepPoint]:
 
 
 def transfer_table(context: Context) -> Table | None:
-    """Fills the transfer matrix of one suite; None for a single N or where nobody was tuned.
+    """Fill the transfer matrix of one suite; None for a single N or where nobody was tuned.
 
-    Optimizers that took over another's search are left out: the matrix is that one's.
+    Optimizers that took over another's search are left out: the matrix is the other's.
     """
     device = context.gathered.device
     view = CostView(headline(device), 1.0, device)
     sizes = [group.ranks for group in context.groups]
     pools = [found for group in context.groups for cell in group.cells
-             if cell.tune and not cell.leader and cell.frozen is not None
+             if cell.tune and not cell.search_owner and cell.frozen is not None
              and (found := read_pool(cell, view))]
     labels = [label for label in context.looks
               if sum(found.cell.label == label for found in pools) > 1]

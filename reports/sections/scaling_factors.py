@@ -75,7 +75,7 @@ def scale_optimizers(context: Context) -> list[ScaledOptimizer]:
         first = _median(base)
         for cell in cells:
             training = _median(cell)
-            unlike = trial_origins.unlike((*base.seeds, *cell.seeds), trial_origins.SPREAD)
+            unlike = trial_origins.unlike((*base.seeds, *cell.seeds), trial_origins.SIZE_TRAITS)
             pairs = [] if unlike else _seed_ratios(base, cell)
             found.append(ScaledOptimizer(
                 cell, training, first, None if unlike else efficiency(first, training),

@@ -37,8 +37,9 @@ from bench_apts.reports.sections.scaling_factors import (
     scaling_table,
 )
 from bench_apts.reports.table import Table, Value, name, number, reached, words
-from bench_apts.stats import fabrics
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats import network_model
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,8 +242,8 @@ def _factor_table(context: Context, rows: Sequence[ScaledOptimizer], which: str)
 
 def _networks(context: Context) -> list[Block]:
     """Return what was modelled: the time to the target on other networks, at other N."""
-    fabrics_known = fabrics.load_fabrics()
-    networks = fabrics.networks([*fabrics_known], fabrics_known, 1, next(iter(fabrics_known)))
+    known = network_model.load_fabrics()
+    networks = network_model.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
@@ -259,7 +260,7 @@ def _networks(context: Context) -> list[Block]:
 
 def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Figure, ...]:
     """Draw for each network the time to the target against N: measured, then modelled."""
-    # At the N that were run, what the suite's own scaling mode models.
+    # An optimizer, the place of its N on the axis, and seconds.
     measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
                 for cell in group.cells if not context.crowded[group.ranks]
                 and 0 < (time := cell.to_target("train_s").median) < math.inf]
@@ -283,13 +284,14 @@ def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str,
     drawing, axes = panel(3.7, 2.7, left=0.55)
     for points in (measured, [(label, here + modelled.index(ranks), time)
                               for label, ranks, time in guessed]):
-        drawn_before = len(axes.lines)
+        before = len(axes.lines)
         data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
                             columns=["optimizer", "x", "time"])
         draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
-    for line in axes.lines[drawn_before:]:  # what is modelled
-        line.set(linestyle=":", linewidth=1, markerfacecolor="none", markeredgewidth=1.2,
-                 markeredgecolor=line.get_color())
+        if points is not measured:
+            for line in axes.lines[before:]:
+                line.set(linestyle=":", linewidth=1, markerfacecolor="none",
+                         markeredgecolor=line.get_color(), markeredgewidth=1.2)
     axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
                  edgecolor=GRID, linewidth=0, zorder=0)
     scale(axes, "y", units.format_seconds, log=True, limits=limits)

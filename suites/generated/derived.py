@@ -1,9 +1,4 @@
-"""Images with added noise, and the images as targets.
-
-Unequal labels: shards in which each rank sees other classes, and classes of unequal size.
-
-Data sets made from the known ones of ``suites.sources`` by added noise or by choice.
-"""
+"""Data sets made of known ones: images with added noise, classes of unequal sizes or shards."""
 
 from __future__ import annotations
 
@@ -24,9 +19,8 @@ if TYPE_CHECKING:
 Pair = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
 
 
-def denoising(
-    train: NDArray[np.uint8], test: NDArray[np.uint8], noise: float = 0.5, seed: int = 0
-) -> GeneratedSplits:
+def denoising(train: NDArray[np.uint8], test: NDArray[np.uint8], noise: float = 0.5, seed: int = 0
+              ) -> GeneratedSplits:
     """Return noisy images and clean ones.
 
     Args:
@@ -59,12 +53,11 @@ def denoising(
     test_inputs, test_targets = add("test", test)
     mean = targets.mean(axis=0, dtype=np.float64)
     return GeneratedSplits({"train": (inputs, targets), "test": (test_inputs, test_targets)},
-                  None, float(np.square(test_targets - mean).mean()))
+                           None, float(np.square(test_targets - mean).mean()))
 
 
-def noniid(
-    targets: NDArray[np.int64], ranks: int, concentration: float = 0.0, seed: int = 0
-) -> list[NDArray[np.int64]]:
+def noniid(targets: NDArray[np.int64], ranks: int, concentration: float = 0.0, seed: int = 0
+           ) -> list[NDArray[np.int64]]:
     """Divide samples among ranks so that the classes are spread unevenly.
 
     Args:
@@ -95,13 +88,8 @@ def noniid(
     return [shard[draws.orders(1, len(shard))[0]] for shard in np.array_split(by_class, ranks)]
 
 
-def _dirichlet(
-    by_class: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    ranks: int,
-    concentration: float,
-    draws: PortableDraws,
-) -> NDArray[np.int64]:
+def _dirichlet(by_class: NDArray[np.int64], targets: NDArray[np.int64], ranks: int,
+               concentration: float, draws: PortableDraws) -> NDArray[np.int64]:
     """Return the samples in an order whose equal parts have classes of Dirichlet shares.
 
     Polya's urn: drawing a class with probability proportional to concentration + times drawn
@@ -121,9 +109,8 @@ def _dirichlet(
     return np.array(order, np.int64)
 
 
-def owners(
-    targets: NDArray[np.int64], ranks: int, concentration: float = 0.0
-) -> NDArray[np.int64]:
+def owners(targets: NDArray[np.int64], ranks: int, concentration: float = 0.0
+           ) -> NDArray[np.int64]:
     """Return the rank of each sample, int64 (n,), as ``noniid`` divides them with seed 0.
 
     Raises:
@@ -138,9 +125,7 @@ def owners(
     return result
 
 
-def longtail(
-    targets: NDArray[np.int64], ratio: float = 20.0, seed: int = 0
-) -> NDArray[np.int64]:
+def longtail(targets: NDArray[np.int64], ratio: float = 20.0, seed: int = 0) -> NDArray[np.int64]:
     """Choose samples so that the sizes of the classes fall geometrically.
 
     As in Cui et al. 2019 (arXiv 1901.05555): class k of K keeps the size of the smallest class
@@ -160,23 +145,14 @@ def longtail(
     at_least("data 'longtail'", 1, ratio=ratio)
     shuffled = PortableDraws("longtail", seed).orders(1, len(targets))[0]
     counts = np.bincount(targets)
-    kept = [
-        shuffled[targets[shuffled] == k][: max(1, round(
-            int(counts.min()) * ratio ** (-k / max(1, len(counts) - 1))))]
-        for k in range(len(counts))
-    ]
+    kept = [shuffled[targets[shuffled] == k][: max(1, round(
+                int(counts.min()) * ratio ** (-k / max(1, len(counts) - 1))))]
+            for k in range(len(counts))]
     return np.sort(np.concatenate(kept))
 
 
-def noisy(
-    name: str = "mnist",
-    train: int = 10_000,
-    test: int = 1_000,
-    noise: float = 0.5,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    offline: bool = True,
-) -> GeneratedSplits:
+def noisy(name: str = "mnist", train: int = 10_000, test: int = 1_000, noise: float = 0.5,
+          seed: int = 0, data_dir: Path | None = None, offline: bool = True) -> GeneratedSplits:
     """Return ``denoising`` of images of a known data set.
 
     Args:
@@ -208,14 +184,8 @@ def noisy(
     return denoising(chosen[0], chosen[1], noise, seed)
 
 
-def unbalanced(
-    name: str = "digits",
-    ratio: float = 20.0,
-    validation: int = 0,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    offline: bool = True,
-) -> GeneratedSplits:
+def unbalanced(name: str = "digits", ratio: float = 20.0, validation: int = 0, seed: int = 0,
+               data_dir: Path | None = None, offline: bool = True) -> GeneratedSplits:
     """Return a known data set whose training classes have unequal sizes, by ``longtail``.
 
     The validation and the test split stay as they are, so that all classes count alike there.

@@ -1,8 +1,7 @@
 """Random draws that are the same bit for bit on every machine and for every version of NumPy.
 
 NumPy never changes the raw output of a bit generator, but may change what ``Generator`` makes of
-it.
-Logarithms and sines differ between processors in the last bit. So all draws here are made from
+it. Logarithms and sines differ between processors in the last bit. So all draws here are made from
 raw output by integer arithmetic and by single IEEE operations (+, -, *, /), which are exact or
 rounded in one way only.
 """
@@ -28,12 +27,8 @@ class GeneratedSplits(dict[str, "tuple[NDArray[Any], NDArray[Any]]"]):
         baseline: The value of the best answer that ignores the inputs.
     """
 
-    def __init__(
-        self,
-        splits: dict[str, tuple[NDArray[Any], NDArray[Any]]],
-        floor: float | None,
-        baseline: float,
-    ) -> None:
+    def __init__(self, splits: dict[str, tuple[NDArray[Any], NDArray[Any]]], floor: float | None,
+                 baseline: float) -> None:
         super().__init__(splits)
         self.floor, self.baseline = floor, baseline
 

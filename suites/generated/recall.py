@@ -23,14 +23,8 @@ IGNORED = -100
 """The target of positions that do not count: the default ``ignore_index`` of cross-entropy."""
 
 
-def recall(
-    train: int = 20_000,
-    test: int = 2_000,
-    length: int = 32,
-    pairs: int = 4,
-    vocabulary: int = 64,
-    seed: int = 0,
-) -> GeneratedSplits:
+def recall(train: int = 20_000, test: int = 2_000, length: int = 32, pairs: int = 4,
+           vocabulary: int = 64, seed: int = 0) -> GeneratedSplits:
     """Return sequences of keys and values, and the value at each key's second occurrence.
 
     Args:
@@ -72,6 +66,5 @@ def recall(
         np.put_along_axis(targets, places, answers, axis=1)
         return inputs, targets
 
-    return GeneratedSplits(
-        {"train": draw("train", train), "test": draw("test", test)}, 1.0, 1 / values
-    )
+    return GeneratedSplits({"train": draw("train", train), "test": draw("test", test)},
+                           1.0, 1 / values)

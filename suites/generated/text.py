@@ -20,11 +20,10 @@ import numpy as np
 from bench_apts.core.errors import UserError
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
 from bench_apts.suites.option_checks import positive
+from bench_apts.suites.readers.token_files import windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
 ALPHABET = " .abcdefghijklmnopqrstuvwxyz"
 """All characters that occur; the number of one in the data is its position here."""
@@ -124,22 +123,6 @@ class Grammar:
         return "".join(pieces)[:characters]
 
 
-def windows(
-    numbers: NDArray[np.int64], context: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a sequence into windows that do not overlap, and targets one position later.
-
-    Args:
-        numbers: The sequence of tokens, int64 (length,).
-        context: The length of a window.
-
-    Returns:
-        Inputs and targets, both int64 (number of windows, context).
-    """
-    whole = (len(numbers) - 1) // context * context
-    return numbers[:whole].reshape(-1, context), numbers[1 : whole + 1].reshape(-1, context)
-
-
 def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) -> GeneratedSplits:
     """Return text of a random grammar: nine tenths to train, the last tenth to test.
 
@@ -167,7 +150,8 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
     text = grammar.sample(characters, seed).encode()
     numbers = code[np.frombuffer(text, np.uint8)].astype(np.int64)
     cut = characters * 9 // 10
-    train, test = windows(numbers[:cut], context), windows(numbers[cut:], context)
+    train, test = (windows(part, context, "data 'grammar_text'")
+                   for part in (numbers[:cut], numbers[cut:]))
     entropy, counts = grammar.expected()
     length = sum(counts.values())
     single = -sum(n / length * math.log(n / length) for n in counts.values() if n)

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 class GIN(nn.Module):
     """A graph isomorphism network; ``gin`` describes the arguments."""
 
-    def __init__(
-        self, features: int, classes: int, width: int, layers: int,
-        activate: Callable[[], nn.Module],
-    ) -> None:
+    def __init__(self, features: int, classes: int, width: int, layers: int,
+                 activate: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.own = nn.Parameter(torch.zeros(layers))  # epsilon of the paper
         self.updates = nn.ModuleList(
@@ -40,9 +38,8 @@ class GIN(nn.Module):
         return self.head(torch.cat(pooled, dim=-1))  # type: ignore[no-any-return]
 
 
-def gin(
-    features: int, classes: int, width: int = 32, layers: int = 3, activation: str = "relu"
-) -> nn.Module:
+def gin(features: int, classes: int, width: int = 32, layers: int = 3, activation: str = "relu"
+        ) -> nn.Module:
     """Return the network of Xu et al. 2019 (arXiv 1810.00826) for graphs of equal size.
 
     A layer adds up the vectors of a node, times 1 + epsilon, and of its neighbours, and applies
@@ -58,7 +55,7 @@ def gin(
 
     Returns:
         A module from graphs to logits (b, classes). Graphs are float (b, n, n + features): the
-        adjacency matrices, and beside each row the features of its node.
+        adjacency matrices, and next to each row the features of its node.
 
     Raises:
         UserError: A size is not a positive integer, or the activation is unknown.

@@ -113,9 +113,8 @@ class NanoGPT(nn.Module):
         return cast("Tensor", LARGEST * logits * (logits.square() + LARGEST**2).rsqrt())
 
 
-def nanogpt(
-    vocabulary: int = 50_304, layers: int = 12, width: int = 768, heads: int = 6
-) -> nn.Module:
+def nanogpt(vocabulary: int = 50_304, layers: int = 12, width: int = 768, heads: int = 6
+            ) -> nn.Module:
     """Return the decoder of modded-nanogpt's optimization track.
 
     RMSNorm, rotary positions, normalised queries and keys, squared ReLU and an untied head whose

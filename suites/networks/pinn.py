@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def pinn(
-    inputs: int = 2,
-    outputs: int = 1,
-    hidden: Sequence[int] = (50, 50, 50),
-    activation: str = "tanh",
-) -> nn.Module:
+def pinn(inputs: int = 2, outputs: int = 1, hidden: Sequence[int] = (50, 50, 50),
+         activation: str = "tanh") -> nn.Module:
     """Return an MLP from points, float (b, inputs), to values (b, outputs).
 
     Weights are those of Glorot and Bengio (normal), as usual for these networks, and biases 0.
@@ -61,9 +57,8 @@ def laplacian(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Ten
     return values, second.sum(dim=1, keepdim=True)
 
 
-def poisson_losses(
-    model: Callable[[Tensor], Tensor], points: Tensor, targets: Tensor, weight: float = 100.0
-) -> Tensor:
+def poisson_losses(model: Callable[[Tensor], Tensor], points: Tensor, targets: Tensor,
+                   weight: float = 100.0) -> Tensor:
     """Return the squared residuals of -Laplacian(u) = f and of the boundary condition.
 
     f is that of the data ``generated.collocation``, 2 pi^2 times their solution.

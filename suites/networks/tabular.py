@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def mlp(
-    features: int,
-    outputs: int,
-    hidden: Sequence[int] = (128, 128),
-    activation: str = "relu",
-    norm: str = "none",
-) -> nn.Module:
+def mlp(features: int, outputs: int, hidden: Sequence[int] = (128, 128), activation: str = "relu",
+        norm: str = "none") -> nn.Module:
     """Return ``models.mlp`` for rows: from float (b, features) to (b, outputs)."""
     positive("model 'mlp'", features=features, outputs=outputs)
     return models.mlp((features,), outputs, hidden, activation=activation, norm=norm)
@@ -49,9 +44,8 @@ class FTTransformer(nn.Module):
         return self.head(x.relu())  # type: ignore[no-any-return]
 
 
-def ft_transformer(
-    features: int, outputs: int, width: int = 32, depth: int = 2, heads: int = 4
-) -> nn.Module:
+def ft_transformer(features: int, outputs: int, width: int = 32, depth: int = 2, heads: int = 4
+                   ) -> nn.Module:
     """Return the transformer of Gorishniy et al. 2021 (arXiv 2106.11959), somewhat simplified.
 
     Each feature becomes a token, its value times a learned vector plus another; the output is read

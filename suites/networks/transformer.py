@@ -41,10 +41,8 @@ class TransformerBlock(nn.Module):
     An expansion of 0 leaves out the feed-forward network.
     """
 
-    def __init__(
-        self, width: int, heads: int, causal: bool, expansion: int = 4,
-        activation: str = "gelu", norm: str = "layer",
-    ) -> None:
+    def __init__(self, width: int, heads: int, causal: bool, expansion: int = 4,
+                 activation: str = "gelu", norm: str = "layer") -> None:
         super().__init__()
         normalise, activate = VECTOR_NORMS[norm], ACTIVATIONS[activation]
         mixing = SelfAttention(width, heads, causal)
@@ -63,10 +61,8 @@ class TransformerBlock(nn.Module):
         return x if self.feedforward is None else x + self.feedforward(x)
 
 
-def blocks(
-    depth: int, width: int, heads: int, causal: bool, expansion: int = 4,
-    activation: str = "gelu", norm: str = "layer",
-) -> nn.Sequential:
+def blocks(depth: int, width: int, heads: int, causal: bool, expansion: int = 4,
+           activation: str = "gelu", norm: str = "layer") -> nn.Sequential:
     """Return ``depth`` blocks and a last normalisation, initialised as in GPT-2.
 
     Matrices are normal with deviation 0.02, those that write into the residual stream divided by
@@ -77,9 +73,8 @@ def blocks(
     """
     models.choice("activation of a transformer", activation, ACTIVATIONS)
     normalise = models.choice("norm of a transformer", norm, VECTOR_NORMS)
-    layers = [
-        TransformerBlock(width, heads, causal, expansion, activation, norm) for _ in range(depth)
-    ]
+    layers = [TransformerBlock(width, heads, causal, expansion, activation, norm)
+              for _ in range(depth)]
     body = nn.Sequential(*layers, normalise(width))
     initialise(body)
     for layer in layers:
@@ -100,9 +95,8 @@ def initialise(module: nn.Module) -> None:
 class GPT(nn.Module):
     """A causal transformer with learned positions; ``gpt`` describes the arguments."""
 
-    def __init__(
-        self, vocabulary: int, context: int, body: nn.Sequential, width: int, tied: bool
-    ) -> None:
+    def __init__(self, vocabulary: int, context: int, body: nn.Sequential, width: int, tied: bool
+                 ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(context, width)
@@ -120,17 +114,9 @@ class GPT(nn.Module):
         return self.head(self.body(x))  # type: ignore[no-any-return]
 
 
-def gpt(
-    vocabulary: int,
-    context: int,
-    layers: int = 2,
-    width: int = 64,
-    heads: int = 4,
-    expansion: int = 4,
-    tied: bool = True,
-    activation: str = "gelu",
-    norm: str = "layer",
-) -> nn.Module:
+def gpt(vocabulary: int, context: int, layers: int = 2, width: int = 64, heads: int = 4,
+        expansion: int = 4, tied: bool = True, activation: str = "gelu", norm: str = "layer"
+        ) -> nn.Module:
     """Return a transformer decoder in the manner of GPT-2, without dropout.
 
     Args:
@@ -159,9 +145,8 @@ def gpt(
     return GPT(vocabulary, context, body, width, tied)
 
 
-def attention(
-    vocabulary: int, context: int, layers: int = 2, width: int = 64, heads: int = 1
-) -> nn.Module:
+def attention(vocabulary: int, context: int, layers: int = 2, width: int = 64, heads: int = 1
+              ) -> nn.Module:
     """Return a GPT of attention alone, with a head of its own, as recall tasks use it.
 
     Arguments, result and errors are those of ``gpt``.
@@ -187,16 +172,8 @@ class ViT(nn.Module):
         return self.head(self.body(x).mean(dim=1))  # type: ignore[no-any-return]
 
 
-def vit(
-    image_shape: Sequence[int],
-    classes: int,
-    patch: int = 4,
-    width: int = 96,
-    depth: int = 4,
-    heads: int = 3,
-    activation: str = "gelu",
-    norm: str = "layer",
-) -> nn.Module:
+def vit(image_shape: Sequence[int], classes: int, patch: int = 4, width: int = 96, depth: int = 4,
+        heads: int = 3, activation: str = "gelu", norm: str = "layer") -> nn.Module:
     """Return a vision transformer with learned positions and mean pooling, without dropout.
 
     Args:

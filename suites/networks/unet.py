@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 class UNet(nn.Module):
     """A U-Net that adds its output to its input; ``unet`` describes the arguments."""
 
-    def __init__(
-        self, channels: int, widths: list[int], activate: Callable[[], nn.Module],
-        normalise: Callable[[int], nn.Module],
-    ) -> None:
+    def __init__(self, channels: int, widths: list[int], activate: Callable[[], nn.Module],
+                 normalise: Callable[[int], nn.Module]) -> None:
         super().__init__()
 
         def convolutions(before: int, after: int) -> nn.Module:
@@ -49,17 +47,14 @@ class UNet(nn.Module):
         for number, convolutions in enumerate(self.down):
             x = convolutions(nn.functional.max_pool2d(x, 2) if number else x)
             passed.append(x)
-        for enlarge, convolutions, left in zip(
-            self.enlarge, self.up, passed[-2::-1], strict=True
-        ):
+        for enlarge, convolutions, left in zip(self.enlarge, self.up, passed[-2::-1],
+                                               strict=True):
             x = convolutions(torch.cat([enlarge(x), left], dim=1))
         return images + self.last(x)  # type: ignore[no-any-return]
 
 
-def unet(
-    channels: int, width: int = 16, depth: int = 2, activation: str = "silu",
-    norm: str = "group",
-) -> nn.Module:
+def unet(channels: int, width: int = 16, depth: int = 2, activation: str = "silu",
+         norm: str = "group") -> nn.Module:
     """Return a U-Net (Ronneberger et al. 2015) with GroupNorm and SiLU by default.
 
     Args:

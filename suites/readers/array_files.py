@@ -1,7 +1,4 @@
-"""Files of named arrays: NumPy's .npz and safetensors.
-
-CSV files: one sample a row.
-"""
+"""Files of named arrays (NumPy's .npz and safetensors) and of tables (CSV, one sample a row)."""
 
 from __future__ import annotations
 
@@ -13,29 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
+from bench_apts.suites.arrays import NAMES, OPTIONAL
 from bench_apts.suites.readers.reader_paths import existing, require_memory
-from bench_apts.suites.readers.split_checks import checked, divided, numbered
+from bench_apts.suites.readers.split_checks import PARTS, assembled
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
 
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 Names = Mapping[str, str] | None
-"""From ``train_inputs`` and the like to the names that the arrays have in a file."""
-
-NEEDED = ("train_inputs", "train_targets", "test_inputs", "test_targets")
-OPTIONAL = ("validation_inputs", "validation_targets")
+"""The names that the arrays ``train_inputs`` … have in a file."""
 
 
-def npz(file: str | os.PathLike[str], names: Names = None,
-        data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def npz(file: PathName, names: Names = None, data_dir: PathName | None = None) -> Splits:
     """Read the arrays of an .npz file; pickled objects are refused.
 
     Args:
@@ -62,13 +56,12 @@ def npz(file: str | os.PathLike[str], names: Names = None,
             return _splits({key: np.asarray(stored[name]) for key, name in wanted.items()}, path)
     except (OSError, ValueError, EOFError, LookupError, MemoryError, OverflowError,
             RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as .npz without pickles ({reason}); write it "
-                        "again by numpy.savez with arrays of numbers") from error
+        raise UserError(f"{path} cannot be read as .npz without pickles "
+                        f"({describe_error(error)}); write it again by numpy.savez with arrays of "
+                        "numbers") from error
 
 
-def safetensors(file: str | os.PathLike[str], names: Names = None,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def safetensors(file: PathName, names: Names = None, data_dir: PathName | None = None) -> Splits:
     """Read the tensors of a safetensors file.
 
     Args:
@@ -95,23 +88,22 @@ def safetensors(file: str | os.PathLike[str], names: Names = None,
             wanted = _wanted(names, list(stored.keys()), path)
             return _splits({key: stored.get_tensor(name) for key, name in wanted.items()}, path)
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({str(error).splitlines()[0]}); "
+        raise UserError(f"{path} cannot be read as safetensors ({describe_error(error)}); "
                         "write it again, with dtypes that NumPy has") from error
 
 
 def _wanted(names: Names, there: list[str], path: Path) -> dict[str, str]:
     """Return the names in the file of the arrays to read."""
-    for key in names or {}:
-        if key not in NEEDED + OPTIONAL:
-            raise unknown("array in the option names", key, NEEDED + OPTIONAL)
-    wanted = {key: (names or {}).get(key, key) for key in NEEDED + OPTIONAL}
-    wanted = {key: name for key, name in wanted.items()
-              if key in NEEDED or key in (names or {}) or name in there}
+    named = dict(names or {})
+    for key in named:
+        if key not in NAMES + OPTIONAL:
+            raise unknown("array in the option names", key, NAMES + OPTIONAL)
+    wanted = {key: key for key in (*NAMES, *(key for key in OPTIONAL if key in there))} | named
     missing = [name for name in wanted.values() if name not in there]
     if missing:
         raise UserError(f"{path} lacks the arrays {', '.join(missing)}; it has "
                         f"{', '.join(sorted(there)[:10]) or 'none'}; name them by the option "
-                        f'names = {{{next(iter(NEEDED))} = "…", …}}')
+                        f'names = {{{NAMES[0]} = "…", …}}')
     return wanted
 
 
@@ -119,19 +111,18 @@ def _splits(arrays: dict[str, NDArray[Any]], path: Path) -> Splits:
     """Return the arrays as checked splits, in the machine's byte order."""
     arrays = {key: array.astype(array.dtype.newbyteorder("="), copy=False)
               for key, array in arrays.items()}
-    parts = [part for part in ("train", "validation", "test") if f"{part}_inputs" in arrays]
-    targets = numbered({part: arrays[f"{part}_targets"] for part in parts}, path)
-    return checked({part: (arrays[f"{part}_inputs"], targets[part]) for part in parts}, path)
+    return assembled({part: (arrays[f"{part}_inputs"], arrays[f"{part}_targets"])
+                      for part in PARTS if f"{part}_inputs" in arrays}, path)
 
 
-MOST_VALUES = 1_000
-"""Of a column of text; one with more holds free text, names or dates."""
+MAX_TEXT_VALUES = 1_000
+"""A column with more different texts holds free text, names or dates."""
 
 
-def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | None = None,
+def csv(file: PathName, target: str, features: Sequence[str] | None = None,
         task: Literal["classification", "regression"] | None = None, test_share: float = 0.2,
-        test_file: str | os.PathLike[str] | None = None, separator: str = ",",
-        data_dir: str | os.PathLike[str] | None = None) -> Splits:
+        test_file: PathName | None = None, separator: str = ",", data_dir: PathName | None = None
+        ) -> Splits:
     """Read a CSV file with a header, one sample a row.
 
     Numeric columns become features as they are, booleans 0 and 1. A column of text becomes one
@@ -176,13 +167,11 @@ def csv(file: str | os.PathLike[str], target: str, features: Sequence[str] | Non
     whole = pd.concat(tables, ignore_index=True)
     inputs = np.concatenate([_feature(whole[name], paths[0]) for name in names], axis=1)
     targets = _target(whole[target], task, paths[0])
-    if len(tables) == 1:
-        targets = numbered({"train": targets}, paths[0])["train"]
-        return checked(divided(inputs, targets, test_share, paths[0]), paths[0])
     cut = len(tables[0])
-    labels = numbered({"train": targets[:cut], "test": targets[cut:]}, paths[0])
-    return checked({"train": (inputs[:cut], labels["train"]),
-                    "test": (inputs[cut:], labels["test"])}, paths[0])
+    parts = {"train": (inputs[:cut], targets[:cut])}
+    if len(tables) > 1:
+        parts["test"] = inputs[cut:], targets[cut:]
+    return assembled(parts, paths[0], test_share)
 
 
 def _table(path: Path, separator: str) -> pd.DataFrame:
@@ -197,10 +186,9 @@ def _table(path: Path, separator: str) -> pd.DataFrame:
                                 skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning,
             UnicodeDecodeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as CSV ({reason}); it needs UTF-8, a header, and "
-                        "as many values in each row; for another separator give the option "
-                        "separator") from error
+        raise UserError(f"{path} cannot be read as CSV ({describe_error(error)}); it needs UTF-8, "
+                        "a header, and as many values in each row; for another separator give the "
+                        "option separator") from error
     if table.empty:
         raise UserError(f"{path} has no rows below its header; add samples")
     return table
@@ -237,9 +225,9 @@ def _feature(column: pd.Series[Any], path: Path) -> NDArray[np.float32]:
                         "number as most of the column is; correct it, or remove the row")
     words: NDArray[np.str_] = np.asarray(texts, dtype=str)
     kinds = np.unique(words)
-    if len(kinds) > MOST_VALUES:
+    if len(kinds) > MAX_TEXT_VALUES:
         raise UserError(f"{where} has {len(kinds):,} different texts, more than the "
-                        f"{MOST_VALUES:,} that become features; leave it out of features")
+                        f"{MAX_TEXT_VALUES:,} that become features; leave it out of features")
     return np.equal(words[:, None], kinds).astype(np.float32)
 
 

@@ -1,7 +1,4 @@
-"""Single images as arrays of one shape.
-
-Trees of images, in which each class has a folder.
-"""
+"""Images as arrays of one shape, and trees of images in which each class has a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench_apts.core.errors import UserError
-from bench_apts.suites.readers.reader_paths import existing, room
+from bench_apts.suites.readers.reader_paths import PathName, existing, read_bytes, room
 from bench_apts.suites.readers.split_checks import checked, digest, held_out
 
 if TYPE_CHECKING:
@@ -53,16 +50,7 @@ class Shape:
 
     @classmethod
     def of(cls, size: Size, channels: int | None) -> Shape:
-        """Return the shape for the options of a reader.
-
-        Args:
-            size: Height and width in pixels to which images are resized, one number for both;
-                None leaves them as they are.
-            channels: 1 (gray), 3 (RGB) or None.
-
-        Raises:
-            UserError: One of them has another value.
-        """
+        """Return the shape for the options ``size`` and ``channels`` of a reader."""
         pair = (size, size) if isinstance(size, int) else size
         if pair is not None and not (len(pair) == 2 and all(
                 isinstance(n, int) and 0 < n <= 2**14 for n in pair)):
@@ -105,13 +93,7 @@ class Stack:
         self._failed: list[str] = []
 
     def put(self, row: int, image: Image.Image | bytes, name: object) -> None:
-        """Decode an image into a row; a failure is kept for ``finish``.
-
-        Args:
-            row: Of the array.
-            image: The image, or its encoded content.
-            name: For the message.
-        """
+        """Decode an image or its encoded content into a row; a failure is kept for ``finish``."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -129,12 +111,7 @@ class Stack:
         self._filled += 1
 
     def fail(self, name: object, error: BaseException) -> None:
-        """Keep for ``finish`` that an image cannot be used.
-
-        Args:
-            name: For the message.
-            error: What happened.
-        """
+        """Keep for ``finish`` that an image cannot be used."""
         unknown = isinstance(error, UnidentifiedImageError)
         self._failed.append(f"{name} ({'not an image' if unknown else error})")
 
@@ -161,15 +138,14 @@ FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "valid
            "test": ("test", "testing")}
 
 
-def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int = 3,
-                test_share: float = 0.2,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def imagefolder(folder: PathName, size: Size = None, channels: int = 3, test_share: float = 0.2,
+                data_dir: PathName | None = None) -> Splits:
     """Read a tree of images, in which each class has a folder.
 
     The tree has the folders ``train`` and ``test`` or ``val`` with the classes in them; of
     ``test`` and ``val`` the second is the validation split if there are both. A tree of classes
     alone is divided by the files' content. Classes are numbered in the sorted order of their
-    names, as by torchvision's ImageFolder; hidden files and folders are passed over.
+    names, as by torchvision's ImageFolder; hidden files and folders are ignored.
 
     Args:
         folder: The tree.
@@ -196,7 +172,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
     files = {part: list(_files(tree, classes)) for part, tree in (trees or {"": root}).items()}
     if len(files) == 1:
         (every,) = files.values()
-        keys = np.array([digest(_content(path)) for path, _ in every], dtype=np.uint64)
+        keys = np.array([digest(read_bytes(path)) for path, _ in every], dtype=np.uint64)
         test = held_out(keys, np.array([label for _, label in every]), test_share)
         files = {part: [every[row] for row in np.flatnonzero(test == (part == "test"))]
                  for part in ("train", "test")}
@@ -207,7 +183,7 @@ def imagefolder(folder: str | os.PathLike[str], size: Size = None, channels: int
     for part, chosen in files.items():
         stack = Stack(len(chosen), shape, root)
         for row, (path, _) in enumerate(chosen):
-            stack.put(row, _content(path), path.relative_to(root))
+            stack.put(row, read_bytes(path), path.relative_to(root))
         splits[part] = stack.finish(), np.array([label for _, label in chosen], dtype=np.int64)
     return checked(splits, root)
 
@@ -226,7 +202,7 @@ def _files(tree: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
     """Yield the images of a tree with their classes, in torchvision's order."""
     for name in _classes(tree):
         if name not in classes:
-            raise UserError(f"{tree / name} is a class that the training folder has not; add it "
+            raise UserError(f"{tree / name} is a class that the training folder lacks; add it "
                             "there, or remove it here")
         paths = [Path(place, file) for place, _, names in sorted(os.walk(tree / name))
                  for file in sorted(names)
@@ -235,10 +211,3 @@ def _files(tree: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
             raise UserError(f"{tree / name} has no images ({', '.join(SUFFIXES)}); add some, or "
                             "remove the folder")
         yield from ((path, classes.index(name)) for path in paths)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -1,7 +1,4 @@
-"""Columns of parquet files as NumPy arrays.
-
-Parquet files, as data sets on the Hugging Face hub come in.
-"""
+"""Parquet files, as data sets on the Hugging Face hub come in: images, numbers and texts."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates, existing, matching, require_memory
-from bench_apts.suites.readers.split_checks import PARTS, checked, divided, numbered
+from bench_apts.suites.readers.split_checks import PARTS, assembled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,14 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench_apts.suites.readers.image_files import Size
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
-def listed(columns: str | Sequence[str]) -> list[str]:
+
+def _listed(columns: str | Sequence[str]) -> list[str]:
     """Return names of columns as a list, also a single one."""
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def encoded(kind: Any) -> bool:
+def _encoded(kind: Any) -> bool:
     """Return whether a column of this Arrow type holds encoded images."""
     import pyarrow as pa
 
@@ -39,24 +38,15 @@ def encoded(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def stored(path: Path, columns: str | Sequence[str], texts: bool = False) -> NDArray[Any]:
-    """Return a column of a file as it is stored, or several as float32 ``(n, k)``.
-
-    Args:
-        path: A parquet file that has the columns.
-        columns: One name, or several.
-        texts: Whether one column may hold text.
-
-    Raises:
-        UserError: A value is missing, lists differ in length, or a column is not of numbers.
-    """
+def _stored(path: Path, columns: str | Sequence[str], texts: bool = False) -> NDArray[Any]:
+    """Return a column of a file as it is stored, or several as float32 ``(n, k)``."""
     import pyarrow.parquet as pq
 
     about = pq.read_metadata(path)
-    require_memory(about.num_rows * 8 * len(listed(columns)), path)
-    table = pq.read_table(path, columns=listed(columns), partitioning=None)
+    require_memory(about.num_rows * 8 * len(_listed(columns)), path)
+    table = pq.read_table(path, columns=_listed(columns), partitioning=None)
     arrays = [_values(table.column(name).combine_chunks(), f"{path}, column {name}")
-              for name in listed(columns)]
+              for name in _listed(columns)]
     if any(array.dtype.kind == "O" for array in arrays) and not (texts and len(arrays) == 1):
         raise UserError(f"{path}: {columns} holds text; name columns of numbers, or write the "
                         "text to a file for the reader `text`")
@@ -105,10 +95,10 @@ _NAME = re.compile(rf"({'|'.join(sorted(_SPLIT, reverse=True))})(?:[-_.].*)?\.pa
 _SHARD = re.compile(r".*-\d+-of-(\d+)\.parquet")
 
 
-def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequence[str] = "image",
+def parquet(files: PathName | Sequence[PathName], inputs: str | Sequence[str] = "image",
             targets: str | Sequence[str] = "label", size: Size = None,
             channels: int | None = None, test_share: float = 0.2,
-            data_dir: str | os.PathLike[str] | None = None) -> Splits:
+            data_dir: PathName | None = None) -> Splits:
     """Read parquet files: images, numeric columns or lists of numbers, with their targets.
 
     Files whose names begin with ``train``, ``test``, ``validation``, ``valid`` or ``val`` are of
@@ -137,38 +127,24 @@ def parquet(files: str | os.PathLike[str] | Sequence[str], inputs: str | Sequenc
             a column has another type.
     """
     splits, where = read_splits(files, inputs, targets, Shape.of(size, channels), data_dir)
-    if len(splits) == 1:
-        splits = divided(*splits["train"], test_share, where)
-    elif "test" not in splits:
-        splits["test"] = splits.pop("validation")
-    return checked(splits, where)
+    return assembled(splits, where, test_share)
 
 
-def read_splits(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+def read_splits(files: PathName | Sequence[PathName],
                 inputs: str | Sequence[str], targets: str | Sequence[str], shape: Shape,
-                data_dir: str | os.PathLike[str] | None = None) -> tuple[Splits, str]:
-    """Return the splits that the files' names tell apart, unchecked, and what to call the files.
+                data_dir: PathName | None = None) -> tuple[Splits, str]:
+    """Return the splits that the files' names tell apart, as stored, and what to call the files.
 
-    Args:
-        files: As of ``parquet``, like ``inputs``, ``targets`` and ``data_dir``.
-        inputs: Likewise.
-        targets: Likewise.
-        shape: Of images.
-        data_dir: Likewise.
-
-    Raises:
-        UserError: As of ``parquet``.
+    Arguments and errors are those of ``parquet``.
     """
     parts, where = _parts(files, data_dir)
-    if not listed(inputs) or not listed(targets):
+    if not _listed(inputs) or not _listed(targets):
         raise UserError(f"{where}: the options inputs and targets need a column each")
-    read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
-    labels = numbered({part: found[1] for part, found in read.items()}, where)
-    return {part: (found[0], labels[part]) for part, found in read.items()}, where
+    return {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}, where
 
 
-def _parts(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-           data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, list[Path]], str]:
+def _parts(files: PathName | Sequence[PathName],
+           data_dir: PathName | None) -> tuple[dict[str, list[Path]], str]:
     """Return the files of each split, sorted by name, and what to call them in messages."""
     if isinstance(files, (str, os.PathLike)):
         named, paths = Path(files), _found(files, data_dir)
@@ -192,7 +168,7 @@ def _parts(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     return {part: parts[part] for part in PARTS if part in parts}, str(named)
 
 
-def _found(named: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None) -> list[Path]:
+def _found(named: PathName, data_dir: PathName | None) -> list[Path]:
     """Return the one file, the files of the folder, or those that match the pattern."""
     for place in candidates(named, data_dir):
         if place.is_file():
@@ -212,12 +188,12 @@ def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequenc
     try:
         rows = 0
         for path in paths:
-            rows += _rows(path, [*listed(inputs), *listed(targets)])
+            rows += _rows(path, [*_listed(inputs), *_listed(targets)])
         path = paths[0]
-        kind = pq.read_schema(path).field(listed(inputs)[0]).type
-        label = np.concatenate([stored(path, targets, texts=True) for path in paths])
-        if not isinstance(inputs, str) or not encoded(kind):
-            found = np.concatenate([stored(path, inputs) for path in paths])
+        kind = pq.read_schema(path).field(_listed(inputs)[0]).type
+        label = np.concatenate([_stored(path, targets, texts=True) for path in paths])
+        if not isinstance(inputs, str) or not _encoded(kind):
+            found = np.concatenate([_stored(path, inputs) for path in paths])
             return (found[:, None] if found.ndim == 1 else found), label
         stack, row = Stack(rows, shape, path.parent), 0
         for path in paths:
@@ -231,9 +207,8 @@ def _part(paths: list[Path], inputs: str | Sequence[str], targets: str | Sequenc
         return stack.finish(), label
     except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, OverflowError,
             MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as parquet ({reason}); fetch or write it "
-                        "again") from error
+        raise UserError(f"{path} cannot be read as parquet ({describe_error(error)}); fetch or "
+                        "write it again") from error
 
 
 def _rows(path: Path, columns: list[str]) -> int:

@@ -1,9 +1,10 @@
-"""Paths, and memory for arrays whose size is known only when their file is opened."""
+"""Paths and files of readers, and memory for arrays whose size is known only from their file."""
 
 from __future__ import annotations
 
 import glob
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,27 +17,18 @@ from bench_apts.core.errors import UserError
 from bench_apts.suites import arrays
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from numpy.typing import DTypeLike, NDArray
+
+PathName = str | os.PathLike[str]
 
 BLOCK = 4_096
 """Samples that are handled at once where an array may be larger than memory."""
 
 
-def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None,
-             folder: bool = False) -> Path:
-    """Return a path with ``~`` expanded.
-
-    Args:
-        path: A file or a folder; a relative path lies in ``data_dir`` or the working directory.
-        data_dir: The user's folder of data, looked in first.
-        folder: Whether it must be a folder; a file otherwise.
-
-    Raises:
-        UserError: There is none.
-    """
+def existing(path: PathName, data_dir: PathName | None, folder: bool = False) -> Path:
+    """Return the first of ``candidates`` that is a file, or a folder if one is wanted."""
     for found in candidates(path, data_dir):
         if found.is_dir() if folder else found.is_file():
             return found
@@ -45,14 +37,8 @@ def existing(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | No
                     "options, or name the folder that it lies in by --data-dir")
 
 
-def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
-             ) -> list[Path]:
-    """Return the paths that match a glob pattern, sorted; in ``data_dir`` if it has any.
-
-    Args:
-        pattern: With ``~`` for the home folder, ``*`` and the like.
-        data_dir: The user's folder of data.
-    """
+def matching(pattern: PathName, data_dir: PathName | None) -> list[Path]:
+    """Return the paths that match a glob pattern, sorted; in ``data_dir`` if it has any."""
     escaped = None if data_dir is None else glob.escape(str(Path(data_dir).expanduser()))
     for found in candidates(pattern, escaped):
         if paths := sorted(map(Path, glob.glob(str(found)))):
@@ -60,17 +46,19 @@ def matching(pattern: str | os.PathLike[str], data_dir: str | os.PathLike[str] |
     return []
 
 
-def candidates(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
-               ) -> list[Path]:
-    """Return what a path may mean: in ``data_dir``, then as it is.
-
-    Args:
-        path: Relative paths lie in ``data_dir`` or the working directory.
-        data_dir: The user's folder of data, if there is one.
-    """
+def candidates(path: PathName, data_dir: PathName | None) -> list[Path]:
+    """Return what a path, with ``~`` expanded, may mean: in ``data_dir``, then as it is."""
     named = Path(path).expanduser()
     inside = named if data_dir is None else Path(data_dir).expanduser() / named
     return list(dict.fromkeys((inside, named)))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any]:
@@ -78,14 +66,6 @@ def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any
 
     Beyond a quarter of the memory it lies in an unnamed temporary file in the cache folder, whose
     space is free again when the array is.
-
-    Args:
-        shape: Of the array, samples first.
-        dtype: Of its elements.
-        where: The file that is read, for the message.
-
-    Raises:
-        UserError: The disk has less space, or the cache folder is not writable.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= memory_bytes() // 4:
@@ -101,28 +81,14 @@ def room(shape: tuple[int, ...], dtype: DTypeLike, where: object) -> NDArray[Any
 
 
 def require_memory(size: int, where: object) -> None:
-    """Check that what a file holds may be read into memory at once.
-
-    Args:
-        size: Its bytes, unpacked.
-        where: The file, for the message.
-
-    Raises:
-        UserError: It takes more than half of the memory.
-    """
+    """Check that ``size`` bytes, unpacked from a file, take at most half of the memory."""
     if size > memory_bytes() // 2:
         raise UserError(f"{where} takes {size:,} bytes in memory, more than half of the "
                         f"{memory_bytes():,} there are; store fewer samples in it")
 
 
 def pick(array: NDArray[Any], chosen: NDArray[np.int64], where: object) -> NDArray[Any]:
-    """Return the chosen samples of an array, copied block by block.
-
-    Args:
-        array: Samples first.
-        chosen: Their indices.
-        where: The file that is read, for messages.
-    """
+    """Return the chosen samples of an array, copied block by block."""
     out = room((len(chosen), *array.shape[1:]), array.dtype, where)
     for start in range(0, len(chosen), BLOCK):
         out[start:start + BLOCK] = array[chosen[start:start + BLOCK]]
@@ -130,11 +96,6 @@ def pick(array: NDArray[Any], chosen: NDArray[np.int64], where: object) -> NDArr
 
 
 def blocks(array: NDArray[Any], look: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """Return ``look`` of an array's samples, computed block by block and joined.
-
-    Args:
-        array: At least one sample.
-        look: From samples ``(b, ...)`` to one element each, ``(b,)``.
-    """
+    """Return ``look`` of an array's samples, ``(b, ...)`` to ``(b,)``, block by block."""
     return np.concatenate([look(array[start:start + BLOCK])
                            for start in range(0, len(array), BLOCK)])

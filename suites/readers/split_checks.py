@@ -1,11 +1,9 @@
-"""What the splits of every data set must satisfy, whatever they were read from.
-
-Targets as classes, and the division of data that comes without a test split.
-"""
+"""What the splits of every data set must satisfy, targets as classes, and division by content."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from typing import Any, cast
 
@@ -49,39 +47,30 @@ def checked(splits: object, where: object) -> Splits:
 def fitting(splits: Splits, where: object) -> Splits:
     """Return splits that hold finite numbers and fit together, in the order of ``PARTS``.
 
-    Args:
-        splits: By the names in ``PARTS``; each should be two arrays of numbers, of which the
-            inputs may have fields.
-        where: As in ``checked``.
-
-    Raises:
-        UserError: A split cannot be used by itself, or its samples differ from those of the
-            training split in shape or dtype.
+    Each should be two arrays of numbers, of which the inputs may have fields; shapes and dtypes
+    of samples should be those of the training split.
     """
-    for part in PARTS:
-        if part in splits:
-            usable(splits[part], f"{where}, split {part}")
-    for part in ("validation", "test"):
-        if part in splits:
-            _alike(splits, part, where)
-    return {part: splits[part] for part in PARTS if part in splits}
+    found = {part: splits[part] for part in PARTS if part in splits}
+    for part, pair in found.items():
+        _require_usable(pair, f"{where}, split {part}")
+    for part in found:
+        for name, train, other in zip(("inputs", "targets"), found["train"], found[part],
+                                      strict=True):
+            if (train.shape[1:], train.dtype) != (other.shape[1:], other.dtype):
+                raise UserError(f"{where}: the {name} are {train.dtype} {train.shape[1:]} in "
+                                f"train but {other.dtype} {other.shape[1:]} in {part}; make them "
+                                "alike")
+    return found
 
 
-def usable(pair: object, where: object) -> None:
-    """Check the inputs and targets of one split by themselves.
-
-    Args:
-        pair: What should be two arrays of numbers.
-        where: What they come from, for messages.
-
-    Raises:
-        UserError: They are something else, empty, of unequal number or not finite.
-    """
+def _require_usable(pair: object, where: object) -> None:
+    """Check the inputs and targets of one split: finite numbers, equally many, not empty."""
     if not (isinstance(pair, tuple) and len(pair) == 2
             and all(isinstance(array, np.ndarray) for array in pair)):
         raise UserError(f"{where}: expected a tuple (inputs, targets) of NumPy arrays")
     inputs, targets = pair
-    columns = [*_columns(inputs), ("targets", targets)]
+    columns = [*([(f"inputs '{name}'", inputs[name]) for name in inputs.dtype.names or ()]
+                 or [("inputs", inputs)]), ("targets", targets)]
     for name, array in columns:
         if array.dtype.kind not in "biuf":
             raise UserError(f"{where}: the {name} have dtype {array.dtype}; convert them to "
@@ -102,19 +91,8 @@ def usable(pair: object, where: object) -> None:
                                 "or infinity; replace or remove them")
 
 
-def _columns(inputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
-    """Return the inputs, or their fields, with what to call them."""
-    if not inputs.dtype.names:
-        return [("inputs", inputs)]
-    return [(f"inputs '{name}'", inputs[name]) for name in inputs.dtype.names]
-
-
 def digests(array: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return a hash of each sample's bytes, ``(n,)``: 64 bits of BLAKE2b.
-
-    Args:
-        array: Samples first.
-    """
+    """Return a hash of each sample's bytes, ``(n,)``."""
     def hashed(block: NDArray[Any]) -> NDArray[np.uint64]:
         rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
         return np.array([digest(row.tobytes()) for row in rows], dtype=np.uint64)
@@ -127,15 +105,6 @@ def digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _alike(splits: Splits, part: str, where: object) -> None:
-    """Check that samples have the same shape and dtype as those of the training split."""
-    for name, train, other in zip(("inputs", "targets"), splits["train"], splits[part],
-                                  strict=True):
-        if (train.shape[1:], train.dtype) != (other.shape[1:], other.dtype):
-            raise UserError(f"{where}: the {name} are {train.dtype} {train.shape[1:]} in train "
-                            f"but {other.dtype} {other.shape[1:]} in {part}; make them alike")
-
-
 def _classes(splits: Splits, where: object) -> None:
     """Check targets that are classes: integers of one dimension."""
     targets = splits["train"][1]
@@ -146,26 +115,24 @@ def _classes(splits: Splits, where: object) -> None:
         raise UserError(f"{where}: the {len(known)} classes in train are numbered "
                         f"{known[0]} to {known[-1]}, expected 0 to {len(known) - 1} without a "
                         "gap; number them so, or store targets of a regression as floats")
-    for part in ("validation", "test"):
-        if part in splits:
-            strange = np.setdiff1d(splits[part][1], known)
-            if len(strange):
-                raise UserError(f"{where}: {part} has class {strange[0]}, of which train has no "
-                                f"sample (it has 0 to {len(known) - 1}); add some, or remove the "
-                                "class")
+    for part, (_, labels) in splits.items():
+        strange = np.setdiff1d(labels, known)
+        if len(strange):
+            raise UserError(f"{where}: {part} has class {strange[0]}, of which train has no "
+                            f"sample (it has 0 to {len(known) - 1}); add some, or remove the "
+                            "class")
 
 
 def _repeated(splits: Splits, where: object) -> None:
     """Warn of samples that two splits share."""
-    hashes = {part: digests(splits[part][0]) for part in PARTS if part in splits}
-    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        if first in hashes and second in hashes:
-            count = int(np.isin(hashes[second], hashes[first]).sum())
-            if count:
-                warnings.warn(f"{where}: {count:,} of the {len(hashes[second]):,} samples in "
-                              f"{second} have the same inputs as samples in {first}; remove them "
-                              f"from one of the two, or {second} measures memorisation too",
-                              stacklevel=4)
+    hashes = {part: digests(inputs) for part, (inputs, _) in splits.items()}
+    for first, second in itertools.combinations(hashes, 2):
+        count = int(np.isin(hashes[second], hashes[first]).sum())
+        if count:
+            warnings.warn(f"{where}: {count:,} of the {len(hashes[second]):,} samples in "
+                          f"{second} have the same inputs as samples in {first}; remove them "
+                          f"from one of the two, or {second} measures memorisation too",
+                          stacklevel=4)
 
 
 def held_out(keys: NDArray[np.uint64], targets: NDArray[Any], share: float) -> NDArray[np.bool_]:
@@ -178,9 +145,6 @@ def held_out(keys: NDArray[np.uint64], targets: NDArray[Any], share: float) -> N
         keys: Hashes of the samples, ``(n,)``.
         targets: Classes, integers or text ``(n,)``; anything else is not divided by class.
         share: Of the test split, more than 0 and less than 1.
-
-    Raises:
-        UserError: The share is not within its bounds.
     """
     if not 0 < share < 1:
         raise UserError(f"test_share = {share} is not between 0 and 1 (exclusive)")
@@ -195,19 +159,31 @@ def held_out(keys: NDArray[np.uint64], targets: NDArray[Any], share: float) -> N
     return chosen
 
 
+def assembled(parts: Splits, where: object, test_share: float | None = None) -> Splits:
+    """Return checked splits of what a reader read, with targets as numbers.
+
+    Without a test split the validation split is the test split; samples that came as one are
+    divided by content, and ``test_share`` of them are the test split.
+    """
+    targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
+    splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
+    if len(splits) == 1 and test_share is not None:
+        splits = divided(*splits["train"], test_share, where)
+    elif "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    return checked(splits, where)
+
+
 def divided(inputs: NDArray[Any], targets: NDArray[Any], share: float, where: object) -> Splits:
     """Return a training and a test split of samples that came as one.
 
     Args:
-        inputs: Of all samples, ``(n, ...)``.
-        targets: Of all samples, ``(n, ...)``.
+        inputs: Of all samples, ``(n, ...)``, like ``targets``.
+        targets: Likewise.
         share: Of the test split, more than 0 and less than 1.
         where: The file, for messages.
-
-    Raises:
-        UserError: The share is not within its bounds, or the samples cannot be used.
     """
-    usable((inputs, targets), where)
+    _require_usable((inputs, targets), where)
     test = held_out(digests(inputs), targets, share)
     return {part: (pick(inputs, rows, where), pick(targets, rows, where))
             for part, rows in (("train", np.flatnonzero(~test)), ("test", np.flatnonzero(test)))}
@@ -217,14 +193,8 @@ def numbered(parts: dict[str, NDArray[Any]], where: object) -> dict[str, NDArray
     """Return targets as numbers, with the same meaning in all splits.
 
     Text becomes int64 classes, numbered in the sorted order of the training split's texts.
-    Integers and booleans become int64, floats stay floats.
-
-    Args:
-        parts: Targets by split, ``train`` among them.
-        where: The file, for messages.
-
-    Raises:
-        UserError: A split has a text that the training split has not.
+    Integers and booleans become int64, floats stay floats. A text that the training split lacks
+    is refused.
     """
     if parts["train"].dtype.kind not in "OUS":
         return {part: array.astype(np.int64) if array.dtype.kind in "biu" else array

@@ -1,6 +1,6 @@
-"""Text files for language models: parts of the text, cut into windows.
+"""Texts and token shards for language models, cut into windows of tokens.
 
-Token shards of modded-nanogpt: a header of 256 integers, then tokens of 16 bits.
+Token shards are those of modded-nanogpt: a header of 256 integers, then tokens of 16 bits.
 """
 
 from __future__ import annotations
@@ -11,30 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.suites.readers.reader_paths import (
-    candidates,
-    existing,
-    matching,
-    require_memory,
-    room,
-)
+from bench_apts.suites.readers import reader_paths
 from bench_apts.suites.readers.split_checks import checked
 
 if TYPE_CHECKING:
-    import os
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 NEEDED_BYTES = {"char": 24, "byte": 4}
 """Of memory for each byte of a text, while its tokens are numbered."""
 
 
-def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char", "byte"] = "char",
-         validation_share: float = 0.1, test_share: float = 0.1,
-         data_dir: str | os.PathLike[str] | None = None) -> Splits:
+def text(file: PathName, context: int = 64, level: Literal["char", "byte"] = "char",
+         validation_share: float = 0.1, test_share: float = 0.1, data_dir: PathName | None = None
+         ) -> Splits:
     """Read a text as windows of tokens, each with the token that follows.
 
     The text is cut by position: first the training part, then the validation part, then the test
@@ -60,10 +54,10 @@ def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char",
         UserError: The file is missing or not UTF-8, a part has less than one window, or an option
             has another value.
     """
-    path = existing(file, data_dir)
+    path = reader_paths.existing(file, data_dir)
     if level not in NEEDED_BYTES:
         raise unknown("level", level, NEEDED_BYTES)
-    require_memory(NEEDED_BYTES[level] * path.stat().st_size, path)
+    reader_paths.require_memory(NEEDED_BYTES[level] * path.stat().st_size, path)
     if not (validation_share > 0 and test_share > 0 and validation_share + test_share < 1):
         raise UserError(f"validation_share = {validation_share} and test_share = {test_share}: "
                         "each must be more than 0, and both together less than 1")
@@ -76,13 +70,7 @@ def text(file: str | os.PathLike[str], context: int = 64, level: Literal["char",
 
 def cut(tokens: NDArray[Any], validation_share: float, test_share: float
         ) -> dict[str, NDArray[Any]]:
-    """Return three contiguous parts of a sequence, as views.
-
-    Args:
-        tokens: The sequence, ``(n,)``.
-        validation_share: Of the tokens, rounded down.
-        test_share: Of the tokens, rounded down.
-    """
+    """Return three contiguous parts of a sequence, as views; shares are rounded down."""
     test = int(len(tokens) * test_share)
     validation = int(len(tokens) * validation_share)
     train = len(tokens) - validation - test
@@ -94,14 +82,8 @@ def windows(tokens: NDArray[Any], context: int, where: object
             ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return inputs and targets of consecutive windows, ``(n, context)``, as views.
 
-    Args:
-        tokens: A sequence, ``(m,)``.
-        context: Tokens in a window.
-        where: The file, for the message.
-
-    Raises:
-        UserError: ``context`` is less than 1, or the sequence is shorter than one window and the
-            token after it.
+    Targets are one position later. A sequence shorter than a window and the token after it is
+    refused.
     """
     if context < 1:
         raise UserError(f"context = {context}: expected at least 1 token")
@@ -115,16 +97,14 @@ def windows(tokens: NDArray[Any], context: int, where: object
 
 def _codes(path: Path, level: str) -> NDArray[Any]:
     """Return the text's bytes (as uint16) or code points (uint32)."""
+    content = reader_paths.read_bytes(path)
+    if level == "byte":
+        return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)
     try:
-        content = path.read_bytes()
-        if level == "byte":
-            return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)
         return np.frombuffer(content.decode("utf-8").encode("utf-32-le"), dtype="<u4")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it, "
                         'or use level = "byte"') from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _numbered(parts: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
@@ -151,7 +131,7 @@ HEADER = 256
 
 
 def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257,
-           data_dir: str | os.PathLike[str] | None = None) -> Splits:
+           data_dir: PathName | None = None) -> Splits:
     """Read shards of tokens as windows, each with the token that follows.
 
     Files with ``train`` in their name are training shards, files with ``val`` those of the test
@@ -171,9 +151,9 @@ def tokens(pattern: str, context: int = 1_024, vocabulary: int = 50_257,
     Raises:
         UserError: A split has no file, a file is damaged or has a token outside the vocabulary.
     """
-    paths = matching(pattern, data_dir)
+    paths = reader_paths.matching(pattern, data_dir)
     if not paths:
-        looked = " and ".join(str(place) for place in candidates(pattern, data_dir))
+        looked = " and ".join(str(place) for place in reader_paths.candidates(pattern, data_dir))
         raise UserError(f"{looked}: no token shards there; put them into the folder that "
                         "--data-dir or BENCH_APTS_DATA names, with 'train' and 'val' in their "
                         "names, or give the option pattern")
@@ -200,7 +180,7 @@ def _joined(paths: list[Path], vocabulary: int) -> NDArray[Any]:
                                 f"{vocabulary}; give the option vocabulary of its tokenizer")
     if len(shards) == 1:
         return shards[0]
-    joined, start = room((sum(map(len, shards)),), np.uint16, paths[0].parent), 0
+    joined, start = reader_paths.room((sum(map(len, shards)),), np.uint16, paths[0].parent), 0
     for shard in shards:
         joined[start:start + len(shard)] = shard
         start += len(shard)

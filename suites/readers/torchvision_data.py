@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import DAMAGED, Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates
-from bench_apts.suites.readers.split_checks import checked, divided, numbered
+from bench_apts.suites.readers.split_checks import assembled
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from bench_apts.suites.readers.image_files import Size
+    from bench_apts.suites.readers.reader_paths import PathName
     from bench_apts.suites.readers.split_checks import Splits
 
 FAILURES = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, ImportError,
@@ -44,10 +44,10 @@ PICKLED_NAMES = frozenset({
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 
-def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = False,
+def torchvision(name: str, root: PathName = ".", offline: bool = False,
                 size: Size = None, channels: int | None = None, test_share: float = 0.2,
                 options: dict[str, Any] | None = None,
-                data_dir: str | os.PathLike[str] | None = None) -> Splits:
+                data_dir: PathName | None = None) -> Splits:
     """Read a data set of ``torchvision.datasets`` with images and one number as target.
 
     torchvision's own reader finds, downloads and decodes the files. Classes with an argument
@@ -83,26 +83,17 @@ def torchvision(name: str, root: str | os.PathLike[str] = ".", offline: bool = F
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for part, dataset in opened(getattr(module, name), place, offline, options or {}).items():
         parts[part] = _read(dataset, shape, f"{where}, split {part}")
-    targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
-    splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
-    if len(splits) == 1:
-        splits = divided(*splits["train"], test_share, where)
-    return checked(splits, where)
+    return assembled(parts, where, test_share)
 
 
 def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy: bool) -> Any:
     """Return a data set whose class a suite names as ``torchvision.datasets:Name``.
 
-    Args:
-        name: Of the class.
-        root: The folder that torchvision looks in and downloads to.
-        offline: Whether a download is forbidden.
-        options: Those of ``torchvision`` (``size``, ``channels``, ``test_share``), and arguments
-            of the class.
-        lazy: Whether to return the class's data sets by split instead of arrays.
+    ``options`` are ``size``, ``channels`` and ``test_share`` of ``torchvision``, and arguments of
+    the class. With ``lazy`` the class's data sets are returned by split, instead of arrays.
 
     Raises:
-        UserError: As ``torchvision``; or data sets cannot be had as ``options`` ask for.
+        UserError: As ``torchvision``; or the options cannot be combined with ``lazy``.
     """
     own = {key: options[key] for key in ("size", "channels", "test_share") if key in options}
     rest = {key: value for key, value in options.items() if key not in own}
@@ -122,17 +113,7 @@ def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy
 
 
 def opened(kind: Any, root: Path, offline: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the data sets of the splits that a class has, ``train`` first.
-
-    Args:
-        kind: A class of ``torchvision.datasets``.
-        root: The folder that torchvision looks in and downloads to.
-        offline: Whether a download is forbidden.
-        options: Further arguments of the class.
-
-    Raises:
-        UserError: An argument is unknown, or files are missing, damaged or cannot be downloaded.
-    """
+    """Return the data sets of the splits that a class of torchvision has, ``train`` first."""
     arguments = _arguments(kind)
     unfit = sorted(set(options) - set(arguments))
     if unfit:
@@ -189,10 +170,6 @@ def _made(kind: Any, given: dict[str, Any], offline: bool) -> Any:
 def fetch(kind: Any, given: dict[str, Any]) -> Any:
     """Return a data set whose files torchvision downloads, and compares with its checksums.
 
-    Args:
-        kind: The class.
-        given: Its arguments.
-
     Raises:
         UserError: A pickle in the files would run code.
         Exception: One of ``FAILURES``: the network or the server does not allow it.
@@ -208,10 +185,9 @@ def fetch(kind: Any, given: dict[str, Any]) -> Any:
 
 @contextmanager
 def only_arrays() -> Iterator[None]:
-    """Refuse what a pickle names, except NumPy's arrays, while the block runs in this thread.
+    """Refuse pickles that name anything but NumPy's arrays while the block runs in this thread.
 
-    Raises:
-        UserError: A pickle in the block names anything else; it has run nothing then.
+    A refused pickle has run nothing.
     """
     _install_hook()
     token = _reading.set(True)
@@ -238,10 +214,9 @@ def _missing(kind: Any, root: Path, error: Exception) -> UserError:
     name = kind.__name__
     example = f"torchvision.datasets.{name}({str(root)!r}, download=True)"
     folder = root / name / "raw" if hasattr(kind, "resources") else root
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"torchvision cannot read {name} in {root} ({reason}); put its files, "
-                     f"unpacked, into {folder}, or run {example} in Python where there is a "
-                     "network")
+    return UserError(f"torchvision cannot read {name} in {root} ({describe_error(error)}); put "
+                     f"its files, unpacked, into {folder}, or run {example} in Python where there "
+                     "is a network")
 
 
 def _read(dataset: Any, shape: Shape, where: str) -> tuple[NDArray[Any], NDArray[Any]]:

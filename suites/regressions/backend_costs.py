@@ -85,20 +85,6 @@ def marked(*, version: str, timeout: float = 60, **attributes: object
     return mark
 
 
-def require_backend(results: Results, backend: str, ranks: int) -> None:
-    """Skip what the commit does not know yet: a new backend is no failure of the old code."""
-    from asv_runner.benchmarks.mark import SkipNotImplemented
-
-    if results[backend, ranks] is None:
-        raise SkipNotImplemented(f"this commit has no {backend}")
-
-
-def counting(name: str, unit: str, version: str = "1") -> Callable[[Marked], Marked]:
-    """Mark a benchmark that looks up every backend at every N."""
-    return marked(benchmark_name=name, unit=unit, version=version, setup=require_backend,
-                  params=[list(BACKENDS), list(RANKS)], param_names=["backend", "N"])
-
-
 @marked(version="1", timeout=1200)
 def setup_cache() -> Results:
     """Train every backend once at every N."""
@@ -173,79 +159,55 @@ def _hit(evals: list[Eval], suite: Suite) -> Eval | None:
     return evals[hit[1]] if hit else None
 
 
-def _counts(results: Results, backend: str, ranks: int) -> Counts:
-    counts = results[backend, ranks]
-    if not isinstance(counts, Counts):  # asv marks the benchmark as failed; nan would hide it
-        raise RuntimeError(f"{backend}, N = {ranks}: {counts}")
-    return counts
+def _require_backend(results: Results, backend: str, ranks: int) -> None:
+    """Skip what the commit does not know yet: a new backend is no failure of the old code."""
+    from asv_runner.benchmarks.mark import SkipNotImplemented
+
+    if results[backend, ranks] is None:
+        raise SkipNotImplemented(f"this commit has no {backend}")
 
 
-def _to_target(results: Results, backend: str, ranks: int, what: str) -> float:
-    """Return a count up to the target; a missed target fails."""
-    counts = _counts(results, backend, ranks).to_target
-    if counts is None:
-        raise RuntimeError(f"{backend}, N = {ranks}: {LEVEL:.0%} of the target was missed")
-    return counts[what]
+def _count(name: str, unit: str, read: Callable[[Counts], float | None], version: str = "1"
+           ) -> Callable[[Results, str, int], float]:
+    """Return the benchmark ``name`` of every backend at every N; ``read`` finds its number."""
+
+    @marked(version=version, benchmark_name=name, unit=unit, setup=_require_backend,
+            params=[list(BACKENDS), list(RANKS)], param_names=["backend", "N"])
+    def track(results: Results, backend: str, ranks: int) -> float:
+        counts = results[backend, ranks]
+        # asv marks a benchmark that raises as failed; nan would hide it.
+        if not isinstance(counts, Counts):
+            raise RuntimeError(f"{backend}, N = {ranks}: {counts}")
+        number = read(counts)
+        if number is None:
+            raise RuntimeError(f"{backend}, N = {ranks}: {LEVEL:.0%} of the target was missed")
+        return number
+
+    return track
 
 
-@counting("per_step.track_bytes_per_step", "bytes", version="2")
-def track_bytes_per_step(results: Results, backend: str, ranks: int) -> float:
-    """Ideal bytes that a rank sends in a step."""
-    return _counts(results, backend, ranks).per_step["bytes"]
+def _per_step(what: str, unit: str) -> Callable[[Results, str, int], float]:
+    return _count(f"per_step.track_{what}_per_step", unit, lambda counts: counts.per_step[what],
+                  version="2")
 
 
-@counting("per_step.track_collectives_per_step", "collectives", version="2")
-def track_collectives_per_step(results: Results, backend: str, ranks: int) -> float:
-    """Calls of collectives in a step."""
-    return _counts(results, backend, ranks).per_step["collectives"]
+def _to_target(what: str, unit: str) -> Callable[[Results, str, int], float]:
+    return _count(f"to_target.track_{what}_to_target", unit,
+                  lambda counts: counts.to_target[what] if counts.to_target else None)
 
 
-@counting("per_step.track_forwards_per_step", "passes", version="2")
-def track_forwards_per_step(results: Results, backend: str, ranks: int) -> float:
-    """Forward passes of a rank in a step."""
-    return _counts(results, backend, ranks).per_step["forwards"]
-
-
-@counting("per_step.track_backwards_per_step", "passes", version="2")
-def track_backwards_per_step(results: Results, backend: str, ranks: int) -> float:
-    """Backward passes of a rank in a step."""
-    return _counts(results, backend, ranks).per_step["backwards"]
-
-
-@counting("to_target.track_samples_to_target", "samples")
-def track_samples_to_target(results: Results, backend: str, ranks: int) -> float:
-    """Samples that all ranks together process."""
-    return _to_target(results, backend, ranks, "samples")
-
-
-@counting("to_target.track_forwards_to_target", "passes")
-def track_forwards_to_target(results: Results, backend: str, ranks: int) -> float:
-    """Forward passes of a rank."""
-    return _to_target(results, backend, ranks, "forwards")
-
-
-@counting("to_target.track_backwards_to_target", "passes")
-def track_backwards_to_target(results: Results, backend: str, ranks: int) -> float:
-    """Backward passes of a rank."""
-    return _to_target(results, backend, ranks, "backwards")
-
-
-@counting("to_target.track_bytes_to_target", "bytes")
-def track_bytes_to_target(results: Results, backend: str, ranks: int) -> float:
-    """Ideal bytes that a rank sends."""
-    return _to_target(results, backend, ranks, "bytes")
-
-
-@counting("to_target.track_error_at_fixed_budget", "share of samples")
-def track_error_at_fixed_budget(results: Results, backend: str, ranks: int) -> float:
-    """Validation error rate after the same number of samples."""
-    return _counts(results, backend, ranks).error
-
-
-@counting("memory.track_peak_memory", "bytes")
-def track_peak_memory(results: Results, backend: str, ranks: int) -> float:
-    """Peak memory of a rank while it trains: its resident set, the libraries' code included."""
-    return _counts(results, backend, ranks).peak_bytes
+track_bytes_per_step = _per_step("bytes", "bytes")
+track_collectives_per_step = _per_step("collectives", "collectives")
+track_forwards_per_step = _per_step("forwards", "passes")
+track_backwards_per_step = _per_step("backwards", "passes")
+track_samples_to_target = _to_target("samples", "samples")
+track_forwards_to_target = _to_target("forwards", "passes")
+track_backwards_to_target = _to_target("backwards", "passes")
+track_bytes_to_target = _to_target("bytes", "bytes")
+track_error_at_fixed_budget = _count(
+    "to_target.track_error_at_fixed_budget", "share of samples", lambda counts: counts.error)
+track_peak_memory = _count(  # the resident set, the libraries' code included
+    "memory.track_peak_memory", "bytes", lambda counts: counts.peak_bytes)
 
 
 @marked(benchmark_name="report.time_html", version="1", timeout=300, number=1, repeat=3, rounds=1,

@@ -93,7 +93,7 @@ def _job(steps: int, folder: Path) -> Any:
     prepared = data.prepare("digits", None, offline=True)
     (trial,) = Plan(study, {"digits": prepared}).reporting([])
     return RankJob(trial, str(prepared.folder), str(folder / "trial.jsonl"),
-               saving=CheckpointJob(str(folder / "checkpoints")))
+                   saving=CheckpointJob(str(folder / "checkpoints")))
 
 
 class Meter:

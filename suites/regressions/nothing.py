@@ -31,9 +31,7 @@ class Idle:
         return self.model
 
 
-def build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
-) -> Idle:
+def build(model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World) -> Idle:
     return Idle(model)
 
 

@@ -55,7 +55,7 @@ def test_the_options_choose_what_is_counted(cli, finished):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (("nowhere",), "is no results folder"),
+    (("nowhere",), "is not a results folder"),
     (("FOLDER", "--level", "0.5"), "--level 0.5: the target of digits has the levels 0.95, 0.99"),
     (("FOLDER", "--currency", "euros"), "--currency"),
     ((), "Missing argument"),

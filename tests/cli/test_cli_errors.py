@@ -33,7 +33,7 @@ def assert_one_line(done, *expected):
     (("--optimizers", "sgd[lr=nan]"), ["sgd[lr=nan]: expected a finite number"]),
     (("--optimizers", "sgd[lr=-1]"), ["sgd[lr=-1]: expected a number above 0"]),
     (("--optimizers", "sgd[learning=1]"), ["unknown hyperparameter of sgd 'learning'"]),
-    (("--optimizers", "sgd[lr=1"), ["is no selector; write name or name[key=value"]),
+    (("--optimizers", "sgd[lr=1"), ["is not a selector; write name or name[key=value"]),
     (("--gpus", "0"), ["--gpus 0: write world sizes from 1 on"]),
     (("--gpus", "two"), ["--gpus two: write world sizes from 1 on"]),
     (("--gpus", ""), ["write world sizes from 1 on"]),
@@ -117,7 +117,7 @@ class _NoLauncher:
 
 
 def test_broken_toml(cli, tmp_path):
-    source = registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    source = registry.suite_path("digits").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(source.replace("batch_size = 64", "batch_size ="))
     assert_one_line(cli(*RUN, "--suite", "mine.toml"), "mine.toml is not valid TOML", "line ")
     (tmp_path / "mine.toml").write_text(source.replace("batch_size = 64", "batch_size = 'x'"))
@@ -189,8 +189,8 @@ def test_a_broken_plugin(cli, tmp_path, content):
 
 
 def test_reports_of_what_is_no_results_folder(cli, tmp_path):
-    assert_one_line(cli("report", tmp_path / "nowhere"), "is no results folder")
-    assert_one_line(cli("report", tmp_path), "is no results folder", "study.json")
+    assert_one_line(cli("report", tmp_path / "nowhere"), "is not a results folder")
+    assert_one_line(cli("report", tmp_path), "is not a results folder", "study.json")
     (tmp_path / "study.json").write_text("{")
     assert_one_line(cli("report", tmp_path), "study.json is broken")
     (tmp_path / "study.json").write_text('{"schema": 99}')
@@ -210,7 +210,7 @@ def test_reports_of_what_is_no_results_folder(cli, tmp_path):
      ["--ranks 12 does not fill nodes of 8"]),
     (("--scaling", "both"), ["'both'"]),
     (("--fabrics", "none.toml"), ["cannot read fabrics none.toml: No such file"]),
-    (("--fabrics", "."), ["cannot read fabrics .: Is a directory"]),
+    (("--fabrics", "."), ["cannot read fabrics: . is not a regular file"]),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_mistakes_in_projecting(cli, finished, arguments, expected):
     assert_one_line(cli("project", finished.folder, *arguments), *expected)
@@ -218,8 +218,8 @@ def test_mistakes_in_projecting(cli, finished, arguments, expected):
 
 def test_checking_and_projecting_what_is_no_results_folder(cli, tmp_path):
     for command in ("check", "project"):
-        assert_one_line(cli(command, tmp_path / "nowhere"), "is no results folder")
-        assert_one_line(cli(command, tmp_path), "is no results folder", "study.json")
+        assert_one_line(cli(command, tmp_path / "nowhere"), "is not a results folder")
+        assert_one_line(cli(command, tmp_path), "is not a results folder", "study.json")
 
 
 @pytest.mark.parametrize("arguments", [("cost", "--no-replay"), ("project",)])

@@ -1,5 +1,7 @@
 """Files on disk: what a killed writer leaves is read, what is corrupt is named."""
 
+import gc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from bench_apts.core.errors import UserError
 from bench_apts.core.files import write_json
 from bench_apts.core.records import End, Eval, Header, Start, Traffic
 from bench_apts.core.spec import SCHEMA
+from bench_apts.core.store import collect_only_new, pause_gc
 
 
 @pytest.fixture
@@ -177,7 +180,7 @@ def test_trials_are_read_in_the_order_of_their_names(tmp_path, header):
 
 
 def test_study_files(tmp_path, make_study):
-    with pytest.raises(UserError, match="is no results folder"):
+    with pytest.raises(UserError, match="is not a results folder"):
         store.read_study(tmp_path)
     path = tmp_path / "study.json"
     written = store.StudyFile(make_study("sgd"), ["run"], store.now(), {"cores": 2})
@@ -212,3 +215,43 @@ def test_written_files_replace_the_old_ones_whole(tmp_path):
     write_json(path, {"new": 1})
     assert msgspec.json.decode(path.read_bytes()) == {"new": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Node:
+    """Refers to itself, so that only the collector can find it."""
+
+    def __init__(self):
+        self.me = self
+
+
+@pytest.fixture(autouse=True)
+def untouched():
+    before = gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()
+    yield
+    assert (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()) == before
+
+
+def test_nothing_is_collected_while_it_is_paused():
+    with pause_gc():
+        assert not gc.isenabled()
+        with pause_gc():
+            pass
+        assert not gc.isenabled()
+
+
+def test_garbage_is_looked_for_in_what_is_added_alone():
+    with collect_only_new(lambda: [{"record": [number]} for number in range(1_000)]) as made:
+        assert gc.get_freeze_count() > len(made)
+        assert gc.isenabled()
+        assert not any(found is made[0] for found in gc.get_objects())
+        gc.collect()
+        Node()
+        assert gc.collect() >= 1
+    assert any(found is made[0] for found in gc.get_objects())
+
+
+def test_an_error_leaves_no_trace():
+    with pytest.raises(ZeroDivisionError), collect_only_new(list):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), collect_only_new(lambda: 1 // 0):
+        pass

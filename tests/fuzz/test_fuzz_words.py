@@ -13,7 +13,7 @@ from mutations import PIECES, STRANGE, changed, damaged, toml
 from bench_apts.core import configuration
 from bench_apts.core.spec import Entry, Study, Suite
 from bench_apts.plugins import registry, suite_file
-from bench_apts.stats import fabrics
+from bench_apts.stats import network_model
 from bench_apts.study import preflight, resolve
 from bench_apts.study.plan import Plan
 from bench_apts.study.preflight import preflight_suite
@@ -29,7 +29,7 @@ WORDS = st.one_of(
 
 
 def suite_text(name):
-    return registry._suite_files()[name][0].read_bytes()
+    return registry.suite_path(name).read_bytes()
 
 
 @FUZZ
@@ -211,4 +211,4 @@ def test_damaged_fabrics_are_read_or_refused(tmp_path_factory, chance, structure
     path = tmp_path_factory.getbasetemp() / "fabrics.toml"
     path.write_bytes(content)
     with Answer():
-        fabrics.load_fabrics(path)
+        network_model.load_fabrics(path)

@@ -23,7 +23,7 @@ RANK = '''
 import os, signal, sys, time
 from pathlib import Path
 from bench_apts.trial import stopping
-from bench_apts.trial.stopping import Stop
+from bench_apts.trial.stopping import GracefulStop
 
 stopping._PATIENCE_S = float(sys.argv[2])
 
@@ -33,7 +33,7 @@ class Store(dict):
     def check(self, keys): return all(key in self for key in keys)
 
 flag = Path(sys.argv[1])
-with Stop(flag, 0, 1, Store()) as stop:
+with GracefulStop(flag, 0, 1, Store()) as stop:
     assert stop.go_on(True)
     reader, writer = os.pipe()
     child = os.fork()

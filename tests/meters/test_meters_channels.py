@@ -10,7 +10,7 @@ from harness_ranks import run_ranks
 
 from bench_apts.core import store
 from bench_apts.meters import hidden_channels, procfs
-from bench_apts.meters.audit import verdict
+from bench_apts.meters.audit import channel_complaints, verdict
 
 
 def taken(connect, way, folder, unreadable=()):
@@ -130,7 +130,7 @@ def seen(sent=(), received=(), place="here", store_bytes=0):
 ])
 def test_a_channel_is_what_one_sends_to_and_another_receives_from(ranks, lines):
     end = "behind the meter's back: send it through torch.distributed"
-    assert hidden_channels.channel_complaints(ranks) == [line + end for line in lines]
+    assert channel_complaints(ranks) == [line + end for line in lines]
 
 
 @pytest.mark.parametrize(("on_step", "named"), [

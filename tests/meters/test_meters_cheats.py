@@ -14,8 +14,8 @@ from comm_ranks import ddp, watched
 from harness_ranks import run_ranks
 
 from bench_apts.core import store
-from bench_apts.meters import hidden_channels, procfs
-from bench_apts.meters.audit import verdict
+from bench_apts.meters import procfs
+from bench_apts.meters.audit import memory_complaints, verdict
 from bench_apts.meters.collective_hooks import _HOOK_ID
 
 HIDDEN = 100_000
@@ -286,7 +286,7 @@ def test_what_is_shared_in_good_faith_is_no_cheat(tmp_path):
 def test_the_ranks_that_share_are_named_together():
     a, b, c, d, e = (("00:1b", inode) for inode in range(5))
     every = {a: "/a", b: "/b", c: "/c", d: "/d"}
-    lines = hidden_channels.memory_complaints([
+    lines = memory_complaints([
         procfs.SharedMappings({**every, e: "/one name"}, {a, b, c, d}),
         procfs.SharedMappings({**every, e: "/another"}, set()),
         procfs.SharedMappings({e: "/e"}, {e})])

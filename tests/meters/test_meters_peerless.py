@@ -14,15 +14,8 @@ from peerless_answers import known, padded, rounds
 from peerless_ranks import SHARE, reduced, refused, trained
 
 from bench_apts.core.records import Traffic
-from bench_apts.stats.network_model import (
-    Algorithm,
-    BatchScaling,
-    Fabric,
-    Interconnect,
-    RecordedWork,
-    collective_seconds,
-    project,
-)
+from bench_apts.stats.modelled_training import BatchScaling, RecordedWork, project
+from bench_apts.stats.network_model import Algorithm, Fabric, Interconnect, collective_seconds
 
 LARGE = (64, 512)
 STEPS = 12

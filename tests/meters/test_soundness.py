@@ -395,7 +395,7 @@ def test_fields_of_later_versions_do_not_change_the_address_of_older_records(fol
 
 
 def test_what_is_no_results_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no results folder"):
+    with pytest.raises(UserError, match="is not a results folder"):
         soundness.check(tmp_path / "nowhere")
 
 

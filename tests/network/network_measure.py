@@ -27,15 +27,8 @@ from nodes_run import free_port
 from bench_apts.core import store
 from bench_apts.core.job import RankJob
 from bench_apts.core.records import Header
-from bench_apts.stats.network_model import (
-    Algorithm,
-    BatchScaling,
-    Fabric,
-    Interconnect,
-    collective_seconds,
-    project,
-    recorded_work,
-)
+from bench_apts.stats.modelled_training import BatchScaling, project, recorded_work
+from bench_apts.stats.network_model import Algorithm, Fabric, Interconnect, collective_seconds
 from bench_apts.suites import data
 
 NETWORKS = {

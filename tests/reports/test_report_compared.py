@@ -220,7 +220,8 @@ def test_misses_are_compared_and_nothing_is_imputed(before, after):
     assert math.isinf(time.measure.effect)
     assert time.measure.texts[1].startswith("more than ")
     assert "∞" in compared_tables.row_entries(time)
-    row = next(r for r in compared_tables.plain_rows(found) if r["measure"] == "time to target")
+    row = next(r for r in compared_tables.measures_table(found.rows).records()
+               if r["measure"] == "time to target")
     assert (row["b"], row["effect"]) == (None, None)
     both = compared(after, after)
     assert verdicts(both)["time to target"] == "neither hit"
@@ -344,7 +345,7 @@ def test_labels_in_brackets_and_markup_stay_as_they_are(cli, tmp_path):
 @pytest.mark.parametrize(("arguments", "said"), [
     (("{before}",), "compare takes two results folders, or one and two"),
     (("apts", "adam"), "there is no folder apts"),
-    (("{before}", "{empty}"), "is no results folder: study.json"),
+    (("{before}", "{empty}"), "is not a results folder: study.json"),
     (("{before}", "sgd", "adm"), "unknown optimizer of this study 'adm'"),
     (("{before}", "{before}", "--factor", "nan"), "--factor"),
     (("{before}", "{before}", "--factor", "inf"), "--factor inf tolerates everything"),

@@ -11,8 +11,9 @@ import report_fixture as fixture
 from bench_apts import reports
 from bench_apts.reports import modelled_times
 from bench_apts.reports.gather import gather
-from bench_apts.stats import fabrics
-from bench_apts.stats.network_model import Algorithm, BatchScaling
+from bench_apts.stats.modelled_training import BatchScaling
+from bench_apts.stats.network_model import Algorithm, load_fabrics
+from bench_apts.stats.network_model import networks as networks_of
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def rows(folder, ranks=(8, 64), names=("eth10g",), scalings=(BatchScaling.strong,)):
-    networks = fabrics.networks(names, fabrics.load_fabrics(), 1, "nvlink4")
+    networks = networks_of(names, load_fabrics(), 1, "nvlink4")
     return modelled_times.project_times(gather(folder), ranks, networks, scalings, Algorithm.ring)
 
 
@@ -98,7 +99,7 @@ def test_on_gpus_computing_is_that_of_one_rank(folder):
     gathered = gather(folder)
     for record in gathered.trials:
         record.header.trial = msgspec.structs.replace(record.trial, device="cuda")
-    networks = fabrics.networks(["eth10g"], fabrics.load_fabrics(), 1, "nvlink4")
+    networks = networks_of(["eth10g"], load_fabrics(), 1, "nvlink4")
     found, _ = modelled_times.project_times(
         gathered, (2,), networks, (BatchScaling.strong,), Algorithm.best
     )
@@ -148,9 +149,9 @@ def test_the_report_models_as_the_command_does(folder, tmp_path):
     shutil.copytree(folder, copy)
     page = reports.build(copy).read_text(encoding="utf-8")
     assert "Nobody measured these times; " in page
-    assert page.count("training time to the target, modelled on") == len(fabrics.load_fabrics())
+    assert page.count("training time to the target, modelled on") == len(load_fabrics())
     modelled = pd.read_csv(copy / "tables" / "modelled.csv")
-    networks = fabrics.networks([*fabrics.load_fabrics()], fabrics.load_fabrics(), 1, "nvlink4")
+    networks = networks_of([*load_fabrics()], load_fabrics(), 1, "nvlink4")
     expected, _ = modelled_times.project_times(
         gather(copy), (8, 64, 512, 4096), networks, list(BatchScaling), Algorithm.best
     )

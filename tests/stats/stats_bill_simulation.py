@@ -59,7 +59,7 @@ def simulated(shape, seeds, rounds=400):
                 mine.worth_a_number(count)))
         even = break_even(mine, theirs)
         found["R*"].append((even.trainings / BREAK_EVEN,
-                            even.interval.low <= BREAK_EVEN <= even.interval.high, even.told))
+                            even.interval.low <= BREAK_EVEN <= even.interval.high, even.is_known))
     return {what: _kept(rows) for what, rows in found.items()}
 
 

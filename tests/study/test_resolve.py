@@ -125,7 +125,7 @@ def test_two_optimizers_of_one_name_are_refused(machine, plugin):
     ({"optimizers": "adm"}, r"unknown optimizer 'adm'; did you mean adam or nadamw\?"),
     ({"optimizers": "sgd[momentun=1]"}, r"of sgd 'momentun'; did you mean momentum\?"),
     ({"optimizers": "sgd[lr=fast]"}, "expected float, got str"),
-    ({"optimizers": "sgd[lr=1"}, "is no selector"),
+    ({"optimizers": "sgd[lr=1"}, "is not a selector"),
     ({"optimizers": ""}, "--optimizers names none"),
     ({"optimizers": " , "}, "--optimizers names none"),
     ({"optimizers": "sgd,adam,sgd"}, "names sgd twice"),
