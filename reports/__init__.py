@@ -1,4 +1,4 @@
-"""Records in; one HTML page, tables, figures and their twins for programs out."""
+"""Records in; one HTML page, tables, figures and the same for programs out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ FORMATS = ("html", "csv", "svg", "png", "json", "md", "pdf")
 """What can be written: see ``build``."""
 
 STANDARD = ("html", "csv", "svg", "json")
-"""What is written if nobody asks for anything else: all that takes little time and no browser."""
-
+"""What is written by default: all that takes little time and no browser."""
 
 _WRITERS = 8
 """Files that are written at a time."""
@@ -25,9 +24,10 @@ _WRITERS = 8
 
 def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None = None,
           history: Path | None = None) -> Path:
-    """Writes the report of a results folder, from its records alone.
+    """Write the report of a results folder, from its records alone.
 
-    The same records give the same bytes, except of the PDF, which holds its date.
+    The same records give the same bytes, except of the PDF, which holds its date. A script that
+    calls this has to guard it by ``if __name__ == "__main__"``, as a worker process is spawned.
 
     Args:
         folder: A folder that ``bench-apts run`` wrote, with ``study.json`` and ``trials/``.
@@ -61,15 +61,15 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
         from bench_apts.reports import report_formats
         from bench_apts.reports.report_page import compose_report
 
-        output = compose_report(gathered, past, png="png" in formats)
-        return _write(out or folder, "report", formats, output.html, output.files,
-                      {"json": lambda: report_formats.report_document(output),
-                       "md": lambda: report_formats.summary_markdown(output).encode()})
+        output = compose_report(gathered, past)
+        return _write(out or folder, "report", formats, output.page, output.files | {
+            "report.json": lambda: report_formats.report_document(output),
+            "report.md": lambda: report_formats.summary_markdown(output).encode()})
 
 
 def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
             out: Path | None = None, names: tuple[str, str] | None = None) -> Path:
-    """Writes the page that puts two studies side by side, with ratios B to A.
+    """Write the page that puts two studies side by side, with ratios B to A.
 
     Args:
         first: Results folder of A.
@@ -91,14 +91,12 @@ def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
     _make(out or second)
     from bench_apts.reports import compared_page
 
-    output = compared_page.compose_comparison(*studies, names or (str(first), str(second)),
-                                   png="png" in formats)
-    return _write(out or second, "compared", formats, output.html, output.files,
-                  {"json": lambda: output.document, "md": lambda: output.markdown.encode()})
+    output = compared_page.compose_comparison(*studies, names or (str(first), str(second)))
+    return _write(out or second, "compared", formats, output.page, output.files)
 
 
 def _check(formats: Sequence[str]) -> None:
-    """Refuses before any work what could not be written after it."""
+    """Refuse before any work what could not be written after it."""
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
@@ -109,7 +107,7 @@ def _check(formats: Sequence[str]) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Makes the folder to write to before any work is done for it."""
+    """Make the folder to write to before any work is done for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,28 +119,26 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
                      "folder with --out")
 
 
-def _write(folder: Path, stem: str, formats: Sequence[str], html: str,
-           files: Mapping[str, bytes], twins: Mapping[str, Callable[[], bytes]]) -> Path:
-    """Writes what was asked for; the page comes last, when all that it names is there."""
-    chosen = {name: content for name, content in files.items()
+def _write(folder: Path, stem: str, formats: Sequence[str], page: Callable[[], str],
+           files: Mapping[str, Callable[[], bytes]]) -> Path:
+    """Write what was asked for; the page comes last, when all that it names is there."""
+    # Nothing else is drawn or rendered: figures take most of a report's time.
+    chosen = {name: make() for name, make in files.items()
               if name.rpartition(".")[2] in formats}
-    chosen |= {f"{stem}.{name}": make() for name, make in twins.items() if name in formats}
-    page = html.encode()
+    html = page().encode() if {"html", "pdf"}.intersection(formats) else b""
     if "pdf" in formats:
         from bench_apts.reports.report_formats import print_pdf
 
-        chosen[f"{stem}.pdf"] = print_pdf(page)
+        chosen[f"{stem}.pdf"] = print_pdf(html)
     try:
         for name in chosen:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # Each file waits for the disk, and many can wait at once.
         with ThreadPoolExecutor(_WRITERS) as writers:
-            for _ in writers.map(lambda file: write_bytes(folder / file[0], file[1]),
-                                 chosen.items()):
-                pass
+            list(writers.map(lambda name: write_bytes(folder / name, chosen[name]), chosen))
         if "html" not in formats:
             return folder
-        write_bytes(folder / f"{stem}.html", page)
+        write_bytes(folder / f"{stem}.html", html)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder / f"{stem}.html"

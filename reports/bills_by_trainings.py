@@ -1,11 +1,10 @@
-"""Across world sizes: tune again at each N, or tune at the smallest and transfer.
-
-Bills of R trainings, tuning included, and where they cross: a figure for one N.
-"""
+"""Bills of R trainings, tuning included, and from which R on tuning costs no more."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,15 +12,9 @@ import numpy as np
 from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
-from bench_apts.reports.table import Table, Value, name, number
-from bench_apts.reports.tuning_pools import (
-    TRAININGS,
-    bill_entry,
-    crossings,
-    pays_from,
-    unlike_environments,
-)
-from bench_apts.stats.world_sizes import WorldSizeCosts, transfer_regret, transfer_totals
+from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.tuning_pools import TRAININGS, opening_entries, unlike_environments
+from bench_apts.stats.amortisation import break_even
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,165 +22,164 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bench_apts.reports.section_parts import TuningScene
-    from bench_apts.reports.tuning_pools import CostView, Crossing, Pool
-    from bench_apts.stats.amortisation import Trainings
-    from bench_apts.stats.expected_cost import Ert
+    from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.stats.amortisation import BreakEven
+    from bench_apts.stats.intervals import Interval
 
-class _BillsAtN(NamedTuple):
-    """Bills at one N: expected ones, and what they are at least where nothing hit.
-
-    Attributes:
-        ranks: World size N.
-        tuned: Of the tuning trials.
-        native: Of the configuration frozen here, on fresh seeds.
-        transferred: Of the one frozen at the smallest N.
-        fresh: Whether ``transferred`` is of fresh seeds too, and not of one tuning trial.
-        bill: Of trainings here.
-    """
-
-    ranks: int
-    tuned: Ert
-    native: Ert
-    transferred: Ert
-    fresh: bool
-    bill: Trainings
-
-    def told(self, trainings: int) -> bool:
-        """Whether the bill of R trainings is known well enough to be a number."""
-        return (self.bill.interval(trainings) is None or not self.native.hits
-                or self.bill.worth_a_number(trainings))
-
-    def costs(self, *, least: bool) -> WorldSizeCosts:
-        """Returns the expected costs, or lower limits of them, which are always finite."""
-        # All n trials are billed, since the configuration is the best of all n.
-        bill = self.tuned.total if least or self.tuned.hits else math.inf
-        return WorldSizeCosts(self.ranks, bill, *(
-            found.bound if least and not found.hits else found.cost
-            for found in (self.native, self.transferred)))
-
-
-def transfer_bills(pools: Sequence[Pool], view: CostView) -> tuple[Table | None, list[str]]:
-    """The three totals of each optimizer on one suite, with notes on who is left out and why.
-
-    Args:
-        pools: Trials of all optimizers at all N.
-        view: Currency, level and device.
-
-    Returns:
-        The table, None for a single N or if nobody was tuned, and the notes.
-    """
-    sizes = sorted({pool.cell.ranks for pool in pools})
-    if len(sizes) < 2 or not any(pool.cell.tune for pool in pools):
-        return None, []
-    rows: list[tuple[Value, ...]] = []
-    notes = []
-    for label in dict.fromkeys(pool.cell.label for pool in pools):
-        mine = {pool.cell.ranks: pool for pool in pools if pool.cell.label == label}
-        places, why = _places(mine, sizes)
-        if why:
-            notes.append(f"totals across N leave out {label} on {pools[0].cell.suite.name}: {why}")
-            continue
-        rows += _rows(mine[sizes[0]], places, view)
-    if not rows:
-        return None, notes
-    return Table(
-        "bill-world-sizes", f"Totals over N = {units.listing([str(n) for n in sizes])}",
-        "Totals over N: tuning with all trials and training R times at each N, the tuning being "
-        "the first training; or tuning at the smallest N alone and carrying its configuration "
-        "over unchanged. Regret: expected cost with that configuration over expected cost with "
-        "the one chosen at N; 1 where they are the same. A configuration that was not frozen at "
-        "N has been run once there, in tuning: its regret is rough, and trainings with it are not "
-        "billed. Not told: the bill of one N has an interval that is too wide.",
-        (("Optimizer", ""), ("R", ""), ("Tune at each N", ""),
-         (f"Tune at N = {sizes[0]} and transfer", ""),
-         *((f"Regret at N = {n}", "") for n in sizes[1:])),
-        tuple(rows)), notes
-
-
-def _places(mine: dict[int, Pool], sizes: Sequence[int]) -> tuple[list[_BillsAtN], str]:
-    """Returns the bills at each N, or in words what is missing."""
-    first = mine.get(sizes[0])
-    if first is None or len(mine) < len(sizes):
-        return [], "it has no trials with known costs at some N"
-    found = []
-    for ranks, pool in sorted(mine.items()):
-        tuned = pool.ert
-        if not pool.cell.tune:
-            if first.cell.tune:
-                return [], "it was tuned at some N only"
-            assert pool.bill  # what is not tuned has nothing but fresh seeds
-            found.append(_BillsAtN(ranks, tuned, tuned, tuned, True, pool.bill))
-            continue
-        if pool.cell.frozen is None or first.cell.frozen is None:
-            where = sizes[0] if first.cell.frozen is None else ranks
-            return [], f"no configuration could be chosen at N = {where}"
-        native = pool.fresh(pool.cell.frozen)
-        transferred = pool.trained(first.cell.frozen)
-        if native is None or pool.bill is None:
-            return [], f"the configuration chosen at N = {ranks} was not run on fresh seeds"
-        if transferred is None:
-            return [], f"the configuration chosen at N = {sizes[0]} was not run at N = {ranks}"
-        found.append(_BillsAtN(ranks, tuned, native, transferred,
-                            pool.fresh(first.cell.frozen) is not None, pool.bill))
-    if any(not cost > 0 for place in found[1:] for cost in place.costs(least=True)[1:]):
-        return [], "nothing was spent in this currency"
-    return found, ""
-
-
-def _rows(pool: Pool, places: Sequence[_BillsAtN], view: CostView) -> list[tuple[Value, ...]]:
-    exact = _untuned if not pool.cell.tune else _tuned
-    rows = []
-    for count in TRAININGS:
-        each, transfer = exact(places, count, least=False)
-        least = exact(places, count, least=True)
-        told = all(place.told(count) for place in places)
-        rows.append((
-            name(pool.cell.label, suite=pool.cell.suite.name,
-                 badge="" if pool.cell.tune else "no tuning"),
-            number(str(count), trainings=count, level=view.level, currency=view.currency),
-            view.entry("tune_each", each, least[0]) if told else _unknown(
-                "tune_each", view, "not told"),
-            _unknown("transfer", view, "not rerun") if not all(
-                place.fresh for place in places[1:])
-            else view.entry("transfer", transfer, least[1]) if told
-            else _unknown("transfer", view, "not told"),
-            *(_regret(place) if pool.cell.tune else Value(
-                units.NONE, numbers={f"regret_{place.ranks}": None}) for place in places[1:])))
-    return rows
-
-
-def _unknown(column: str, view: CostView, why: str) -> Value:
-    return Value(why, numbers={f"{column}_{view.currency}": None}, kind="number missed")
-
-
-def _tuned(places: Sequence[_BillsAtN], count: int, *, least: bool) -> tuple[float, float]:
-    found = transfer_totals([place.costs(least=least) for place in places], count)
-    return found.tune_each, found.transfer
-
-
-def _untuned(places: Sequence[_BillsAtN], count: int, *, least: bool) -> tuple[float, float]:
-    """Nothing is tuned or transferred: each training costs the ERT, at any N."""
-    bill = math.fsum(count * place.costs(least=least).native for place in places)
-    return bill, bill
-
-
-def _regret(place: _BillsAtN) -> Value:
-    column = f"regret_{place.ranks}"
-    native, transferred = place.native, place.transferred
-    ratio = transfer_regret(transferred.cost, native.cost)
-    if native.hits and transferred.hits:
-        return Value(units.digits(ratio), "" if place.fresh else "one trial",
-                     {column: ratio})
-    if native.hits:
-        least = transfer_regret(transferred.bound, native.cost)
-        text = f"more than {units.digits(least)}" if math.isfinite(least) else "no hit"
-    else:
-        text = "only transferred hit" if transferred.hits else "neither hit"
-    return Value(text, numbers={column: None}, kind="number missed")
-
+MANY = 10
+"""Trainings over which it is asked who is cheapest once tuning is paid."""
 
 _POINTS = 40
 _FARTHEST = 10_000  # trainings beyond which no crossing is drawn
+
+
+class Crossing(NamedTuple):
+    """Where the bill of an optimizer that is tuned meets that of one that is not."""
+
+    tuned: Pool
+    free: Pool
+    found: BreakEven
+
+
+def crossings(pools: Sequence[Pool], against: Sequence[Pool]) -> list[Crossing]:
+    """Find the break-even of each tuned optimizer that hit against each of others.
+
+    Those without trainings on fresh seeds have none.
+    """
+    return [Crossing(mine, theirs, break_even(mine.bill, theirs.bill))
+            for theirs in against for mine in pools
+            if mine.cell.tune and mine.ert.hits and mine.bill and theirs.bill]
+
+
+def first_to_pay(found: Sequence[Crossing]) -> Crossing | None:
+    """Return whose tuning pays first; of those that never do, the cheapest over many trainings."""
+    return min(found, key=lambda each: (
+        each.found.trainings, each.tuned.bill.at(MANY) if each.tuned.bill else math.inf),
+        default=None)
+
+
+def trainings_table(pools: Sequence[Pool], view: CostView) -> Table | None:
+    """Return the bills of R trainings with their intervals; None without trials."""
+    if not pools:
+        return None
+    return Table(
+        "bill-trainings", "Bill of R trainings, tuning included",
+        "R trainings of a tuned optimizer: all its tuning trials, the first training among them, "
+        "and R − 1 times the expected cost of the frozen configuration on fresh seeds. Without "
+        "tuning: R times the expected cost. What tuning cost is a fact; the rest has its 95 % "
+        "interval, and stands alone where that is too wide for a number (docs/statistics.md).",
+        (("Optimizer", ""), ("N", ""), *((f"R = {r}", "") for r in TRAININGS)),
+        tuple((*opening_entries(pool.cell, view), *(_bill(pool, view, r) for r in TRAININGS))
+              for pool in pools))
+
+
+def _bill(pool: Pool, view: CostView, count: int) -> Value:
+    """Return a table's entry of the bill of R trainings.
+
+    It is a number where it is a fact or its interval is worth one, else only the interval.
+    """
+    column, interval = f"bill_{count}", None
+    if pool.cell.tune and pool.ert.hits and count == 1:
+        # A fact of the record, whether or not anything was rerun.
+        shown = view.entry(column, pool.ert.total, 0.0, "as spent")
+    elif pool.bill is None:
+        shown = (Value("not rerun", numbers={f"{column}_{view.currency}": None}) if pool.ert.hits
+                 else view.entry(column, math.inf, pool.ert.bound))
+    elif not pool.bill.at(count):  # a rank alone sends no bytes
+        shown = view.entry(column, 0.0, 0.0)
+    else:
+        interval = pool.bill.interval(count)
+        assert interval
+        span = interval_words(interval, view)
+        shown = (view.entry(column, bill := pool.bill.at(count), bill, span)
+                 if pool.bill.worth_a_number(count) else view.missing(column, span))
+    return replace(shown, numbers={
+        **shown.numbers, f"{column}_{view.currency}_low": interval.low if interval else None,
+        f"{column}_{view.currency}_high": interval.high if interval else None})
+
+
+def interval_words(interval: Interval, view: CostView) -> str:
+    """Format the interval of a cost, for instance ``2.00 to 3.00 core-s``."""
+    if math.isinf(interval.high):
+        return f"{view.show(interval.low)} or more"
+    return units.between(view.show(interval.low), view.show(interval.high))
+
+
+def payoff_table(pools: Sequence[Pool], view: CostView) -> Table | None:
+    """Return R* of each tuned optimizer against each untuned; None without such a pair."""
+    rows = []
+    for _, there in itertools.groupby(pools, lambda pool: pool.cell.ranks):
+        here = list(there)
+        rows += [_payoff(mine, theirs, view)
+                 for mine, theirs in itertools.product(here, here)
+                 if mine.cell.tune and not theirs.cell.tune and not mine.cell.search_owner
+                 and (mine.ert.total or theirs.ert.total)]  # a rank alone sends no bytes
+    if not rows:
+        return None
+    return Table(
+        "bill-break-even", "When tuning pays",
+        "R*: the least number of trainings for which the bill with tuning is no more than that "
+        "without. It is a number where its 95 % interval is narrow enough (docs/statistics.md).",
+        (("Optimizer", ""), ("N", ""), ("Against", ""), ("Verdict", ""),
+         ("R*", "95 % interval")), tuple(rows))
+
+
+def _payoff(mine: Pool, theirs: Pool, view: CostView) -> tuple[Value, ...]:
+    label, other = mine.cell.label, theirs.cell.label
+    verdict, found = "not known", None
+    unrun = [pool.cell.label for pool in (mine, theirs) if pool.bill is None]
+    if apart := unlike_environments((mine, theirs), view):
+        said, verdict = f"not judged: trials differ in {apart}", "not judged"
+    elif not mine.ert.hits:
+        said = f"not known: no tuning trial of {label} reached the target"
+    elif unrun:
+        said = f"not known: {unrun[0]} was not run on fresh seeds"
+    else:
+        assert mine.bill
+        assert theirs.bill
+        found = break_even(mine.bill, theirs.bill)
+        said, verdict = payoff_sentence(label, found), payoff_words(found)
+    shown, known = "none", None
+    if found:
+        shown = _span(found.interval)
+        if found.is_known:
+            shown, known = f"{found.trainings:.0f} ({shown})", found.trainings
+    return (
+        *opening_entries(mine.cell, view), words(other, against=other),
+        words(said, verdict=verdict),
+        number(shown, break_even=known, break_even_low=found.interval.low if found else None,
+               break_even_high=found.interval.high if found else None))
+
+
+def payoff_words(found: BreakEven) -> str:
+    """Say in words from how many trainings on tuning pays, as far as the trials show it."""
+    if found.never:
+        return "never"
+    if found.is_known:
+        return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
+    return f"not told: {_span(found.interval)}"
+
+
+def payoff_sentence(label: str, found: BreakEven) -> str:
+    """Say when tuning pays: ``tuning adam pays from 14 trainings on (10 to 22)``."""
+    if found.never:
+        return f"tuning {label} never pays"
+    if found.is_known:
+        return f"tuning {label} pays {payoff_words(found)} ({_span(found.interval)})"
+    low, high = found.interval
+    if math.isinf(low):
+        return (f"tuning {label} never paid by these trials, but "
+                f"{units.plural(found.seeds, 'fresh seed')} cannot tell")
+    first = f"{low:.0f} training{'s' * (low != 1)}"
+    last = "never" if math.isinf(high) else f"{high:.0f}"
+    return (f"these trials do not tell from when on tuning {label} pays (between {first} and "
+            f"{last})")
+
+
+def _span(interval: Interval) -> str:
+    """Format an interval of R*, for instance ``4 to never``."""
+    low, high = (f"{value:.0f}" if math.isfinite(value) else "never" for value in interval)
+    return low if low == high else f"{low} to {high}"
 
 
 def amortised_figure(scene: TuningScene) -> Figure | None:
@@ -203,23 +195,22 @@ def amortised_figure(scene: TuningScene) -> Figure | None:
     grid = np.unique(np.geomspace(1, last, _POINTS).round().astype(int)).tolist()
     drawing, axes = panel(*FIGURE_SIZE)
     values = [value for pool in able for value in _draw(axes, scene, pool, grid)]
-    _rings(axes, scene, found)
+    for each in found:
+        assert each.free.bill
+        axes.plot([each.found.trainings], [each.free.bill.again], marker="o", markersize=9,
+                  color="none", markeredgewidth=1.6, zorder=4,
+                  markeredgecolor=scene.context.looks[each.tuned.cell.label].color)
     scale(axes, "x", units.format_count, log=True, limits=(1 / 1.15, last * 1.15))
     scale(axes, "y", scene.axis, log=True, limits=(min(values) / 1.5, max(values) * 1.5))
     axes.set_xlabel("trainings R")
     heading(axes, f"bill of R trainings, divided by R{scene.unit}")
-    against = untuned_reference(scene.pools)
     return finish(
-        drawing,
-        scene.slug("trainings"),
-        scene.title("bill of R trainings, tuning included"),
-        f"{pays_from(scene.searches, scene.view, against)} All tuning trials and R − 1 trainings "
-        "on fresh seeds; level lines: without tuning. Bands: 95 % intervals. Rings: R*, where the "
-        f"trials tell it.{scene.missed(scene.searches)}{scene.followers}",
-        scene.legend(able),
-        basis=scene.basis,
-        data=_table(scene, grid),
-    )
+        drawing, scene.slug("trainings"), scene.title("bill of R trainings, tuning included"),
+        f"{_pays_from(scene.searches, scene.view, untuned_reference(scene.pools))} All tuning "
+        "trials and R − 1 trainings on fresh seeds; level lines: without tuning. Bands: 95 % "
+        "intervals. Rings: R*, where the trials tell it."
+        f"{scene.missed(scene.searches)}{scene.shared_searches}",
+        scene.legend(able), basis=scene.basis, data=_bills_table(scene, last))
 
 
 def _draw(axes: Axes, scene: TuningScene, pool: Pool, grid: Sequence[int]) -> list[float]:
@@ -238,23 +229,31 @@ def _draw(axes: Axes, scene: TuningScene, pool: Pool, grid: Sequence[int]) -> li
     return points
 
 
-def _rings(axes: Axes, scene: TuningScene, found: Sequence[Crossing]) -> None:
-    for each in found:
-        assert each.free.bill
-        look = scene.context.looks[each.tuned.cell.label]
-        axes.plot([each.found.trainings], [each.free.bill.again], marker="o", markersize=9,
-                  color="none", markeredgecolor=look.color, markeredgewidth=1.6, zorder=4)
+def _pays_from(pools: Sequence[Pool], view: CostView, against: Pool | None) -> str:
+    """Say from how many trainings on tuning pays against an optimizer without tuning, if any."""
+    if apart := unlike_environments(pools, view):
+        return f"When tuning pays is not judged: trials differ in {apart}."
+    if against is None:
+        return "No optimizer without tuning reached the target: nothing to break even with."
+    tuned = [pool for pool in pools if pool.cell.tune and pool.ert.hits]
+    if not tuned:
+        return f"Only {against.cell.label}, without tuning, reached the target."
+    found = sorted(crossings(tuned, [against]), key=lambda each: each.found.trainings)
+    if not found:
+        return "When tuning pays is not known: nothing was run on fresh seeds."
+    said = [payoff_sentence(each.tuned.cell.label, each.found) for each in found]
+    return f"Against {against.cell.label}: {'; '.join(said)}."
 
 
-def _table(scene: TuningScene, grid: Sequence[int]) -> Table:
-    """The bills at round numbers of trainings."""
+def _bills_table(scene: TuningScene, last: float) -> Table:
+    """Return the bills at round numbers of trainings."""
     counts = [lead * 10**power for power in range(6) for lead in (1, 2, 5)
-              if lead * 10**power <= grid[-1]]
-    rows = tuple((name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
-                  *(bill_entry(pool, scene.view, count) for count in counts))
-                 for pool in scene.pools if pool.ert.total)
+              if lead * 10**power <= round(last)]
     return Table(
         "trainings", "Bill of R trainings",
         "The bill of R trainings, tuning included, in whole; R times the expected cost without "
         "tuning. With 95 % intervals, which stand alone where they are too wide for a number.",
-        (("Optimizer", ""), *((f"R = {count}", "") for count in counts)), rows)
+        (("Optimizer", ""), *((f"R = {count}", "") for count in counts)),
+        tuple((name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
+               *(_bill(pool, scene.view, count) for count in counts))
+              for pool in scene.pools if pool.ert.total))

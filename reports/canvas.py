@@ -10,6 +10,7 @@ import math
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -122,14 +123,12 @@ _MARGIN = 0.2  # inches around a figure's file
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure.
+    """A finished figure, which is written as SVG or PNG only when that is asked for.
 
     Attributes:
         slug: Name of its files and prefix of its ids.
         title: What it shows.
         caption: What to see in it, with what was left out.
-        inline: The ``<svg>`` element for the page.
-        files: File name to content: the same figure with legend and white ground, as SVG.
         basis: What it rests on: number of trials or seeds, target, cap.
         data: The numbers that are drawn.
         drawing: What matplotlib drew, and the part of it in inches that its files show.
@@ -138,11 +137,38 @@ class Figure:
     slug: str
     title: str
     caption: str
-    inline: str
-    files: dict[str, bytes]
     basis: str = ""
     data: Table | None = None
     drawing: tuple[Drawing, Bbox] = field(kw_only=True, repr=False, compare=False)
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure with legend and white ground."""
+        drawing, bounds = self.drawing
+        with theme():
+            return _svg(drawing, self.slug, facecolor="white", bbox_inches=bounds)
+
+    @property
+    def inline(self) -> str:
+        """The ``<svg>`` element for the page, without legend and ground."""
+        drawing, bounds = self.drawing
+        width, height = drawing.get_size_inches()
+        view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
+                f"{72 * width:.2f} {72 * height:.2f}")
+        return figure_style.inline(self.svg, self.slug, self.title, self.caption, view)
+
+    def file(self) -> bytes:
+        """Return its SVG file."""
+        return self.svg.encode()
+
+    def png(self) -> bytes:
+        """Draw its file in pixels, 150 to the inch."""
+        drawing, bounds = self.drawing
+        picture = io.BytesIO()
+        with theme():
+            drawing.savefig(picture, format="png", dpi=150, facecolor="white",
+                            bbox_inches=bounds, metadata={"Software": None})
+        return picture.getvalue()
 
 
 @contextmanager
@@ -245,6 +271,8 @@ def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[st
     """
     labels = list(dict.fromkeys(data["optimizer"]))
     if labels:
+        # An axis that has a label is left alone; to name one takes as long as to draw the lines.
+        axes.set(xlabel=" ", ylabel=" ")
         sns.lineplot(
             data, x=x, y=y, hue="optimizer", style="optimizer", hue_order=labels,
             style_order=labels, palette={label: looks[label].color for label in labels},
@@ -277,8 +305,7 @@ def draw_marks(axes: Axes, xs: ArrayLike, ys: ArrayLike, look: Look, *, size: fl
 
 def finish(drawing: Drawing, slug: str, title: str, caption: str,
            legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
-    """Write a drawing as SVG with legend and white ground, and without them for the page."""
-    width, height = drawing.get_size_inches()
+    """Add title and legend to a drawing, and return it as a figure."""
     artists: list[Artist] = [
         drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)]
     if legend:
@@ -292,20 +319,7 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
     bounds = Bbox.union([drawing.bbox_inches, *(
         artist.get_window_extent().transformed(drawing.dpi_scale_trans.inverted())
         for artist in artists)]).padded(_MARGIN)
-    whole = _svg(drawing, slug, facecolor="white", bbox_inches=bounds)
-    view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
-            f"{72 * width:.2f} {72 * height:.2f}")
-    return Figure(slug, title, caption, figure_style.inline(whole, slug, title, caption, view),
-                  {f"{slug}.svg": whole.encode()}, basis, data, drawing=(drawing, bounds))
-
-
-def png(figure: Figure) -> bytes:
-    """Draw a figure's file once more in pixels, 150 to the inch; within ``theme`` only."""
-    drawing, bounds = figure.drawing
-    picture = io.BytesIO()
-    drawing.savefig(picture, format="png", dpi=150, facecolor="white", bbox_inches=bounds,
-                    metadata={"Software": None})
-    return picture.getvalue()
+    return Figure(slug, title, caption, basis, data, drawing=(drawing, bounds))
 
 
 def swatch(look: Look, slug: str, label: str) -> str:

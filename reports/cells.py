@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.records import train_bytes
+from bench_apts.plugins import registry
 from bench_apts.stats import modelled_training, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
@@ -21,12 +22,12 @@ from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
-    from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.plugins.optimizer_contract import Backend
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise
@@ -54,7 +55,7 @@ class MedianCost(NamedTuple):
     seeds: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportCell:
     """One optimizer on one suite at one N.
 
@@ -69,14 +70,14 @@ class ReportCell:
             of its configuration.
         seeds: Report-stage trials of that (or the only) configuration, by repetition.
         twins: The same once more, if it was repeated to learn how far times scatter.
-        leader: Label of the optimizer whose search served this one too: ``tune`` is its; "" for
-            a search of its own. A follower is ranked nowhere by cost.
-        checks: Tuning trials of its own that showed that it takes the leader's course.
+        search_owner: Label of the optimizer whose search served this one too, whose trials are
+            in ``tune``; "" for a search of its own. With another owner it is not ranked by cost.
+        checks: Its own tuning trials, which showed that it takes the same course as the owner.
         best: The tuning trial that was best at the end of the budget, if tuning ran. Accuracies
             are those of its configuration.
         best_seeds: Report-stage trials of that, if it is another configuration than ``frozen``
             and was rerun.
-        moved: Its configuration is not the same at all N and on all suites of the study.
+        varies: Its configuration is not the same at all N and on all suites of the study.
     """
 
     suite: Suite
@@ -88,11 +89,21 @@ class ReportCell:
     frozen: TrialRecord | None
     seeds: tuple[TrialRecord, ...]
     twins: tuple[TrialRecord, ...] = ()
-    leader: str = ""
+    search_owner: str = ""
     checks: tuple[TrialRecord, ...] = ()
     best: TrialRecord | None = None
     best_seeds: tuple[TrialRecord, ...] = ()
-    moved: bool = False
+    varies: bool = False
+
+    @cached_property
+    def backend(self) -> Backend | None:
+        """What its optimizer declares; None where no installed package offers it any more."""
+        return next((registry.installed_backend(record.trial.plugin) for record in self.own), None)
+
+    @property
+    def family(self) -> str:
+        """The method that its optimizer stands for, for instance ``APTS``; "" for none."""
+        return self.backend.family if self.backend else ""
 
     @property
     def configuration(self) -> str:
@@ -108,8 +119,8 @@ class ReportCell:
     def badge(self) -> str:
         """What the tables say of its tuning: none is claimed by one configuration alone."""
         if self.tuning_free:
-            return "" if self.moved else "no tuning"
-        return f"tuned as {self.leader}" if self.leader else ""
+            return "" if self.varies else "no tuning"
+        return f"tuned as {self.search_owner}" if self.search_owner else ""
 
     @property
     def pairs(self) -> list[tuple[TrialRecord, TrialRecord]]:
@@ -123,19 +134,19 @@ class ReportCell:
     def draws(self) -> tuple[TrialRecord, ...]:
         """The trials that the expected cost is made of: tuning trials, else the seeds.
 
-        Of an optimizer that follows another these are its leader's.
+        Of an optimizer that follows another these are the trials of that search.
         """
         return self.tune or self.seeds
 
     @property
     def own(self) -> tuple[TrialRecord, ...]:
         """All trials that the optimizer ran itself, its twins apart."""
-        return (*(self.checks if self.leader else self.tune), *self.seeds)
+        return (*(self.checks if self.search_owner else self.tune), *self.seeds)
 
     @cached_property
     def _outcomes(self) -> dict[float, list[TargetOutcome]]:
         found = [outcomes(record) for record in self.draws]
-        if self.leader:
+        if self.search_owner:
             price = sample_price(self.own)
             found = [{level: reprice_for_follower(one, price) for level, one in each.items()}
                      for each in found]
@@ -146,35 +157,35 @@ class ReportCell:
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[TargetOutcome]:
-        """Outcomes of ``draws`` at one of the target's levels.
+        """Return the outcomes of ``draws`` at one of the target's levels.
 
         Times of tuning trials are their samples at the pace of the final trainings, if there are
         any: optimizers without tuning were timed then, too.
-        Those of a leader's trials are priced at what a sample costs this optimizer itself.
+        Trials of another owner are priced at what a sample costs this optimizer itself.
         """
         return self._outcomes[level]
 
-    def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
-        drawn = self.outcomes(level)
-        return [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
-
     def ert(self, currency: Currency, level: float = 1.0) -> Ert:
-        """Expected cost to the target including tuning."""
+        """Return the expected cost to the target including tuning."""
         key = currency, level
         if key not in self._erts:
             self._erts[key] = ert(*self._bills(currency, level))
         return self._erts[key]
 
-    @cached_property
-    def _erts(self) -> dict[tuple[Currency, float], Ert]:
-        return {}
-
     def interval(self, currency: Currency, level: float = 1.0) -> Interval | None:
-        """Bootstrap interval of ``ert``; None for fewer than two trials."""
+        """Return the bootstrap interval of ``ert``; None for fewer than two trials."""
         key = currency, level
         if key not in self._intervals:
             self._intervals[key] = ert_interval(*self._bills(currency, level))
         return self._intervals[key]
+
+    def _bills(self, currency: Currency, level: float) -> tuple[list[float], list[float]]:
+        drawn = self.outcomes(level)
+        return [o.spent[currency] for o in drawn], [o.cost[currency] for o in drawn]
+
+    @cached_property
+    def _erts(self) -> dict[tuple[Currency, float], Ert]:
+        return {}
 
     @cached_property
     def _intervals(self) -> dict[tuple[Currency, float], Interval | None]:
@@ -185,29 +196,32 @@ class ReportCell:
         """Outcomes of the report-stage seeds at the full target."""
         return [outcome(record) for record in self.seeds] if self.tune else self.outcomes()
 
-    @cached_property
-    def pools(self) -> dict[CostView, Pool | None]:
-        """What ``tuning.pool.pool`` read of its trials; sections share what it works out."""
-        return {}
-
     def to_target(self, currency: Currency) -> MedianCost:
-        """Cost of one training with the frozen configuration to the full target."""
-        return _median_cost([o.cost[currency] for o in self.finals],
-                       [o.last_miss[currency] if o.last_miss else math.inf for o in self.finals])
+        """Return the cost of one training with the frozen configuration to the full target."""
+        finals = self.finals
+        costs = [o.cost[currency] for o in finals]
+        hits = sum(map(math.isfinite, costs))
+        if any(map(math.isnan, costs)):
+            return MedianCost(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
+        before = [o.last_miss[currency] if o.last_miss else math.inf for o in finals]
+        known = costs or [math.inf]
+        return MedianCost(statistics.median(known), statistics.median(before or [math.inf]),
+                          min(known), max(known), hits, len(costs))
 
-    def forwards_to_target(self) -> MedianCost:
-        """Forward passes of the busiest rank to the full target."""
+    @property
+    def forwards_to_target(self) -> float:
+        """Median forward passes of the busiest rank to the full target; infinite for a miss."""
         found = [(record, hit_bracket(record)) for record in self.seeds]
-        values = [float(r.evals[b[1]].forwards) if b else math.inf for r, b in found]
-        return _median_cost(values, [math.inf] * len(values))
+        return statistics.median([float(record.evals[bracket[1]].forwards) if bracket else math.inf
+                                  for record, bracket in found] or [math.inf])
 
     @property
     def bytes_per_step(self) -> float | None:
         """Ideal wire bytes sent per rank and training step, median over seeds; None if unknown."""
-        if any(r.uncounted for r in self.seeds):
-            return None
-        return _median([train_bytes(r.evals[-1].comm) / r.evals[-1].step
-                        for r in self.seeds if r.evals and r.evals[-1].step])
+        found = [train_bytes(r.evals[-1].comm) / r.evals[-1].step
+                 for r in self.seeds if r.evals and r.evals[-1].step]
+        return (None if not found or any(r.uncounted for r in self.seeds)
+                else statistics.median(found))
 
     @property
     def peak_memory(self) -> int | None:
@@ -221,23 +235,23 @@ class ReportCell:
         return max(found) if found and all(found) else None
 
     @property
-    def two(self) -> bool:
+    def two_configurations(self) -> bool:
         """Whether the fastest configuration and the best are different ones."""
         return (self.frozen is not None and self.best is not None
                 and self.frozen.trial.hyperparameters != self.best.trial.hyperparameters)
 
     @property
-    def accurate(self) -> tuple[TrialRecord, ...]:
+    def accuracy_seeds(self) -> tuple[TrialRecord, ...]:
         """The final trainings whose accuracies count: of the configuration that ends best.
 
         Studies of before there were two did not rerun it; then those of the fastest.
         """
-        return self.best_seeds if self.two and self.best_seeds else self.seeds
+        return self.best_seeds if self.two_configurations and self.best_seeds else self.seeds
 
     @property
     def test_metric(self) -> str:
         """Name of the test metric shown: the target's, or accuracy where that is the loss."""
-        names = {name for r in self.accurate if r.end and r.end.test for name in r.end.test}
+        names = {name for r in self.accuracy_seeds if r.end and r.end.test for name in r.end.test}
         metric = self.suite.target.metric
         return "accuracy" if metric == "loss" and "accuracy" in names else metric
 
@@ -245,7 +259,7 @@ class ReportCell:
     def test(self) -> list[float]:
         """Test metric after the full budget, one for each seed that got there."""
         metric = self.test_metric
-        return [r.end.test[metric] for r in self.accurate
+        return [r.end.test[metric] for r in self.accuracy_seeds
                 if r.end and r.end.test and metric in r.end.test]
 
     @property
@@ -309,17 +323,17 @@ class CellGroup:
 
 
 def cores(cards: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return how many cores the smallest machine has; None if no environment card tells.
+    """Return how many cores the smallest machine has; None if no environment card says so.
 
     As far as quotas and binding let ranks use them.
     """
-    told = [card.get("effective_cores", card.get("cores")) for card in cards]
-    return min((have for have in told if isinstance(have, int | float) and have > 0),
+    found = [card.get("effective_cores", card.get("cores")) for card in cards]
+    return min((have for have in found if isinstance(have, int | float) and have > 0),
                default=None)
 
 
 def peak_memory(record: TrialRecord) -> int:
-    """Largest peak memory of any rank of a trial in bytes; 0 if it measured none."""
+    """Return the largest peak memory of any rank of a trial in bytes; 0 if it measured none."""
     return max([e.peak_memory_bytes for e in record.evals]
                + ([record.end.peak_memory_bytes] if record.end else []), default=0)
 
@@ -347,26 +361,12 @@ def computing(cells: Iterable[ReportCell]) -> float | None:
 
 
 def pace(record: TrialRecord) -> float:
-    """Training seconds of a sample over the whole trial; 0 if it took no step."""
+    """Return the training seconds of a sample over the whole trial; 0 if it took no step."""
     last = record.evals[-1] if record.evals else None
     return last.train_s / last.samples if last and last.samples else 0.0
 
 
 def reached(record: TrialRecord) -> float:
-    """Training seconds to the target; 0 if the trial missed it."""
+    """Return the training seconds to the target; 0 if the trial missed it."""
     hit = hit_bracket(record)
     return record.evals[hit[1]].train_s if hit else 0.0
-
-
-def _median_cost(costs: Sequence[float], before: Sequence[float]) -> MedianCost:
-    hits = sum(math.isfinite(value) for value in costs)
-    if any(map(math.isnan, costs)):
-        return MedianCost(math.nan, math.nan, math.nan, math.nan, hits, len(costs))
-    if not costs:
-        return MedianCost(math.inf, math.inf, math.inf, math.inf, 0, 0)
-    return MedianCost(statistics.median(costs), statistics.median(before), min(costs), max(costs),
-                  hits, len(costs))
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None

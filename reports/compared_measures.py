@@ -1,4 +1,4 @@
-"""What two cells are compared by: costs and rates with their trials' luck, counts exactly."""
+"""What two cells are compared by: costs and rates with intervals, counts exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES, format_cost, headline
+from bench_apts.core.currencies import CURRENCIES, format_cost, headline
 from bench_apts.core.records import train_bytes
 from bench_apts.reports.cells import memory
 from bench_apts.stats.expected_cost import ert
@@ -114,13 +114,9 @@ class ComparedTrials(NamedTuple):
         """Smallest p-value that they could give."""
         return least_p(len(self.first), len(self.second), paired=self.paired)
 
-    def equal(self, one: object, two: object) -> bool:
-        """Whether these values of all trials agree pair by pair, which leaves nothing to test."""
-        return self.paired and one == two
-
 
 def completed_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the trials that came to an end of their own, be it a failure."""
+    """Return the trials that came to an end of their own, be it a failure."""
     return [r for r in records if r.end and r.end.status != "interrupted"]
 
 
@@ -145,7 +141,7 @@ def _key(record: TrialRecord) -> tuple[object, ...]:
 def measures(
     one: ReportCell, two: ReportCell, noise: MeasureNoise, device: str
 ) -> tuple[list[Measure], list[str]]:
-    """Compares all that two cells have.
+    """Compare all that two cells have.
 
     Args:
         one: A.
@@ -159,65 +155,67 @@ def measures(
     found: list[Measure | None] = []
     notes: list[str] = []
     draws, seeds = pair_trials(one.draws, two.draws), pair_trials(one.seeds, two.seeds)
-    shared = one.leader or two.leader
-    if shared:
-        notes.append(f"its search was that of {shared}, whose trials tell what searching costs")
+    if owner := one.search_owner or two.search_owner:
+        notes.append(f"its search was that of {owner}, whose trials tell what searching costs")
     elif draws.first and draws.second:
-        currency = headline(device)
-        found.append(
-            _cost(
-                "expected cost, with tuning",
-                currency,
-                draws,
-                noise.of_mean(noise.time, draws) if currency in TIME_CURRENCIES else 1.0,
-                "costs {} as much with tuning",
-                device,
-            )
-        )
+        found.append(_cost("expected cost, with tuning", headline(device), draws, noise,
+                           "costs {} as much with tuning", device))
     rated = seeds if seeds.first and seeds.second else draws
     if rated.first and rated.second:
         found.append(_success(rated))
-    if seeds.first and seeds.second:
-        blind = _blind(seeds)
-        both = (*seeds.first, *seeds.second)
-        for currency, row in reversed(CURRENCIES.items()):  # the machine's costs first
-            if row.compared and all(map(row.measured, both)):
-                name, verb = row.compared
-                found.append(_cost(f"{name} to target", currency, seeds,
-                                   noise.of_mean(noise.time, seeds) if row.is_time else 1.0,
-                                   f"{verb} to target", device))
-        found += [_memory(seeds, noise.of_mean(noise.memory, seeds)),
-                  _test(one, two, pair_trials(one.accurate, two.accurate))]
-        counts, why = _counts(seeds, blind)
-        found += counts
-        notes += [why] if why else []
-        if blind:
-            notes.append("its bytes were not counted, and are not compared")
-    else:
+    if not (seeds.first and seeds.second):
         notes.append("there are no final trainings to compare on both sides")
+        return [measure for measure in found if measure], notes
+    both = (*seeds.first, *seeds.second)
+    for currency, row in reversed(CURRENCIES.items()):  # the machine's costs first
+        if row.compared and all(map(row.measured, both)):
+            name, verb = row.compared
+            found.append(_cost(f"{name} to target", currency, seeds, noise, f"{verb} to target",
+                               device))
+    found += [_memory(seeds, noise), _test(one, two)]
+    blind = any(r.uncounted for r in both)
+    counts, why = _counts(seeds, blind)
+    found += counts
+    notes += [why] if why else []
+    if blind:
+        notes.append("its bytes were not counted, and are not compared")
     return [measure for measure in found if measure], notes
 
 
-def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: float, verb: str,
+def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: MeasureNoise, verb: str,
           device: str) -> Measure | None:
     """Ratio of expected costs; None where nothing was spent, like bytes of a single rank."""
     drawn = [[outcome(r) for r in records] for records in (trials.first, trials.second)]
-    one, two = [Bill([o.spent[currency] for o in side], [o.cost[currency] for o in side])
-                for side in drawn]
-    if not any(one.spent) and not any(two.spent):
+    bills = [Bill([o.spent[currency] for o in side], [o.cost[currency] for o in side])
+             for side in drawn]
+    if not any(any(bill.spent) for bill in bills):
         return None
-    costs = ert(one.spent, one.cost), ert(two.spent, two.cost)
-    form = CURRENCIES[currency].form if currency == "samples" else partial(
-        format_cost, currency, device=device)
-    texts = [form(c.cost if c.hits else c.bound) for c in costs]
-    ratio = compare(two, one, paired=trials.paired)
-    idle = trials.equal(one, two) or not (costs[0].hits or costs[1].hits)
-    return Measure(
-        name, "ratio", (costs[0].cost, costs[1].cost),
-        (texts[0] if costs[0].hits else f"more than {texts[0]}",
-         texts[1] if costs[1].hits else f"more than {texts[1]}"),
-        ratio.ratio, ratio.interval, ratio.p, None if idle else trials.least, trials.basis, verb,
-        noise=noise)
+    row = CURRENCIES[currency]
+    form = row.form if currency == "samples" else partial(format_cost, currency, device=device)
+    return _ratio(name, trials, bills, form, verb,
+                  noise.of_mean(noise.time, trials) if row.is_time else 1.0)
+
+
+def _memory(trials: ComparedTrials, noise: MeasureNoise) -> Measure | None:
+    """Ratio of mean memory; None where a trial did not measure it."""
+    sides = [[float(memory(r)) for r in records] for records in (trials.first, trials.second)]
+    if not all(map(all, sides)):
+        return None
+    return _ratio("peak memory", trials, [Bill(peaks, peaks) for peaks in sides],
+                  units.format_size, "uses {} the peak memory",
+                  noise.of_mean(noise.memory, trials))
+
+
+def _ratio(name: str, trials: ComparedTrials, bills: Sequence[Bill], form: Callable[[float], str],
+           verb: str, noise: float) -> Measure:
+    """Compare the expected costs of A and of B."""
+    costs = [ert(bill.spent, bill.cost) for bill in bills]
+    first, second = (form(c.cost) if c.hits else f"more than {form(c.bound)}" for c in costs)
+    found = compare(bills[1], bills[0], paired=trials.paired)
+    idle = (trials.paired and bills[0] == bills[1]) or not any(c.hits for c in costs)
+    return Measure(name, "ratio", (costs[0].cost, costs[1].cost), (first, second), found.ratio,
+                   found.interval, found.p, None if idle else trials.least, trials.basis, verb,
+                   noise=noise)
 
 
 def _success(trials: ComparedTrials) -> Measure:
@@ -235,31 +233,10 @@ def _success(trials: ComparedTrials) -> Measure:
         f"{len(hits[0])} and {len(hits[1])}", "reaches the target in {}", True)
 
 
-def _memory(trials: ComparedTrials, noise: float) -> Measure | None:
-    one, two = [[float(peak) for r in records if (peak := memory(r))]
-                for records in (trials.first, trials.second)]
-    if len(one) < len(trials.first) or len(two) < len(trials.second):
-        return None
-    ratio = compare(Bill(two, two), Bill(one, one), paired=trials.paired)
-    values = statistics.fmean(one), statistics.fmean(two)
-    return Measure(
-        "peak memory",
-        "ratio",
-        values,
-        (units.format_size(values[0]), units.format_size(values[1])),
-        ratio.ratio,
-        ratio.interval,
-        ratio.p,
-        None if trials.equal(one, two) else trials.least,
-        trials.basis,
-        "uses {} the peak memory",
-        noise=noise,
-    )
-
-
-def _test(one: ReportCell, two: ReportCell, trials: ComparedTrials) -> Measure | None:
+def _test(one: ReportCell, two: ReportCell) -> Measure | None:
     """Difference of the test metric after the full budget, of those that got there."""
     metric, target = one.test_metric, one.suite.target
+    trials = pair_trials(one.accuracy_seeds, two.accuracy_seeds)
     kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
             for records in (trials.first, trials.second)]
     if metric != two.test_metric or not kept[0] or not kept[1]:
@@ -268,28 +245,16 @@ def _test(one: ReportCell, two: ReportCell, trials: ComparedTrials) -> Measure |
     first, second = [[r.end.test[metric] for r in side if r.end and r.end.test]
                      for side in (tested.first, tested.second)]
     change = difference(second, first, paired=tested.paired)
-    values = statistics.fmean(first), statistics.fmean(second)
+    means = statistics.fmean(first), statistics.fmean(second)
     return Measure(
-        f"test {units.metric_title(metric)}",
-        "difference",
-        values,
-        (
-            units.format_metric(target, metric, values[0]),
-            units.format_metric(target, metric, values[1]),
-        ),
-        change.value,
-        change.interval,
-        change.p,
-        None if tested.equal(first, second) else tested.least,
-        tested.basis,
+        f"test {units.metric_title(metric)}", "difference", means,
+        (units.format_metric(target, metric, means[0]),
+         units.format_metric(target, metric, means[1])),
+        change.value, change.interval, change.p,
+        None if tested.paired and first == second else tested.least, tested.basis,
         f"ends at a test {units.metric_title(metric)} of {{}}",
         target.direction == "max" if metric == target.metric else metric == "accuracy",
-        points=units.is_share(target, metric),
-    )
-
-
-def _blind(trials: ComparedTrials) -> bool:
-    return any(r.uncounted for r in (*trials.first, *trials.second))
+        points=units.is_share(target, metric))
 
 
 def _counts(trials: ComparedTrials, blind: bool) -> tuple[list[Measure], str]:

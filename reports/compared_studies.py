@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.errors import UserError, unknown
@@ -18,10 +16,9 @@ from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.verdict import RULE, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.spec import Suite
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.stats.timing_noise import Noise
@@ -29,16 +26,8 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-9  # sums of floats in another order
 
-ComparisonVerdict = Literal[
-    "worse",
-    "better",
-    "equal",
-    "tolerated",
-    "not told apart",
-    "cannot be told",
-    "not judged",
-    "neither hit",
-]
+ComparisonVerdict = Literal["worse", "better", "equal", "tolerated", "not told apart",
+                            "cannot be told", "not judged", "neither hit"]
 
 
 class CellPair(NamedTuple):
@@ -101,8 +90,8 @@ class StudyComparison:
 
 
 def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
-            factor: float) -> StudyComparison:
-    """Compares the optimizers, suites and N that two studies share.
+                    factor: float) -> StudyComparison:
+    """Compare the optimizers, suites and N that two studies share.
 
     Args:
         first: A.
@@ -116,25 +105,27 @@ def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
     if first.device != second.device:
         raise UserError(f"{names[0]} ran on {first.device}, {names[1]} on {second.device}; "
                         "compare studies of one device")
-    cells = [{(canonical(cell.suite), cell.ranks, cell.label): (cell, group)
-              for cell, group in _cells(gathered)} for gathered in (first, second)]
-    shared = [key for key in cells[0] if key in cells[1]]
+    mine, theirs = ({(canonical(cell.suite), cell.ranks, cell.label): (cell, group)
+                     for group in gathered.groups for cell in group.cells
+                     if completed_trials(_records(cell))} for gathered in (first, second))
     changed = _changed(first, second)
     notes = [f"{name}: {study.copies}" for name, study in zip(names, (first, second), strict=True)
              if study.copies]
     notes += changed.values()
     matches = []
-    for key in shared:
-        (one, group), (two, other) = cells[0][key], cells[1][key]
+    for key, (one, group) in mine.items():
+        if key not in theirs:
+            continue
+        two, other = theirs[key]
         match = CellPair(one, two, (group, other))
-        if _data(one) == _data(two):
+        if len({r.trial.data_sha256 for r in (*_records(one), *_records(two))}) == 1:
             matches.append(match)
         else:
             notes.append(f"{match.where} is not compared: its data are not the same")
-    for name, mine, theirs in ((names[0], cells[0], cells[1]), (names[1], cells[1], cells[0])):
+    for name, here, there in ((names[0], mine, theirs), (names[1], theirs, mine)):
         alone: dict[tuple[str, str], list[str]] = {}
-        for key, (cell, _) in mine.items():
-            if key not in theirs and cell.suite.name not in changed:
+        for key, (cell, _) in here.items():
+            if key not in there and cell.suite.name not in changed:
                 alone.setdefault((cell.label, cell.suite.name), []).append(str(cell.ranks))
         if alone:
             notes.append(f"only {name} has " + units.listing(
@@ -150,7 +141,7 @@ def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
 def compare_optimizers(
     gathered: Gathered, first: str, second: str, factor: float
 ) -> StudyComparison:
-    """Compares two optimizers of a study on every suite and at every N where both have trials.
+    """Compare two optimizers of a study on every suite and at every N where both have trials.
 
     Args:
         gathered: The study.
@@ -167,11 +158,7 @@ def compare_optimizers(
             raise unknown("optimizer of this study", label, labels)
     matches, notes = [], [gathered.copies] if gathered.copies else []
     for group in gathered.groups:
-        found = {
-            cell.label: cell
-            for cell in group.cells
-            if completed_trials((*cell.draws, *cell.seeds))
-        }
+        found = {cell.label: cell for cell in group.cells if completed_trials(_records(cell))}
         if first in found and second in found:
             matches.append(CellPair(found[first], found[second], (group, group)))
         else:
@@ -185,33 +172,18 @@ def compare_optimizers(
     return _judged((first, second), matches, notes, factor, gathered.device)
 
 
-def _cells(gathered: Gathered) -> Iterator[tuple[ReportCell, CellGroup]]:
-    """The cells that have trials which ended."""
-    for group in gathered.groups:
-        for cell in group.cells:
-            if completed_trials((*cell.draws, *cell.seeds)):
-                yield cell, group
-
-
 def _changed(first: Gathered, second: Gathered) -> dict[str, str]:
-    """Says of suites by name that they have another definition in either study."""
+    """Say of suites by name that they have another definition in either study."""
     theirs = {suite.name: suite for suite in second.file.study.suites}
     found = {}
     for suite in first.file.study.suites:
         other = theirs.get(suite.name, suite)
-        if other != suite:
+        fields = [name for name in suite.__struct_fields__
+                  if getattr(suite, name) != getattr(other, name)]
+        if fields:
             found[suite.name] = (f"{suite.name} is not the same suite in both, they differ in "
-                                 f"{units.listing(_fields(suite, other))}")
+                                 f"{units.listing(fields)}")
     return found
-
-
-def _fields(one: Suite, two: Suite) -> list[str]:
-    first: dict[str, Any] = msgspec.structs.asdict(one)
-    return [name for name, value in first.items() if value != getattr(two, name)]
-
-
-def _data(cell: ReportCell) -> set[str]:
-    return {r.trial.data_sha256 for r in _records(cell)}
 
 
 def _records(cell: ReportCell) -> tuple[TrialRecord, ...]:
@@ -238,19 +210,18 @@ def _judged(names: tuple[str, str], matches: Sequence[CellPair], notes: list[str
     decisions = dict(zip(family, decide([*family.values()]), strict=True))
     judged = tuple(
         ComparedRow(match, measure, decisions[index].adjusted if index in decisions else 1.0,
-            _verdict(measure, decisions.get(index), factor))
+                    _verdict(measure, decisions.get(index), factor))
         for index, (match, measure) in enumerate(found))
     powerless = _power([*decisions.values()])
-    return StudyComparison(
-        names, judged, tuple(dict.fromkeys([*notes, *powerless])), bool(powerless)
-    )
+    return StudyComparison(names, judged, tuple(dict.fromkeys([*notes, *powerless])),
+                           bool(powerless))
 
 
 def _noises(match: CellPair) -> tuple[MeasureNoise, list[str]]:
-    """How far apart equal trials were in either study, and what to say of it."""
+    """Return how far apart equal trials were in either study, and what to say of it."""
     if unlike := _unlike(match):
         return MeasureNoise(unlike=True), ["times and memory are not judged: the trials ran on "
-                                            f"several machines or settings: {unlike}"]
+                                           f"several machines or settings: {unlike}"]
     times = [group.noise for group in match.groups if group.noise]
     peaks = [found for group in match.groups if (found := noise([
         (float(memory(a)), float(memory(b))) for cell in group.cells

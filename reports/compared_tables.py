@@ -1,7 +1,4 @@
-"""A comparison in words: the table's entries, Markdown, plain numbers and the verdict.
-
-Tables of a comparison: every measure, the ratios behind a figure, where A and B come from.
-"""
+"""A comparison as text and tables: every measure, ratios, the verdict, where A and B come from."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ import math
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
-from bench_apts.core.units import escape_markdown, markdown_row
+from bench_apts.core.units import escape_markdown
 from bench_apts.reports.data_origin import provenance_cards
-from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.table import Table, Value, finite, markdown_table, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,60 +17,64 @@ if TYPE_CHECKING:
     from bench_apts.reports.compared_measures import Measure
     from bench_apts.reports.compared_studies import CellPair, ComparedRow, StudyComparison
     from bench_apts.reports.gather import Gathered
-    from bench_apts.reports.table import Plain
 
 HEAD = ("measure", "A", "B", "B to A", "95 % interval", "trials", "verdict")
 
-_VERDICT_WORDS = 3  # rows that the verdict names
+_NAMED = 3
+"""Most rows that the verdict names."""
+
+_LINES = 60
+"""Most lines of the Markdown summary."""
+
+_KINDS = {"worse": "number missed", "better": "number best"}
 
 
 def row_entries(row: ComparedRow) -> tuple[str, ...]:
-    """Returns the row's texts in the order of ``HEAD``."""
+    """Return the row's texts in the order of ``HEAD``."""
     m = row.measure
     interval = (f"{_effect(m, m.interval.low)} to {_effect(m, m.interval.high)}"
                 if m.interval and row.verdict not in ("equal", "neither hit") else units.NONE)
-    texts = (m.name, *m.texts, _effect(m, m.effect), interval, m.basis,
-             row.verdict)
+    texts = (m.name, *m.texts, _effect(m, m.effect), interval, m.basis, row.verdict)
     return tuple(text.replace(units.THIN, " ") for text in texts)
 
 
 def row_blocks(compared: StudyComparison) -> Iterator[tuple[str, list[ComparedRow]]]:
-    """The rows of each pair of cells, with a title."""
+    """Yield the rows of each pair of cells, with a title."""
     for _, group in itertools.groupby(compared.rows, lambda row: id(row.match)):
         rows = list(group)
         yield rows[0].match.where, rows
 
 
 def comparison_markdown(compared: StudyComparison) -> str:
-    """The whole comparison as Markdown, verdict first."""
+    """Write the whole comparison as Markdown, verdict first."""
     a, b = map(escape_markdown, compared.names)
     lines = [f"**{escape_markdown(verdict_line(compared))}**", "", f"A: {a}, B: {b}"]
     for title, rows in row_blocks(compared):
-        lines += ["", f"{escape_markdown(title)}:", "", markdown_row(HEAD),
-                  markdown_row(("---", "---:", "---:", "---:", "---:", "---", "---"))]
-        lines += [markdown_row(tuple(map(escape_markdown, row_entries(row)))) for row in rows]
+        lines += ["", f"{escape_markdown(title)}:", "", *markdown_table(
+            HEAD, map(row_entries, rows), ("---", *["---:"] * 4, "---", "---"))]
     if compared.notes:
         lines += ["", *(f"* {escape_markdown(note)}" for note in compared.notes)]
     return "\n".join(lines)
 
 
-def plain_rows(compared: StudyComparison) -> list[dict[str, Plain]]:
-    """The rows as plain numbers in base units; what is infinite or unknown is left empty."""
-    return [{
-        "suite": row.match.first.suite.name, "ranks": row.match.first.ranks,
-        "optimizer_a": row.match.first.label, "optimizer_b": row.match.second.label,
-        "measure": row.measure.name, "kind": row.measure.kind,
-        "a": _finite(row.measure.values[0]), "b": _finite(row.measure.values[1]),
-        "effect": _finite(row.measure.effect),
-        "low": _finite(row.measure.interval.low) if row.measure.interval else None,
-        "high": _finite(row.measure.interval.high) if row.measure.interval else None,
-        "p": row.measure.p, "p_holm": row.adjusted, "noise": _finite(row.measure.noise),
-        "trials": row.measure.basis, "verdict": row.verdict,
-    } for row in compared.rows]
+def comparison_summary(compared: StudyComparison) -> str:
+    """Write the verdict, what differs and the notes as Markdown, short enough for a comment."""
+    verdict = verdict_line(compared)
+    a, b = map(escape_markdown, compared.names)
+    lines = [f"**{escape_markdown(verdict[:1].upper() + verdict[1:])}**", "",
+             f"A: {a}, B: {b}; {units.plural(len(compared.rows), 'comparison')}, "
+             f"{len(compared.worse)} worse and {len(compared.better)} better in B.", ""]
+    if differing := [*compared.worse, *compared.better]:
+        lines += [*markdown_table(("optimizer", *HEAD), (
+            (row.match.where, *row_entries(row)) for row in differing)), ""]
+    lines += [f"* {escape_markdown(note)}" for note in compared.notes]
+    if len(lines) > _LINES:
+        lines = [*lines[:_LINES - 2], "", "… The rest stands in compared.html."]
+    return "\n".join(lines) + "\n"
 
 
 def verdict_line(compared: StudyComparison) -> str:
-    """One line: what is worse in B, else what is better, else that nothing is."""
+    """Say in one line what is worse in B, else what is better, else that nothing is."""
     if compared.worse:
         text = f"B is worse: {_verdict_words(compared.worse)}"
         return f"{text}; it is better elsewhere: {_verdict_words(compared.better)}" if (
@@ -96,11 +97,11 @@ def _verdict_words(rows: Sequence[ComparedRow]) -> str:
     # What is counted exactly comes first: it is certain, and says most about the cause.
     ordered = sorted(rows, key=lambda row: row.measure.kind != "exact")
     parts = []
-    for _, group in itertools.groupby(ordered[:_VERDICT_WORDS], lambda row: id(row.match)):
-        told = list(group)
-        parts.append(f"{_subject(told[0].match)} "
-                     + units.listing([_row_sentence(row.measure) for row in told]))
-    more = len(rows) - _VERDICT_WORDS
+    for _, group in itertools.groupby(ordered[:_NAMED], lambda row: id(row.match)):
+        named = list(group)
+        parts.append(f"{_subject(named[0].match)} "
+                     + units.listing([_row_sentence(row.measure) for row in named]))
+    more = len(rows) - _NAMED
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
 
 
@@ -128,21 +129,14 @@ def _effect(measure: Measure, value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    """Three digits, or as many as it takes not to look like 1."""
+    """Format with three digits, or as many as it takes not to look like 1."""
     if value == 1 or not math.isfinite(value) or abs(value - 1) >= 0.005:
         return units.digits(value)
     return units.digits(value, 2 - math.floor(math.log10(abs(value - 1))))
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-_KINDS = {"worse": "number missed", "better": "number best"}
-
-
-def measures_table(rows: Sequence[ComparedRow], where: str) -> Table:
-    """Every measure of every optimizer of one suite at one N.
+def measures_table(rows: Sequence[ComparedRow], where: str = "") -> Table:
+    """Return every measure of every optimizer, by default of all suites and N.
 
     Args:
         rows: In the order of A's study.
@@ -151,16 +145,16 @@ def measures_table(rows: Sequence[ComparedRow], where: str) -> Table:
     lines: list[tuple[Value, ...]] = []
     breaks, previous = set(), None
     for row in rows:
-        texts = row_entries(row)
+        *_, basis, verdict = row_entries(row)
         if id(row.match) != previous:
             breaks.add(len(lines))
             previous = id(row.match)
-        a, b, effect = _numbers(row)
+        name, a, b, effect = _opening(row)
         lines.append((
-            _name(row), words(texts[0], measure=texts[0]), a, b, effect,
-            words(texts[5], trials=texts[5]),
-            words(texts[6], f"p = {units.digits(row.adjusted, 2)}" if row.adjusted < 1 else "",
-                  verdict=row.verdict)))
+            name, words(row.measure.name, measure=row.measure.name, kind=row.measure.kind),
+            a, b, effect, words(basis, trials=basis),
+            words(verdict, f"p = {units.digits(row.adjusted, 2)}" if row.adjusted < 1 else "",
+                  verdict=verdict)))
     return Table(
         "compared", f"A and B, {where}",
         "B to A: ratio of costs and counts, or difference of shares and accuracies, with its 95 % "
@@ -171,7 +165,7 @@ def measures_table(rows: Sequence[ComparedRow], where: str) -> Table:
 
 
 def ratios_table(rows: Sequence[ComparedRow], where: str) -> Table:
-    """What a figure of ratios is drawn from: rows of the same file, by one measure.
+    """Return what a figure of ratios is drawn from: rows of the same file, by one measure.
 
     Args:
         rows: Those of one measure.
@@ -180,21 +174,34 @@ def ratios_table(rows: Sequence[ComparedRow], where: str) -> Table:
     return Table(
         "compared", f"Ratios, {where}", "B over A, with its 95 % interval.",
         (("Optimizer", ""), ("A", ""), ("B", ""), ("B to A", "95 % interval")),
-        tuple((_name(row), *_numbers(row)) for row in rows))
+        tuple(map(_opening, rows)))
+
+
+def _opening(row: ComparedRow) -> tuple[Value, Value, Value, Value]:
+    """Return the optimizer, A, B, and the effect with its interval."""
+    first, second, measure = row.match.first, row.match.second, row.measure
+    _, a, b, effect, interval, *_ = row_entries(row)
+    low, high = measure.interval or (None, None)
+    return (
+        Value(second.label, kind="name", label=second.label, numbers={
+            "suite": first.suite.name, "ranks": first.ranks, "optimizer_a": first.label,
+            "optimizer_b": second.label}),
+        number(a, a=finite(measure.values[0])), number(b, b=finite(measure.values[1])),
+        Value(effect, "" if interval == units.NONE else interval, {
+            "effect": finite(measure.effect), "low": finite(low), "high": finite(high),
+            "p": measure.p, "p_holm": row.adjusted, "noise": finite(measure.noise)},
+            _KINDS.get(row.verdict, "number")))
 
 
 def provenance_table(first: Gathered, second: Gathered) -> Table:
-    """Where the numbers of A and of B come from, what differs first."""
-    sides = [
-        {(card.title, key): value for card in provenance_cards(study) for key, value in card.items}
-        for study in (first, second)
-    ]
-    keys = sorted(dict.fromkeys((*sides[0], *sides[1])),
-                  key=lambda key: sides[0].get(key) == sides[1].get(key))
+    """Return where the numbers of A and of B come from, what differs first."""
+    one, two = ({(card.title, key): value for card in provenance_cards(study)
+                 for key, value in card.items} for study in (first, second))
+    keys = sorted(dict.fromkeys((*one, *two)), key=lambda key: one.get(key) == two.get(key))
     return Table(
         "compared-provenance", "Where A and B come from", "What differs stands first.",
         (("What", ""), ("A", ""), ("B", ""), ("A and B", "")),
-        tuple(_origin(key, sides[0].get(key), sides[1].get(key)) for key in keys))
+        tuple(_origin(key, one.get(key), two.get(key)) for key in keys))
 
 
 def _origin(key: tuple[str, str], one: str | None, two: str | None) -> tuple[Value, ...]:
@@ -204,33 +211,3 @@ def _origin(key: tuple[str, str], one: str | None, two: str | None) -> tuple[Val
             Value(one or units.NONE, numbers={"a": one or ""}, kind="long"),
             Value(two or units.NONE, numbers={"b": two or ""}, kind="long"),
             words("equal" if same else "differ", equal=same))
-
-
-def _name(row: ComparedRow) -> Value:
-    return name(row.match.second.label, suite=row.match.first.suite.name,
-                ranks=row.match.first.ranks)
-
-
-def _numbers(row: ComparedRow) -> tuple[Value, Value, Value]:
-    """A, B, and the effect with its interval."""
-    measure, texts = row.measure, row_entries(row)
-    low, high = ((measure.interval.low, measure.interval.high) if measure.interval
-                 else (math.nan, math.nan))
-    return (
-        number(texts[1], a=_finite_or_none(measure.values[0])),
-        number(texts[2], b=_finite_or_none(measure.values[1])),
-        Value(
-            texts[3],
-            texts[4] if texts[4] != units.NONE else "",
-            {
-                "effect": _finite_or_none(measure.effect),
-                "low": _finite_or_none(low),
-                "high": _finite_or_none(high),
-            },
-            _KINDS.get(row.verdict, "number"),
-        ),
-    )
-
-
-def _finite_or_none(value: float) -> Plain:
-    return value if math.isfinite(value) else None

@@ -1,9 +1,4 @@
-"""Where the numbers come from: command, machine, versions, data and suites, as short lists.
-
-What is to be said of a study's data: whose they are, and whether trials waited for them.
-
-What the measure itself favours: suites a default was chosen on, targets, small splits.
-"""
+"""Where the numbers come from: provenance cards, and caveats about data, defaults and targets."""
 
 from __future__ import annotations
 
@@ -28,58 +23,8 @@ if TYPE_CHECKING:
 _MUCH_WAITING = 0.1
 """Share of the time between evaluations that counts as a long wait for data."""
 
-
-def data_set_name(name: str, sha256: str, file: StudyFile) -> str:
-    """Return a data set's name, with its fingerprint where it is not the published one.
-
-    Args:
-        name: As the suite has it.
-        sha256: The fingerprint of what the trials ran on.
-        file: The study, which says what was not shown to be published.
-    """
-    if name not in (file.unpublished or ()):
-        return name
-    words = "not" if name in FINGERPRINTS else "not known to be"
-    return f"{name} (data {sha256[:6]}…, {words} the published files)"
-
-
-def data_caveats(gathered: Gathered) -> list[tuple[str, str]]:
-    """Return titles and texts of what a reader must know of the data."""
-    return [*_unpublished(gathered), *_waiting(gathered)]
-
-
-def _unpublished(gathered: Gathered) -> list[tuple[str, str]]:
-    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
-    found = [(name, data_set_name(name, sha256, gathered.file)) for name, sha256 in data]
-    strange = [called for name, called in found if called != name]
-    if not strange:
-        return []
-    return [("Other data under a known name",
-             f"The trials ran on {units.listing(strange)}. Their results are not comparable with "
-             "those on the published files; the fingerprint alone says which samples they are.")]
-
-
-def _waiting(gathered: Gathered) -> list[tuple[str, str]]:
-    """Name the suites whose trials waited for data for a good part of their training."""
-    shares: dict[str, list[float]] = defaultdict(list)
-    for record in gathered.trials:
-        ledger = record.end.ledger if record.end else {}
-        if ledger.get("data_s"):
-            shares[record.trial.suite.name].append(
-                ledger["data_s"] / (ledger["data_s"] + ledger.get("train_s", 0.0)))
-    slow = {suite: statistics.median(found) for suite, found in shares.items()}
-    return [
-        (
-            "Trials waited for data",
-            f"Of the time between the evaluations on {suite}, {units.format_percent(share, 0)} "
-            "was spent waiting for samples to be read (median trial). It is no training time: "
-            "costs in seconds are those of a machine whose data is there in time. More workers "
-            "wait less.",
-        )
-        for suite, share in slow.items()
-        if share >= _MUCH_WAITING
-    ]
-
+_COARSE = 0.005
+"""Standard error of an accuracy, half a point, above which a split is called small."""
 
 _MACHINE = ("hostname", "os", "cpu", "cores", "affinity", "cpu_quota", "effective_cores",
             "memory_bytes", "memory_limit_bytes", "address_space_bytes", "gpus", "device",
@@ -97,7 +42,7 @@ class ProvenanceCard(NamedTuple):
 
 
 def provenance_cards(gathered: Gathered) -> list[ProvenanceCard]:
-    """Returns the cards of the provenance section; unknown environment keys are shown too."""
+    """Return the cards of the provenance section; unknown environment keys are shown too."""
     study, environment = gathered.file.study, _environment(gathered)
     data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
     meters = sorted({f"{r.start.comm_meter} on {r.start.process_group}"
@@ -124,7 +69,7 @@ def provenance_cards(gathered: Gathered) -> list[ProvenanceCard]:
              ProvenanceCard("Environments in which trials differ", _environments(gathered), True),
              *(ProvenanceCard(f"Suite {suite.name}", _suite(suite)) for suite in study.suites),
              ProvenanceCard("Data and code fingerprints (SHA-256)", tuple(
-                 [(f"Data of {data_set_name(name, sha, gathered.file)}", sha)
+                 [(f"Data of {_data_name(name, sha, gathered.file)}", sha)
                   for name, sha in data]
                  + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]), True)]
     return [card for card in found if card.items]
@@ -169,7 +114,7 @@ def _whose(records: Sequence[TrialRecord]) -> str:
 
 
 def _spent(gathered: Gathered) -> str:
-    """Sums what all trials took, evaluation and set-up included."""
+    """Sum what all trials took, evaluation and set-up included."""
     clocks = [(record.end.wall_s if record.end else record.evals[-1].wall_s,
                record.trial.ranks) for record in gathered.trials if record.end or record.evals]
     noun = "GPU" if gathered.device == "cuda" else "rank"
@@ -180,7 +125,7 @@ def _spent(gathered: Gathered) -> str:
 
 
 def _repeatable(gathered: Gathered) -> str:
-    """Counts the A/A pairs that ended with the same weights, bit for bit."""
+    """Count the A/A pairs that ended with the same weights, bit for bit."""
     pairs = [pair for group in gathered.groups for cell in group.cells for pair in cell.pairs]
     same = sum(first.end.final_weights_sha256 == twin.end.final_weights_sha256
                for first, twin in pairs if first.end and twin.end)
@@ -189,7 +134,7 @@ def _repeatable(gathered: Gathered) -> str:
 
 
 def _determinism(gathered: Gathered) -> str:
-    """Lists torch's switches; several settings if the trials did not have the same."""
+    """List torch's switches; several settings if the trials did not have the same."""
     found = dict.fromkeys(show("", r.start.numerics) for r in gathered.trials
                           if r.start and r.start.numerics)
     return "; or ".join(found) or "unknown: recorded by an earlier version"
@@ -228,7 +173,7 @@ def _title(key: str) -> str:
 
 
 def show(key: str, value: Any) -> str:
-    """Renders one value of an environment, whatever it is, as a line of text."""
+    """Render one value of an environment, whatever it is, as a line of text."""
     if value is None or value in ([], {}, ""):
         return "none"
     if isinstance(value, bool):
@@ -242,11 +187,42 @@ def show(key: str, value: Any) -> str:
     return str(value)
 
 
-CHOSEN_ON = {"apts": ("digits", "mnist", "mnist-cnn", "cifar10")}
-"""Suites on whose validation splits the default of a backend of this repository was chosen."""
+def _data_name(name: str, sha256: str, file: StudyFile) -> str:
+    """Return a data set's name, with its fingerprint where it is not the published one.
 
-_COARSE = 0.005
-"""Standard error of an accuracy, half a point, above which a split is called small."""
+    Args:
+        name: As the suite has it.
+        sha256: The fingerprint of what the trials ran on.
+        file: The study, which says what was not shown to be published.
+    """
+    if name not in (file.unpublished or ()):
+        return name
+    words = "not" if name in FINGERPRINTS else "not known to be"
+    return f"{name} (data {sha256[:6]}…, {words} the published files)"
+
+
+def data_caveats(gathered: Gathered) -> Iterator[tuple[str, str]]:
+    """Yield titles and texts: data that were not published, trials that waited for data."""
+    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
+    found = [(name, _data_name(name, sha256, gathered.file)) for name, sha256 in data]
+    strange = [shown for name, shown in found if shown != name]
+    if strange:
+        yield "Other data under a known name", (
+            f"The trials ran on {units.listing(strange)}. Their results are not comparable with "
+            "those on the published files; the fingerprint alone says which samples they are.")
+    shares: dict[str, list[float]] = defaultdict(list)
+    for record in gathered.trials:
+        ledger = record.end.ledger if record.end else {}
+        if ledger.get("data_s"):
+            shares[record.trial.suite.name].append(
+                ledger["data_s"] / (ledger["data_s"] + ledger.get("train_s", 0.0)))
+    for suite, found_shares in shares.items():
+        if (share := statistics.median(found_shares)) >= _MUCH_WAITING:
+            yield "Trials waited for data", (
+                f"Of the time between the evaluations on {suite}, "
+                f"{units.format_percent(share, 0)} was spent waiting for samples to be read "
+                "(median trial). It is no training time: costs in seconds are those of a machine "
+                "whose data is there in time. More workers wait less.")
 
 
 def measure_caveats(gathered: Gathered) -> Iterator[tuple[str, str]]:
@@ -264,12 +240,13 @@ def measure_caveats(gathered: Gathered) -> Iterator[tuple[str, str]]:
 
 def _developed(gathered: Gathered) -> Iterator[tuple[str, str]]:
     names = list(dict.fromkeys(suite.name for suite in gathered.file.study.suites))
-    for backend, chosen in CHOSEN_ON.items():
-        if all(cell.optimizer != backend for group in gathered.groups for cell in group.cells):
-            continue
+    backends = {cell.optimizer: cell.backend for group in gathered.groups for cell in group.cells
+                if cell.backend and cell.backend.developed_on}
+    for optimizer, backend in backends.items():
+        chosen = backend.developed_on
         seen = [name for name in names if name in chosen]
         others = [name for name in names if name not in chosen]
-        said = (f"The default of {backend} was chosen on the validation splits of "
+        said = (f"The default of {optimizer} was chosen on the validation splits of "
                 f"{units.listing(chosen)}.")
         if seen:
             said += (f" So it has seen {units.listing(seen)}, which the defaults and search "
@@ -277,7 +254,7 @@ def _developed(gathered: Gathered) -> Iterator[tuple[str, str]]:
                      "other problems.")
         if others:
             said += f" It never saw {units.listing(others)}."
-        yield f"What {backend}'s default was chosen on", said
+        yield f"What {optimizer}'s default was chosen on", said
 
 
 def _target(suite: Suite) -> tuple[str, str]:

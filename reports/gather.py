@@ -1,14 +1,11 @@
-"""Labels of records that older versions wrote, which called a plug-in file by its path.
-
-From a results folder to what belongs together; what does not is counted, never mixed.
-"""
+"""From a results folder to cells: what belongs together; what does not is counted, never mixed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec.structs import replace as replace_struct
+import msgspec
 
 from bench_apts.core import store, trial_files
 from bench_apts.core.configuration import competitor_label
@@ -25,44 +22,6 @@ if TYPE_CHECKING:
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Entry, Suite, Trial
     from bench_apts.core.store import StudyFile
-
-def rename_labels(file: StudyFile, records: Sequence[TrialRecord]
-          ) -> tuple[StudyFile, list[TrialRecord]]:
-    """Call every competitor of a study by its backend's name, as new studies do.
-
-    Records under a label that the study does not have stay as they are. So does everything where
-    two competitors would get one name.
-
-    Args:
-        file: The content of ``study.json``.
-        records: The folder's records.
-    """
-    names = {r.trial.label: r.trial.optimizer for r in records}
-    entries = file.study.entries
-    optimizers = {e.optimizer: names.get(e.label, e.optimizer) for e in entries}
-    if len(set(optimizers.values())) < len(optimizers):
-        return file, [*records]
-    new = {e.label: competitor_label(e.label, optimizers[e.optimizer]) for e in entries}
-    if all(label == other for label, other in new.items()):
-        return file, [*records]
-    study = replace_struct(
-        file.study, entries=tuple(replace(e, label=new[e.label]) for e in entries)
-    )
-    file = replace_struct(file, study=study, code=_renamed(file.code, new),
-                   untuned=_renamed(file.untuned, new))
-    return file, [replace_struct(r, header=replace(r.header, trial=_trial(r.trial, new)))
-                  for r in records]
-
-
-def _renamed(values: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    return {new.get(label, label): value for label, value in values.items()}
-
-
-def _trial(trial: Trial, new: Mapping[str, str]) -> Trial:
-    searched = trial.searched and replace_struct(
-        trial.searched, follows=new.get(trial.searched.follows, trial.searched.follows))
-    return replace_struct(trial, label=new.get(trial.label, trial.label), searched=searched)
-
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -93,13 +52,13 @@ class Gathered:
 
 
 def gather(folder: Path) -> Gathered:
-    """Reads a results folder.
+    """Read a results folder.
 
     Raises:
         UserError: There is no study, a file is broken, or no trial of the study has ended.
     """
     read = store.read_trial_files(folder)
-    file, records = rename_labels(store.read_study(folder), read.records)
+    file, records = _rename_labels(store.read_study(folder), read.records)
     study = file.study
     left_out: dict[str, int] = {}
 
@@ -149,23 +108,20 @@ def gather(folder: Path) -> Gathered:
     groups: list[CellGroup] = []
     for suite in study.suites:
         for ranks in sorted(study.ranks):
-            mine = {entry.label: placed.get((canonical(suite), ranks, entry.label), [])
-                    for entry in study.entries}
-            cells = []
-            for entry in study.entries:
-                leader = _search_owner(mine[entry.label], mine)
-                cell = _cell(suite, ranks, entry, mine[entry.label], mine.get(leader), leader,
-                             file.untuned.get(entry.label))
+            every = {entry.label: placed.get((canonical(suite), ranks, entry.label), [])
+                     for entry in study.entries}
+            cells = [_cell(suite, ranks, entry, every, file.untuned.get(entry.label))
+                     for entry in study.entries]
+            groups.append(CellGroup(suite, ranks, tuple(cells)))
+            for cell in cells:
                 shown = {id(r) for r in (
                     *cell.tune, *cell.checks, *cell.seeds, *cell.twins, *cell.best_seeds)}
-                used += keep(mine[entry.label], "another configuration than the frozen ones",
+                used += keep(every[cell.label], "another configuration than the frozen ones",
                              lambda r, shown=shown: id(r) in shown)  # type: ignore[misc]
-                cells.append(cell)
-            groups.append(CellGroup(suite, ranks, tuple(cells)))
-    moved = {label for label in labels if len({
+    varying = {label for label in labels if len({
         cell.configuration for group in groups for cell in group.cells
         if cell.label == label and cell.configuration}) > 1}
-    groups = [replace(group, cells=tuple(replace(cell, moved=cell.label in moved)
+    groups = [replace(group, cells=tuple(replace(cell, varies=cell.label in varying)
                                          for cell in group.cells)) for group in groups]
     if not any(record.end for record in used):
         raise UserError(f"{folder} has no finished trial of its study yet; "
@@ -184,30 +140,30 @@ def _order(record: TrialRecord) -> tuple[int, str]:
     return record.trial.repetition, record.header.run_id
 
 
-def _search_owner(mine: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecord]]) -> str:
-    """Returns the label of the competitor whose search served this one, "" if it was its own."""
-    for record in _tuning(mine):
+def _search_owner(own: Iterable[TrialRecord], every: Mapping[str, Sequence[TrialRecord]]) -> str:
+    """Return the label of the competitor whose search served this one, "" if it was its own."""
+    for record in own:
         label = record.trial.searched.follows if record.trial.searched else ""
         if label in every and any(follows(record, other) for other in _tuning(every[label])):
             return label
     return ""
 
 
-def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
-          shared: Sequence[TrialRecord] | None, leader: str, untuned: str | None) -> ReportCell:
-    """Finds the frozen configurations and the seeds that belong to each.
+def _cell(suite: Suite, ranks: int, entry: Entry, every: Mapping[str, Sequence[TrialRecord]],
+          untuned: str | None) -> ReportCell:
+    """Find the frozen configurations and the seeds that belong to each.
 
     Args:
         suite: The training problem.
         ranks: World size.
         entry: The competitor.
-        mine: Its trials.
-        shared: Trials of the competitor whose search served it, if one did.
-        leader: That one's label, or "".
+        every: Trials of all competitors here, by label.
         untuned: The configuration that the last command ran without tuning, if it is known.
     """
+    mine = every[entry.label]
     own = _tuning(mine)
-    tune = own if shared is None else _tuning(shared)
+    owner = _search_owner(own, every)
+    tune = _tuning(every[owner]) if owner else own
     report = sorted((r for r in mine if r.trial.stage == "report"), key=_order)
     frozen, best = select_fastest(tune), select_best(tune)
     best_seeds: list[TrialRecord] = []
@@ -219,35 +175,63 @@ def _cell(suite: Suite, ranks: int, entry: Entry, mine: Sequence[TrialRecord],
     elif tune:
         report = []
     elif report:
-        place = canonical(suite)
-        current = _current(report, lambda _: place, lambda r: r.trial.configuration,
-                           {place: untuned})[place]
+        current = _current(report, lambda _: "", lambda r: r.trial.configuration,
+                           {"": untuned})[""]
         report = [r for r in report if r.trial.configuration == current]
-    return ReportCell(suite, entry.label, entry.optimizer, ranks,
-                any(r.trial.tuning_free for r in mine), tune, frozen,
-                tuple(r for r in report if not r.trial.twin),
-                tuple(r for r in report if r.trial.twin), leader,
-                () if shared is None else own, best, tuple(best_seeds))
+    return ReportCell(
+        suite, entry.label, entry.optimizer, ranks, any(r.trial.tuning_free for r in mine), tune,
+        frozen, tuple(r for r in report if not r.trial.twin),
+        tuple(r for r in report if r.trial.twin), owner, own if owner else (), best,
+        tuple(best_seeds))
 
 
 def _current(records: Sequence[TrialRecord], key: Callable[[TrialRecord], K],
-             value: Callable[[TrialRecord], V], told: Mapping[K, V | None]) -> dict[K, V]:
-    """Returns for each key the value that ``study.json`` told of, if any trial has it.
+             value: Callable[[TrialRecord], V], recorded: Mapping[K, V | None]) -> dict[K, V]:
+    """Return for each key the value that ``study.json`` records, if any trial has it.
 
     Where none has, or older versions wrote the file, it is the most recent trial's.
     """
+    ordered = sorted(records, key=lambda r: (r.header.time, r.header.run_id))
     there = {(key(record), value(record)) for record in records}
-    return _newest(records, key, value) | {
-        name: wanted for name, wanted in told.items()
+    return {key(record): value(record) for record in ordered} | {
+        name: wanted for name, wanted in recorded.items()
         if wanted is not None and (name, wanted) in there}
 
 
-def _newest(records: Iterable[TrialRecord], key: Callable[[TrialRecord], K],
-                  value: Callable[[TrialRecord], V]) -> dict[K, V]:
-    """Returns for each key the value of its most recent trial."""
-    newest: dict[K, tuple[tuple[str, str], V]] = {}
-    for record in records:
-        name, age = key(record), (record.header.time, record.header.run_id)
-        if name not in newest or age > newest[name][0]:
-            newest[name] = (age, value(record))
-    return {name: entry[1] for name, entry in newest.items()}
+def _rename_labels(file: StudyFile, records: Sequence[TrialRecord]
+                   ) -> tuple[StudyFile, list[TrialRecord]]:
+    """Call every competitor of a study by its backend's name, as new studies do.
+
+    Older versions called a plug-in file by its path.
+    Records under a label that the study does not have stay as they are. So does everything where
+    two competitors would get one name.
+
+    Args:
+        file: The content of ``study.json``.
+        records: The folder's records.
+    """
+    names = {r.trial.label: r.trial.optimizer for r in records}
+    entries = file.study.entries
+    optimizers = {e.optimizer: names.get(e.label, e.optimizer) for e in entries}
+    if len(set(optimizers.values())) < len(optimizers):
+        return file, [*records]
+    new = {e.label: competitor_label(e.label, optimizers[e.optimizer]) for e in entries}
+    if all(label == other for label, other in new.items()):
+        return file, [*records]
+    change = msgspec.structs.replace
+    study = change(file.study, entries=tuple(change(e, label=new[e.label]) for e in entries))
+    file = change(file, study=study, code=_renamed(file.code, new),
+                  untuned=_renamed(file.untuned, new))
+    return file, [change(r, header=change(r.header, trial=_trial(r.trial, new)))
+                  for r in records]
+
+
+def _renamed(values: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    return {new.get(label, label): value for label, value in values.items()}
+
+
+def _trial(trial: Trial, new: Mapping[str, str]) -> Trial:
+    change, searched = msgspec.structs.replace, trial.searched
+    if searched:
+        searched = change(searched, follows=new.get(searched.follows, searched.follows))
+    return change(trial, label=new.get(trial.label, trial.label), searched=searched)

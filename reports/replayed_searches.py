@@ -1,168 +1,33 @@
-"""What other tuning policies would have cost, replayed over a suite's recorded trials.
-
-A process beside a report's own that replays tuning policies while the report is drawn.
-
-``python -m bench_apts.reports.replayed_searches`` reads jobs from standard input, plays them,
-writes what they found to standard output, and ends early when its input is closed.
-"""
+"""What other tuning policies would have cost, replayed over a suite's recorded trials."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, Self
-
-import msgspec
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from bench_apts.core import store, units
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.core.errors import UserError
 from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.reports.tuning_pools import opening_entries
-from bench_apts.stats.learning_curves import Curve, Direction, curve
+from bench_apts.stats.learning_curves import Curve, curve
 from bench_apts.stats.tuning_replay import Replayed, listed, replay, replay_all, sequential
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+    from multiprocessing.connection import Connection
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.tuning_pools import CostView, Pool
-
-_SIZE = 8
-"""Bytes of the number that says how long a message is."""
-
-
-class ReplayJob(msgspec.Struct):
-    """All policies that draw from one optimizer's trials; see ``replay_all``.
-
-    Attributes:
-        curves: The trials.
-        direction: Of the target's metric.
-        races: Numbers of trials that race.
-        limit: How many trials arrive in an order.
-    """
-
-    curves: list[Curve]
-    direction: Direction
-    races: tuple[int, ...]
-    limit: int
-
-    def play(self) -> dict[str, Replayed]:
-        """Returns what each policy costs; the same wherever it is played."""
-        return replay_all(self.curves, self.direction, races=self.races, limit=self.limit)
-
-
-class ReplayProcess:
-    """Plays jobs in a process of its own, which ends with this one at the latest.
-
-    Args:
-        jobs: What to play; without any there is no process.
-
-    Raises:
-        UserError: No process can be started.
-    """
-
-    def __init__(self, jobs: Sequence[ReplayJob]) -> None:
-        self._found: list[dict[str, Replayed]] = []
-        self._process: subprocess.Popen[bytes] | None = None
-        if not jobs:
-            return
-        with contextlib.ExitStack() as stack:
-            self._errors = stack.enter_context(
-                tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
-            try:
-                # Only the report's own end ends it: Ctrl-C is for the report to answer. -P: a
-                # file in the working folder must not stand in for a module of that name.
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE, stderr=self._errors, process_group=0)
-            except OSError as error:
-                raise _failed(f"cannot be started: {error.strerror}") from error
-            stack.callback(_end, self._process)
-            with contextlib.suppress(BrokenPipeError):  # its exit code will tell
-                _send(_stream(self._process.stdin), msgspec.msgpack.encode(jobs))
-            self._held = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the process, whatever it is doing."""
-        if self._process is not None:
-            self._process = None
-            self._held.close()
-
-    def found(self) -> list[dict[str, Replayed]]:
-        """Returns what each job found, in their order; waits for it the first time.
-
-        Raises:
-            UserError: The process ended without an answer.
-        """
-        if self._process is not None:
-            answer = _stream(self._process.stdout).read()
-            code = self._process.wait()
-            if code:
-                self._errors.seek(0)
-                said = self._errors.read().strip().splitlines() or ["it said nothing"]
-                raise _failed(f"ended with {_ending(code)}: {said[-1]}")
-            self._found = msgspec.msgpack.decode(answer, type=list[dict[str, Replayed]])
-            self.close()
-        return self._found
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    with contextlib.suppress(BrokenPipeError), process:  # closes its pipes and waits for it
-        pass
-
-
-def _failed(how: str) -> UserError:
-    return UserError(f"the process that replays tuning policies {how}; free some memory and run "
-                     "the command again")
-
-
-def _ending(code: int) -> str:
-    return f"code {code}" if code > 0 else signal.Signals(-code).name
-
-
-def _stream(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe
-
-
-def _send(pipe: IO[bytes], message: bytes) -> None:
-    pipe.write(len(message).to_bytes(_SIZE))
-    pipe.write(message)
-    pipe.flush()
-
-
-def main(given: BinaryIO, answer: BinaryIO) -> None:
-    """Plays the jobs that stand in ``given``, and writes to ``answer`` what they found."""
-    size = int.from_bytes(given.read(_SIZE))
-    jobs = msgspec.msgpack.decode(given.read(size), type=list[ReplayJob])
-    threading.Thread(target=_watch, args=(given.fileno(),), daemon=True).start()
-    answer.write(msgspec.msgpack.encode([job.play() for job in jobs]))
-
-
-def _watch(given: int) -> None:
-    """Ends this process with the one that started it, which holds the pipe open until then."""
-    os.read(given, 1)  # of the descriptor: a stream's lock would be missed when Python ends
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main(sys.stdin.buffer, sys.stdout.buffer)
-
 
 ARRIVALS = 40
 """Trials that arrive in an order at most, so that a replay of a large study ends."""
@@ -201,30 +66,45 @@ class ReplayedPolicy(NamedTuple):
 
 
 class Replays:
-    """Replays all policies over a study's trials, in a process beside this one.
+    """Replays all policies over a study's trials, in a worker process while the report is drawn.
 
     Args:
         pools: Trials of all optimizers at all N, of any number of suites.
         view: Currency, level and device; trials race only in a currency that is a clock.
 
     Raises:
-        UserError: The process cannot be started.
+        UserError: The worker cannot be started, or a trial's file is corrupt.
     """
 
     def __init__(self, pools: Iterable[Pool], view: CostView) -> None:
-        drawn = [pool for pool in pools if pool.cell.tune and not pool.cell.leader
-                 and not tries_a_list(pool.cell) and not _not_replayable(pool)]
-        self._view, self._places = view, {pool: place for place, pool in enumerate(drawn)}
-        self._player = ReplayProcess([_job(pool, view) for pool in drawn])
+        curves = {pool: [_curve(record, view) for record in pool.cell.tune] for pool in pools
+                  if pool.cell.tune and not pool.cell.search_owner
+                  and not tries_a_list(pool.cell) and not _not_replayable(pool)}
+        self._view = view
+        self._found: dict[Pool, Future[dict[str, Replayed]]] = {}
+        self._held = contextlib.ExitStack()
+        if not curves:
+            return
+        races = _RACES if view.currency in _CLOCKS else ()
+        with contextlib.ExitStack() as stack, _worker_environment():
+            try:
+                worker = _start_worker(stack)
+                self._found = {pool: worker.submit(
+                    replay_all, drawn, pool.cell.suite.target.direction, races=races,
+                    limit=min(ARRIVALS, len(drawn))) for pool, drawn in curves.items()}
+            except OSError as error:
+                raise _failed(f"cannot be started: {error.strerror}") from error
+            self._held = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._player.close()
+        """End the worker, whatever it is doing."""
+        self._held.close()
 
     def of(self, pools: Sequence[Pool]) -> tuple[list[ReplayedPolicy], list[str]]:
-        """Returns what policies would have cost on one suite; waits for it the first time.
+        """Return what policies would have cost on one suite; the first call waits for the worker.
 
         Args:
             pools: Those among this object's that are of the suite.
@@ -233,18 +113,55 @@ class Replays:
             The policies, N by N, and notes on what could not be replayed.
 
         Raises:
-            UserError: The process ended without an answer.
+            UserError: The worker ended without an answer.
         """
-        found = self._player.found()
-        return _replayed(pools, self._view,
-                         lambda pool: found[self._places[pool]])
+        try:
+            return _replayed(pools, self._view, lambda pool: self._found[pool].result())
+        except BrokenProcessPool as error:
+            raise _failed("ended without an answer") from error
 
 
-def _job(pool: Pool, view: CostView) -> ReplayJob:
-    cell = pool.cell
-    return ReplayJob([_curve(record, view) for record in cell.tune],
-               cell.suite.target.direction, _RACES if view.currency in _CLOCKS else (),
-               min(ARRIVALS, len(cell.tune)))
+def _start_worker(stack: contextlib.ExitStack) -> ProcessPoolExecutor:
+    """Return an executor of one process, which ends as soon as ``stack`` closes."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    stack.callback(reader.close)
+    worker = ProcessPoolExecutor(1, context, _end_with_report, (reader,))
+    # Closing the pipe ends a job that is running, which an executor alone would wait for.
+    stack.callback(worker.shutdown, cancel_futures=True)
+    stack.callback(writer.close)
+    return worker
+
+
+def _end_with_report(reader: Connection) -> None:
+    """End this worker once the report closes its end of the pipe or is killed."""
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            reader.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _worker_environment() -> Iterator[None]:
+    """Set what a worker inherits: no Ctrl-C, and no modules from the working folder."""
+    path = os.environ.get("PYTHONSAFEPATH")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = path
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _failed(how: str) -> UserError:
+    return UserError(f"the process that replays tuning policies {how}; free some memory and run "
+                     "the command again")
 
 
 def _curve(record: TrialRecord, view: CostView) -> Curve:
@@ -264,10 +181,10 @@ def _replayed(
         tuned = [pool for pool in here if pool.cell.tune]
         for pool in tuned:
             # A search that served several optimizers is replayed once.
-            why = "" if pool.cell.leader else _not_replayable(pool)
+            why = "" if pool.cell.search_owner else _not_replayable(pool)
             if why:
                 notes.append(f"not replayed: {_where(pool.cell)}, {why}")
-            elif not pool.cell.leader:
+            elif not pool.cell.search_owner:
                 found += _own(pool, view, drawn)
         if tuned and len(here) > 1:
             found += _defaults([pool.cell for pool in here], view, notes)
@@ -338,7 +255,7 @@ def _defaults(
     curves = {}
     for cell in cells:
         # Of a shared search only its check was its own.
-        own = [*(cell.checks if cell.leader else cell.tune), *cell.seeds]
+        own = [*(cell.checks if cell.search_owner else cell.tune), *cell.seeds]
         trials = list(filter(_whole, _alike(own[0], own)))
         if not trials:
             notes.append(f"not among the defaults: {_where(cell)}, whose first configuration did "

@@ -1,13 +1,7 @@
-"""``report.json``: the page's numbers and sentences for programs; format in docs/formats.md.
-
-A report in at most 60 lines of Markdown, fit for a comment on a pull request.
-
-Prints a page to PDF by a browser, since only a browser lays it out as it is read.
-"""
+"""A report's other forms: JSON (docs/formats.md), Markdown for a comment, and PDF."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
@@ -20,8 +14,9 @@ import msgspec
 from bench_apts import __version__
 from bench_apts.core import units
 from bench_apts.core.errors import UserError
-from bench_apts.core.units import escape_markdown, markdown_row
+from bench_apts.core.units import escape_markdown
 from bench_apts.reports.section_parts import Boxes, Listing, Pictures
+from bench_apts.reports.table import finite, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,11 +28,22 @@ if TYPE_CHECKING:
     from bench_apts.reports.table import Plain, Table, Value
 
 SCHEMA = 1
-"""Version of the format; it grows when a field changes its meaning or goes."""
+"""Version of the JSON format; it grows when a field changes its meaning or goes."""
+
+LINES = 60
+"""Most lines of Markdown; what is said first is what a reader needs most."""
+
+_COLUMNS = ("Optimizer", "Expected cost", "Success", "Time", "Bytes", "Memory")
+"""Of the main table, as far as it has them, for Markdown."""
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+             "microsoft-edge", "msedge")
+
+_PATIENCE_S = 120.0
 
 
 def report_document(output: ReportOutput) -> bytes:
-    """Writes a report's document."""
+    """Write a report's document."""
     file = output.gathered.file
     return _encode({
         "schema": SCHEMA, "kind": "report", "bench_apts": __version__,
@@ -52,13 +58,10 @@ def report_document(output: ReportOutput) -> bytes:
         "tables": _tables(output.tables)})
 
 
-def comparison_document(
-    compared: StudyComparison,
-    tables: Mapping[str, Iterable[Mapping[str, Plain]]],
-    parts: Iterable[Part],
-    verdict: str,
-) -> bytes:
-    """Writes the document of a comparison of two studies.
+def comparison_document(compared: StudyComparison,
+                        tables: Mapping[str, Iterable[Mapping[str, Plain]]],
+                        parts: Iterable[Part], verdict: str) -> bytes:
+    """Write the document of a comparison of two studies.
 
     Args:
         compared: What was compared.
@@ -86,19 +89,16 @@ def _chapter(chapter: Chapter) -> dict[str, Any]:
                       "choice": answer.choice, "detail": answer.detail,
                       "optimizer": answer.label or None, "numbers": _plain(answer.numbers)}
                      for answer in box.answers]}
-                for block in chapter.decision.blocks if isinstance(block, Boxes)
-                for box in block.boxes],
+                for box in chapter.decision.boxes],
             "parts": [_part(part) for part in chapter.parts]}
 
 
 def _part(part: Part) -> dict[str, Any]:
-    figures = [_figure(figure) for block in part.blocks if isinstance(block, Pictures)
-               for figure in block.figures]
     tables = [block.table.name for block in part.blocks if isinstance(block, Listing)]
     texts = [block.text for block in part.blocks if not isinstance(
         block, Pictures | Listing | Boxes)]
     return {"slug": part.slug, "title": part.title, "finding": part.finding, "texts": texts,
-            "figures": figures, "tables": tables}
+            "figures": [_figure(figure) for figure in part.figures], "tables": tables}
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _tables(tables: Mapping[str, Iterable[Mapping[str, Plain]]]) -> dict[str, An
 
 
 def _plain(row: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Numbers that JSON has; infinite and unknown ones are null."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return numbers that JSON has; infinite and unknown ones are null."""
+    return {name: finite(value) if isinstance(value, float) else value
             for name, value in row.items()}
 
 
@@ -120,34 +120,19 @@ def _encode(document: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
-LINES = 60
-"""Most lines; what is said first is what a reader needs most."""
-
-_COLUMNS = ("Optimizer", "Expected cost", "Success", "Time", "Bytes", "Memory")
-"""Of the main table, as far as it has them."""
-
-
 def summary_markdown(output: ReportOutput) -> str:
-    """Writes the summary: decisions, the main numbers at the largest N, findings, caveats."""
-    suites = [chapter.suite for chapter in output.chapters]
-    lines = [
-        f"## {escape_markdown(units.listing([suite.name for suite in suites]))}: what it costs to "
-        "reach the target",
-        "",
-    ]
+    """Write the summary: decisions, the main numbers at the largest N, findings, caveats."""
+    suites = escape_markdown(units.listing([chapter.suite.name for chapter in output.chapters]))
+    lines = [f"## {suites}: what it costs to reach the target", ""]
     for warning in output.warnings:
         lines += [f"**{escape_markdown(warning[:1].upper() + warning[1:])}.**", ""]
     for chapter in output.chapters:
         lines += _decisions(chapter)
     for chapter in output.chapters:
         lines += _numbers(chapter)
-    for chapter in output.chapters:
-        lines += [f"* {escape_markdown(part.title)}: {escape_markdown(part.finding)}"
-                  for part in chapter.parts if part.finding]
-    lines += [
-        f"* {escape_markdown(part.title)}: {escape_markdown(part.finding)}"
-        for part in output.overall
-    ]
+    found = [part for chapter in output.chapters for part in chapter.parts if part.finding]
+    lines += [f"* {escape_markdown(part.title)}: {escape_markdown(part.finding)}"
+              for part in (*found, *output.overall)]
     titles = dict.fromkeys(caveat.title for caveat in output.caveats)
     if titles:
         lines += ["", f"Read with care: {escape_markdown('; '.join(titles))}."]
@@ -157,62 +142,40 @@ def summary_markdown(output: ReportOutput) -> str:
               + (f" at commit `{str(commit)[:12]}`" if commit else "") + "."]
     if len(lines) > LINES:
         lines = [*lines[:LINES - 2], "", "… The rest stands in report.html."]
-    # A thin space is no space to whoever searches the text for a number and its unit.
+    # A search of the text for a number and its unit does not find a thin space.
     return "\n".join(lines).replace(units.THIN, " ") + "\n"
 
 
 def _decisions(chapter: Chapter) -> list[str]:
-    """A table of the answers: a row for each N, a column for each question."""
-    boxes = [box for block in chapter.decision.blocks if isinstance(block, Boxes)
-             for box in block.boxes]
-    lines = [
-        f"**{escape_markdown(chapter.suite.name)}**, "
-        f"{escape_markdown(units.format_goal(chapter.suite.target))}:",
-        "",
-    ]
-    lines += [
-        f"* {escape_markdown(box.heading)}: {escape_markdown(box.headline)}" for box in boxes
-    ]
+    """Return the answers as a table: a row for each N, a column for each question."""
+    boxes = chapter.decision.boxes
+    lines = [f"**{escape_markdown(chapter.suite.name)}**, "
+             f"{escape_markdown(units.format_goal(chapter.suite.target))}:", ""]
+    lines += [f"* {escape_markdown(box.heading)}: {escape_markdown(box.headline)}"
+              for box in boxes]
     questions = list(dict.fromkeys(a.question for box in boxes for a in box.answers))
     if not questions:
         return [*lines, ""]
-    lines += [
-        "",
-        markdown_row(("", *map(escape_markdown, questions))),
-        markdown_row(("---",) * (len(questions) + 1)),
-    ]
-    for box in boxes:
-        choices = {answer.question: answer.choice for answer in box.answers}
-        lines.append(
-            markdown_row(
-                (
-                    escape_markdown(box.heading),
-                    *(
-                        escape_markdown(choices.get(question, units.NONE))
-                        for question in questions
-                    ),
-                )
-            )
-        )
-    return [*lines, ""]
+    choices = [(box.heading, {answer.question: answer.choice for answer in box.answers})
+               for box in boxes]
+    return [*lines, "", *markdown_table(("", *questions), (
+        (heading, *(chosen.get(question, units.NONE) for question in questions))
+        for heading, chosen in choices)), ""]
 
 
 def _numbers(chapter: Chapter) -> list[str]:
-    """The main table's rows at the largest N."""
-    found = [block.table for part in chapter.parts for block in part.blocks
-             if isinstance(block, Listing) and block.table.name == "main"]
-    if not found:
+    """Return the main table's rows at the largest N."""
+    table: Table | None = next((
+        block.table for part in chapter.parts for block in part.blocks
+        if isinstance(block, Listing) and block.table.name == "main"), None)
+    if table is None:
         return []
-    table: Table = found[0]
-    largest = max(_ranks(row) for row in table.rows)
+    largest = max(map(_ranks, table.rows))
     columns = [at for at, (title, _) in enumerate(table.head) if title in _COLUMNS]
-    heads = [table.head[at] for at in columns]
-    lines = [f"{escape_markdown(chapter.suite.name)} at N = {largest}:", "",
-             markdown_row([escape_markdown(" ".join(filter(None, head))) for head in heads]),
-             markdown_row(["---", *("---:" for _ in heads[1:])])]
-    lines += [markdown_row([escape_markdown(row[at].text) for at in columns])
-              for row in table.rows if _ranks(row) == largest]
-    return [*lines, ""]
+    return [f"{escape_markdown(chapter.suite.name)} at N = {largest}:", "", *markdown_table(
+        (" ".join(filter(None, table.head[at])) for at in columns),
+        ([row[at].text for at in columns] for row in table.rows if _ranks(row) == largest),
+        ("---", *["---:"] * (len(columns) - 1))), ""]
 
 
 def _ranks(row: tuple[Value, ...]) -> int:
@@ -220,14 +183,8 @@ def _ranks(row: tuple[Value, ...]) -> int:
                 if "ranks" in value.numbers)
 
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
-             "microsoft-edge", "msedge")
-
-_PATIENCE_S = 120.0
-
-
 def find_browser() -> str:
-    """Returns the path of a browser that prints without a window.
+    """Return the path of a browser that prints without a window.
 
     Raises:
         UserError: There is none on the search path.
@@ -240,7 +197,7 @@ def find_browser() -> str:
 
 
 def print_pdf(html: bytes) -> bytes:
-    """Prints a page that needs no other file.
+    """Print a page that needs no other file by a browser, as only a browser lays it out.
 
     Raises:
         UserError: There is no browser, or it does not print.
@@ -261,7 +218,7 @@ def print_pdf(html: bytes) -> bytes:
             raise UserError(f"--format pdf: {path} did not print the page within "
                             f"{_PATIENCE_S:.0f} s; print report.html by hand") from error
         if done.returncode or not target.exists():
-            told = done.stderr.strip().splitlines()
+            said = done.stderr.strip().splitlines()
             raise UserError(f"--format pdf: {path} failed to print the page"
-                            f"{': ' + told[-1] if told else ''}; print report.html by hand")
+                            f"{': ' + said[-1] if said else ''}; print report.html by hand")
         return target.read_bytes()

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
 from bench_apts.reports import caveats
-from bench_apts.reports.canvas import png as pixels
 from bench_apts.reports.canvas import swatch, theme
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
@@ -34,11 +34,11 @@ from bench_apts.reports.section_parts import (
     StudyContext,
 )
 from bench_apts.reports.sections import decision_boxes, find_sections, trial_detail
-from bench_apts.reports.table import MOST_ROWS, csv, frame_csv, unstable_winner
+from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench_apts.core.spec import Suite
     from bench_apts.reports.asv_results import History
@@ -150,8 +150,8 @@ class ReportOutput:
     """Everything that a report consists of.
 
     Attributes:
-        html: The page.
-        files: Content of tables and figures by path relative to the page's folder.
+        page: Writes the page as HTML.
+        files: Writes tables and figures, by path relative to the page's folder.
         gathered: The study.
         chapters: What the page shows of each suite.
         overall: What it shows of no suite in particular.
@@ -161,8 +161,8 @@ class ReportOutput:
         warnings: What has to be read before any number.
     """
 
-    html: str
-    files: dict[str, bytes]
+    page: Callable[[], str]
+    files: dict[str, Callable[[], bytes]]
     gathered: Gathered
     chapters: tuple[Chapter, ...]
     overall: tuple[Part, ...]
@@ -172,15 +172,12 @@ class ReportOutput:
     warnings: list[str]
 
 
-def compose_report(
-    gathered: Gathered, found: History | None = None, *, png: bool = False
-) -> ReportOutput:
-    """Draw all figures, fill all tables and render the page.
+def compose_report(gathered: Gathered, found: History | None = None) -> ReportOutput:
+    """Draw all figures and fill all tables; the page and files are written on demand.
 
     Args:
         gathered: The study.
-        found: Numbers over commits to show as well, if any.
-        png: Whether the figures are wanted as PNG, too, which takes as long as all the rest.
+        found: Numbers over commits to show with it, if any.
     """
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
@@ -201,21 +198,17 @@ def compose_report(
     warnings = [
         line for group in gathered.groups if (line := unstable_winner(group, view.currency))
     ]
-    html = render_page(
-        gathered=gathered, study=gathered.file.study, chapters=chapters, labels=labels,
-        marks={label: f"mark{index}" for index, label in enumerate(labels)},
+    page = partial(
+        render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
+        labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
         symbols=symbols, caveats=notes, cards=origin, warnings=warnings,
         sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
     tables = _rows([*(table for part in parts for table in part.tables), *sources], parts)
-    files = {f"tables/{name}.csv": csv(rows) for name, rows in tables.items()}
-    for figure in drawn:
-        files |= {f"figures/{name}": content for name, content in figure.files.items()}
-    if png:
-        with theme():
-            files |= {f"figures/{figure.slug}.png": pixels(figure) for figure in drawn}
-    files["tables/curves.csv"] = frame_csv(contexts[0].curves)
-    return ReportOutput(html, files, gathered, chapters, overall, tables, notes, origin, warnings)
+    files = {f"tables/{name}.csv": partial(csv_bytes, rows) for name, rows in tables.items()}
+    files["tables/curves.csv"] = partial(frame_csv, contexts[0].curves)
+    return ReportOutput(page, files | figure_files(drawn), gathered, chapters, overall, tables,
+                        notes, origin, warnings)
 
 
 def _build(study: StudyContext) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
@@ -251,6 +244,15 @@ def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
         prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
         found.append(Context(gathered, suite, prefix, groups, look, crowded, data, replays))
     return found
+
+
+def figure_files(figures: Iterable[Figure]) -> dict[str, Callable[[], bytes]]:
+    """Return what writes some figures as SVG and PNG, by path."""
+    files: dict[str, Callable[[], bytes]] = {}
+    for figure in figures:
+        files[f"figures/{figure.slug}.svg"] = figure.file
+        files[f"figures/{figure.slug}.png"] = figure.png
+    return files
 
 
 def _rows(tables: Iterable[Table], parts: Iterable[Part]) -> dict[str, list[dict[str, Plain]]]:

@@ -1,9 +1,4 @@
-"""What finding a configuration costs: expected cost in all currencies, its scatter, best of K.
-
-How the cost of a whole search scatters: the ECDF of the restart cost for one N.
-
-Expected costs over those of the cheapest in each currency, and where the order changes.
-"""
+"""What finding a configuration costs: in all currencies, its spread, and over the cheapest."""
 
 from __future__ import annotations
 
@@ -39,8 +34,12 @@ if TYPE_CHECKING:
     from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import CostView, Pool
 
+_SHARES = (0.1, 0.5, 0.9)
+_PERCENTS = 100
+
+
 def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
-    """Expected cost to the target with P(success), in all currencies."""
+    """Return the expected cost to the target with P(success), in all currencies."""
     others = {currency: row for currency, row in CURRENCIES.items()
               if row.in_costs and currency != view.currency}
     rows = tuple((*opening_entries(cell, view), _success(cell, view),
@@ -50,24 +49,16 @@ def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
                  for group in groups for cell in group.cells)
     counted = currency_noun(view.currency, view.device)
     return Table(
-        "bill-search",
-        "Expected cost to the target",
+        "bill-search", "Expected cost to the target",
         "Expected cost: draw configurations, train each, until one hits; every trial is billed. "
         "In brackets the 95 % interval. Bytes are those that one rank sent.",
-        (
-            ("Optimizer", ""),
-            ("N", ""),
-            ("Hit", "trials"),
-            (f"Expected cost ({counted})", ""),
-            *((row.title, "") for row in others.values()),
-        ),
-        rows,
-    )
+        (("Optimizer", ""), ("N", ""), ("Hit", "trials"), (f"Expected cost ({counted})", ""),
+         *((row.title, "") for row in others.values())), rows)
 
 
 def _expected(cell: ReportCell, currency: Currency, view: CostView) -> Value:
     found = expected(cell, currency, view.device, view.level)
-    # How many missed stands beside already.
+    # Another column says how many missed.
     return replace(found, detail="") if found.kind != "number" else found
 
 
@@ -122,10 +113,6 @@ def _best(pool: Pool, view: CostView, draws: int, column: str) -> Value:
         cost: least if math.isfinite(least) else None, chance: p})
 
 
-_SHARES = (0.1, 0.5, 0.9)
-_PERCENTS = 100
-
-
 def restart_figure(scene: TuningScene) -> Figure | None:
     """Draws the share of searches that a budget suffices for; None where nobody hit."""
     able = [pool for pool in scene.searches if pool.ert.hits]
@@ -156,27 +143,22 @@ def restart_figure(scene: TuningScene) -> Figure | None:
         drawing, scene.slug("restarts"), scene.title("how the cost of a search scatters"),
         f"{caption} A search draws trials, with replacement, until one hits; 20,000 were "
         "simulated, and the line has a point for each percent of them."
-        + scene.missed(scene.searches) + scene.followers, scene.legend(able),
-        basis=scene.basis, data=_table(scene))
+        + scene.missed(scene.searches) + scene.shared_searches, scene.legend(able),
+        basis=scene.basis, data=_restart_table(scene))
 
 
-def _table(scene: TuningScene) -> Table:
+def _restart_table(scene: TuningScene) -> Table:
     return Table(
         "restarts", "Cost of a search until it hits",
         "Bill that this share of searches does not exceed.",
         (("Optimizer", ""), ("Hit", "trials"),
          *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES)),
-        tuple(_row(scene, pool) for pool in scene.searches))
-
-
-def _row(scene: TuningScene, pool: Pool) -> tuple[Value, ...]:
-    return (
-        name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
-        number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
-               trials=pool.ert.trials),
-        *(scene.view.entry(f"restart_q{100 * share:.0f}",
-                           restart_quantile(pool.spent, pool.cost, share), 0.0)
-          for share in _SHARES))
+        tuple((name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
+               number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
+                      trials=pool.ert.trials),
+               *(scene.view.entry(f"restart_q{100 * share:.0f}",
+                                  restart_quantile(pool.spent, pool.cost, share), 0.0)
+                 for share in _SHARES)) for pool in scene.searches))
 
 
 def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
@@ -197,8 +179,8 @@ def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
 
 
 def _competing_cells(group: CellGroup) -> list[ReportCell]:
-    """Return those with a search of their own: a follower's costs are its leader's draws."""
-    return [cell for cell in group.cells if cell.draws and not cell.leader]
+    """Return the cells whose search was their own."""
+    return [cell for cell in group.cells if cell.draws and not cell.search_owner]
 
 
 def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | None:
@@ -206,8 +188,8 @@ def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | No
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     compared = {currency for group in groups for currency in compared_currencies(group, device)}
-    columns = [currency for currency in CURRENCIES if currency in compared]
-    columns.sort(key=lambda one: one != headline(device))
+    columns = sorted((currency for currency in CURRENCIES if currency in compared),
+                     key=lambda one: one != headline(device))
     for group in groups:
         cells = _competing_cells(group)
         ranked = rank_by_cost(cells, headline(device))
@@ -240,9 +222,8 @@ def _ratio(cell: ReportCell, best: ReportCell, currency: Currency, *, seen: bool
     cost, base = cell.ert(currency).cost, best.ert(currency).cost
     if math.isinf(cost):
         return Value("not reached", numbers={column: None}, kind="number missed")
-    if not base:
-        return Value(units.NONE, numbers={column: None})
-    return Value(units.digits(cost / base), numbers={column: cost / base})
+    ratio = cost / base if base else None
+    return Value(units.NONE if ratio is None else units.digits(ratio), numbers={column: ratio})
 
 
 def order_sentence(group: CellGroup, device: str) -> str:
@@ -261,8 +242,7 @@ def order_sentence(group: CellGroup, device: str) -> str:
         there = [cell for cell in cells if all_known(cell.outcomes(), currency)]
         if ranked[0] not in there:
             continue
-        _, best = min(((cell.ert(currency).cost, cell) for cell in there),
-                      key=lambda pair: pair[0])
+        best = min(there, key=lambda cell: cell.ert(currency).cost)
         if ranked[0].ert(currency).cost <= RULE.least * best.ert(currency).cost:
             best = ranked[0]
         first.setdefault(best.label, []).append(currency_noun(currency, device))

@@ -1,12 +1,9 @@
-"""Best of K tuning trials against what they cost: a figure for one N.
-
-Replayed tuning policies: figures of what they cost and of how often they hit, for one N.
-"""
+"""Figures of searches at one N: the best of K trials, and what other tuning policies cost."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +11,8 @@ from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.figure_style import INK, Look
 from bench_apts.reports.replayed_searches import replay_table
-from bench_apts.reports.section_parts import FIGURE_SIZE, finite
-from bench_apts.reports.table import Table, Value, name, number
+from bench_apts.reports.section_parts import FIGURE_SIZE
+from bench_apts.reports.table import Table, Value, finite, name, number
 from bench_apts.stats.expected_cost import best_of, hit_probability
 from bench_apts.stats.intervals import Interval, best_of_intervals
 from bench_apts.stats.trial_costs import hit_bracket, metric_values
@@ -33,6 +30,9 @@ if TYPE_CHECKING:
 
 _POINTS = 12
 """Numbers of trials K that are shown at most."""
+
+_ALL = Look("", INK, "", "D", (0, (1, 1)))
+"""How a policy that tries one configuration of each optimizer looks."""
 
 
 class BestOfTrials(NamedTuple):
@@ -52,10 +52,10 @@ class BestOfTrials(NamedTuple):
 
 
 def best_of_trials(pool: Pool, level: float) -> BestOfTrials:
-    """Works out the best of K trials, K ≤ n/2; of a single one where nothing is tuned.
+    """Work out the best of K trials, K ≤ n/2; of a single one where nothing is tuned.
 
     Args:
-        pool: Trials; what they saw after the end of their bill, at the hit, does not count.
+        pool: Trials; evaluations after the end of their bill, at the hit, do not count.
         level: Level of the target.
     """
     sign = -1.0 if pool.cell.suite.target.direction == "max" else 1.0
@@ -82,12 +82,11 @@ def best_of_k_figure(scene: TuningScene) -> Figure | None:
     drawing, axes = panel(*FIGURE_SIZE)
     axes.axhline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     for pool, one in drawn:
-        _draw(axes, one, scene.context.looks[pool.cell.label])
+        _draw_best(axes, one, scene.context.looks[pool.cell.label])
     # Bands may reach far down; the lines decide what is shown.
     values = [v for _, one in drawn for v in (*one.values, threshold) if math.isfinite(v)]
     room = 0.12 * ((max(values) - min(values)) or 1.0)
-    scale(axes, "y", lambda value: units.format_metric(
-        scene.context.suite.target, metric, value),
+    scale(axes, "y", lambda value: units.format_metric(scene.context.suite.target, metric, value),
           limits=(min(values) - room, max(values) + room))
     bills = [bill for _, one in drawn for bill in one.bills]
     scale(axes, "x", scene.axis, log=True, limits=(min(bills) / 1.3, max(bills) * 1.3))
@@ -95,11 +94,11 @@ def best_of_k_figure(scene: TuningScene) -> Figure | None:
     heading(axes, f"best validation {units.metric_title(metric)} of K trials, expected")
     return finish(
         drawing, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
-        f"{_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of them; "
-        "a single one: without tuning. Bands and bars: 95 % of bootstrap resamples, which covers "
-        "less of the truth. Dashed: target." + scene.followers,
+        f"{_best_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of "
+        "them; a single one: without tuning. Bands and bars: 95 % of bootstrap resamples, which "
+        "covers less of the truth. Dashed: target." + scene.shared_searches,
         scene.legend(pool for pool, _ in drawn), basis=scene.basis,
-        data=_table(scene, found))
+        data=_best_table(scene, found))
 
 
 def _least(record: TrialRecord, sign: float, level: float) -> float:
@@ -110,7 +109,7 @@ def _least(record: TrialRecord, sign: float, level: float) -> float:
                 if not math.isnan(value)), default=math.inf)
 
 
-def _draw(axes: Axes, one: BestOfTrials, look: Look) -> None:
+def _draw_best(axes: Axes, one: BestOfTrials, look: Look) -> None:
     single = len(one.bills) == 1
     axes.plot(one.bills, one.values, color=look.color, linestyle=look.dashes, marker=look.marker,
               markersize=7 if single else 3.5, markeredgewidth=0, zorder=3)
@@ -124,7 +123,7 @@ def _draw(axes: Axes, one: BestOfTrials, look: Look) -> None:
         axes.fill_between(one.bills, low, high, color=look.color, alpha=0.13, linewidth=0)
 
 
-def _finding(scene: TuningScene, drawn: Sequence[tuple[Pool, BestOfTrials]]) -> str:
+def _best_finding(scene: TuningScene, drawn: Sequence[tuple[Pool, BestOfTrials]]) -> str:
     reached = [(bill, draws, pool.cell.label) for pool, one in drawn if pool.cell.tune
                for draws, bill, value in zip(one.draws, one.bills, one.values, strict=True)
                if pool.cell.suite.target.reached(value, scene.view.level)]
@@ -141,13 +140,13 @@ def _finding(scene: TuningScene, drawn: Sequence[tuple[Pool, BestOfTrials]]) -> 
     return f"{text}; without tuning, {other} is there for {scene.view.show(once)}."
 
 
-def _table(scene: TuningScene, found: Sequence[tuple[Pool, BestOfTrials]]) -> Table:
+def _best_table(scene: TuningScene, found: Sequence[tuple[Pool, BestOfTrials]]) -> Table:
     metric = units.metric_title(scene.context.suite.target.metric)
     rows: list[tuple[Value, ...]] = []
     breaks = set()
     for pool, one in found:
         breaks.add(len(rows))
-        rows += [_row(scene, pool, one, place) for place in range(len(one.draws))]
+        rows += [_best_row(scene, pool, one, place) for place in range(len(one.draws))]
     return Table(
         "best-of-k", "Best of K trials",
         f"Best: expected best validation {metric} of K trials with its 95 % interval. P: chance "
@@ -157,7 +156,7 @@ def _table(scene: TuningScene, found: Sequence[tuple[Pool, BestOfTrials]]) -> Ta
          ("P", "of a hit"), ("Training", "with the best")), tuple(rows), frozenset(breaks))
 
 
-def _row(scene: TuningScene, pool: Pool, one: BestOfTrials, place: int) -> tuple[Value, ...]:
+def _best_row(scene: TuningScene, pool: Pool, one: BestOfTrials, place: int) -> tuple[Value, ...]:
     view, target = scene.view, scene.context.suite.target
     metric = target.metric
     draws, bill, value = one.draws[place], one.bills[place], one.values[place]
@@ -178,12 +177,8 @@ def _row(scene: TuningScene, pool: Pool, one: BestOfTrials, place: int) -> tuple
                "", **{f"best_cost_{view.currency}": finite(least)}))
 
 
-_ALL = Look("", INK, "", "D", (0, (1, 1)))
-"""How a policy that tries one configuration of each optimizer looks."""
-
-
 def replay_figures(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> list[Figure]:
-    """Draws the mean cost of each policy, and its hits and false prunings.
+    """Draw the mean cost of each policy, and its hits and false prunings.
 
     Args:
         scene: One N.
@@ -197,16 +192,28 @@ def replay_figures(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> li
     if any(played.cell is None for played in policies):
         looks["all optimizers"] = _ALL
     drawn: list[Figure] = []
-    if any(math.isfinite(played.found.cost) for played in policies):
-        drawing, axes = _rows(policies)
-        _costs(axes, scene, policies)
+    costly = [played.found.cost for played in policies if math.isfinite(played.found.cost)]
+    if costly:
+        drawing, axes = _policy_rows(policies)
+        for played, height, look in _places(scene, policies):
+            if math.isfinite(played.found.cost):
+                _mark(axes, played.found.cost, height, look)
+        scale(axes, "x", scene.axis, log=True, ticks=4,
+              limits=(min(costly) / 1.3, max(costly) * 1.3))
+        heading(axes, f"mean cost until the first hit{scene.unit}")
         drawn.append(finish(
             drawing, scene.slug("policies"), scene.title("what tuning policies cost"),
             f"{_cheapest(scene, policies)} Replayed over 500 orders of the recorded trials, each "
-            f"until its first hit; the mean over the orders that hit.{scene.followers}", looks,
-            basis=scene.basis, data=numbers))
-    drawing, axes = _rows(policies)
-    _rates(axes, scene, policies)
+            f"until its first hit; the mean over the orders that hit.{scene.shared_searches}",
+            looks, basis=scene.basis, data=numbers))
+    drawing, axes = _policy_rows(policies)
+    for played, height, look in _places(scene, policies):
+        _mark(axes, played.found.hit_rate, height, look, clip_on=False)
+        if math.isfinite(played.found.falsely_pruned):
+            _mark(axes, played.found.falsely_pruned, height, look, color="none", clip_on=False,
+                  markeredgecolor=look.color, markeredgewidth=1.2)
+    scale(axes, "x", lambda share: units.format_percent(share, 0), limits=(0, 1))
+    heading(axes, "orders that hit (filled), false prunings (open)")
     drawn.append(finish(
         drawing, scene.slug("policies-hits"), scene.title("how often tuning policies hit"),
         f"{_falsely(policies)} Filled: orders that hit. Open: of the trials that were pruned, "
@@ -214,19 +221,21 @@ def replay_figures(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> li
     return drawn
 
 
-def _rows(policies: Sequence[ReplayedPolicy]) -> tuple[Drawing, Axes]:
+def _policy_rows(policies: Sequence[ReplayedPolicy]) -> tuple[Drawing, Axes]:
+    """Return axes with a row for each policy."""
     names = list(dict.fromkeys(played.title for played in policies))
     drawing, axes = panel(FIGURE_SIZE[0], 0.36 * len(names) + 0.85, left=1.75, top=0.34, right=0.3)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")
     return drawing, axes
 
 
 def _places(
     scene: TuningScene, policies: Sequence[ReplayedPolicy]
 ) -> list[tuple[ReplayedPolicy, float, Look]]:
-    """Returns each policy with its height and look; optimizers stand above one another."""
+    """Return each policy with its height and look; optimizers stand above one another."""
     names = list(dict.fromkeys(played.title for played in policies))
     labels = list(dict.fromkeys(played.cell.label for played in policies if played.cell))
     step = min(0.16, 0.7 / len(labels)) if labels else 0.0
@@ -241,31 +250,9 @@ def _places(
     return found
 
 
-def _costs(axes: Axes, scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> None:
-    values = []
-    for played, height, look in _places(scene, policies):
-        if not math.isfinite(played.found.cost):
-            continue
-        values.append(played.found.cost)
-        axes.plot([played.found.cost], [height], marker=look.marker, color=look.color,
-                  markersize=6.5, markeredgewidth=0)
-    scale(axes, "x", scene.axis, log=True, limits=(min(values) / 1.3, max(values) * 1.3), ticks=4)
-    axes.grid(False, axis="y")
-    heading(axes, f"mean cost until the first hit{scene.unit}")
-
-
-def _rates(axes: Axes, scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> None:
-    for played, height, look in _places(scene, policies):
-        found = played.found
-        axes.plot([found.hit_rate], [height], marker=look.marker, color=look.color,
-                  markersize=6.5, markeredgewidth=0, clip_on=False)
-        if math.isfinite(found.falsely_pruned):
-            axes.plot([found.falsely_pruned], [height], marker=look.marker, color="none",
-                      markersize=6.5, markeredgecolor=look.color, markeredgewidth=1.2,
-                      clip_on=False)
-    scale(axes, "x", lambda share: units.format_percent(share, 0), limits=(0, 1))
-    axes.grid(False, axis="y")
-    heading(axes, "orders that hit (filled), false prunings (open)")
+def _mark(axes: Axes, at: float, height: float, look: Look, **style: Any) -> None:
+    axes.plot([at], [height], marker=look.marker, markersize=6.5,
+              **{"color": look.color, "markeredgewidth": 0, **style})
 
 
 def _cheapest(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> str:
@@ -281,12 +268,9 @@ def _cheapest(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> str:
 def _falsely(policies: Sequence[ReplayedPolicy]) -> str:
     pruning = [played for played in policies if played.found.pruned]
     lost = min(policies, key=lambda played: played.found.hit_rate)
-    text = (
-        f"Fewest orders hit by {lost.title}{_of(lost)}: "
-        f"{units.format_percent(lost.found.hit_rate)}."
-        if lost.found.hit_rate < 1
-        else "All policies hit in every order."
-    )
+    text = (f"Fewest orders hit by {lost.title}{_of(lost)}: "
+            f"{units.format_percent(lost.found.hit_rate)}." if lost.found.hit_rate < 1 else
+            "All policies hit in every order.")
     if pruning:
         worst = max(pruning, key=lambda played: played.found.falsely_pruned)
         text += (f" Most false prunings: {worst.title}{_of(worst)}, "

@@ -7,14 +7,12 @@ have the very same ``data`` object show it once, below them all.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun
-from bench_apts.plugins import registry
 from bench_apts.reports.canvas import finish
 from bench_apts.reports.table import Table, Value, hits_of_trials, name, number
 
@@ -25,10 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins.optimizer_contract import Backend
     from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
-    from bench_apts.reports.cells import CellGroup, ReportCell
+    from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.replayed_searches import Replays
@@ -320,7 +317,7 @@ class TuningScene(NamedTuple):
     @property
     def searches(self) -> list[Pool]:
         """Those with a bill and trials of their own: a search that served several counts once."""
-        return [pool for pool in self.pools if pool.ert.total and not pool.cell.leader]
+        return [pool for pool in self.pools if pool.ert.total and not pool.cell.search_owner]
 
     @property
     def basis(self) -> str:
@@ -346,14 +343,14 @@ class TuningScene(NamedTuple):
         return {pool.cell.label: self.context.looks[pool.cell.label] for pool in pools}
 
     @property
-    def followers(self) -> str:
+    def shared_searches(self) -> str:
         """Says whose trials are another's and therefore not drawn; "" if there are none."""
         shared: dict[str, list[str]] = {}
         for pool in self.pools:
-            if pool.cell.leader:
-                shared.setdefault(pool.cell.leader, []).append(pool.cell.label)
-        return "".join(f" Not drawn, as {leader}'s search served: {units.listing(who)}."
-                       for leader, who in shared.items())
+            if pool.cell.search_owner:
+                shared.setdefault(pool.cell.search_owner, []).append(pool.cell.label)
+        return "".join(f" Not drawn, as {owner}'s search served: {units.listing(who)}."
+                       for owner, who in shared.items())
 
     def missed(self, pools: Iterable[Pool]) -> str:
         """Say who never reached the target and what was spent in vain; "" if all did."""
@@ -369,20 +366,8 @@ def untuned_reference(pools: Sequence[Pool]) -> Pool | None:
     without tuning reached the target.
     """
     free = [pool for pool in pools if not pool.cell.tune and pool.ert.hits and pool.ert.total]
-    family = [pool for pool in free if family_of(pool.cell)]
+    family = [pool for pool in free if pool.cell.family]
     return min(family or free, key=lambda pool: pool.ert.cost, default=None)
-
-
-def family_of(cell: ReportCell) -> str:
-    """Return the family that an optimizer declares, "" if it is not installed or has none."""
-    backend = declared(cell)
-    return backend.family if backend else ""
-
-
-def declared(cell: ReportCell) -> Backend | None:
-    """Return the installed backend of a cell's trials, for what it declares of itself."""
-    plugin = next((record.trial.plugin for record in (*cell.own, *cell.draws)), "")
-    return registry.installed_backend(plugin)
 
 
 def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
@@ -395,11 +380,6 @@ def _trial_numbers(pools: Sequence[Pool], kind: str, whose: str) -> str:
               if pool.ert.trials != usual]
     return (f"{units.plural(usual, kind)} of each {whose}"
             + (f" ({', '.join(others)})" if others else ""))
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number as tables keep it: None where it is infinite or there is none."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def opening(context: Context, label: str, ranks: int) -> tuple[Value, Value]:

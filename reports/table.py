@@ -1,16 +1,13 @@
-"""A table twice over: what the page shows, and the plain numbers that its CSV file holds.
-
-Small sentences and rankings that tables, figures and findings share.
-"""
+"""A table in two forms, the texts of the page and the numbers of the CSV file; who is cheapest."""
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-
-import pandas as pd
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
@@ -19,6 +16,8 @@ from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import pandas as pd
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -98,15 +97,42 @@ class Table:
         return [*merged, *map(dict, self.rest)]
 
 
-def csv(records: Iterable[Mapping[str, Plain]]) -> bytes:
-    """Writes records as CSV: numbers in full precision, no index, Unix line ends."""
-    return frame_csv(pd.DataFrame(list(records)))
+def csv_bytes(records: Iterable[Mapping[str, Plain]]) -> bytes:
+    """Write records as CSV: numbers in full precision, Unix line ends, nothing for an unknown."""
+    rows = list(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)),
+                            lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: None if isinstance(value, float) and math.isnan(value) else value
+                      for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
 
 
 def frame_csv(frame: pd.DataFrame) -> bytes:
-    """Writes a data frame as CSV in the same way."""
+    """Write a data frame in the same way."""
     text: str = frame.to_csv(index=False, lineterminator="\n")
     return text.encode()
+
+
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]],
+                   rules: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table in Markdown, with all texts escaped.
+
+    Args:
+        head: Column titles.
+        rows: Texts, as many in each row as there are titles.
+        rules: ``---`` or ``---:`` for each column, which align it; all to the left by default.
+    """
+    titles = list(head)
+    return [units.markdown_row(list(map(units.escape_markdown, titles))),
+            units.markdown_row(rules or ["---"] * len(titles)),
+            *(units.markdown_row(list(map(units.escape_markdown, row))) for row in rows)]
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as tables keep it: None where it is infinite or there is none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def name(label: str, *, badge: str = "", **numbers: Plain) -> Value:
@@ -148,7 +174,7 @@ def unstable_winner(group: CellGroup, currency: Currency) -> str:
     if currency in TIME_CURRENCIES and group.unlike:
         return ""
     levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+    cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
         all_known(cell.outcomes(level), currency) for level in levels)]
     found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
                        for level in levels})
@@ -168,21 +194,21 @@ def rank_by_cost(cells: Sequence[ReportCell], currency: Currency) -> list[Report
     Without those that follow another: they shared its search and do not compete with it.
     """
     reached = [cell for cell in cells
-               if not cell.leader and math.isfinite(cell.ert(currency).cost)]
+               if not cell.search_owner and math.isfinite(cell.ert(currency).cost)]
     return sorted(reached, key=lambda cell: cell.ert(currency).cost)
 
 
 def shared_search_sentence(cells: Sequence[ReportCell], currency: Currency, device: str) -> str:
     """Say who is not ranked by cost as it shared a search, with its own cost; "" if nobody."""
     return " ".join(
-        f"{cell.label} took over what {cell.leader}'s search found and is not ranked by cost; "
-        f"the same search at {cell.label}'s own cost of a sample: "
+        f"{cell.label} took over what {cell.search_owner}'s search found and is not ranked by "
+        f"cost; the same search at {cell.label}'s own cost of a sample: "
         f"{_own_cost(cell, currency, device)}."
-        for cell in cells if cell.leader)
+        for cell in cells if cell.search_owner)
 
 
 def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
-    if currency == "samples":  # of which it needs as many as its leader
+    if currency == "samples":  # of which it needs as many as the owner of the search
         others: tuple[Currency, ...] = ("cpu_s", "wire_bytes")
         currency = next((one for one in others if all_known(cell.outcomes(), one)
                          and cell.ert(one).total), currency)

@@ -1,7 +1,4 @@
-"""The tuning bill of a study: all tables and remarks of ``bench-apts cost``.
-
-How the cost of a search depends on the width of its range, from the recorded trials.
-"""
+"""The tuning bill of a study, for ``bench-apts cost`` and the report; costs of narrower ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.core.errors import UserError
-from bench_apts.reports.bills_by_trainings import transfer_bills
+from bench_apts.reports.bills_by_trainings import interval_words, payoff_table, trainings_table
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.replayed_searches import Replays, replay_table, tries_a_list
 from bench_apts.reports.search_costs import search_cost_table, search_spread_table
@@ -21,11 +18,9 @@ from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
 from bench_apts.reports.table import ENOUGH, Table, Value, mono, number, unstable_winner
 from bench_apts.reports.tuning_pools import (
     CostView,
-    interval_words,
     opening_entries,
-    payoff_table,
     read_pools,
-    trainings_table,
+    transfer_bills,
     unlike_environments,
     with_few_trials,
 )
@@ -46,8 +41,147 @@ if TYPE_CHECKING:
     from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import Pool
     from bench_apts.stats.expected_cost import Ert
-    from bench_apts.stats.intervals import Interval
     from bench_apts.stats.range_sensitivity import Width
+
+
+class StudyBill(NamedTuple):
+    """What ``bench-apts cost`` shows.
+
+    Attributes:
+        warnings: What has to be read before any number.
+        tables: Tables of each suite in the study's order; those of several suites share names.
+        notes: What the numbers rest on, and what is missing.
+    """
+
+    warnings: list[str]
+    tables: list[tuple[Suite, list[Table]]]
+    notes: list[str]
+
+
+class SuiteBill(NamedTuple):
+    """The bill of one suite.
+
+    Attributes:
+        pools: Trials of all optimizers with known costs, N by N.
+        policies: Replayed tuning policies.
+        tables: All of its tables.
+        notes: What is missing in them.
+    """
+
+    pools: list[Pool]
+    policies: list[ReplayedPolicy]
+    tables: list[Table]
+    notes: list[str]
+
+
+def study_bill(gathered: Gathered, currency: Currency | None = None, level: float = 1.0, *,
+               replay: bool = True) -> StudyBill:
+    """Work out what tuning cost in a study, and when it pays.
+
+    Args:
+        gathered: The study.
+        currency: What the main columns count; None for the headline of the study's device.
+        level: Level of the target, the full one or one of the suites' own.
+        replay: Whether tuning policies are replayed, which takes seconds.
+
+    Raises:
+        UserError: A suite's target has no such level, or the replay ended without an answer.
+    """
+    currency = currency or headline(gathered.device)
+    view = CostView(currency, level, gathered.device)
+    suites, groups = gathered.file.study.suites, gathered.groups
+    for suite in suites:
+        levels = suite.target.every_level
+        if level not in levels:
+            raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
+                            f"{units.listing([f'{each:g}' for each in levels])}")
+    warnings = [gathered.copies] if gathered.copies else []
+    warnings += [f"{group.suite.name} at N = {group.ranks}: times are not judged, as trials "
+                 f"differ in {group.unlike}" for group in groups
+                 if currency in TIME_CURRENCIES and group.unlike]
+    warnings += [line for group in groups if (line := unstable_winner(group, currency))]
+    with contextlib.ExitStack() as stack:
+        replays = (stack.enter_context(Replays(read_pools(groups, view), view)) if replay
+                   else None)
+        found = [suite_bill([group for group in groups if group.suite == suite], view, replays)
+                 for suite in suites]
+    notes = [note for each in found for note in each.notes]
+    notes += remarks(gathered.file.study, groups, [pool for each in found for pool in each.pools])
+    return StudyBill(warnings, [(suite, each.tables)
+                                for suite, each in zip(suites, found, strict=True)], notes)
+
+
+def suite_bill(groups: Sequence[CellGroup], view: CostView, replays: Replays | None) -> SuiteBill:
+    """Work out the bill of one suite.
+
+    Args:
+        groups: Its optimizers at each N, N ascending.
+        view: Currency, level and device.
+        replays: Tuning policies over trials of this suite at least; None to leave them out.
+
+    Raises:
+        UserError: The replay ended without an answer.
+    """
+    pools = read_pools(groups, view)
+    totals, notes = transfer_bills(pools, view)
+    tables = [search_cost_table(groups, view), search_spread_table(pools, view),
+              trainings_table(pools, view), payoff_table(pools, view),
+              width_table(narrow_searches(pools), view), totals]
+    # Last of all, as the worker replays them in the meantime.
+    policies, unplayed = replays.of(pools) if replays else ([], [])
+    tables.append(replay_table(policies, view))
+    known = {pool.cell for pool in pools}
+    uncounted = [cell for group in groups for cell in group.cells
+                 if cell.draws and cell not in known]
+    if uncounted:
+        notes = [f"no {view.currency} were counted for {_names(uncounted)} on "
+                 f"{groups[0].suite.name}", *notes]
+    return SuiteBill(pools, policies, [table for table in tables if table], [*notes, *unplayed])
+
+
+def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) -> list[str]:
+    """Say what the bills of these groups rest on."""
+    notes = []
+    tuned = [pool for pool in pools if pool.cell.tune]
+    if not tuned:
+        notes.append("nothing was tuned in this study, so that there is no bill of tuning and no "
+                     "break-even; trials are the report-stage seeds")
+    if lacking := [pool.cell for pool in tuned if not pool.again and pool.ert.hits]:
+        notes.append(f"no bill of several trainings and no break-even of {_names(lacking)}: the "
+                     "frozen configuration was not run on fresh seeds, and a tuning trial's own "
+                     "cost was chosen for being low")
+    if tuned and study.sampler != "random":
+        notes.append(f"configurations were drawn by {study.sampler}, not independently: the "
+                     "study, not the trial, is the unit, and intervals of its trials mislead")
+    if listed := [pool.cell for pool in tuned if tries_a_list(pool.cell)]:
+        notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
+                     "draws; but for the replay, all numbers are those of a random order")
+    if any(pool.cell.seeds and not pool.cell.search_owner for pool in tuned):
+        notes.append("seconds of tuning trials are their samples at the pace of the same "
+                     "optimizer's final trainings: tuning ran earlier, perhaps side by side with "
+                     "other trials (--jobs), and optimizers without tuning were timed later")
+    if pruned := sum(record.end is not None and record.end.status == "pruned"
+                     for pool in tuned for record in pool.cell.tune):
+        notes.append(f"{units.plural(pruned, 'pruned trial')} "
+                     f"{'counts' if pruned == 1 else 'count'} as misses, though some might have "
+                     "hit")
+    if followers := [pool.cell for pool in tuned if pool.cell.search_owner]:
+        notes.append(f"{_names(followers)} took over another's search: its trials, at the "
+                     "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
+    if with_few_trials([cell for group in groups for cell in group.cells]):
+        notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "
+                     "ranking")
+    return notes
+
+
+def _names(cells: Sequence[ReportCell]) -> str:
+    """Name optimizers, each with all its N."""
+    sizes: dict[str, list[str]] = {}
+    for cell in cells:
+        sizes.setdefault(cell.label, []).append(str(cell.ranks))
+    return units.listing([f"{label} at N = {units.listing(there)}"
+                          for label, there in sizes.items()])
+
 
 class NarrowedSearch(NamedTuple):
     """The search of one optimizer in one range.
@@ -69,11 +203,6 @@ class NarrowedSearch(NamedTuple):
         """Expected cost of searching this range."""
         return ert(self.bill.spent, self.bill.cost)
 
-    @property
-    def interval(self) -> Interval | None:
-        """Its 95 % interval."""
-        return ert_interval(self.bill.spent, self.bill.cost)
-
 
 def narrow_searches(pools: Sequence[Pool]) -> list[NarrowedSearch]:
     """Restrict every search that drew independently, one hyperparameter at a time.
@@ -84,12 +213,12 @@ def narrow_searches(pools: Sequence[Pool]) -> list[NarrowedSearch]:
     for pool in pools:
         frozen = pool.cell.frozen
         searched = frozen.trial.searched if frozen else None
-        if (frozen is None or searched is None or pool.cell.leader or not pool.ert.hits
+        if (frozen is None or searched is None or pool.cell.search_owner or not pool.ert.hits
                 or not pool.ert.total or searched.sampler == "tpe" or tries_a_list(pool.cell)):
             continue
         for knob, (low, high) in logarithmic(searched.ranges).items():
-            values = [_value(record.trial.hyperparameters[knob]) for record in pool.cell.tune]
-            steps = widths(values, low, high, _value(frozen.trial.hyperparameters[knob]))
+            tried = [_number(record.trial.hyperparameters[knob]) for record in pool.cell.tune]
+            steps = widths(tried, low, high, _number(frozen.trial.hyperparameters[knob]))
             if len(steps) > 1:
                 found += [NarrowedSearch(pool, knob, step, Bill(
                     [pool.spent[place] for place in step.inside],
@@ -97,16 +226,25 @@ def narrow_searches(pools: Sequence[Pool]) -> list[NarrowedSearch]:
     return found
 
 
-def _value(value: object) -> float:
+def _number(value: object) -> float:
     assert isinstance(value, int | float)  # what has a range is a number
     return float(value)
 
 
 def width_table(found: Sequence[NarrowedSearch], view: CostView, file: str = "bill-width",
-          against: Pool | None = None) -> Table | None:
-    """Expected cost of each search in narrower and narrower ranges; None without any."""
+                against: Pool | None = None) -> Table | None:
+    """Return the expected cost of searches in narrower and narrower ranges; None without any.
+
+    The optimizer without tuning ``against`` which they are compared gets the last row.
+    """
     if not found:
         return None
+    rows = [_width_row(each, view) for each in found]
+    if against:
+        rows.append((
+            *opening_entries(against.cell, view), number(units.NONE, factor=None),
+            mono("not searched", hyperparameter=None, range_low=None, range_high=None),
+            *_expected(Bill(against.spent, against.cost), view)))
     return Table(
         file, "Expected cost by the width of the search range",
         "The recorded trials, restricted to those within a factor of the value that was frozen; "
@@ -114,35 +252,25 @@ def width_table(found: Sequence[NarrowedSearch], view: CostView, file: str = "bi
         "would search that range. As the frozen value is known only afterwards, narrow ranges "
         "look a little too good.",
         (("Optimizer", ""), ("N", ""), ("Known within", "a factor of"), ("Range", ""),
-         ("Hit", "trials inside"), ("Expected cost", "95 % interval")),
-        (*(_row(each, view) for each in found),
-         *([_level(against, view)] if against else [])))
+         ("Hit", "trials inside"), ("Expected cost", "95 % interval")), tuple(rows))
 
 
-def _row(each: NarrowedSearch, view: CostView) -> tuple[Value, ...]:
-    factor, low, high, inside = each.width
-    cost, interval = each.ert, each.interval
+def _width_row(each: NarrowedSearch, view: CostView) -> tuple[Value, ...]:
+    factor, low, high, _ = each.width
     whole = math.isinf(factor)
     return (
         *opening_entries(each.pool.cell, view),
-        number("all" if whole else units.trim(units.digits(factor)),
-               factor=None if whole else factor),
+        number("all" if whole else _digits(factor), factor=None if whole else factor),
         mono(f"{each.knob} {_digits(low)} to {_digits(high)}", hyperparameter=each.knob,
              range_low=low, range_high=high),
-        number(f"{cost.hits} of {cost.trials}", hits=cost.hits, trials=len(inside)),
-        view.entry("ert", cost.cost, cost.bound,
-                   interval_words(interval, view) if interval and cost.hits else ""))
+        *_expected(each.bill, view))
 
 
-def _level(against: Pool, view: CostView) -> tuple[Value, ...]:
-    """The row of the optimizer without tuning, which searches nothing."""
-    found, interval = against.ert, ert_interval(against.spent, against.cost)
-    return (
-        *opening_entries(against.cell, view), number(units.NONE, factor=None),
-        mono("not searched", hyperparameter=None, range_low=None, range_high=None),
-        number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
-        view.entry("ert", found.cost, found.bound,
-                   interval_words(interval, view) if interval and found.hits else ""))
+def _expected(bill: Bill, view: CostView) -> tuple[Value, Value]:
+    found, interval = ert(bill.spent, bill.cost), ert_interval(bill.spent, bill.cost)
+    return (number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
+            view.entry("ert", found.cost, found.bound,
+                       interval_words(interval, view) if interval and found.hits else ""))
 
 
 def _digits(value: float) -> str:
@@ -156,10 +284,9 @@ def width_figure(scene: TuningScene) -> Figure | None:
         return None
     drawing, axes = panel(*FIGURE_SIZE)
     spans = [each.width.high / each.width.low for each in found]
-    costs = []
+    costs = [each.ert.cost for each in found]
     for (pool, _), steps in itertools.groupby(found, lambda each: (each.pool, each.knob)):
         line = [(each.width.high / each.width.low, each.ert.cost) for each in steps]
-        costs += [cost for _, cost in line]
         look = scene.context.looks[pool.cell.label]
         axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.dashes,
                   marker=look.marker, markersize=5, markeredgewidth=0)
@@ -174,15 +301,11 @@ def width_figure(scene: TuningScene) -> Figure | None:
     heading(axes, f"expected cost of searching a range{scene.unit}")
     shown = [*dict.fromkeys(each.pool for each in found), *([against] if against else [])]
     return finish(
-        drawing,
-        scene.slug("width"),
-        scene.title("expected cost by the width of the range"),
+        drawing, scene.slug("width"), scene.title("expected cost by the width of the range"),
         f"{width_sentence(found, against, scene.view)} Recorded trials within a factor of the "
         "frozen value, 3 at least; the right end of a line is the whole range.",
-        scene.legend(shown),
-        basis=scene.basis,
-        data=width_table(found, scene.view, "width", against),
-    )
+        scene.legend(shown), basis=scene.basis,
+        data=width_table(found, scene.view, "width", against))
 
 
 def width_sentence(found: Sequence[NarrowedSearch], against: Pool | None, view: CostView) -> str:
@@ -219,159 +342,3 @@ def _width_words(steps: Sequence[NarrowedSearch], against: Pool) -> str:
         return f"{other} pays unless you already know {known}."
     return (f"{other} costs less unless you already know {known}; but so few trials do not tell "
             "the two apart.")
-
-
-class StudyBill(NamedTuple):
-    """What ``bench-apts cost`` shows.
-
-    Attributes:
-        warnings: What has to be read before any number.
-        tables: Tables of each suite in the study's order; those of several suites share names.
-        notes: What the numbers rest on, and what is missing.
-    """
-
-    warnings: list[str]
-    tables: list[tuple[Suite, list[Table]]]
-    notes: list[str]
-
-
-class SuiteBill(NamedTuple):
-    """The bill of one suite.
-
-    Attributes:
-        pools: Trials of all optimizers with known costs, N by N.
-        policies: Replayed tuning policies.
-        tables: All of its tables.
-        notes: What is missing in them.
-    """
-
-    pools: list[Pool]
-    policies: list[ReplayedPolicy]
-    tables: list[Table]
-    notes: list[str]
-
-
-def study_bill(gathered: Gathered, currency: Currency | None = None, level: float = 1.0, *,
-         replay: bool = True) -> StudyBill:
-    """Works out what tuning cost in a study, and when it pays.
-
-    Args:
-        gathered: The study.
-        currency: What the main columns count; None for the headline of the study's device.
-        level: Level of the target, the full one or one of the suites' own.
-        replay: Whether tuning policies are replayed, which takes seconds.
-
-    Raises:
-        UserError: A suite's target has no such level, or what replays ended without an answer.
-    """
-    currency = currency or headline(gathered.device)
-    view = CostView(currency, level, gathered.device)
-    suites = gathered.file.study.suites
-    for suite in suites:
-        levels = suite.target.every_level
-        if level not in levels:
-            raise UserError(f"--level {level:g}: the target of {suite.name} has the levels "
-                            f"{units.listing([f'{each:g}' for each in levels])}")
-    warnings = [
-        *([gathered.copies] if gathered.copies else []),
-        *(
-            f"{group.suite.name} at N = {group.ranks}: times are not judged, as trials differ in "
-            f"{group.unlike}"
-            for group in gathered.groups
-            if currency in TIME_CURRENCIES and group.unlike
-        ),
-    ]
-    warnings += [line for group in gathered.groups if (line := unstable_winner(group, currency))]
-    with contextlib.ExitStack() as stack:
-        replays = (stack.enter_context(Replays(read_pools(gathered.groups, view), view)) if replay
-                   else None)
-        found = [suite_bill([group for group in gathered.groups if group.suite == suite], view,
-                            replays) for suite in suites]
-    notes = [note for each in found for note in each.notes]
-    notes += remarks(gathered.file.study, gathered.groups,
-                     [pool for each in found for pool in each.pools])
-    return StudyBill(warnings, [(suite, each.tables)
-                           for suite, each in zip(suites, found, strict=True)], notes)
-
-
-def suite_bill(groups: Sequence[CellGroup], view: CostView, replays: Replays | None) -> SuiteBill:
-    """Works out the bill of one suite.
-
-    Args:
-        groups: Its optimizers at each N, N ascending.
-        view: Currency, level and device.
-        replays: Tuning policies over trials of this suite at least; None to leave them out.
-
-    Raises:
-        UserError: What replays them ended without an answer.
-    """
-    cells = [cell for group in groups for cell in group.cells]
-    found = read_pools(groups, view)
-    totals, left_out = transfer_bills(found, view)
-    tables = [
-        search_cost_table(groups, view),
-        search_spread_table(found, view),
-        trainings_table(found, view),
-        payoff_table(found, view),
-        width_table(narrow_searches(found), view),
-        totals,
-    ]
-    # Last of all, as others replay them in the meantime.
-    policies, unplayed = replays.of(found) if replays else ([], [])
-    tables.append(replay_table(policies, view))
-    uncounted = [cell for cell in cells if cell.draws and not any(
-        cell is other.cell for other in found)]
-    notes = [*left_out, *unplayed]
-    if uncounted:
-        notes.insert(0, f"no {view.currency} were counted for {_names(uncounted)} on "
-                        f"{groups[0].suite.name}")
-    return SuiteBill(found, policies, [table for table in tables if table], notes)
-
-
-def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) -> list[str]:
-    """Says what the bills of these groups rest on."""
-    notes = []
-    tuned = [found for found in pools if found.cell.tune]
-    if not tuned:
-        notes.append("nothing was tuned in this study, so that there is no bill of tuning and no "
-                     "break-even; trials are the report-stage seeds")
-    lacking = [found.cell for found in tuned if not found.again and found.ert.hits]
-    if lacking:
-        notes.append(f"no bill of several trainings and no break-even of {_names(lacking)}: the "
-                     "frozen configuration was not run on fresh seeds, and a tuning trial's own "
-                     "cost was chosen for being low")
-    if tuned and study.sampler != "random":
-        notes.append(f"configurations were drawn by {study.sampler}, not independently: the "
-                     "study, not the trial, is the unit, and intervals of its trials mislead")
-    listed = [found.cell for found in tuned if tries_a_list(found.cell)]
-    if listed:
-        notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
-                     "draws; but for the replay, all numbers are those of a random order")
-    if any(found.cell.seeds and not found.cell.leader for found in tuned):
-        notes.append("seconds of tuning trials are their samples at the pace of the same "
-                     "optimizer's final trainings: tuning ran earlier, perhaps side by side with "
-                     "other trials (--jobs), and optimizers without tuning were timed later")
-    pruned = sum(record.end is not None and record.end.status == "pruned"
-                 for found in tuned for record in found.cell.tune)
-    if pruned:
-        notes.append(f"{units.plural(pruned, 'pruned trial')} "
-                     f"{'counts' if pruned == 1 else 'count'} as misses, though some might have "
-                     "hit")
-    followers = [found.cell for found in tuned if found.cell.leader]
-    if followers:
-        notes.append(f"{_names(followers)} took over another's search: its trials, at the "
-                     "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
-    scarce = with_few_trials([cell for group in groups for cell in group.cells])
-    if scarce:
-        notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "
-                     "ranking")
-    return notes
-
-
-def _names(cells: Sequence[ReportCell]) -> str:
-    """Names optimizers, each with all its N."""
-    sizes: dict[str, list[str]] = {}
-    for cell in cells:
-        sizes.setdefault(cell.label, []).append(str(cell.ranks))
-    return units.listing([f"{label} at N = {units.listing(there)}"
-                          for label, there in sizes.items()])

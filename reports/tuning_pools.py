@@ -1,23 +1,20 @@
-"""The trials of one optimizer at one N, as the statistics of the tuning bill take them.
-
-When tuning pays: bills of R trainings, and from which R on tuning costs no more.
-"""
+"""The trials of one optimizer as pools of costs: at one N, and tuned once for several N."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
-from bench_apts.reports.table import ENOUGH, Table, Value, name, number, words
+from bench_apts.reports.table import ENOUGH, Table, Value, name, number
 from bench_apts.stats import trial_origins
-from bench_apts.stats.amortisation import Trainings, break_even, tuned
+from bench_apts.stats.amortisation import Trainings, tuned
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.trial_costs import all_known, outcome
+from bench_apts.stats.world_sizes import WorldSizeCosts, transfer_regret, transfer_totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,9 +22,11 @@ if TYPE_CHECKING:
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.stats.amortisation import BreakEven
     from bench_apts.stats.expected_cost import Ert
-    from bench_apts.stats.intervals import Interval
+
+TRAININGS = (1, 10, 100)
+"""Numbers of trainings R that bills are shown for."""
+
 
 class CostView(NamedTuple):
     """What costs are counted in, up to which level of the target, and on which device."""
@@ -37,26 +36,30 @@ class CostView(NamedTuple):
     device: str
 
     def show(self, cost: float) -> str:
-        """Formats a cost with its unit."""
+        """Format a cost with its unit."""
         return format_cost(self.currency, cost, self.device)
 
     def more_than(self, total: float) -> str:
-        """Says what a cost exceeds where nothing hit; zero would sound like a measurement."""
+        """Say what a cost exceeds where nothing hit; zero would look like a measurement."""
         return f"more than {self.show(total)}" if total else "not reached"
 
     def entry(self, column: str, cost: float, least: float, detail: str = "") -> Value:
-        """Returns a table's entry of an expected cost.
+        """Return a table's entry of an expected cost.
 
         Args:
             column: The CSV column, to which the currency is added.
             cost: Infinite if the target was not reached.
             least: What it is more than in that case.
-            detail: Shown beside a finite cost.
+            detail: Shown below a finite cost.
         """
         column = f"{column}_{self.currency}"
         if math.isfinite(cost):
             return Value(self.show(cost), detail, {column: cost})
         return Value(self.more_than(least), numbers={column: None}, kind="number missed")
+
+    def missing(self, column: str, why: str) -> Value:
+        """Return an entry that says why there is no cost."""
+        return Value(why, numbers={f"{column}_{self.currency}": None}, kind="number missed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,38 +88,36 @@ class Pool:
         """Bills over the number of trainings; None while nothing ran on fresh seeds."""
         if not self.again:
             return None
-        again = ([bill for bill, _ in self.again], [value for _, value in self.again])
-        return tuned(self.spent, self.cost, again) if self.cell.tune else Trainings(*again)
+        spent, cost = zip(*self.again, strict=True)
+        return tuned(self.spent, self.cost, (spent, cost)) if self.cell.tune else Trainings(
+            spent, cost)
 
     def fresh(self, like: TrialRecord) -> Ert | None:
         """ERT here of a trial's configuration on fresh seeds; None if it was not rerun here."""
         frozen = self.cell.frozen
-        if not self.again or frozen is None or (
-                frozen.trial.hyperparameters != like.trial.hyperparameters):
+        if frozen is None or frozen.trial.hyperparameters != like.trial.hyperparameters:
             return None
-        return ert([bill for bill, _ in self.again], [value for _, value in self.again])
+        return _ert(self.again)
 
     def trained(self, like: TrialRecord) -> Ert | None:
         """ERT here of the configuration of a trial at any N; None if nobody ran it here.
 
         From fresh report-stage seeds if it is the frozen one, else from tuning trials.
         """
-        if found := self.fresh(like):
-            return found
-        runs = [(bill, value) for record, bill, value in zip(
-            self.cell.draws, self.spent, self.cost, strict=True)
-            if record.trial.hyperparameters == like.trial.hyperparameters]
-        return ert([bill for bill, _ in runs], [value for _, value in runs]) if runs else None
+        return self.fresh(like) or _ert([
+            (spent, cost) for record, spent, cost in zip(
+                self.cell.draws, self.spent, self.cost, strict=True)
+            if record.trial.hyperparameters == like.trial.hyperparameters])
 
 
+def _ert(runs: Sequence[tuple[float, float]]) -> Ert | None:
+    return ert(*zip(*runs, strict=True)) if runs else None
+
+
+# Sections share what a pool works out. A study has fewer cells and views than this.
+@lru_cache(maxsize=4096)
 def read_pool(cell: ReportCell, view: CostView) -> Pool | None:
-    """Reads the trials of a cell; None if there are none or the currency was not counted."""
-    if view not in cell.pools:
-        cell.pools[view] = _read(cell, view)
-    return cell.pools[view]
-
-
-def _read(cell: ReportCell, view: CostView) -> Pool | None:
+    """Read the trials of a cell; None if there are none or the currency was not counted."""
     drawn = cell.outcomes(view.level)
     seeds = (cell.finals if view.level == 1 else
              [outcome(record, view.level) for record in cell.seeds])
@@ -128,7 +129,7 @@ def _read(cell: ReportCell, view: CostView) -> Pool | None:
 
 
 def read_pools(groups: Iterable[CellGroup], view: CostView) -> list[Pool]:
-    """Reads the trials of all cells of which there are any with a known currency."""
+    """Read the trials of all cells of which there are any with a known currency."""
     return [found for group in groups for cell in group.cells if (found := read_pool(cell, view))]
 
 
@@ -136,222 +137,165 @@ def unlike_environments(pools: Iterable[Pool], view: CostView) -> str:
     """Say why costs in seconds of these trials do not compare; "" if they do."""
     if view.currency not in TIME_CURRENCIES:
         return ""
-    return trial_origins.unlike([record for found in pools
-                           for record in (*found.cell.draws, *found.cell.seeds)])
+    return trial_origins.unlike([record for pool in pools
+                                 for record in (*pool.cell.draws, *pool.cell.seeds)])
 
 
 def opening_entries(cell: ReportCell, view: CostView) -> tuple[Value, Value]:
-    """The first two entries of a row, the optimizer and N; few trials are marked."""
-    return (name(cell.label, badge=_badge(cell), suite=cell.suite.name),
+    """Return the first two entries of a row, the optimizer and N; few trials are marked."""
+    remarks = [*(["no tuning"] if cell.tuning_free else []),
+               *([f"tuned as {cell.search_owner}"] if cell.search_owner else []),
+               *(["few trials"] if with_few_trials([cell]) else [])]
+    return (name(cell.label, badge=", ".join(remarks), suite=cell.suite.name),
             number(str(cell.ranks), ranks=cell.ranks, level=view.level, currency=view.currency))
 
 
 def with_few_trials(cells: Sequence[ReportCell]) -> list[ReportCell]:
-    """Returns those with fewer trials than an interval can be made of."""
+    """Return the cells with fewer trials than an interval can be made of."""
     return [cell for cell in cells if 0 < len(cell.draws) < ENOUGH]
 
 
-def _badge(cell: ReportCell) -> str:
-    remarks = ["no tuning"] if cell.tuning_free else []
-    if cell.leader:
-        remarks.append(f"tuned as {cell.leader}")
-    if with_few_trials([cell]):
-        remarks.append("few trials")
-    return ", ".join(remarks)
-
-
-TRAININGS = (1, 10, 100)
-"""Numbers of trainings R that bills are shown for."""
-
-MANY = 10
-"""Trainings over which it is asked who is cheapest once tuning is paid."""
-
-
-class Crossing(NamedTuple):
-    """Where the bill of an optimizer that is tuned meets that of one that is not."""
-
-    tuned: Pool
-    free: Pool
-    found: BreakEven
-
-
-def crossings(pools: Sequence[Pool], against: Sequence[Pool]) -> list[Crossing]:
-    """Find the break-even of each tuned optimizer that hit against each of others.
-
-    Those without trainings on fresh seeds have none.
-    """
-    return [Crossing(mine, theirs, break_even(mine.bill, theirs.bill))
-            for theirs in against for mine in pools
-            if mine.cell.tune and mine.ert.hits and mine.bill and theirs.bill]
-
-
-def first_to_pay(found: Sequence[Crossing]) -> Crossing | None:
-    """Return whose tuning pays first; of those that never do, the cheapest over many trainings."""
-    return min(found, key=lambda each: (
-        each.found.trainings, each.tuned.bill.at(MANY) if each.tuned.bill else math.inf),
-        default=None)
-
-
-def trainings_table(pools: Sequence[Pool], view: CostView) -> Table | None:
-    """Bills of R trainings with their intervals; None without trials."""
-    if not pools:
-        return None
-    rows = tuple(
-        (*opening_entries(pool.cell, view), *(bill_entry(pool, view, r) for r in TRAININGS))
-        for pool in pools
-    )
-    return Table(
-        "bill-trainings", "Bill of R trainings, tuning included",
-        "R trainings of a tuned optimizer: all its tuning trials, the first training among them, "
-        "and R − 1 times the expected cost of the frozen configuration on fresh seeds. Without "
-        "tuning: R times the expected cost. What tuning cost is a fact; the rest has its 95 % "
-        "interval, and stands alone where that is too wide for a number (docs/statistics.md).",
-        (("Optimizer", ""), ("N", ""), *((f"R = {r}", "") for r in TRAININGS)), rows)
-
-
-def bill_entry(pool: Pool, view: CostView, count: int) -> Value:
-    """Return a table's entry of the bill of R trainings.
-
-    It is a number where it is a fact or its interval is worth one, else only the interval.
-    """
-    column = f"bill_{count}"
-    if pool.cell.tune and pool.ert.hits and count == 1:
-        # A fact of the record, whether or not anything was rerun.
-        return _limited(view.entry(column, pool.ert.total, 0.0, "as spent"), column, view, None)
-    if pool.bill is None:
-        if not pool.ert.hits:
-            return _limited(view.entry(column, math.inf, pool.ert.bound), column, view, None)
-        return _limited(Value("not rerun", numbers={f"{column}_{view.currency}": None}),
-                        column, view, None)
-    bill, interval = pool.bill.at(count), pool.bill.interval(count)
-    if not bill:  # a rank alone sends no bytes
-        return _limited(view.entry(column, bill, 0.0), column, view, None)
-    if pool.bill.worth_a_number(count):
-        assert interval
-        shown = view.entry(column, bill, bill, interval_words(interval, view))
-    else:
-        assert interval
-        shown = Value(interval_words(interval, view), numbers={f"{column}_{view.currency}": None},
-                      kind="number missed")
-    return _limited(shown, column, view, interval)
-
-
-def _limited(value: Value, column: str, view: CostView, interval: Interval | None) -> Value:
-    return replace(value, numbers={
-        **value.numbers, f"{column}_{view.currency}_low": interval.low if interval else None,
-        f"{column}_{view.currency}_high": interval.high if interval else None})
-
-
-def interval_words(interval: Interval, view: CostView) -> str:
-    """Format the interval of a cost, for instance ``2.00 to 3.00 core-s``."""
-    if math.isinf(interval.high):
-        return f"{view.show(interval.low)} or more"
-    return units.between(view.show(interval.low), view.show(interval.high))
-
-
-def payoff_table(pools: Sequence[Pool], view: CostView) -> Table | None:
-    """Break-even R* of each tuned optimizer against each untuned; None without such a pair."""
-    rows = []
-    for _, there in itertools.groupby(pools, lambda pool: pool.cell.ranks):
-        here = list(there)
-        rows += [_payoff(mine, theirs, view)
-                 for mine, theirs in itertools.product(here, here)
-                 if mine.cell.tune and not theirs.cell.tune and not mine.cell.leader
-                 and (mine.ert.total or theirs.ert.total)]  # a rank alone sends no bytes
-    if not rows:
-        return None
-    return Table(
-        "bill-break-even", "When tuning pays",
-        "R*: the least number of trainings for which the bill with tuning is no more than that "
-        "without. It is a number where its 95 % interval is narrow enough (docs/statistics.md).",
-        (("Optimizer", ""), ("N", ""), ("Against", ""), ("Verdict", ""),
-         ("R*", "95 % interval")), tuple(rows))
-
-
-def _payoff(mine: Pool, theirs: Pool, view: CostView) -> tuple[Value, ...]:
-    label, other = mine.cell.label, theirs.cell.label
-    start = (*opening_entries(mine.cell, view), words(other, against=other))
-
-    def row(said: str, verdict: str, found: BreakEven | None = None) -> tuple[Value, ...]:
-        told = found is not None and found.is_known
-        return (
-            *start,
-            words(said, verdict=verdict),
-            number(
-                (
-                    f"{found.trainings:.0f} ({crossing_span(found.interval)})"
-                    if told
-                    else crossing_span(found.interval)
-                )
-                if found
-                else "none",
-                break_even=found.trainings if found and told else None,
-                break_even_low=found.interval.low if found else None,
-                break_even_high=found.interval.high if found else None,
-            ),
-        )
-
-    if apart := unlike_environments((mine, theirs), view):
-        return row(f"not judged: trials differ in {apart}", "not judged")
-    if not mine.ert.hits:
-        return row(f"not known: no tuning trial of {label} reached the target", "not known")
-    for pool in (mine, theirs):
-        if pool.bill is None:
-            return row(f"not known: {pool.cell.label} was not run on fresh seeds", "not known")
-    assert mine.bill
-    assert theirs.bill
-    found = break_even(mine.bill, theirs.bill)
-    return row(payoff_sentence(label, found), payoff_words(found), found)
-
-
-def payoff_words(found: BreakEven) -> str:
-    """Say in words from how many trainings on tuning pays, as far as the trials tell."""
-    if found.never:
-        return "never"
-    if found.is_known:
-        return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
-    return f"not told: {crossing_span(found.interval)}"
-
-
-def payoff_sentence(label: str, found: BreakEven) -> str:
-    """Say when tuning pays: ``tuning adam pays from 14 trainings on (10 to 22)``."""
-    if found.never:
-        return f"tuning {label} never pays"
-    if found.is_known:
-        return f"tuning {label} pays {payoff_words(found)} ({crossing_span(found.interval)})"
-    low, high = found.interval
-    if math.isinf(low):
-        return (f"tuning {label} never paid by these trials, but "
-                f"{units.plural(found.seeds, 'fresh seed')} cannot tell")
-    first = f"{low:.0f} training{'s' * (low != 1)}"
-    last = "never" if math.isinf(high) else f"{high:.0f}"
-    return (f"these trials do not tell from when on tuning {label} pays (between {first} and "
-            f"{last})")
-
-
-def crossing_span(interval: Interval) -> str:
-    """Format an interval of R*, for instance ``4 to never``."""
-    low, high = (f"{value:.0f}" if math.isfinite(value) else "never" for value in interval)
-    return low if low == high else f"{low} to {high}"
-
-
-def pays_from(pools: Sequence[Pool], view: CostView, against: Pool | None) -> str:
-    """Say from how many trainings on tuning pays against an optimizer without tuning.
+def transfer_bills(pools: Sequence[Pool], view: CostView) -> tuple[Table | None, list[str]]:
+    """Compare tuning at each N with tuning at the smallest N and transferring, on one suite.
 
     Args:
-        pools: Optimizers with a search of their own, or none.
+        pools: Trials of all optimizers at all N.
         view: Currency, level and device.
-        against: The optimizer without tuning; None if none reached the target.
+
+    Returns:
+        The table, None for a single N or if nobody was tuned; and notes on which optimizers are
+        left out, and why.
     """
-    if apart := unlike_environments(pools, view):
-        return f"When tuning pays is not judged: trials differ in {apart}."
-    if against is None:
-        return "No optimizer without tuning reached the target: nothing to break even with."
-    tuned = [pool for pool in pools if pool.cell.tune and pool.ert.hits]
-    if not tuned:
-        return f"Only {against.cell.label}, without tuning, reached the target."
-    found = sorted(crossings(tuned, [against]), key=lambda each: each.found.trainings)
-    if not found:
-        return "When tuning pays is not known: nothing was run on fresh seeds."
-    said = [payoff_sentence(each.tuned.cell.label, each.found) for each in found]
-    return f"Against {against.cell.label}: {'; '.join(said)}."
+    sizes = sorted({pool.cell.ranks for pool in pools})
+    if len(sizes) < 2 or not any(pool.cell.tune for pool in pools):
+        return None, []
+    rows: list[tuple[Value, ...]] = []
+    notes = []
+    for label in dict.fromkeys(pool.cell.label for pool in pools):
+        mine = {pool.cell.ranks: pool for pool in pools if pool.cell.label == label}
+        places, why = _bills_by_ranks(mine, sizes)
+        if why:
+            notes.append(f"totals across N leave out {label} on {pools[0].cell.suite.name}: {why}")
+            continue
+        rows += [_transfer_row(mine[sizes[0]].cell, places, count, view) for count in TRAININGS]
+    if not rows:
+        return None, notes
+    return Table(
+        "bill-world-sizes", f"Totals over N = {units.listing([str(n) for n in sizes])}",
+        "Totals over N: tuning with all trials and training R times at each N, the tuning being "
+        "the first training; or tuning at the smallest N alone and carrying its configuration "
+        "over unchanged. Regret: expected cost with that configuration over expected cost with "
+        "the one chosen at N; 1 where they are the same. A configuration that was not frozen at "
+        "N has been run once there, in tuning: its regret is rough, and trainings with it are not "
+        "billed. Not told: the bill of one N has an interval that is too wide.",
+        (("Optimizer", ""), ("R", ""), ("Tune at each N", ""),
+         (f"Tune at N = {sizes[0]} and transfer", ""),
+         *((f"Regret at N = {n}", "") for n in sizes[1:])),
+        tuple(rows)), notes
+
+
+class _BillsAtN(NamedTuple):
+    """Bills at one N: expected ones, and what they are at least where nothing hit.
+
+    Attributes:
+        ranks: World size N.
+        tuned: Of the tuning trials.
+        native: Of the configuration frozen here, on fresh seeds.
+        transferred: Of the one frozen at the smallest N.
+        fresh: Whether ``transferred`` is of fresh seeds too, and not of one tuning trial.
+        bill: Of trainings here.
+    """
+
+    ranks: int
+    tuned: Ert
+    native: Ert
+    transferred: Ert
+    fresh: bool
+    bill: Trainings
+
+    def known(self, trainings: int) -> bool:
+        """Whether the bill of R trainings is known well enough to be a number."""
+        return (self.bill.interval(trainings) is None or not self.native.hits
+                or self.bill.worth_a_number(trainings))
+
+    def costs(self, *, least: bool) -> WorldSizeCosts:
+        """Return the expected costs, or lower limits of them, which are always finite."""
+        # All n trials are billed, since the configuration is the best of all n.
+        bill = self.tuned.total if least or self.tuned.hits else math.inf
+        return WorldSizeCosts(self.ranks, bill, *(
+            found.bound if least and not found.hits else found.cost
+            for found in (self.native, self.transferred)))
+
+
+def _bills_by_ranks(mine: dict[int, Pool], sizes: Sequence[int]) -> tuple[list[_BillsAtN], str]:
+    """Return the bills at each N, or in words what is missing."""
+    first = mine.get(sizes[0])
+    if first is None or len(mine) < len(sizes):
+        return [], "it has no trials with known costs at some N"
+    found = []
+    for ranks, pool in sorted(mine.items()):
+        if not pool.cell.tune:
+            if first.cell.tune:
+                return [], "it was tuned at some N only"
+            assert pool.bill  # what is not tuned has nothing but fresh seeds
+            found.append(_BillsAtN(ranks, pool.ert, pool.ert, pool.ert, True, pool.bill))
+            continue
+        if pool.cell.frozen is None or first.cell.frozen is None:
+            where = sizes[0] if first.cell.frozen is None else ranks
+            return [], f"no configuration could be chosen at N = {where}"
+        native = pool.fresh(pool.cell.frozen)
+        transferred = pool.trained(first.cell.frozen)
+        if native is None or pool.bill is None:
+            return [], f"the configuration chosen at N = {ranks} was not run on fresh seeds"
+        if transferred is None:
+            return [], f"the configuration chosen at N = {sizes[0]} was not run at N = {ranks}"
+        found.append(_BillsAtN(ranks, pool.ert, native, transferred,
+                               pool.fresh(first.cell.frozen) is not None, pool.bill))
+    if any(not cost > 0 for place in found[1:] for cost in place.costs(least=True)[1:]):
+        return [], "nothing was spent in this currency"
+    return found, ""
+
+
+def _transfer_row(cell: ReportCell, places: Sequence[_BillsAtN], count: int,
+                  view: CostView) -> tuple[Value, ...]:
+    """Return the totals of R trainings at each N of one optimizer."""
+    totals = _tuned_totals if cell.tune else _untuned_totals
+    each, transfer = totals(places, count, least=False)
+    least = totals(places, count, least=True)
+    known = all(place.known(count) for place in places)
+    rerun = all(place.fresh for place in places[1:])
+    return (
+        name(cell.label, suite=cell.suite.name, badge="" if cell.tune else "no tuning"),
+        number(str(count), trainings=count, level=view.level, currency=view.currency),
+        view.entry("tune_each", each, least[0]) if known else view.missing(
+            "tune_each", "not told"),
+        view.entry("transfer", transfer, least[1]) if known and rerun else view.missing(
+            "transfer", "not told" if rerun else "not rerun"),
+        *(_regret(place) if cell.tune else Value(
+            units.NONE, numbers={f"regret_{place.ranks}": None}) for place in places[1:]))
+
+
+def _tuned_totals(places: Sequence[_BillsAtN], count: int, *, least: bool) -> tuple[float, float]:
+    found = transfer_totals([place.costs(least=least) for place in places], count)
+    return found.tune_each, found.transfer
+
+
+def _untuned_totals(places: Sequence[_BillsAtN], count: int, *,
+                    least: bool) -> tuple[float, float]:
+    """Nothing is tuned or transferred: each training costs the ERT, at any N."""
+    bill = math.fsum(count * place.costs(least=least).native for place in places)
+    return bill, bill
+
+
+def _regret(place: _BillsAtN) -> Value:
+    column = f"regret_{place.ranks}"
+    native, transferred = place.native, place.transferred
+    if native.hits and transferred.hits:
+        ratio = transfer_regret(transferred.cost, native.cost)
+        return Value(units.digits(ratio), "" if place.fresh else "one trial", {column: ratio})
+    if native.hits:
+        least = transfer_regret(transferred.bound, native.cost)
+        text = f"more than {units.digits(least)}" if math.isfinite(least) else "no hit"
+    else:
+        text = "only transferred hit" if transferred.hits else "neither hit"
+    return Value(text, numbers={column: None}, kind="number missed")

@@ -13,13 +13,15 @@ from typer import Argument, Option
 from bench_apts.cli import session
 from bench_apts.core.errors import UserError, one_line
 from bench_apts.core.files import require_regular_file
-from bench_apts.regress.gate_findings import MIN_PAIRS
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import GateResult
     from bench_apts.regress.gate_trainings import GateRequest
 
 _DEFAULT = "apts,sgd,adam,zero2"
+
+_MIN_PAIRS = 6
+"""Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
 
 
 def command(
@@ -37,8 +39,8 @@ def command(
         help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
         show_default=False)] = None,
     pairs: Annotated[int, Option(
-        min=MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
-                            "four times as many.")] = MIN_PAIRS,
+        min=_MIN_PAIRS, help="Pairs of runs to begin with; what they leave open gets up to "
+                             "four times as many.")] = _MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
     base_seed: session.BaseSeed = 0,

@@ -55,9 +55,8 @@ def command(
     else:
         _show(found)
     if csv:
-        session.write_table_file(
-            csv, table.csv(compared_tables.plain_rows(found)), "name another file with --csv"
-        )
+        rows = compared_tables.measures_table(found.rows).records()
+        session.write_table_file(csv, table.csv_bytes(rows), "name another file with --csv")
     if found.worse:
         raise typer.Exit(1)
 

@@ -29,7 +29,7 @@ def command(
     from rich.table import Table
 
     from bench_apts.reports.gather import gather
-    from bench_apts.reports.table import csv
+    from bench_apts.reports.table import csv_bytes
     from bench_apts.reports.tuning_bill import study_bill
 
     found = study_bill(gather(results), currency, level, replay=replay)
@@ -50,7 +50,7 @@ def command(
         console.print(f"note: {session.plain_text(note)}", soft_wrap=True)
     for name, rows in numbers.items():
         path = results / "tables" / f"{name}.csv"
-        session.write_table_file(path, csv(rows), session.TABLES)
+        session.write_table_file(path, csv_bytes(rows), session.TABLES)
         print(f"table: {path}")
 
 

@@ -82,7 +82,7 @@ def _recorded(results: Path, currency: Currency, factor: float, rivals: int) -> 
         for cell in group.cells:
             for tuned, records in ((False, cell.seeds), (True, cell.tune)):
                 drawn = [outcome(record) for record in records]
-                if not all_known(drawn, currency) or cell.leader:
+                if not all_known(drawn, currency) or cell.search_owner:
                     continue
                 one = spread([o.spent[currency] for o in drawn],
                              [o.cost[currency] for o in drawn])

@@ -44,7 +44,7 @@ def command(
 
     from bench_apts.reports import modelled_times
     from bench_apts.reports.gather import gather
-    from bench_apts.reports.table import csv
+    from bench_apts.reports.table import csv_bytes
     from bench_apts.stats import network_model as known
     from bench_apts.study import resolve
 
@@ -72,5 +72,5 @@ def command(
         console.print(f"note: {note}", soft_wrap=True)
     if rows:
         path = results / "tables" / "projection.csv"
-        session.write_table_file(path, csv(row.numbers() for row in rows), session.TABLES)
+        session.write_table_file(path, csv_bytes(row.numbers() for row in rows), session.TABLES)
         print(f"table: {path}")

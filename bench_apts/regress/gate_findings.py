@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     Pairs = Sequence[tuple[TrialRecord, TrialRecord]]
     """A record of base and one of head for each seed."""
 
-MIN_PAIRS = 6
-"""Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
-
 MIN_SEEDS = 3
 """Below, nothing is known of how far seeds scatter."""
 
@@ -144,12 +141,12 @@ class GateFinding:
 
     @property
     def grown(self) -> list[CountChange]:
-        """Counts that are worse in head."""
+        """Count that are worse in head."""
         return [count for count in self.counts if count.worse(self.factor)]
 
     @property
     def open(self) -> list[CountChange]:
-        """Counts that grew, of too few seeds to be worse."""
+        """Count that grew, of too few seeds to be worse."""
         return [count for count in self.counts if count.open(self.factor)]
 
     @property

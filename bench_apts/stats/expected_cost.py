@@ -63,11 +63,6 @@ class Ert(NamedTuple):
     trials: int
 
     @property
-    def success(self) -> float:
-        """Share of trials that hit, m/n; NaN without trials."""
-        return self.hits / self.trials if self.trials else math.nan
-
-    @property
     def bound(self) -> float:
         """What the cost exceeds with 95 % confidence where nothing hit.
 

@@ -1,21 +1,20 @@
 """Optuna's own pruners, applied to recorded curves instead of running trainings.
 
 Each arrival order is an Optuna study in memory, to which trials are reported as while tuning. A
-replay has thousands of orders: to be fast, it calls a pruner only at evaluations at which that may
-prune. Tests compare the decisions with those of a study whose pruner is called at each.
+replay has thousands of orders: to be fast, it calls successive halving only at its rungs. Tests
+compare the decisions with those of a study whose pruner is called at each evaluation.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from optuna.pruners import BasePruner
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["median", "asha", "hyperband"]
 KINDS: tuple[Kind, ...] = ("median", "asha", "hyperband")
 
-_STARTUP = 5  # completed trials that the median rule waits for
-_FACTOR = {"asha": 4, "hyperband": 3}  # of so many trials in a rung, one goes on
+_FACTOR = {"asha": 4, "hyperband": 3}  # how much further each rung is than the one before
 
 
 def make_pruner(pruner: Pruner, evaluations: int) -> BasePruner:
@@ -66,9 +64,9 @@ class Arrivals:
             study_name=name, pruner=make_pruner(kind, length),
             direction="maximize" if direction == "max" else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0))
-        self._candidates: _Median | _Rungs = (
-            _Median(direction) if kind == "median"
-            else _Rungs(_FACTOR[kind], None if kind == "asha" else 1))
+        self._factor = _FACTOR.get(kind)
+        # Optuna guesses ASHA's first rung from the first trial that completes.
+        self._first_rung = 1 if kind == "hyperband" else None
 
     def arrive(self, curve: Curve) -> int | None:
         """Let a trial run until it hits, is pruned or ends.
@@ -81,7 +79,7 @@ class Arrivals:
         """
         first = bisect_right(curve.steps, 0)
         values = curve.values[first:curve.hit]
-        candidates = set(self._candidates.numbers(values))
+        candidates = self._candidates(len(values))
         trial = self._study.ask()
         # Optuna provides for values that are unknown or infinite, of which NumPy warns.
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
@@ -91,61 +89,17 @@ class Arrivals:
                 if number in candidates and trial.should_prune():
                     self._study.tell(trial, state=self._states.PRUNED)
                     return first + number - 1
-        self._candidates.completed(values)
+        if self._first_rung is None and values:
+            self._first_rung = max(1, len(values) // 100)
         self._study.tell(trial, 0.0)  # pruners read what was reported, not this value
         return None
 
-
-class _Median:
-    """Where the median rule may prune: below the upper median of the completed trials."""
-
-    def __init__(self, direction: Direction) -> None:
-        self._sign = 1.0 if direction == "max" else -1.0
-        self._trials = 0
-        self._values: list[list[float]] = []
-
-    def numbers(self, values: Sequence[float]) -> Iterator[int]:
-        """Yield the evaluations of a trial, from 1, at which the pruner has to be called."""
-        if self._trials < _STARTUP:
-            return
-        best = math.nan
-        for index, value in enumerate(values):
-            # A comparison with NaN is false, which leaves the first known value as the best.
-            if math.isnan(best) or self._sign * value > best:
-                best = self._sign * value
-            others = self._values[index] if index < len(self._values) else []
-            if math.isnan(best) or (others and best < others[len(others) // 2]):
-                yield index + 1
-
-    def completed(self, values: Sequence[float]) -> None:
-        """Remember a trial that was not pruned."""
-        self._trials += 1
-        self._values += [[] for _ in range(len(values) - len(self._values))]
-        for others, value in zip(self._values, values, strict=False):
-            if not math.isnan(value):
-                insort(others, self._sign * value)
-
-
-class _Rungs:
-    """Where successive halving may prune: at rungs, be they of one bracket or of several.
-
-    Args:
-        factor: How much further each rung is than the one before.
-        resource: Evaluations before the first rung; None if Optuna guesses them from the first
-            trial that completes, before which it prunes nothing.
-    """
-
-    def __init__(self, factor: int, resource: int | None) -> None:
-        self._factor, self._resource = factor, resource
-
-    def numbers(self, values: Sequence[float]) -> Iterator[int]:
-        """Yield the evaluations of a trial, from 1, at which the pruner has to be called."""
-        number = self._resource or len(values) + 1
-        while number <= len(values):
-            yield number
-            number *= self._factor
-
-    def completed(self, values: Sequence[float]) -> None:
-        """Learn from the first trial that was not pruned how long trials are."""
-        if self._resource is None and values:
-            self._resource = max(1, len(values) // 100)
+    def _candidates(self, evaluations: int) -> Sequence[int]:
+        """Return the evaluations of a trial, from 1, at which it may be pruned."""
+        if self._factor is None:
+            return range(1, evaluations + 1)
+        found, rung = [], self._first_rung or evaluations + 1
+        while rung <= evaluations:
+            found.append(rung)
+            rung *= self._factor
+        return found

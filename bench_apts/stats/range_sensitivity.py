@@ -1,7 +1,4 @@
-"""How the success of a search depends on where in its range a hyperparameter was drawn.
-
-What a search would have cost in a narrower range: its recorded trials, restricted.
-"""
+"""How a search depends on its range: success by value, and costs of narrower ranges."""
 
 from __future__ import annotations
 
@@ -10,6 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+FACTORS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
+"""How closely a value may be known: within this factor of it, upwards and downwards."""
+
+FEWEST = 3
+"""Trials below which nothing is said of a range."""
+
+_LOGARITHMIC = 10.0
+"""Ratio of the ends from which a range counts as drawn from on the log scale."""
+
 
 class RangeBin(NamedTuple):
     """Trials whose hyperparameter lies in ``[low, high)``; the last bin holds its end too.
@@ -78,16 +85,6 @@ def working_range(drawn: Iterable[tuple[float, bool]]) -> tuple[float, float] | 
     """Return the smallest and the largest value that hit, None if none did."""
     hits = [value for value, hit in drawn if hit]
     return (min(hits), max(hits)) if hits else None
-
-
-FACTORS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-"""How closely a value may be known: within this factor of it, upwards and downwards."""
-
-FEWEST = 3
-"""Trials below which nothing is said of a range."""
-
-_LOGARITHMIC = 10.0
-"""Ratio of the ends from which a range counts as drawn from on the log scale."""
 
 
 class Width(NamedTuple):

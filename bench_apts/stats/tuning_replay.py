@@ -120,12 +120,7 @@ def replay(policy: Policy, orders: Iterable[Sequence[Curve]]) -> Replayed:
 
 def sequential(order: Sequence[Curve]) -> PolicyRun:
     """Run one trial after the other, each to its end, until the first hit."""
-    bill = 0.0
-    for trial in order:
-        bill += trial.spent
-        if trial.hit is not None:
-            return PolicyRun(bill, True)
-    return PolicyRun(bill, False)
+    return racing(order, 1)
 
 
 def racing(order: Sequence[Curve], draws: int) -> PolicyRun:

@@ -1,7 +1,4 @@
-"""Parallel efficiency of reaching a target, and its two factors (docs/measurement.md, 6).
-
-What tuning costs across world sizes: tune everywhere, or tune once and transfer.
-"""
+"""Across world sizes: parallel efficiency of reaching a target, and tuning once or at each N."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
 
 class MeasuredTraining(NamedTuple):
     """What one training took to the target, infinite for a miss.
@@ -66,7 +64,7 @@ def efficiency(base: MeasuredTraining, scaled: MeasuredTraining) -> Efficiency |
 
 
 def transfer_regret(transferred: float, native: float) -> float:
-    """Transfer regret, ``ERT_N(best at N0) / ERT_N(best at N)`` (docs/measurement.md, 5).
+    """Return the transfer regret, ``ERT_N(best at N0) / ERT_N(best at N)``.
 
     Args:
         transferred: Expected cost at N of the configuration that was chosen at N0; infinite if
@@ -110,31 +108,29 @@ class WorldSizeCosts(NamedTuple):
 
 
 class TransferTotals(NamedTuple):
-    """The three totals (section 5, estimator 6); infinite where a target was never reached.
+    """Totals of both ways to tune; infinite where a target was never reached.
 
     Attributes:
         tune_each: Tuning again at each N and training R times there.
         transfer: Tuning at the smallest N alone, and training R times at each N.
-        regrets: Transfer regret by world size, the smallest left out.
     """
 
     tune_each: float
     transfer: float
-    regrets: dict[int, float]
 
 
 def transfer_totals(places: Sequence[WorldSizeCosts], trainings: int = 1) -> TransferTotals:
     """Add up what R trainings at each world size cost, tuning included.
 
-    Tuning at N yields the first training there. A transferred configuration has no such gift:
-    all R trainings are paid, ``R · ERT_N(best at N0)``.
+    Tuning at N yields the first training there. With a transferred configuration all R trainings
+    are paid, ``R · ERT_N(best at N0)``.
 
     Args:
         places: Costs at each world size, in any order.
         trainings: Trainings R wanted at each N, at least 1.
 
     Raises:
-        ValueError: No world size, one twice, R below 1, or a cost as in ``regret``.
+        ValueError: No world size, one twice, or R below 1.
     """
     if trainings < 1:
         raise ValueError(f"trainings must be at least 1, got {trainings}")
@@ -143,9 +139,7 @@ def transfer_totals(places: Sequence[WorldSizeCosts], trainings: int = 1) -> Tra
         raise ValueError("each world size must be given once, and one at least")
     each = [place.tuned + _times(trainings - 1, place.native) for place in ordered]
     moved = [_times(trainings, place.transferred) for place in ordered[1:]]
-    return TransferTotals(math.fsum(each), math.fsum([each[0], *moved]),
-                  {place.ranks: transfer_regret(place.transferred, place.native)
-                   for place in ordered[1:]})
+    return TransferTotals(math.fsum(each), math.fsum([each[0], *moved]))
 
 
 def _times(number: int, cost: float) -> float:

@@ -50,7 +50,7 @@ class StudyShard:
         if self.count == 1:
             return [*tasks]
         return [(number, cell) for number, cell in tasks
-                if self._owns(number + plan.cells.index(plan.leader(cell) or cell))]
+                if self._owns(number + plan.cells.index(plan.search_owner(cell) or cell))]
 
     def reporting(self, plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
         """Return this part of final trainings; those that are compared in pairs stay together.

@@ -1,6 +1,6 @@
-"""What all nodes of a study must have in common, and in what two of them differ.
+"""A node of a study other than node 0: runs its ranks of each trial that node 0 begins.
 
-Any node of a study but node 0: runs its ranks of each trial that node 0 begins.
+Before that all nodes must agree in code, options and data; ``node_agreement`` says in what.
 """
 
 from __future__ import annotations
@@ -42,92 +42,19 @@ if TYPE_CHECKING:
     from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
 
-_CODE = ("bench_apts", "bench_apts.optimizers", "bench_apts.suites")
-_HERE_ALONE = ("bench_apts.reports", "bench_apts.cli")
-"""Runs on one node and tells the others nothing."""
+STORE_WAIT_S = 30.0
+"""How long the agents of a trial may take to meet in its store, once all have begun it."""
 
-_SHOWN = 3
-"""How many differences a message names."""
-
-
-def node_agreement(plan: Plan) -> dict[str, Any]:
-    """Returns what must be equal on all nodes, as plain values for JSON.
-
-    Keys: ``bench-apts code`` (sha256 of its source files), ``python``, ``versions`` by package,
-    ``study`` (as resolved from the command's options), ``plug-ins`` and ``data`` (sha256 by name).
-    """
-    card = environment.environment_card()
-    # Through JSON and back: as another node's comes.
-    return cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode({
-        "bench-apts code": _code(),
-        "python": card["python"],
-        "versions": card["versions"],
-        # Folders may lie elsewhere; what suites take from them is in their code_sha256.
-        "study": msgspec.structs.replace(plan.study, folders=msgspec.UNSET),
-        "plug-ins": {label: plugin.sha256 for label, plugin in plan.plugins.items()},
-        "data": {name: data.sha256 for name, data in plan.prepared.items()},
-    })))
-
-
-def describe_machine() -> dict[str, Any]:
-    """Returns what records say of a node: host name, processor, cores and GPUs."""
-    card = environment.environment_card()
-    return {key: card[key] for key in ("hostname", "cpu", "cores", "gpus")}
-
-
-def agreement_differences(ours: dict[str, Any], theirs: dict[str, Any], us: str, them: str) -> str:
-    """Says in what two agreements differ; empty if in nothing.
-
-    Args:
-        ours: Our agreement.
-        theirs: Another node's.
-        us: What to call us.
-        them: What to call the other.
-    """
-    found = [f"{key} is {_short(mine)} on {us} and {_short(other)} on {them}"
-             for key, mine, other in _unequal("", ours, theirs)]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return "; ".join(found[:_SHOWN]) + more
-
-
-def _unequal(key: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for name in (*ours, *(name for name in theirs if name not in ours)):
-            yield from _unequal(f"{key}.{name}" if key else name, ours.get(name, "missing"),
-                                theirs.get(name, "missing"))
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _unequal(f"{key}[{number}]", mine, other)
-    elif ours != theirs:
-        yield key, ours, theirs
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _code() -> str:
-    """Hashes the sources that ranks run, the same for a checkout and an installed package."""
-    sources: dict[str, bytes] = {}
-    for package in _CODE:
-        spec = find_spec(package)
-        assert spec is not None
-        for folder in map(Path, spec.submodule_search_locations or ()):
-            for path in (*folder.rglob("*.py"), *folder.rglob("*.cpp")):
-                name = ".".join((package, *path.relative_to(folder).parts))
-                if not name.startswith(_HERE_ALONE):
-                    sources[name] = path.read_bytes()
-    total = hashlib.sha256()
-    for name in sorted(sources):
-        total.update(f"{name} {len(sources[name])} ".encode() + sources[name])
-    return total.hexdigest()
-
-
-_STORE_WAIT_S = 30.0
 _IDLE_S = 3600.0
 _MARGIN_S = 60.0
 """Node 0 ends a trial at its time limit; a node that heard nothing does so itself then."""
+
+_CODE = ("bench_apts", "bench_apts.optimizers", "bench_apts.suites")
+_NODE_0_ONLY = ("bench_apts.reports", "bench_apts.cli")
+"""Code that may differ, as it runs on node 0 alone or says nothing to the others."""
+
+_SHOWN = 3
+"""Differences that a message names at most."""
 
 
 def follow_node_0(plan: Plan, placement: Placement, patience_s: float, grace_s: float,
@@ -208,54 +135,40 @@ class Follower:
         """This node's address as node 0 sees it."""
         return self._channel.here
 
-    def serve(self, preload: Sequence[str], told: Callable[[str], None], grace_s: float) -> int:
-        """Runs trials until node 0 has no more.
-
-        Args:
-            preload: Modules that the trials will need.
-            told: Is told of each trial in a line.
-            grace_s: How long SIGTERM leaves a trial to end in order, in seconds.
-
-        Returns:
-            The exit code that node 0 names.
-
-        Raises:
-            UserError: Node 0 is gone, or ended by a mistake that the user can mend.
-            Interrupted: A signal asked this command to stop.
-        """
+    def serve(self, packages: Sequence[str], say: Callable[[str], None], grace_s: float) -> int:
+        """Run trials until node 0 has no more; see ``follow_node_0``."""
         from bench_apts.study.progress import describe_trial
 
-        with SpreadLauncher(preload, self._plan.study.device, self) as launcher:
+        with SpreadLauncher(packages, self._plan.study.device, self) as launcher:
             launcher.grace_s = grace_s
             while not isinstance(message := self._next(), Bye):
                 if isinstance(message, BeginTrial):
                     self._begun = message
-                    job = self._here(message.job)
+                    job = self._localised(message.job)
                     outcome = launcher.run(job, message.limit_s + _MARGIN_S)
-                    told(f"{describe_trial(job.trial)}: {outcome.reason or outcome.status}")
+                    say(f"{describe_trial(job.trial)}: {outcome.reason or outcome.status}")
         if message.reason:
             raise UserError(f"node 0 ended: {message.reason}")
         return message.code
 
     def ready(self) -> None:
-        """Does nothing: node 0 makes sure that the others are there."""
+        """Do nothing: node 0 makes sure that the others are there."""
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
-        """Takes this node's place in the trial that node 0 has begun."""
+        """Return this node's place in the trial that node 0 has begun."""
         from bench_apts.launch import rendezvous
 
         assert self._begun is not None
-        store = rendezvous.reach_store(self._channel.there, self._begun.port, _STORE_WAIT_S)
+        store = rendezvous.reach_store(self._channel.there, self._begun.port, STORE_WAIT_S)
         return rendezvous.NodePlace(self._placement.nodes, self._placement.rank, store,
-                                self._channel.here, self._watch)
+                                    self._channel.here, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
-        """Tells node 0 how the trial ended here."""
+        """Tell node 0 how the trial ended here."""
         assert self._begun is not None
         try:
             self._channel.send(
-                RanksEnded(self._begun.number, own.status, own.reason, own.traceback)
-            )
+                RanksEnded(self._begun.number, own.status, own.reason, own.traceback))
         except ConnectionLost as error:
             raise self._gone(str(error)) from error
         return own
@@ -270,7 +183,7 @@ class Follower:
             raise self._gone(str(error)) from error
 
     def _watch(self) -> None:
-        """Ends our ranks as soon as node 0 says so, or is gone."""
+        """End our ranks as soon as node 0 says so, or is gone."""
         try:
             message = self._channel.receive(0.0, StopTrial, Bye)
         except ConnectionLost as error:
@@ -284,10 +197,77 @@ class Follower:
         return UserError(f"{self._name} is gone: {why}; finished trials are kept there, the same "
                          "command on all nodes goes on from there")
 
-    def _here(self, job: RankJob) -> RankJob:
-        """Puts this node's paths in place of node 0's; the contents are known to be equal."""
+    def _localised(self, job: RankJob) -> RankJob:
+        """Replace node 0's paths by this node's; the contents are known to be equal."""
         plugin = self._plan.plugins[job.trial.label]
         return msgspec.structs.replace(
             job, folder=self._plan.study.folder(job.trial.suite),
             data=str(self._plan.prepared[job.trial.suite.data.name].folder),
             trial=msgspec.structs.replace(job.trial, plugin=plugin.reference))
+
+
+def node_agreement(plan: Plan) -> dict[str, Any]:
+    """Return what must be equal on all nodes, as plain values for JSON.
+
+    Keys: ``bench-apts code`` (sha256 of its source files), ``python``, ``versions`` by package,
+    ``study`` (as resolved from the command's options), ``plug-ins`` and ``data`` (sha256 by name).
+    """
+    card = environment.environment_card()
+    # Through JSON and back: as another node's comes.
+    return cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode({
+        "bench-apts code": _code(),
+        "python": card["python"],
+        "versions": card["versions"],
+        # Folders may lie elsewhere; what suites take from them is in their code_sha256.
+        "study": msgspec.structs.replace(plan.study, folders=msgspec.UNSET),
+        "plug-ins": {label: plugin.sha256 for label, plugin in plan.plugins.items()},
+        "data": {name: data.sha256 for name, data in plan.prepared.items()},
+    })))
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what records say of a node: host name, processor, cores and GPUs."""
+    card = environment.environment_card()
+    return {key: card[key] for key in ("hostname", "cpu", "cores", "gpus")}
+
+
+def agreement_differences(ours: dict[str, Any], theirs: dict[str, Any], us: str, them: str) -> str:
+    """Say in what two agreements differ, ours and that of a node called ``them``; "" if equal."""
+    found = [f"{key} is {_short(mine)} on {us} and {_short(other)} on {them}"
+             for key, mine, other in _unequal("", ours, theirs)]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
+
+
+def _unequal(key: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in (*ours, *(name for name in theirs if name not in ours)):
+            yield from _unequal(f"{key}.{name}" if key else name, ours.get(name, "missing"),
+                                theirs.get(name, "missing"))
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _unequal(f"{key}[{number}]", mine, other)
+    elif ours != theirs:
+        yield key, ours, theirs
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def _code() -> str:
+    """Hash the sources that ranks run, the same for a checkout and an installed package."""
+    sources: dict[str, bytes] = {}
+    for package in _CODE:
+        spec = find_spec(package)
+        assert spec is not None
+        for folder in map(Path, spec.submodule_search_locations or ()):
+            for path in (*folder.rglob("*.py"), *folder.rglob("*.cpp")):
+                name = ".".join((package, *path.relative_to(folder).parts))
+                if not name.startswith(_NODE_0_ONLY):
+                    sources[name] = path.read_bytes()
+    total = hashlib.sha256()
+    for name in sorted(sources):
+        total.update(f"{name} {len(sources[name])} ".encode() + sources[name])
+    return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Node 0 of a study on several machines: hands each trial to all, and hears how it ended there."""
+"""Node 0 of a study on several nodes: begins each trial on all, and collects how it ended."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from bench_apts.launch.multi_node import (
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.launch.worker import LOST_PEERS
 from bench_apts.study.node_follower import (
+    STORE_WAIT_S,
     agreement_differences,
     describe_machine,
     node_agreement,
@@ -41,16 +42,13 @@ if TYPE_CHECKING:
     from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
 
-_STORE_WAIT_S = 30.0
-"""How long the agents of a trial may take to meet in its store; all have been told to."""
-
-_AFTER_S = 60.0
+_SUCCESS_WAIT_S = 60.0
 """How long a node may take to end when node 0's own ranks have succeeded."""
 
-_STOPPED_S = 20.0
+_STOP_WAIT_S = 20.0
 """How long a node may take to end its ranks when a trial failed or was stopped."""
 
-_GREETING_S = 10.0
+_HELLO_WAIT_S = 10.0
 
 
 @dataclasses.dataclass
@@ -91,7 +89,7 @@ def leading_nodes(plan: Plan, placement: Placement, patience_s: float,
 
 
 class Leader:
-    """Node 0. Use as a context manager, which tells the others how the command ended.
+    """Node 0's connections; a context manager that tells the others how the command ended.
 
     Args:
         placement: This node's place.
@@ -108,8 +106,7 @@ class Leader:
         self._placement, self._agreement = placement, agreement
         self._machine = machine
         self._listener = multi_node.listen(
-            placement.host if placement.port else "", placement.port
-        )
+            placement.host if placement.port else "", placement.port)
         self._nodes: list[_Node] = []
         self._number = 0
         self._store: Any = None
@@ -132,11 +129,11 @@ class Leader:
         return next(node.channel.here for node in self._nodes if node.channel)
 
     def gather(self, patience_s: float, say: Callable[[str], None]) -> None:
-        """Waits until all nodes have come and agree in everything that must be equal.
+        """Wait until all nodes have come and agree in everything that must be equal.
 
         Args:
             patience_s: For how long to wait, in seconds.
-            say: Is told whom this node waits for.
+            say: Shows which nodes this one waits for.
 
         Raises:
             UserError: One has not come, or differs.
@@ -163,10 +160,10 @@ class Leader:
         self._nodes.sort(key=lambda node: node.rank)
 
     def _greet(self, connection: socket.socket, missing: list[int]) -> None:
-        """Takes a node in; whoever else knocks is sent away."""
+        """Accept a node; refuse whoever else connects."""
         channel = NodeChannel(connection)
         try:
-            hello = channel.receive(_GREETING_S, Hello)
+            hello = channel.receive(_HELLO_WAIT_S, Hello)
         except ConnectionLost:
             hello = None
         if not isinstance(hello, Hello):
@@ -174,12 +171,9 @@ class Leader:
             return
         node = _Node(hello.node, hello.machine, channel)
         if hello.node not in missing:
-            close_with_code(
-                channel,
-                2,
-                f"node 0 has a node {hello.node} already, or expects none; give "
-                f"each of the {self._placement.nodes} a --node-rank of its own",
-            )
+            close_with_code(channel, 2, f"node 0 has a node {hello.node} already, or expects "
+                                        f"none; give each of the {self._placement.nodes} a "
+                                        "--node-rank of its own")
             return
         wrong = agreement_differences(self._agreement, hello.agreement, "node 0", str(node))
         if wrong:
@@ -191,7 +185,7 @@ class Leader:
             self._nodes.append(node)
 
     def ready(self) -> None:
-        """Makes sure that all nodes are there.
+        """Make sure that all nodes are there.
 
         Raises:
             UserError: One is gone, so that no trial can run any more.
@@ -203,23 +197,19 @@ class Leader:
                                 "command on all nodes goes on from there")
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
-        """Hands a trial to all nodes.
-
-        Returns:
-            This node's place in it.
-        """
+        """Begin a trial on all nodes; return this node's place in it."""
         from bench_apts.launch import rendezvous
 
         for node in self._nodes:
             node.ended = None
         self._number += 1
-        store = rendezvous.host_store(_STORE_WAIT_S)
+        store = rendezvous.host_store(STORE_WAIT_S)
         for node in self._nodes:
             self._tell(node, BeginTrial(self._number, job, store.port, limit_s))
         return rendezvous.NodePlace(self._placement.nodes, 0, store, self.address, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
-        """Waits until the trial is over on all nodes, which takes seconds, and says how it ended.
+        """Wait until the trial is over on all nodes, which takes seconds; return how it ended.
 
         Args:
             own: How it ended on this node.
@@ -229,11 +219,11 @@ class Leader:
         """
         well = own.reason is None
         if well:
-            self._await(_AFTER_S)
+            self._await(_SUCCESS_WAIT_S)
         for node in self._nodes:
             if node.busy:
                 self._tell(node, StopTrial(self._number))
-        self._await(_STOPPED_S)
+        self._await(_STOP_WAIT_S)
         for node in self._nodes:
             if node.busy:
                 self._lose(node, "it does not end its ranks")
@@ -258,7 +248,7 @@ class Leader:
         return failed[0] if failed else own
 
     def dismiss(self, code: int = 0, reason: str = "") -> None:
-        """Tells the other nodes that there is no more to do, and why; later calls do nothing."""
+        """Tell the other nodes that there is no more to do, and why; later calls do nothing."""
         if self._listener.fileno() >= 0:
             while select.select([self._listener], [], [], 0)[0]:  # whoever knocked meanwhile
                 close_with_code(NodeChannel(self._listener.accept()[0]), code, reason)
@@ -269,11 +259,7 @@ class Leader:
             node.channel, node.lost = None, "it was dismissed"
 
     def _watch(self) -> None:
-        """Ends our ranks as soon as another node's have failed.
-
-        Raises:
-            EndedElsewhere: They have.
-        """
+        """End our ranks as soon as another node's have failed."""
         for node in self._nodes:
             self._look(node)
             if node.channel is None or (node.ended and node.ended.reason
@@ -281,7 +267,7 @@ class Leader:
                 raise EndedElsewhere
 
     def _look(self, node: _Node, patience_s: float = 0.0) -> None:
-        """Takes what a node says."""
+        """Read what a node says."""
         try:
             message = node.channel.receive(patience_s, RanksEnded, Bye) if node.channel else None
         except ConnectionLost as error:

@@ -1,9 +1,7 @@
-"""The search for hyperparameters: Optuna asks, and its storage lies in the study's folder.
+"""The search for hyperparameters by Optuna, whose storage lies in the study's folder.
 
-What was asked keeps its number and its values, so a killed search goes on where it stood, and
-several commands may share one.
-
-Joins the storages of searches, so that a search goes on from the trials of all of them.
+What was asked keeps its number and its values, so a killed search goes on where it stood, several
+commands may share one, and storages of several folders can be joined.
 """
 
 from __future__ import annotations
@@ -36,12 +34,7 @@ STORAGE = "optuna.journal"
 
 
 class Search:
-    """Asks for the configurations of a plan's tuning trials, and tells how they fared.
-
-    Args:
-        plan: The study.
-        folder: Its results folder.
-    """
+    """The configurations of a plan's tuning trials, in a results folder."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._path = plan, folder / STORAGE
@@ -49,15 +42,10 @@ class Search:
         self._lock = FileLock(folder / f".{STORAGE}.lock")
 
     def trial(self, cell: StudyCell, number: int) -> tuple[Trial, PruningJob | None]:
-        """Returns a tuning trial, and what may give it up early.
-
-        Args:
-            cell: Whose trial.
-            number: From 0; below ``Plan.tunings``.
-        """
+        """Return a cell's tuning trial of a number below ``Plan.tunings``, and its pruning."""
         plan = self._plan
-        # A line that was torn is found once another follows it.
-        # Between asking for two trials nobody else may ask.
+        # Between asking for two trials no other command may ask. A line that was torn is found
+        # once another follows it.
         with self._lock, pruning.understood(self._path):
             study = self._study(cell, number)
             for k in range(len(study.get_trials(deepcopy=False)), number + 1):
@@ -95,7 +83,7 @@ class Search:
 
 
 def search_score(record: TrialRecord) -> float:
-    """Returns what a search maximises: a hit with samples to spare, else the best metric.
+    """Return what a search maximises: a hit with samples to spare, else the best metric.
 
     Hits lie above all misses of an accuracy or a (negative) loss: 1 to 2, the less they took the
     more. −inf without a number to compare.
@@ -107,14 +95,10 @@ def search_score(record: TrialRecord) -> float:
 
 
 def merge_storages(out: Path, journals: Sequence[Path]) -> None:
-    """Writes a storage with every search of others; nothing if none of them exists.
+    """Write a storage ``out`` with every search of others; nothing if none of them exists.
 
     Searches of the same name are one: what several asked under a number must be the same, and
     an answer counts more than none.
-
-    Args:
-        out: The new storage, which does not exist.
-        journals: Storages; those that do not exist are passed over.
 
     Raises:
         UserError: Two searches of one name went different ways, or a storage is broken.
@@ -136,7 +120,7 @@ def merge_storages(out: Path, journals: Sequence[Path]) -> None:
 
 
 def _read_searches(journal: Path) -> dict[str, list[FrozenTrial]]:
-    """Returns the trials of each search of a storage, by the search's name."""
+    """Return the trials of each search of a storage, by the search's name."""
     try:
         storage = pruning.storage(journal)
         return {study.study_name: storage.get_all_trials(study._study_id, deepcopy=False)
@@ -149,7 +133,7 @@ def _read_searches(journal: Path) -> dict[str, list[FrozenTrial]]:
 def _join_searches(
     name: str, searches: Sequence[tuple[Path, list[FrozenTrial]]]
 ) -> list[FrozenTrial]:
-    """Returns the trials of one search by number, those that were told before those that not."""
+    """Return the trials of one search by number, preferring those with an answer."""
     joined: list[tuple[Path, FrozenTrial]] = []
     for journal, trials in searches:
         joined += [(journal, trial) for trial in trials[len(joined):]]

@@ -1,4 +1,4 @@
-"""From a study to its trials: who meets which suite, at which N, with which seeds, and when."""
+"""From a study to its trials: which optimizer, suite, N and seeds, and in which order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Stage = Literal["tune", "report"]
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One competitor on one suite at one N: what is tuned, frozen and reported together."""
+    """An optimizer on a suite at one N: what is tuned, frozen and reported together."""
 
     suite: Suite
     entry: Entry
@@ -48,13 +48,12 @@ class Plan:
     Args:
         study: The resolved study.
         prepared: The data set of each suite, by the data set's name.
-        choose: The rule by which a competitor's tuning trial is chosen whose configuration is
-            reported.
+        choose: The rule by which a cell's tuning trial is chosen whose configuration is reported.
         accurate: The rule for a second one, which is reported as well where it is another; None
             to do without.
 
     Raises:
-        UserError: An optimizer is unknown or misconfigured, or a batch cannot be shared out.
+        UserError: An optimizer is unknown or misconfigured, or a batch cannot be divided.
     """
 
     def __init__(self, study: Study, prepared: Mapping[str, Prepared],
@@ -75,7 +74,7 @@ class Plan:
         return self.plugins[cell.entry.label].backend
 
     def requires(self, label: str) -> dict[str, str]:
-        """Return the versions of what a competitor's plug-in requires, by package."""
+        """Return the versions of what an optimizer's plug-in requires, by package."""
         return environment.versions(self.plugins[label].backend.requires)
 
     def packages(self) -> list[str]:
@@ -84,17 +83,17 @@ class Plan:
         return sorted(found | ({"optuna"} if self.study.pruner != "none" else set()))
 
     def tuned(self, cell: StudyCell) -> bool:
-        """Whether the competitor has anything that tuning may turn."""
+        """Whether a cell has hyperparameters that tuning searches."""
         return bool(self.space(cell)) and self.study.trials > 0
 
     def untuned(self) -> dict[str, str]:
-        """Returns the configurations of the competitors that are not tuned, by label."""
+        """Return the configurations of the optimizers that are not tuned, by label."""
         trials = [self._trial(cell, "report", 0, self._backend(cell).configure(cell.entry.pinned))
                   for cell in self.cells if not self.tuned(cell)]
         return {trial.label: trial.configuration for trial in trials}
 
-    def leader(self, cell: StudyCell) -> StudyCell | None:
-        """Returns the competitor whose search may serve this one too, if there is one."""
+    def search_owner(self, cell: StudyCell) -> StudyCell | None:
+        """Return the cell whose search may serve this one too, if there is one."""
         name = self._backend(cell).follows
         if not (name and self.study.share and self.tuned(cell)):
             return None
@@ -102,20 +101,20 @@ class Plan:
                      and self._backend(other).name == name
                      and other.entry.pinned == cell.entry.pinned), None)
 
-    def shared(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> bool:
-        """Whether a competitor was seen to follow its leader, in the first trial of both."""
-        leader = self.leader(cell)
-        if leader is None:
+    def shares_search(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> bool:
+        """Whether a cell takes the course of its search's owner, in the first trial of both."""
+        owner = self.search_owner(cell)
+        if owner is None:
             return False
         return any(follows(own, other) for own in tuned if self.belongs(own, cell)
-                   for other in tuned if self.belongs(other, leader))
+                   for other in tuned if self.belongs(other, owner))
 
-    def following(self, cell: StudyCell, trial: Trial) -> Trial:
-        """Returns the trial in which a competitor shows that it follows its leader's."""
+    def sharing_trial(self, cell: StudyCell, trial: Trial) -> Trial:
+        """Return a cell's trial that shows whether it takes the course of the owner's trial."""
         return self._trial(cell, "tune", trial.repetition, trial.hyperparameters)
 
     def tunings(self, cell: StudyCell) -> int:
-        """How many tuning trials a competitor has if it does not share another's search."""
+        """How many tuning trials a cell has if it does not share another's search."""
         if not self.tuned(cell):
             return 0
         return self.study.trials if self.adaptive(cell) else len(self._draws(cell))
@@ -125,14 +124,14 @@ class Plan:
         return self.study.sampler == "tpe" and not self._backend(cell).ordered
 
     def tuning(self) -> list[Trial]:
-        """Returns the tune-stage trials that are known before any has run, interleaved."""
+        """Return the tune-stage trials that are known before any has run, interleaved."""
         drawn = [(cell, self._draws(cell)) for cell in self.cells
                  if self.tuned(cell) and not self.adaptive(cell)]
         return [self._trial(cell, "tune", k, values[k])
                 for k in range(self.study.trials) for cell, values in drawn if k < len(values)]
 
     def space(self, cell: StudyCell) -> dict[str, Hyperparameter]:
-        """What tuning turns of a competitor, with its distribution in the study's space."""
+        """What is searched for a cell, with its distribution in the study's space."""
         return self._backend(cell).searched(cell.entry.pinned, self.study.space)
 
     def distributions(self, cell: StudyCell) -> dict[str, BaseDistribution]:
@@ -140,19 +139,19 @@ class Plan:
         return search_space.optuna_distributions(self._backend(cell), self.space(cell))
 
     def asked(self, cell: StudyCell, number: int) -> dict[str, Scalar]:
-        """Returns Optuna's parameters of a tuning trial that is known before any has run."""
+        """Return Optuna's parameters of a tuning trial that is known before any has run."""
         if self._backend(cell).ordered:
             return {search_space.ORDERED: number}
         values = self._draws(cell)[number]
         return {name: values[name] for name in self.space(cell)}
 
     def tuned_trial(self, cell: StudyCell, number: int, params: Mapping[str, Scalar]) -> Trial:
-        """Returns the tuning trial of a number with what Optuna asked for."""
+        """Return the tuning trial of a number with what Optuna asked for."""
         return self._trial(cell, "tune", number, search_space.full_configuration(
             self._backend(cell), cell.entry.pinned, params))
 
     def search(self, cell: StudyCell) -> str:
-        """Returns a name for a competitor's search: the same as long as it tries the same."""
+        """Return a name for a cell's search: the same as long as it tries the same."""
         trial = self._trial(cell, "tune", 0, self._backend(cell).configure(cell.entry.pinned))
         return (f"{cell.suite.name} {cell.entry.label} N={cell.ranks} "
                 f"{digest([trial.portable, self.study.base_seed])[:12]}")
@@ -171,7 +170,7 @@ class Plan:
         return self._drawn[place]
 
     def seed(self, cell: StudyCell) -> int:
-        """Returns the seed of a competitor's draws.
+        """Return the seed of a cell's draws.
 
         The space alone decides: the same configurations are tried at every N and by every
         optimizer with these knobs, so that both are compared in pairs.
@@ -182,7 +181,7 @@ class Plan:
         return job.derive_seed(self.study.base_seed, role, cell.suite.name, 0)
 
     def reporting(self, tuned: Sequence[TrialRecord]) -> list[Trial]:
-        """Returns the report-stage trials of all cells whose configuration can be frozen.
+        """Return the report-stage trials of all cells whose configuration can be frozen.
 
         What ends best comes after what is fastest, if it is another configuration. A twin comes as
         far as possible from what it repeats: after the others of its suite and N, and in every
@@ -208,12 +207,12 @@ class Plan:
         return trials
 
     def twinned(self, cell: StudyCell) -> bool:
-        """Whether a competitor is reported twice: the first one of each suite and N."""
+        """Whether a cell is reported twice: the first one of each suite and N."""
         first = next(other for other in self.cells if _place(other) == _place(cell))
         return self.study.twins and cell is first
 
     def reports(self, cell: StudyCell) -> int:
-        """How many report-stage trials a competitor has at most, once it is tuned.
+        """How many report-stage trials a cell has at most, once it is tuned.
 
         What is fastest and what ends best may turn out to be one configuration.
         """
@@ -221,13 +220,13 @@ class Plan:
         return self.study.seeds * (1 + self.twinned(cell) + two)
 
     def freeze(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
-        """Returns the configuration that is reported, or None if no trial got that far."""
+        """Return the configuration that is reported, or None if no trial got that far."""
         if not self.tuned(cell):
             return self._backend(cell).configure(cell.entry.pinned)
         return self._chosen(cell, tuned, self._choose)
 
     def second(self, cell: StudyCell, tuned: Sequence[TrialRecord]) -> dict[str, Scalar] | None:
-        """Returns the configuration that ends best, or None where it is the same or there is none.
+        """Return the configuration that ends best, or None where it is the same or there is none.
 
         Accuracies are those of this one, costs those of the other.
         """
@@ -238,9 +237,9 @@ class Plan:
 
     def _chosen(self, cell: StudyCell, tuned: Sequence[TrialRecord],
                 rule: Rule) -> dict[str, Scalar] | None:
-        leader = self.leader(cell)
-        if leader is not None and self.shared(cell, tuned):
-            return self._chosen(leader, tuned, rule)
+        owner = self.search_owner(cell)
+        if owner is not None and self.shares_search(cell, tuned):
+            return self._chosen(owner, tuned, rule)
         best = rule([record for record in tuned if self.belongs(record, cell)])
         return best.trial.hyperparameters if best else None
 
@@ -258,34 +257,24 @@ class Plan:
     ) -> Trial:
         plugin, suite, ranks = self.plugins[cell.entry.label], cell.suite, cell.ranks
         batch = plugin.backend.minibatch(suite.global_batch(ranks), values, ranks)
-        sampling = plugin.backend.slicing(values)  # a mistake shows here, and not in the ranks
+        sampling = plugin.backend.slicing(values)  # raises here what the ranks would
         if suite.data.partition and sampling:
             sampling.require_apart()
         if batch % ranks:
-            mend = ranks * (suite.batch_size // ranks + 1)
+            fitting = ranks * (suite.batch_size // ranks + 1)
             raise UserError(
                 f"suite {suite.name}: the global batch of {batch} cannot be shared by {ranks} "
-                f"ranks; choose other --gpus or --set suite.batch_size={mend}")
+                f"ranks; choose other --gpus or --set suite.batch_size={fitting}")
         base, prefix = self.study.base_seed, "tune-" if stage == "tune" else ""
         return Trial(
-            label=cell.entry.label,
-            optimizer=plugin.backend.name,
-            hyperparameters=values,
-            tuning_free=plugin.backend.tuning_free,
-            batch_size=batch,
-            suite=suite,
-            ranks=ranks,
-            stage=stage,
-            repetition=repetition,
-            seeds=Seeds(
-                data=job.derive_seed(base, f"{prefix}data", suite.name, repetition),
-                init=job.derive_seed(base, f"{prefix}init", suite.name, repetition)),
-            device=self.study.device,
-            data_sha256=self.prepared[suite.data.name].sha256,
-            plugin=plugin.reference,
-            plugin_sha256=plugin.sha256,
-            searched=self._searched(cell) if stage == "tune" else None,
-        )
+            label=cell.entry.label, optimizer=plugin.backend.name, hyperparameters=values,
+            tuning_free=plugin.backend.tuning_free, batch_size=batch, suite=suite, ranks=ranks,
+            stage=stage, repetition=repetition,
+            seeds=Seeds(data=job.derive_seed(base, f"{prefix}data", suite.name, repetition),
+                        init=job.derive_seed(base, f"{prefix}init", suite.name, repetition)),
+            device=self.study.device, data_sha256=self.prepared[suite.data.name].sha256,
+            plugin=plugin.reference, plugin_sha256=plugin.sha256,
+            searched=self._searched(cell) if stage == "tune" else None)
 
     def _searched(self, cell: StudyCell) -> Searched:
         study = self.study
@@ -294,10 +283,10 @@ class Plan:
         ranges = {name: (float(knob.search.low), float(knob.search.high))
                   for name, knob in space.items()
                   if isinstance(knob.search, LogUniform | Uniform)}
-        leader = self.leader(cell)
+        owner = self.search_owner(cell)
         return Searched(study.sampler, study.pruner, study.space,
                         self._backend(cell).space_version, ranges,
-                        leader.entry.label if leader else "",
+                        owner.entry.label if owner else "",
                         tuple(name for name in space if name not in ranges) or UNSET)
 
 

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench_apts.core.spec import Augment, Study, Suite
-    from bench_apts.study.plan import Plan, StudyCell
+    from bench_apts.study.plan import Plan
     from bench_apts.suites.data import Dataset, Prepared
 
 _FACTOR, _SCATTER = 1.2, 0.1
 """The difference, and the scatter of costs, that the planned seeds are measured by."""
 
+_FLOAT_BYTES, _INDEX_BYTES = 4, 8
+"""Bytes of one number, and of one sample's index."""
+
 
 def estimate_lines(plan: Plan, folder: Path) -> Iterator[str]:
-    """Yields the plan line by line.
+    """Yield the plan line by line.
 
     The time of a trial is the mean of finished trials of the same competitor, suite and N in
     ``folder``. Where there is none, one forward and backward pass is timed here and multiplied by
@@ -43,11 +46,12 @@ def estimate_lines(plan: Plan, folder: Path) -> Iterator[str]:
     yield f"device: {study.device}, world sizes: {', '.join(map(str, study.ranks))}"
     total, bare = 0.0, False
     for cell in plan.cells:
-        drawn = 1 if plan.leader(cell) else plan.tunings(cell)
+        drawn = 1 if plan.search_owner(cell) else plan.tunings(cell)
         done = {r.trial.repetition for r in known if plan.belongs(r, cell)}
         left = sum(k not in done for k in range(drawn)) + plan.reports(cell)
         times = [r.end.wall_s for r in known if r.end
-                 and (r.trial.suite, r.trial.label, r.trial.ranks) == _cost_key(cell)]
+                 and (r.trial.suite, r.trial.label, r.trial.ranks) == (
+                     cell.suite, cell.entry.label, cell.ranks)]
         if times:
             seconds = statistics.mean(times)
             source = f"as {len(times)} finished trials took"
@@ -57,8 +61,11 @@ def estimate_lines(plan: Plan, folder: Path) -> Iterator[str]:
             seconds = timed[cell.suite.name] * cell.suite.budget.samples / workers
             source, bare = "computing alone", True
         total += seconds * left
+        # Before tuning is over, nobody knows whether one or two configurations are reported.
+        least, most = study.seeds * (1 + plan.twinned(cell)), plan.reports(cell)
+        reports = most if least == most else f"{least} to {most}"
         yield (f"{cell.suite.name} {cell.entry.label} N={cell.ranks}: {drawn} tuning + "
-               f"{_reports(plan, cell)} report trials of {cell.suite.budget.samples} samples, "
+               f"{reports} report trials of {cell.suite.budget.samples} samples, "
                f"{left} to run at most, about {seconds:.1f} s each, {source}")
     whole = f"{total / 60:.0f} min" if total >= 120 else f"{total:.1f} s"
     yield (f"estimated cost: about {whole}"
@@ -74,8 +81,7 @@ def _design(study: Study) -> Iterator[str]:
     spread = sample_size.Spread(_SCATTER)
     pairs = f"{study.seeds} seed{'s' * (study.seeds != 1)} in pairs"
     share = sample_size.power(
-        spread, spread, (study.seeds,) * 2, _FACTOR, paired=True, rivals=rivals
-    )
+        spread, spread, (study.seeds,) * 2, _FACTOR, paired=True, rivals=rivals)
     enough = (None if share >= sample_size.ENOUGH else
               sample_size.needed(spread, spread, _FACTOR, rivals=rivals))
     yield (f"design: {pairs} tell two of {rivals + 1} optimizers a factor of {_FACTOR:g} apart in "
@@ -84,19 +90,8 @@ def _design(study: Study) -> Iterator[str]:
               f"; {enough} seeds would in {sample_size.ENOUGH:.0%} (bench-apts power)"))
 
 
-def _reports(plan: Plan, cell: StudyCell) -> str:
-    """Counts report trials; before tuning is over, nobody knows whether one or two are frozen."""
-    least = plan.study.seeds * (1 + plan.twinned(cell))
-    most = plan.reports(cell)
-    return str(most) if least == most else f"{least} to {most}"
-
-
-def _cost_key(cell: StudyCell) -> tuple[Suite, str, int]:
-    return cell.suite, cell.entry.label, cell.ranks
-
-
 def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> float:
-    """Times one forward and backward pass here; returns seconds per sample on one device."""
+    """Time one forward and backward pass here; return seconds per sample on one device."""
     import torch
 
     from bench_apts.suites import data
@@ -105,8 +100,7 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
 
     torch.set_num_threads(1)
     dataset, suite = data.load(prepared.folder), problem.suite
-    model, loss = tasks.trained(
-        problem.network(dataset), problem.task, suite.loss_scale or 1.0)
+    model, loss = tasks.trained(problem.network(dataset), problem.task, suite.loss_scale or 1.0)
     model.to(device)
     size = min(suite.batch_size, len(dataset.train_targets))
     some = range(size)  # a copy, unlike a slice of mapped arrays
@@ -122,11 +116,6 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times) / size
-
-
-_FLOAT = 4
-_INDEX = 8
-"""Bytes of one number and of one sample's index."""
 
 
 def prepare_data(study: Study, data_dir: Path | None, offline: bool) -> dict[str, Prepared]:
@@ -176,7 +165,7 @@ def preflight_study(plan: Plan) -> None:
 
 
 def preflight_suite(study: Study, suite: Suite, prepared: Prepared) -> None:
-    """Splits the data, builds the model without its numbers, and adds up what it takes.
+    """Split the data, builds the model without its numbers, and adds up what it takes.
 
     Args:
         study: Where the suite is run.
@@ -254,7 +243,7 @@ def _count(problem: SuiteProblem, dataset: Dataset) -> int:
 
 
 def _require_memory(study: Study, suite: Suite, parameters: int, dataset: Dataset) -> None:
-    """Refuses what cannot fit into the main memory, before a rank tries and is killed for it.
+    """Refuse what cannot fit into the main memory, before a rank tries and is killed for it.
 
     The least that all ranks together hold: weights and gradients, one global minibatch and the
     order of its samples; on GPUs only the order, and what else does not fit ends as ``oom``.
@@ -262,9 +251,9 @@ def _require_memory(study: Study, suite: Suite, parameters: int, dataset: Datase
     numbers, there = dataset.train_inputs[0].size, environment.memory_bytes()
     for ranks in study.ranks:
         batch = suite.global_batch(ranks)
-        needed = batch * _INDEX
+        needed = batch * _INDEX_BYTES
         if study.device == "cpu":
-            needed += ranks * 2 * parameters * _FLOAT + batch * numbers * _FLOAT
+            needed += ranks * 2 * parameters * _FLOAT_BYTES + batch * numbers * _FLOAT_BYTES
         if needed > there:
             raise UserError(
                 f"{parameters:,} parameters and a global batch of {batch:,} take at least "

@@ -26,7 +26,7 @@ _decoder = msgspec.json.Decoder(Event)
 
 
 def describe_trial(trial: Trial) -> str:
-    """Names a trial in a few words: of a tuning trial also what was searched."""
+    """Name a trial in a few words: of a tuning trial also what was searched."""
     what = "tuning" if trial.stage == "tune" else "twin of report" if trial.twin else "report"
     searched = {*trial.searched.ranges, *(trial.searched.choices or ())} if trial.searched else ()
     knobs = ", ".join(
@@ -66,30 +66,30 @@ class StudyProgress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows the bars while the block runs, if there is a terminal."""
+        """Show the bars while the block runs, if there is a terminal."""
         with self._bars:
             yield
 
     def study_started(self, trials: int) -> None:
-        """Tells how many trials the study has."""
+        """Tell how many trials the study has."""
         self._total = trials
         self._bars.update(self._study, total=trials)
 
     def note(self, text: str) -> None:
-        """Shows a line that is no trial's end."""
+        """Show a line that is no trial's end."""
         self._console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def trial_kept(self, record: TrialRecord, meanwhile: bool = False) -> None:
-        """Tells that a trial was finished by an earlier command, or ``meanwhile`` by another."""
+        """Tell that a trial was finished by an earlier command, or ``meanwhile`` by another."""
         self._advance(record, "run beside" if meanwhile else "kept from an earlier run")
 
     def trial_finished(self, record: TrialRecord) -> None:
-        """Tells how a trial ended."""
+        """Tell how a trial ended."""
         self._ran += 1
         self._advance(record, "")
 
     def trial_skipped(self) -> None:
-        """Tells that a trial is not run, as others like it failed before their first step."""
+        """Tell that a trial is not run, as others like it failed before their first step."""
         self._done += 1
         self._bars.update(self._study, completed=self._done, note=f"{self._done}/{self._total}")
 

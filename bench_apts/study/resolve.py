@@ -1,4 +1,4 @@
-"""From what the user wrote on the command line to a study, or one clear line of complaint."""
+"""Resolve what the user wrote on the command line to a study."""
 
 from __future__ import annotations
 
@@ -24,32 +24,22 @@ if TYPE_CHECKING:
 DEFAULT_OPTIMIZERS = ("apts,sgd,adam,adam-default,nadamw,nadamw-list,schedule-free,prodigy,"
                       "local-adam,zero1,zero2,zero3")
 
-_MOST_TRIALS = 10_000
-"""Of one competitor on one suite at one N; each exists as a plan before any runs."""
+_MAX_TRIALS = 10_000
+"""Of one cell; each is planned before any runs."""
 
 _STREAMERS = 2
 """Processes that read streamed data for one rank, where the suite does not say."""
 
 _RANK_BYTES = 2**26
-"""Memory that a CPU rank takes for itself at least, what it shares with the others apart."""
+"""Memory that a CPU rank needs for itself at least, without what it shares with the others."""
 
 
 def resolve_study(
-    suites: list[str],
-    overrides: tuple[str, ...],
-    gpus: str | None,
-    optimizers: str | None,
-    trials: int,
-    seeds: int,
-    base_seed: int,
-    twins: bool,
-    sampler: Sampler = "random",
-    pruner: Pruner = "none",
-    space: Space = "narrow",
-    share: bool = True,
-    nodes: int = 1,
+    suites: list[str], overrides: tuple[str, ...], gpus: str | None, optimizers: str | None,
+    trials: int, seeds: int, base_seed: int, twins: bool, sampler: Sampler = "random",
+    pruner: Pruner = "none", space: Space = "narrow", share: bool = True, nodes: int = 1,
 ) -> tuple[Study, list[str]]:
-    """Resolves names, world sizes and selectors.
+    """Resolve names, world sizes and selectors.
 
     Returns:
         The study, and notes that the user should read before it runs.
@@ -57,8 +47,8 @@ def resolve_study(
     Raises:
         UserError: Anything is unknown, malformed, unavailable or absurdly large.
     """
-    for option, number, most in (("--trials", trials, _MOST_TRIALS),
-                                 ("--seeds", seeds, _MOST_TRIALS),
+    for option, number, most in (("--trials", trials, _MAX_TRIALS),
+                                 ("--seeds", seeds, _MAX_TRIALS),
                                  ("--base-seed", base_seed, 2**63 - 1)):
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
@@ -66,21 +56,10 @@ def resolve_study(
     chosen, folders, workers = _suites(suites, overrides)
     device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
-        suites=chosen,
-        entries=_entries(optimizers, notes),
-        ranks=ranks,
-        trials=trials,
-        seeds=seeds,
-        base_seed=base_seed,
-        device=device,
-        twins=twins,
-        sampler=sampler,
-        pruner=pruner,
-        space=space,
-        share=share,
-        folders=folders or UNSET,
-        workers=workers or UNSET,
-    ), notes
+        suites=chosen, entries=_entries(optimizers, notes), ranks=ranks, trials=trials,
+        seeds=seeds, base_seed=base_seed, device=device, twins=twins, sampler=sampler,
+        pruner=pruner, space=space, share=share, folders=folders or UNSET,
+        workers=workers or UNSET), notes
 
 
 def _suites(
@@ -113,7 +92,7 @@ def _suites(
 def world_sizes(
     gpus: str | None, notes: list[str], nodes: int = 1, suites: Sequence[Suite] = ()
 ) -> tuple[Literal["cpu", "cuda"], tuple[int, ...]]:
-    """Reads ``--gpus`` and decides between GPUs and CPU ranks.
+    """Read ``--gpus`` and decides between GPUs and CPU ranks.
 
     Without it there is one rank, and as many as there are GPUs or cores to share the minibatches
     of ``suites`` evenly. Several nodes share the ranks evenly; a single rank runs on node 0.
@@ -165,7 +144,7 @@ def _all(
 
 
 def parse_sizes(option: str, text: str) -> tuple[int, ...]:
-    """Reads a list of world sizes; each counts once.
+    """Read a list of world sizes; each counts once.
 
     Raises:
         UserError: One is no whole number from 1 on, or more than any machine could have.
@@ -180,7 +159,7 @@ def parse_sizes(option: str, text: str) -> tuple[int, ...]:
 
 
 def resolve_entry(selector: str) -> tuple[Entry, Plugin]:
-    """Reads a selector and finds its optimizer, which is called by its backend's name.
+    """Read a selector and finds its optimizer, which is called by its backend's name.
 
     Raises:
         UserError: The selector is malformed, or the optimizer unknown or misconfigured.

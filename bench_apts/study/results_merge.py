@@ -14,20 +14,18 @@ from bench_apts.core import store, trial_files
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import write_json
 from bench_apts.core.spec import Study, canonical
-from bench_apts.study import optuna_search as merge_journals
-from bench_apts.study.optuna_search import STORAGE
+from bench_apts.study.optuna_search import STORAGE, merge_storages
 from bench_apts.trial import checkpoint_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bench_apts.core.records import TrialRecord
-    from bench_apts.core.store import StudyFile
 
 _SHORTENED = frozenset({"timeout", "oom", "pruned"})
 """Statuses that end a trial for what is not in its specification: time, memory, other trials."""
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class MergeSummary:
 
 
 def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> MergeSummary:
-    """Joins results folders; the new one is there whole, or not at all.
+    """Join results folders; the new one is there whole, or not at all.
 
     Of a trial that is in several, the finished attempt stays, of these the one with the most
     evaluations, of these the earliest.
@@ -81,28 +79,31 @@ def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> Mer
             found.setdefault(record.header.run_id, []).append(record)
     conflicts = [line for records in found.values() for line in _conflicts(records)]
     if conflicts:
-        more = len(conflicts) - _MOST_NAMED
-        raise UserError("; ".join(conflicts[:_MOST_NAMED])
+        more = len(conflicts) - _MAX_NAMED
+        raise UserError("; ".join(conflicts[:_MAX_NAMED])
                         + (f"; and {more} more" if more > 0 else "")
                         + ": move away those you do not believe, nothing was written")
-    chosen = {run_id: _best(records) for run_id, records in found.items()}
+    # The most complete attempt: the same whatever the order of the folders.
+    chosen = {run_id: min(records, key=lambda record: (
+        trial_files.incompleteness(record), record.header.time,
+        Path(record.path).read_bytes() if len(records) > 1 else b""))
+        for run_id, records in found.items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
-            whole = Path(beside) / "whole"
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            whole = Path(temporary) / "whole"
             (whole / "trials").mkdir(parents=True)
             for run_id, record in chosen.items():
                 shutil.copyfile(record.path, whole / "trials" / f"{run_id}.jsonl")
                 saved = Path(record.path).parent.parent / checkpoint_files.FOLDER / run_id
                 if not record.finished and saved.is_dir():
                     shutil.copytree(saved, whole / checkpoint_files.FOLDER / run_id)
-            merge_journals.merge_storages(
-                whole / STORAGE, [folder / STORAGE for folder in folders]
-            )
+            merge_storages(whole / STORAGE, [folder / STORAGE for folder in folders])
             write_json(whole / "study.json", store.StudyFile(
                 study, command, store.now(), files[0].environment, data=data,
                 code=code, untuned=untuned, unpublished=unpublished or msgspec.UNSET,
-                merged=[_origin(folder, file)
+                merged=[store.MergedFolder(str(folder), file.command, file.created,
+                                           file.environment)
                         for folder, file in zip(folders, files, strict=True)]))
             whole.rename(out)
     except OSError as error:
@@ -112,16 +113,8 @@ def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> Mer
                   tuple(copies))
 
 
-def _origin(folder: Path, file: StudyFile) -> store.MergedFolder:
-    return store.MergedFolder(str(folder), file.command, file.created, file.environment)
-
-
 def _union(studies: Sequence[Study], folders: Sequence[Path]) -> Study:
-    """Returns the study that asks for all that the others do.
-
-    Raises:
-        UserError: Two of them contradict each other; names the key.
-    """
+    """Return the study that asks for all that the others do, unless two contradict each other."""
     first = studies[0]
     for study, folder in zip(studies[1:], folders[1:], strict=True):
         for key in ("device", "trials", "base_seed", "sampler", "pruner", "space", "share"):
@@ -143,7 +136,7 @@ def _union(studies: Sequence[Study], folders: Sequence[Path]) -> Study:
 
 def _by_name(key: str, listed: Sequence[Iterable[tuple[str, Any]]],
              folders: Sequence[Path]) -> list[Any]:
-    """Joins lists of named things; those of one name must be equal."""
+    """Join lists of named things; those of one name must be equal."""
     there: dict[str, tuple[Any, Path]] = {}
     for things, folder in zip(listed, folders, strict=True):
         for name, thing in things:
@@ -158,7 +151,7 @@ def _by_name(key: str, listed: Sequence[Iterable[tuple[str, Any]]],
 
 
 def _same(key: str, listed: Sequence[dict[str, str]], folders: Sequence[Path]) -> dict[str, str]:
-    """Joins hashes by name; of one name there is one, or the machines ran different things."""
+    """Join hashes by name; of one name there is one, or the machines ran different things."""
     joined: dict[str, tuple[str, Path]] = {}
     for hashes, folder in zip(listed, folders, strict=True):
         for name, value in hashes.items():
@@ -170,7 +163,7 @@ def _same(key: str, listed: Sequence[dict[str, str]], folders: Sequence[Path]) -
 
 
 def _difference(one: Any, other: Any) -> tuple[str, Any, Any]:
-    """Finds where two unequal JSON values differ first: the path, and either value."""
+    """Find where two unequal JSON values differ first: the path, and either value."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in {**one, **other}:
             if key not in one or key not in other or one[key] != other[key]:
@@ -179,15 +172,8 @@ def _difference(one: Any, other: Any) -> tuple[str, Any, Any]:
     return "", one, other
 
 
-def _best(records: Sequence[TrialRecord]) -> TrialRecord:
-    """The most complete attempt: the same whatever the order of the folders."""
-    return min(records, key=lambda r: (
-        trial_files.incompleteness(r), r.header.time,
-        Path(r.path).read_bytes() if len(records) > 1 else b""))
-
-
 def _conflicts(records: Sequence[TrialRecord]) -> list[str]:
-    """Names finished records of one trial that cannot all be true."""
+    """Name finished records of one trial that cannot all be true."""
     answers = [record for record in records if record.finished]
     found = []
     for other in records[1:]:
@@ -200,7 +186,7 @@ def _conflicts(records: Sequence[TrialRecord]) -> list[str]:
 
 
 def _disagreement(one: TrialRecord, other: TrialRecord) -> str:
-    """Says in what two answers to one trial differ that had to be equal; "" if in nothing.
+    """Say in what two answers to one trial differ that must be equal; "" if in nothing.
 
     Only times may differ on CPUs. GPUs add in any order, so that nothing but the start is
     compared there.
@@ -216,19 +202,12 @@ def _disagreement(one: TrialRecord, other: TrialRecord) -> str:
             if getattr(mine, name) != getattr(theirs, name):
                 return (f"{name} at the evaluation after {mine.samples} samples "
                         f"({getattr(mine, name)} and {getattr(theirs, name)})")
+    assert one.end is not None
+    assert other.end is not None
     if len(one.evals) != len(other.evals):
-        assert one.end is not None
-        assert other.end is not None
         shortened = {one.end.status, other.end.status} & _SHORTENED
         return "" if shortened else (
             f"the number of evaluations ({len(one.evals)} and {len(other.evals)})")
-    return _ends(one, other)
-
-
-def _ends(one: TrialRecord, other: TrialRecord) -> str:
-    """The same of the end of two trials that were evaluated alike."""
-    assert one.end is not None
-    assert other.end is not None
     if one.end.test and other.end.test and one.end.test != other.end.test:
         return f"the test metrics ({one.end.test} and {other.end.test})"
     hashes = {one.end.final_weights_sha256, other.end.final_weights_sha256} - {None}

@@ -143,7 +143,7 @@ class Scheduler:
             return self._tune(search, *task)
 
         first = [(0, cell) for cell in plan.cells if plan.tunings(cell)]
-        self._later_tunings(first, [cell for cell in plan.cells if not plan.leader(cell)])
+        self._later_tunings(first, [cell for cell in plan.cells if not plan.search_owner(cell)])
         _run_until_done(run, shard.tuning(plan, first))
         later = self._later_tunings(first, self._searching())
         _run_until_done(run, shard.tuning(plan, later))
@@ -193,14 +193,14 @@ class Scheduler:
 
     def _tune(self, search: Search, number: int, cell: StudyCell) -> bool:
         """Run a tuning trial; return whether it has an answer, or needs none."""
-        leader = self._plan.leader(cell) if number == 0 else None
-        trial, pruning = search.trial(leader or cell, number)
-        if leader:
-            trial, pruning = self._plan.following(cell, trial), None
+        owner = self._plan.search_owner(cell) if number == 0 else None
+        trial, pruning = search.trial(owner or cell, number)
+        if owner:
+            trial, pruning = self._plan.sharing_trial(cell, trial), None
         if self._skip(trial):
             return True
         record = self.run(trial, pruning)
-        if record is not None and not leader:
+        if record is not None and not owner:
             search.add_result(cell, record)
         return record is not None
 
@@ -214,11 +214,11 @@ class Scheduler:
     def _searching(self) -> list[StudyCell]:
         """Return the cells with a search of their own, as far as the first trials tell.
 
-        Whether a cell shares its leader's search may only be seen elsewhere, in another shard.
+        Whether a cell shares another's search may only be seen elsewhere, in another shard.
         """
         plan, known = self._plan, store.read_trials(self._folder)
-        return [cell for cell in plan.cells if not plan.shared(cell, known)
-                and not (plan.leader(cell) and attempts.count_missing(plan, [(0, cell)], known))]
+        return [cell for cell in plan.cells if not plan.shares_search(cell, known) and not (
+            plan.search_owner(cell) and attempts.count_missing(plan, [(0, cell)], known))]
 
     def _later_tunings(self, first: Sequence[TuningTask], cells: Sequence[StudyCell]
                        ) -> list[TuningTask]:

@@ -1,4 +1,4 @@
-"""Tuning: which configurations a study tries, asked of Optuna or of the optimizer's own list."""
+"""Which configurations a search tries: Optuna's samplers, a grid, or the optimizer's own list."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import random
 import warnings
 from typing import TYPE_CHECKING
 
-from bench_apts.plugins.optimizer_contract import (
-    Backend,
-    Choice,
-    Hyperparameter,
-    LogUniform,
-    Uniform,
-)
+from bench_apts.plugins.optimizer_contract import Choice, LogUniform, Uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from bench_apts.core.spec import Sampler, Scalar, Space
+    from bench_apts.plugins.optimizer_contract import Backend, Hyperparameter
 
 ORDERED = "configuration"
 """What Optuna knows an ordered configuration by: its place in the list."""
@@ -32,12 +27,12 @@ def draw_configurations(
     backend: Backend, pinned: Mapping[str, Scalar], count: int, seed: int,
     sampler: Sampler = "random", space: Space = "narrow",
 ) -> list[dict[str, Scalar]]:
-    """Draws configurations from the optimizer's own search space, none knowing of another.
+    """Draw configurations from the optimizer's own search space, independent of results.
 
     With ``random`` (independent draws) and ``halton`` (scrambled) the k-th depends on seed and
     space alone, so a study with more trials begins with those of a smaller one. A ``grid`` is
-    made for its number of trials and shuffled. Where the optimizer has ordered configurations,
-    they are taken instead, in their order.
+    made for its number of trials and shuffled. An optimizer's ordered configurations replace all
+    of these, in their order.
 
     Args:
         backend: Whose space is searched.
@@ -71,7 +66,7 @@ def draw_configurations(
 def full_configuration(
     backend: Backend, pinned: Mapping[str, Scalar], params: Mapping[str, Scalar]
 ) -> dict[str, Scalar]:
-    """Returns the full configuration that Optuna's parameters of a trial stand for."""
+    """Return the full configuration that Optuna's parameters of a trial stand for."""
     if backend.ordered:
         params = backend.ordered[int(params[ORDERED])]
     return backend.configure({**params, **pinned})
@@ -80,12 +75,8 @@ def full_configuration(
 def optuna_distributions(
     backend: Backend, searched: Mapping[str, Hyperparameter]
 ) -> dict[str, BaseDistribution]:
-    """Returns a search space as Optuna knows it."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    """Return a search space as Optuna knows it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if backend.ordered:
         return {ORDERED: CategoricalDistribution(tuple(range(len(backend.ordered))))}
@@ -103,7 +94,7 @@ def optuna_distributions(
 
 
 def sampler_of(name: Sampler, seed: int) -> BaseSampler:
-    """Makes one of Optuna's samplers."""
+    """Make one of Optuna's samplers."""
     from optuna import samplers
 
     seed %= 2**32

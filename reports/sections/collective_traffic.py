@@ -16,7 +16,7 @@ from bench_apts.reports.canvas import (
 )
 from bench_apts.reports.cost_tables import UNCOUNTED
 from bench_apts.reports.figure_style import INK
-from bench_apts.reports.section_parts import Listing, Pictures, Section, declared, opening
+from bench_apts.reports.section_parts import Listing, Pictures, Section, opening
 from bench_apts.reports.table import Table, Value, grouped_table, known, mono, name, number, words
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _sent(cell: ReportCell) -> SentBytes | None:
         return None
     record, comm = cell.communication
     sent, steps = comm.get("train", {}), record.evals[-1].step if record.evals else 0
-    backend = declared(cell)
+    backend = cell.backend
     formula = backend.traffic if backend else None
     rounds = formula is not None and formula.unit == "round" and "all_reduce" in sent
     count = sent["all_reduce"].calls if rounds else steps

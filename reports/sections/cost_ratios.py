@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES
-from bench_apts.reports.section_parts import family_of, finite
-from bench_apts.reports.table import Table, Value, grouped_table, known, number, words
+from bench_apts.reports.table import Table, Value, finite, grouped_table, known, number, words
 from bench_apts.reports.tuning_pools import (
     CostView,
     opening_entries,
@@ -86,10 +85,10 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
         view: Currency, level and device.
     """
     every = [found for cell in group.cells if (found := read_pool(cell, view))]
-    pools = sorted((found for found in every if not found.cell.leader and found.ert.total),
+    pools = sorted((found for found in every if not found.cell.search_owner and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
-    base = next((found for found in hit if family_of(found.cell)), hit[0] if hit else None)
+    base = next((found for found in hit if found.cell.family), hit[0] if hit else None)
     unlike = unlike_environments(pools, view)
     shares = dict.fromkeys((found.cell.label for found in pools), math.nan)
     if not unlike:
@@ -210,7 +209,7 @@ def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table:
 
 def _level_rows(group: CellGroup, view: CostView) -> Iterator[tuple[Value, ...]]:
     levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and not cell.leader and all(
+    cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
         all_known(cell.outcomes(level), view.currency) for level in levels)]
     if not cells:
         return

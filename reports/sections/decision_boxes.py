@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import search_costs
+from bench_apts.reports.bills_by_trainings import (
+    MANY,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+    payoff_words,
+)
 from bench_apts.reports.cells import computing, memory
 from bench_apts.reports.section_parts import (
     Answer,
@@ -16,7 +23,6 @@ from bench_apts.reports.section_parts import (
     Listing,
     Part,
     Prose,
-    family_of,
     untuned_reference,
 )
 from bench_apts.reports.sections.decision_contest import (
@@ -30,15 +36,7 @@ from bench_apts.reports.sections.decision_contest import (
     projectable,
 )
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
-from bench_apts.reports.tuning_pools import (
-    MANY,
-    CostView,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    payoff_words,
-    read_pool,
-)
+from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import network_model
 from bench_apts.stats.timing_noise import noise
 
@@ -99,7 +97,7 @@ def _box(context: Context, group: CellGroup) -> Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = CostView(headline(device), 1.0, device)
-    rivals = [cell for cell in cells if not cell.leader]
+    rivals = [cell for cell in cells if not cell.search_owner]
     pools = [found for cell in rivals if (found := read_pool(cell, view))]
     timed = view.currency in TIME_CURRENCIES
     unlike = group.unlike if timed else ""
@@ -261,7 +259,7 @@ def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> lis
         return []
     families: dict[str, list[ReportCell]] = {}
     for cell in cells:
-        families.setdefault(family_of(cell), []).append(cell)
+        families.setdefault(cell.family, []).append(cell)
     return [_loss(once, members, view) for family, members in families.items()
             if family and once.best.cell not in members]
 

@@ -23,9 +23,9 @@ from bench_apts.reports.canvas import (
 from bench_apts.reports.caveats import on_the_edge
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.figure_style import INK, LOOKS
-from bench_apts.reports.section_parts import Pictures, Prose, Section, finite, tables
+from bench_apts.reports.section_parts import Pictures, Prose, Section, tables
 from bench_apts.reports.sections.hyperparameter_sweeps import find_sweeps, transfer_table
-from bench_apts.reports.table import Table, Value, name, number, words
+from bench_apts.reports.table import Table, Value, finite, name, number, words
 from bench_apts.stats.range_sensitivity import log_edges, success_by_bin, working_range
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _edges(context: Context) -> Iterator[str]:
     """Warn of each optimum at an end of what was searched, with its place."""
     for group in context.groups:
         for cell in group.cells:
-            if cell.leader or cell.frozen is None or cell.frozen.trial.searched is None:
+            if cell.search_owner or cell.frozen is None or cell.frozen.trial.searched is None:
                 continue
             for knob in on_the_edge(cell):
                 low, high = cell.frozen.trial.searched.ranges[knob]

@@ -86,7 +86,7 @@ def find_sweeps(groups: Sequence[CellGroup]) -> list[Sweep]:
 
 
 def _searched(cells: Sequence[ReportCell]) -> Sweep | None:
-    cells = [cell for cell in cells if cell.tune and not cell.leader]
+    cells = [cell for cell in cells if cell.tune and not cell.search_owner]
     ranges = next((r.trial.searched.ranges for cell in cells for r in cell.tune
                    if r.trial.searched), {})
     name = widest(ranges)
@@ -139,7 +139,7 @@ def transfer_table(context: Context) -> Table | None:
     view = CostView(headline(device), 1.0, device)
     sizes = [group.ranks for group in context.groups]
     pools = [found for group in context.groups for cell in group.cells
-             if cell.tune and not cell.leader and cell.frozen is not None
+             if cell.tune and not cell.search_owner and cell.frozen is not None
              and (found := read_pool(cell, view))]
     labels = [label for label in context.looks
               if sum(found.cell.label == label for found in pools) > 1]

@@ -83,7 +83,7 @@ def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> Table:
          ("Best", f"validation {units.metric_title(groups[0].suite.target.metric)}")),
         ([_tuning_row(cell, record, device) for record in mine]
          for group in groups for cell in group.cells
-         if (mine := cell.checks if cell.leader else cell.tune)))
+         if (mine := cell.checks if cell.search_owner else cell.tune)))
 
 
 def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Value, ...]:
@@ -115,7 +115,7 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Val
 
 def _chosen(cell: ReportCell, record: TrialRecord) -> str:
     """Say which of the two frozen configurations a trial's is, if either."""
-    if not cell.two:
+    if not cell.two_configurations:
         return "frozen" if record is cell.frozen else ""
     return ("frozen: fastest" if record is cell.frozen
             else "frozen: best" if record is cell.best else "")
@@ -148,7 +148,7 @@ def frozen_table(groups: Sequence[CellGroup]) -> Table:
 def _frozen_rows(cell: ReportCell) -> list[tuple[Value, ...]]:
     assert cell.frozen
     assert cell.best
-    if not cell.two:
+    if not cell.two_configurations:
         return [_frozen_row(cell, f"{FASTEST} and {BEST}", cell.frozen, cell.seeds)]
     return [_frozen_row(cell, FASTEST, cell.frozen, cell.seeds),
             _frozen_row(cell, BEST, cell.best, cell.best_seeds)]

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, headline
 from bench_apts.reports import cost_tables
-from bench_apts.reports.bills_by_trainings import amortised_figure
+from bench_apts.reports.bills_by_trainings import (
+    amortised_figure,
+    crossings,
+    first_to_pay,
+    payoff_sentence,
+)
 from bench_apts.reports.canvas import (
     Figure,
     draw_marks,
@@ -38,13 +43,7 @@ from bench_apts.reports.table import (
     words,
 )
 from bench_apts.reports.tuning_bill import remarks, suite_bill, width_figure
-from bench_apts.reports.tuning_pools import (
-    CostView,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    unlike_environments,
-)
+from bench_apts.reports.tuning_pools import CostView, unlike_environments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,10 @@ import report_fixture as fixture
 from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
 
 from bench_apts.core.errors import UserError
+from bench_apts.reports.bills_by_trainings import payoff_sentence
 from bench_apts.reports.gather import gather
 from bench_apts.reports.tuning_bill import study_bill
-from bench_apts.reports.tuning_pools import CostView, payoff_sentence
+from bench_apts.reports.tuning_pools import CostView
 from bench_apts.stats.amortisation import BreakEven
 from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.intervals import Interval
@@ -347,7 +348,7 @@ def test_pruned_trials_and_dependent_draws_are_said(tmp_path):
 def test_whose_search_served_another_is_said(known):
     gathered = gather(known.path)
     (group,) = gathered.groups
-    cells = tuple(replace(cell, leader="sgd" if cell.tune else "") for cell in group.cells)
+    cells = tuple(replace(cell, search_owner="sgd" if cell.tune else "") for cell in group.cells)
     found = study_bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
     assert "tuned as sgd" in row(found, "bill-search", "adam")[1]["Optimizer"].badge
     assert any("adam at N = 1 took over another's search" in note for note in found.notes)

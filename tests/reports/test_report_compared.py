@@ -220,7 +220,8 @@ def test_misses_are_compared_and_nothing_is_imputed(before, after):
     assert math.isinf(time.measure.effect)
     assert time.measure.texts[1].startswith("more than ")
     assert "∞" in compared_tables.row_entries(time)
-    row = next(r for r in compared_tables.plain_rows(found) if r["measure"] == "time to target")
+    row = next(r for r in compared_tables.measures_table(found.rows).records()
+               if r["measure"] == "time to target")
     assert (row["b"], row["effect"]) == (None, None)
     both = compared(after, after)
     assert verdicts(both)["time to target"] == "neither hit"

@@ -22,7 +22,7 @@ def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" 
     ("mnist", "mnist (data 1a2b3c…, not the published files)"),
     ("cifar10", "cifar10 (data 1a2b3c…, not known to be the published files)")])
 def test_other_data_under_a_known_name_is_called_by_its_fingerprint(name, words):
-    assert data_origin.data_caveats(gathered(name=name)) == []
+    assert [*data_origin.data_caveats(gathered(name=name))] == []
     ((title, text),) = data_origin.data_caveats(gathered([name], name=name))
     assert "Other data" in title
     assert words in text
@@ -30,8 +30,8 @@ def test_other_data_under_a_known_name_is_called_by_its_fingerprint(name, words)
 
 def test_a_long_wait_for_data_is_told():
     short, long = {"train_s": 9.5, "data_s": 0.5}, {"train_s": 3.0, "data_s": 1.0}
-    assert data_origin.data_caveats(gathered(ledgers=[short])) == []
-    assert data_origin.data_caveats(gathered(ledgers=[{"train_s": 1.0}])) == []
+    assert [*data_origin.data_caveats(gathered(ledgers=[short]))] == []
+    assert [*data_origin.data_caveats(gathered(ledgers=[{"train_s": 1.0}]))] == []
     ((_, text),) = data_origin.data_caveats(gathered(ledgers=[long, long, short]))
     assert "25" in text
 

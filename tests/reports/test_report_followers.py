@@ -63,7 +63,7 @@ def test_a_follower_does_not_take_the_victory_from_its_leader(study):
 def test_its_bill_is_the_leaders_trials_at_its_own_cost_of_a_sample(study):
     _, found = cells(followed(study))
     adam, zero = found["adam"], found["zero1"]
-    assert zero.leader == "adam"
+    assert zero.search_owner == "adam"
     assert len(zero.tune) == len(DRAWS)
     for currency, factor in (("wire_bytes", 1.5), ("core_seconds", 2.5), ("train_s", 2.5),
                              ("samples", 1.0), ("gradient_evaluations", 1.0)):

@@ -40,7 +40,7 @@ def rows(folder):
 def test_costs_of_the_one_and_accuracies_of_the_other(study):
     found = cell(rerun(study))
     assert (found.frozen.trial.repetition, found.best.trial.repetition) == (0, 1)
-    assert found.two
+    assert found.two_configurations
     assert [o.cost["core_seconds"] for o in found.finals] == [3, 3]
     assert found.to_target("core_seconds").median == 3
     assert found.test == [0.97, 0.97]
@@ -64,7 +64,7 @@ def test_both_are_named_with_how_they_fared(study):
 
 def test_an_old_study_says_that_the_best_was_not_rerun(study):
     found = cell(study)
-    assert found.two
+    assert found.two_configurations
     assert found.test == [0.94, 0.94]
     _, best = rows(study)
     assert (best["seeds"], best["validation_mean"]) == (0, None)
@@ -79,5 +79,5 @@ def test_one_configuration_that_is_both_has_one_row(tmp_path):
     folder.add("adam", "report", (2, 2), like=0, test=0.9)
     (only,) = rows(folder)
     assert only["role"] == "fastest to the target and best at the end"
-    assert not cell(folder).two
+    assert not cell(folder).two_configurations
     assert cell(folder).test == [0.9, 0.9]

@@ -117,7 +117,7 @@ def test_ranks_on_several_machines_are_told_of(tmp_path):
 
 
 def test_no_study_at_all(tmp_path):
-    with pytest.raises(UserError, match="no results folder"):
+    with pytest.raises(UserError, match="not a results folder"):
         gather(tmp_path)
 
 

@@ -9,7 +9,7 @@ import searched_fixture
 
 from bench_apts.core import store, units
 from bench_apts.core.currencies import format_cost
-from bench_apts.reports.tuning_pools import payoff_sentence
+from bench_apts.reports.bills_by_trainings import payoff_sentence
 from bench_apts.stats.amortisation import Trainings, break_even, tuned
 from bench_apts.stats.expected_cost import ert, restart_quantile
 from bench_apts.stats.intervals import ert_interval

@@ -113,7 +113,7 @@ def test_nobody_arrives(tmp_path):
 def test_one_search_is_one_rival(three):
     (context,) = three.contexts()
     (group,) = context.groups
-    cells = tuple(replace(cell, leader="adam" if cell.label == "sgd" else "")
+    cells = tuple(replace(cell, search_owner="adam" if cell.label == "sgd" else "")
                   for cell in group.cells)
     part = built(three, [replace(context, groups=(replace(group, cells=cells),))])
     assert {record["optimizer"] for record in records(part, "ranking")} == {"adam", "apts"}

@@ -269,7 +269,7 @@ def test_a_follower_is_tried_by_its_own_check_and_drawn_once(known):
     (group,) = context.groups
     adam, apts = group.cells
     looks = {**context.looks, "zero1": context.looks["adam"]}
-    zero = replace(adam, label="zero1", leader="adam", checks=adam.tune[3:], seeds=())
+    zero = replace(adam, label="zero1", search_owner="adam", checks=adam.tune[3:], seeds=())
     led = replace(context, looks=looks, groups=(replace(group, cells=(adam, apts, zero)),))
     with theme():
         drawn = figures(section(led))

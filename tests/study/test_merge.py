@@ -271,7 +271,7 @@ def asked(plan, folder, told, count):
         trial, _ = search.trial(cell, number)
         if number in told:
             path = written(folder, trial, 2, "miss")
-            search.told(cell, store.read_trial(path))
+            search.add_result(cell, store.read_trial(path))
     return search, cell
 
 

@@ -74,7 +74,7 @@ def test_an_adaptive_search_learns_and_goes_on_where_it_stood(plan, tmp_path):
                 search = Search(planned, folder)
                 assert search.trial(cell, k)[0] == trial
             rates.append(math.log10(trial.hyperparameters["lr"]))
-            search.told(cell, record(trial, 0.0, 1 - abs(rates[-1] + 1.5) / 3))
+            search.add_result(cell, record(trial, 0.0, 1 - abs(rates[-1] + 1.5) / 3))
         return rates
 
     rates = run(tmp_path / "one", interrupted=False)
@@ -91,11 +91,11 @@ def test_only_answers_are_told(plan, tmp_path):
     (cell,) = planned.cells
     search = Search(planned, tmp_path)
     trials = [search.trial(cell, k)[0] for k in range(5)]
-    search.told(cell, record(trials[0], 0.1, 0.5))
-    search.told(cell, record(trials[0], 0.1, 0.9))  # told once
-    search.told(cell, record(trials[1], 0.1, 0.3, status="interrupted"))
-    search.told(cell, record(trials[2], 0.1, 0.2, status="pruned"))
-    search.told(cell, record(trials[3], status="oom"))
+    search.add_result(cell, record(trials[0], 0.1, 0.5))
+    search.add_result(cell, record(trials[0], 0.1, 0.9))  # told once
+    search.add_result(cell, record(trials[1], 0.1, 0.3, status="interrupted"))
+    search.add_result(cell, record(trials[2], 0.1, 0.2, status="pruned"))
+    search.add_result(cell, record(trials[3], status="oom"))
     states = [trial.state.name for trial in stored(tmp_path).trials]
     assert states == ["COMPLETE", "RUNNING", "PRUNED", "FAIL", "RUNNING"]
     assert stored(tmp_path).trials[0].value == 0.5
@@ -195,20 +195,20 @@ def test_another_course_pays_for_its_own_search(plan, make_study, digits):
     study = msgspec.structs.replace(make_study("adam", "zero1", trials=3))
     planned = Plan(study, {"digits": digits})
     adam, zero = planned.cells
-    assert planned.leader(zero) is adam
-    assert planned.leader(adam) is None
+    assert planned.search_owner(zero) is adam
+    assert planned.search_owner(adam) is None
     first = next(t for t in planned.tuning() if t.label == "adam")
-    own = planned.following(zero, first)
+    own = planned.sharing_trial(zero, first)
     assert own.hyperparameters == first.hyperparameters
     same = [record(first, 0.1, 0.5), record(own, 0.1, 0.5)]
-    assert planned.shared(zero, same)
+    assert planned.shares_search(zero, same)
     assert planned.freeze(zero, same) == first.hyperparameters
-    assert not planned.shared(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.6)])
-    assert not planned.shared(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.5, 0.5)])
-    assert not planned.shared(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.5,
+    assert not planned.shares_search(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.6)])
+    assert not planned.shares_search(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.5, 0.5)])
+    assert not planned.shares_search(zero, [record(first, 0.1, 0.5), record(own, 0.1, 0.5,
                                                                      status="error")])
     alone = Plan(msgspec.structs.replace(study, share=False), {"digits": digits})
-    assert alone.leader(alone.cells[1]) is None
+    assert alone.search_owner(alone.cells[1]) is None
 
 
 @pytest.mark.parametrize("content", [

@@ -53,7 +53,7 @@ def test_every_trial_has_one_shard_and_each_competitor_is_dealt_out_evenly(plan,
 def test_a_follower_starts_where_its_leader_does(make_study, digits):
     plan = Plan(make_study("adam", "zero1", "zero2", trials=2), {"digits": digits})
     adam, *zeros = plan.cells
-    assert all(plan.leader(zero) == adam for zero in zeros)
+    assert all(plan.search_owner(zero) == adam for zero in zeros)
     for count in (2, 3, 5):
         parts = [StudyShard(index, count).tuning(plan, [(0, cell) for cell in plan.cells])
                  for index in range(1, count + 1)]
