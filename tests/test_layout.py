@@ -46,7 +46,8 @@ def test_each_top_level_folder_says_what_it_holds_in_at_most_15_lines(top):
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md", "docs/glossary.md"])
 def test_pages_for_maintainers_name_files_that_exist(page):
-    words = (ROOT / page).read_text(encoding="utf-8").replace("(", "`").replace(")", "`").split("`")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    words = text.replace("(", "`").replace(")", "`").split("`")
     named = [word for word in words if word.endswith((".py", ".toml", ".md", ".gz"))
              and "/" in word and " " not in word and "NAME" not in word]
     assert named
