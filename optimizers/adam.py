@@ -35,7 +35,7 @@ HYPERPARAMETERS = {
 def adamw(
     parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """Makes the AdamW that all Adam-like backends share."""
+    """Make the AdamW that all Adam-like backends share."""
     import torch
 
     return torch.optim.AdamW(
@@ -46,7 +46,7 @@ def adamw(
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds ``torch.optim.AdamW`` under DistributedDataParallel."""
+    """Build ``torch.optim.AdamW`` under DistributedDataParallel."""
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
     return DataParallelStepper(model, loss, world, lambda parameters: adamw(parameters, values))

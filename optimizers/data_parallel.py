@@ -1,7 +1,4 @@
-"""Training with any torch optimizer under DistributedDataParallel: averaged gradients, a step.
-
-NAdamW as a ``torch.optim.Optimizer``: Adam with Nesterov momentum, as AlgoPerf runs it.
-"""
+"""Any torch optimizer under DistributedDataParallel, and AlgoPerf's NAdamW as one of them."""
 
 from __future__ import annotations
 
@@ -25,8 +22,9 @@ from bench_apts.plugins.replicas import align_buffers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+
 class DataParallelStepper:
-    """Steps a torch optimizer on the gradient averaged over ranks, on a schedule.
+    """A torch optimizer on the gradient averaged over ranks, on a schedule.
 
     An optimizer whose ``step`` requires a closure (LBFGS) evaluates loss and gradient itself, as
     often as it likes. The closure averages the loss over the ranks too, in one more all-reduce of
@@ -65,7 +63,7 @@ class DataParallelStepper:
         closure: bool = False,
     ) -> None:
         ids = [world.device.index] if world.device.type == "cuda" else None
-        # A group of one has nothing to average, so it is not asked to.
+        # A single rank has nothing to average.
         self.model = (DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
                       if world.size > 1 else model)
         self.loss, self.schedule, self.world = loss, schedule, world
@@ -82,7 +80,7 @@ class DataParallelStepper:
         self.taken = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One forward and backward pass, one all-reduce of the gradient, one step.
+        """Do one forward and backward pass, one all-reduce of the gradient, one step.
 
         With a closure as many passes as the optimizer asks for.
         """
@@ -91,7 +89,6 @@ class DataParallelStepper:
         for group, peak in zip(groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         losses: list[torch.Tensor] = []
-
         redraw = Redraw(self.world.device) if self.closure else None
 
         def evaluate() -> torch.Tensor:
@@ -118,7 +115,8 @@ class DataParallelStepper:
                 each.step(*arguments)
             except RuntimeError as error:
                 if "grad_fn" in str(error) or "create_graph" in str(error):
-                    raise UserError(_SECOND.format(type(each).__name__)) from error
+                    raise UserError(
+                        _SECOND_DERIVATIVES.format(type(each).__name__)) from error
                 raise
         if not losses:
             raise UserError(f"{type(self.optimizer).__name__}.step(closure) never called the "
@@ -148,7 +146,7 @@ class DataParallelStepper:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of weights, buffers, optimizer state and the count of minibatches."""
+        """Return copies of weights, buffers, optimizer state and the count of minibatches."""
         return copy.deepcopy({
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
@@ -156,7 +154,7 @@ class DataParallelStepper:
         })
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         # They take the tensors themselves.
         for each, saved in zip(self.optimizers, copy.deepcopy(state["optimizers"]), strict=True):
@@ -185,7 +183,7 @@ def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-_SECOND = (
+_SECOND_DERIVATIVES = (
     "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
     "DistributedDataParallel: give it a stepper of its own that computes second derivatives and "
     "averages them (docs/optimizers.md)")
@@ -225,7 +223,7 @@ class NAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Takes one step along the gradients that the parameters hold."""
+        """Take one step along the gradients that the parameters hold."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:

@@ -12,7 +12,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Loss, Stepper, StepReport, TrafficFormula, World
+from bench_apts.contract import Backend, Batch, Loss, StepReport, TrafficFormula, World
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 from bench_apts.optimizers.schedule import cosine
 
@@ -53,11 +53,11 @@ class ZeroStepper:
         self.taken = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One forward and backward pass of each micro-batch and one step of the AdamW."""
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.peak * cosine(self.taken, self.steps)
+        """Do one forward and backward pass of each micro-batch and one step of the AdamW."""
         from bench_apts.plugins import micro_batches
 
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self.peak * cosine(self.taken, self.steps)
         parts = micro_batches.parts(batch, self.most)
         losses = []
         for part, share in parts:
@@ -72,7 +72,7 @@ class ZeroStepper:
         return StepReport(sum(losses[1:], losses[0]), len(batch.targets), len(parts), len(parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of the full weights, the buffers and this rank's optimizer state."""
+        """Return copies of the full weights, the buffers and this rank's optimizer state."""
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
@@ -86,7 +86,7 @@ class ZeroStepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned on this rank."""
+        """Restore what ``state_dict`` returned on this rank."""
         import deepspeed
         import torch
 
@@ -105,16 +105,14 @@ class ZeroStepper:
         self.taken = state["taken"]
 
     def _gather_small(self) -> None:
-        """Gathers what ZeRO-3 keeps whole between steps, as it does itself at a step's end.
-
-        Otherwise the next step would, and send more than the others.
-        """
+        """Gather what ZeRO-3 keeps whole between steps, as it does itself at a step's end."""
+        # Otherwise the next step would, and send more than the others.
         small = getattr(self.engine.optimizer, "persistent_parameters", [])
         if small:
             small[0].all_gather(small)
 
     def _masters(self) -> list[torch.Tensor]:
-        """This rank's flat float32 partitions, which the wrapped AdamW updates."""
+        """Return this rank's flat float32 partitions, which the wrapped AdamW updates."""
         zero = self.engine.optimizer
         stage12 = getattr(zero, "single_partition_of_fp32_groups", None)
         return list(stage12 if stage12 is not None else zero.fp32_partitioned_groups_flat)
@@ -129,12 +127,6 @@ class ZeroStepper:
         module: torch.nn.Module = self.engine
         align_buffers(module)
         return module
-
-
-def _build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, *, stage: int
-) -> Stepper:
-    return ZeroStepper(model, loss, values, world, stage)
 
 
 def _partitioned(parameters: int, ranks: int) -> dict[str, int]:
@@ -155,7 +147,7 @@ def _backend(stage: int, partitioned: str) -> Backend:
         name=f"zero{stage}",
         summary=f"AdamW, {partitioned} partitioned over the ranks (DeepSpeed ZeRO-{stage})",
         hyperparameters=HYPERPARAMETERS,
-        build=partial(_build, stage=stage),
+        build=partial(ZeroStepper, stage=stage),
         requires=("deepspeed",),
         follows="adam",
         sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",

@@ -24,7 +24,7 @@ _TRUST_REGION = ("radius", "start", "judge")
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds the stepper of ``apts`` with a radius that stays at the learning rate."""
+    """Build the stepper of ``apts`` with a radius that stays at the learning rate."""
     shared = {key: value for key, value in values.items() if key != "lr"}
     return stochastic(model, loss, shared | {"radius": values["lr"], "judge": False}, world)
 

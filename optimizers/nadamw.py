@@ -9,7 +9,6 @@ warm-up has length 0; here no step is wasted, see ``schedule.cosine``.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-
-_MEANINGS = {
-    "lr": "peak learning rate",
-    "beta1": "decay of the first moment",
-    "beta2": "decay of the second moment",
-    "weight_decay": "decoupled weight decay",
-    "warmup": "share of the budget spent warming up",
-}
 
 
 def _configuration(
@@ -59,7 +50,7 @@ LIST = (
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds AlgoPerf's NAdamW under DistributedDataParallel."""
+    """Build AlgoPerf's NAdamW under DistributedDataParallel."""
     from bench_apts.optimizers.data_parallel import DataParallelStepper, NAdamW
 
     return DataParallelStepper(
@@ -71,18 +62,18 @@ def build(
 
 
 def _hyperparameters(defaults: Mapping[str, float]) -> dict[str, Hyperparameter]:
-    return {name: _knob(name, meaning, defaults[name]) for name, meaning in _MEANINGS.items()}
+    return {
+        "lr": Hyperparameter(defaults["lr"], "peak learning rate", above=0),
+        "beta1": Hyperparameter(defaults["beta1"], "decay of the first moment", least=0, below=1),
+        "beta2": Hyperparameter(defaults["beta2"], "decay of the second moment", least=0, below=1),
+        "weight_decay": Hyperparameter(
+            defaults["weight_decay"], "decoupled weight decay", least=0),
+        "warmup": Hyperparameter(
+            defaults["warmup"], "share of the budget spent warming up", least=0),
+    }
 
 
-def _knob(name: str, meaning: str, default: float) -> Hyperparameter:
-    if name == "lr":
-        return Hyperparameter(default, meaning, above=0)
-    below = 1 if name.startswith("beta") else math.inf
-    return Hyperparameter(default, meaning, least=0, below=below)
-
-
-_SOURCES = ("bench_apts.optimizers.data_parallel",
-            "bench_apts.optimizers.schedule")
+_SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule")
 
 backend = Backend(
     name="nadamw",

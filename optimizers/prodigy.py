@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds the package's ``Prodigy`` under DistributedDataParallel."""
+    """Build the package's ``Prodigy`` under DistributedDataParallel."""
     from prodigyopt import Prodigy
 
     from bench_apts.optimizers.data_parallel import DataParallelStepper

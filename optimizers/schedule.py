@@ -6,7 +6,7 @@ import math
 
 
 def cosine(step: int, steps: int, warmup: float = 0.0) -> float:
-    """Returns the factor on the peak learning rate: linear warm-up, then half a cosine to zero.
+    """Return the factor on the peak learning rate: linear warm-up, then half a cosine to zero.
 
     The cosine is that of Loshchilov and Hutter, SGDR, arXiv 1608.03983, equation 5, without
     restarts.

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 class ScheduleFreeStepper:
-    """Puts y into the parameters for a step and x for an evaluation.
+    """Keeps y in the parameters for a step and x for an evaluation.
 
-    Only one of the two is held beside z: the package computes it from the other in place. The
+    Besides z only one of the two is held: the package computes it from the other in place. The
     switch after an evaluation is part of the next step and billed to it. The pair of switches
     rounds, so how often the model is evaluated changes the trajectory in the last digits.
 
@@ -50,20 +50,20 @@ class ScheduleFreeStepper:
         self._optimizer: Any = inner.optimizer
 
     def step(self, batch: Batch) -> StepReport:
-        """One step of ``DataParallelStepper`` from y."""
+        """Do one step of ``DataParallelStepper`` from y."""
         self._optimizer.train()
         return self._inner.step(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the inner stepper's state, which knows whether its weights are x or y."""
+        """Return the inner stepper's state, which knows whether its weights are x or y."""
         return self._inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self._inner.load_state_dict(state)
 
     def prepare_for_eval(self, batches: Iterator[Batch]) -> None:
-        """Gathers the statistics of BatchNorm layers at x, where there are any."""
+        """Gather the statistics of BatchNorm layers at x, where there are any."""
         from torch.optim.swa_utils import update_bn
 
         self._optimizer.eval()
@@ -71,7 +71,7 @@ class ScheduleFreeStepper:
             update_bn(islice(batches, self._refresh), self._inner.module)
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the replicated module at x."""
+        """Return the replicated module at x."""
         self._optimizer.eval()
         return self._inner.evaluation_model()
 
@@ -79,7 +79,7 @@ class ScheduleFreeStepper:
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds the package's ``AdamWScheduleFree`` under DistributedDataParallel."""
+    """Build the package's ``AdamWScheduleFree`` under DistributedDataParallel."""
     from schedulefree import AdamWScheduleFree
 
     from bench_apts.optimizers.data_parallel import DataParallelStepper

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds ``torch.optim.SGD`` under DistributedDataParallel."""
+    """Build ``torch.optim.SGD`` under DistributedDataParallel."""
     import torch
 
     from bench_apts.optimizers.data_parallel import DataParallelStepper

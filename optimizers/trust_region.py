@@ -88,7 +88,7 @@ STOCHASTIC = {
 
 
 class TrustRegionStepper:
-    """Steps an ``APTS`` on this rank's share of each minibatch."""
+    """An ``APTS`` on this rank's share of each minibatch."""
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, world: World, variant: str,
@@ -104,7 +104,7 @@ class TrustRegionStepper:
         self.local_passes = 0
 
     def step(self, batch: Batch) -> StepReport:
-        """One step of the method; all its passes are over the same share."""
+        """Do one step of the method; all its passes are over the same share."""
         from bench_apts.plugins import micro_batches
         from bench_apts.plugins.randomness import Redraw
 
@@ -135,8 +135,7 @@ class TrustRegionStepper:
 
         found: list[torch.Tensor] = []
         for part, share in parts:
-            output = self.model(part.inputs)
-            losses = self.loss(output, part.targets, reduction=self.reduction)
+            losses = self.loss(self.model(part.inputs), part.targets, reduction=self.reduction)
             if backward:
                 mean = losses.mean()
                 (mean if len(parts) == 1 else mean * share).backward()
@@ -149,30 +148,30 @@ class TrustRegionStepper:
         return torch.stack(found) @ shares.to(found[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of weights, buffers and the optimizer's state."""
+        """Return copies of weights, buffers and the optimizer's state."""
         return copy.deepcopy(
             {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
              "local_passes": self.local_passes})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.local_passes = state["local_passes"]
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the model, the same on every rank wherever a step reports ``agreed``."""
+        """Return the model, the same on every rank wherever a step reports ``agreed``."""
         return self.model
 
 
-HARNESS = ("minibatch", "overlap", "growth")
+_SAMPLING = ("minibatch", "overlap", "growth")
 """Hyperparameters that decide which samples a rank gets, not what is done with them."""
 
 
 def _paper(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World, **fixed: Any
 ) -> Stepper:
-    settings = {key: value for key, value in values.items() if key not in HARNESS}
+    settings = {key: value for key, value in values.items() if key not in _SAMPLING}
     return TrustRegionStepper(model, loss, world, "paper", settings | fixed)
 
 
@@ -183,7 +182,7 @@ def _sampling(values: Mapping[str, Any]) -> Sampling:
 def stochastic(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
-    """Builds APTS-S; ``values`` are those of ``STOCHASTIC``."""
+    """Build APTS-S; ``values`` are those of ``STOCHASTIC``."""
     settings = {key: value for key, value in values.items() if key not in ("minibatch", "pooled")}
     settings["samples"] = max(1, world.budget_samples // world.size)
     return TrustRegionStepper(model, loss, world, "stochastic", settings)
@@ -195,7 +194,7 @@ def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
 
 
 def per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    """Returns the global batch of APTS-S: that of each rank times their number."""
+    """Return the global batch of APTS-S: that of each rank times their number."""
     each: int = max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks))
     return each * ranks
 

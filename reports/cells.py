@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import Communication, TrialRecord
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins.optimizer_contract import Backend
+    from bench_apts.plugins.backend import Backend
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval
     from bench_apts.stats.timing_noise import Noise

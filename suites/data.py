@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Prepared", "Stream", "divided", "load", "prepare", "rows", "split"]
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A data set that lies decoded in ``folder``.
@@ -51,10 +52,6 @@ class Stream:
 
     lengths: dict[str, int]
     data_dir: str | None
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"lengths": self.lengths, "data_dir": self.data_dir}
 
 
 @dataclass(frozen=True)
@@ -164,13 +161,12 @@ def load(folder: Path) -> Dataset:
     meta = arrays.valid(folder)
     if meta is None:
         raise UserError(f"{folder} holds no complete data set; run the same command again to "
-                        "build it anew")
+                        "rebuild it")
     mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
     return Dataset(
         **mapped, mean=tuple(meta["mean"]), std=tuple(meta["std"]), scale=meta["scale"],
         classes=meta["classes"], sha256=meta["sha256"], source=meta["source"],
-        stream=Stream(**meta["stream"]) if "stream" in meta else None,
-    )
+        stream=Stream(**meta["stream"]) if "stream" in meta else None)
 
 
 def divided(dataset: Dataset, validation: int, name: str, contiguous: bool = False
@@ -204,7 +200,7 @@ def split(targets: NDArray[Any], validation: int, name: str, contiguous: bool = 
 
     The division depends on the targets and the name alone: it is the same for every seed,
     optimizer and number of ranks. Each class gives its share to the validation, to within one
-    sample; targets that are no classes, integers of the shape ``(n,)``, count as one class.
+    sample; targets that are not classes, integers of the shape ``(n,)``, count as one class.
 
     Args:
         targets: The classes, int64 ``(n,)``, or other targets ``(n, …)``.

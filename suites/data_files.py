@@ -30,6 +30,7 @@ from bench_apts.suites.arrays import stratified
 from bench_apts.suites.known_data import FINGERPRINTS, KNOWN
 from bench_apts.suites.readers import parquet_files, torchvision_data
 from bench_apts.suites.readers.image_files import Shape
+from bench_apts.suites.readers.split_checks import numbered
 
 if TYPE_CHECKING:
     import re
@@ -197,8 +198,10 @@ def _parquet(source: Source) -> Arrays:
     for part in ("train", "test"):
         if not any(path.name.startswith(part) for path in source.files):
             raise IncompleteData(f"{source.folder} lacks its {part}-*.parquet")
-    splits, _ = parquet_files.read_splits(source.files, known.column, "label",
-                                          Shape.of(None, None))
+    read, where = parquet_files.read_splits(source.files, known.column, "label",
+                                            Shape.of(None, None))
+    labels = numbered({part: pair[1] for part, pair in read.items()}, where)
+    splits = {part: (pair[0], labels[part]) for part, pair in read.items()}
     for x, y in splits.values():
         if x.shape != (len(y), *known.shape) or not len(y):
             raise UserError(f"{source.folder}: {x.shape} images with {len(y)} labels, where "

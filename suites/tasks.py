@@ -28,7 +28,7 @@ class Recall(LanguageModel):
         self.metrics = {**self.metrics, "accuracy": Metric("max", "%")}
 
     def score(self, output: Any, targets: torch.Tensor) -> Sums:
-        """Count the tokens whose largest logit is right, beside the cross-entropy."""
+        """Count the tokens whose largest logit is right, besides the cross-entropy."""
         right = (output.argmax(dim=-1) == targets).sum()  # no logit has the number -100
         nats = super().score(output, targets)
         return {**nats, "accuracy": (right, nats["nats_per_token"][1])}

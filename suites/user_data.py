@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,8 +58,9 @@ def prepare(suite: Suite, problem: SuiteProblem, data_dir: Path | None, cache: P
                       "and leave out random transforms, or set [data] stream = true for them")
             raise UserError(f"{where}: two calls of {suite.data.source} return different splits; "
                             f"seed what is drawn, {remedy}")
-        more = {"sha256": returned.sha256, "stream": stream.plain()} if streamed else {}
-        meta = arrays.store(folder, scaling, lambda _: (kept, str(suite.data.source)), more)
+        meta = arrays.store(folder, scaling, lambda _: (kept, str(suite.data.source)),
+                            {"sha256": returned.sha256, "stream": dataclasses.asdict(stream)}
+                            if streamed else {})
     return Prepared(suite.data.name, folder, meta["sha256"], str(suite.data.source))
 
 
@@ -81,9 +83,8 @@ def call(problem: SuiteProblem, data_dir: Path | None, offline: bool, cache: Pat
         from bench_apts.suites.readers import torchvision_data
 
         place = arrays.cache_root(cache) / "data" if data_dir is None else data_dir
-        return torchvision_data.by_class(
-            name, place, offline, options, bool(problem.suite.data.stream)
-        )
+        return torchvision_data.by_class(name, place, offline, options,
+                                         bool(problem.suite.data.stream))
     for argument, value in (("data_dir", data_dir), ("offline", offline)):
         if argument in problem.parameters("data"):
             options.setdefault(argument, value)

@@ -67,10 +67,10 @@ def command(
 
 
 def _show(before: str, after: str, found: BenchmarkChanges) -> None:
-    worse = sum(change.worse for change in found.beyond)
-    print(f"since {before[:8]}: of {found.numbers} numbers {worse} worse, "
-          f"{len(found.beyond) - worse} better, the others within their thresholds")
-    for change in found.beyond[:_SHOWN]:
-        print(f"  {change}")
-    if len(found.beyond) > _SHOWN:
-        print(f"  and {len(found.beyond) - _SHOWN} more: asv compare {before[:8]} {after[:8]}")
+    print(f"since {before[:8]}: of {found.numbers} numbers {len(found.worse)} worse, "
+          f"{len(found.better)} better, the others within their thresholds")
+    lines = [*found.worse, *found.better]
+    for line in lines[:_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN} more: asv compare {before[:8]} {after[:8]}")

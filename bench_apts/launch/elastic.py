@@ -6,13 +6,17 @@ How a trial is stopped::
                  │  ranks see the file at their next step, write a checkpoint and return
                  │  "interrupted"; the launcher raises ``Interrupted``
                  ▼
-    SIGALRM ── end() raises SignalException: grace or time limit is over. torch's agent passes
-                 SIGALRM on to its ranks: each dumps its stack into its log and dies (worker.py)
+    SIGALRM ── end() raises SignalException: grace or time limit is over. The ranks get SIGALRM
+                 too: each dumps its stack into its log and dies (worker.py)
 
-    SIGINT, SIGHUP, SIGQUIT ── torch's agent raises SignalException at once, and ends its ranks
+    SIGINT, SIGHUP, SIGQUIT ── end() raises SignalException; the ranks get the same signal
 
 A second SIGTERM changes nothing. What is left of the ranks, also those that were being forked
 when a signal came, is killed before the launcher returns.
+
+Ranks are started and polled by ``torch.distributed.elastic.multiprocessing``. torchrun's agent
+above it is not used: it numbers nodes by their addresses, but node 0 must have rank 0, which
+writes the records; or it waits in C++ calls that no signal ends.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ import logging
 import os
 import shutil
 import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,23 +37,29 @@ from bench_apts.core.errors import UserError
 from bench_apts.core.job import GRACE_S
 from bench_apts.launch import processes, worker
 from bench_apts.launch.processes import ForkServer, ProcessOutcome
+from bench_apts.launch.rendezvous import NodePlace, host_store, rank_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, TracebackType
 
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
     from bench_apts.core.job import RankJob
     from bench_apts.core.records import Status
-    from bench_apts.launch.rendezvous import NodePlace
 
 PRELOAD = "BENCH_APTS_PRELOAD"
 """Environment variable for launch/preload.py: modules to import, separated by commas."""
 
 _ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
-"""Signals that end a trial at once; torch's agent handles them while ranks run."""
+"""Signals that end a trial at once."""
 
 _MIN_TIMER_S = 1e-3
 """Stands for no time at all, as a timer that is set to 0 never expires."""
+
+_POLL_S = 0.05
+_END_S = 3
+"""How long ranks may take to end on a signal, in seconds."""
 
 
 class Interrupted(Exception):
@@ -113,6 +124,7 @@ class Launcher:
         process_limits.openmp_threads()
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_ENDING_SIGNALS)
         os.environ[PRELOAD] = ",".join(self._preload)
         # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
@@ -150,9 +162,7 @@ class Launcher:
         Raises:
             Interrupted: A signal asked the command to stop.
         """
-        from bench_apts.launch import rendezvous
-
-        return self._launch(job, limit_s, rendezvous.single_node)
+        return self._launch(job, limit_s, lambda: NodePlace(1, 0, host_store()))
 
     def _start_server(self) -> None:
         if self._start_method == "forkserver":
@@ -164,8 +174,6 @@ class Launcher:
         """Run this node's ranks; ``begin`` returns its place among the nodes."""
         from torch.distributed import DistError
         from torch.distributed.elastic.multiprocessing import SignalException
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.elastic.rendezvous import RendezvousError
 
         logs = self._logs / job.trial.run_id
         logs.mkdir(exist_ok=True)
@@ -176,18 +184,15 @@ class Launcher:
         with (_silenced_logging(), processes.use_temporary_folder(self._logs),
               _signal_handlers(stop, asked, limit_s, self.grace_s)):
             try:
-                results = self._run(job, logs, begin, payload)
-            except KeyboardInterrupt as error:  # before the agent handles signals
-                raise Interrupted(signal.SIGINT) from error
+                statuses, failures = self._run(job, logs, begin, payload)
+                if failures and not asked:
+                    return processes.rank_failure(failures, self._server)
             except SignalException as error:
                 if error.sigval != signal.SIGALRM:
                     raise Interrupted(error.sigval) from error
                 if not asked:
                     return ProcessOutcome("timeout", "; ".join(filter(None, (
                         f"killed after {limit_s:.0f} s", worker.stack_locations(logs)))))
-            except ChildFailedError as error:
-                if not asked:
-                    return processes.rank_failure(error.failures, self._server)
             except worker.SilentExit as error:
                 if not asked:
                     return ProcessOutcome("error", str(error))
@@ -195,46 +200,48 @@ class Launcher:
                 # No answer from the fork server; the next trial starts another.
                 if not asked:
                     return processes.server_failure(error, self._server)
-            except (DistError, RendezvousError, OSError, RuntimeError, MemoryError) as error:
+            except (DistError, OSError, RuntimeError, MemoryError) as error:
                 if not asked:
                     return processes.start_failure(error)
         if asked:
             raise Interrupted(asked[0])
-        return ProcessOutcome(next(iter(results.values())))  # the same from every rank
+        return ProcessOutcome(statuses[0])  # the same from every rank
 
     def _run(self, job: RankJob, logs: Path, begin: Callable[[], NodePlace], payload: bytes
-             ) -> dict[int, Status]:
-        """Return the ranks' answers; however it ends, none of the ranks is left."""
-        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+             ) -> tuple[list[Status], dict[int, ProcessFailure]]:
+        """Return the ranks' answers, or failures by rank; however it ends, no rank is left."""
+        from torch.distributed.elastic.multiprocessing import (
+            DefaultLogsSpecs,
+            Std,
+            start_processes,
+        )
 
-        from bench_apts.launch import rendezvous
-
+        context = None
         try:
             self._start_server()
             place = begin()
             ranks = job.trial.ranks // place.nodes
-            handler = rendezvous.Rendezvous(
-                job.trial.run_id, place, worker.RankWatch(logs, ranks).look)
-            limits: dict[str, Any] = {}
-            if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # since torch 2.12
-                limits["shutdown_timeout"] = 3
-            config = LaunchConfig(
-                min_nodes=place.nodes, max_nodes=place.nodes, nproc_per_node=ranks,
-                rdzv_backend=rendezvous.BACKEND, rdzv_configs={"handler": handler},
-                local_addr=place.address, run_id=job.trial.run_id, max_restarts=0,
-                monitor_interval=0.05, start_method=self._start_method, **limits,
-                signals_to_handle=",".join(_ENDING_SIGNALS),
-                logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL))
-            results: dict[int, Status] = elastic_launch(config, worker.run_rank)(payload)
-            return results
-        except ChildFailedError:  # the agent has ended its ranks
-            raise
-        except BaseException:
-            # A signal may have come while ranks were being forked: the agent does not know of
-            # them, and they wait for each other.
-            self._server.end_ranks()
+            watch = worker.RankWatch(logs, ranks)
+            context = start_processes(
+                "trial", worker.run_rank, dict.fromkeys(range(ranks), (payload,)),
+                {local: rank_environment(job, place, ranks, local) for local in range(ranks)},
+                DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
+                start_method=self._start_method)
+            while (result := context.wait(0)) is None:
+                place.watch()
+                watch.look()
+                time.sleep(_POLL_S)
+            return (list(result.return_values.values()),
+                    {place.rank * ranks + local: failure
+                     for local, failure in result.failures.items()})
+        except BaseException as error:
+            try:
+                if context is not None:
+                    context.close(getattr(error, "sigval", signal.SIGTERM), _END_S)
+            finally:
+                # A signal may have come while ranks were being forked: they are in no context, and
+                # wait for each other.
+                self._server.end_ranks()
             raise
 
 
@@ -258,12 +265,13 @@ def _signal_handlers(stop: Path, asked: list[int], limit_s: float, grace_s: floa
             signal.setitimer(signal.ITIMER_REAL, max(grace_s, _MIN_TIMER_S))
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SignalException("time is up", signal.Signals(number))
+        raise SignalException("the trial must end", signal.Signals(number))
 
     names = ("SIGTERM", *_ENDING_SIGNALS)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGALRM, end)  # torch does the same, but not before the ranks start
+    for name in _ENDING_SIGNALS:  # torch does the same, but not before the ranks start
+        signal.signal(getattr(signal, name), end)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
@@ -275,7 +283,7 @@ def _signal_handlers(stop: Path, asked: list[int], limit_s: float, grace_s: floa
 
 @contextmanager
 def _silenced_logging() -> Iterator[None]:
-    """Silence the agent's log: its failures are returned as outcomes."""
+    """Silence torch's log: failures are returned as outcomes."""
     logging.disable(logging.CRITICAL)
     try:
         yield

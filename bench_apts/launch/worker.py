@@ -1,8 +1,8 @@
 """What each rank runs, and what the command learns of its ranks: that they live, where they are.
 
-The launcher learns how a rank ended from torch's agent. Three cases the agent does not cover: a
-rank that exits with code 0 without an answer (``RankWatch``), a rank that hangs until the time
-limit (``stack_locations``), and which line of the plug-in is at fault (``attach_location``).
+torch tells the launcher how a rank ended, but for three things: that a rank has exited with code 0
+without an answer (``RankWatch``), where a rank was that hung until the time limit
+(``stack_locations``), and which line of the plug-in is at fault (``attach_location``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refus
 """Errors of ranks whose peers are gone: consequences, not the cause."""
 
 _YIELD_S = 2.0
-"""How long a rank that lost its peers lets the agent find the one that failed first."""
+"""How long a rank that lost its peers lets the launcher find the one that failed first."""
 
 
 def run_rank(payload: bytes) -> str:
@@ -54,7 +54,7 @@ def run_rank(payload: bytes) -> str:
         The trial's status.
     """
     _die_with_the_command()
-    # Ctrl-C reaches the whole terminal; the agent ends its ranks itself, without tracebacks.
+    # Ctrl-C reaches the whole terminal; the launcher ends its ranks itself, without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # The main thread's stack goes to the log even from inside a collective that never returns, as
     # no Python code has to run for it; ``chain`` then ends the process.
@@ -70,7 +70,7 @@ def run_rank(payload: bytes) -> str:
         return _answer(payload)
     except Exception as error:
         attach_location(error, job.trial)
-        # The agent blames the first rank that it sees gone, and its peers fail within
+        # The launcher blames the first rank that it sees gone, and its peers fail within
         # milliseconds. It ends the waiting ones.
         if LOST_PEERS.search(str(error)):
             time.sleep(_YIELD_S)
@@ -122,7 +122,7 @@ class SilentExit(Exception):
 class RankWatch:
     """Checks that all ranks of a trial on this node are alive.
 
-    torch's agent takes exit code 0 for a success, and would wait for the answer until the limit.
+    torch takes exit code 0 for a success, and would wait for the answer until the time limit.
 
     Args:
         folder: The folder of the trial's logs, in which each rank writes its process id.
@@ -138,8 +138,8 @@ class RankWatch:
     def look(self) -> None:
         """Raise ``SilentExit`` for ranks that were already gone at the last look.
 
-        In between the agent has looked, and found no exit code but 0. A rank with an answer waits
-        until the agent has received those of all ranks.
+        In between torch has polled the ranks, and found no exit code but 0. A rank with an answer
+        waits until torch has received those of all ranks.
         """
         alive = {process.pid for process in multiprocessing.active_children()}
         if len(alive) >= self._ranks:

@@ -38,12 +38,12 @@ def only(group: str, name: str) -> EntryPoint:
     """
     found = entries(group)[name]
     if len(found) > 1:
-        raise require_single_offer(name, group, [distribution(entry) for entry in found])
+        raise several_offers(name, group, [distribution(entry) for entry in found])
     return found[0]
 
 
-def require_single_offer(name: str, group: str, distributions: list[str]) -> UserError:
-    """Return the error for a name that several packages offer."""
+def several_offers(name: str, group: str, distributions: list[str]) -> UserError:
+    """Return the error of a name that several packages offer."""
     return UserError(f"'{name}' is offered twice in {group}, by {' and '.join(distributions)}: "
                      "uninstall one")
 

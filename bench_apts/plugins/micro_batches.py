@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bench_apts.plugins.optimizer_contract import Batch
-    Forward = Callable[..., Any]
+
 
 def count(samples: int, most: int) -> int:
     """Return into how many parts samples are cut, of at most ``most`` each; 0 means no limit."""
@@ -36,10 +36,10 @@ def parts(batch: Batch, most: int) -> list[tuple[Batch, float]]:
         mean losses, each times its share; so is its gradient.
     """
     samples = len(batch.targets)
-    spans = _spans(samples, most)
-    if len(spans) == 1:
+    if count(samples, most) == 1:
         return [(batch, 1.0)]
-    return [(_cut(batch, samples, begin, end), (end - begin) / samples) for begin, end in spans]
+    return [(_cut(batch, samples, begin, end), (end - begin) / samples)
+            for begin, end in _spans(samples, most)]
 
 
 class Chunked:
@@ -55,7 +55,7 @@ class Chunked:
         most: Samples in a part at most.
     """
 
-    def __init__(self, forward: Forward, most: int) -> None:
+    def __init__(self, forward: Callable[..., Any], most: int) -> None:
         self._forward, self._most = forward, most
 
     def __call__(self, model: torch.nn.Module, *inputs: Any, **named: Any) -> Any:
@@ -64,7 +64,9 @@ class Chunked:
         Raises:
             UserError: The output is not made of tensors with samples first.
         """
-        samples = _samples(inputs, named)
+        first = next((leaf for leaf in tree_leaves((inputs, named))
+                      if isinstance(leaf, torch.Tensor) and leaf.dim()), None)
+        samples = 1 if first is None else len(first)
         spans = _spans(samples, self._most)
         if len(spans) == 1:
             return self._forward(model, *inputs, **named)
@@ -88,12 +90,6 @@ def _spans(samples: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(accumulate(sizes, initial=0)))
 
 
-def _samples(inputs: tuple[Any, ...], named: dict[str, Any]) -> int:
-    first = next((leaf for leaf in tree_leaves((inputs, named))
-                  if isinstance(leaf, torch.Tensor) and leaf.dim()), None)
-    return 1 if first is None else len(first)
-
-
 def _cut(value: Any, samples: int, begin: int, end: int) -> Any:
     """Return some of the samples of all tensors, in nested values, that have as many."""
     def some(tensor: torch.Tensor) -> torch.Tensor:
@@ -103,11 +99,7 @@ def _cut(value: Any, samples: int, begin: int, end: int) -> Any:
 
 
 def _joined(outputs: list[Any], sizes: list[int]) -> Any:
-    """Put the outputs of all parts together.
-
-    Raises:
-        UserError: They are not tensors with samples first.
-    """
+    """Put the outputs of all parts together."""
     leaves, spec = tree_flatten(outputs[0])
     columns = zip(*(tree_leaves(output) for output in outputs), strict=True)
     joined = []

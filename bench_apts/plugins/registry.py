@@ -1,7 +1,7 @@
-"""Finds optimizers and suites: installed ones by their entry points, others by a file's path.
+"""Finding optimizers and suites: installed ones by their entry points, others by a file's path.
 
 The harness imports no backend and no suite by name; what is built in is found like what others
-install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites`` (offers.py).
+install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.plugins import entry_points, suite_file, user_code
+from bench_apts.plugins.backend import Backend, installed
 from bench_apts.plugins.entry_points import OPTIMIZERS, SUITES
-from bench_apts.plugins.optimizer_contract import Backend, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,17 +39,17 @@ class Plugin:
 
 
 def optimizer_names() -> list[str]:
-    """Returns the names of the installed backends, sorted."""
+    """Return the names of the installed backends, sorted."""
     return sorted(entry_points.entries(OPTIMIZERS))
 
 
 def optimizer_origin(name: str) -> str:
-    """Returns which distribution installed a backend."""
+    """Return which distribution installed a backend."""
     return entry_points.origin(*entry_points.entries(OPTIMIZERS)[name])
 
 
 def optimizer(name: str) -> Plugin:
-    """Finds a backend by its name, or by the path of a ``.py`` file that defines ``backend``.
+    """Find a backend by its name, or by the path of a ``.py`` file that defines ``backend``.
 
     Raises:
         UserError: There is none, several packages offer it, or it cannot be imported.
@@ -90,17 +90,17 @@ def installed_backend(reference: str) -> Backend | None:
 
 
 def _from_file(path: Path) -> Plugin:
-    module, beside = user_code.from_file(path, "optimizer")
-    with beside.importable():
+    module, siblings = user_code.from_file(path, "optimizer")
+    with siblings.importable():
         plugin = _plugin(getattr(module, "backend", None), str(path), str(path.resolve()), path,
-                         *beside.files())
+                         *siblings.files())
     backend = plugin.backend
     return replace(plugin, backend=replace(
         backend,
         # A rank builds a single plug-in, and its steps may import more.
-        build=beside.within(backend.build, stay=True),
-        batch_size=backend.batch_size and beside.within(backend.batch_size),
-        sampling=backend.sampling and beside.within(backend.sampling)))
+        build=siblings.within(backend.build, stay=True),
+        batch_size=backend.batch_size and siblings.within(backend.batch_size),
+        sampling=backend.sampling and siblings.within(backend.sampling)))
 
 
 def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugin:
@@ -112,8 +112,9 @@ def _plugin(backend: object, origin: str, reference: str, *files: Path) -> Plugi
 
 def _source_hash(backend: Backend, *files: Path) -> str:
     """Hash the source that defines a backend: its files, and the modules that it declares."""
-    build: Any = backend.build.func if isinstance(
-        backend.build, functools.partial) else backend.build
+    build: Any = backend.build
+    if isinstance(build, functools.partial):
+        build = build.func
     if not (inspect.isroutine(build) or inspect.isclass(build)):
         build = type(build)  # an object that can be called
     try:
@@ -134,8 +135,8 @@ def _source_hash(backend: Backend, *files: Path) -> str:
 
 
 def suite_names() -> list[str]:
-    """Returns the names of the installed suites, sorted."""
-    return sorted(_suite_files())
+    """Return the names of the installed suites, sorted."""
+    return sorted(_installed_suites().files)
 
 
 def variant_names(name: str) -> list[str]:
@@ -144,13 +145,13 @@ def variant_names(name: str) -> list[str]:
 
 
 def suite_origin(name: str) -> str:
-    """Returns which distribution installed a suite, or the path of its file."""
-    known, found = suite_file.split(name)[0], _suite_files()
+    """Return which distribution installed a suite, or the path of its file."""
+    known, found = suite_file.split(name)[0], _installed_suites().files
     return found[known][1] if known in found else known
 
 
 def suite(name: str, overrides: tuple[str, ...] = ()) -> Suite:
-    """Finds a suite by its name or by the path of a TOML file, or its variant after an ``@``.
+    """Find a suite by its name or by the path of a TOML file, or its variant after an ``@``.
 
     Raises:
         UserError: There is none, or it is not valid.
@@ -167,14 +168,15 @@ def suite_path(name: str) -> Path:
     name = suite_file.split(name)[0]
     if name.endswith(".toml"):
         return Path(name)
-    found = _suite_files()
-    if name not in found:
+    found = _installed_suites()
+    if name not in found.files:
         broken = "".join(f" Suites of {each.origin} are unavailable: {each.reason}."
-                         for each in unavailable_suites())
-        raise unknown("suite", name, found, f"A file's path ending in .toml works too.{broken}")
-    if others := _offered().clashes.get(name):
-        raise entry_points.require_single_offer(name, SUITES, others)
-    return found[name][0]
+                         for each in found.broken)
+        raise unknown("suite", name, found.files,
+                      f"A file's path ending in .toml works too.{broken}")
+    if others := found.clashes.get(name):
+        raise entry_points.several_offers(name, SUITES, others)
+    return found.files[name][0]
 
 
 class Unavailable(NamedTuple):
@@ -187,10 +189,10 @@ class Unavailable(NamedTuple):
 
 def unavailable_suites() -> list[Unavailable]:
     """Return the packages that offer suites and are broken; the others are not affected."""
-    return _offered().broken
+    return _installed_suites().broken
 
 
-class _Offered(NamedTuple):
+class _InstalledSuites(NamedTuple):
     """Suites by name, as file and origin; names of several packages; and broken packages."""
 
     files: dict[str, tuple[Path, str]]
@@ -198,13 +200,9 @@ class _Offered(NamedTuple):
     broken: list[Unavailable]
 
 
-def _suite_files() -> dict[str, tuple[Path, str]]:
-    return _offered().files
-
-
 @functools.cache
-def _offered() -> _Offered:
-    found = _Offered({}, {}, [])
+def _installed_suites() -> _InstalledSuites:
+    found = _InstalledSuites({}, {}, [])
     owners: dict[str, str] = {}
     known = [entry for several in entry_points.entries(SUITES).values() for entry in several]
     for entry in sorted(known, key=lambda each: entry_points.origin(each) != "built in"):
@@ -219,25 +217,24 @@ def _offered() -> _Offered:
             owner = owners.setdefault(path.stem, entry_points.distribution(entry))
             if before != path:
                 found.clashes.setdefault(path.stem, [owner]).append(
-                    entry_points.distribution(entry)
-                )
+                    entry_points.distribution(entry))
     return found
 
 
 def _suites_of(entry: EntryPoint) -> Iterator[Path]:
     """Yield the TOML files of a package, or of ``package:folder`` or ``package:file.toml``."""
     package, _, inner = entry.value.partition(":")
-    place = Path(str(files(package.strip()) / inner.strip()))
-    if place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from sorted(place.glob("*.toml"))
+    path = Path(str(files(package.strip()) / inner.strip()))
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(path.glob("*.toml"))
     else:
-        raise UserError(f"no file or folder {place}")
+        raise UserError(f"no file or folder {path}")
 
 
 def forget() -> None:
     """Look at the installed packages anew at the next call."""
     entry_points.forget()
     installed_backend.cache_clear()
-    _offered.cache_clear()
+    _installed_suites.cache_clear()

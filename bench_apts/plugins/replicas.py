@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 """2**64 over the golden ratio, an odd number, as a signed integer: for multiplicative hashes."""
 

@@ -46,7 +46,7 @@ def roles(model: torch.nn.Module) -> dict[str, Role]:
     for parameter in last:
         if kinds[id(parameter)] == "matrix":
             kinds[id(parameter)] = "head"
-    kinds |= _role_from_name(model)
+    kinds |= _declared(model)
     return {name: kinds[id(parameter)] for name, parameter in model.named_parameters()}
 
 
@@ -67,19 +67,15 @@ def _kind(module: torch.nn.Module, parameter: torch.nn.Parameter) -> Role:
     return "embedding" if parameter.dim() > 2 and parameter.shape[0] == 1 else "matrix"
 
 
-def _role_from_name(model: torch.nn.Module) -> dict[int, Role]:
-    """Return what modules say of their parameters, by the parameters' identities.
-
-    Raises:
-        UserError: A name or a role is unknown.
-    """
+def _declared(model: torch.nn.Module) -> dict[int, Role]:
+    """Return the roles that modules declare, by the parameters' identities."""
     found: dict[int, Role] = {}
     for module in model.modules():
-        told = vars(module).get("roles", getattr(type(module), "roles", None))
-        if not isinstance(told, dict):
+        declared = vars(module).get("roles", getattr(type(module), "roles", None))
+        if not isinstance(declared, dict):
             continue
         known = dict(module.named_parameters(remove_duplicate=False))
-        for name, role in told.items():
+        for name, role in declared.items():
             if name not in known:
                 raise unknown(f"parameter in {type(module).__name__}.roles", str(name), known)
             if role not in get_args(Role):

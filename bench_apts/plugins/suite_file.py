@@ -1,6 +1,6 @@
-"""A suite read from TOML: validated once, every mistake named with file, key and remedy.
+"""Suites read from TOML: validated once, every mistake named with file, key and remedy.
 
-Variants of a suite: tables ``[variant.NAME]`` of its file that override some of its keys.
+A table ``[variant.NAME]`` of a suite's file overrides some of its keys.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from bench_apts.core import configuration
-from bench_apts.core.configuration import parse_value
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.core.spec import Suite
 from bench_apts.tasks import named_tasks
-from bench_apts.tasks.named_tasks import READY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +23,9 @@ if TYPE_CHECKING:
 Table = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+_DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
+"""Keys of [data] that leave the data set as it is."""
 
 
 def split(name: str) -> tuple[str, str]:
@@ -38,11 +39,63 @@ def split(name: str) -> tuple[str, str]:
     return suite, variant
 
 
-def variant_tables(raw: Table) -> tuple[dict[str, Table], list[str]]:
-    """Take the variants out of a suite's tables.
+def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suite:
+    """Read and validate a suite, or one of its variants.
 
     Args:
-        raw: The file's tables, whose ``variant`` is removed.
+        path: The TOML file.
+        overrides: ``suite.key.subkey=value`` as given to ``--set``.
+        variant: The variant's name; "" for the suite itself.
+
+    Raises:
+        UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
+            wrong type, in the suite or in any of its variants, or the variant does not exist; the
+            message names the file, all such keys and what was expected.
+    """
+    plain = configuration.read_toml(path, "suite")
+    _require_storable(str(path), plain)
+    variants, wrong = _pop_variants(plain)
+    for name, table in variants.items():
+        wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
+    if variant and variant not in variants:
+        error = unknown(f"variant of suite {plain.get('name', '')}", variant, variants)
+        raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}")
+    raw = _apply(plain, variant, variants[variant]) if variant else plain
+    for override in overrides:
+        _override(raw, override)
+    where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
+    _require_storable(where, raw)
+    wrong += [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
+    if "@" in str(raw.get("name")).removesuffix(f"@{variant}"):
+        wrong.append("key 'name': '@' stands before the name of a variant; leave it out")
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong))}")
+    # Data and model from a source take the names of suite and source; a variant that leaves the
+    # data set as it is shares the suite's.
+    other_data = {*variants.get(variant, {}).get("data", {})} - _DIVIDING
+    names = {"data": raw["name"] if other_data else plain["name"],
+             "model": raw["model"].get("source")}
+    named = {table: {**raw[table], "name": name} for table, name in names.items()
+             if "source" in raw[table]}
+    return msgspec.convert(raw | named | ({"loss": "task"} if "task" in raw else {}), Suite)
+
+
+def variant_names(path: Path) -> list[str]:
+    """Return the names of a suite's variants, as the file has them.
+
+    Raises:
+        UserError: The file cannot be read or is no TOML.
+    """
+    return [*_pop_variants(configuration.read_toml(path, "suite"))[0]]
+
+
+def _require_storable(where: str, tables: Table) -> None:
+    if wrong := configuration.find_unstorable_value(tables):
+        raise UserError(f"{where}: {wrong}")
+
+
+def _pop_variants(raw: Table) -> tuple[dict[str, Table], list[str]]:
+    """Remove the variants from a suite's tables.
 
     Returns:
         The variants by name, and what is wrong with their names and keys.
@@ -63,22 +116,8 @@ def variant_tables(raw: Table) -> tuple[dict[str, Table], list[str]]:
     return {name: table for name, table in found.items() if isinstance(table, dict)}, wrong
 
 
-def chosen(raw: Table, found: dict[str, Table], name: str) -> Table:
-    """Return a suite's tables as a variant changes them; those of the suite for "".
-
-    Args:
-        raw: The suite's tables.
-        found: Its variants.
-        name: The variant.
-
-    Raises:
-        UserError: There is none of the name.
-    """
-    if not name:
-        return raw
-    if name not in found:
-        raise unknown(f"variant of suite {raw.get('name', '')}", name, found)
-    table = found[name]
+def _apply(raw: Table, name: str, table: Table) -> Table:
+    """Return a suite's tables as a variant, by its name and table, changes them."""
     changed = _merged(raw, table)
     changed["name"] = f"{raw.get('name', '')}@{name}"
     if "summary" not in table:
@@ -113,101 +152,7 @@ def _leaves(table: Table, before: str) -> Iterator[tuple[str, Any]]:
             yield before + key, value
 
 
-_DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
-"""Keys of [data] that leave the data set as it is."""
-
-
-def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suite:
-    """Reads and validates a suite, or one of its variants.
-
-    Args:
-        path: The TOML file.
-        overrides: ``suite.key.subkey=value`` as given to ``--set``.
-        variant: The variant's name; "" for the suite itself.
-
-    Raises:
-        UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
-            wrong type, in the suite or in any of its variants, or the variant does not exist; the
-            message names the file, all such keys and what was expected.
-    """
-    plain = configuration.read_toml(path, "suite")
-    if unwritable := configuration.find_unstorable_value(plain):
-        raise UserError(f"{path}: {unwritable}")
-    known, wrong = variant_tables(plain)
-    for name, table in known.items():
-        wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
-    try:
-        raw = chosen(plain, known, variant)
-    except UserError as error:
-        raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}") from error
-    for override in overrides:
-        _override(raw, override)
-    where = f"{path} (after --set {' '.join(overrides)})" if overrides else str(path)
-    if unwritable := configuration.find_unstorable_value(raw):
-        raise UserError(f"{where}: {unwritable}")
-    wrong += [*_mistakes(raw, Suite, ""), *_contradictions(raw)]
-    if "@" in str(raw.get("name")).removesuffix(f"@{variant}"):
-        wrong.append("key 'name': '@' stands before the name of a variant; leave it out")
-    if wrong:
-        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong))}")
-    changed = {*known.get(variant, {}).get("data", {})} - _DIVIDING
-    return msgspec.convert(_named(raw, raw["name"] if changed else plain["name"]), Suite)
-
-
-def variant_names(path: Path) -> list[str]:
-    """Return the names of a suite's variants, as the file has them.
-
-    Raises:
-        UserError: The file cannot be read or is no TOML.
-    """
-    return [*variant_tables(configuration.read_toml(path, "suite"))[0]]
-
-
-def _named(raw: dict[str, Any], data: str) -> dict[str, Any]:
-    """Name the data and the model that a suite takes from a source."""
-    named = {**raw}
-    for table, name in (("data", data), ("model", raw["model"].get("source"))):
-        if "source" in raw[table]:
-            named[table] = {**raw[table], "name": name}
-    return named | ({"loss": "task"} if "task" in raw else {})
-
-
-def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong about keys that exclude or need one another."""
-    tables = {name: table for name in ("data", "model", "task")
-              if isinstance(table := raw.get(name), dict)}
-    for name, table in tables.items():
-        if ("name" in table) == ("source" in table):
-            yield f"key '{name}': write one of name and source"
-    data = tables.get("data", {})
-    if data and "source" not in data:
-        yield from (f"key 'data.{key}' belongs to a source, which is missing"
-                    for key in ("options", "mean", "std", "stream", "workers") if key in data)
-        if data.get("validation", 0) == 0:
-            yield "key 'data.validation' is missing: how many training samples validate"
-    target = raw.get("target")
-    if isinstance(target, dict) and all(
-            type(target.get(key)) in (int, float) for key in ("floor", "value")):
-        worse = target["value"] - target["floor"]
-        if (worse if target.get("direction") == "min" else -worse) < 0:
-            yield (f"key 'target.floor': nothing is better than it, and target.value = "
-                   f"{target['value']:g} is")
-    if "partition" in data and "stream" in data:
-        yield ("key 'data.partition': leave it out, the labels of data that is streamed are not "
-               "known beforehand")
-    if "workers" in data and "stream" not in data:
-        yield "key 'data.workers' belongs to data.stream, which is missing"
-    if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
-        yield "key 'data.augment': write one of crop, flip and cutout, or leave it out"
-    task = tables.get("task")
-    if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
-        yield "key 'loss': leave it out, [task] says what is trained"
-    if (task and isinstance(task.get("name"), str) and task["name"] not in READY
-            and task["name"] not in named_tasks.names()):
-        yield str(unknown("task", task["name"], named_tasks.names()))
-
-
-def _override(raw: dict[str, Any], assignment: str) -> None:
+def _override(raw: Table, assignment: str) -> None:
     key, equals, value = assignment.partition("=")
     scope, *names = key.strip().split(".")
     if not equals or scope != "suite" or not all(names) or not names:
@@ -219,12 +164,10 @@ def _override(raw: dict[str, Any], assignment: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"--set {assignment}: suite.{name} holds a value, not a table")
         table = child
-    table[names[-1]] = parse_value(value.strip())
+    table[names[-1]] = configuration.parse_value(value.strip())
 
 
-def _mistakes(
-    raw: Any, kind: type[Struct], path: str, whole: bool = True
-) -> Iterator[str]:
+def _mistakes(raw: Table, kind: type[Struct], path: str, whole: bool = True) -> Iterator[str]:
     """Yield every missing, unknown or wrong key of a table, and of the tables in it.
 
     Args:
@@ -265,3 +208,38 @@ def _explain(error: msgspec.ValidationError, key: str, kind: Any) -> str:
                    if isinstance(option, str)]
         return f"key '{key}': expected {' or '.join(options)}, got {choice[1]}"
     return f"key '{key}': {field[0].lower()}{field[1:]}"
+
+
+def _contradictions(raw: Table) -> Iterator[str]:
+    """Yield what is wrong about keys that exclude or need one another."""
+    tables = {name: table for name in ("data", "model", "task")
+              if isinstance(table := raw.get(name), dict)}
+    for name, table in tables.items():
+        if ("name" in table) == ("source" in table):
+            yield f"key '{name}': write one of name and source"
+    data = tables.get("data", {})
+    if data and "source" not in data:
+        yield from (f"key 'data.{key}' belongs to a source, which is missing"
+                    for key in ("options", "mean", "std", "stream", "workers") if key in data)
+        if data.get("validation", 0) == 0:
+            yield "key 'data.validation' is missing: how many training samples validate"
+    target = raw.get("target")
+    if isinstance(target, dict) and all(
+            type(target.get(key)) in (int, float) for key in ("floor", "value")):
+        worse = target["value"] - target["floor"]
+        if (worse if target.get("direction") == "min" else -worse) < 0:
+            yield (f"key 'target.floor': nothing is better than it, and target.value = "
+                   f"{target['value']:g} is")
+    if "partition" in data and "stream" in data:
+        yield ("key 'data.partition': leave it out, the labels of data that is streamed are not "
+               "known beforehand")
+    if "workers" in data and "stream" not in data:
+        yield "key 'data.workers' belongs to data.stream, which is missing"
+    if isinstance(data.get("augment"), dict) and not any(data["augment"].values()):
+        yield "key 'data.augment': write one of crop, flip and cutout, or leave it out"
+    task = tables.get("task")
+    if raw.get("loss", "cross_entropy") != "cross_entropy" or (task and "loss" in raw):
+        yield "key 'loss': leave it out, [task] says what is trained"
+    if (task and isinstance(task.get("name"), str)
+            and task["name"] not in (known := named_tasks.names())):
+        yield str(unknown("task", task["name"], known))

@@ -1,7 +1,4 @@
-"""The modules beside a plug-in file: it can import them, and they are part of its hash.
-
-Python objects that users name: ``module:attribute``, or ``file.py:attribute``.
-"""
+"""Importing users' code: plug-in files with the modules in their folders, ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -29,7 +26,120 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _INSTALLED = ("site-packages", "dist-packages")
-"""Folders whose modules belong to everybody."""
+"""Folders whose modules are installed, not a plug-in's own."""
+
+
+class Loaded(NamedTuple):
+    """An imported object.
+
+    Attributes:
+        value: The object.
+        files: What its source hash is made of: the files of its module, and those in the same
+            folder that the module imports.
+        siblings: Makes the modules in its file's folder importable; None for an installed module.
+    """
+
+    value: Any
+    files: tuple[Path, ...]
+    siblings: SiblingModules | None
+
+    def call(self, *arguments: Any, **options: Any) -> Any:
+        """Call the object, with the modules in its file's folder importable."""
+        with self.siblings.importable() if self.siblings else contextlib.nullcontext():
+            return self.value(*arguments, **options)
+
+
+def load(reference: str, folder: Path, what: str) -> Loaded:
+    """Import what a suite names.
+
+    Args:
+        reference: ``module:attribute`` or ``file.py:attribute``.
+        folder: Where relative files lie.
+        what: What it is, for messages, for instance ``"[data] source"``.
+
+    Raises:
+        UserError: It has another form, or cannot be imported.
+    """
+    place, colon, attribute = reference.rpartition(":")
+    if not colon or not place or not all(map(str.isidentifier, attribute.split("."))):
+        raise UserError(f"{what} = {reference!r}: write module:attribute or file.py:attribute")
+    siblings = None
+    if place.endswith(".py"):
+        path = folder / Path(place).expanduser()
+        module, siblings = from_file(path, what.split()[0].strip("[]"))
+        files = [path, *siblings.files()]
+    else:
+        try:
+            module = importlib.import_module(place)
+        except (Exception, SystemExit) as error:
+            raise UserError(failure(f"{what} = {reference!r}: {place}", error)) from error
+        files = [Path(origin)] if (origin := module.__file__) else []
+    value: Any = module
+    for name in attribute.split("."):
+        if not hasattr(value, name):
+            raise unknown(f"attribute of {place} in {what}", attribute,
+                          [each for each in vars(value) if not each.startswith("_")])
+        value = getattr(value, name)
+    if not callable(value):
+        raise UserError(f"{what} = {reference!r} is a {type(value).__name__}; expected a "
+                        "function or a class")
+    # The file that defines the object, where that is another than its module's; an object
+    # written in C, or one that is called itself, has none.
+    with contextlib.suppress(TypeError, OSError):
+        defined = Path(inspect.getfile(inspect.unwrap(value)))
+        if defined.is_file() and defined not in files:
+            files.append(defined)
+    return Loaded(value, tuple(files), siblings)
+
+
+def from_file(path: Path, what: str) -> tuple[ModuleType, SiblingModules]:
+    """Import a Python file by its path.
+
+    Args:
+        path: The file.
+        what: What it holds, for messages, for instance ``"optimizer"``.
+
+    Raises:
+        UserError: It is missing or cannot be imported.
+    """
+    try:
+        exists = path.is_file()
+    except OSError as error:  # the name is too long, for instance
+        raise UserError(f"no {what} file {path}: {error.strerror}") from error
+    if not exists:
+        raise UserError(f"no {what} file {path}")
+    whole = require_utf8(f"the {what} file", path.resolve())
+    place = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
+    siblings = SiblingModules(path)
+    with siblings.importable():
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                     if frame.filename == str(path)]
+            where = f"{path}:{lines[-1]}" if lines else str(path)
+            raise UserError(failure(where, error)) from error
+    return module, siblings
+
+
+def failure(where: str, error: BaseException) -> str:
+    """Say why a module cannot be imported; a UserError of its own needs no introduction."""
+    if isinstance(error, UserError):
+        return f"{where}: {error}"
+    return f"{where} cannot be imported: {type(error).__name__}: {error}"
+
+
+def sha256(loaded: tuple[Loaded, ...]) -> str:
+    """Hash the source of objects; equal files give equal hashes wherever they lie."""
+    total = hashlib.sha256()
+    for path in dict.fromkeys(path for each in loaded for path in each.files):
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 class SiblingModules(MetaPathFinder):
@@ -55,7 +165,7 @@ class SiblingModules(MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
         """Find a module or package of the folder; what lies in a package is found through it."""
-        if path is not None or not self._own(fullname):
+        if path is not None or not self._provides(fullname):
             return None
         self._names.add(fullname)
         return PathFinder.find_spec(fullname, [str(self._folder)], target)
@@ -92,30 +202,28 @@ class SiblingModules(MetaPathFinder):
         Found in the text of ``import`` statements, wherever these stand; nothing is executed. The
         plug-in itself is not among them.
         """
-        found: dict[Path, None] = {}
+        found: set[Path] = set()
         waiting: list[tuple[Path, tuple[str, ...]]] = [(self._file, ())]
         while waiting:
-            path, package = waiting.pop()
-            for parts in _imports(path, package):
-                for place, around in self._located(parts):
-                    if place not in found and place != self._file:
-                        found[place] = None
-                        waiting.append((place, around))
+            for parts in _imported_names(*waiting.pop()):
+                for path, package in self._files_of(parts):
+                    if path not in found and path != self._file:
+                        found.add(path)
+                        waiting.append((path, package))
         return sorted(found)
 
-    def _located(self, parts: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    def _files_of(self, parts: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
         """Yield the files that importing a dotted name runs, each with its package."""
-        if not parts or not self._own(parts[0]):
+        if not parts or not self._provides(parts[0]):
             return
         for end in range(1, len(parts) + 1):
             base = self._folder.joinpath(*parts[:end])
-            for place, package in ((base / "__init__.py", parts[:end]),
-                                   (base.parent / f"{base.name}.py", parts[:end - 1])):
-                if place.is_file():
-                    yield place, package
-                    break
+            if (base / "__init__.py").is_file():
+                yield base / "__init__.py", parts[:end]
+            elif (module := base.parent / f"{base.name}.py").is_file():
+                yield module, parts[:end - 1]
 
-    def _own(self, name: str) -> bool:
+    def _provides(self, name: str) -> bool:
         """Say whether the folder alone provides a top-level module."""
         if self._folder.name in _INSTALLED or not (
                 (self._folder / f"{name}.py").is_file() or (self._folder / name).is_dir()):
@@ -145,17 +253,12 @@ class SiblingModules(MetaPathFinder):
         return before
 
 
-def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield the dotted names, in parts, that a file imports; none if it cannot be read as Python.
-
-    Args:
-        path: The file.
-        package: The package that it lies in.
-    """
+def _imported_names(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the dotted names, in parts, that a file of a package imports."""
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):  # importing it tells why
+    except (SyntaxError, ValueError, RecursionError):  # importing it says what is wrong
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -165,128 +268,3 @@ def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             base = (*around, *(node.module.split(".") if node.module else ()))
             yield base
             yield from ((*base, alias.name) for alias in node.names)
-
-
-class Loaded(NamedTuple):
-    """An imported object.
-
-    Attributes:
-        value: The object.
-        files: What its source hash is made of: its module's files and those beside that the
-            module imports.
-        beside: What makes modules beside its file importable; None for an installed module.
-    """
-
-    value: Any
-    files: tuple[Path, ...]
-    beside: SiblingModules | None
-
-    def call(self, *arguments: Any, **options: Any) -> Any:
-        """Call the object, with the modules beside its file importable."""
-        if self.beside is None:
-            return self.value(*arguments, **options)
-        with self.beside.importable():
-            return self.value(*arguments, **options)
-
-
-def from_file(path: Path, what: str) -> tuple[ModuleType, SiblingModules]:
-    """Import a Python file by its path.
-
-    Args:
-        path: The file.
-        what: What it holds, for messages, for instance ``"optimizer"``.
-
-    Raises:
-        UserError: It is missing or cannot be imported.
-    """
-    try:
-        there = path.is_file()
-    except OSError as error:  # the name is too long, for instance
-        raise UserError(f"no {what} file {path}: {error.strerror}") from error
-    if not there:
-        raise UserError(f"no {what} file {path}")
-    whole = require_utf8(f"the {what} file", path.resolve())
-    place = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look there
-    beside = SiblingModules(path)
-    with beside.importable():
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            raise UserError(failure(f"{path}{_line(error, path)}", error)) from error
-    return module, beside
-
-
-def failure(where: str, error: BaseException) -> str:
-    """Say why a module cannot be imported; a UserError of its own needs no introduction."""
-    if isinstance(error, UserError):
-        return f"{where}: {error}"
-    return f"{where} cannot be imported: {type(error).__name__}: {error}"
-
-
-def load(reference: str, folder: Path, what: str) -> Loaded:
-    """Import what a suite names.
-
-    Args:
-        reference: ``module:attribute`` or ``file.py:attribute``.
-        folder: Where relative files lie.
-        what: What it is, for messages, for instance ``"[data] source"``.
-
-    Raises:
-        UserError: It has another form, or cannot be imported.
-    """
-    place, colon, attribute = reference.rpartition(":")
-    if not colon or not place or not all(map(str.isidentifier, attribute.split("."))):
-        raise UserError(f"{what} = {reference!r}: write module:attribute or file.py:attribute")
-    beside = None
-    if place.endswith(".py"):
-        path = folder / Path(place).expanduser()
-        module, beside = from_file(path, what.split()[0].strip("[]"))
-        files = [path, *beside.files()]
-    else:
-        try:
-            module = importlib.import_module(place)
-        except (Exception, SystemExit) as error:
-            raise UserError(failure(f"{what} = {reference!r}: {place}", error)) from error
-        files = [Path(origin)] if (origin := module.__file__) else []
-    value: Any = module
-    for name in attribute.split("."):
-        if not hasattr(value, name):
-            raise unknown(f"attribute of {place} in {what}", attribute, _public(value))
-        value = getattr(value, name)
-    if not callable(value):
-        raise UserError(f"{what} = {reference!r} is a {type(value).__name__}; expected a "
-                        "function or a class")
-    return Loaded(value, (*files, *_defining(value, files)), beside)
-
-
-def sha256(loaded: tuple[Loaded, ...]) -> str:
-    """Hash the source of objects; equal files give equal hashes wherever they lie."""
-    total = hashlib.sha256()
-    for path in dict.fromkeys(path for each in loaded for path in each.files):
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def _public(holder: Any) -> list[str]:
-    return [name for name in vars(holder) if not name.startswith("_")]
-
-
-def _defining(value: Any, known: list[Path]) -> list[Path]:
-    """Return the file that defines an object, where it is another than its module's."""
-    try:
-        path = Path(inspect.getfile(inspect.unwrap(value)))
-    except (TypeError, OSError):  # written in C, or an object that can be called
-        return []
-    return [path] if path.is_file() and path not in known else []
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """Return where in a file an exception passed last, as ``:3``; "" if nowhere."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if frame.filename == str(path)]
-    return f":{lines[-1]}" if lines else ""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "asv.conf.json"
 
-_PACKAGES = {"bench_apts": "bench_apts", "bench_apts.optimizers": "optimizers",
-             "bench_apts.reports": "reports", "bench_apts.suites": "suites"}
+PACKAGES = {"bench_apts": "bench_apts", "bench_apts.optimizers": "optimizers",
+            "bench_apts.reports": "reports", "bench_apts.suites": "suites"}
 """Where in a checkout each package lies."""
 
 _END_WAIT_S = 10.0
@@ -98,7 +98,7 @@ def require_content(found: Checkout, commit: str) -> None:
 
 def require_installed(root: Path) -> None:
     """Refuse to measure another copy of the package than the checkout's."""
-    for package, folder in _PACKAGES.items():
+    for package, folder in PACKAGES.items():
         spec = importlib.util.find_spec(package)
         places = list(spec.submodule_search_locations or []) if spec else []
         if not places or Path(places[0]).resolve() != (root / folder).resolve():
@@ -237,39 +237,18 @@ def _end_asv(process: subprocess.Popen[bytes], signalled: bool) -> None:
     process.kill()
 
 
-class BenchmarkChange(NamedTuple):
-    """A benchmark's number at two commits; None where it failed."""
-
-    name: str
-    unit: str
-    before: float | None
-    after: float | None
-
-    @property
-    def worse(self) -> bool:
-        """Whether the number rose, or is gone."""
-        if self.after is None or self.before is None:
-            return self.after is None
-        return self.after > self.before
-
-    def __str__(self) -> str:
-        before, after = ("failed" if value is None else f"{value:.6g}"
-                         for value in (self.before, self.after))
-        ratio = f" (x {self.after / self.before:.4g})" if self.before and self.after else ""
-        return f"{'worse ' if self.worse else 'better'} {self.name}: {before} -> {after}" + (
-            f" {self.unit}{ratio}" if self.unit else ratio)
-
-
 class BenchmarkChanges(NamedTuple):
     """What changed from one commit to another beyond the thresholds.
 
     Attributes:
         numbers: How many numbers both commits have.
-        beyond: Those that changed, the worse ones first.
+        worse: A line for each that rose or is gone.
+        better: A line for each that fell or is there again.
     """
 
     numbers: int
-    beyond: list[BenchmarkChange]
+    worse: list[str]
+    better: list[str]
 
 
 def last_before(root: Path, results: Path, machine: str, commit: str) -> str | None:
@@ -281,6 +260,40 @@ def last_before(root: Path, results: Path, machine: str, commit: str) -> str | N
     return next((ancestor for ancestor in ancestors if ancestor in measured), None)
 
 
+def find_changes(settings: AsvSettings, machine: str, before: str, after: str
+                 ) -> BenchmarkChanges:
+    """Compare two commits number by number, each by its threshold, as ``asv compare`` does."""
+    from asv.commands.compare import _is_result_better
+    from asv.util import load_json
+
+    known = load_json(str(settings.results / "benchmarks.json"))
+    old, new = (_stored_numbers(settings.results, machine, each) for each in (before, after))
+    both = [name for name in old if name in new and old[name].version == new[name].version]
+    found = BenchmarkChanges(len(both), [], [])
+
+    def better(one: _Stored, other: _Stored) -> bool:
+        """Whether the first number is lower than the other, or the only one."""
+        if one.value is None or other.value is None:
+            return one.value is not None and other.value is None
+        # Of several thresholds that match asv takes the largest.
+        factor = 1.0 + max((float(share) for pattern, share in settings.thresholds.items()
+                            if re.match(pattern, one.benchmark)), default=_THRESHOLD)
+        return bool(_is_result_better(one.value, other.value, one.spread, other.spread, factor))
+
+    for name in both:
+        one, other = old[name], new[name]
+        unit = f" {known.get(one.benchmark, {}).get('unit') or ''}".rstrip()
+        values = " -> ".join("failed" if each.value is None else f"{each.value:.6g}"
+                             for each in (one, other))
+        ratio = f" (x {other.value / one.value:.4g})" if one.value and other.value else ""
+        text = name.replace("'", "") + f": {values}{unit}{ratio}"
+        if better(one, other):
+            found.worse.append(f"worse  {text}")
+        elif better(other, one):
+            found.better.append(f"better {text}")
+    return found
+
+
 class _Stored(NamedTuple):
     """What asv stored of one number: the benchmark and its version, statistics and samples."""
 
@@ -288,22 +301,6 @@ class _Stored(NamedTuple):
     version: str | None
     value: float | None
     spread: tuple[Any, Any]
-
-
-def find_changes(settings: AsvSettings, machine: str, before: str, after: str
-                 ) -> BenchmarkChanges:
-    """Compare two commits number by number, each by its threshold, as ``asv compare`` does."""
-    from asv.util import load_json
-
-    known = load_json(str(settings.results / "benchmarks.json"))
-    old, new = (_stored_numbers(settings.results, machine, each) for each in (before, after))
-    both = [name for name in old if name in new and old[name].version == new[name].version]
-    beyond = [
-        BenchmarkChange(name.replace("'", ""),
-                        known.get(old[name].benchmark, {}).get("unit") or "",
-                        old[name].value, new[name].value)
-        for name in both if _differ(old[name], new[name], settings.thresholds)]
-    return BenchmarkChanges(len(both), sorted(beyond, key=lambda change: not change.worse))
 
 
 def _stored_numbers(results: Path, machine: str, commit: str) -> dict[str, _Stored]:
@@ -323,15 +320,3 @@ def _stored_numbers(results: Path, machine: str, commit: str) -> dict[str, _Stor
                     found[name] = _Stored(benchmark, result.benchmark_version.get(benchmark),
                                           value, (stats, samples))
     return found
-
-
-def _differ(one: _Stored, other: _Stored, thresholds: Mapping[str, float]) -> bool:
-    from asv.commands.compare import _is_result_better
-
-    if one.value is None or other.value is None:
-        return one.value is not other.value
-    # Of several thresholds that match asv takes the largest.
-    factor = 1.0 + max((float(value) for pattern, value in thresholds.items()
-                        if re.match(pattern, one.benchmark)), default=_THRESHOLD)
-    return any(_is_result_better(better.value, worse.value, better.spread, worse.spread, factor)
-               for better, worse in ((one, other), (other, one)))

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import configuration, environment, store
 from bench_apts.core.configuration import competitor_label
 from bench_apts.core.errors import UserError, last_line
+from bench_apts.regress.asv_tracking import PACKAGES
 
 if TYPE_CHECKING:
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Trial
-
-_PACKAGES = ("bench_apts", "bench_apts.optimizers", "bench_apts.reports", "bench_apts.suites")
 
 _LOCATIONS = """
 import importlib, sys
@@ -149,7 +148,7 @@ def _installed(name: str, text: str, source: Path, root: Path) -> CodeTree:
     if done.returncode:
         raise UserError(f"{name} {text} cannot be installed: {last_line(done.stderr)}; see that "
                         "this environment has pip and setuptools >= 77")
-    done = subprocess.run([sys.executable, "-c", _LOCATIONS, *_PACKAGES], env=tree.environment(),
+    done = subprocess.run([sys.executable, "-c", _LOCATIONS, *PACKAGES], env=tree.environment(),
                           capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{name} {text} cannot be imported: {last_line(done.stderr)}")

@@ -14,7 +14,7 @@ import msgspec
 
 from bench_apts.core import environment
 from bench_apts.core.errors import UserError
-from bench_apts.launch import multi_node
+from bench_apts.launch import rendezvous
 from bench_apts.launch.elastic import interruptible
 from bench_apts.launch.multi_node import (
     BeginTrial,
@@ -31,6 +31,7 @@ from bench_apts.launch.multi_node import (
     close_with_code,
     exit_code_of,
 )
+from bench_apts.launch.rendezvous import NodePlace, reach_store
 from bench_apts.study import preflight
 
 if TYPE_CHECKING:
@@ -39,11 +40,7 @@ if TYPE_CHECKING:
     from bench_apts.core.job import RankJob
     from bench_apts.launch.cluster import Placement
     from bench_apts.launch.processes import ProcessOutcome
-    from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
-
-STORE_WAIT_S = 30.0
-"""How long the agents of a trial may take to meet in its store, once all have begun it."""
 
 _IDLE_S = 3600.0
 _MARGIN_S = 60.0
@@ -107,7 +104,7 @@ class Follower:
             from bench_apts.launch import cluster
 
             port = cluster.look_up_port(placement.outer, patience_s)
-        self._channel = NodeChannel(multi_node.connect(placement.host, port, patience_s))
+        self._channel = NodeChannel(rendezvous.connect(placement.host, port, patience_s))
         self._name = f"node 0 ({placement.host}:{port})"
         self._begun: BeginTrial | None = None
         try:
@@ -156,12 +153,9 @@ class Follower:
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
         """Return this node's place in the trial that node 0 has begun."""
-        from bench_apts.launch import rendezvous
-
         assert self._begun is not None
-        store = rendezvous.reach_store(self._channel.there, self._begun.port, STORE_WAIT_S)
-        return rendezvous.NodePlace(self._placement.nodes, self._placement.rank, store,
-                                    self._channel.here, self._watch)
+        store = reach_store(self._channel.there, self._begun.port)
+        return NodePlace(self._placement.nodes, self._placement.rank, store, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
         """Tell node 0 how the trial ended here."""

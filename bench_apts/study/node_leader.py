@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError
-from bench_apts.launch import multi_node
+from bench_apts.launch import rendezvous
 from bench_apts.launch.multi_node import (
     ELSEWHERE,
     BeginTrial,
@@ -25,9 +25,9 @@ from bench_apts.launch.multi_node import (
     exit_code_of,
 )
 from bench_apts.launch.processes import ProcessOutcome
+from bench_apts.launch.rendezvous import NodePlace, host_store
 from bench_apts.launch.worker import LOST_PEERS
 from bench_apts.study.node_follower import (
-    STORE_WAIT_S,
     agreement_differences,
     describe_machine,
     node_agreement,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from bench_apts.core.job import RankJob
     from bench_apts.launch.cluster import Placement
-    from bench_apts.launch.rendezvous import NodePlace
     from bench_apts.study.plan import Plan
 
 _SUCCESS_WAIT_S = 60.0
@@ -105,7 +104,7 @@ class Leader:
     ) -> None:
         self._placement, self._agreement = placement, agreement
         self._machine = machine
-        self._listener = multi_node.listen(
+        self._listener = rendezvous.listen(
             placement.host if placement.port else "", placement.port)
         self._nodes: list[_Node] = []
         self._number = 0
@@ -198,15 +197,13 @@ class Leader:
 
     def begin(self, job: RankJob, limit_s: float) -> NodePlace:
         """Begin a trial on all nodes; return this node's place in it."""
-        from bench_apts.launch import rendezvous
-
         for node in self._nodes:
             node.ended = None
         self._number += 1
-        store = rendezvous.host_store(STORE_WAIT_S)
+        store = host_store()
         for node in self._nodes:
             self._tell(node, BeginTrial(self._number, job, store.port, limit_s))
-        return rendezvous.NodePlace(self._placement.nodes, 0, store, self.address, self._watch)
+        return NodePlace(self._placement.nodes, 0, store, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
         """Wait until the trial is over on all nodes, which takes seconds; return how it ended.

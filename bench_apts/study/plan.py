@@ -11,10 +11,10 @@ import msgspec
 from msgspec import UNSET
 
 from bench_apts.core import environment, job
+from bench_apts.core.configuration import LogUniform, Uniform
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Entry, Scalar, Searched, Seeds, Study, Suite, Trial, digest
 from bench_apts.plugins import registry
-from bench_apts.plugins.optimizer_contract import LogUniform, Uniform
 from bench_apts.stats.shared_search import follows
 from bench_apts.stats.trial_costs import select_best, select_fastest
 from bench_apts.study import search_space
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from optuna.distributions import BaseDistribution
 
+    from bench_apts.core.configuration import Hyperparameter
     from bench_apts.core.records import TrialRecord
-    from bench_apts.plugins.optimizer_contract import Backend, Hyperparameter
+    from bench_apts.plugins.backend import Backend
     from bench_apts.suites.data import Prepared
 
     Rule = Callable[[list[TrialRecord]], TrialRecord | None]

@@ -8,7 +8,7 @@ import random
 import warnings
 from typing import TYPE_CHECKING
 
-from bench_apts.plugins.optimizer_contract import Choice, LogUniform, Uniform
+from bench_apts.core.configuration import Choice, LogUniform, Uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
+    from bench_apts.core.configuration import Hyperparameter
     from bench_apts.core.spec import Sampler, Scalar, Space
-    from bench_apts.plugins.optimizer_contract import Backend, Hyperparameter
+    from bench_apts.plugins.backend import Backend
 
 ORDERED = "configuration"
 """What Optuna knows an ordered configuration by: its place in the list."""

@@ -13,6 +13,7 @@ from bench_apts.tasks.task import OutputTask, Task, every_metric
 if TYPE_CHECKING:
     from bench_apts.plugins.optimizer_contract import Loss
 
+
 class LossModule(torch.nn.Module):
     """A network whose forward pass takes a whole batch and returns the losses of its samples.
 
@@ -99,6 +100,7 @@ def measured(model: torch.nn.Module, task: Task, batch: Batch) -> torch.Tensor:
 
 
 def _stacked(task: Task, found: Any, device: torch.device) -> torch.Tensor:
+    """Return sum and count of each metric as float64, ``(metrics, 2)``."""
     rows = []
     for name in every_metric(task):
         if name not in found:

@@ -1,7 +1,4 @@
-"""The tasks that a suite can name without code.
-
-The tasks that a suite can name: ready-made ones, and those that installed packages offer.
-"""
+"""The tasks that a suite can name: ready-made ones, and those that installed packages offer."""
 
 from __future__ import annotations
 
@@ -136,11 +133,41 @@ class LanguageModel(OutputTask):
 
 
 READY: dict[str, type[OutputTask]] = {
-    "classification": Classification,
-    "regression": Regression,
-    "language-model": LanguageModel,
-    "autoencoding": Autoencoding,
-}
+    "classification": Classification, "regression": Regression,
+    "language-model": LanguageModel, "autoencoding": Autoencoding}
+
+
+def names() -> list[str]:
+    """Return the names that ``[task] name`` may have, sorted."""
+    return sorted({*READY, *entry_points.entries(entry_points.TASKS)})
+
+
+def origin(name: str) -> str:
+    """Return where a task comes from: built in, or its distribution."""
+    found = entry_points.origin(*entry_points.entries(entry_points.TASKS).get(name, ()))
+    return ", ".join(filter(None, ("built in" if name in READY else "", found)))
+
+
+def load(name: str) -> Loaded:
+    """Return the class of a task.
+
+    Raises:
+        UserError: There is none of the name, several packages offer it, or it cannot be imported.
+    """
+    entries = entry_points.entries(entry_points.TASKS)
+    if name in READY:
+        if name in entries:
+            raise entry_points.several_offers(name, entry_points.TASKS, [
+                "bench-apts", *map(entry_points.distribution, entries[name])])
+        return user_code.Loaded(READY[name], (), None)
+    if name not in entries:
+        raise unknown("task", name, names())
+    entry = entry_points.only(entry_points.TASKS, name)
+    what = f"task '{name}' of {entry_points.distribution(entry)}"
+    found = user_code.load(f"{entry.module}:{entry.attr}", Path(), what)
+    if not (isinstance(found.value, type) and issubclass(found.value, Task)):
+        raise UserError(f"{what} ({entry.value}) is no subclass of bench_apts.tasks.Task")
+    return found
 
 
 def _tensor(output: Any) -> torch.Tensor:
@@ -178,36 +205,3 @@ def _token_losses(output: Any, targets: torch.Tensor) -> tuple[torch.Tensor, tor
     nats = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none",
                            ignore_index=IGNORED)
     return nats.view(targets.shape), targets != IGNORED
-
-
-def names() -> list[str]:
-    """Return the names that ``[task] name`` may have, sorted."""
-    return sorted({*READY, *entry_points.entries(entry_points.TASKS)})
-
-
-def origin(name: str) -> str:
-    """Return where a task comes from: built in, or its distribution."""
-    found = entry_points.origin(*entry_points.entries(entry_points.TASKS).get(name, ()))
-    return ", ".join(filter(None, ("built in" * (name in READY), found)))
-
-
-def load(name: str) -> Loaded:
-    """Return the class of a task.
-
-    Raises:
-        UserError: There is none of the name, several packages offer it, or it cannot be imported.
-    """
-    entries = entry_points.entries(entry_points.TASKS)
-    if name in READY and name in entries:
-        raise entry_points.require_single_offer(name, entry_points.TASKS, [
-            "bench-apts", *map(entry_points.distribution, entries[name])])
-    if name in READY:
-        return user_code.Loaded(READY[name], (), None)
-    if name not in entries:
-        raise unknown("task", name, names())
-    entry = entry_points.only(entry_points.TASKS, name)
-    what = f"task '{name}' of {entry_points.distribution(entry)}"
-    found = user_code.load(f"{entry.module}:{entry.attr}", Path(), what)
-    if not (isinstance(found.value, type) and issubclass(found.value, Task)):
-        raise UserError(f"{what} ({entry.value}) is no subclass of bench_apts.tasks.Task")
-    return found

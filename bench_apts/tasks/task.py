@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench_apts.plugins.optimizer_contract import Batch
+
     Sums = Mapping[str, tuple[torch.Tensor | float, torch.Tensor | float]]
 
 Model = Callable[..., Any]

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from bench_apts.optimizers.apts.acceptance import paper_settings
 from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
-from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
+from bench_apts.optimizers.apts.paper import PaperMethod
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.plugins import registry
 from bench_apts.suites import data, models

@@ -1,8 +1,6 @@
-"""The trust-region radius and the acceptance of steps: pure functions of scalars on the device.
+"""Settings of the published APTS, and how its iterations judge trials and move the radius.
 
-Settings of the published APTS.
-
-The course of an outer iteration: what is decided in it, on the device, and read once.
+What is decided in an outer iteration stays on the device and is read once.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from bench_apts.optimizers.presets import PRESETS, SOLVERS
 
 if TYPE_CHECKING:
     from collections import deque
+
 
 @dataclass(frozen=True)
 class RadiusRule:
@@ -53,15 +52,15 @@ class RadiusRule:
             raise ValueError("need 0 < smallest <= largest")
 
     def update(self, radius: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
-        """Returns the next radius, within its bounds."""
+        """Return the next radius, within its bounds."""
         return self.resized(radius, rho).clamp(self.smallest, self.largest)
 
     def bounded(self, radius: float) -> bool:
-        """Says whether a radius lies at one of its bounds."""
+        """Say whether a radius lies at one of its bounds."""
         return not self.smallest < radius < self.largest
 
     def resized(self, radius: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
-        """Returns the next radius, whatever its bounds."""
+        """Return the next radius, whatever its bounds."""
         return torch.where(rho < self.low, radius * self.shrink,
                            torch.where(rho > self.high, radius * self.grow, radius))
 
@@ -71,7 +70,7 @@ LOCAL = RadiusRule()
 
 
 def acceptance_ratio(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Returns ρ, the actual over the predicted reduction of the loss.
+    """Return ρ, the actual over the predicted reduction of the loss.
 
     A prediction that is not positive says nothing, and a step that ends in a loss that is not
     finite is the worst: both give −∞, so that such a step is rejected and the radius shrinks.
@@ -177,7 +176,7 @@ class PaperSettings:
 
 
 def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:
-    """Makes settings from a preset, one of ``PRESETS``; explicit ones override it.
+    """Make settings from a preset, one of ``PRESETS``; explicit ones override it.
 
     Raises:
         ValueError: The preset is unknown, or a value is out of its range.
@@ -185,8 +184,8 @@ def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
-    chosen: dict[str, Any] = PRESETS[preset] | explicit
-    return PaperSettings(**chosen)
+    settings: dict[str, Any] = PRESETS[preset] | explicit
+    return PaperSettings(**settings)
 
 
 class IterationDecision:
@@ -214,23 +213,23 @@ class IterationDecision:
         self._rule = rule
         self._begin = self._loss = value.to(torch.float64, copy=True)
         self.radius = torch.full_like(self._begin, radius)
-        # Once a trial is accepted, the oldest loss makes room for its.
+        # Once a trial is accepted, its loss takes the place of the oldest in the window.
         self._before = max(window, default=-math.inf)
         self._after = max(list(window)[len(window) == window.maxlen :], default=-math.inf)
         self._highest = self._begin.clamp_min(self._before)
-        self._told: list[tuple[torch.Tensor, ...]] = []
+        self._trials: list[tuple[torch.Tensor, ...]] = []
         self.started, self.accepted, self.marked = math.nan, list[float](), False
 
     def _ratio(
         self, trial: torch.Tensor, predicted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns ρ, and whether the trial is accepted."""
+        """Return ρ, and whether the trial is accepted."""
         rho = acceptance_ratio(self._loss - trial, predicted)
         lowered = acceptance_ratio(self._highest - trial, predicted)
         return rho, lowered >= self._rule.accept
 
     def judge(self, trial: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-        """Accepts or rejects a trial, and lets the radius follow.
+        """Accept or reject a trial, and let the radius follow.
 
         Args:
             trial: The loss there, a scalar.
@@ -241,7 +240,7 @@ class IterationDecision:
         """
         trial, predicted = (x.to(torch.float64, copy=True) for x in (trial, predicted))
         rho, accepted = self._ratio(trial, predicted)
-        self._told.append((trial, predicted, self._loss - trial, rho, accepted))
+        self._trials.append((trial, predicted, self._loss - trial, rho, accepted))
         self.radius = self._rule.update(self.radius, rho)
         self._loss = torch.where(accepted, trial, self._loss)
         self._highest = torch.where(accepted, self._loss.clamp_min(self._after),
@@ -249,19 +248,19 @@ class IterationDecision:
         return accepted
 
     def again(self, trial: torch.Tensor, predicted: torch.Tensor) -> bool:
-        """Returns whether a rejected trial is worth another, nearer by; waits for the device."""
+        """Say whether a rejected trial is worth another, nearer by; waits for the device."""
         _, accepted = self._ratio(trial.double(), predicted.double())
         wide = self.radius > self._rule.smallest
         return bool(~accepted & ~(self._loss + trial).isnan() & wide)
 
     def shorten(self) -> torch.Tensor:
-        """Shrinks the radius as after a rejection; returns the factor."""
+        """Shrink the radius as after a rejection; return the factor."""
         before = self.radius
         self.radius = self._rule.update(before, torch.full_like(before, -math.inf))
         return self.radius / before
 
     def read(self, *others: torch.Tensor) -> tuple[list[float], dict[str, Any]]:
-        """Waits for the device, once.
+        """Wait for the device, once.
 
         Args:
             others: Further scalars to be read.
@@ -269,12 +268,12 @@ class IterationDecision:
         Returns:
             Their values, and the diagnostics of the iteration.
         """
-        told = [self._begin, self._loss, self.radius, *others]
-        told += [number for trial in self._told for number in trial]
-        self.started, loss, radius, *numbers = torch.stack([x.double() for x in told]).tolist()
+        scalars = [self._begin, self._loss, self.radius, *others]
+        scalars += [number for trial in self._trials for number in trial]
+        self.started, loss, radius, *numbers = torch.stack([x.double() for x in scalars]).tolist()
         found, numbers = numbers[: len(others)], numbers[len(others) :]
         last: dict[str, Any] = {}
-        for number in range(len(self._told)):
+        for number in range(len(self._trials)):
             trial, predicted, actual, rho, accepted = numbers[5 * number : 5 * number + 5]
             name = "global_" if number else ""
             last |= {f"{name}rho": rho, f"{name}accepted": bool(accepted)}

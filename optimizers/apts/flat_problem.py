@@ -1,7 +1,4 @@
-"""One contiguous buffer for all parameters and one for all that travels with the gradients.
-
-The training problem as the methods see it: flat parameters, a closure, counted passes.
-"""
+"""The training problem as the methods see it: flat buffers, a closure, counted passes."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 
 class FlatBuffers:
-    """Keeps parameters and their gradients in flat buffers; the tensors become views.
+    """Parameters and their gradients in flat buffers, of which the tensors become views.
 
     Parameters of 16 bits are views of a buffer of their own, rounded from ``values`` before each
     evaluation (``publish``); their gradients are converted after it (``collect``).
@@ -83,7 +80,7 @@ class FlatBuffers:
         return self._views.strides
 
     def attach(self) -> None:
-        """Takes parameters that others moved, changed or replaced into the buffer (again).
+        """Bring parameters that others moved, changed or replaced into the buffer (again).
 
         Raises:
             ValueError: A parameter was converted or frozen; says what to do.
@@ -94,18 +91,15 @@ class FlatBuffers:
             torch.where(written, self._shown, self.values, out=self.values)
 
     def publish(self) -> None:
-        """Shows the values in the parameters, where those are rounded copies."""
+        """Write the values to the parameters, where those are rounded copies."""
         if self.rounded:
             self._shown.copy_(self.values)
 
     def collect(self, backward: bool) -> bool:
-        """Ends an evaluation: brings the gradients into the message.
-
-        Args:
-            backward: Whether there was a backward pass.
+        """End an evaluation: bring the gradients into the message.
 
         Returns:
-            Whether it has reached any parameter.
+            Whether a backward pass has reached any parameter.
 
         Raises:
             ValueError: A parameter was converted by the closure.
@@ -116,7 +110,7 @@ class FlatBuffers:
         return reached
 
     def clear(self) -> None:
-        """Zeroes the message and the gradients."""
+        """Zero the message and the gradients."""
         self.message.zero_()
         if self.rounded:
             self._slopes.zero_()
@@ -125,7 +119,7 @@ class FlatBuffers:
         return [b for b in self._find() if b.is_floating_point()]
 
     def pack_buffers(self) -> None:
-        """Copies the averaged buffers to the end of the message.
+        """Copy the averaged buffers to the end of the message.
 
         Raises:
             RuntimeError: There are others than at first.
@@ -134,12 +128,12 @@ class FlatBuffers:
             place.copy_(buffer)
 
     def unpack_buffers(self) -> None:
-        """Copies the end of the message back into the averaged buffers."""
+        """Copy the end of the message back into the averaged buffers."""
         for buffer, place in self._packed():
             buffer.copy_(place)
 
     def _packed(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns the averaged buffers, each with its place in the message."""
+        """Return the averaged buffers, each with its place in the message."""
         room = self.message[len(self.with_scalars) :]
         if not len(room):
             return iter(())
@@ -153,7 +147,7 @@ class FlatBuffers:
         return zip(buffers, places, strict=True)
 
     def save_buffers(self) -> list[torch.Tensor]:
-        """Returns copies of all buffers.
+        """Return copies of all buffers.
 
         Raises:
             RuntimeError: The model no longer holds those that it was given.
@@ -161,17 +155,15 @@ class FlatBuffers:
         return [buffer.clone() for buffer in self._find()]
 
     def restore_buffers(self, saved: list[torch.Tensor]) -> None:
-        """Takes back what ``save_buffers`` returned."""
+        """Restore what ``save_buffers`` returned."""
         for buffer, copy in zip(self._find(), saved, strict=True):
             buffer.copy_(copy)
 
 
 def _held(buffers: Iterable[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-    """Returns a function that returns the buffers as long as the model holds them.
-
-    Conversions put new tensors in the place of a model's buffers. References to the old ones
-    would keep alive what is of no use any more.
-    """
+    """Return a function that returns the buffers as long as the model holds them."""
+    # Conversions put new tensors in the place of a model's buffers, and strong references would
+    # keep the old ones alive.
     held = [TensorWeakRef(buffer) for buffer in buffers]
 
     def find() -> list[torch.Tensor]:
@@ -190,7 +182,7 @@ Closure = Callable[..., torch.Tensor]
 
 
 class FlatProblem:
-    """Evaluates this rank's loss wherever the parameters are, and counts the passes.
+    """This rank's loss wherever the parameters are, with counts of the passes.
 
     Attributes:
         flat: Parameters, gradients and buffers.
@@ -210,7 +202,7 @@ class FlatProblem:
         return self.forwards + self.backwards
 
     def pose(self, closure: Closure) -> None:
-        """Takes the closure of the next evaluations, and parameters that others have changed.
+        """Set the closure of the next evaluations, and read parameters that others changed.
 
         Raises:
             TypeError: It cannot be called.
@@ -224,12 +216,12 @@ class FlatProblem:
             self._fault = error
 
     def withdraw(self) -> None:
-        """Forgets the closure, which may hold a minibatch, and shows where the step ended."""
+        """Forget the closure, which may hold a minibatch, and publish where the step ended."""
         self._closure = self._fault = None
         self.flat.publish()
 
     def evaluate(self, backward: bool) -> torch.Tensor:
-        """Returns this rank's losses at the values, detached, in their dtype: ``(b,)`` or ``()``.
+        """Return this rank's losses at the values, detached, in their dtype: ``(b,)`` or ``()``.
 
         Args:
             backward: Whether the gradient buffer shall hold the gradient afterwards.
@@ -270,7 +262,7 @@ _UNREACHED = (
 
 
 def _losses(closure: Closure, backward: bool) -> torch.Tensor:
-    """Calls the closure and checks what it returns."""
+    """Call the closure and check what it returns."""
     try:
         losses: object = closure(backward=backward)
     except TypeError as error:

@@ -1,9 +1,4 @@
-"""Models of the loss and the steps that minimise them over a ball: first order and TR-Adam.
-
-The third one, limited-memory SR1, has a module of its own. None of them waits for the device,
-but for what ``torch.linalg.eigh`` does on CUDA.
-
-The local phase: a few trust-region iterations on one rank's own objective.
+"""The local phase: trust-region iterations on one rank's objective, and the steps it tries.
 
 Nothing in here waits for the device, unless trials are retried: values stay tensors and decisions
 are masks.
@@ -12,41 +7,16 @@ are masks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from bench_apts.optimizers.apts.acceptance import LOCAL, RadiusRule
-
-__all__ = ["Evaluate", "LocalStep", "clip_to_radius", "descent", "minimise"]
-
-class Solver(Protocol):
-    """A model of the loss around a point, and its (approximate) minimiser over a ball.
-
-    Attributes:
-        learns: Whether it wants pairs of steps and gradients.
-    """
-
-    learns: bool
-
-    def step(self, gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-        """Returns p ``(n,)`` with ‖p‖ ≤ radius for the gradient ``(n,)`` at the point."""
-
-    def reduction(self, gradient: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Returns by how much the model falls along any step, a scalar on the device."""
-
-    def learn(self, step: torch.Tensor, gradient: torch.Tensor, before: torch.Tensor) -> None:
-        """Takes in a step with the gradients at its end and at its start, of one minibatch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns copies of what it remembers."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+from bench_apts.optimizers.apts.lsr1_hessian import LSR1Hessian
 
 
 def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-    """Returns the minimiser of the linear model ⟨gradient, p⟩ over ‖p‖ ≤ radius.
+    """Return the minimiser of the linear model ⟨gradient, p⟩ over ‖p‖ ≤ radius.
 
     −radius·g/‖g‖ in the 2-norm, −radius·sign(g) in the ∞-norm; zero where the gradient is zero.
     """
@@ -59,27 +29,33 @@ def descent(gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Te
 
 
 class FirstOrder:
-    """The linear model, which remembers nothing."""
+    """The linear model of the loss around a point, and its minimiser over a ball.
+
+    ``TRAdam`` and ``LSR1Hessian`` have the same methods.
+
+    Attributes:
+        learns: Whether it wants pairs of steps and gradients.
+    """
 
     learns = False
 
     def step(self, gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-        """See ``descent``."""
+        """Return p ``(n,)`` with ‖p‖ ≤ radius for the gradient ``(n,)`` at the point."""
         return descent(gradient, radius, norm)
 
     def reduction(self, gradient: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Returns −⟨gradient, step⟩."""
+        """Return by how much the model falls along any step, a scalar on the device."""
         return -torch.dot(gradient, step)
 
     def learn(self, step: torch.Tensor, gradient: torch.Tensor, before: torch.Tensor) -> None:
-        """Learns nothing."""
+        """Learn from a step and the gradients at its end and at its start, of one minibatch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing."""
+        """Return copies of what it remembers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back nothing."""
+        """Restore what ``state_dict`` returned."""
 
 
 class TRAdam(FirstOrder):
@@ -97,10 +73,10 @@ class TRAdam(FirstOrder):
         self._count = 0
 
     def step(self, gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-        """Returns Adam's step, cut to the radius."""
+        """Return Adam's step, cut to the radius."""
         beta1, beta2 = self._betas
         self._count += 1
-        # A gradient that is not finite would poison the moments for ever; its step is refused.
+        # A gradient that is not finite would spoil the moments for good; its step is refused.
         sound = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
         self._first.lerp_(sound, 1 - beta1)
         self._second.mul_(beta2).addcmul_(sound, sound, value=1 - beta2)
@@ -115,22 +91,23 @@ class TRAdam(FirstOrder):
         return torch.where(descends, step, descent(gradient, radius, norm))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of the moments."""
+        """Return copies of the moments."""
         return {"first": self._first.clone(), "second": self._second.clone(),
                 "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self._first.copy_(state["first"])
         self._second.copy_(state["second"])
         self._count = int(state["count"])
 
 
-def make(name: str, like: torch.Tensor, memory: int) -> Solver:
-    """Makes the solver ``name``, one of ``SOLVERS``, for vectors like ``like``."""
-    if name == "l-sr1":
-        from bench_apts.optimizers.apts.lsr1_hessian import LSR1Hessian
+Solver = FirstOrder | LSR1Hessian
 
+
+def make(name: str, like: torch.Tensor, memory: int) -> Solver:
+    """Make the solver ``name``, one of ``SOLVERS``, for vectors like ``like``."""
+    if name == "l-sr1":
         return LSR1Hessian(like, memory)
     return TRAdam(like) if name == "tr-adam" else FirstOrder()
 
@@ -150,7 +127,7 @@ class LocalStep(NamedTuple):
 def clip_to_radius(
     step: torch.Tensor, radius: float, norm: str, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Brings ``step`` back into the ball of ``radius`` around the iterate."""
+    """Bring ``step`` back into the ball of ``radius`` around the iterate."""
     if norm == "linf":
         return torch.clamp(step, -radius, radius, out=out)
     length = torch.linalg.vector_norm(step)
@@ -172,7 +149,7 @@ def minimise(
     capped: bool = True,
     retries: int = 0,
 ) -> LocalStep:
-    """Runs the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
+    """Run the local phase of APTS (arXiv 2502.05133, algorithm 1) from the iterate.
 
     The objective is L̃(s) = L_i(θ + s) + ⟨correction, s⟩; with the correction g − ∇L_i(θ) it is
     first-order consistent: its gradient at s = 0 is the global one. Each iteration tries the
@@ -209,7 +186,7 @@ def minimise(
         move = solver.step(gradient, reach, norm)
         for left in range(retries, -1, -1):
             trial = step + move
-            if capped:
+            if capped:  # the sum of the steps stays in the ball; the model judges what is left
                 clip_to_radius(trial, radius, norm, out=trial)
                 move = torch.sub(trial, step, out=move)
             predicted = solver.reduction(gradient, move)

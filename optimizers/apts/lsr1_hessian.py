@@ -17,7 +17,7 @@ from bench_apts.optimizers.apts.obs import Spectrum, solve, spectrum
 _SKIP = 1e-8
 """r of the skipping rule |sᵀ(y − Bs)| ≥ r‖s‖‖y − Bs‖ (Nocedal, Wright, equation 6.26)."""
 
-_LEARNT = 1e-6
+_KNOWN = 1e-6
 """Share of ‖y‖ below which y − Bs is rounding: the model knows the pair already."""
 
 _CHUNK = 1 << 14
@@ -32,7 +32,7 @@ def _chunk(like: torch.Tensor) -> int:
 
 
 def products(rows: torch.Tensor, places: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Returns inner products, all in float64 and from one sweep over the rows.
+    """Return inner products, all in float64 and from one sweep over the rows.
 
     Differences of them decide which pairs depend on one another, where float32 has too few
     digits: where few elements dominate, ``rough`` is wrong by 2e-6 of a square.
@@ -62,7 +62,7 @@ def products(rows: torch.Tensor, places: torch.Tensor, vector: torch.Tensor) -> 
 
 
 def rough(rows: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """Returns the inner products ``(k,)`` of ``(k, n)`` with ``(n,)``, to about 1e-6.
+    """Return the inner products ``(k,)`` of ``(k, n)`` with ``(n,)``, to about 1e-6.
 
     Each block in the dtype of the rows, their sum in float64: a quarter of the time.
     """
@@ -75,7 +75,7 @@ def rough(rows: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
 def replay(
     steps: torch.Tensor, mixed: torch.Tensor, changes: torch.Tensor, base: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replays the SR1 updates from γI, oldest first, on inner products alone.
+    """Replay the SR1 updates from γI, oldest first, on inner products alone.
 
     Any leading dimensions are replayed side by side.
 
@@ -97,7 +97,7 @@ def replay(
     # columns of Ψ, and its products with all s and with all columns of Ψ.
     unit = torch.eye(size, dtype=steps.dtype, device=steps.device).expand_as(steps)
     table = torch.cat([unit, slopes, gram], -1)
-    smallest = changes.diagonal(dim1=-2, dim2=-1) * _LEARNT**2
+    smallest = changes.diagonal(dim1=-2, dim2=-1) * _KNOWN**2
     skipped = steps.diagonal(dim1=-2, dim2=-1) * _SKIP**2
     weights, nothing = [], torch.zeros_like(base)
     for j in range(size):
@@ -158,7 +158,7 @@ class LSR1Hessian:
         return torch.zeros(shape, dtype=torch.float64, device=self._rows.device)
 
     def learn(self, step: torch.Tensor, gradient: torch.Tensor, before: torch.Tensor) -> None:
-        """Takes in the pair (s, y): a step, and the gradients at its end and at its start.
+        """Learn from the pair (s, y): a step, and the gradients at its end and at its start.
 
         Its inner products wait for those of the next ``step``.
         """
@@ -171,7 +171,7 @@ class LSR1Hessian:
         self._pending = True
 
     def step(self, gradient: torch.Tensor, radius: torch.Tensor, norm: str) -> torch.Tensor:
-        """Returns the model's minimiser over ‖p‖ ≤ δ.
+        """Return the model's minimiser over ‖p‖ ≤ δ.
 
         In the ∞-norm that is the minimiser over the smallest 2-norm ball around the cube, of
         radius √n·δ, cut to the cube coordinate by coordinate; where the cut step does not
@@ -202,25 +202,25 @@ class LSR1Hessian:
         return step.to(gradient.dtype)
 
     def reduction(self, gradient: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """Returns −(gᵀp + ½pᵀBp) for any step p, a scalar on the device."""
+        """Return −(gᵀp + ½pᵀBp) for any step p, a scalar on the device."""
         wide, model = step.to(self._rows.dtype), self._model
         along = self._along(rough(self._rows, wide))
         bent = along @ (model.parts.curvature * along) + model.base * torch.dot(wide, wide)
         return -torch.dot(gradient, step) - 0.5 * bent.to(step.dtype)
 
     def _free(self) -> torch.Tensor:
-        """Returns the two rows for the next pair."""
+        """Return the two rows for the next pair."""
         return self._order[self._size - 1 :: self._size]
 
     def _along(self, slopes: torch.Tensor) -> torch.Tensor:
-        """Returns the coordinates in the model's basis of what has these products with all rows.
+        """Return the coordinates in the model's basis of what has these products with all rows.
 
         Products with a pair that is not finite must not spoil the others, 0·NaN being NaN.
         """
         return self._model.mixture.T @ slopes.index_fill(0, self._free(), 0.0)
 
     def _absorb(self, found: torch.Tensor) -> None:
-        """Decides on the pending pair by the ``products`` of all rows with it; rebuilds B.
+        """Decide on the pending pair by the ``products`` of all rows with it; rebuilds B.
 
         Held or forgotten: B is built for both, side by side. The pair is held if it then changes
         B, in a memory where the oldest pair has made room for it.
@@ -258,7 +258,7 @@ class LSR1Hessian:
         self._rows.index_fill_(0, self._free(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of the pairs, their inner products, and the model made of them."""
+        """Return copies of the pairs, their inner products, and the model made of them."""
         base, mixture, parts = self._model
         tensors = {"rows": self._rows, "order": self._order, "gram": self._gram, "base": base,
                    "mixture": mixture} | parts._asdict()
@@ -266,7 +266,7 @@ class LSR1Hessian:
             "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             ValueError: It holds another number of pairs or of parameters.

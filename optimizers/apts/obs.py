@@ -18,7 +18,7 @@ import torch
 _DEPENDENT = 1e-10
 """Eigenvalues of a correlation matrix below this share of the largest are rounding."""
 
-_BESIDE = 1e-12
+_OUTSIDE = 1e-12
 """Share of ‖g‖² outside the basis that is rounding."""
 
 _POINTS = 256
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
 
 
 def spectrum(gram: torch.Tensor, weights: torch.Tensor) -> Spectrum:
-    """Finds an orthonormal basis of the span of Φ in which Φ diag(w) Φᵀ is diagonal.
+    """Find an orthonormal basis of the span of Φ in which Φ diag(w) Φᵀ is diagonal.
 
     Args:
         gram: ``(k, k)``, ΦᵀΦ; columns of Φ may depend on one another or be zero.
@@ -89,7 +89,7 @@ def solve(
     radius: torch.Tensor,
     dimension: int,
 ) -> Solution:
-    """Minimises gᵀp + ½pᵀBp over ‖p‖₂ ≤ δ for B = γI + Q diag(t) Qᵀ.
+    """Minimise gᵀp + ½pᵀBp over ‖p‖₂ ≤ δ for B = γI + Q diag(t) Qᵀ.
 
     Args:
         parts: Which columns Q has, and t.
@@ -100,31 +100,31 @@ def solve(
         dimension: n, the length of g.
     """
     # The rest of the space is one more coordinate, along the gradient's part outside the basis.
-    beside = parts.present.sum() < dimension
+    has_rest = parts.present.sum() < dimension
     outside = square - inside @ inside
-    outside = outside.masked_fill((outside <= _BESIDE * square) | ~beside, 0.0).sqrt()
+    outside = outside.masked_fill((outside <= _OUTSIDE * square) | ~has_rest, 0.0).sqrt()
     coordinates = torch.cat([inside, outside[None]])
-    exists = torch.cat([parts.present, beside[None]])
+    exists = torch.cat([parts.present, has_rest[None]])
     values = torch.cat([parts.curvature + base, base[None]]).masked_fill(~exists, torch.inf)
     lowest, bottom = values.min(0)
     above = values - lowest
     shift, extra = _shift(above, coordinates, lowest, radius)
     step = -_quotient(coordinates, above + shift)
     step = step.scatter_add(0, bottom[None], extra[None])
-    # p = −g∥/… within the basis and −g⊥/(γ + σ) beside it; g⊥ = g − Qg∥.
+    # p = −g∥/… within the basis and −g⊥/(γ + σ) outside it; g⊥ = g − Qg∥.
     scale = -_quotient(step[-1], outside)
     return Solution(scale, step[:-1] + scale * inside, (shift - lowest).clamp_min(0.0))
 
 
 def _quotient(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """Divides by what is not negative; 0/0 = 0."""
+    """Divide by what is not negative; 0/0 = 0."""
     return above / below.clamp_min(_TINY)
 
 
 def _shift(
     above: torch.Tensor, coordinates: torch.Tensor, lowest: torch.Tensor, radius: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds μ = σ + λ_min, which unlike σ loses no digits near the hard case.
+    """Find μ = σ + λ_min, which unlike σ loses no digits near the hard case.
 
     Args:
         above: ``(k,)``, d = λ − λ_min ≥ 0; infinite where there is no such coordinate.

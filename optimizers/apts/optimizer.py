@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
 from bench_apts.optimizers.apts.flat_problem import Closure, FlatBuffers, FlatProblem
-from bench_apts.optimizers.apts.paper import PaperMethod, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.paper import PaperMethod
+from bench_apts.optimizers.apts.radius_search import StochasticSettings
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
-from bench_apts.optimizers.apts.stochastic import StochasticMethod, StochasticSettings
+from bench_apts.optimizers.apts.stochastic import StochasticMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import torch.distributed as dist
 
-_VARIANTS = {
+_VARIANTS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "paper": (PaperMethod, paper_settings,
               ("preset", *(field.name for field in dataclasses.fields(PaperSettings)))),
     "stochastic": (StochasticMethod, StochasticSettings,
@@ -98,8 +100,6 @@ class APTS(torch.optim.Optimizer):
     ) -> None:
         if variant not in _VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, not {variant!r}")
-        make_method: Any
-        make_settings: Any
         make_method, make_settings, known = _VARIANTS[variant]
         if unknown := ", ".join(sorted(settings.keys() - set(known))):
             raise TypeError(f"variant={variant!r} has no setting {unknown}; it has "
@@ -130,7 +130,7 @@ class APTS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure) -> torch.Tensor:  # type: ignore[override]
-        """Does one iteration of the variant.
+        """Do one iteration of the variant.
 
         Args:
             closure: ``closure(backward: bool)`` returns this rank's losses, one per sample or
@@ -171,11 +171,11 @@ class APTS(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Zeroes the gradient buffer; ``step`` does so itself. Gradients stay views of it."""
+        """Zero the gradient buffer; ``step`` does so itself. Gradients stay views of it."""
         self._flat.clear()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Serves the construction; afterwards there is no room for further parameters.
+        """Add a group while the optimizer is made; there is no room for parameters afterwards.
 
         Raises:
             RuntimeError: The optimizer is in use.
@@ -190,7 +190,7 @@ class APTS(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the usual dictionary with copies of the method's state under ``apts``.
+        """Return the usual dictionary with copies of the method's state under ``apts``.
 
         For parameters of 16 bits it holds the float32 values too. Save it on every rank: in the
         stochastic variant ranks differ.
@@ -202,7 +202,7 @@ class APTS(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned, on the same rank of as many.
+        """Restore what ``state_dict`` returned, on the same rank of as many.
 
         Raises:
             ValueError: It is of other parameters, or they lay in another order in memory.
@@ -217,7 +217,7 @@ class APTS(torch.optim.Optimizer):
             self._flat.publish()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refuses: a copy would not hold the buffers that the model's parameters are views of.
+        """Refuse: a copy would not hold the buffers that the model's parameters are views of.
 
         Raises:
             TypeError: Always.

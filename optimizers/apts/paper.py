@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.optimizers.apts import local_steps
-from bench_apts.optimizers.apts.acceptance import IterationDecision, PaperSettings, paper_settings
+from bench_apts.optimizers.apts.acceptance import IterationDecision
 from bench_apts.optimizers.apts.local_steps import minimise
-from bench_apts.optimizers.apts.rank_agreement import LossShard
+from bench_apts.optimizers.apts.rank_agreement import RankAgreement, name_ranks
 
 if TYPE_CHECKING:
+    from bench_apts.optimizers.apts.acceptance import PaperSettings
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
-
-__all__ = ["PaperMethod", "PaperSettings", "paper_settings"]
 
 
 class PaperMethod:
@@ -55,7 +54,9 @@ class PaperMethod:
 
     def __init__(self, problem: FlatProblem, ranks: RankGroup, settings: PaperSettings) -> None:
         self._flat, self._ranks, self._settings = problem.flat, ranks, settings
-        self._problem, self._shard = problem, LossShard(problem, ranks)
+        self._problem = problem
+        self._agreement = RankAgreement(ranks, problem.flat.values, presumed=1)
+        self._settled = ranks.size == 1  # whether all ranks are known to know Σ cᵢ
         values = self._flat.values
         self._iterate, self._gradient = torch.empty_like(values), torch.empty_like(values)
         self._correction = torch.empty_like(values[: values.numel() * settings.preconditions])
@@ -67,64 +68,124 @@ class PaperMethod:
         self._local_passes = 0
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Does one outer iteration; see ``APTS.step``."""
+        """Do one outer iteration; see ``APTS.step``."""
         self._iterate.copy_(self._flat.values)
         started = self._flat.save_buffers()
         try:
-            return self._outer_iteration() or self._repeat(started)
+            found = self._outer_iteration()
+            if found is None:  # begin again, now that all ranks know the numbers of samples
+                self._flat.values.copy_(self._iterate)
+                self._flat.restore_buffers(started)
+                found = self._outer_iteration(again=True)
+            if found is None:
+                raise FloatingPointError("the mean loss or its gradient is not finite, though "
+                                         "that of every rank is")
+            return found
         except Exception:
             self._flat.values.copy_(self._iterate)
             self._flat.restore_buffers(started)
             raise
 
-    def _repeat(self, started: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Begins again, now that all ranks know the numbers of samples."""
-        self._flat.values.copy_(self._iterate)
-        self._flat.restore_buffers(started)
-        told = self._outer_iteration(again=True)
-        if told is None:
-            raise FloatingPointError("the mean loss or its gradient is not finite, though that "
-                                     "of every rank is")
-        return told
-
     def _outer_iteration(
         self, again: bool = False
     ) -> tuple[torch.Tensor, dict[str, Any]] | None:
-        flat, settings, shard = self._flat, self._settings, self._shard
-        shard.begin()
-        own_value = shard.evaluate(backward=True, first=not again)
-        if self._ranks.size == 1 and not shard.count:
+        """Do one outer iteration; None where numbers of samples were not as announced."""
+        flat, settings, agreement = self._flat, self._settings, self._agreement
+        agreement.begin()
+        own_value = self._evaluate(backward=True, first=not again)
+        if self._ranks.size == 1 and not agreement.count:
             raise ValueError("no rank has a sample")
         own_square = torch.dot(flat.gradient, flat.gradient)
-        self._correction.copy_(flat.gradient[: len(self._correction)])
-        value, checked = self._gather(own_value)
-        if not shard.settled:
-            shard.settled = math.isfinite(checked.item())
-            if not shard.settled:
-                shard.agree(unsound=not math.isfinite((own_value + own_square).item()))
+        self._correction.copy_(flat.gradient[: len(self._correction)])  # ∇Lᵢ for now
+        value, checked = self._gather(own_value)  # (1)
+        if not self._settled:
+            self._settled = math.isfinite(checked.item())
+            if not self._settled:
+                self._agree(unsound=not math.isfinite((own_value + own_square).item()))
                 return None
         buffers = flat.save_buffers()
-        course = IterationDecision(settings.rule, checked, self.radius, self._accepted)
+        decision = IterationDecision(settings.rule, checked, self.radius, self._accepted)
         if settings.preconditions:
-            self._precondition(own_value, course)
+            self._precondition(own_value, decision)  # (2) to (4)
         if settings.global_pass:
-            self._descend(course)
+            self._descend(decision)  # (5)
         flat.restore_buffers(buffers)
-        (own,), last = course.read(own_value + own_square)
-        if math.isnan(course.started):
-            shard.agree(unsound=not math.isfinite(own))
+        (own,), last = decision.read(own_value + own_square)  # the host waits here, once
+        if math.isnan(decision.started):
+            self._agree(unsound=not math.isfinite(own))
             return None
-        if course.marked:
-            shard.inquire()
+        if decision.marked:
+            agreement.exchange()
         self.radius = last["radius"]
-        self._accepted.extend(course.accepted)
+        self._accepted.extend(decision.accepted)
         return value, last | {"at_bound": settings.rule.bounded(self.radius),
                               "local_passes": self._local_passes}
 
-    def _gather(self, own_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Averages losses, gradients and statistics at the iterate.
+    def _evaluate(self, backward: bool, first: bool = False) -> torch.Tensor:
+        """Return this rank's mean loss, a scalar, and leave its gradient in the buffer.
 
-        Where the result is not finite the gradients are taken to be zero: nobody evaluates the
+        An empty shard has the loss 0 and no gradient. After an exception (with more than one
+        rank) loss and gradient are NaN and the closure is not called again.
+
+        Args:
+            backward: Whether the gradient is wanted.
+            first: Whether the number of losses may be another than before.
+        """
+        agreement, flat = self._agreement, self._flat
+        try:
+            if not agreement.failed:
+                losses = self._problem.evaluate(backward)
+                count = losses.numel() if losses.dim() else 1
+                if not first and count != agreement.count:
+                    raise ValueError(f"the closure returned {count} losses after "
+                                     f"{agreement.count} within one step")
+                agreement.count = count
+                if count:
+                    loss = losses.mean()  # NaN is the mark, so what is not finite travels as ∞
+                    return torch.where(loss.isfinite(), loss, torch.full_like(loss, torch.inf))
+        except Exception as error:
+            agreement.fail(error)
+        nothing = torch.nan if agreement.failed else 0.0
+        if backward:
+            flat.message.fill_(nothing)  # NaN, lest a solver learns from it
+        return flat.values.new_full((), nothing)
+
+    def _mean(self, message: torch.Tensor, place: int, announce: bool = False) -> None:
+        """Average this rank's means over all samples of all ranks, in place; see _evaluate.
+
+        Args:
+            message: Gradient, loss, statistics.
+            place: Where in it the loss stands, which a mark takes the place of.
+            announce: Whether the number of losses may be another than announced.
+        """
+        if self._ranks.size > 1:
+            self._agreement.weigh(message)
+            self._agreement.mark(message[place:place + 1], announce)
+            self._ranks.mean(message)
+
+    def _agree(self, unsound: bool) -> None:
+        """Find out together why the mean loss or gradient is not finite.
+
+        Where it returns, some numbers of losses were not as announced, and now all are known.
+
+        Args:
+            unsound: Whether this rank's own loss or gradient is not finite.
+
+        Raises:
+            RankError: The closure failed somewhere.
+            FloatingPointError: A loss or a gradient is not finite somewhere.
+            ValueError: No rank has a sample.
+        """
+        found = self._agreement.exchange(*(
+            float(unsound and rank == self._ranks.rank) for rank in range(self._ranks.size)))
+        if any(found):
+            raise FloatingPointError("the loss at the current iterate or its gradient is not "
+                                     f"finite on {name_ranks(found)}")
+
+    def _gather(self, own_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Average losses, gradients and statistics at the iterate.
+
+        Where the result is not finite the gradients are taken to be zero: no rank evaluates the
         closure at parameters that are not finite.
 
         Returns:
@@ -135,34 +196,34 @@ class PaperMethod:
         flat.scalars[0] = own_value
         if self._ranks.size > 1:
             flat.pack_buffers()
-            self._shard.mean(flat.message, flat.size, first=True)
+            self._mean(flat.message, flat.size, announce=True)
             flat.unpack_buffers()
         value = flat.scalars[0].clone()
         square = torch.dot(flat.gradient, flat.gradient)
         sound, zero = (value + square).isfinite(), torch.zeros_like(value)
         torch.where(sound, flat.gradient, zero, out=self._gradient)
-        if self._settings.consistency == "value":  # else nobody goes along the own gradient
+        if self._settings.consistency == "value":  # else no step follows the rank's own gradient
             torch.where(sound, self._correction, zero, out=self._correction)
         return value, torch.where(sound, value, torch.nan)
 
     def _at(self, step: torch.Tensor, backward: bool) -> torch.Tensor:
-        """Returns this rank's loss at the iterate plus ``step``; the parameters stay there."""
+        """Return this rank's loss at the iterate plus ``step``; the parameters stay there."""
         torch.add(self._iterate, step, out=self._flat.values)
-        return self._shard.evaluate(backward)
+        return self._evaluate(backward)
 
     def _everywhere(self, step: torch.Tensor, backward: bool) -> torch.Tensor:
-        """Returns the mean loss at the iterate plus ``step``, on request with its gradient."""
+        """Return the mean loss at the iterate plus ``step``, on request with its gradient."""
         value = self._at(step, backward)
         if not backward:
             message = value.reshape(1)
-            self._shard.mean(message, 0)
+            self._mean(message, 0)
             return message[0]
         self._flat.scalars[0] = value
-        self._shard.mean(self._flat.with_scalars, self._flat.size)
+        self._mean(self._flat.with_scalars, self._flat.size)
         return self._flat.scalars[0]
 
-    def _precondition(self, own_value: torch.Tensor, course: IterationDecision) -> None:
-        """Runs the local phase, combines the local steps, and judges what comes out."""
+    def _precondition(self, own_value: torch.Tensor, decision: IterationDecision) -> None:
+        """Run the local phase, combine the local steps, and judge the combined step."""
         before = self._problem.passes
         predicted = self._local_phase(own_value)
         self._local_passes = self._problem.passes - before
@@ -174,22 +235,24 @@ class PaperMethod:
         trial = self._everywhere(step, further)
         if learns:
             self._global.learn(step, self._flat.gradient, self._gradient)
-        accepted = course.judge(trial, predicted)
+        accepted = decision.judge(trial, predicted)
         if further:
             torch.where(accepted, self._flat.gradient, self._gradient, out=self._gradient)
         self._settle(accepted, not further)
 
     def _local_phase(self, own_value: torch.Tensor) -> torch.Tensor:
-        """Leaves the combined step in the gradient buffer.
+        """Leave the combined step in the gradient buffer.
 
         Returns:
             The predicted reduction, which is NaN where the closure failed on some rank.
         """
+        # Rank i minimises L̃ᵢ(s) = Lᵢ(θ + s) + ⟨g − ∇Lᵢ(θ), s⟩ within its share of the radius;
+        # steps and reductions are summed (2-norm, radius Δ/N) or averaged (∞-norm, radius Δ).
         settings, message, ranks = self._settings, self._flat.with_scalars, self._ranks
         summed = settings.norm == "l2"
         corrects = settings.consistency == "gradient"
         own_gradient = self._correction
-        # Where it corrects the gradients, nobody needs the own one any more.
+        # Where the correction enters the gradients, the rank's own one is not needed any more.
         correction = torch.sub(self._gradient, own_gradient,
                                out=own_gradient if corrects else None)
         local = minimise(
@@ -208,30 +271,29 @@ class PaperMethod:
             retries=settings.retries)
         message[:-1] = local.step
         message[-1] = local.reduction
-        if not self._shard.count:  # no samples, no say
+        if not self._agreement.count:  # no samples, no say
             message.zero_()
-        if self._shard.failed:
-            message[-1] = torch.nan
+        self._agreement.mark(message[-1:], announce=False)
         (ranks.sum if summed else ranks.mean)(message)
         return message[-1].clone()
 
-    def _descend(self, course: IterationDecision) -> None:
-        """Does one trust-region iteration on the global loss."""
+    def _descend(self, decision: IterationDecision) -> None:
+        """Do one trust-region iteration on the global loss."""
         solver, gradient = self._global, self._gradient
-        step = solver.step(gradient, course.radius.to(gradient.dtype), self._settings.norm)
+        step = solver.step(gradient, decision.radius.to(gradient.dtype), self._settings.norm)
         learns = solver.learns and not self._settings.preconditions
         for left in range(self._settings.retries, -1, -1):
             predicted = solver.reduction(gradient, step)
             trial = self._everywhere(step, learns)
             if learns:
                 solver.learn(step, self._flat.gradient, gradient)
-            if not left or not course.again(trial, predicted):
+            if not left or not decision.again(trial, predicted):
                 break
-            step = step * course.shorten().to(step.dtype)
-        self._settle(course.judge(trial, predicted), final=True)
+            step = step * decision.shorten().to(step.dtype)
+        self._settle(decision.judge(trial, predicted), final=True)
 
     def _settle(self, accepted: torch.Tensor, final: bool) -> None:
-        """Takes the point that the parameters are at as the iterate, or goes back.
+        """Make the point that the parameters are at the iterate, or go back.
 
         Args:
             accepted: The decision, on the device.
@@ -241,15 +303,17 @@ class PaperMethod:
         torch.where(accepted, values, iterate, out=values if final else iterate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of what the method remembers between outer iterations, on this rank."""
+        """Return copies of what the method remembers between outer iterations, on this rank."""
         return {"radius": self.radius, "window": list(self._accepted),
-                "shard": self._shard.state_dict(), "local": self._local.state_dict(),
-                "global": self._global.state_dict()}
+                "announced": self._agreement.announced,
+                "total": self._agreement.total, "settled": self._settled,
+                "local": self._local.state_dict(), "global": self._global.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned on this rank."""
+        """Restore what ``state_dict`` returned on this rank."""
         self.radius = float(state["radius"])
         self._accepted = deque(state["window"], maxlen=self._settings.window - 1)
-        self._shard.load_state_dict(state["shard"])
+        self._agreement.announced, self._agreement.total = state["announced"], state["total"]
+        self._settled = state["settled"]
         self._local.load_state_dict(state["local"])
         self._global.load_state_dict(state["global"])

@@ -1,8 +1,6 @@
-"""Judging a step on fresh samples: how good it was, and how long it should have been.
+"""The radius of APTS-S: how a step is judged on fresh samples, and how the radius follows.
 
-How the radius of APTS-S is found, and how it follows what fresh minibatches say.
-
-Settings of ``variant="stochastic"``.
+The settings of ``variant="stochastic"`` are here too.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCALARS = 6
-"""Numbers a test reduces over the ranks: see ``Judgement.from_sums``."""
-
+"""Numbers that a test reduces over the ranks: see ``StepQuality.from_sums``."""
 
 _SIGNIFICANT = 3.0
 """Standard errors that count as a rise. A study makes a hundred tests, each false rejection halves
@@ -51,7 +48,7 @@ class StepQuality:
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> StepQuality:
-        """Makes a judgement from six sums over all fresh samples of all ranks.
+        """Return the quality that six sums over all fresh samples of all ranks say.
 
         Args:
             sums: Σℓ₀, Σℓ₁, q·count, Σℓ₁², Σ(ℓ₁−ℓ₀)², count.
@@ -67,7 +64,7 @@ class StepQuality:
             count)
 
     def acceptable(self, window: Sequence[float], descending: bool) -> bool:
-        """Says whether the point may be kept (non-monotone, as in NAPTS, arXiv 2605.14860).
+        """Say whether the point may be kept (non-monotone, as in NAPTS, arXiv 2605.14860).
 
         Args:
             window: Fresh losses at the points accepted before, most recent last.
@@ -82,7 +79,7 @@ class StepQuality:
 
 
 def best_length(change: float, slope: float) -> float:
-    """Returns α*, the minimiser along a step as a multiple of it.
+    """Return α*, the minimiser along a step as a multiple of it.
 
     The parabola φ(α) through φ(0) = f₀, φ(1) = f₁ with φ'(1) = q is f₀ + aα + cα² with
     c = q − (f₁ − f₀) and a = 2(f₁ − f₀) − q. α* = 0 where it does not descend (a ≥ 0), ∞ where
@@ -112,15 +109,15 @@ _TEST_SAMPLES = 128
 """Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
 
 
-def _negligible(verdict: StepQuality) -> bool:
-    return verdict.difference_error < _NEGLIGIBLE * verdict.error
+def _negligible(quality: StepQuality) -> bool:
+    return quality.difference_error < _NEGLIGIBLE * quality.error
 
 
-def _length(verdict: StepQuality) -> float:
-    """Returns α*, or ∞ for a step that was too short for its test to say anything."""
-    if _negligible(verdict) and abs(verdict.change) < _FALL * verdict.difference_error:
+def _length(quality: StepQuality) -> float:
+    """Return α*, or ∞ for a step that was too short for its test to say anything."""
+    if _negligible(quality) and abs(quality.change) < _FALL * quality.difference_error:
         return math.inf
-    return best_length(verdict.change, verdict.slope)
+    return best_length(quality.change, quality.slope)
 
 
 @dataclass
@@ -150,55 +147,46 @@ class RadiusSearch:
         """Whether the radius lies at one of its bounds."""
         return not SMALLEST < self.radius < LARGEST
 
-    def accepts(self, verdict: StepQuality, window: Sequence[float]) -> bool:
-        """Whether a test's point is kept.
+    def accepts(self, quality: StepQuality, window: Sequence[float]) -> bool:
+        """Say whether a test's point is kept.
 
         Args:
-            verdict: What the test said.
+            quality: What the test found.
             window: Losses of the accepted points that it may be compared with.
         """
-        if self.groping(verdict):
-            return verdict.acceptable((), descending=False)
-        return (verdict.acceptable(window, descending=self.searching)
-                and self.convinced(verdict))
-
-    def groping(self, verdict: StepQuality) -> bool:
-        """Whether this is start-up after a step so short that only a plain rise refuses it.
-
-        Losses on other samples than the earlier ones then say nothing of the step.
-        """
-        return self.searching and _negligible(verdict)
-
-    def convinced(self, verdict: StepQuality) -> bool:
-        """Whether start-up may take a point that is no worse for its first accepted one.
-
-        A step that killed the network ends on a plateau, where the loss is hardly lower and the
-        parabola says that the step was long enough. From there nothing would ever be rejected.
-        """
+        if self.searching and _negligible(quality):
+            # Losses on other samples than the earlier ones say nothing of so short a step: only
+            # a significant rise on the same samples refuses it.
+            return quality.acceptable((), descending=False)
+        if not quality.acceptable(window, descending=self.searching):
+            return False
         if not self.searching or self.accepted:
             return True
-        significant = verdict.change <= -_FALL * verdict.difference_error
-        return significant or _length(verdict) > 1
+        # The first point that start-up accepts must be better, or say that the step was short. A
+        # step that killed the network ends on a plateau, where the loss is hardly lower and the
+        # parabola says that the step was long enough: from there nothing would ever be rejected.
+        significant = quality.change <= -_FALL * quality.difference_error
+        return significant or _length(quality) > 1
 
-    def update(self, verdict: StepQuality, accepted: bool, spent: float, settled: bool) -> None:
-        """Moves the radius after a test.
+    def update(self, quality: StepQuality, accepted: bool, spent: float, settled: bool) -> None:
+        """Move the radius after a test.
 
         Args:
-            verdict: What the test said.
+            quality: What the test found.
             accepted: Whether the point is kept.
             spent: Share of the budget that is used up.
             settled: Whether only a rejection may still move it.
         """
         self.accepted += accepted
         if self.searching:
-            self._bracket(accepted, _length(verdict), spent)
+            self._bracket(accepted, _length(quality), spent)
         elif not accepted:
             self._resize(0.5)
         elif not settled:
-            self._adapt(verdict)
+            self._adapt(quality)
 
     def _bracket(self, accepted: bool, length: float, spent: float) -> None:
-        """Start-up: brackets the radius from below."""
+        """Bracket the radius from below during start-up."""
         if accepted and length > 1:
             self._resize(4.0 if length >= 4 else 2.0)
             return
@@ -211,16 +199,14 @@ class RadiusSearch:
         self.searching = False
         self.ended = spent
 
-    def _adapt(self, verdict: StepQuality) -> None:
-        """After start-up: moves that get smaller and smaller, from smoothed tests.
-
-        A test counts by its samples, so that few ranks, whose tests are small and many, move the
-        radius by the same evidence as many ranks.
-        """
-        weight = verdict.samples / _TEST_SAMPLES
+    def _adapt(self, quality: StepQuality) -> None:
+        """Move the radius after start-up, by ever smaller factors, from smoothed tests."""
+        # A test counts by its samples, so that few ranks, whose tests are small and many, move
+        # the radius by the same evidence as many ranks.
+        weight = quality.samples / _TEST_SAMPLES
         memory = 0.7**weight
-        self.change = memory * self.change + weight * verdict.change
-        self.slope = memory * self.slope + weight * verdict.slope
+        self.change = memory * self.change + weight * quality.change
+        self.slope = memory * self.slope + weight * quality.slope
         length = best_length(self.change, self.slope)
         move = (1 + 0.25 / (1 + self.moves / 8)) ** weight
         self.moves += weight
@@ -233,11 +219,11 @@ class RadiusSearch:
         self.radius = min(LARGEST, max(SMALLEST, self.radius * factor))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all of it, plain numbers."""
+        """Return all of it, plain numbers."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         for name, value in state.items():
             setattr(self, name, value)
 

@@ -13,16 +13,14 @@ from bench_apts.optimizers.apts.radius_search import (
     SCALARS,
     RadiusSearch,
     StepQuality,
-    StochasticSettings,
     best_length,
 )
-from bench_apts.optimizers.apts.rank_agreement import RoundAgreement
+from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
+    from bench_apts.optimizers.apts.radius_search import StochasticSettings
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
-
-__all__ = ["StochasticMethod", "StochasticSettings"]
 
 _EPSILON = 1e-8
 """ε of Adam's direction."""
@@ -36,24 +34,31 @@ rejection; over the rest they shrink linearly. Half a cosine over the whole budg
 two points (measured): it shrinks steps where the radius is being looked for."""
 
 _STATE = ("anchor", "start", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "since_test", "processed", "testing", "steps", "travel")
+          "since_test", "processed", "testing", "steps", "travel", "samples", "rate")
 
 
 class StochasticMethod:
     """One local step on a fresh minibatch per call of ``iterate``.
 
-    A round is H local steps per rank in Adam's direction, the radius D being the length per
-    coordinate, followed by one all-reduce of the mean displacement; H doubles from 1 to 16. With
-    H = 1 the mean gradient is reduced and every rank takes the same step: data-parallel Adam.
-    Otherwise the displacement tells each rank what the others' first moments were, which its own
-    moves towards (``_share``): the noise of one rank's small minibatches fades from it.
+    A round is H local steps per rank in Adam's direction, followed by one all-reduce of the mean
+    displacement; H doubles from 1 to 16. D, the radius, is the length per coordinate::
 
-    Every 8 local steps or more (4 during start-up) the first minibatch of a round judges the
-    point w that the round starts from against the last accepted one w_r: losses of both, the
-    slope along w − w_r, and their errors travel as six scalars with the round's own all-reduce.
-    A rejection restores w_r bit for bit, throws the round away, halves D and clears the first
-    moment. Start-up looks for D from below; afterwards, during the first half of the budget,
-    α* (see ``best_length``) moves it by ever smaller factors.
+        w ── local step 1 ─ … ─ local step H ──► w + sᵢ   on rank i, Σ lr = travel
+        │  first minibatch: gradient, and in a testing        │
+        │  round the six sums that judge w against w_r        │ all-reduce: s = Σ cᵢsᵢ / Σ cᵢ
+        ▼                                                     ▼
+        rejected: w ← w_r, D ← D/2, m ← 0        accepted or not judged: w ← w + s
+
+    Here w_r is the last accepted point, with fresh losses of both on the samples of one
+    minibatch, the slope along w − w_r, and their standard errors. A test takes place every 8
+    local steps or more (4 during start-up) and travels as six scalars with the round's own
+    all-reduce. A rejection throws the round away and restores w_r bit for bit. Start-up looks for
+    D from below; afterwards, during the first half of the budget, α* (see ``best_length``) moves
+    it by ever smaller factors.
+
+    With H = 1 the mean gradient is reduced and every rank takes the same step: data-parallel
+    Adam. Otherwise the displacement tells each rank what the others' first moments were, which
+    its own moves towards (``_share``): the noise of one rank's small minibatches fades from it.
 
     Where shards differ in size, means are over all samples, and the share of the budget that is
     used up advances by the mean over the ranks, so that all decide alike. A rank without samples
@@ -76,18 +81,18 @@ class StochasticMethod:
         self._settings = settings
         self._search = RadiusSearch(
             settings.radius or settings.start, searching=not settings.radius)
-        weights = torch.nn.Parameter(self._flat.values, requires_grad=True)
-        self._weights = weights
+        self._weights = torch.nn.Parameter(self._flat.values, requires_grad=True)
         self._adam = torch.optim.Adam(
-            [weights], lr=self.radius, betas=(settings.beta1, settings.beta2), eps=_EPSILON,
+            [self._weights], lr=self.radius, betas=(settings.beta1, settings.beta2), eps=_EPSILON,
             fused=True)
-        self._agreement = RoundAgreement(self._flat, ranks)
+        self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
         self._sums = torch.zeros(SCALARS, device=self._start.device, dtype=self._start.dtype)
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._steps = 0
         self._processed = self._travel = 0.0
+        self._samples, self._rate = 0, 0.0
         self._testing = False
 
     @property
@@ -107,30 +112,29 @@ class StochasticMethod:
         return min(1.0, self._processed / self._settings.samples)
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Does one local step, and at the end of a round the all-reduce; see ``APTS.step``."""
+        """Do one local step, and at the end of a round the all-reduce; see ``APTS.step``."""
         try:
-            losses, length = self._learn(), self._length
+            losses, length = self._local_step(), self._length
             local = {"local_passes": 2 * (length > 1)}
             if self._done < length:
                 return losses.mean(), local | {"radius": self.radius, "agreed": False}
-            last = local | self._meet(length)
+            last = local | self._end_round(length)
         except BaseException:  # also the user's interruption: values may be anywhere
             if not self._settings.judge:
                 self._anchor.copy_(self._start)
                 self._anchor_buffers = self._start_buffers
-            self._return()
+            self._restore_accepted()
             self._done = 0
             raise
         self._round += 1
         self._done = 0
         return losses.mean(), last | {"radius": self.radius, "agreed": True}
 
-    def _learn(self) -> torch.Tensor:
-        """Does the local part of a step; returns the losses ``(b,)``, none if that failed."""
+    def _local_step(self) -> torch.Tensor:
+        """Do the local part of a step; return the losses ``(b,)``, none if that failed."""
         agreement = self._agreement
         if self._done == 0:
-            self._begin()
-            agreement.begin()
+            self._begin_round()
         testing = self._testing and self._done == 0
         losses = self._start.new_empty(0)
         if not agreement.failed:
@@ -141,41 +145,44 @@ class StochasticMethod:
             except Exception as error:
                 agreement.fail(error)
             else:
-                agreement.count(len(losses))
-        # Within a round nobody knows what the others process: as much as in the last one.
-        self._processed += (1 + testing) * agreement.rate
-        if self._length > 1:
+                self._samples += len(losses)
+        # Within a round no rank knows what the others process: it assumes the rate of the last
+        # round, and the end of this one corrects it (``_end_round``).
+        self._processed += (1 + testing) * self._rate
+        if self._length > 1:  # with H = 1 the step waits for the mean gradient
             self._travel += self.radius * self._factor()
             if len(losses):
-                self._step()
+                self._adam_step()
         self._done += 1
         self._since_test += 1
         return losses
 
-    def _meet(self, length: int) -> dict[str, Any]:
-        """Ends a round of ``length`` local steps: reduces, judges, steps; returns diagnostics."""
+    def _end_round(self, length: int) -> dict[str, Any]:
+        """End a round of ``length`` local steps: reduce, judge, step; return diagnostics."""
         flat, agreement = self._flat, self._agreement
-        if length > 1:
+        if length > 1:  # the message is this rank's displacement sᵢ, else its gradient
             torch.sub(flat.values, self._start, out=flat.gradient)
-        expected = agreement.rate
-        sums = agreement.mean(length, self._sums if self._testing else None)
-        self._processed += (length + self._testing) * (agreement.rate - expected)
+        expected, agreement.count = self._rate, self._samples / length
+        sums = average_round(agreement, flat, self._sums if self._testing else None)
+        self._rate = agreement.total / agreement.ranks.size
+        self._processed += (length + self._testing) * (self._rate - expected)
         last: dict[str, Any] = {}
         if self._testing and sums[-1] and not self._judge(sums, last):
-            self._return()
+            self._restore_accepted()  # the mean displacement is dropped with the round
         elif length > 1:
-            if self._agreement.together:
+            if agreement.ranks.size > 1:
                 self._share()
-            torch.add(self._start, flat.gradient, out=flat.values)
+            torch.add(self._start, flat.gradient, out=flat.values)  # w + s
         else:
-            self._step()
+            self._adam_step()  # from the mean gradient: the same step on every rank
         return last
 
-    def _begin(self) -> None:
-        """Begins a round and decides whether the point it starts from will be judged."""
+    def _begin_round(self) -> None:
+        """Begin a round and decide whether the point it starts from will be judged."""
         self._start.copy_(self._flat.values)
         self._start_buffers = self._flat.save_buffers()
-        self._travel = 0.0
+        self._travel, self._samples = 0.0, 0
+        self._agreement.begin()
         if self._round == 0:  # weights may have been loaded since the optimizer was made
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
@@ -184,32 +191,33 @@ class StochasticMethod:
         if self._testing:
             self._since_test = 0
 
-    def _step(self) -> None:
-        """One step in Adam's direction from the gradient in the buffer."""
+    def _adam_step(self) -> None:
+        """Do one step in Adam's direction from the gradient in the buffer."""
         self._weights.grad = self._flat.gradient
         self._adam.param_groups[0]["lr"] = self.radius * self._factor()
         self._adam.step()
         self._steps += 1
 
     def _share(self) -> None:
-        """Moves the first moment towards the mean over the ranks, at no cost on the wire.
+        """Move the first moment towards the mean over the ranks, at no cost on the wire.
 
-        A local step is −lr·m̂/(√v̂ + ε), so the mean displacement of a round over the sum of its
-        lr, times √v̂ + ε, is about −m̂ averaged over its steps and the ranks. The values, which
-        are about to be replaced, make room for it.
+        A local step is −lr·m̂/(√v̂ + ε), so the mean displacement s of a round over Σ lr, times
+        √v̂ + ε, is about −m̂ averaged over its steps and the ranks.
         """
         state, settings = self._adam.state[self._weights], self._settings
         if not (state and self._travel):
             return
+        # √v̂ + ε, with v̂ = v/(1 − β₂ᵗ), in the memory of the values, which w + s will replace.
         spread = torch.sqrt(state["exp_avg_sq"], out=self._flat.values)
         spread.div_(math.sqrt(1 - settings.beta2**self._steps)).add_(_EPSILON)
         moment = spread.mul_(self._flat.gradient)
+        # m = (1 − β₁ᵗ) m̂, as exp_avg has it.
         scale = -(1 - settings.beta1**self._steps) / self._travel
         own = 1 - settings.sharing
         state["exp_avg"].mul_(own).add_(moment, alpha=settings.sharing * scale)
 
     def _factor(self) -> float:
-        """Step length over radius: a ramp after start-up, and linearly to 0 at the end."""
+        """Return step length over radius: a ramp after start-up, linearly to 0 at the end."""
         if not self._settings.schedule:
             return 1.0
         found = not self._search.searching and not self._settings.radius
@@ -217,7 +225,7 @@ class StochasticMethod:
         return min(1.0, ramp, (1 - self._spent) / (1 - _FULL))
 
     def _measure(self, after: torch.Tensor) -> torch.Tensor:
-        """Returns the six sums of a test (see ``Judgement.from_sums``), on this rank's samples.
+        """Return the six sums of a test (see ``StepQuality.from_sums``) on this rank's samples.
 
         Args:
             after: ``(b,)``, the fresh losses at the round's start, whose gradient lies in the
@@ -226,10 +234,10 @@ class StochasticMethod:
         if not len(after):
             return torch.zeros_like(self._sums)
         flat = self._flat
-        # The start has a copy, so the values may make room for the displacement.
+        # q = ⟨∇f(w), w − w_r⟩; the values may hold w − w_r, as ``_start`` is a copy of w.
         slope = torch.dot(flat.gradient, flat.values.sub_(self._anchor))
         buffers = flat.save_buffers()
-        flat.values.copy_(self._anchor)
+        flat.values.copy_(self._anchor)  # the same minibatch at w_r: a forward pass alone
         before = self._problem.evaluate(backward=False).reshape(-1)
         if len(before) != len(after):
             raise ValueError(f"the closure returned {len(before)} losses after {len(after)} "
@@ -241,47 +249,46 @@ class StochasticMethod:
                             (after - before).square().sum(), count])
 
     def _judge(self, sums: list[float], last: dict[str, Any]) -> bool:
-        """Accepts or rejects the round's start, and moves the radius.
+        """Accept or reject the round's start, and move the radius.
 
         Returns:
             Whether it is accepted, the same on all ranks: they judge the same sums.
         """
-        verdict, search = StepQuality.from_sums(sums), self._search
-        accepted = search.accepts(verdict, self._window)
-        last |= {"accepted": accepted, "actual_reduction": -verdict.change,
-                 "best_length": best_length(verdict.change, verdict.slope)}
+        quality, search = StepQuality.from_sums(sums), self._search
+        accepted = search.accepts(quality, self._window)
+        last |= {"accepted": accepted, "actual_reduction": -quality.change,
+                 "best_length": best_length(quality.change, quality.slope)}
         if accepted:
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
-            self._window.append(verdict.after)
+            self._window.append(quality.after)
         if not self._settings.radius:
-            search.update(verdict, accepted, self._spent, settled=self._spent >= _FULL)
+            search.update(quality, accepted, self._spent, settled=self._spent >= _FULL)
             last["at_bound"] = search.bounded
         return accepted
 
-    def _return(self) -> None:
-        """Goes back to the last accepted point, bit for bit, and forgets the momentum."""
+    def _restore_accepted(self) -> None:
+        """Go back to the last accepted point, bit for bit, and clear the first moment."""
         self._flat.values.copy_(self._anchor)
         self._flat.restore_buffers(self._anchor_buffers)
         for state in self._adam.state.values():
             state["exp_avg"].zero_()
-            # A moment that is no longer finite would poison every step to come.
+            # A second moment that is no longer finite would spoil every later step.
             state["exp_avg_sq"].nan_to_num_(0.0, 0.0, 0.0)
         self._since_test = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns copies of all that decides the future, on this rank."""
+        """Return copies of all that decides the future, on this rank."""
         return copy.deepcopy({name: getattr(self, f"_{name}") for name in _STATE} | {
             "search": self._search.state_dict(), "window": list(self._window),
-            "agreement": self._agreement.state_dict(),
-            "adam": self._adam.state_dict()})
+            "failure": self._agreement.failure, "adam": self._adam.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` returned on this rank."""
+        """Restore what ``state_dict`` returned on this rank."""
         state = copy.deepcopy(state)
         for name in _STATE:
             setattr(self, f"_{name}", state[name])
         self._search.load_state_dict(state["search"])
         self._window = deque(state["window"], maxlen=5)
-        self._agreement.load_state_dict(state["agreement"])
+        self._agreement.begin(state["failure"])
         self._adam.load_state_dict(state["adam"])

@@ -18,7 +18,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(slots=True)
 class _ParameterSlot:
-    """Where one parameter lies.
+    """One parameter and its place in the vectors.
 
     ``value`` and ``gradient`` are views that only this module holds: what is handed out shares
     their memory, but ``p.data = …``, ``p.grad.data = …`` and the like cannot point them elsewhere.
@@ -26,8 +26,8 @@ class _ParameterSlot:
     Attributes:
         address: Of ``value``.
         slope_address: Of ``gradient``.
-        given: The latest tensor handed out as ``p.grad``. It counts the writes to itself alone.
-        writes: That count when it was last looked at.
+        given: The latest tensor that became ``p.grad``; its ``_version`` counts the writes to it.
+        writes: That count when it was last read.
     """
 
     parameter: torch.nn.Parameter
@@ -41,20 +41,20 @@ class _ParameterSlot:
     given: torch.Tensor | None = None
     writes: int = 0
 
-    def show(self) -> None:
-        """Makes the parameter a view of the vector (again)."""
+    def attach_value(self) -> None:
+        """Make the parameter a view of the vector (again)."""
         self.parameter.data = self.value
         self.address = self.value.data_ptr()  # another one after share_memory_()
 
-    def give(self) -> None:
-        """Makes ``p.grad`` a view of the vector (again)."""
+    def attach_gradient(self) -> None:
+        """Make ``p.grad`` a view of the vector (again)."""
         self.parameter.grad = self.given = self.gradient.data
         self.slope_address = self.given.data_ptr()
         self.writes = self.given._version
 
 
 class Views:
-    """Keeps parameters and their gradients in two vectors.
+    """Parameters and their gradients as views of two vectors.
 
     Each parameter keeps its own order of dimensions in memory: channels_last stays channels_last.
 
@@ -93,7 +93,7 @@ class Views:
     # The next two run once per step and once per evaluation, and must cost next to nothing.
 
     def attach(self) -> None:
-        """Brings back parameters and gradients that others have moved, with their values.
+        """Bring back parameters and gradients that others have moved, with their values.
 
         Raises:
             ValueError: A parameter has become another one: of another dtype, device or shape, or
@@ -109,18 +109,18 @@ class Views:
                     and given.data_ptr() == place.slope_address):
                 place.writes = given._version
             else:
-                place.give()
+                place.attach_gradient()
         if moved:
             self._check()
             # All are read before any is written: layers may have exchanged their tensors.
             contents = [place.parameter.data.clone() for place in moved]
             for place, content in zip(moved, contents, strict=True):
                 place.value.copy_(content)
-                place.show()
-                place.give()
+                place.attach_value()
+                place.attach_gradient()
 
     def settle(self, backward: bool) -> bool:
-        """Undoes what a closure did besides evaluating; the vector keeps its values.
+        """Undo what a closure did besides evaluating; the vector keeps its values.
 
         A gradient that a closure left in a tensor of its own (``zero_grad(set_to_none=True)``,
         ``create_graph=True``, an assignment) is copied into the vector.
@@ -139,7 +139,7 @@ class Views:
             parameter, given = place.parameter, place.given
             if parameter.data_ptr() != place.address:
                 self._check()
-                place.show()
+                place.attach_value()
             if not backward:
                 continue
             gradient = parameter.grad
@@ -155,13 +155,13 @@ class Views:
                 place.gradient.zero_()
             else:
                 place.gradient.copy_(gradient.to_dense())
-            place.give()
+            place.attach_gradient()
         if missed:
             self._complain(missed)
         return backward and len(missed) < len(self._places)
 
     def _complain(self, missed: list[_ParameterSlot]) -> None:
-        """Raises or warns where no gradient has reached some parameters."""
+        """Raise or warn where no gradient has reached some parameters."""
         for place in missed:
             if not place.parameter.requires_grad:
                 raise ValueError(f"{place.name} was frozen (requires_grad=False) after this APTS "
@@ -186,7 +186,7 @@ class Views:
 
 
 def check(parameters: Sequence[torch.nn.Parameter], names: Sequence[str]) -> None:
-    """Raises ``ValueError`` for parameters that APTS cannot train, and says what to do."""
+    """Raise ``ValueError`` for parameters that APTS cannot train, and say what to do."""
     first, owners = parameters[0], dict[int, str]()
     for p, name in zip(parameters, names, strict=True):
         if is_lazy(p):

@@ -53,7 +53,7 @@ def denoising(train: NDArray[np.uint8], test: NDArray[np.uint8], noise: float = 
     test_inputs, test_targets = add("test", test)
     mean = targets.mean(axis=0, dtype=np.float64)
     return GeneratedSplits({"train": (inputs, targets), "test": (test_inputs, test_targets)},
-                  None, float(np.square(test_targets - mean).mean()))
+                           None, float(np.square(test_targets - mean).mean()))
 
 
 def noniid(targets: NDArray[np.int64], ranks: int, concentration: float = 0.0, seed: int = 0

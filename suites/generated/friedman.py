@@ -37,7 +37,7 @@ def friedman(rows: int = 20_000, test: int = 5_000, noise: float = 0.2, nuisance
         rows: The number of training rows.
         test: The number of test rows.
         noise: The standard deviation of the noise; that of the signal is 1.
-        nuisance: The number of features that do not matter, beside the five that do.
+        nuisance: The number of features that do not matter, besides the five that do.
         seed: Determines all draws.
 
     Returns:
@@ -59,4 +59,4 @@ def friedman(rows: int = 20_000, test: int = 5_000, noise: float = 0.2, nuisance
         return x, y.astype(np.float32)[:, None]
 
     return GeneratedSplits({"train": draw("train", rows), "test": draw("test", test)},
-                  noise, math.sqrt(1 + noise * noise))
+                           noise, math.sqrt(1 + noise * noise))

@@ -34,9 +34,8 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> GeneratedSpl
 
     Returns:
         Inputs float32 (n, 24, 25), nodes in random order: an adjacency matrix, symmetric, 0 or 1,
-        without loops, and beside it one feature of each node, always 1. Targets: classes int64
-        (n,).
-        ``floor`` is the accuracy 1, ``baseline`` 1/3.
+        without loops, and next to it one feature of each node, always 1. Targets: classes int64
+        (n,). ``floor`` is the accuracy 1, ``baseline`` 1/3.
 
     Raises:
         UserError: A number of graphs is not a positive integer.
@@ -56,13 +55,13 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> GeneratedSpl
         return inputs, targets
 
     return GeneratedSplits({"train": draw("train", train), "test": draw("test", test)},
-                  1.0, 1 / len(MIXED))
+                           1.0, 1 / len(MIXED))
 
 
 def _simple(draws: PortableDraws, mixed: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Draw simple graphs with ``mixed`` edges between nodes of degree 2 and 4, uint8 (n, 24, 24).
 
-    Ends of edges are joined at random (the configuration model), anew for the graphs in which an
+    Ends of edges are joined at random (the configuration model), again for the graphs in which an
     edge is a loop or double: all simple graphs with these numbers are equally likely.
     """
     result = np.zeros((len(mixed), NODES, NODES), np.uint8)

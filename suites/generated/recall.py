@@ -66,6 +66,5 @@ def recall(train: int = 20_000, test: int = 2_000, length: int = 32, pairs: int 
         np.put_along_axis(targets, places, answers, axis=1)
         return inputs, targets
 
-    return GeneratedSplits(
-        {"train": draw("train", train), "test": draw("test", test)}, 1.0, 1 / values
-    )
+    return GeneratedSplits({"train": draw("train", train), "test": draw("test", test)},
+                           1.0, 1 / values)

@@ -55,7 +55,7 @@ def gin(features: int, classes: int, width: int = 32, layers: int = 3, activatio
 
     Returns:
         A module from graphs to logits (b, classes). Graphs are float (b, n, n + features): the
-        adjacency matrices, and beside each row the features of its node.
+        adjacency matrices, and next to each row the features of its node.
 
     Raises:
         UserError: A size is not a positive integer, or the activation is unknown.

@@ -73,9 +73,8 @@ def blocks(depth: int, width: int, heads: int, causal: bool, expansion: int = 4,
     """
     models.choice("activation of a transformer", activation, ACTIVATIONS)
     normalise = models.choice("norm of a transformer", norm, VECTOR_NORMS)
-    layers = [
-        TransformerBlock(width, heads, causal, expansion, activation, norm) for _ in range(depth)
-    ]
+    layers = [TransformerBlock(width, heads, causal, expansion, activation, norm)
+              for _ in range(depth)]
     body = nn.Sequential(*layers, normalise(width))
     initialise(body)
     for layer in layers:

@@ -47,9 +47,8 @@ class UNet(nn.Module):
         for number, convolutions in enumerate(self.down):
             x = convolutions(nn.functional.max_pool2d(x, 2) if number else x)
             passed.append(x)
-        for enlarge, convolutions, left in zip(
-            self.enlarge, self.up, passed[-2::-1], strict=True
-        ):
+        for enlarge, convolutions, left in zip(self.enlarge, self.up, passed[-2::-1],
+                                               strict=True):
             x = convolutions(torch.cat([enlarge(x), left], dim=1))
         return images + self.last(x)  # type: ignore[no-any-return]
 

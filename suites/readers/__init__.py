@@ -5,7 +5,7 @@ Each reader is a function that takes a path and options and returns
 data has it. The first dimension of each array counts samples. Integer targets of one dimension
 are classes 0 … K - 1, targets of floats are values, and integer targets of more dimensions are
 tokens. Nothing here imports torch before a reader is called, and no reader executes anything that
-a file holds. ``checks.checked`` states what holds for every result.
+a file holds. ``split_checks.checked`` states what holds for every result.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.arrays import NAMES, OPTIONAL
 from bench_apts.suites.readers.reader_paths import existing, require_memory
-from bench_apts.suites.readers.split_checks import PARTS, checked, divided, numbered
+from bench_apts.suites.readers.split_checks import PARTS, assembled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench_apts.suites.readers.split_checks import Splits
 
 Names = Mapping[str, str] | None
-"""From ``train_inputs`` and the like to the names that the arrays have in a file."""
+"""The names that the arrays ``train_inputs`` … have in a file."""
 
 
 def npz(file: PathName, names: Names = None, data_dir: PathName | None = None) -> Splits:
@@ -111,9 +111,8 @@ def _splits(arrays: dict[str, NDArray[Any]], path: Path) -> Splits:
     """Return the arrays as checked splits, in the machine's byte order."""
     arrays = {key: array.astype(array.dtype.newbyteorder("="), copy=False)
               for key, array in arrays.items()}
-    parts = [part for part in PARTS if f"{part}_inputs" in arrays]
-    targets = numbered({part: arrays[f"{part}_targets"] for part in parts}, path)
-    return checked({part: (arrays[f"{part}_inputs"], targets[part]) for part in parts}, path)
+    return assembled({part: (arrays[f"{part}_inputs"], arrays[f"{part}_targets"])
+                      for part in PARTS if f"{part}_inputs" in arrays}, path)
 
 
 MAX_TEXT_VALUES = 1_000
@@ -168,13 +167,11 @@ def csv(file: PathName, target: str, features: Sequence[str] | None = None,
     whole = pd.concat(tables, ignore_index=True)
     inputs = np.concatenate([_feature(whole[name], paths[0]) for name in names], axis=1)
     targets = _target(whole[target], task, paths[0])
-    if len(tables) == 1:
-        targets = numbered({"train": targets}, paths[0])["train"]
-        return checked(divided(inputs, targets, test_share, paths[0]), paths[0])
     cut = len(tables[0])
-    labels = numbered({"train": targets[:cut], "test": targets[cut:]}, paths[0])
-    return checked({"train": (inputs[:cut], labels["train"]),
-                    "test": (inputs[cut:], labels["test"])}, paths[0])
+    parts = {"train": (inputs[:cut], targets[:cut])}
+    if len(tables) > 1:
+        parts["test"] = inputs[cut:], targets[cut:]
+    return assembled(parts, paths[0], test_share)
 
 
 def _table(path: Path, separator: str) -> pd.DataFrame:

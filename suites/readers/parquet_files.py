@@ -12,7 +12,7 @@ import numpy as np
 from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates, existing, matching, require_memory
-from bench_apts.suites.readers.split_checks import PARTS, checked, divided, numbered
+from bench_apts.suites.readers.split_checks import PARTS, assembled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,26 +127,20 @@ def parquet(files: PathName | Sequence[PathName], inputs: str | Sequence[str] = 
             a column has another type.
     """
     splits, where = read_splits(files, inputs, targets, Shape.of(size, channels), data_dir)
-    if len(splits) == 1:
-        splits = divided(*splits["train"], test_share, where)
-    elif "test" not in splits:
-        splits["test"] = splits.pop("validation")
-    return checked(splits, where)
+    return assembled(splits, where, test_share)
 
 
 def read_splits(files: PathName | Sequence[PathName],
                 inputs: str | Sequence[str], targets: str | Sequence[str], shape: Shape,
                 data_dir: PathName | None = None) -> tuple[Splits, str]:
-    """Return the splits that the files' names tell apart, unchecked, and what to call the files.
+    """Return the splits that the files' names tell apart, as stored, and what to call the files.
 
     Arguments and errors are those of ``parquet``.
     """
     parts, where = _parts(files, data_dir)
     if not _listed(inputs) or not _listed(targets):
         raise UserError(f"{where}: the options inputs and targets need a column each")
-    read = {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}
-    labels = numbered({part: found[1] for part, found in read.items()}, where)
-    return {part: (found[0], labels[part]) for part, found in read.items()}, where
+    return {part: _part(paths, inputs, targets, shape) for part, paths in parts.items()}, where
 
 
 def _parts(files: PathName | Sequence[PathName],

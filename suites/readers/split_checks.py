@@ -159,6 +159,21 @@ def held_out(keys: NDArray[np.uint64], targets: NDArray[Any], share: float) -> N
     return chosen
 
 
+def assembled(parts: Splits, where: object, test_share: float | None = None) -> Splits:
+    """Return checked splits of what a reader read, with targets as numbers.
+
+    Without a test split the validation split is the test split; samples that came as one are
+    divided by content, and ``test_share`` of them are the test split.
+    """
+    targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
+    splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
+    if len(splits) == 1 and test_share is not None:
+        splits = divided(*splits["train"], test_share, where)
+    elif "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    return checked(splits, where)
+
+
 def divided(inputs: NDArray[Any], targets: NDArray[Any], share: float, where: object) -> Splits:
     """Return a training and a test split of samples that came as one.
 

@@ -18,7 +18,7 @@ import numpy as np
 from bench_apts.core.errors import UserError, describe_error, unknown
 from bench_apts.suites.readers.image_files import DAMAGED, Shape, Stack
 from bench_apts.suites.readers.reader_paths import candidates
-from bench_apts.suites.readers.split_checks import checked, divided, numbered
+from bench_apts.suites.readers.split_checks import assembled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,11 +83,7 @@ def torchvision(name: str, root: PathName = ".", offline: bool = False,
     parts: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for part, dataset in opened(getattr(module, name), place, offline, options or {}).items():
         parts[part] = _read(dataset, shape, f"{where}, split {part}")
-    targets = numbered({part: pair[1] for part, pair in parts.items()}, where)
-    splits = {part: (pair[0], targets[part]) for part, pair in parts.items()}
-    if len(splits) == 1:
-        splits = divided(*splits["train"], test_share, where)
-    return checked(splits, where)
+    return assembled(parts, where, test_share)
 
 
 def by_class(name: str, root: Path, offline: bool, options: dict[str, Any], lazy: bool) -> Any:

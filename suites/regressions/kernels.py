@@ -65,10 +65,8 @@ class LSR1:
 
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        self.solver, self.radius = (
-            lsr1_hessian.LSR1Hessian(torch.zeros(size), _MEMORY),
-            torch.tensor(0.1),
-        )
+        self.solver = lsr1_hessian.LSR1Hessian(torch.zeros(size), _MEMORY)
+        self.radius = torch.tensor(0.1)
         gradients = torch.randn(_MEMORY + 2, size)
         for before, after in itertools.pairwise(gradients):
             self.before, self.after = before, after

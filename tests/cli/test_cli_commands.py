@@ -93,7 +93,7 @@ def test_list_names_everything_with_origin_and_summary(cli):
 
 def test_list_says_what_cannot_run_here(cli, monkeypatch):
     monkeypatch.setattr(
-        "bench_apts.plugins.optimizer_contract.installed", lambda name: name != "deepspeed"
+        "bench_apts.plugins.backend.installed", lambda name: name != "deepspeed"
     )
     lines = cli("list", "optimizers").out.splitlines()
     (zero2,) = [line for line in lines if line.split()[:1] == ["zero2"]]

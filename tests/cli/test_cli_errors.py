@@ -117,7 +117,7 @@ class _NoLauncher:
 
 
 def test_broken_toml(cli, tmp_path):
-    source = registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    source = registry.suite_path("digits").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(source.replace("batch_size = 64", "batch_size ="))
     assert_one_line(cli(*RUN, "--suite", "mine.toml"), "mine.toml is not valid TOML", "line ")
     (tmp_path / "mine.toml").write_text(source.replace("batch_size = 64", "batch_size = 'x'"))

@@ -20,7 +20,7 @@ UNICODE = st.text(st.characters(exclude_categories=("Cs",)))
 
 @pytest.fixture(scope="module")
 def written():
-    return registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    return registry.suite_path("digits").read_text(encoding="utf-8")
 
 
 @given(st.text() | st.builds("suite.{}={}".format, st.sampled_from(

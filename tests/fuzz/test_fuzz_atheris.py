@@ -31,7 +31,7 @@ def fuzz(kind, scratch, seed, harness=HERE / "harness_atheris.py"):
 
 @pytest.mark.parametrize("kind", ["suite", "words", "record"])
 def test_no_input_leads_to_anything_but_a_user_error(tmp_path, kind):
-    seed = registry._suite_files()["digits"][0].read_bytes()
+    seed = registry.suite_path("digits").read_bytes()
     if kind == "record":
         trial = fixture.trial("sgd")
         seed = fixture.write(tmp_path, trial, fixture.evals(

@@ -29,7 +29,7 @@ WORDS = st.one_of(
 
 
 def suite_text(name):
-    return registry._suite_files()[name][0].read_bytes()
+    return registry.suite_path(name).read_bytes()
 
 
 @FUZZ

@@ -154,17 +154,15 @@ def test_an_error_that_is_no_text_can_be_recorded(run, plugin, tmp_path):
     assert b"udcff" in path.read_bytes()
 
 
-def test_a_rendezvous_that_fails_is_the_trials_error(launcher, make_trial, digits, tmp_path,
+def test_a_store_that_cannot_be_opened_is_the_trials_error(launcher, make_trial, digits, tmp_path,
                                                      monkeypatch):
     from torch.distributed import DistStoreError
 
-    from bench_apts.launch.rendezvous import Rendezvous
-
-    def fail(self):
+    def fail():
         raise DistStoreError("no\nsocket")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Rendezvous, "next_rendezvous", fail)
+        patch.setattr("bench_apts.launch.elastic.host_store", fail)
         outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 250)
     assert outcome.status == "error"
     assert "(DistStoreError: no socket)" in outcome.reason

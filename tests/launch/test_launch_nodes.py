@@ -12,7 +12,7 @@ from nodes_run import free_port
 
 from bench_apts.core.errors import UserError
 from bench_apts.core.job import RankJob
-from bench_apts.launch import multi_node
+from bench_apts.launch import rendezvous
 from bench_apts.launch.cluster import Placement, find_placement, first_host, unused_nodes_hint
 from bench_apts.launch.multi_node import (
     ELSEWHERE,
@@ -239,8 +239,8 @@ def test_nodes_meet_and_know_each_other(meet):
     assert met.errors == {}
     assert [m["hostname"] for m in met.leader.machines] == ["h0", "h1", "h2"]
     assert [f.leader for f in met.followers.values()] == ["h0", "h0"]
-    assert multi_node.interface_of(met.leader.address) == "lo"
-    assert multi_node.interface_of(met.followers[1].address) == "lo"
+    assert rendezvous.interface_of(met.leader.address) == "lo"
+    assert rendezvous.interface_of(met.followers[1].address) == "lo"
     met.leader.ready()
 
 
@@ -290,10 +290,10 @@ def test_strangers_are_sent_away(meet, free):
 def test_a_port_that_is_taken_and_an_address_of_another_machine(free):
     with (closing(socket.create_server(("127.0.0.1", free))),
           pytest.raises(UserError, match=r"cannot wait .* Address already in use; choose ")):
-        multi_node.listen("127.0.0.1", free)
+        rendezvous.listen("127.0.0.1", free)
     with pytest.raises(UserError, match=r"this machine has no address 192\.0\.2\.1"):
-        multi_node.listen("192.0.2.1", free)
-    with closing(multi_node.listen("some-name", free)) as listener:
+        rendezvous.listen("192.0.2.1", free)
+    with closing(rendezvous.listen("some-name", free)) as listener:
         assert listener.getsockname()[0] in ("::", "0.0.0.0")
 
 

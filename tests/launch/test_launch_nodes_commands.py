@@ -92,7 +92,7 @@ def test_an_exception_on_the_other_node_is_recorded_and_the_study_goes_on(two, t
     assert codes == [1, 1], said
     found = records(tmp_path)
     assert found["adam-default"].end.status == "miss"
-    end = found[str(path)].end
+    end = found["mine"].end
     assert end.status == "error"
     assert end.reason.startswith(
         f"node 1 ({socket.gethostname()}), rank 1: ValueError: the cat sat (mine.py:")
@@ -106,7 +106,7 @@ def test_an_exception_on_node_0_is_recorded_and_the_study_goes_on(two, tmp_path,
     assert codes == [1, 1], said
     found = records(tmp_path)
     assert found["adam-default"].end.status == "miss"
-    assert found[str(path)].end.reason.startswith(
+    assert found["mine"].end.reason.startswith(
         f"node 0 ({socket.gethostname()}), rank 0: ValueError: the cat sat (mine.py:")
 
 
@@ -115,7 +115,7 @@ def test_a_rank_killed_on_the_other_node_is_named(two, tmp_path, plugin):
     path = plugin(on_step="if rank == 3 and self.steps == 8: os.kill(os.getpid(), signal.SIGKILL)")
     codes, said = ended(two("--gpus", "4", *STUDY, "--optimizers", f"{path},adam-default"))
     assert codes == [1, 1], said
-    assert records(tmp_path)[str(path)].end.reason == (
+    assert records(tmp_path)["mine"].end.reason == (
         f"node 1 ({socket.gethostname()}), rank 3 was ended by SIGKILL (out of memory, or "
         "somebody killed it)")
 
@@ -201,7 +201,7 @@ def test_a_time_limit_ends_the_ranks_on_both(two, tmp_path, processes, plugin):
     codes, said = ended(pair)
     nothing_left(pair, processes)
     assert codes == [1, 1], said
-    assert records(tmp_path)[str(path)].end.status == "timeout"
+    assert records(tmp_path)["mine"].end.status == "timeout"
 
 
 @pytest.mark.slow

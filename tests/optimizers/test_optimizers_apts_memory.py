@@ -86,8 +86,6 @@ def test_stochastic_with_a_16_bit_model(on_ranks):
     assert peak <= rest + 1
 
 
-
-
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_paper_of_first_order_needs_seven_for_a_while(on_ranks, norm):
     settings = {"variant": "paper", "radius": 0.1, "norm": norm}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench_apts.core import store
-from bench_apts.plugins import optimizer_contract, registry
+from bench_apts.plugins import backend, optimizer_contract, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "optimizers.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_the_examples_are_tuned(path):
 
 
 @pytest.mark.parametrize("declared", [
-    optimizer_contract.Backend, optimizer_contract.World, optimizer_contract.StepReport])
+    backend.Backend, optimizer_contract.World, optimizer_contract.StepReport])
 def test_every_field_of_the_contract_is_explained(declared):
     for field in dataclasses.fields(declared):
         assert f"`{field.name}`" in TEXT, field.name

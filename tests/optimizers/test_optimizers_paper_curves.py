@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bench_apts.optimizers.apts.acceptance import paper_settings
 from bench_apts.optimizers.apts.flat_problem import FlatBuffers, FlatProblem
-from bench_apts.optimizers.apts.paper import PaperMethod, paper_settings
+from bench_apts.optimizers.apts.paper import PaperMethod
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 
 PATH = Path(__file__).parents[2] / "docs" / "evidence" / "paper_curves.py"

@@ -41,7 +41,7 @@ def test_every_installed_suite_is_valid_and_named_as_its_file(name):
 
 def test_a_suite_by_its_path(tmp_path):
     path = tmp_path / "mine.toml"
-    source = registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    source = registry.suite_path("digits").read_text(encoding="utf-8")
     path.write_text(source.replace('name = "digits"\nsummary', 'name = "mine"\nsummary'))
     assert registry.suite(str(path), ("suite.batch_size=32",)).name == "mine"
     assert registry.suite_origin(str(path)) == str(path)
@@ -136,7 +136,7 @@ def test_installed_suites_of_others_are_found(installed, tmp_path, monkeypatch):
     package = tmp_path / "suites_of_others"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    source = registry._suite_files()["digits"][0].read_text(encoding="utf-8")
+    source = registry.suite_path("digits").read_text(encoding="utf-8")
     (package / "theirs.toml").write_text(source.replace('"digits"\nsummary', '"theirs"\nsummary'))
     monkeypatch.syspath_prepend(tmp_path)
     installed(EntryPoint("others", "suites_of_others", registry.SUITES))

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-import searched_fixture
+import report_fixture as fixture
 
 from bench_apts import reports
 from bench_apts.plugins import registry
@@ -14,8 +14,8 @@ FORMATS = ("html", "csv", "svg", "png", "json", "md")
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory):
-    """Results folder of ``searched_fixture``."""
-    return searched_fixture.populate(tmp_path_factory.mktemp("searched") / "study")
+    """Results folder of ``report_fixture.populate_searched``."""
+    return fixture.populate_searched(tmp_path_factory.mktemp("searched") / "study")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Writes a small but realistic results folder through the store, event by event."""
+"""Writes results folders through the store, event by event, and builds sections from them.
+
+``populate`` writes a small but realistic study, ``populate_searched`` one with a searched learning
+rate and judged steps, ``Folder`` trials whose costs are whole seconds, for numbers by hand.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from bench_apts.core import store
@@ -18,6 +23,7 @@ from bench_apts.core.spec import (
     Evaluation,
     Model,
     Provenance,
+    Searched,
     Seeds,
     Study,
     Suite,
@@ -168,3 +174,176 @@ def _finish(folder: Path, spec: Trial, curve: list[Eval]) -> None:
     hit = any(a and b for a, b in itertools.pairwise(values))
     write(folder, spec, curve, "hit" if hit else "miss",
           test=curve[-1].validation["accuracy"] - 0.01 if spec.stage == "report" else None)
+
+
+RANKS = (1, 2, 4)
+SEARCHED = Searched("random", "none", "narrow", 1, {"lr": (1e-3, 1.0), "momentum": (0.5, 0.99)})
+
+DRAWS = {0.002: None, 0.01: 0.6, 0.03: 1.3, 0.1: 1.0, 0.2: 0.8, 0.97: 0.0}
+"""Learning rate and how fast sgd learns with it; None: too slow, 0: it diverges."""
+
+STARTS = {"apts": 1e-3, "apts[start=0.01]": 1e-2, "apts[start=0.1]": 0.1}
+
+
+def judged(curve, at_bound=0.0, accepted=0.75):
+    """Gives a curve the diagnostics of a method that judges each fifth of its 40 steps."""
+    found = []
+    for index, event in enumerate(curve):
+        step = 40 * index
+        found.append(msgspec.structs.replace(
+            event, step=step, forwards=50 * index, backwards=40 * index,
+            diagnostics={} if index == 0 else {
+                "radius": 0.1, "rho": 0.5 + index / 100, "accepted": accepted, "judged": 0.2,
+                "at_bound": at_bound, "local_passes": 60.0 * index,
+                "predicted_reduction": 0.1 / index, "actual_reduction": 0.05 / index}))
+    return found
+
+
+def populate_searched(folder, *, edge=False, at_bound=0.0, accepted=0.75):
+    """Writes a study with a searched learning rate, given radii and judged steps.
+
+    Args:
+        folder: Results folder.
+        edge: Whether at N = 4 the largest learning rate is the best.
+        at_bound: Share of judged steps after which apts' radius lay at a bound.
+        accepted: Share of judged steps that it kept.
+    """
+    entries = (Entry("sgd", "sgd"), *(Entry(label, "apts", {"start": start})
+                                      for label, start in STARTS.items()))
+    plan = Study((SUITE,), entries, RANKS, len(DRAWS), 2, 0, "cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", store.StudyFile(
+        plan, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", ENVIRONMENT))
+    shape = {"step_s": 0.0015, "backwards": 1, "every": 1}
+    for ranks in RANKS:
+        best = 0.97 if edge and ranks == 4 else 0.03
+        for number, (lr, pace) in enumerate(DRAWS.items()):
+            spec = trial("sgd", ranks, "tune", number, searched=SEARCHED,
+                                 hyperparameters={"lr": lr, "momentum": 0.9})
+            if lr == best:
+                pace = 1.6
+            if pace is None:
+                write(folder, spec, evals(spec, pace=0.1, until=5, **shape),
+                              "timeout")
+            elif not pace:
+                write(folder, spec, evals(spec, pace=0.01, until=4, **shape),
+                              "diverged", reason="loss is not finite")
+            else:
+                curve = evals(spec, pace=pace, **shape)
+                write(folder, spec, curve, "hit")
+        for number in range(2):
+            spec = trial("sgd", ranks, "report", number,
+                                 hyperparameters={"lr": best, "momentum": 0.9})
+            write(folder, spec, evals(spec, pace=1.6, **shape), "hit", test=0.95)
+        for label, start in STARTS.items():
+            for number in range(2):
+                spec = trial(
+                    label, ranks, "report", number, optimizer="apts", tuning_free=True,
+                    hyperparameters={"start": start, "judge": True})
+                slow = start == 0.1
+                curve = evals(spec, pace=0.02 if slow else 0.9, step_s=0.004,
+                                      backwards=1, every=8)
+                write(folder, spec, judged(curve, at_bound, accepted),
+                              "miss" if slow else "hit", test=0.9)
+    return folder
+
+
+SECONDS_SUITE = msgspec.structs.replace(SUITE, evaluation=Evaluation(1_400, 1))
+HIT, MISS = 0.95, 0.5
+
+# Seconds at which each tuning trial hits, or the negative of what it spent in vain: the pool that
+# docs/statistics.md works out.
+POOL = (2, 3, -5, -10)
+FREE = (4, 4)
+
+
+class Folder:
+    """A results folder of trials that are evaluated each second and hit, or end, on one."""
+
+    def __init__(self, path, labels=("adam", "apts"), ranks=(1,), **changes):
+        self.path, self.ranks = path, ranks
+        path.mkdir()
+        self.study = msgspec.structs.replace(
+            Study((SECONDS_SUITE,), tuple(Entry(label, label) for label in labels), ranks, 4, 2,
+                  0, "cpu"),
+            **changes)
+        write_json(path / "study.json", store.StudyFile(
+            self.study, ["bench-apts", "run"], "2026-01-02T03:00:00+00:00", ENVIRONMENT))
+
+    def add(self, label, stage, seconds, ranks=1, like=None, status=None, values=None, flops=1e6,
+            pace=1.0, sent=None, test=None, first=0, **changes):
+        """Writes one trial for each of ``seconds``; ``like`` is the draw that it repeats.
+
+        A second of training takes ``pace`` seconds, and ``sent`` bytes where they are given. The
+        first one has the number ``first``.
+        """
+        for number, length in enumerate(seconds, first):
+            tried = number if like is None else like
+            spec = trial(label, ranks, stage, number, **{
+                "suite": self.study.suites[0], "device": self.study.device, "hyperparameters": (
+                    {"radius": 0.1} if label == "apts" else {"lr": 0.01 * 2.0**tried}), **changes})
+            accuracies = values or [MISS] * abs(length) + [HIT if length > 0 else MISS]
+            evals = [Eval(
+                step=second, samples=1_400 * second, epoch=0.0, train_s=pace * second,
+                wall_s=2.0 * second, cpu_s=float(second), forwards=second, backwards=3 * second,
+                peak_memory_bytes=1, train_loss=1.0, comm={} if sent is None else {
+                    "train": {"all_reduce": Traffic(second, int(sent * second), sent * second)}},
+                validation={"accuracy": accuracy, "loss": 1 - accuracy},
+                flops=None if flops is None else flops * second)
+                for second, accuracy in enumerate(accuracies)]
+            write(self.path, spec, evals,
+                          status or ("hit" if accuracies[-1] == HIT else "miss"), test=test)
+        return self
+
+    def bill(self, *arguments, **options):
+        from bench_apts.reports.gather import gather
+        from bench_apts.reports.tuning_bill import study_bill
+
+        return study_bill(gather(self.path), *(arguments or ["core_seconds"]),
+                          **{"replay": False, **options})
+
+    def contexts(self):
+        return contexts(self.path)
+
+
+def contexts(folder):
+    """What a report's sections are built from: the context of each suite of a study."""
+    from bench_apts.reports import caveats
+    from bench_apts.reports.curve_data import curve_frame
+    from bench_apts.reports.figure_style import looks
+    from bench_apts.reports.gather import gather
+    from bench_apts.reports.section_parts import Context
+
+    gathered = gather(folder)
+    plan = gathered.file.study
+    return [Context(
+        gathered, suite, suite.name,
+        tuple(group for group in gathered.groups if group.suite == suite),
+        looks([entry.label for entry in plan.entries]),
+        {n: caveats.crowded(gathered, n) for n in plan.ranks}, curve_frame(gathered.groups))
+        for suite in plan.suites]
+
+
+def build_section(section, folder):
+    """Builds the section of a study's first suite."""
+    from bench_apts.reports.canvas import theme
+
+    with theme():
+        return section.part(contexts(folder)[0])
+
+
+def figures(part):
+    """Returns a part's figures by the end of their names, without the prefix of the suite."""
+    return {figure.slug.removeprefix("digits-"): figure for figure in part.figures}
+
+
+def listings(part):
+    """Returns a part's tables by name, without those behind figures."""
+    from bench_apts.reports.section_parts import Listing
+
+    return {block.table.name: block.table for block in part.blocks if isinstance(block, Listing)}
+
+
+def columns(table):
+    """Returns a table's plain numbers by optimizer and N."""
+    return {(row["optimizer"], row["ranks"]): row for row in table.records()}

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import report_fixture as fixture
-from bill_fixture import FREE, HIT, MISS, POOL, SUITE, Folder
+from report_fixture import FREE, HIT, MISS, POOL, Folder
+from report_fixture import SECONDS_SUITE as SUITE
 
 from bench_apts.core.errors import UserError
 from bench_apts.reports.bills_by_trainings import payoff_sentence

@@ -3,8 +3,7 @@
 import msgspec
 import pytest
 import report_fixture as fixture
-import section_contexts as sections
-from bill_fixture import Folder
+from report_fixture import Folder
 
 from bench_apts import reports
 from bench_apts.core import store
@@ -47,7 +46,7 @@ def ratios(folder, ranks):
 
 
 def headlines(folder):
-    return [box.headline for box in sections.build(decision_boxes, folder).blocks[0].boxes]
+    return [box.headline for box in fixture.build_section(decision_boxes, folder).blocks[0].boxes]
 
 
 def test_ratios_are_to_the_cheapest_in_samples(doubled):

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 import report_fixture as fixture
-import section_contexts as sections
 
 from bench_apts.core import store, units
 from bench_apts.core.files import write_json
@@ -27,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(folder):
-    return sections.build(section, folder)
+    return fixture.build_section(section, folder)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def seeds(folder):
 
 def test_every_n_has_its_axes_and_one_rank_none_of_bytes(part):
     axes = ("seconds", "samples", "gradients", "bytes")
-    assert list(sections.figures(part)) == [
+    assert list(fixture.figures(part)) == [
         *(f"n1-accuracy-{name}" for name in axes[:3]),
         # Times of four ranks on two cores would measure the machine.
         *(f"n4-accuracy-{name}" for name in axes[1:])]
@@ -62,7 +61,7 @@ def test_the_finding_counts_hits_and_names_the_first(folder, part, seeds):
 
 
 def test_the_table_holds_median_and_range_of_the_seeds(part, seeds):
-    table = sections.figures(part)["n4-accuracy-bytes"].data
+    table = fixture.figures(part)["n4-accuracy-bytes"].data
     rows = [row for row in table.records() if row["optimizer"] == "sgd"]
     runs = [r.evals for r in seeds("sgd", 4)]
     assert (len(runs[0]), len(rows)) == (21, 11)
@@ -78,7 +77,7 @@ def test_the_table_holds_median_and_range_of_the_seeds(part, seeds):
 
 
 def test_captions_name_the_first_and_figures_their_conditions(part, seeds):
-    figure = sections.figures(part)["n1-accuracy-gradients"]
+    figure = fixture.figures(part)["n1-accuracy-gradients"]
     ranked = sorted((statistics.median(outcome(r).cost["gradient_evaluations"]
                                        for r in seeds(label, 1)), label)
                     for label in ("apts", "sgd", "adam"))
@@ -98,8 +97,8 @@ def test_those_who_need_the_same_are_first_together(tmp_path):
         Entry("lion", "lion"), Entry("muon", "muon"), Entry("apts", "apts")))
     with mock.patch.dict(fixture.PACE, {label: (pace, 0.002, 1, 1) for label, pace in (
             ("lion", 1.5), ("muon", 1.5), ("apts", 0.9))}, clear=True):
-        part = sections.build(section, fixture.populate(tmp_path / "study", plan))
-    caption = sections.figures(part)["n2-accuracy-samples"].caption
+        part = fixture.build_section(section, fixture.populate(tmp_path / "study", plan))
+    caption = fixture.figures(part)["n2-accuracy-samples"].caption
     assert re.match(r"First to the target \(median seed\): lion and muon, equally after [\d,]+ "
                     r"samples; then apts, after ", caption)
     assert "at N = 2 lion and muon (" in part.finding
@@ -118,9 +117,9 @@ def test_the_best_that_any_model_can_expect_is_drawn(tmp_path, floor):
     if floor:
         target = msgspec.structs.replace(target, floor=floor)
     suite = msgspec.structs.replace(fixture.SUITE, target=target)
-    part = sections.build(section, fixture.populate(
+    part = fixture.build_section(section, fixture.populate(
         tmp_path / "study", fixture.study((1,), 1, 1, suites=(suite,))))
-    figure = sections.figures(part)["n1-loss-samples"]
+    figure = fixture.figures(part)["n1-loss-samples"]
     assert horizontals(figure) == ({0.06, floor} if floor else {0.06})
     # Nothing that was measured comes near it, and the axis shows it all the same.
     low, high = figure.drawing[0].axes[0].get_ylim()
@@ -130,7 +129,7 @@ def test_the_best_that_any_model_can_expect_is_drawn(tmp_path, floor):
 
 
 def test_figures_are_images_with_words_and_real_text(part):
-    for figure in sections.figures(part).values():
+    for figure in fixture.figures(part).values():
         assert re.match(r'<svg [^>]*role="img"', figure.inline)
         assert "<title" in figure.inline
         assert "<desc" in figure.inline
@@ -139,7 +138,7 @@ def test_figures_are_images_with_words_and_real_text(part):
 
 
 def test_hits_are_ringed_and_misses_crossed(folder, seeds):
-    context = sections.contexts(folder)[0]
+    context = fixture.contexts(folder)[0]
     run_ids = [r.header.run_id for label in fixture.PACE for r in seeds(label, 4)]
     data = context.curves[context.curves["run_id"].isin(run_ids)]
     found, step = curves.curve_bands(data, fixture.PACE, "validation", ["samples", "validation"])
@@ -177,7 +176,7 @@ def long(tmp_path_factory):
 
 
 def test_long_curves_are_thinned_by_the_rule_that_the_caption_tells(long):
-    context = sections.contexts(long)[0]
+    context = fixture.contexts(long)[0]
     found, step = curves.curve_bands(
         context.curves, ["sgd"], "validation", ["samples", "validation"]
     )
@@ -193,8 +192,8 @@ def test_long_curves_are_thinned_by_the_rule_that_the_caption_tells(long):
 
 
 def test_captions_tell_of_thinning_and_of_quartiles(long):
-    part = sections.build(section, long)
-    figure = sections.figures(part)["n1-accuracy-samples"]
+    part = fixture.build_section(section, long)
+    figure = fixture.figures(part)["n1-accuracy-samples"]
     assert figure.caption.endswith("Band: quartiles over seeds. Drawn: every 3rd evaluation, "
                                    "each first hit and each end.")
     rows = [row for row in figure.data.records() if row["optimizer"] == "sgd"]
@@ -213,16 +212,16 @@ def test_of_many_seeds_some_are_drawn_singly_and_all_count(tmp_path):
         spec = fixture.trial("sgd", 1, "report", seed)
         fixture.write(folder, spec, fixture.evals(spec, pace=1.3, step_s=0.01, backwards=1,
                                                   every=1), "hit", test=0.95)
-    context = sections.contexts(folder)[0]
+    context = fixture.contexts(folder)[0]
     (sgd,), _ = curves.curve_bands(context.curves, ["sgd"], "validation", ["validation"])
     assert [run["seed"].iat[0] for run in sgd.runs] == list(range(10))
     assert sgd.shared["validation"].shape == (21, 13)
-    part = sections.build(section, folder)
+    part = fixture.build_section(section, folder)
     assert "Single: the first 10 seeds of each." in (
-        sections.figures(part)["n1-accuracy-samples"].caption)
+        fixture.figures(part)["n1-accuracy-samples"].caption)
     assert part.finding.startswith("13 of 13 final trainings reached the target")
 
 
 def test_nothing_final_makes_no_section(tmp_path):
     plan = fixture.study((1,), 2, 0)
-    assert sections.build(section, fixture.populate(tmp_path / "study", plan)) is None
+    assert fixture.build_section(section, fixture.populate(tmp_path / "study", plan)) is None

@@ -1,7 +1,7 @@
 """What an optimizer declares of itself reaches the report, whoever installed it."""
 
 import pytest
-from bill_fixture import Folder
+from report_fixture import Folder
 
 from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Boxes, StudyContext

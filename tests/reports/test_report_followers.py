@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from bill_fixture import Folder
+from report_fixture import Folder
 
 from bench_apts.core.spec import Searched
 from bench_apts.reports import cost_tables

@@ -10,7 +10,6 @@ import msgspec
 import pandas as pd
 import pytest
 import report_fixture as fixture
-import searched_fixture
 
 from bench_apts import reports
 from bench_apts.core import store
@@ -65,7 +64,7 @@ def test_its_tables_are_the_csv_files(written, told):
 
 def test_its_numbers_are_those_of_stats_on_the_raw_records(folder, told):
     records = store.read_trials(folder)
-    for ranks in searched_fixture.RANKS:
+    for ranks in fixture.RANKS:
         drawn = [outcome(r) for r in records if (r.trial.label, r.trial.ranks, r.trial.stage)
                  == ("sgd", ranks, "tune")]
         expected = ert([o.spent["samples"] for o in drawn], [o.cost["samples"] for o in drawn])

@@ -1,7 +1,7 @@
 """Two frozen configurations: costs are those of the fastest, accuracies those of the best."""
 
 import pytest
-from bill_fixture import HIT, Folder
+from report_fixture import HIT, Folder
 
 from bench_apts.reports.caveats import all_caveats
 from bench_apts.reports.gather import gather

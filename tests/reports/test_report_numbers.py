@@ -5,7 +5,7 @@ import statistics
 
 import html_tree
 import pytest
-import searched_fixture
+import report_fixture as fixture
 
 from bench_apts.core import store, units
 from bench_apts.core.currencies import format_cost
@@ -17,8 +17,8 @@ from bench_apts.stats.pairwise_comparison import Bill, compare
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import MeasuredTraining, efficiency
 
-LABELS = ("sgd", *searched_fixture.STARTS)
-CELLS = [(label, ranks) for ranks in searched_fixture.RANKS for label in LABELS]
+LABELS = ("sgd", *fixture.STARTS)
+CELLS = [(label, ranks) for ranks in fixture.RANKS for label in LABELS]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_main_table(page, records, label, ranks):
     assert row[10][0] == f"{sum(outcome(r).hit for r in seeds)} of {len(seeds)}"
 
 
-@pytest.mark.parametrize("ranks", searched_fixture.RANKS)
+@pytest.mark.parametrize("ranks", fixture.RANKS)
 def test_decision_box(page, records, ranks):
     (box,) = [card for card in page.iter("article")
               if (chip := card.find("p/span[@class='chip']")) is not None
@@ -160,11 +160,11 @@ def test_tables_of_the_tuning_cost(page, records, label, ranks):
     assert spread[2][0] == shown(restart_quantile(spent, cost))
 
 
-@pytest.mark.parametrize("ranks", searched_fixture.RANKS)
+@pytest.mark.parametrize("ranks", fixture.RANKS)
 def test_when_tuning_pays(page, records, ranks):
     (table,) = tables(page, "bill-break-even")
     told = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
-    for label in searched_fixture.STARTS:
+    for label in fixture.STARTS:
         mine, theirs = bill_of(records, "sgd", ranks), bill_of(records, label, ranks)
         assert told[label] == payoff_sentence("sgd", break_even(mine, theirs))
 
@@ -172,8 +172,8 @@ def test_when_tuning_pays(page, records, ranks):
 @pytest.mark.parametrize("label", LABELS)
 def test_scaling_tables(page, records, label):
     runs = {n: MeasuredTraining(n, middle(records, label, n, "train_s"),
-                        middle(records, label, n, "samples")) for n in searched_fixture.RANKS}
-    mine = {n: rows(page, "scaling")[label, n] for n in searched_fixture.RANKS}
+                        middle(records, label, n, "samples")) for n in fixture.RANKS}
+    mine = {n: rows(page, "scaling")[label, n] for n in fixture.RANKS}
     (table,) = tables(page, "efficiency")
     (summary,) = [row for row in table if row[0][0] == label]
     for column, ranks in ((2, 2), (3, 4)):
@@ -195,7 +195,7 @@ def test_scaling_tables(page, records, label):
 
 
 def test_sensitivity_tables(page, records):
-    at = dict(zip(searched_fixture.RANKS, tables(page, "sensitivity-lr"), strict=True))
+    at = dict(zip(fixture.RANKS, tables(page, "sensitivity-lr"), strict=True))
     for ranks, table in at.items():
         expected = sorted(
             (r.trial.hyperparameters["lr"], outcome(r).cost["samples"])
@@ -208,7 +208,7 @@ def test_sensitivity_tables(page, records):
 def test_shares_of_trials_that_hit(written, page, records):
     table = next(t for t in tables(page, "success-by-hyperparameter") if t[0][0][0] == "sgd")
     ends = sorted({(float(row[2][0]), float(row[3][0])) for row in table})
-    for ranks in searched_fixture.RANKS:
+    for ranks in fixture.RANKS:
         here = [row for row in table if row[1][0] == str(ranks)]
         tune = records["sgd", ranks, "tune"]
         assert sum(int(row[5][0]) for row in here) == len(tune)

@@ -6,7 +6,6 @@ import statistics
 import msgspec
 import pytest
 import report_fixture as fixture
-import section_contexts as sections
 
 from bench_apts.core import store
 from bench_apts.reports.sections import pareto_fronts
@@ -22,7 +21,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(folder):
-    return sections.build(section, folder)
+    return fixture.build_section(section, folder)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,13 @@ def costs(folder):
 
 
 def test_one_rank_trades_nothing_for_bytes(part):
-    assert list(sections.figures(part)) == ["n1-front-memory", "n2-front-bytes",
+    assert list(fixture.figures(part)) == ["n1-front-memory", "n2-front-bytes",
                                             "n2-front-memory"]
 
 
 def test_the_front_is_that_of_the_raw_records(part, costs):
     rows = {row["optimizer"]: row for row in
-            sections.figures(part)["n2-front-bytes"].data.records()}
+            fixture.figures(part)["n2-front-bytes"].data.records()}
     assert set(rows) == set(costs)
     assert fixture.NASTY not in rows
     for label, (seconds, sent) in costs.items():
@@ -63,16 +62,16 @@ def test_the_front_is_that_of_the_raw_records(part, costs):
 def test_finding_and_caption_name_the_front(part):
     assert part.finding.startswith("Pareto-optimal: at N = 1 ")
     assert "at N = 2 apts and sgd in time and bytes, " in part.finding
-    figure = sections.figures(part)["n2-front-bytes"]
+    figure = fixture.figures(part)["n2-front-bytes"]
     assert figure.caption == ("Pareto-optimal: sgd and apts. Not drawn, as the median "
                               f"seed missed: {fixture.NASTY} (0 of 3 reached it).")
     assert "n = 3 seeds" in figure.basis
-    memory = sections.figures(part)["n2-front-memory"]
+    memory = fixture.figures(part)["n2-front-memory"]
     assert "Memory is that of the tensors of model and optimizer" in memory.caption
 
 
 def test_seeds_are_counted_in_the_company_of_their_own_repetition(folder):
-    group = sections.contexts(folder)[0].groups[1]
+    group = fixture.contexts(folder)[0].groups[1]
     for against in ("bytes", "memory"):
         found = {p.cell.label: p for p in pareto_fronts.front_points(group, against)}
         for label, point in found.items():
@@ -98,4 +97,4 @@ def test_nobody_at_the_target_makes_no_section(tmp_path):
     target = msgspec.structs.replace(fixture.SUITE.target, value=0.999)
     suite = msgspec.structs.replace(fixture.SUITE, target=target)
     plan = fixture.study((1,), 0, 1, (suite,))
-    assert sections.build(section, fixture.populate(tmp_path / "study", plan)) is None
+    assert fixture.build_section(section, fixture.populate(tmp_path / "study", plan)) is None

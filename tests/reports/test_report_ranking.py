@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from bill_fixture import HIT, MISS, SUITE, Folder
+from report_fixture import HIT, MISS, Folder
+from report_fixture import SECONDS_SUITE as SUITE
 
 from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Listing, Pictures, StudyContext

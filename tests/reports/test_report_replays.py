@@ -8,7 +8,7 @@ import sys
 
 import psutil
 import pytest
-from bill_fixture import FREE, Folder
+from report_fixture import FREE, Folder
 
 from bench_apts import reports
 from bench_apts.core.errors import UserError

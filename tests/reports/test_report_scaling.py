@@ -8,7 +8,6 @@ import statistics
 import msgspec
 import pytest
 import report_fixture as fixture
-import section_contexts as sections
 
 from bench_apts.core import store, units
 from bench_apts.reports.section_parts import Prose
@@ -26,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(folder):
-    return sections.build(section, folder)
+    return fixture.build_section(section, folder)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def median(folder):
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("label", ["apts", "sgd"])
 def test_efficiency_is_hardware_times_statistical(part, median, label, ranks):
-    row = sections.columns(sections.listings(part)["scaling"])[label, ranks]
+    row = fixture.columns(fixture.listings(part)["scaling"])[label, ranks]
     seconds = {n: median(label, n, "train_s") for n in (1, ranks)}
     samples = {n: median(label, n, "samples") for n in (1, ranks)}
     assert row["efficiency"] == pytest.approx(seconds[1] / (ranks * seconds[ranks]))
@@ -62,15 +61,15 @@ def test_the_spread_is_that_of_the_same_seeds(folder, part):
         if (record.trial.stage, record.trial.label) == ("report", "sgd"):
             pairs[record.trial.ranks, record.trial.repetition] = outcome(record).cost["train_s"]
     found = [pairs[1, seed] / (2 * pairs[2, seed]) for seed in (0, 1)]
-    row = sections.columns(sections.listings(part)["scaling"])["sgd", 2]
+    row = fixture.columns(fixture.listings(part)["scaling"])["sgd", 2]
     assert row["efficiency_low"] == pytest.approx(min(found))
     assert row["efficiency_high"] == pytest.approx(max(found))
 
 
 def test_both_factors_are_printed_for_each_n(part):
-    table = sections.listings(part)["efficiency"]
+    table = fixture.listings(part)["efficiency"]
     row = next(row for row in table.rows if row[0].text == "sgd")
-    long = sections.columns(sections.listings(part)["scaling"])
+    long = fixture.columns(fixture.listings(part)["scaling"])
     numbers = long["sgd", 2]
     assert row[2].text == units.digits(numbers["efficiency"])
     assert row[2].detail == (f"{units.digits(numbers['hardware'])} × "
@@ -84,21 +83,21 @@ def test_both_factors_are_printed_for_each_n(part):
 
 
 def test_misses_have_no_efficiency(part):
-    rows = sections.columns(sections.listings(part)["scaling"])
+    rows = fixture.columns(fixture.listings(part)["scaling"])
     for key in ((fixture.NASTY, 1), (fixture.NASTY, 2), ("adam", 4)):
         row = rows[key]
         assert row["efficiency"] is row["hardware"] is row["train_s_to_target"] is None
     words = {row[0].text: [value.text for value in row[1:]]
-             for row in sections.listings(part)["efficiency"].rows}
+             for row in fixture.listings(part)["efficiency"].rows}
     assert words[fixture.NASTY] == ["no hit"] * 3
     assert words["adam"][-1] == "no hit"
-    caption = sections.figures(part)["time-ranks"].caption
+    caption = fixture.figures(part)["time-ranks"].caption
     assert f"{fixture.NASTY} at N = 1, 2)" in caption
-    assert "adam at N = 4" in sections.figures(part)["bytes-ranks"].caption
+    assert "adam at N = 4" in fixture.figures(part)["bytes-ranks"].caption
 
 
 def test_crowded_times_make_no_hardware_factor_and_are_not_drawn(part):
-    figures = sections.figures(part)
+    figures = fixture.figures(part)
     drawn = {which: {row["ranks"] for row in figures[f"{which}-ranks"].data.records()}
              for which in ("hardware", "statistical")}
     assert drawn == {"hardware": {1, 2}, "statistical": {1, 2, 4}}
@@ -108,11 +107,11 @@ def test_crowded_times_make_no_hardware_factor_and_are_not_drawn(part):
     assert "4" not in texts
     assert "Not drawn: N with more ranks than cores" in figures["time-ranks"].caption
     assert {row["ranks"]: row["more_ranks_than_cores"] for row in
-            sections.listings(part)["scaling"].records()} == {1: False, 2: False, 4: True}
+            fixture.listings(part)["scaling"].records()} == {1: False, 2: False, 4: True}
 
 
 def test_the_finding_leaves_crowded_times_alone(part):
-    rows = [row for key, row in sections.columns(sections.listings(part)["scaling"]).items()
+    rows = [row for key, row in fixture.columns(fixture.listings(part)["scaling"]).items()
             if key[1] == 2 and row["efficiency"]]
     best = max(rows, key=lambda row: row["efficiency"])
     assert part.finding == (
@@ -129,8 +128,8 @@ def test_only_efficiencies_against_the_same_n_are_compared(tmp_path):
         if (record.trial.label, record.trial.ranks, record.trial.stage) == ("sgd", 1, "report"):
             (folder / "trials" / f"{record.trial.run_id}.jsonl").unlink()
             fixture.write(folder, record.trial, record.evals[:3], "miss")
-    part = sections.build(section, folder)
-    captions = {slug: figure.caption for slug, figure in sections.figures(part).items()}
+    part = fixture.build_section(section, folder)
+    captions = {slug: figure.caption for slug, figure in fixture.figures(part).items()}
     assert captions["hardware-ranks"].startswith("Largest at N = 2 against N0 = 1: ")
     assert captions["statistical-ranks"].startswith("Largest at N = 4 against N0 = 1: apts, ")
     assert "the highest efficiency against N = 1 is that of" in part.finding
@@ -147,10 +146,10 @@ def test_labels_of_many_n_do_not_touch():
 
 
 def test_costs_against_n_hold_the_medians_and_one_rank_sends_nothing(part, median):
-    figures = sections.figures(part)
+    figures = fixture.figures(part)
     for slug, currency, sizes in (("time-ranks", "train_s", {1, 2}),
                                   ("bytes-ranks", "wire_bytes", {2, 4})):
-        rows = sections.columns(figures[slug].data)
+        rows = fixture.columns(figures[slug].data)
         assert {ranks for _, ranks in rows} == sizes
         for ranks in sizes:
             assert rows["sgd", ranks][f"{currency}_median"] == median("sgd", ranks, currency)
@@ -158,7 +157,7 @@ def test_costs_against_n_hold_the_medians_and_one_rank_sends_nothing(part, media
 
 
 def test_modelled_times_stand_beside_measured_ones_and_say_so(part, median):
-    figures = {name: figure for name, figure in sections.figures(part).items()
+    figures = {name: figure for name, figure in fixture.figures(part).items()
                if name.startswith("modelled-")}
     assert list(figures) == [f"modelled-{name}" for name in
                              ("nvlink4", "ib-ndr", "eth100g", "eth10g", "wan")]
@@ -178,26 +177,26 @@ def test_modelled_times_stand_beside_measured_ones_and_say_so(part, median):
                    for r in figures[name].data.records() if r["how"] == "modelled"}
                   for name in ("modelled-wan", "modelled-nvlink4"))
     assert all(slow[key] > fast[key] for key in fast)
-    assert "modelled" in sections.listings(part)
+    assert "modelled" in fixture.listings(part)
 
 
 def test_weak_scaling_is_labelled(tmp_path):
     suite = msgspec.structs.replace(fixture.SUITE, scaling="weak")
     plan = fixture.study((1, 2), 0, 1, (suite,))
-    part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    part = fixture.build_section(section, fixture.populate(tmp_path / "study", plan))
     assert part.finding.startswith("Weak scaling: at N = 2")
-    for name, figure in sections.figures(part).items():
+    for name, figure in fixture.figures(part).items():
         assert "weak scaling" in figure.title, name
-    assert {row["scaling"] for row in sections.listings(part)["scaling"].records()} == {"weak"}
-    assert "each rank's share" in sections.listings(part)["scaling"].caption
+    assert {row["scaling"] for row in fixture.listings(part)["scaling"].records()} == {"weak"}
+    assert "each rank's share" in fixture.listings(part)["scaling"].caption
 
 
 def test_a_single_n_is_not_called_scaling(tmp_path):
     plan = fixture.study((2,), 0, 1)
-    part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+    part = fixture.build_section(section, fixture.populate(tmp_path / "study", plan))
     assert "a single N was run" in part.finding
-    assert sections.listings(part) == {}
+    assert fixture.listings(part) == {}
     (said, *_) = [block.text for block in part.blocks if isinstance(block, Prose)]
     assert "is not modelled: needs N = 1" in said
     alone = fixture.populate(tmp_path / "alone", fixture.study((1,), 0, 1))
-    assert sections.build(section, alone) is None
+    assert fixture.build_section(section, alone) is None

@@ -4,8 +4,7 @@ import math
 
 import msgspec
 import pytest
-import report_fixture as report
-import searched_fixture as fixture
+import report_fixture as fixture
 
 from bench_apts.core import store
 from bench_apts.reports.canvas import theme
@@ -18,12 +17,12 @@ from bench_apts.stats.world_sizes import transfer_regret
 
 def built(folder):
     with theme():
-        return hyperparameter_sensitivity.part(fixture.context(folder))
+        return hyperparameter_sensitivity.part(fixture.contexts(folder)[0])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return fixture.populate(tmp_path_factory.mktemp("searched") / "study")
+    return fixture.populate_searched(tmp_path_factory.mktemp("searched") / "study")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def part(folder):
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """At N = 4 another rate is best, the largest."""
-    return fixture.populate(tmp_path_factory.mktemp("moved") / "study", edge=True)
+    return fixture.populate_searched(tmp_path_factory.mktemp("moved") / "study", edge=True)
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +146,13 @@ def test_who_shares_a_search_is_not_shown_twice(part):
 
 
 def test_there_is_no_section_where_nothing_was_varied(tmp_path):
-    plan = msgspec.structs.replace(report.study(trials=0), ranks=(1,))
-    folder = report.populate(tmp_path / "study", plan)
+    plan = msgspec.structs.replace(fixture.study(trials=0), ranks=(1,))
+    folder = fixture.populate(tmp_path / "study", plan)
     assert built(folder) is None
 
 
 def test_no_hit_at_all_is_said(tmp_path):
-    folder = fixture.populate(tmp_path / "study")
+    folder = fixture.populate_searched(tmp_path / "study")
     for path in (folder / "trials").iterdir():
         kept = [line for line in path.read_text().splitlines() if '"event":"eval"' not in line]
         path.write_text("\n".join(kept) + "\n")

@@ -6,7 +6,6 @@ from unittest import mock
 import msgspec
 import pytest
 import report_fixture as fixture
-import section_contexts as sections
 
 from bench_apts.core import store
 from bench_apts.core.files import write_json
@@ -61,13 +60,13 @@ def factor(collective):
 
 @pytest.fixture(scope="module")
 def part(folder):
-    return sections.build(section, folder)
+    return fixture.build_section(section, folder)
 
 
 @pytest.fixture(scope="module")
 def rows(part):
     return {(row["optimizer"], row["collective"]): row
-            for row in sections.listings(part)["known-traffic"].records()}
+            for row in fixture.listings(part)["known-traffic"].records()}
 
 
 def test_bytes_that_meet_their_formula_differ_by_nothing(rows):
@@ -84,7 +83,7 @@ def test_bytes_that_meet_their_formula_differ_by_nothing(rows):
 
 def test_differences_are_told_with_their_sign(part, rows):
     assert rows["half", "all_reduce"]["difference_bytes"] == -0.75 * P
-    table = sections.listings(part)["known-traffic"]
+    table = fixture.listings(part)["known-traffic"]
     shown = {row[0].text: row[-1] for row in table.rows}
     assert (shown["half"].text, shown["half"].detail) == ("−19.7\u202fkB", "−50.0\u202f%")
     assert (shown["sgd"].text, shown["sgd"].detail) == ("0", "")
@@ -101,7 +100,7 @@ def test_what_has_no_known_formula_says_so(part, rows):
     row = rows["mine", "all_reduce"]
     assert row["formula"] is row["expected_bytes"] is row["difference_bytes"] is None
     assert row["measured_bytes"] == 3 * P
-    line = next(row for row in sections.listings(part)["known-traffic"].rows
+    line = next(row for row in fixture.listings(part)["known-traffic"].rows
                 if row[0].text == "mine")
     assert line[2].text == "none known"
     assert "none is known for mine" in part.finding
@@ -120,12 +119,12 @@ def test_equal_bytes_are_no_range(tmp_path):
         Entry("lion", "lion"), Entry("muon", "muon")))
     with mock.patch.dict(fixture.PACE, dict.fromkeys(("lion", "muon"), (1.5, 0.002, 1, 1)),
                          clear=True):
-        part = sections.build(section, fixture.populate(tmp_path / "study", plan))
+        part = fixture.build_section(section, fixture.populate(tmp_path / "study", plan))
     assert part.finding.startswith("A step at N = 2 sends 26.3\u202fkB per rank; over all N > 1, ")
 
 
 def test_figures_hold_bytes_of_a_step_and_of_all_phases(part):
-    figures = sections.figures(part)
+    figures = fixture.figures(part)
     assert list(figures) == ["n4-bytes-step", "n4-bytes-phase"]
     steps = {row["optimizer"]: row for row in figures["n4-bytes-step"].data.records()}
     assert steps["sgd"]["measured_bytes"] == steps["sgd"]["formula_bytes"] == 1.5 * P
@@ -145,11 +144,11 @@ def test_figures_hold_bytes_of_a_step_and_of_all_phases(part):
 
 def test_every_call_is_listed_by_phase_and_collective(part):
     found = {(row["optimizer"], row["phase"], row["collective"]): row["calls"]
-             for row in sections.listings(part)["communication"].records()}
+             for row in fixture.listings(part)["communication"].records()}
     assert found["zero1", "train", "all_gather"] == STEPS
     assert len(found) == 3 * 5 + 1
 
 
 def test_no_traffic_makes_no_section(tmp_path):
     alone = fixture.populate(tmp_path / "study", fixture.study((1,), 0, 1))
-    assert sections.build(section, alone) is None
+    assert fixture.build_section(section, alone) is None

@@ -3,8 +3,7 @@
 import statistics
 
 import pytest
-import report_fixture as report
-import searched_fixture as fixture
+import report_fixture as fixture
 
 from bench_apts.core import store
 from bench_apts.reports.canvas import theme
@@ -14,12 +13,12 @@ from bench_apts.reports.sections import trust_region_steps
 
 def built(folder):
     with theme():
-        return trust_region_steps.part(fixture.context(folder))
+        return trust_region_steps.part(fixture.contexts(folder)[0])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return fixture.populate(tmp_path_factory.mktemp("judged") / "study")
+    return fixture.populate_searched(tmp_path_factory.mktemp("judged") / "study")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_the_finding_tells_acceptance_and_radius_at_the_largest_n(part):
 
 
 def test_a_radius_at_its_bound_raises_an_alarm(tmp_path):
-    found = built(fixture.populate(tmp_path / "study", at_bound=0.625))
+    found = built(fixture.populate_searched(tmp_path / "study", at_bound=0.625))
     alarms = [b.text for b in found.blocks if isinstance(b, Prose)]
     assert len(alarms) == len(fixture.RANKS) * len(fixture.STARTS)
     assert "Stuck: at N = 1 the radius of apts lay at one of its bounds after 62" in alarms[0]
@@ -91,14 +90,14 @@ def test_a_radius_at_its_bound_raises_an_alarm(tmp_path):
 
 
 def test_steps_that_are_all_refused_raise_an_alarm(tmp_path):
-    found = built(fixture.populate(tmp_path / "study", accepted=0.0))
+    found = built(fixture.populate_searched(tmp_path / "study", accepted=0.0))
     alarms = [b.text for b in found.blocks if isinstance(b, Prose)]
     assert "At a standstill: at N = 1 apts kept no step" in alarms[0]
     assert "in 2 of 2 seeds" in alarms[0]
 
 
 def test_older_records_do_not_tell_counts_and_none_are_made_up(tmp_path):
-    folder = report.populate(tmp_path / "study")
+    folder = fixture.populate(tmp_path / "study")
     from bench_apts.reports.figure_style import looks
     from bench_apts.reports.gather import gather
     from bench_apts.reports.section_parts import Context
@@ -106,7 +105,7 @@ def test_older_records_do_not_tell_counts_and_none_are_made_up(tmp_path):
     gathered = gather(folder)
     with theme():
         found = trust_region_steps.part(Context(
-            gathered, report.SUITE, "digits", gathered.groups, looks([*report.PACE]),
+            gathered, fixture.SUITE, "digits", gathered.groups, looks([*fixture.PACE]),
             dict.fromkeys((1, 2), False), None))
     row = line(found, "apts", 1)
     assert [row[name] for name in ("judged", "accepted", "rejected", "share_at_bound",
@@ -116,7 +115,7 @@ def test_older_records_do_not_tell_counts_and_none_are_made_up(tmp_path):
 
 
 def test_there_is_no_section_without_judged_steps(tmp_path):
-    folder = fixture.populate(tmp_path / "study")
+    folder = fixture.populate_searched(tmp_path / "study")
     for path in (folder / "trials").iterdir():
         path.write_text(path.read_text().replace('"accepted"', '"other"'))
     assert built(folder) is None

@@ -8,8 +8,9 @@ from functools import partial
 import msgspec
 import pytest
 import report_fixture as fixture
-from bill_fixture import FREE, HIT, MISS, POOL, SUITE
-from bill_fixture import Folder as Results
+from report_fixture import FREE, HIT, MISS, POOL
+from report_fixture import SECONDS_SUITE as SUITE
+from report_fixture import Folder as Results
 
 from bench_apts.core import store
 from bench_apts.core.spec import Searched

@@ -1,7 +1,7 @@
 """The expected cost of a search in narrower ranges, replayed from recorded trials, by hand."""
 
 import pytest
-from bill_fixture import Folder
+from report_fixture import Folder
 
 from bench_apts.core.spec import Searched
 from bench_apts.reports.canvas import theme

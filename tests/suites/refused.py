@@ -7,7 +7,7 @@ from bench_apts.suites import data
 
 
 def refusal(name, folder, offline=True):
-    """Returns what a user is told."""
+    """Return the message that a user sees."""
     with pytest.raises(UserError) as caught:
         data.prepare(name, folder, offline)
     message = str(caught.value)

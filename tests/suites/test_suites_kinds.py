@@ -63,7 +63,7 @@ def splits(kind="mapping", data_dir=None, offline=None):
                      for part in (slice(30), slice(30, None)))
     if kind == "rows":
         return Rows(0, 30), Rows(30, 40)
-    if kind == "told":
+    if kind == "arguments":
         return data_dir, offline
     wrong = {"unequal": {"input_ids": ids, "attention_mask": mask[:-1]}, "none": {},
              "spaced": {"input ids": ids}, "nan": {"x": np.where(mask, np.nan, 1.0)}}
@@ -175,10 +175,10 @@ def test_a_known_network_takes_no_dictionary(tried):
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_source_is_told_the_folder_and_whether_it_may_download(tried, tmp_path, offline):
+def test_a_source_receives_the_folder_and_whether_it_may_download(tried, tmp_path, offline):
     _, problem = tried("mapping")
-    told = msgspec.structs.replace(problem.suite.data, options={"kind": "told"})
-    suite = msgspec.structs.replace(problem.suite, data=told)
+    named = msgspec.structs.replace(problem.suite.data, options={"kind": "arguments"})
+    suite = msgspec.structs.replace(problem.suite, data=named)
     assert user_data.call(SuiteProblem(suite, str(tmp_path)), tmp_path, offline) == (
         tmp_path,
         offline,

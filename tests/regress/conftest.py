@@ -1,11 +1,11 @@
-"""A clone in which numbers can be tracked."""
+"""Repositories for the gate to look at, and a clone in which numbers can be tracked."""
 
 import importlib
 import shutil
 import sys
 
 import pytest
-from clones import ROOT
+from clones import ROOT, clone
 from scratch import Tracked
 
 
@@ -34,3 +34,9 @@ def regressions():
             sys.path.remove(str(ROOT / "suites"))
 
     return module
+
+
+@pytest.fixture
+def checkout(tmp_path, git):
+    """A repository with the code as it stands, committed once."""
+    return clone(tmp_path / "checkout")

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench_apts.optimizers.apts import RankError
 from bench_apts.optimizers.apts.flat_problem import FlatBuffers
-from bench_apts.optimizers.apts.rank_agreement import RankGroup, RoundAgreement
+from bench_apts.optimizers.apts.rank_agreement import RankAgreement, RankGroup, average_round
 
 N = 3
 PATIENCE_S = 60
@@ -35,7 +35,6 @@ class Threads(RankGroup):
 
 
 rounds = st.lists(st.fixed_dictionaries({
-    "steps": st.sampled_from([1, 2, 4]),
     "testing": st.booleans(),
     "failing": st.sampled_from([(), (), (), (0,), (1,), (0, 1)]),
     "counts": st.sampled_from([(16, 16, 16)] * 3 + [(0, 5, 11), (3, 0, 0), (0, 0, 0)]),
@@ -47,11 +46,10 @@ def one_rank(rank, size, shared, plan, buffers, told):
     theta = nn.Parameter(torch.zeros(N, dtype=torch.float64))
     statistics = [torch.zeros(2, dtype=torch.float64)] if buffers else []
     flat, ranks = FlatBuffers([theta], statistics, 6), Threads(rank, size, shared)
-    agreement = RoundAgreement(flat, ranks)
+    agreement = RankAgreement(ranks, flat.values, presumed=0)
     for number, what in enumerate(plan):
         agreement.begin()
-        for _ in range(what["steps"]):
-            agreement.count(what["counts"][rank])
+        agreement.count = what["counts"][rank]
         if rank in what["failing"]:
             agreement.fail(RuntimeError("here"))
         own = torch.arange(1.0, N + 1, dtype=torch.float64) * (10 * rank + number + 1)
@@ -63,13 +61,13 @@ def one_rank(rank, size, shared, plan, buffers, told):
         sums = torch.full((6,), float(rank), dtype=torch.float64) if what["testing"] else None
         floats, calls = ranks.floats, ranks.calls
         try:
-            total = agreement.mean(what["steps"], sums)
+            total = average_round(agreement, flat, sums)
         except (RankError, ValueError) as error:
             answer = type(error).__name__, str(error)
         else:
             answer = flat.gradient.clone(), total, [s.clone() for s in statistics]
         told[rank].append((answer, own, ranks.floats - floats, ranks.calls - calls,
-                           agreement.rate))
+                           agreement.total / size))
 
 
 @settings(deadline=None, max_examples=60)
@@ -115,15 +113,3 @@ def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
         more = (known is None) + marked
         assert cells[0][2:4] == (message + more * (2 + size), 1 + more)
         known = counts
-
-
-def test_a_state_from_before_the_first_round_is_restored():
-    flat = FlatBuffers([nn.Parameter(torch.zeros(N))], [], 6)
-    agreement = RoundAgreement(flat, RankGroup(None))
-    fresh = agreement.state_dict()
-    agreement.count(12)
-    agreement.mean(1, None)
-    assert agreement.rate == 12
-    agreement.load_state_dict(fresh)
-    assert agreement.rate == 0
-    assert agreement.state_dict() == fresh

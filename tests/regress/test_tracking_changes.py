@@ -43,7 +43,7 @@ def beyond(tmp_path):
                                           if len(values) > number})
         found = asv_tracking.find_changes(AsvSettings(tmp_path, THRESHOLDS), "box", "a" * 40,
                                           "b" * 40)
-        return found.numbers, [str(change) for change in found.beyond]
+        return found.numbers, [*found.worse, *found.better]
 
     return compare
 
