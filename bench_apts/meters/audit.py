@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 
     from bench_apts.meters.comm import CommMeter
     from bench_apts.plugins.optimizer_contract import World
-
-# struct tcp_info of linux/tcp.h; since Linux 4.19 it is long enough.
-_NOTSENT = struct.Struct("=144xI")
-_SENT = struct.Struct("=200xQQ")
-_LENGTH = 216
-_LISTEN = 10
 
 _REMEDY = "behind the meter's back: send it through torch.distributed"
 _MAX_NAMES = 3
@@ -205,23 +198,18 @@ def _first(names: list[str]) -> str:
 
 
 def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
-    """Return the bytes that each TCP socket of this process sent, retransmissions apart.
-
-    What is written but not yet on its way counts as sent.
+    """Return the bytes that each TCP socket of this process sent, by the socket's name.
 
     Args:
         but_ports: Sockets with one of these ports at either end are left out.
     """
     sent = {}
-    for inode, own in procfs.own_sockets():
+    for name, own in procfs.own_sockets():
         with own:
-            if not procfs.is_tcp(own):
-                continue
-            info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            if info[0] == _LISTEN or but_ports & procfs.ports(own):
-                continue
-            total, again = _SENT.unpack_from(info)
-            sent[inode] = total - again + _NOTSENT.unpack_from(info)[0]
+            if procfs.is_tcp(own):
+                counted = procfs.tcp_bytes(own)
+                if not counted.listens and not but_ports & procfs.ports(own):
+                    sent[name] = counted.sent
     return sent
 
 
@@ -246,9 +234,11 @@ def _obstacle(meter: CommMeter) -> str:
         return f"the bytes of {backend} cannot be predicted"
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not count a socket's bytes"
-    with socket.socket() as probe:
-        if len(probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)) < _LENGTH:
-            return "this kernel does not count a socket's bytes (Linux 4.19 does)"
+    try:
+        with socket.socket() as probe:
+            procfs.tcp_bytes(probe)
+    except OSError as error:
+        return str(error)
     return ""
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import stat
-import struct
 import sys
 import time
 from pathlib import Path
@@ -24,15 +22,11 @@ from bench_apts.meters.procfs import SharedMappings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_EVENTS = 4096
+_MAX_NAMES = 4096
 """Most names of a kind that are kept of one part of a trial: there may be a file for each step."""
 
-PROCESS_EVENTS = re.compile(r"/proc/(\d+)/(?:task/\d+/)?(?:fd|mem|map_files|root|cwd)(?:/|$)")
+_PROCESS_PATH = re.compile(r"/proc/(\d+)/(?:task/\d+/)?(?:fd|mem|map_files|root|cwd)(?:/|$)")
 """A path by which one process reaches into another; group 1 is its number."""
-
-_WRITER = "_open_zipfile_writer"
-_MAP_ANYHOW, _MAP_WRITABLE = 0, 2
-"""``access`` of ``mmap.mmap``: what ``prot`` says, which the event does not; and writable."""
 
 _MIN_BYTES = 1000
 """A rank that reads or writes less in all of training has no part in a file."""
@@ -52,7 +46,6 @@ _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR"
 """Code that one rank compiles and all load."""
 
 _T = TypeVar("_T")
-_RECEIVED, _SENT = struct.Struct("=128xQ"), struct.Struct("=200xQ")  # of struct tcp_info
 
 
 class SeenChannels(NamedTuple):
@@ -141,7 +134,7 @@ class HiddenChannels:
                                        + (peers - self._peers) * _STORE_BYTES_PER_PEER)
             self._sent |= events.called
             for names, more in ((self._written, events.written), (self._read, events.read)):
-                if len(names) < MAX_EVENTS:
+                if len(names) < _MAX_NAMES:
                     names |= more
             self.shared.mapped.update(events.mapped.mapped)
             self.shared.writable.update(events.mapped.writable)
@@ -154,9 +147,8 @@ class HiddenChannels:
                 if name not in self._inherited:
                     self._add(procfs.socket_ends(own))
                 if procfs.is_tcp(own) and self._store_ports & procfs.ports(own):
-                    info = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    self._store[name] = (
-                        _SENT.unpack_from(info)[0] + _RECEIVED.unpack_from(info)[0])
+                    counted = procfs.tcp_bytes(own)
+                    self._store[name] = counted.sent + counted.received
 
     def _look_at_files(self) -> None:
         children = procfs.child_processes()
@@ -189,7 +181,7 @@ class HiddenChannels:
         if self._bytes_read >= _MIN_BYTES or not self._transferred:
             received |= _files(self._read)
         for name in self._written | self._read:
-            process = PROCESS_EVENTS.match(name)
+            process = _PROCESS_PATH.match(name)
             if process:
                 sent.add(f"/proc/{process[1]}")
         return SeenChannels(sent - {""}, received - {""}, _place(), self._store_bytes,
@@ -207,6 +199,11 @@ def _place() -> str:
     """Return where a path or number of a process means the same: the machine, or a container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))])
+
+
+_WRITER = "_open_zipfile_writer"
+_MAP_ANYHOW, _MAP_WRITABLE = 0, 2
+"""``access`` of ``mmap.mmap``: what ``prot`` says, which the event does not; and writable."""
 
 
 class AuditEvents:
@@ -276,20 +273,20 @@ class AuditEvents:
         path = name.removesuffix(" (deleted)")
         if procfs.is_memory(path) or (access == _MAP_WRITABLE and found.st_nlink):
             device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
-            if len(self.mapped.writable) < MAX_EVENTS:
+            if len(self.mapped.writable) < _MAX_NAMES:
                 mapped = procfs.segment(path, device, found.st_ino, found.st_nlink == 0)
                 self.mapped.mapped[mapped] = path
                 self.mapped.writable.add(mapped)
 
 
 def _add(names: set[str], name: str) -> None:
-    if len(names) < MAX_EVENTS:
+    if len(names) < _MAX_NAMES:
         names.add(name)
 
 
 def _has_content(path: str) -> bool:
     """Say whether something can be read there: files that lock are empty."""
-    if PROCESS_EVENTS.match(path):
+    if _PROCESS_PATH.match(path):
         return True
     found = os.stat(path)
     return stat.S_ISFIFO(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_size > 0)
