@@ -201,7 +201,7 @@ class Context:
         groups: The suite's optimizers at each N, N ascending.
         looks: Each optimizer's look, by label.
         crowded: For each N, whether its times measure the machine rather than the method.
-        curves: The evaluations of the frozen configurations' trainings, see ``curves.frame``.
+        curves: The evaluations of the frozen configurations' trainings, see ``curve_frame``.
         replays: Tuning policies over the study's trials; None to leave them out.
     """
 
