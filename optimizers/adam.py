@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import (
-    GRADIENT_SUM,
-    Backend,
-    Hyperparameter,
-    LogUniform,
-    Loss,
-    Stepper,
-    Uniform,
-    World,
-)
+from bench_apts import contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,13 +13,20 @@ if TYPE_CHECKING:
     import torch
 
 HYPERPARAMETERS = {
-    "lr": Hyperparameter(1e-3, "peak learning rate", LogUniform(1e-4, 1e-1),
-                         wide=LogUniform(1e-5, 1.0), above=0),
-    "beta1": Hyperparameter(0.9, "decay of the first moment", wide=Uniform(0.8, 0.98),
-                            least=0, below=1),
-    "beta2": Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
-    "weight_decay": Hyperparameter(0.0, "decoupled weight decay", wide=LogUniform(1e-6, 1e-1),
-                                   least=0),
+    "lr": contract.Hyperparameter(
+        1e-3,
+        "peak learning rate",
+        contract.LogUniform(1e-4, 1e-1),
+        wide=contract.LogUniform(1e-5, 1.0),
+        above=0,
+    ),
+    "beta1": contract.Hyperparameter(
+        0.9, "decay of the first moment", wide=contract.Uniform(0.8, 0.98), least=0, below=1
+    ),
+    "beta2": contract.Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
+    "weight_decay": contract.Hyperparameter(
+        0.0, "decoupled weight decay", wide=contract.LogUniform(1e-6, 1e-1), least=0
+    ),
 }
 
 
@@ -44,20 +42,20 @@ def adamw(
 
 
 def build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
-) -> Stepper:
+    model: torch.nn.Module, loss: contract.Loss, values: Mapping[str, Any], world: contract.World
+) -> contract.Stepper:
     """Build ``torch.optim.AdamW`` under DistributedDataParallel."""
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
     return DataParallelStepper(model, loss, world, lambda parameters: adamw(parameters, values))
 
 
-backend = Backend(
+backend = contract.Backend(
     name="adam",
     summary="AdamW with a cosine schedule (DistributedDataParallel)",
     hyperparameters=HYPERPARAMETERS,
     build=build,
-    traffic=GRADIENT_SUM,
+    traffic=contract.GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )
 

@@ -14,16 +14,7 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import (
-    GRADIENT_SUM,
-    Backend,
-    Batch,
-    Hyperparameter,
-    Loss,
-    Stepper,
-    StepReport,
-    World,
-)
+from bench_apts import contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,7 +40,7 @@ class ScheduleFreeStepper:
         self._inner, self._refresh = inner, refresh
         self._optimizer: Any = inner.optimizer
 
-    def step(self, batch: Batch) -> StepReport:
+    def step(self, batch: contract.Batch) -> contract.StepReport:
         """Do one step of ``DataParallelStepper`` from y."""
         self._optimizer.train()
         return self._inner.step(batch)
@@ -62,7 +53,7 @@ class ScheduleFreeStepper:
         """Restore what ``state_dict`` returned."""
         self._inner.load_state_dict(state)
 
-    def prepare_for_eval(self, batches: Iterator[Batch]) -> None:
+    def prepare_for_eval(self, batches: Iterator[contract.Batch]) -> None:
         """Gather the statistics of BatchNorm layers at x, where there are any."""
         from torch.optim.swa_utils import update_bn
 
@@ -77,8 +68,8 @@ class ScheduleFreeStepper:
 
 
 def build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
-) -> Stepper:
+    model: torch.nn.Module, loss: contract.Loss, values: Mapping[str, Any], world: contract.World
+) -> contract.Stepper:
     """Build the package's ``AdamWScheduleFree`` under DistributedDataParallel."""
     from schedulefree import AdamWScheduleFree
 
@@ -93,23 +84,26 @@ def build(
         schedule=lambda step, steps: 1.0), values["refresh"])
 
 
-backend = Backend(
+backend = contract.Backend(
     name="schedule-free",
     summary="Schedule-Free AdamW at its authors' defaults (DistributedDataParallel)",
     hyperparameters={
-        "lr": Hyperparameter(0.0025, "learning rate", above=0),
-        "beta1": Hyperparameter(0.9, "weight of x in y, in the place of momentum", least=0,
-                                below=1),
-        "beta2": Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
-        "weight_decay": Hyperparameter(0.0, "decoupled weight decay, at y", least=0),
-        "refresh": Hyperparameter(
-            10, "minibatches that BatchNorm statistics are gathered from before an evaluation",
-            least=0),
-        "warmup": Hyperparameter(0.0, "share of the budget spent warming up", least=0),
+        "lr": contract.Hyperparameter(0.0025, "learning rate", above=0),
+        "beta1": contract.Hyperparameter(
+            0.9, "weight of x in y, in the place of momentum", least=0, below=1
+        ),
+        "beta2": contract.Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
+        "weight_decay": contract.Hyperparameter(0.0, "decoupled weight decay, at y", least=0),
+        "refresh": contract.Hyperparameter(
+            10,
+            "minibatches that BatchNorm statistics are gathered from before an evaluation",
+            least=0,
+        ),
+        "warmup": contract.Hyperparameter(0.0, "share of the budget spent warming up", least=0),
     },
     build=build,
     tuning_free=True,
-    traffic=GRADIENT_SUM,
+    traffic=contract.GRADIENT_SUM,
     requires=("schedulefree",),
     sources=("schedulefree", "bench_apts.optimizers.data_parallel"),
     moves_weights=True,

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import (
-    GRADIENT_SUM,
-    Backend,
-    Hyperparameter,
-    LogUniform,
-    Loss,
-    Stepper,
-    Uniform,
-    World,
-)
+from bench_apts import contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
-) -> Stepper:
+    model: torch.nn.Module, loss: contract.Loss, values: Mapping[str, Any], world: contract.World
+) -> contract.Stepper:
     """Build ``torch.optim.SGD`` under DistributedDataParallel."""
     import torch
 
@@ -35,17 +26,17 @@ def build(
         weight_decay=values["weight_decay"]))
 
 
-backend = Backend(
+backend = contract.Backend(
     name="sgd",
     summary="SGD with Nesterov momentum and a cosine schedule (DistributedDataParallel)",
     hyperparameters={
-        "lr": Hyperparameter(0.05, "peak learning rate", LogUniform(1e-3, 1.0),
-                             wide=LogUniform(1e-4, 10.0), above=0),
-        "momentum": Hyperparameter(0.9, "Nesterov momentum; 0 switches it off",
-                                   wide=Uniform(0.0, 0.99), least=0),
-        "weight_decay": Hyperparameter(0.0, "L2 penalty", least=0),
+        "lr": contract.Hyperparameter(0.05, "peak learning rate", contract.LogUniform(1e-3, 1.0),
+                             wide=contract.LogUniform(1e-4, 10.0), above=0),
+        "momentum": contract.Hyperparameter(0.9, "Nesterov momentum; 0 switches it off",
+                                   wide=contract.Uniform(0.0, 0.99), least=0),
+        "weight_decay": contract.Hyperparameter(0.0, "L2 penalty", least=0),
     },
     build=build,
-    traffic=GRADIENT_SUM,
+    traffic=contract.GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.meters.soundness import ledger_gap
 from bench_apts.reports import cells, data_origin
+from bench_apts.stats import trial_origins
 from bench_apts.stats.trial_costs import hit_bracket
-from bench_apts.stats.trial_origins import (
-    SIZE_TRAITS,
-    count_origins,
-    origin_cards,
-    origin_differences,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,11 +121,16 @@ def _machine(gathered: Gathered) -> Found:
         yield "Ranks on several machines", (
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these.")
-    if unlike := origin_differences(origin_cards(gathered.trials), SIZE_TRAITS):
-        yield "Trials of unlike environments", (
-            f"The trials differ in {count_origins(unlike)}. Times and memory are not judged where "
-            "trials differ at the same N, and no efficiency is worked out between such trials; "
-            "samples, passes, bytes and accuracies are. Provenance lists all environments.")
+    if unlike := trial_origins.origin_differences(
+        trial_origins.origin_cards(gathered.trials), trial_origins.SIZE_TRAITS
+    ):
+        yield (
+            "Trials of unlike environments",
+            f"The trials differ in {trial_origins.count_origins(unlike)}. Times and memory are "
+            "not judged where trials differ at the same N, and no efficiency is worked out "
+            "between such trials; samples, passes, bytes and accuracies are. Provenance lists all "
+            "environments.",
+        )
 
 
 def _measurements(gathered: Gathered) -> Found:

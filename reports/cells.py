@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.records import train_bytes
 from bench_apts.plugins import registry
-from bench_apts.stats import modelled_training, trial_origins
+from bench_apts.stats import modelled_training, shared_search, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
-from bench_apts.stats.shared_search import (
-    reprice_for_follower,
-    retime_tuning_outcome,
-    sample_price,
-)
 from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
 
@@ -147,13 +142,23 @@ class ReportCell:
     def _outcomes(self) -> dict[float, list[TargetOutcome]]:
         found = [outcomes(record) for record in self.draws]
         if self.search_owner:
-            price = sample_price(self.own)
-            found = [{level: reprice_for_follower(one, price) for level, one in each.items()}
-                     for each in found]
+            price = shared_search.sample_price(self.own)
+            found = [
+                {
+                    level: shared_search.reprice_for_follower(one, price)
+                    for level, one in each.items()
+                }
+                for each in found
+            ]
         elif self.tune and self.seeds:
-            price = sample_price(self.seeds)
-            found = [{level: retime_tuning_outcome(one, price) for level, one in each.items()}
-                     for each in found]
+            price = shared_search.sample_price(self.seeds)
+            found = [
+                {
+                    level: shared_search.retime_tuning_outcome(one, price)
+                    for level, one in each.items()
+                }
+                for each in found
+            ]
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[TargetOutcome]:

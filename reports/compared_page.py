@@ -8,17 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core import units
-from bench_apts.reports import report_formats, report_page
+from bench_apts.reports import compared_tables, report_formats, report_page
 from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale, swatch, theme
 from bench_apts.reports.compared_studies import compare_studies
-from bench_apts.reports.compared_tables import (
-    comparison_summary,
-    measures_table,
-    provenance_table,
-    ratios_table,
-    row_entries,
-    verdict_line,
-)
 from bench_apts.reports.figure_style import INK, looks
 from bench_apts.reports.section_parts import Block, Listing, Part, Pictures
 from bench_apts.reports.table import csv_bytes
@@ -57,11 +49,14 @@ def compose_comparison(first: Gathered, second: Gathered,
         UserError: They ran on other devices, or share nothing that has trials.
     """
     found = compare_studies(first, second, names, 1.0)
-    verdict = verdict_line(found)
+    verdict = compared_tables.verdict_line(found)
     labels = list(dict.fromkeys(row.match.second.label for row in found.rows))
     look = looks(labels)
     marks = {label: f"mark{index}" for index, label in enumerate(labels)}
-    tables = [measures_table(found.rows), provenance_table(first, second)]
+    tables = [
+        compared_tables.measures_table(found.rows),
+        compared_tables.provenance_table(first, second),
+    ]
     rows = {table.name: table.records() for table in tables}
     files = {f"tables/{name}.csv": partial(csv_bytes, entries) for name, entries in rows.items()}
     with theme():
@@ -76,7 +71,7 @@ def compose_comparison(first: Gathered, second: Gathered,
     figures = (figure for part in parts for figure in part.figures)
     return ComparisonOutput(page, files | report_page.figure_files(figures) | {
         "compared.json": partial(report_formats.comparison_document, found, rows, parts, verdict),
-        "compared.md": lambda: comparison_summary(found).encode()})
+        "compared.md": lambda: compared_tables.comparison_summary(found).encode()})
 
 
 def _side(letter: str, name: str, study: Gathered) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def _parts(found: StudyComparison, look: Mapping[str, Look]) -> list[Part]:
         figures = [figure for slot, measure in enumerate(_DRAWN)
                    if (figure := _ratio_figure(rows, measure, look, f"compared-{index}-{slot}"))]
         blocks: list[Block] = [Pictures(tuple(figures), wide=True)] if figures else []
-        table = measures_table(rows, f"{suite} at N = {ranks}")
+        table = compared_tables.measures_table(rows, f"{suite} at N = {ranks}")
         parts.append(Part(f"p{index}", f"{suite}, N = {ranks}", _finding(rows),
                           (*blocks, Listing(table, folded=False))))
     return parts
@@ -134,7 +129,7 @@ def _ratio_figure(rows: Sequence[ComparedRow], measure: str, looks: Mapping[str,
         _interval(axes, row, at, style, limits)
         axes.plot([row.measure.effect], [at], marker=style.marker, markersize=7,
                   color=style.color, markeredgewidth=0)
-        axes.annotate(row_entries(row)[3], (1, at),
+        axes.annotate(compared_tables.row_entries(row)[3], (1, at),
                       xycoords=("axes fraction", "data"), xytext=(8, 0),
                       textcoords="offset points", va="center", color=INK, annotation_clip=False)
     axes.axvline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
@@ -150,13 +145,13 @@ def _ratio_figure(rows: Sequence[ComparedRow], measure: str, looks: Mapping[str,
     return finish(
         drawing, slug, f"{where}: {title}, B over A", _caption(mine, drawn), {},
         basis=f"Trials: {'; '.join(dict.fromkeys(row.measure.basis for row in drawn))}.",
-        data=ratios_table(mine, f"{title}, {where}"))
+        data=compared_tables.ratios_table(mine, f"{title}, {where}"))
 
 
 def _caption(rows: Sequence[ComparedRow], drawn: Sequence[ComparedRow]) -> str:
     worst = max(drawn, key=lambda row: row.measure.effect)
     left_out = [row.match.second.label for row in rows if row not in drawn]
-    _, _, _, ratio, *_, verdict = row_entries(worst)
+    _, _, _, ratio, *_, verdict = compared_tables.row_entries(worst)
     parts = [f"Largest ratio: {worst.match.second.label}, {ratio} ({verdict})."]
     if any(row.measure.interval for row in drawn):
         parts.append("Bars: 95 % interval; an arrow: it goes on.")

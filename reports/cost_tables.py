@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, format_cost, headline
-from bench_apts.reports.table import (
-    Table,
-    Value,
-    finite,
-    hits_of_trials,
-    name,
-    number,
-    shared_search_sentence,
-)
+from bench_apts.reports import table
 from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.trial_costs import all_known
 
@@ -35,9 +27,11 @@ UNCOUNTED = "not counted"
 STATUS = {"oom": "out of memory", "timeout": "time limit"}
 
 
-def main_table(groups: Sequence[CellGroup], device: str, crowded: Mapping[int, bool]) -> Table:
+def main_table(
+    groups: Sequence[CellGroup], device: str, crowded: Mapping[int, bool]
+) -> table.Table:
     """Return the main table of one suite: a row for each N and optimizer."""
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[table.Value, ...]] = []
     breaks = set()
     for group in groups:
         breaks.add(len(rows))
@@ -47,7 +41,7 @@ def main_table(groups: Sequence[CellGroup], device: str, crowded: Mapping[int, b
         times = () if crowded[group.ranks] else ("train_s_to_target",)
         rows += _mark_best(block, (*times, "wire_bytes_to_target", "memory_bytes",
                                    "backwards_to_target"))
-    return Table(
+    return table.Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
         "reaches the target, every trial billed. Below it the 95 % "
@@ -71,11 +65,11 @@ def main_table(groups: Sequence[CellGroup], device: str, crowded: Mapping[int, b
         tuple(rows), frozenset(breaks))
 
 
-def levels_table(groups: Sequence[CellGroup], device: str) -> Table:
+def levels_table(groups: Sequence[CellGroup], device: str) -> table.Table:
     """Return the expected cost, tuning included, in three currencies at each level."""
     first = headline(device)
     currencies: tuple[Currency, ...] = ("wire_bytes", "gradient_evaluations")
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[table.Value, ...]] = []
     breaks = set()
     for group in groups:
         for level in sorted(group.suite.target.levels, reverse=True):
@@ -84,15 +78,15 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> Table:
                 found = cell.ert(first, level)
                 shown = units.format_goal(group.suite.target, level).rpartition(" of ")[2]
                 rows.append((
-                    name(cell.label, suite=cell.suite.name),
-                    number(str(cell.ranks), ranks=cell.ranks),
-                    number(units.format_percent(level, 0), shown, level=level,
+                    table.name(cell.label, suite=cell.suite.name),
+                    table.number(str(cell.ranks), ranks=cell.ranks),
+                    table.number(units.format_percent(level, 0), shown, level=level,
                            threshold=group.suite.target.threshold(level)),
-                    number(f"{found.hits} of {found.trials}", hits=found.hits,
+                    table.number(f"{found.hits} of {found.trials}", hits=found.hits,
                            trials=found.trials),
                     headlined(cell, device, level),
                     *(expected(cell, currency, device, level) for currency in currencies)))
-    return Table(
+    return table.Table(
         "expected-cost", "Expected cost by level of the target",
         "The same expected cost including tuning, in three currencies, at the full target and "
         "at the lower levels. Where the order changes with the level, do not lean on it.",
@@ -102,7 +96,7 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> Table:
         tuple(rows), frozenset(breaks))
 
 
-def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[Value, ...]:
+def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[table.Value, ...]:
     forwards, per_step, memory = cell.forwards_to_target, cell.bytes_per_step, cell.memory
     passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
                        units.format_count)
@@ -116,43 +110,55 @@ def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[Value, ...]:
                      bracket=True)
     hits = sum(o.hit for o in cell.finals)
     return (
-        name(cell.label, badge=cell.badge, suite=cell.suite.name, tuning_free=cell.tuning_free),
-        number(f"{cell.ranks}{' †' if crowded else ''}",
-               "" if cell.batch is None else f"minibatch {cell.batch:,}",
-               ranks=cell.ranks, global_batch=cell.batch),
+        table.name(
+            cell.label, badge=cell.badge, suite=cell.suite.name, tuning_free=cell.tuning_free
+        ),
+        table.number(
+            f"{cell.ranks}{' †' if crowded else ''}",
+            "" if cell.batch is None else f"minibatch {cell.batch:,}",
+            ranks=cell.ranks,
+            global_batch=cell.batch,
+        ),
         headlined(cell, device),
         _quantile(cell, device),
         _success(cell),
         timed(time, crowded),
         sent,
         passes,
-        number(units.NONE if memory is None else units.format_size(memory),
-               peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
+        table.number(
+            units.NONE if memory is None else units.format_size(memory),
+            peak_memory_bytes=cell.peak_memory,
+            memory_bytes=memory,
+        ),
         _tested(cell),
-        number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
-               seeds=len(cell.seeds), seeds_hit=hits))
+        table.number(
+            f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
+            seeds=len(cell.seeds),
+            seeds_hit=hits,
+        ),
+    )
 
 
-def headlined(cell: ReportCell, device: str, level: float = 1.0) -> Value:
+def headlined(cell: ReportCell, device: str, level: float = 1.0) -> table.Value:
     """Return the expected cost in the headline's currency; the CSV file has core-seconds too."""
     seconds = expected(cell, "core_seconds", device, level)
     shown = expected(cell, headline(device), device, level)
     return replace(shown, numbers={**seconds.numbers, **shown.numbers})
 
 
-def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1.0) -> Value:
+def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1.0) -> table.Value:
     """Return the expected cost with interval; without a hit in words, never as a number."""
     column = f"ert_{currency}"
     if not cell.draws:
-        return Value("not run yet", kind="number missed", numbers={column: None})
+        return table.Value("not run yet", kind="number missed", numbers={column: None})
     if not all_known(cell.outcomes(level), currency):
-        return Value(UNCOUNTED, numbers={column: None})
+        return table.Value(UNCOUNTED, numbers={column: None})
     form = partial(format_cost, currency, device=device)
     found, interval = cell.ert(currency, level), cell.interval(currency, level)
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would look like a measurement.
-        return Value(f"more than {form(found.bound)}" if found.total else "not reached",
-                     hits_of_trials(0, found.trials),
+        return table.Value(f"more than {form(found.bound)}" if found.total else "not reached",
+                     table.hits_of_trials(0, found.trials),
                      {column: None, f"{column}_more_than": found.bound}, "number missed")
     if not found.total:
         detail, interval = "", None  # a rank alone sends nothing, however often it is resampled
@@ -162,22 +168,24 @@ def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1
         detail = f"{form(interval.low)} or more"
     else:
         detail = units.between(form(interval.low), form(interval.high))
-    return number(form(found.cost), detail, **{
+    return table.number(form(found.cost), detail, **{
         column: found.cost, f"{column}_low": interval.low if interval else None,
         f"{column}_high": interval.high if interval else None})
 
 
-def _quantile(cell: ReportCell, device: str) -> Value:
+def _quantile(cell: ReportCell, device: str) -> table.Value:
     """Return the bill that suffices with a probability of 90 %; nothing without a hit."""
     drawn, currency = cell.outcomes(), headline(device)
-    found, seconds = (finite(restart_quantile([o.spent[which] for o in drawn],
+    found, seconds = (table.finite(restart_quantile([o.spent[which] for o in drawn],
                                               [o.cost[which] for o in drawn])) if drawn else None
                       for which in (currency, "core_seconds"))
-    return Value(units.NONE if found is None else format_cost(currency, found, device), numbers={
-        "restart_cost_90": seconds, f"restart_cost_90_{currency}": found})
+    return table.Value(
+        units.NONE if found is None else format_cost(currency, found, device),
+        numbers={"restart_cost_90": seconds, f"restart_cost_90_{currency}": found},
+    )
 
 
-def _success(cell: ReportCell) -> Value:
+def _success(cell: ReportCell) -> table.Value:
     found = cell.ert("samples")  # the same trials hit in every currency
     noun = "trial" if cell.tune else "seed"
     numbers: dict[str, Plain] = {
@@ -185,12 +193,12 @@ def _success(cell: ReportCell) -> Value:
         "trials": found.trials, "tuning_trials": len(cell.tune)}
     if not found.hits:
         limit = f"P ≤ {units.format_percent(found.success_limit, 0)}" if found.trials else ""
-        return Value(f"0 of {found.trials}", limit, numbers, "number missed")
-    return number(units.format_percent(found.hits / found.trials, 0),
+        return table.Value(f"0 of {found.trials}", limit, numbers, "number missed")
+    return table.number(units.format_percent(found.hits / found.trials, 0),
                   f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
 
 
-def timed(entry: Value, crowded: bool) -> Value:
+def timed(entry: table.Value, crowded: bool) -> table.Value:
     """Hide a time where ranks shared cores: it would measure the machine."""
     if not crowded or entry.kind == "number missed":
         return entry
@@ -198,21 +206,23 @@ def timed(entry: Value, crowded: bool) -> Value:
 
 
 def to_target(middle: MedianCost, column: str, form: Callable[[float], str], *,
-              bracket: bool = False) -> Value:
+              bracket: bool = False) -> table.Value:
     """Return a median cost to the target; where half of the seeds missed, in words."""
     if not middle.seeds or math.isnan(middle.median):
-        return Value(UNCOUNTED if middle.seeds else units.NONE, numbers={column: None})
+        return table.Value(UNCOUNTED if middle.seeds else units.NONE, numbers={column: None})
     if not math.isfinite(middle.median):
         # Success and Seeds say it of the whole row where none of them hit.
-        missed = hits_of_trials(middle.hits, middle.seeds) if middle.hits else ""
-        return Value("not reached", missed, {column: None}, "number missed")
+        missed = table.hits_of_trials(middle.hits, middle.seeds) if middle.hits else ""
+        return table.Value("not reached", missed, {column: None}, "number missed")
     numbers: dict[str, Plain] = {column: middle.median}
     if bracket:
         numbers[f"{column}_after"] = middle.after
-    return Value(form(middle.median), f"after {form(middle.after)}" if bracket else "", numbers)
+    return table.Value(
+        form(middle.median), f"after {form(middle.after)}" if bracket else "", numbers
+    )
 
 
-def _tested(cell: ReportCell) -> Value:
+def _tested(cell: ReportCell) -> table.Value:
     """Mean and range of the test metric, of the configuration that ends best."""
     metric, tests, target = cell.test_metric, cell.test, cell.suite.target
     remarks = []
@@ -221,15 +231,15 @@ def _tested(cell: ReportCell) -> Value:
                                      units.format_metric(target, metric, max(tests))))
     if tests and cell.two_configurations and not cell.best_seeds:
         remarks.append("fastest; best not rerun")
-    return number(
+    return table.number(
         units.format_metric(target, metric, statistics.fmean(tests)) if tests else units.NONE,
         ", ".join(remarks), test_mean=statistics.fmean(tests) if tests else None,
         test_metric=metric, test_low=min(tests, default=None),
         test_high=max(tests, default=None))
 
 
-def _mark_best(block: Sequence[tuple[Value, ...]], columns: Sequence[str],
-               competing: Sequence[bool] = ()) -> list[tuple[Value, ...]]:
+def _mark_best(block: Sequence[tuple[table.Value, ...]], columns: Sequence[str],
+               competing: Sequence[bool] = ()) -> list[tuple[table.Value, ...]]:
     """Set the lowest entry of each of these columns in bold, unless all are alike.
 
     Args:
@@ -254,7 +264,7 @@ def _mark_best(block: Sequence[tuple[Value, ...]], columns: Sequence[str],
 def _shared(groups: Sequence[CellGroup], device: str) -> str:
     """Say whose search was another's, and what that would have cost at each N."""
     said = [f"N = {group.ranks}: {line}" for group in groups
-            if (line := shared_search_sentence(group.cells, headline(device), device))]
+            if (line := table.shared_search_sentence(group.cells, headline(device), device))]
     return f" {' '.join(said)}" if said else ""
 
 

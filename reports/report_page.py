@@ -19,20 +19,12 @@ from markupsafe import Markup
 from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
-from bench_apts.reports import caveats
+from bench_apts.reports import caveats, section_parts
 from bench_apts.reports.canvas import swatch, theme
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
 from bench_apts.reports.figure_style import LOOKS, looks
 from bench_apts.reports.replayed_searches import Replays
-from bench_apts.reports.section_parts import (
-    Boxes,
-    Context,
-    Listing,
-    Pictures,
-    Prose,
-    StudyContext,
-)
 from bench_apts.reports.sections import decision_boxes, find_sections, trial_detail
 from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pools
@@ -93,8 +85,16 @@ def render_page(
         finalize=_joined)
     environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS, shared=_shared)
     environment.tests.update(
-        {kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
-         for kind in (Boxes, Listing, Pictures, Prose)})
+        {
+            kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
+            for kind in (
+                section_parts.Boxes,
+                section_parts.Listing,
+                section_parts.Pictures,
+                section_parts.Prose,
+            )
+        }
+    )
     policy = (f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
               "img-src data:; base-uri 'none'; form-action 'none'")
     return environment.get_template(template).render(
@@ -184,7 +184,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     view = CostView(headline(gathered.device), 1.0, gathered.device)
     with theme(), Replays(read_pools(gathered.groups, view), view) as replays:
         contexts = _contexts(gathered, replays)
-        chapters, overall, failures = _build(StudyContext(tuple(contexts), found))
+        chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
         symbols = {label: swatch(look[label], f"mark{index}", label)
                    for index, label in enumerate(labels)}
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
@@ -211,7 +211,9 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
                         notes, origin, warnings)
 
 
-def _build(study: StudyContext) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
+def _build(
+    study: section_parts.StudyContext,
+) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
     """Build all sections: the chapters, the parts about the whole study, and what failed."""
     found, failures = find_sections()
     decisions = [decision_boxes.part(context) for context in study.suites]
@@ -232,7 +234,7 @@ def _build(study: StudyContext) -> tuple[tuple[Chapter, ...], tuple[Part, ...], 
     return tuple(chapters), tuple(overall), failures
 
 
-def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
+def _contexts(gathered: Gathered, replays: Replays) -> list[section_parts.Context]:
     study = gathered.file.study
     look = looks([entry.label for entry in study.entries])
     crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
@@ -242,7 +244,9 @@ def _contexts(gathered: Gathered, replays: Replays) -> list[Context]:
         groups = tuple(group for group in gathered.groups if group.suite == suite)
         twins = [other for other in study.suites if other.name == suite.name]
         prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
-        found.append(Context(gathered, suite, prefix, groups, look, crowded, data, replays))
+        found.append(
+            section_parts.Context(gathered, suite, prefix, groups, look, crowded, data, replays)
+        )
     return found
 
 

@@ -15,14 +15,7 @@ from bench_apts.reports.cost_tables import UNCOUNTED, expected, timed
 from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import Table, Value, name, number, rank_by_cost
 from bench_apts.reports.tuning_pools import opening_entries
-from bench_apts.stats.expected_cost import (
-    best_of,
-    hit_probability,
-    miss_limit,
-    restart_costs,
-    restart_quantile,
-    sequential_bill,
-)
+from bench_apts.stats import expected_cost
 from bench_apts.stats.trial_costs import all_known
 from bench_apts.stats.verdict import RULE
 
@@ -67,7 +60,7 @@ def _success(cell: ReportCell, view: CostView) -> Value:
     hits, trials = sum(o.hit for o in drawn), len(drawn)
     if not trials:
         return number(units.NONE, hits=0, trials=0)
-    limit = None if hits else miss_limit(trials)
+    limit = None if hits else expected_cost.miss_limit(trials)
     shown = f"P {units.format_percent(hits / trials, 0)}" if limit is None else (
         f"P ≤ {units.format_percent(limit, 0)}")
     return number(f"{hits} of {trials}", shown, hits=hits, trials=trials,
@@ -91,8 +84,8 @@ def search_spread_table(pools: Sequence[Pool], view: CostView) -> Table | None:
 
 def _spread(pool: Pool, view: CostView) -> list[Value]:
     found, half = pool.ert, len(pool.cost) // 2
-    bills = {"restart_q90": restart_quantile(pool.spent, pool.cost, 0.9),
-             "sequential": sequential_bill(pool.spent, pool.cost)}
+    bills = {"restart_q90": expected_cost.restart_quantile(pool.spent, pool.cost, 0.9),
+             "sequential": expected_cost.sequential_bill(pool.spent, pool.cost)}
     entries = [view.entry(column, bill, found.bound) for column, bill in bills.items()]
     entries += [_best(pool, view, draws, f"best_of_{draws}") for draws in (2, 4)]
     last = _best(pool, view, half, "best_of_half")
@@ -106,8 +99,8 @@ def _best(pool: Pool, view: CostView, draws: int, column: str) -> Value:
     cost, chance = f"{column}_{view.currency}", f"{column}_success"
     if not 1 <= draws <= len(pool.cost) // 2:
         return Value(units.NONE, numbers={cost: None, chance: None})
-    p = hit_probability(pool.ert.trials, pool.ert.hits, draws)
-    least = best_of(pool.cost, draws)
+    p = expected_cost.hit_probability(pool.ert.trials, pool.ert.hits, draws)
+    least = expected_cost.best_of(pool.cost, draws)
     shown = view.show(least) if math.isfinite(least) else "∞" if p else "not reached"
     return Value(shown, f"P {units.format_percent(p, 0)}", {
         cost: least if math.isfinite(least) else None, chance: p})
@@ -123,7 +116,9 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     ends = []
     for pool in able:
         look = scene.context.looks[pool.cell.label]
-        costs = np.quantile(restart_costs(pool.spent, pool.cost), levels, method="inverted_cdf")
+        costs = np.quantile(
+            expected_cost.restart_costs(pool.spent, pool.cost), levels, method="inverted_cdf"
+        )
         ends += [costs[0], costs[-1]]
         axes.plot(costs, levels, color=look.color, linestyle=look.dashes, marker=look.marker,
                   markevery=(9, 40), markersize=5, markeredgewidth=0, drawstyle="steps-post")
@@ -133,7 +128,10 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
     axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
     heading(axes, "share of searches that such a bill suffices for")
-    tails = [(restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label) for pool in able]
+    tails = [
+        (expected_cost.restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label)
+        for pool in able
+    ]
     tail, label = min(tails)
     caption = f"Nine of ten searches end for the least with {label}: {scene.view.show(tail)}."
     if len(tails) > 1:
@@ -149,16 +147,34 @@ def restart_figure(scene: TuningScene) -> Figure | None:
 
 def _restart_table(scene: TuningScene) -> Table:
     return Table(
-        "restarts", "Cost of a search until it hits",
+        "restarts",
+        "Cost of a search until it hits",
         "Bill that this share of searches does not exceed.",
-        (("Optimizer", ""), ("Hit", "trials"),
-         *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES)),
-        tuple((name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
-               number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
-                      trials=pool.ert.trials),
-               *(scene.view.entry(f"restart_q{100 * share:.0f}",
-                                  restart_quantile(pool.spent, pool.cost, share), 0.0)
-                 for share in _SHARES)) for pool in scene.searches))
+        (
+            ("Optimizer", ""),
+            ("Hit", "trials"),
+            *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES),
+        ),
+        tuple(
+            (
+                name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
+                number(
+                    f"{pool.ert.hits} of {pool.ert.trials}",
+                    hits=pool.ert.hits,
+                    trials=pool.ert.trials,
+                ),
+                *(
+                    scene.view.entry(
+                        f"restart_q{100 * share:.0f}",
+                        expected_cost.restart_quantile(pool.spent, pool.cost, share),
+                        0.0,
+                    )
+                    for share in _SHARES
+                ),
+            )
+            for pool in scene.searches
+        ),
+    )
 
 
 def compared_currencies(group: CellGroup, device: str) -> list[Currency]:

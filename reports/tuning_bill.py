@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.core.errors import UserError
+from bench_apts.reports import tuning_pools
 from bench_apts.reports.bills_by_trainings import interval_words, payoff_table, trainings_table
 from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
 from bench_apts.reports.replayed_searches import Replays, replay_table, tries_a_list
 from bench_apts.reports.search_costs import search_cost_table, search_spread_table
 from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
 from bench_apts.reports.table import ENOUGH, Table, Value, mono, number, unstable_winner
-from bench_apts.reports.tuning_pools import (
-    CostView,
-    opening_entries,
-    read_pools,
-    transfer_bills,
-    unlike_environments,
-    with_few_trials,
-)
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.pairwise_comparison import Bill, compare
@@ -88,7 +81,7 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
         UserError: A suite's target has no such level, or the replay ended without an answer.
     """
     currency = currency or headline(gathered.device)
-    view = CostView(currency, level, gathered.device)
+    view = tuning_pools.CostView(currency, level, gathered.device)
     suites, groups = gathered.file.study.suites, gathered.groups
     for suite in suites:
         levels = suite.target.every_level
@@ -101,8 +94,11 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
                  if currency in TIME_CURRENCIES and group.unlike]
     warnings += [line for group in groups if (line := unstable_winner(group, currency))]
     with contextlib.ExitStack() as stack:
-        replays = (stack.enter_context(Replays(read_pools(groups, view), view)) if replay
-                   else None)
+        replays = (
+            stack.enter_context(Replays(tuning_pools.read_pools(groups, view), view))
+            if replay
+            else None
+        )
         found = [suite_bill([group for group in groups if group.suite == suite], view, replays)
                  for suite in suites]
     notes = [note for each in found for note in each.notes]
@@ -111,7 +107,9 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
                                 for suite, each in zip(suites, found, strict=True)], notes)
 
 
-def suite_bill(groups: Sequence[CellGroup], view: CostView, replays: Replays | None) -> SuiteBill:
+def suite_bill(
+    groups: Sequence[CellGroup], view: tuning_pools.CostView, replays: Replays | None
+) -> SuiteBill:
     """Work out the bill of one suite.
 
     Args:
@@ -122,8 +120,8 @@ def suite_bill(groups: Sequence[CellGroup], view: CostView, replays: Replays | N
     Raises:
         UserError: The replay ended without an answer.
     """
-    pools = read_pools(groups, view)
-    totals, notes = transfer_bills(pools, view)
+    pools = tuning_pools.read_pools(groups, view)
+    totals, notes = tuning_pools.transfer_bills(pools, view)
     tables = [search_cost_table(groups, view), search_spread_table(pools, view),
               trainings_table(pools, view), payoff_table(pools, view),
               width_table(narrow_searches(pools), view), totals]
@@ -168,7 +166,7 @@ def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) ->
     if followers := [pool.cell for pool in tuned if pool.cell.search_owner]:
         notes.append(f"{_names(followers)} took over another's search: its trials, at the "
                      "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
-    if with_few_trials([cell for group in groups for cell in group.cells]):
+    if tuning_pools.with_few_trials([cell for group in groups for cell in group.cells]):
         notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "
                      "ranking")
     return notes
@@ -231,8 +229,12 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def width_table(found: Sequence[NarrowedSearch], view: CostView, file: str = "bill-width",
-                against: Pool | None = None) -> Table | None:
+def width_table(
+    found: Sequence[NarrowedSearch],
+    view: tuning_pools.CostView,
+    file: str = "bill-width",
+    against: Pool | None = None,
+) -> Table | None:
     """Return the expected cost of searches in narrower and narrower ranges; None without any.
 
     The optimizer without tuning ``against`` which they are compared gets the last row.
@@ -242,7 +244,7 @@ def width_table(found: Sequence[NarrowedSearch], view: CostView, file: str = "bi
     rows = [_width_row(each, view) for each in found]
     if against:
         rows.append((
-            *opening_entries(against.cell, view), number(units.NONE, factor=None),
+            *tuning_pools.opening_entries(against.cell, view), number(units.NONE, factor=None),
             mono("not searched", hyperparameter=None, range_low=None, range_high=None),
             *_expected(Bill(against.spent, against.cost), view)))
     return Table(
@@ -255,18 +257,18 @@ def width_table(found: Sequence[NarrowedSearch], view: CostView, file: str = "bi
          ("Hit", "trials inside"), ("Expected cost", "95 % interval")), tuple(rows))
 
 
-def _width_row(each: NarrowedSearch, view: CostView) -> tuple[Value, ...]:
+def _width_row(each: NarrowedSearch, view: tuning_pools.CostView) -> tuple[Value, ...]:
     factor, low, high, _ = each.width
     whole = math.isinf(factor)
     return (
-        *opening_entries(each.pool.cell, view),
+        *tuning_pools.opening_entries(each.pool.cell, view),
         number("all" if whole else _digits(factor), factor=None if whole else factor),
         mono(f"{each.knob} {_digits(low)} to {_digits(high)}", hyperparameter=each.knob,
              range_low=low, range_high=high),
         *_expected(each.bill, view))
 
 
-def _expected(bill: Bill, view: CostView) -> tuple[Value, Value]:
+def _expected(bill: Bill, view: tuning_pools.CostView) -> tuple[Value, Value]:
     found, interval = ert(bill.spent, bill.cost), ert_interval(bill.spent, bill.cost)
     return (number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
             view.entry("ert", found.cost, found.bound,
@@ -308,7 +310,9 @@ def width_figure(scene: TuningScene) -> Figure | None:
         data=width_table(found, scene.view, "width", against))
 
 
-def width_sentence(found: Sequence[NarrowedSearch], against: Pool | None, view: CostView) -> str:
+def width_sentence(
+    found: Sequence[NarrowedSearch], against: Pool | None, view: tuning_pools.CostView
+) -> str:
     """Say how closely one has to know a hyperparameter for its search to be the cheaper way.
 
     Args:
@@ -318,7 +322,7 @@ def width_sentence(found: Sequence[NarrowedSearch], against: Pool | None, view: 
     """
     if against is None:
         return "No optimizer without tuning reached the target."
-    if apart := unlike_environments([against, *(each.pool for each in found)], view):
+    if apart := tuning_pools.unlike_environments([against, *(each.pool for each in found)], view):
         return f"Not judged: trials differ in {apart}."
     return " ".join(_width_words([*steps], against) for _, steps in itertools.groupby(
         found, lambda each: (each.pool, each.knob)))

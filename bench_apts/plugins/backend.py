@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench_apts.core.configuration import Hyperparameter, coerce
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.plugins.backend_checks import (
-    check_bundles,
-    check_hyperparameters,
-    fail,
-    require_function,
-    require_name,
-    require_tuple,
-    require_type,
-    shown,
-)
+from bench_apts.plugins import backend_checks
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
 
 if TYPE_CHECKING:
@@ -95,33 +86,37 @@ class Backend:
     developed_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require_name("a backend's name", self.name)
+        backend_checks.require_name("a backend's name", self.name)
         if self.name.endswith(".py"):
-            raise UserError(f"a backend's name: {shown(self.name)} would be taken for a file; "
-                            "leave out .py")
+            raise UserError(
+                f"a backend's name: {backend_checks.shown(self.name)} would be taken for a file; "
+                "leave out .py"
+            )
         where = self.name
         for name, kind in {"summary": str, "follows": str, "family": str, "tuning_free": bool,
                            "moves_weights": bool, "space_version": int, "min_ranks": int}.items():
-            require_type(f"{where}: {name}", getattr(self, name), kind)
+            backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)
         if self.min_ranks < 1:
-            fail(f"{where}: min_ranks", "a number of at least 1", self.min_ranks)
+            backend_checks.fail(f"{where}: min_ranks", "a number of at least 1", self.min_ranks)
         if self.follows == where:
-            fail(f"{where}: follows", "the name of another optimizer", self.follows)
+            backend_checks.fail(f"{where}: follows", "the name of another optimizer", self.follows)
         for name in ("requires", "sources"):
-            for module in require_tuple(f"{where}: {name}", getattr(self, name)):
+            for module in backend_checks.require_tuple(f"{where}: {name}", getattr(self, name)):
                 if not isinstance(module, str) or not all(
                         part.isidentifier() for part in module.split(".")):
-                    fail(f"{where}: {name}", "names of modules as `import` takes them", module)
-        for suite in require_tuple(f"{where}: developed_on", self.developed_on):
+                    backend_checks.fail(
+                        f"{where}: {name}", "names of modules as `import` takes them", module
+                    )
+        for suite in backend_checks.require_tuple(f"{where}: developed_on", self.developed_on):
             if not isinstance(suite, str):
-                fail(f"{where}: developed_on", "names of suites", suite)
+                backend_checks.fail(f"{where}: developed_on", "names of suites", suite)
         for name, arguments in _CALLS.items():
             function = getattr(self, name)
             if function is not None or name == "build":
-                require_function(f"{where}: {name}", function, arguments)
+                backend_checks.require_function(f"{where}: {name}", function, arguments)
         self._check_traffic()
-        check_hyperparameters(where, self.hyperparameters)
-        check_bundles(where, self.hyperparameters, self.presets, self.ordered)
+        backend_checks.check_hyperparameters(where, self.hyperparameters)
+        backend_checks.check_bundles(where, self.hyperparameters, self.presets, self.ordered)
         turned = [name for name, knob in self.hyperparameters.items() if knob.search or knob.wide]
         if self.tuning_free and (turned or self.ordered):
             what = f"the search of {turned[0]}" if turned else "ordered configurations"
@@ -132,12 +127,14 @@ class Backend:
         if formula is None:
             return
         if not isinstance(formula, TrafficFormula):
-            fail(where, "a TrafficFormula", formula)
-        require_type(f"{where}: words", formula.words, str)
-        require_type(f"{where}: note", formula.note, str)
+            backend_checks.fail(where, "a TrafficFormula", formula)
+        backend_checks.require_type(f"{where}: words", formula.words, str)
+        backend_checks.require_type(f"{where}: note", formula.note, str)
         if formula.unit not in ("step", "round"):
-            fail(f"{where}: unit", "step or round", formula.unit)
-        require_function(f"{where}: payloads", formula.payloads, ("parameters", "ranks"))
+            backend_checks.fail(f"{where}: unit", "step or round", formula.unit)
+        backend_checks.require_function(
+            f"{where}: payloads", formula.payloads, ("parameters", "ranks")
+        )
 
     def unavailable(self) -> str | None:
         """Return why the backend cannot run here, or None if it can."""
@@ -197,8 +194,10 @@ class Backend:
         except TypeError:
             number = 0
         if not 1 <= number < 2**63:
-            raise UserError(f"{where} returned {shown(found)}, which cannot be shared by {ranks} "
-                            "ranks; expected a whole number of samples from 1 on")
+            raise UserError(
+                f"{where} returned {backend_checks.shown(found)}, which cannot be shared by "
+                f"{ranks} ranks; expected a whole number of samples from 1 on"
+            )
         return number
 
     def slicing(self, values: Mapping[str, Any]) -> Sampling | None:
@@ -211,8 +210,10 @@ class Backend:
             return None
         found = _call(f"{self.name}: sampling(…)", self.sampling, values)
         if not isinstance(found, Sampling):
-            raise UserError(f"{self.name}: sampling(…) returned {shown(found)}; expected a "
-                            "Sampling")
+            raise UserError(
+                f"{self.name}: sampling(…) returned {backend_checks.shown(found)}; expected a "
+                "Sampling"
+            )
         return found
 
 

@@ -23,16 +23,8 @@ from bench_apts.core import environment, store, trial_files
 from bench_apts.core.configuration import parse_selector
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import canonical
-from bench_apts.regress import gate_findings
+from bench_apts.regress import gate_findings, gate_trainings
 from bench_apts.regress.gate_findings import GateFinding, GateResult, Timing
-from bench_apts.regress.gate_trainings import (
-    GateCell,
-    GateRequest,
-    TrainingFailed,
-    cell_of,
-    failed_trial,
-    train,
-)
 from bench_apts.stats import trial_origins
 from bench_apts.stats.timing_noise import Ratios, settle_slowdowns
 from bench_apts.study import resolve
@@ -46,8 +38,8 @@ if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import Clock, Pairs
     from bench_apts.regress.gate_trainings import CodeTree
 
-    Run = Mapping[GateCell, TrialRecord]
-    TimeKey = tuple[GateCell, Clock]
+    Run = Mapping[gate_trainings.GateCell, TrialRecord]
+    TimeKey = tuple[gate_trainings.GateCell, Clock]
 
 
 class InterleavedBlock(NamedTuple):
@@ -63,17 +55,29 @@ class InterleavedBlock(NamedTuple):
         return ((math.log(three / one), math.log(four / two)),
                 (math.log(two / one), math.log(three / four)))
 
-    def failures(self, cell: GateCell) -> tuple[str, str]:
+    def failures(self, cell: gate_trainings.GateCell) -> tuple[str, str]:
         """Return why base and head have no answer, "" where they did not fail."""
-        base = [failed_trial(run[cell]) if cell in run else "not run" for run in self.base]
-        head = [failed_trial(run[cell], other.get(cell)) if cell in run else "not run"
-                for run, other in zip(self.head, self.base, strict=True)]
+        base = [
+            gate_trainings.failed_trial(run[cell]) if cell in run else "not run"
+            for run in self.base
+        ]
+        head = [
+            gate_trainings.failed_trial(run[cell], other.get(cell)) if cell in run else "not run"
+            for run, other in zip(self.head, self.base, strict=True)
+        ]
         return next(filter(None, base), ""), next(filter(None, head), "")
 
 
 def compare_interleaved(
-    base: CodeTree, head: CodeTree, request: GateRequest, folder: Path, *, pairs: int,
-    factor: float, base_seed: int, say: Callable[[str], None],
+    base: CodeTree,
+    head: CodeTree,
+    request: gate_trainings.GateRequest,
+    folder: Path,
+    *,
+    pairs: int,
+    factor: float,
+    base_seed: int,
+    say: Callable[[str], None],
 ) -> GateResult:
     """Compare two trees.
 
@@ -97,7 +101,7 @@ def compare_interleaved(
     def result(notes: Iterator[str] | tuple[str, ...] = ()) -> GateResult:
         return GateResult(base.text, head.text, tuple(findings), tuple(notes))
 
-    def run(part: GateRequest) -> None:
+    def run(part: gate_trainings.GateRequest) -> None:
         blocks.append(_run_block(base, head, part, folder, len(blocks), base_seed + len(blocks),
                                  say))
 
@@ -117,7 +121,7 @@ def compare_interleaved(
         keys = [(f.cell, clock) for f in findings if not f.unjudged
                 for clock in _clocks(blocks[0].base[0][f.cell])]
         slowdowns = settle_slowdowns(keys, measure, pairs, factor)
-    except TrainingFailed as error:
+    except gate_trainings.TrainingFailed as error:
         return GateResult(base.text, head.text, (), (), f"head does not run: {error}")
     findings = _judge_blocks(blocks, factor)
     for finding in findings:
@@ -126,25 +130,37 @@ def compare_interleaved(
     return result(_interleaved_notes(blocks, findings))
 
 
-def _run_block(base: CodeTree, head: CodeTree, request: GateRequest, folder: Path, number: int,
-               seed: int, say: Callable[[str], None]) -> InterleavedBlock:
+def _run_block(
+    base: CodeTree,
+    head: CodeTree,
+    request: gate_trainings.GateRequest,
+    folder: Path,
+    number: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> InterleavedBlock:
     order = (base, head, head, base) if number % 2 == 0 else (head, base, base, head)
     runs: dict[str, list[Run]] = {base.name: [], head.name: []}
     for place, tree in enumerate(order, 1):
         say(f"block {number + 1}, run {place} of 4: {tree.name}")
         try:
-            records = train(tree, request, folder / f"{number + 1:02}-{place}-{tree.name}",
-                            base_seed=seed)
-        except TrainingFailed as error:
+            records = gate_trainings.train(
+                tree, request, folder / f"{number + 1:02}-{place}-{tree.name}", base_seed=seed
+            )
+        except gate_trainings.TrainingFailed as error:
             if tree is head:
                 raise
             raise UserError(f"base {base.text} does not run: {error}") from error
-        runs[tree.name].append({cell_of(record.trial): record for record in records})
+        runs[tree.name].append(
+            {gate_trainings.cell_of(record.trial): record for record in records}
+        )
     (old, old_again), (new, new_again) = runs[base.name], runs[head.name]
     return InterleavedBlock((old, old_again), (new, new_again))
 
 
-def _narrowed(request: GateRequest, cells: set[GateCell]) -> GateRequest:
+def _narrowed(
+    request: gate_trainings.GateRequest, cells: set[gate_trainings.GateCell]
+) -> gate_trainings.GateRequest:
     """Leave out optimizers and world sizes that are judged already."""
     def label(selector: str) -> str:
         named = parse_selector(selector)
@@ -235,7 +251,7 @@ def compare_with_stored(
     base_seed = store.read_study(baseline).study.base_seed
     read = store.read_trial_files(baseline)
     stored = [r for r in read.records if r.trial.stage == "report"
-              and not r.trial.twin and not failed_trial(r)]
+              and not r.trial.twin and not gate_trainings.failed_trial(r)]
     if not stored:
         raise UserError(f"{baseline} has no final training that came to an answer; give "
                         "--baseline a study that `bench-apts run` has finished")
@@ -251,24 +267,27 @@ def compare_with_stored(
         file = folder / f"suite-{number:02}.toml"
         file.write_text(tomlkit.dumps(msgspec.to_builtins(group[0].trial.suite)), "utf-8")
         selectors = tuple(dict.fromkeys(_selector(r.trial) for r in group))
-        request = GateRequest((str(file),), (ranks,), selectors, (), data_dir, offline)
+        request = gate_trainings.GateRequest(
+            (str(file),), (ranks,), selectors, (), data_dir, offline
+        )
         try:
-            records = train(head, request, folder / f"{number:02}-head", seeds=seeds,
-                            base_seed=base_seed)
-        except TrainingFailed as error:
+            records = gate_trainings.train(
+                head, request, folder / f"{number:02}-head", seeds=seeds, base_seed=base_seed
+            )
+        except gate_trainings.TrainingFailed as error:
             raise UserError(f"head {head.text} cannot repeat {baseline}: {error}") from error
         repeated |= {_key(r.trial): r for r in records}
-    pairs: dict[GateCell, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
+    pairs: dict[gate_trainings.GateCell, list[tuple[TrialRecord, TrialRecord]]] = defaultdict(list)
     for record in stored:
         trial = record.trial
         if _key(trial) not in repeated:
             raise UserError(f"head {head.text} trains {trial.label} on {trial.suite.name} at N = "
                             f"{trial.ranks} with other seeds or data than {baseline}; make the "
                             "baseline again")
-        pairs[cell_of(trial)].append((record, repeated[_key(trial)]))
+        pairs[gate_trainings.cell_of(trial)].append((record, repeated[_key(trial)]))
     findings = []
     for cell, of in pairs.items():
-        failed = next(filter(None, (failed_trial(new, old) for old, new in of)), "")
+        failed = next(filter(None, (gate_trainings.failed_trial(new, old) for old, new in of)), "")
         findings.append(GateFinding(cell, factor, failed=failed) if failed
                         else gate_findings.judge_counts(cell, factor, of))
     copies = (trial_files.left_out(read.copies),) if read.copies else ()
@@ -276,7 +295,7 @@ def compare_with_stored(
                       (*copies, *_stored_notes(stored, pairs)))
 
 
-def _stored_notes(stored: Sequence[TrialRecord], pairs: Mapping[GateCell, Pairs]
+def _stored_notes(stored: Sequence[TrialRecord], pairs: Mapping[gate_trainings.GateCell, Pairs]
                   ) -> Iterator[str]:
     cards = {trial_origins.origin_card(record.header.environment) for record in stored}
     other = trial_origins.describe_origins(trial_origins.origin_differences(

@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bench_apts.stats import intervals
 from bench_apts.stats.expected_cost import check_bills, ert
-from bench_apts.stats.intervals import (
-    BOOTSTRAP_SEED,
-    CERTAIN_PRIOR,
-    DRAWS,
-    RESAMPLES,
-    ErtDraws,
-    Interval,
-    ert_draws,
-    erts,
-    resampled,
-)
 from bench_apts.stats.verdict import Evidence, least_p, permutation_p
 
 if TYPE_CHECKING:
@@ -74,7 +64,7 @@ class Comparison(NamedTuple):
     """
 
     ratio: float
-    interval: Interval | None
+    interval: intervals.Interval | None
     p: float
     least: float
 
@@ -113,10 +103,10 @@ def compare(first: Bill, second: Bill, *, paired: bool) -> Comparison:
     if min(len(first.spent), len(second.spent)) < 2:
         return Comparison(ratio, None, 1.0, 1.0)
     low, high = _ratio_draws(first, second, paired)
-    interval = ErtDraws(low, high).interval()
+    interval = intervals.ErtDraws(low, high).interval()
     if first.fixed or second.fixed:
         sides = int((low <= 1).sum()), int((high >= 1).sum())
-        least = 2.0 / (1 + DRAWS)
+        least = 2.0 / (1 + intervals.DRAWS)
         return Comparison(ratio, interval, min(1.0, least * (1 + min(sides))), least)
     least = least_p(len(first.spent), len(second.spent), paired=paired)
     p = permutation_p(_counts(first), _counts(second), _log_ratio, paired=paired)
@@ -124,7 +114,7 @@ def compare(first: Bill, second: Bill, *, paired: bool) -> Comparison:
 
 
 def first_ranks(pools: Mapping[str, Bill], *, paired: bool,
-                resamples: int = RESAMPLES) -> dict[str, float]:
+                resamples: int = intervals.RESAMPLES) -> dict[str, float]:
     """Return the share of bootstrap resamples in which an optimizer has the lowest expected cost.
 
     It describes how the order depends on the trials that were drawn. It is not the probability of
@@ -150,10 +140,12 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool,
     found: list[Floats] = []
     for index, bill in enumerate(pools.values()):
         # The same seed draws the same repetitions, which is what makes them pairs.
-        drawn = resampled(len(bill.spent), resamples, BOOTSTRAP_SEED + (0 if paired else index))
+        drawn = intervals.resampled(
+            len(bill.spent), resamples, intervals.BOOTSTRAP_SEED + (0 if paired else index)
+        )
         if drawn is None:
             return dict.fromkeys(pools, math.nan)
-        found.append(erts(bill.spent, bill.cost, drawn))
+        found.append(intervals.erts(bill.spent, bill.cost, drawn))
     table = np.array(found)
     leads = (table == table.min(axis=0)) & np.isfinite(table)
     shares = np.where(leads, 1.0 / np.maximum(1, leads.sum(axis=0)), 0.0).mean(axis=1)
@@ -166,17 +158,17 @@ def _ratio_draws(first: Bill, second: Bill, paired: bool) -> tuple[Floats, Float
     if certain and paired and not (first.fixed or second.fixed):
         ratios = (first.times / second.times) * _paired_ratios(
             np.asarray(first.spent, dtype=np.float64), np.asarray(second.spent, dtype=np.float64),
-            np.random.default_rng(BOOTSTRAP_SEED))
+            np.random.default_rng(intervals.BOOTSTRAP_SEED))
         return ratios, ratios
-    one, other = (_draws(bill, not certain, BOOTSTRAP_SEED + index)
+    one, other = (_draws(bill, not certain, intervals.BOOTSTRAP_SEED + index)
                   for index, bill in enumerate((first, second)))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = one.low / other.high, one.high / other.low
     return np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), np.inf, high)
 
 
-def _draws(bill: Bill, failures: bool, seed: int) -> ErtDraws:
-    return ert_draws(bill.spent, bill.cost, failures=failures, seed=seed).scaled(
+def _draws(bill: Bill, failures: bool, seed: int) -> intervals.ErtDraws:
+    return intervals.ert_draws(bill.spent, bill.cost, failures=failures, seed=seed).scaled(
         bill.times, bill.fixed)
 
 
@@ -188,10 +180,10 @@ def _paired_ratios(one: Floats, two: Floats, generator: np.random.Generator) -> 
     (first, both), (_, second) = np.cov(logs)
     # Half the difference of the variances makes medians means; it is uncertain itself.
     centre = apart.mean() + (first - second) / 2
-    squares = CERTAIN_PRIOR**2 + float(((apart - apart.mean()) ** 2).sum())
+    squares = intervals.CERTAIN_PRIOR**2 + float(((apart - apart.mean()) ** 2).sum())
     error = math.sqrt(squares / pairs / freedom
                       + (first**2 + second**2 - 2 * both**2) / (2 * freedom))
-    found: Floats = np.exp(centre + error * generator.standard_t(freedom, DRAWS))
+    found: Floats = np.exp(centre + error * generator.standard_t(freedom, intervals.DRAWS))
     return found
 
 
@@ -230,7 +222,7 @@ class Difference(NamedTuple):
     """
 
     value: float
-    interval: Interval | None
+    interval: intervals.Interval | None
     p: float
     least: float
 
@@ -256,7 +248,7 @@ def difference(first: Sequence[float], second: Sequence[float], *, paired: bool)
     least = least_p(len(first), len(second), paired=paired)
     p = permutation_p([(x, 1.0) for x in first], [(x, 1.0) for x in second], _means, paired=paired)
     half = _half_width(first, second, paired)
-    return Difference(value, Interval(value - half, value + half), max(least, p), least)
+    return Difference(value, intervals.Interval(value - half, value + half), max(least, p), least)
 
 
 def success_p(first: tuple[int, int], second: tuple[int, int]) -> float:

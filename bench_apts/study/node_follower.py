@@ -14,23 +14,8 @@ import msgspec
 
 from bench_apts.core import environment
 from bench_apts.core.errors import UserError
-from bench_apts.launch import rendezvous
+from bench_apts.launch import multi_node, rendezvous
 from bench_apts.launch.elastic import interruptible
-from bench_apts.launch.multi_node import (
-    BeginTrial,
-    Bye,
-    ConnectionLost,
-    EndedElsewhere,
-    Hello,
-    Message,
-    NodeChannel,
-    RanksEnded,
-    SpreadLauncher,
-    StopTrial,
-    Welcome,
-    close_with_code,
-    exit_code_of,
-)
 from bench_apts.launch.rendezvous import NodePlace, reach_store
 from bench_apts.study import preflight
 
@@ -104,17 +89,19 @@ class Follower:
             from bench_apts.launch import cluster
 
             port = cluster.look_up_port(placement.outer, patience_s)
-        self._channel = NodeChannel(rendezvous.connect(placement.host, port, patience_s))
+        self._channel = multi_node.NodeChannel(
+            rendezvous.connect(placement.host, port, patience_s)
+        )
         self._name = f"node 0 ({placement.host}:{port})"
-        self._begun: BeginTrial | None = None
+        self._begun: multi_node.BeginTrial | None = None
         try:
-            self._channel.send(Hello(placement.rank, machine, agreement))
-            answer = self._channel.receive(patience_s, Welcome, Bye)
-        except ConnectionLost as error:
+            self._channel.send(multi_node.Hello(placement.rank, machine, agreement))
+            answer = self._channel.receive(patience_s, multi_node.Welcome, multi_node.Bye)
+        except multi_node.ConnectionLost as error:
             raise self._gone(str(error)) from error
-        if isinstance(answer, Bye):
+        if isinstance(answer, multi_node.Bye):
             raise UserError(answer.reason)
-        if not isinstance(answer, Welcome):
+        if not isinstance(answer, multi_node.Welcome):
             raise self._gone(f"it said nothing within {patience_s:.0f} s")
         self.leader = answer.hostname
 
@@ -124,7 +111,7 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: object) -> None:
         if kind is not None:
-            close_with_code(self._channel, *exit_code_of(error))
+            multi_node.close_with_code(self._channel, *multi_node.exit_code_of(error))
         self._channel.close()
 
     @property
@@ -136,10 +123,10 @@ class Follower:
         """Run trials until node 0 has no more; see ``follow_node_0``."""
         from bench_apts.study.progress import describe_trial
 
-        with SpreadLauncher(packages, self._plan.study.device, self) as launcher:
+        with multi_node.SpreadLauncher(packages, self._plan.study.device, self) as launcher:
             launcher.grace_s = grace_s
-            while not isinstance(message := self._next(), Bye):
-                if isinstance(message, BeginTrial):
+            while not isinstance(message := self._next(), multi_node.Bye):
+                if isinstance(message, multi_node.BeginTrial):
                     self._begun = message
                     job = self._localised(message.job)
                     outcome = launcher.run(job, message.limit_s + _MARGIN_S)
@@ -162,30 +149,36 @@ class Follower:
         assert self._begun is not None
         try:
             self._channel.send(
-                RanksEnded(self._begun.number, own.status, own.reason, own.traceback))
-        except ConnectionLost as error:
+                multi_node.RanksEnded(self._begun.number, own.status, own.reason, own.traceback))
+        except multi_node.ConnectionLost as error:
             raise self._gone(str(error)) from error
         return own
 
-    def _next(self) -> Message:
+    def _next(self) -> multi_node.Message:
         try:
             while True:
-                message = self._channel.receive(_IDLE_S, BeginTrial, StopTrial, Bye)
+                message = self._channel.receive(
+                    _IDLE_S, multi_node.BeginTrial, multi_node.StopTrial, multi_node.Bye
+                )
                 if message is not None:
                     return message
-        except ConnectionLost as error:
+        except multi_node.ConnectionLost as error:
             raise self._gone(str(error)) from error
 
     def _watch(self) -> None:
         """End our ranks as soon as node 0 says so, or is gone."""
         try:
-            message = self._channel.receive(0.0, StopTrial, Bye)
-        except ConnectionLost as error:
+            message = self._channel.receive(0.0, multi_node.StopTrial, multi_node.Bye)
+        except multi_node.ConnectionLost as error:
             raise self._gone(str(error)) from error
-        if isinstance(message, Bye):
+        if isinstance(message, multi_node.Bye):
             raise self._gone(message.reason or f"it ended with code {message.code}")
-        if isinstance(message, StopTrial) and self._begun and message.number == self._begun.number:
-            raise EndedElsewhere
+        if (
+            isinstance(message, multi_node.StopTrial)
+            and self._begun
+            and message.number == self._begun.number
+        ):
+            raise multi_node.EndedElsewhere
 
     def _gone(self, why: str) -> UserError:
         return UserError(f"{self._name} is gone: {why}; finished trials are kept there, the same "

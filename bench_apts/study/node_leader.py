@@ -9,29 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError
-from bench_apts.launch import rendezvous
-from bench_apts.launch.multi_node import (
-    ELSEWHERE,
-    BeginTrial,
-    Bye,
-    ConnectionLost,
-    EndedElsewhere,
-    Hello,
-    NodeChannel,
-    RanksEnded,
-    StopTrial,
-    Welcome,
-    close_with_code,
-    exit_code_of,
-)
+from bench_apts.launch import multi_node, rendezvous
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.launch.rendezvous import NodePlace, host_store
 from bench_apts.launch.worker import LOST_PEERS
-from bench_apts.study.node_follower import (
-    agreement_differences,
-    describe_machine,
-    node_agreement,
-)
+from bench_apts.study import node_follower
 
 if TYPE_CHECKING:
     import socket
@@ -56,7 +38,7 @@ class _Node:
 
     rank: int
     machine: dict[str, Any]
-    channel: NodeChannel | None
+    channel: multi_node.NodeChannel | None
     ended: ProcessOutcome | None = None
     lost: str = ""
 
@@ -82,7 +64,9 @@ def leading_nodes(plan: Plan, placement: Placement, patience_s: float,
     if placement.nodes == 1:
         yield None
         return
-    with Leader(placement, node_agreement(plan), describe_machine()) as leader:
+    with Leader(
+        placement, node_follower.node_agreement(plan), node_follower.describe_machine()
+    ) as leader:
         leader.gather(patience_s, say)
         yield leader
 
@@ -115,7 +99,7 @@ class Leader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: object) -> None:
-        self.dismiss(*(exit_code_of(error) if error else ()))
+        self.dismiss(*(multi_node.exit_code_of(error) if error else ()))
 
     @property
     def machines(self) -> list[dict[str, Any]]:
@@ -160,27 +144,33 @@ class Leader:
 
     def _greet(self, connection: socket.socket, missing: list[int]) -> None:
         """Accept a node; refuse whoever else connects."""
-        channel = NodeChannel(connection)
+        channel = multi_node.NodeChannel(connection)
         try:
-            hello = channel.receive(_HELLO_WAIT_S, Hello)
-        except ConnectionLost:
+            hello = channel.receive(_HELLO_WAIT_S, multi_node.Hello)
+        except multi_node.ConnectionLost:
             hello = None
-        if not isinstance(hello, Hello):
+        if not isinstance(hello, multi_node.Hello):
             channel.close()
             return
         node = _Node(hello.node, hello.machine, channel)
         if hello.node not in missing:
-            close_with_code(channel, 2, f"node 0 has a node {hello.node} already, or expects "
-                                        f"none; give each of the {self._placement.nodes} a "
-                                        "--node-rank of its own")
+            multi_node.close_with_code(
+                channel,
+                2,
+                f"node 0 has a node {hello.node} already, or expects "
+                f"none; give each of the {self._placement.nodes} a "
+                "--node-rank of its own",
+            )
             return
-        wrong = agreement_differences(self._agreement, hello.agreement, "node 0", str(node))
+        wrong = node_follower.agreement_differences(
+            self._agreement, hello.agreement, "node 0", str(node)
+        )
         if wrong:
             text = f"the nodes differ: {wrong}; give all the same code, options and data"
-            close_with_code(channel, 2, text)
+            multi_node.close_with_code(channel, 2, text)
             raise UserError(text)
-        with contextlib.suppress(ConnectionLost):
-            channel.send(Welcome(str(self._machine["hostname"])))
+        with contextlib.suppress(multi_node.ConnectionLost):
+            channel.send(multi_node.Welcome(str(self._machine["hostname"])))
             self._nodes.append(node)
 
     def ready(self) -> None:
@@ -202,7 +192,7 @@ class Leader:
         self._number += 1
         store = host_store()
         for node in self._nodes:
-            self._tell(node, BeginTrial(self._number, job, store.port, limit_s))
+            self._tell(node, multi_node.BeginTrial(self._number, job, store.port, limit_s))
         return NodePlace(self._placement.nodes, 0, store, self._watch)
 
     def settled(self, own: ProcessOutcome) -> ProcessOutcome:
@@ -219,7 +209,7 @@ class Leader:
             self._await(_SUCCESS_WAIT_S)
         for node in self._nodes:
             if node.busy:
-                self._tell(node, StopTrial(self._number))
+                self._tell(node, multi_node.StopTrial(self._number))
         self._await(_STOP_WAIT_S)
         for node in self._nodes:
             if node.busy:
@@ -236,7 +226,7 @@ class Leader:
         told = [(here, own), *((str(node), node.ended) for node in self._nodes)]
         failed = [dataclasses.replace(outcome, reason=f"{where}, {outcome.reason}")
                   for where, outcome in told
-                  if outcome and outcome.reason and outcome != ELSEWHERE]
+                  if outcome and outcome.reason and outcome != multi_node.ELSEWHERE]
         # Ranks that lost their peers are not where it began.
         failed.sort(key=lambda outcome: bool(LOST_PEERS.search(outcome.reason or "")))
         if not failed or LOST_PEERS.search(failed[0].reason or ""):
@@ -248,11 +238,13 @@ class Leader:
         """Tell the other nodes that there is no more to do, and why; later calls do nothing."""
         if self._listener.fileno() >= 0:
             while select.select([self._listener], [], [], 0)[0]:  # whoever knocked meanwhile
-                close_with_code(NodeChannel(self._listener.accept()[0]), code, reason)
+                multi_node.close_with_code(
+                    multi_node.NodeChannel(self._listener.accept()[0]), code, reason
+                )
         self._listener.close()
         for node in self._nodes:
             if node.channel:
-                close_with_code(node.channel, code, reason)
+                multi_node.close_with_code(node.channel, code, reason)
             node.channel, node.lost = None, "it was dismissed"
 
     def _watch(self) -> None:
@@ -261,25 +253,29 @@ class Leader:
             self._look(node)
             if node.channel is None or (node.ended and node.ended.reason
                                         and node.ended.status != "interrupted"):
-                raise EndedElsewhere
+                raise multi_node.EndedElsewhere
 
     def _look(self, node: _Node, patience_s: float = 0.0) -> None:
         """Read what a node says."""
         try:
-            message = node.channel.receive(patience_s, RanksEnded, Bye) if node.channel else None
-        except ConnectionLost as error:
+            message = (
+                node.channel.receive(patience_s, multi_node.RanksEnded, multi_node.Bye)
+                if node.channel
+                else None
+            )
+        except multi_node.ConnectionLost as error:
             self._lose(node, str(error))
             return
-        if isinstance(message, Bye):
+        if isinstance(message, multi_node.Bye):
             self._lose(node, message.reason or f"it ended with code {message.code}")
-        elif isinstance(message, RanksEnded) and message.number == self._number:
+        elif isinstance(message, multi_node.RanksEnded) and message.number == self._number:
             node.ended = ProcessOutcome(message.status, message.reason, message.traceback)
 
-    def _tell(self, node: _Node, message: BeginTrial | StopTrial) -> None:
+    def _tell(self, node: _Node, message: multi_node.BeginTrial | multi_node.StopTrial) -> None:
         try:
             if node.channel:
                 node.channel.send(message)
-        except ConnectionLost as error:
+        except multi_node.ConnectionLost as error:
             self._lose(node, str(error))
 
     def _lose(self, node: _Node, why: str) -> None:

@@ -13,22 +13,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bench_apts.core.errors import UserError, describe_error
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.optimizer_contract import Batch
-from bench_apts.study.suite_data_checks import (
-    CheckedSplit,
-    SuiteFinding,
-    normalised_on_cpu,
-    worst_finding,
-)
+from bench_apts.study import suite_data_checks
 from bench_apts.suites import data
 from bench_apts.tasks.loss_module import measured, model_inputs, trained
 from bench_apts.tasks.named_tasks import Classification, LanguageModel, Regression
 from bench_apts.tasks.task import OutputTask, every_metric
-from bench_apts.trial.contract_checks import (
-    check_gradients,
-    check_parameters,
-    refuse_occasional,
-    without_gradient,
-)
+from bench_apts.trial import contract_checks
 from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
@@ -95,7 +85,7 @@ def _first_batch(problem: SuiteProblem, dataset: Dataset) -> Batch:
 
 
 def _run_passes(problem: SuiteProblem, network: torch.nn.Module, batch: Batch) -> None:
-    check_parameters(network)
+    contract_checks.check_parameters(network)
     module, loss = trained(network.cpu(), problem.task, problem.suite.loss_scale or 1.0)
     given = model_inputs(problem.task, batch)
     module.train()
@@ -107,13 +97,13 @@ def _run_passes(problem: SuiteProblem, network: torch.nn.Module, batch: Batch) -
         if not all(same):
             raise UserError("the network or the task changes its batch in place, which an "
                             "optimizer may pass again: clone() what is changed")
-        check_gradients(module)
+        contract_checks.check_gradients(module)
         missed = []
         for part, _ in micro_batches.parts(given, max(2, math.ceil(len(batch.targets) / _PARTS))):
             module.zero_grad()
             loss(module(part.inputs), part.targets).backward()
-            missed += without_gradient(module)
-        refuse_occasional(missed)
+            missed += contract_checks.without_gradient(module)
+        contract_checks.refuse_occasional(missed)
     if problem.suite.compile:
         _compile(module, loss, given)
     module.eval()
@@ -182,15 +172,19 @@ class Untrained(NamedTuple):
 def build_untrained(problem: SuiteProblem, dataset: Dataset, splits: CheckedSplits) -> Untrained:
     """Build the network; random number generators are left as they were."""
     size = min(len(splits.train.targets), _MAX_SAMPLES)
-    some = normalised_on_cpu(
-        dataset, CheckedSplit(splits.train.inputs[:size], splits.train.targets[:size]))
+    some = suite_data_checks.normalised_on_cpu(
+        dataset,
+        suite_data_checks.CheckedSplit(splits.train.inputs[:size], splits.train.targets[:size]),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module, loss = trained(problem.network(dataset), problem.task)
     return Untrained(problem, module.eval(), loss, some.take(torch.arange(size)))
 
 
-def check_initial_loss(network: Untrained, splits: CheckedSplits) -> SuiteFinding:
+def check_initial_loss(
+    network: Untrained, splits: CheckedSplits
+) -> suite_data_checks.SuiteFinding:
     """Compare the untrained network's loss with that of an answer without knowledge."""
     check, task = "initial loss", network.problem.task
     value = float(network.losses(network.batch).mean())
@@ -200,7 +194,7 @@ def check_initial_loss(network: Untrained, splits: CheckedSplits) -> SuiteFindin
     elif isinstance(task, Regression):
         chance, words, (warn, fail) = float(splits.train.targets.var()), "variance ", _SPREAD
     else:
-        return SuiteFinding(
+        return suite_data_checks.SuiteFinding(
             check, "skipped",
             f"{value:.4g}; what chance would have is not known of a task of your own")
 
@@ -214,10 +208,12 @@ def check_initial_loss(network: Untrained, splits: CheckedSplits) -> SuiteFindin
             yield ("warning", f"{shown}: too low for an untrained network; see that no input "
                               "holds the target, and that no weights are loaded")
 
-    return worst_finding(check, found(), f"{value:.4g}, {words}{chance:.4g} by chance")
+    return suite_data_checks.worst_finding(
+        check, found(), f"{value:.4g}, {words}{chance:.4g} by chance"
+    )
 
 
-def check_sample_losses(network: Untrained) -> SuiteFinding:
+def check_sample_losses(network: Untrained) -> suite_data_checks.SuiteFinding:
     """Check that losses per sample make the batch's, and do not depend on the other samples."""
     batch = network.batch
     whole = network.losses(batch)
@@ -237,7 +233,7 @@ def check_sample_losses(network: Untrained) -> SuiteFinding:
                              f"of {size} and {float(parts[place]):.6g} in a smaller one; "
                              "it must not depend on the other samples in the batch")
 
-    return worst_finding(
+    return suite_data_checks.worst_finding(
         "loss per sample", found(), f"the mean of {size} losses is the batch's loss")
 
 

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.apts.radius_search import (
-    SCALARS,
-    RadiusSearch,
-    StepQuality,
-    best_length,
-)
+from bench_apts.optimizers.apts import radius_search
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 
 if TYPE_CHECKING:
@@ -72,14 +67,14 @@ class StochasticMethod:
     floats, and nothing of that size for a while.
     """
 
-    SLOTS = SCALARS
+    SLOTS = radius_search.SCALARS
 
     def __init__(
         self, problem: FlatProblem, ranks: RankGroup, settings: StochasticSettings
     ) -> None:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
-        self._search = RadiusSearch(
+        self._search = radius_search.RadiusSearch(
             settings.radius or settings.start, searching=not settings.radius)
         self._weights = torch.nn.Parameter(self._flat.values, requires_grad=True)
         self._adam = torch.optim.Adam(
@@ -88,7 +83,9 @@ class StochasticMethod:
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
-        self._sums = torch.zeros(SCALARS, device=self._start.device, dtype=self._start.dtype)
+        self._sums = torch.zeros(
+            radius_search.SCALARS, device=self._start.device, dtype=self._start.dtype
+        )
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._steps = 0
         self._processed = self._travel = 0.0
@@ -254,10 +251,10 @@ class StochasticMethod:
         Returns:
             Whether it is accepted, the same on all ranks: they judge the same sums.
         """
-        quality, search = StepQuality.from_sums(sums), self._search
+        quality, search = radius_search.StepQuality.from_sums(sums), self._search
         accepted = search.accepts(quality, self._window)
         last |= {"accepted": accepted, "actual_reduction": -quality.change,
-                 "best_length": best_length(quality.change, quality.slope)}
+                 "best_length": radius_search.best_length(quality.change, quality.slope)}
         if accepted:
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers

@@ -6,14 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_marks,
-    heading,
-    row_panel,
-    scale,
-    write_value,
-)
+from bench_apts.reports import canvas
 from bench_apts.reports.cost_tables import UNCOUNTED
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.section_parts import Listing, Pictures, Section, opening
@@ -134,7 +127,9 @@ def _agreement(rows: Sequence[SentBytes]) -> str:
     return text + (f"; none is known for {units.listing(unknown)}." if unknown else ".")
 
 
-def _step_figure(context: Context, group: CellGroup, rows: Sequence[SentBytes]) -> Figure | None:
+def _step_figure(
+    context: Context, group: CellGroup, rows: Sequence[SentBytes]
+) -> canvas.Figure | None:
     """Draw bytes of a step by collective, and the formula's total."""
     most = max((row.of_step(row.measured) for row in rows), default=0.0)
     if not most:
@@ -143,7 +138,7 @@ def _step_figure(context: Context, group: CellGroup, rows: Sequence[SentBytes]) 
     totals = {collective: sum(row.measured.get(collective, 0.0) for row in rows)
               for row in rows for collective in row.measured}
     used = sorted((c for c, total in totals.items() if total), key=lambda c: (-totals[c], c))
-    drawing, axes = row_panel([row.label for row in rows], right=0.8)
+    drawing, axes = canvas.row_panel([row.label for row in rows], right=0.8)
     for at, row in enumerate(rows):
         color, left = context.looks[row.label].color, 0.0
         for place, collective in enumerate(used):
@@ -154,9 +149,9 @@ def _step_figure(context: Context, group: CellGroup, rows: Sequence[SentBytes]) 
         axes.barh(at, left, height=0.5, facecolor="none", edgecolor=color, linewidth=1)
         if expected := row.of_step(row.expected):
             axes.plot([expected, expected], [at - 0.4, at + 0.4], color=INK, linewidth=2, zorder=4)
-        write_value(axes, at, units.format_size(left))
-    scale(axes, "x", units.format_size, limits=(0, most * 1.05), ticks=4)
-    heading(axes, "ideal wire bytes sent per rank in one step")
+        canvas.write_value(axes, at, units.format_size(left))
+    canvas.scale(axes, "x", units.format_size, limits=(0, most * 1.05), ticks=4)
+    canvas.heading(axes, "ideal wire bytes sent per rank in one step")
     line = " Upright line: the formula." if any(row.expected for row in rows) else ""
     key = ", ".join(collective.replace("_", "-") for collective in used)
     return context.figure(
@@ -166,7 +161,7 @@ def _step_figure(context: Context, group: CellGroup, rows: Sequence[SentBytes]) 
         data=_steps_table(context, rows))
 
 
-def _phase_figure(context: Context, group: CellGroup) -> Figure | None:
+def _phase_figure(context: Context, group: CellGroup) -> canvas.Figure | None:
     """Draw the bytes of one training by phase on a logarithmic axis; None if none was sent."""
     totals = {cell.label: {phase: sum(t.ideal_bytes for t in sent.values())
                            for phase, sent in cell.communication[1].items() if phase in _PHASES}
@@ -175,15 +170,28 @@ def _phase_figure(context: Context, group: CellGroup) -> Figure | None:
     values = [sent for sums in totals.values() for sent in sums.values() if sent > 0]
     if not values:
         return None
-    drawing, axes = row_panel(list(totals), right=0.3)
+    drawing, axes = canvas.row_panel(list(totals), right=0.3)
     for at, (label, sums) in enumerate(totals.items()):
         for phase, sent in sums.items():
             if sent > 0:
-                draw_marks(axes, [sent], [at], context.looks[label], marker=_PHASES[phase], size=7,
-                           hollow=phase != "train")
-    scale(axes, "x", units.format_size, log=True, limits=(min(values) / 1.8, max(values) * 1.8),
-          ticks=4)
-    heading(axes, "ideal wire bytes sent per rank in one training")
+                canvas.draw_marks(
+                    axes,
+                    [sent],
+                    [at],
+                    context.looks[label],
+                    marker=_PHASES[phase],
+                    size=7,
+                    hollow=phase != "train",
+                )
+    canvas.scale(
+        axes,
+        "x",
+        units.format_size,
+        log=True,
+        limits=(min(values) / 1.8, max(values) * 1.8),
+        ticks=4,
+    )
+    canvas.heading(axes, "ideal wire bytes sent per rank in one training")
     train, total = (math.fsum(sums.get(phase, 0.0) for sums in totals.values() for phase in which)
                     for which in (("train",), tuple(_PHASES)))
     text = ""

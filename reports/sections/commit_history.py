@@ -6,15 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_marks,
-    finish,
-    heading,
-    panel,
-    plain,
-    scale,
-)
+from bench_apts.reports import canvas
 from bench_apts.reports.figure_style import INK, LOOKS, MUTED
 from bench_apts.reports.section_parts import Block, Listing, Pictures, Section
 from bench_apts.reports.table import Table, Value, known, mono, number, words
@@ -77,7 +69,9 @@ def _short(benchmark: str) -> str:
     return benchmark.rpartition(".")[2].removeprefix("track_").replace("_", " ")
 
 
-def _figure(commits: Sequence[str], lines: Sequence[BenchmarkLine], index: int) -> Figure | None:
+def _figure(
+    commits: Sequence[str], lines: Sequence[BenchmarkLine], index: int
+) -> canvas.Figure | None:
     """Draw a benchmark on a machine if it changed or failed; the table has all."""
     drawn = [line for line in lines if len(line.known) > 1 and line.known[0].value]
     failed = {point.commit for line in lines for point in line.points if point.value is None}
@@ -92,20 +86,20 @@ def _figure(commits: Sequence[str], lines: Sequence[BenchmarkLine], index: int) 
             groups.setdefault(units.digits(line.ratio), []).append(line)
     changed = sorted(groups.values(), key=lambda group: -abs(math.log(max(group[0].ratio, 1e-9))))
     named = [*zip(LOOKS, changed[:_LABELLED], strict=False)]
-    drawing, axes = panel(4.9, 2.6, right=1.5)
+    drawing, axes = canvas.panel(4.9, 2.6, right=1.5)
     low, high = _draw_lines(axes, drawn, here, {id(line): look for look, group in named
                                                 for line in group})
     axes.plot(sorted(map(here.index, failed)), [low] * len(failed), linestyle="", marker="x",
               markersize=6, color=INK, clip_on=False)
-    scale(axes, "y", units.digits, limits=(low, high))
+    canvas.scale(axes, "y", units.digits, limits=(low, high))
     axes.set_xlim(-0.3, len(here) - 0.7)
     step = math.ceil(len(here) / 6)
     axes.set_xticks(range(0, len(here), step), [commit[:7] for commit in here[::step]])
     axes.set_xlabel("commit, by date")
     _write_names(axes, named, high - low)
     kind = _short(lines[0].benchmark)
-    heading(axes, f"{kind}, relative to the first commit")
-    return finish(
+    canvas.heading(axes, f"{kind}, relative to the first commit")
+    return canvas.finish(
         drawing, f"history-{index}", f"{kind} on {lines[0].machine} over commits",
         _caption(lines, drawn, changed), {},
         basis=f"{units.plural(len(here), 'commit')} and {units.plural(len(lines), 'number')} on "
@@ -137,10 +131,10 @@ def _write_names(axes: Axes, named: Sequence[tuple[Look, Sequence[BenchmarkLine]
     below, right = math.inf, axes.get_yaxis_transform()
     for look, group in sorted(named, key=lambda pair: -pair[1][0].ratio):
         below = min(group[0].ratio, below - 0.075 * extent)
-        draw_marks(axes, [1.03], [below], look, size=4, transform=right, clip_on=False)
+        canvas.draw_marks(axes, [1.03], [below], look, size=4, transform=right, clip_on=False)
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         axes.annotate(
-            plain(_name(group[0]), 22 - len(more)) + more, (1.03, below), xycoords=right,
+            canvas.plain(_name(group[0]), 22 - len(more)) + more, (1.03, below), xycoords=right,
             xytext=(6, 0), textcoords="offset points", va="center", color=INK, fontsize=8,
             annotation_clip=False)
 

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES
+from bench_apts.reports import tuning_pools
 from bench_apts.reports.table import Table, Value, finite, grouped_table, known, number, words
-from bench_apts.reports.tuning_pools import (
-    CostView,
-    opening_entries,
-    read_pool,
-    unlike_environments,
-)
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare, first_ranks
 from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.reports.tuning_pools import Pool
 
 _UNJUDGED = Decision(1.0, "cannot be told")
 
@@ -77,19 +72,19 @@ class Ranking:
         return max(known, key=lambda rival: rival.first, default=None)
 
 
-def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
+def rank_optimizers(group: CellGroup, view: tuning_pools.CostView) -> Ranking:
     """Compare all optimizers at one N.
 
     Args:
         group: Suite and N.
         view: Currency, level and device.
     """
-    every = [found for cell in group.cells if (found := read_pool(cell, view))]
+    every = [found for cell in group.cells if (found := tuning_pools.read_pool(cell, view))]
     pools = sorted((found for found in every if not found.cell.search_owner and found.ert.total),
                    key=lambda found: (found.ert.cost, -found.ert.hits))
     hit = [found for found in pools if found.ert.hits]
     base = next((found for found in hit if found.cell.family), hit[0] if hit else None)
-    unlike = unlike_environments(pools, view)
+    unlike = tuning_pools.unlike_environments(pools, view)
     shares = dict.fromkeys((found.cell.label for found in pools), math.nan)
     if not unlike:
         shares |= _first_ranks(pools)
@@ -100,9 +95,9 @@ def rank_optimizers(group: CellGroup, view: CostView) -> Ranking:
 
 
 def _judge(group: CellGroup, rivals: Sequence[RankedOptimizer], base: Pool,
-           view: CostView) -> Iterator[RankedOptimizer]:
+           view: tuning_pools.CostView) -> Iterator[RankedOptimizer]:
     """Compare each with the reference; those of one environment with it are one family."""
-    apart = {rival.pool.cell.label: unlike_environments((rival.pool, base), view)
+    apart = {rival.pool.cell.label: tuning_pools.unlike_environments((rival.pool, base), view)
              for rival in rivals if rival.pool is not base}
     family = [rival for rival in rivals if apart.get(rival.pool.cell.label) == ""]
     found = [compare(Bill(rival.pool.spent, rival.pool.cost), Bill(base.spent, base.cost),
@@ -141,7 +136,7 @@ def _pairs(one: Pool, other: Pool) -> bool:
             == [record.trial.seeds for record in other.cell.draws])
 
 
-def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table:
+def ranking_table(rankings: Sequence[Ranking], view: tuning_pools.CostView) -> Table:
     """Return the expected cost of all, and its ratio to the reference's."""
     return grouped_table(
         "ranking", "Expected cost against the reference",
@@ -157,11 +152,13 @@ def ranking_table(rankings: Sequence[Ranking], view: CostView) -> Table:
         ([_row(ranking, rival, view) for rival in ranking.rivals] for ranking in rankings))
 
 
-def _row(ranking: Ranking, rival: RankedOptimizer, view: CostView) -> tuple[Value, ...]:
+def _row(
+    ranking: Ranking, rival: RankedOptimizer, view: tuning_pools.CostView
+) -> tuple[Value, ...]:
     pool, comparison, decision = rival.pool, rival.comparison, rival.decision
     p = "< 0.001" if decision.adjusted < 0.001 else units.digits(decision.adjusted, 2)
     return (
-        *opening_entries(pool.cell, view),
+        *tuning_pools.opening_entries(pool.cell, view),
         words(ranking.group.suite.name),
         view.entry("ert", pool.ert.cost, pool.ert.bound),
         _ratio(rival, ranking.reference.label if ranking.reference else None),
@@ -195,7 +192,7 @@ def _ratio(rival: RankedOptimizer, against: str | None) -> Value:
     return Value(ratio + (" ★" if rival.decision.differs else ""), limits, numbers)
 
 
-def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table:
+def level_rankings_table(groups: Sequence[CellGroup], view: tuning_pools.CostView) -> Table:
     """Return Kendall's τ-b of the rankings under each two levels of the target."""
     return grouped_table(
         "level-ranking", "The ranking under other levels of the target",
@@ -207,7 +204,7 @@ def level_rankings_table(groups: Sequence[CellGroup], view: CostView) -> Table:
          if not (view.currency in TIME_CURRENCIES and group.unlike)))
 
 
-def _level_rows(group: CellGroup, view: CostView) -> Iterator[tuple[Value, ...]]:
+def _level_rows(group: CellGroup, view: tuning_pools.CostView) -> Iterator[tuple[Value, ...]]:
     levels = group.suite.target.every_level
     cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
         all_known(cell.outcomes(level), view.currency) for level in levels)]

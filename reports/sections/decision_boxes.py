@@ -7,34 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
-from bench_apts.reports import search_costs
-from bench_apts.reports.bills_by_trainings import (
-    MANY,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-    payoff_words,
-)
+from bench_apts.reports import bills_by_trainings, search_costs, section_parts
 from bench_apts.reports.cells import computing, memory
-from bench_apts.reports.section_parts import (
-    Answer,
-    Box,
-    Boxes,
-    Listing,
-    Part,
-    Prose,
-    untuned_reference,
-)
-from bench_apts.reports.sections.decision_contest import (
-    Contest,
-    by_memory,
-    by_network,
-    by_trainings,
-    contest,
-    contest_words,
-    judge_contests,
-    projectable,
-)
+from bench_apts.reports.sections import decision_contest
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import network_model
@@ -75,7 +50,7 @@ class _Question(NamedTuple):
     title: str
     slug: str
     show: Callable[[float], str]
-    contest: Contest
+    contest: decision_contest.Contest
 
 
 _PAYS = "When tuning pays (R*)"
@@ -84,16 +59,24 @@ _SLOW = 2
 """Named networks that count as slow: those of the least bandwidth."""
 
 
-def part(context: Context) -> Part:
+def part(context: Context) -> section_parts.Part:
     """Build a decision box for each N of a suite."""
     boxes = tuple(_box(context, group) for group in context.groups)
     finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
     ratios = search_costs.relative_costs_table(context.groups, context.gathered.device)
-    return Part("decision", "Which optimizer to take", finding, (
-        Boxes(boxes), Prose(_HOW), *([Listing(ratios, folded=False)] if ratios else [])))
+    return section_parts.Part(
+        "decision",
+        "Which optimizer to take",
+        finding,
+        (
+            section_parts.Boxes(boxes),
+            section_parts.Prose(_HOW),
+            *([section_parts.Listing(ratios, folded=False)] if ratios else []),
+        ),
+    )
 
 
-def _box(context: Context, group: CellGroup) -> Box:
+def _box(context: Context, group: CellGroup) -> section_parts.Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = CostView(headline(device), 1.0, device)
@@ -102,18 +85,42 @@ def _box(context: Context, group: CellGroup) -> Box:
     timed = view.currency in TIME_CURRENCIES
     unlike = group.unlike if timed else ""
     questions = [
-        _Question(question, slug, view.show, contest(
-            [entrant for found in pools if (entrant := by_trainings(found, trainings))],
-            group.noise if timed else None, unlike))
-        for question, slug, trainings in (("Training once", "train_once", 1),
-                                          ("Training ten times", "train_ten_times", MANY))]
+        _Question(
+            question,
+            slug,
+            view.show,
+            decision_contest.contest(
+                [
+                    entrant
+                    for found in pools
+                    if (entrant := decision_contest.by_trainings(found, trainings))
+                ],
+                group.noise if timed else None,
+                unlike,
+            ),
+        )
+        for question, slug, trainings in (
+            ("Training once", "train_once", 1),
+            ("Training ten times", "train_ten_times", bills_by_trainings.MANY),
+        )
+    ]
     if group.ranks > 1:
         questions += _networks(context, group, rivals)
     remembered = [cell for cell in cells if cell.seeds]
     if all(cell.memory for cell in remembered):  # older records on CPUs lack it
-        questions.append(_Question("When memory is short", "memory", units.format_size, contest(
-            [by_memory(cell) for cell in remembered], _memory_noise(group), group.unlike)))
-    settled = judge_contests([each.contest for each in questions])
+        questions.append(
+            _Question(
+                "When memory is short",
+                "memory",
+                units.format_size,
+                decision_contest.contest(
+                    [decision_contest.by_memory(cell) for cell in remembered],
+                    _memory_noise(group),
+                    group.unlike,
+                ),
+            )
+        )
+    settled = decision_contest.judge_contests([each.contest for each in questions])
     once = settled[0]
     answers = [_answer(group, each, found, view.currency)
                for each, found in zip(questions, settled, strict=True)]
@@ -128,15 +135,17 @@ def _box(context: Context, group: CellGroup) -> Box:
     pays = _pays(pools, unlike)
     if pays:
         answers.append(pays)
-    return Box(
+    return section_parts.Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, f"{said} {depends}".rstrip(), tuple(answers),
         (*remarks, *_families(once, rivals, view), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
-def _answer(group: CellGroup, asked: _Question, found: Contest, currency: Currency) -> Answer:
-    choice, detail = contest_words(found, asked.show)
+def _answer(
+    group: CellGroup, asked: _Question, found: decision_contest.Contest, currency: Currency
+) -> section_parts.Answer:
+    choice, detail = decision_contest.contest_words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
     numbers: dict[str, Plain] = {
@@ -151,7 +160,7 @@ def _answer(group: CellGroup, asked: _Question, found: Contest, currency: Curren
         "ratio_high": interval.high if interval else None,
         "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
     label = best.cell.label if best and found.verdict == "clear" else ""
-    return Answer(asked.title, found.verdict, choice, detail, label, numbers)
+    return section_parts.Answer(asked.title, found.verdict, choice, detail, label, numbers)
 
 
 def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -> list[_Question]:
@@ -160,19 +169,28 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         other for there in context.groups for other in there.cells
         if other.label == cell.label)) is not None}
     missing = [cell.label for cell in cells if cell.label not in alone]
-    if missing or not all(projectable(cell) for cell in cells):
-        found = contest([entrant for cell in cells
+    if missing or not all(decision_contest.projectable(cell) for cell in cells):
+        found = decision_contest.contest([entrant for cell in cells
                          if (each := read_pool(cell, CostView("wire_bytes", 1.0, "")))
-                         and (entrant := by_trainings(each, 1))])
+                         and (entrant := decision_contest.by_trainings(each, 1))])
         title = "When the network is slow: fewest bytes"
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
         return [_Question(title, "bytes", units.format_size, found)]
     slow = sorted(network_model.load_fabrics().items(),
                   key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
-    return [_Question(f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
-                      contest([by_network(cell, fabric, alone[cell.label]) for cell in cells],
-                              unlike=group.unlike)) for name, fabric in slow]
+    return [
+        _Question(
+            f"On {_speed(fabric)} (modelled)",
+            f"network_{name}",
+            units.format_seconds,
+            decision_contest.contest(
+                [decision_contest.by_network(cell, fabric, alone[cell.label]) for cell in cells],
+                unlike=group.unlike,
+            ),
+        )
+        for name, fabric in slow
+    ]
 
 
 def _speed(fabric: Fabric) -> str:
@@ -186,41 +204,49 @@ def _memory_noise(group: CellGroup) -> Noise | None:
                   if memory(first) and memory(twin)])
 
 
-def _pays(pools: Sequence[Pool], unlike: str) -> Answer | None:
+def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
     """Say from how many trainings on the first tuned optimizer costs no more than an untuned one.
 
     Args:
         pools: Trials of all optimizers that have a search of their own, or need none.
         unlike: In what their environments differ, so that this is not judged; or "".
     """
-    against = untuned_reference(pools)
-    first = first_to_pay(crossings(pools, [against] if against else []))
+    against = section_parts.untuned_reference(pools)
+    first = bills_by_trainings.first_to_pay(
+        bills_by_trainings.crossings(pools, [against] if against else [])
+    )
     if first is None:
         return None
     mine, theirs, found = first
     numbers: dict[str, Plain] = {
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
     if unlike:
-        return Answer(_PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.", "",
-                      numbers | {"verdict": "not judged"})
+        return section_parts.Answer(
+            _PAYS,
+            "not judged",
+            "Not judged",
+            f"Trials differ in {unlike}.",
+            "",
+            numbers | {"verdict": "not judged"},
+        )
     label, other = mine.cell.label, theirs.cell.label
-    said = payoff_sentence(label, found)
+    said = bills_by_trainings.payoff_sentence(label, found)
     if found.never:
         choice, text = "Tuning never pays", (
             f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
-            f"is not tuned; {label} comes nearest over {MANY} trainings.")
+            f"is not tuned; {label} comes nearest over {bills_by_trainings.MANY} trainings.")
     else:
         choice = f"{said[0].upper()}{said[1:]}" if found.is_known else "Not told by these trials"
         text = (f"Against {other}, which is not tuned." if found.is_known else
                 f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
-    return Answer(_PAYS, "not told apart", choice, text, "", numbers | {
-        "verdict": payoff_words(found), "lowest": label, "runner_up": other,
+    return section_parts.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
+        "verdict": bills_by_trainings.payoff_words(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
         "break_even_low": found.interval.low, "break_even_high": found.interval.high})
 
 
-def _headline(cells: Sequence[ReportCell], once: Contest, view: CostView) -> str:
+def _headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view: CostView) -> str:
     if once.best is None:
         return "No optimizer reached the target." if cells else "Nothing has been run yet."
     label, cost = once.best.cell.label, view.show(once.best.value)
@@ -251,7 +277,9 @@ def _nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> li
     return lines
 
 
-def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> list[str]:
+def _families(
+    once: decision_contest.Contest, cells: Sequence[ReportCell], view: CostView
+) -> list[str]:
     """Say how each family fared whose cheapest member is not the best."""
     if once.best is None or len(cells) == 1 or once.verdict == "not judged":
         return []
@@ -264,7 +292,7 @@ def _families(once: Contest, cells: Sequence[ReportCell], view: CostView) -> lis
             if family and once.best.cell not in members]
 
 
-def _loss(once: Contest, members: Sequence[ReportCell], view: CostView) -> str:
+def _loss(once: decision_contest.Contest, members: Sequence[ReportCell], view: CostView) -> str:
     assert once.best is not None
     mine = min(members, key=lambda cell: (
         cell.ert(view.currency).cost, cell.ert(view.currency).total))

@@ -11,15 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun, format_cost, headline
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_marks,
-    heading,
-    headroom,
-    panel,
-    plain,
-    scale,
-)
+from bench_apts.reports import canvas
 from bench_apts.reports.caveats import on_the_edge
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.figure_style import INK, LOOKS
@@ -121,7 +113,7 @@ def _edges(context: Context) -> Iterator[str]:
                        "(--space wide).")
 
 
-def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figure | None:
+def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> canvas.Figure | None:
     """Draw cost against the value of every trial at one N; failures stand at the top edge.
 
     Args:
@@ -134,7 +126,7 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
     if not every:
         return None
     knob, device = sweeps[0].name, context.gathered.device
-    drawing, axes = panel()
+    drawing, axes = canvas.panel()
     low, high = min(s.low for s in sweeps), max(s.high for s in sweeps)
     margin = (high / low) ** 0.03
     costs = [point.cost for point in every if point.hit] or [1.0]
@@ -142,30 +134,46 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> Figur
                                         for points in at.values()))
     least, most = min(costs) / 1.25, max(costs) * 1.25
     currency = headline(device)
-    scale(axes, "y", CURRENCIES[currency].form, log=True,
-          limits=headroom(least, most, strip))
-    scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
+    canvas.scale(axes, "y", CURRENCIES[currency].form, log=True,
+          limits=canvas.headroom(least, most, strip))
+    canvas.scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
     line = 1.0
     for label, points in at.items():
         look = context.looks[label]
         good = [p for p in points if p.hit]
-        draw_marks(axes, [p.value for p in good], [p.cost for p in good], look, size=5,
+        canvas.draw_marks(axes, [p.value for p in good], [p.cost for p in good], look, size=5,
                    alpha=0.75)
         chosen = [p for p in good if p.chosen]
-        draw_marks(axes, [p.value for p in chosen], [p.cost for p in chosen], look, marker="o",
-                   size=10, hollow=True)
+        canvas.draw_marks(
+            axes,
+            [p.value for p in chosen],
+            [p.cost for p in chosen],
+            look,
+            marker="o",
+            size=10,
+            hollow=True,
+        )
         failed = [p for p in points if not p.hit]
         line -= min(_LINE, strip / len(at)) if failed else 0
         for sign in dict.fromkeys(_SIGNS[p.status] for p in failed):
             mine = [p.value for p in failed if _SIGNS[p.status] == sign]
-            draw_marks(axes, mine, [line + _LINE / 4] * len(mine), look, marker=sign, size=5,
-                       hollow=sign in "s^", transform=axes.get_xaxis_transform(), clip_on=False)
+            canvas.draw_marks(
+                axes,
+                mine,
+                [line + _LINE / 4] * len(mine),
+                look,
+                marker=sign,
+                size=5,
+                hollow=sign in "s^",
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+            )
     hits = sum(point.hit for point in every)
     if not hits:
         axes.set_yticks([])
     axes.set_xlabel(knob)
-    heading(axes, f"{currency_noun(currency, device)} to the target")
+    canvas.heading(axes, f"{currency_noun(currency, device)} to the target")
     signs = dict.fromkeys(_SIGNS[p.status] for p in every if not p.hit)
     caption = (_working(at) + (
         f" At the top edge, one line for each optimizer: "
@@ -191,12 +199,12 @@ def _working(at: Mapping[str, Sequence[SweepPoint]]) -> str:
             else "No trial reached the target.")
 
 
-def _share_figure(context: Context, sweep: Sweep) -> Figure:
+def _share_figure(context: Context, sweep: Sweep) -> canvas.Figure:
     """Draw the share of trials that hit, by part of the range and N; numbers stand in it."""
     sizes = sorted({point.ranks for point in sweep.points})
     bins = {ranks: _bins(sweep, ranks) for ranks in sizes}
     columns = bins[sizes[0]]
-    drawing, axes = panel(3.7, 0.34 * len(sizes) + 0.95, left=0.62, bottom=0.52)
+    drawing, axes = canvas.panel(3.7, 0.34 * len(sizes) + 0.95, left=0.62, bottom=0.52)
     sns.heatmap(
         np.array([[part.hits / part.trials if part.trials else 0.0 for part in row]
                   for row in bins.values()]),
@@ -211,7 +219,7 @@ def _share_figure(context: Context, sweep: Sweep) -> Figure:
     else:
         axes.set_xticks(np.arange(len(columns)) + 0.5, [_short(part.low) for part in columns])
     axes.set_xlabel(sweep.name)
-    heading(axes, f"{plain(sweep.label)}: trials that hit")
+    canvas.heading(axes, f"{canvas.plain(sweep.label)}: trials that hit")
     hits, trials = sum(hit for _, hit in sweep.drawn()), len(sweep.points)
     return context.figure(
         drawing, f"success-{sweep.name}-c{list(context.looks).index(sweep.label)}",

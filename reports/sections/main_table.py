@@ -10,20 +10,9 @@ import msgspec
 
 from bench_apts.core import units
 from bench_apts.core.currencies import format_cost, headline
-from bench_apts.reports import cost_tables
+from bench_apts.reports import cost_tables, table
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.section_parts import Section, tables
-from bench_apts.reports.table import (
-    Table,
-    Value,
-    grouped_table,
-    known,
-    mono,
-    name,
-    number,
-    rank_by_cost,
-    words,
-)
 from bench_apts.stats.trial_costs import all_known, best_metric, final_metric, outcome
 
 if TYPE_CHECKING:
@@ -64,7 +53,7 @@ def _at(group: CellGroup, device: str) -> str:
     cells, currency = [cell for cell in group.cells if cell.draws], headline(device)
     if not cells:
         return ""
-    reached = rank_by_cost(cells, currency)
+    reached = table.rank_by_cost(cells, currency)
     where, count = f"at N = {group.ranks}, ", units.plural(len(cells), "optimizer")
     if not reached:
         return f"{where}none of {count} reached the target"
@@ -73,9 +62,9 @@ def _at(group: CellGroup, device: str) -> str:
     return f"{where}{len(reached)} of {count} reached the target, at an expected cost of {span}"
 
 
-def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> Table:
+def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> table.Table:
     """Return every tuning trial: what it tried, how it ended and what it cost."""
-    return grouped_table(
+    return table.grouped_table(
         "tuning", "Tuning trials",
         "Only settings that differ between an optimizer's trials are shown; the file has all.",
         (("Optimizer", ""), ("N", "ranks"), ("Trial", ""), ("Settings", ""), ("Ended", ""),
@@ -86,7 +75,7 @@ def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> Table:
          if (mine := cell.checks if cell.search_owner else cell.tune)))
 
 
-def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Value, ...]:
+def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[table.Value, ...]:
     trial, result = record.trial, outcome(record)
     status, target = record.end.status if record.end else "unfinished", trial.suite.target
     best = best_metric(record) * (1 if target.direction == "max" else -1)
@@ -95,22 +84,42 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[Val
     if not all_known([result], "wire_bytes"):
         billed["wire_bytes_spent"] = None
     return (
-        name(cell.label, badge=_chosen(cell, record), suite=cell.suite.name),
-        number(str(cell.ranks), ranks=cell.ranks),
-        number(str(trial.repetition), repetition=trial.repetition, frozen=record is cell.frozen,
-               best=record is cell.best, run_id=record.header.run_id),
-        mono(_varied(cell, record), hyperparameters=msgspec.json.encode(
-            trial.hyperparameters, order="sorted").decode()),
-        words(STATUS.get(status, status), status=status,
-              reason=record.end.reason if record.end else None),
-        Value(format_cost(currency, result.cost[currency], device), numbers={
-            "core_seconds_to_target": result.cost["core_seconds"],
-            f"{currency}_to_target": result.cost[currency]})
+        table.name(cell.label, badge=_chosen(cell, record), suite=cell.suite.name),
+        table.number(str(cell.ranks), ranks=cell.ranks),
+        table.number(
+            str(trial.repetition),
+            repetition=trial.repetition,
+            frozen=record is cell.frozen,
+            best=record is cell.best,
+            run_id=record.header.run_id,
+        ),
+        table.mono(
+            _varied(cell, record),
+            hyperparameters=msgspec.json.encode(trial.hyperparameters, order="sorted").decode(),
+        ),
+        table.words(
+            STATUS.get(status, status),
+            status=status,
+            reason=record.end.reason if record.end else None,
+        ),
+        table.Value(
+            format_cost(currency, result.cost[currency], device),
+            numbers={
+                "core_seconds_to_target": result.cost["core_seconds"],
+                f"{currency}_to_target": result.cost[currency],
+            },
+        )
         if result.hit
-        else Value("not reached", numbers={"core_seconds_to_target": None}, kind="number missed"),
-        Value(format_cost(currency, result.spent[currency], device), numbers=billed),
-        known("best_validation", best,
-              lambda value: units.format_metric(target, target.metric, value)))
+        else table.Value(
+            "not reached", numbers={"core_seconds_to_target": None}, kind="number missed"
+        ),
+        table.Value(format_cost(currency, result.spent[currency], device), numbers=billed),
+        table.known(
+            "best_validation",
+            best,
+            lambda value: units.format_metric(target, target.metric, value),
+        ),
+    )
 
 
 def _chosen(cell: ReportCell, record: TrialRecord) -> str:
@@ -130,10 +139,10 @@ def _varied(cell: ReportCell, record: TrialRecord) -> str:
         if any(key not in other or other[key] != value for other in tried)) or "defaults"
 
 
-def frozen_table(groups: Sequence[CellGroup]) -> Table:
+def frozen_table(groups: Sequence[CellGroup]) -> table.Table:
     """Return one or two rows for each tuned optimizer and N."""
     metric = units.metric_title(groups[0].suite.target.metric)
-    return grouped_table(
+    return table.grouped_table(
         "frozen", "Frozen configurations",
         "Tuning freezes two configurations: the one whose trial reached the target in the fewest "
         "samples, for all costs; and the one whose trial had the best validation metric at the "
@@ -145,7 +154,7 @@ def frozen_table(groups: Sequence[CellGroup]) -> Table:
          if cell.frozen and cell.best))
 
 
-def _frozen_rows(cell: ReportCell) -> list[tuple[Value, ...]]:
+def _frozen_rows(cell: ReportCell) -> list[tuple[table.Value, ...]]:
     assert cell.frozen
     assert cell.best
     if not cell.two_configurations:
@@ -155,27 +164,27 @@ def _frozen_rows(cell: ReportCell) -> list[tuple[Value, ...]]:
 
 
 def _frozen_row(cell: ReportCell, role: str, chosen: TrialRecord,
-                seeds: Sequence[TrialRecord]) -> tuple[Value, ...]:
+                seeds: Sequence[TrialRecord]) -> tuple[table.Value, ...]:
     metric = cell.suite.target.metric
     ended = [value for record in seeds if (value := final_metric(record)) is not None]
     tested = [record.end.test[metric] for record in seeds
               if record.end and record.end.test and metric in record.end.test]
     return (
-        name(cell.label, badge=cell.badge, suite=cell.suite.name),
-        number(str(cell.ranks), ranks=cell.ranks),
-        words(role, role=role, tuning_trial=chosen.trial.repetition),
-        mono(_varied(cell, chosen), configuration=chosen.trial.configuration),
+        table.name(cell.label, badge=cell.badge, suite=cell.suite.name),
+        table.number(str(cell.ranks), ranks=cell.ranks),
+        table.words(role, role=role, tuning_trial=chosen.trial.repetition),
+        table.mono(_varied(cell, chosen), configuration=chosen.trial.configuration),
         _spread(cell, "validation", ended), _spread(cell, "test", tested),
-        number(str(len(seeds)) if seeds else "not rerun", seeds=len(seeds)))
+        table.number(str(len(seeds)) if seeds else "not rerun", seeds=len(seeds)))
 
 
-def _spread(cell: ReportCell, column: str, values: Sequence[float]) -> Value:
+def _spread(cell: ReportCell, column: str, values: Sequence[float]) -> table.Value:
     """Return a mean with its range; values that are no number are left out."""
     target = cell.suite.target
     values = [value for value in values if math.isfinite(value)]
     if not values:
-        return Value(units.NONE, numbers={f"{column}_mean": None})
+        return table.Value(units.NONE, numbers={f"{column}_mean": None})
     mean, low, high = statistics.fmean(values), min(values), max(values)
     shown = [units.format_metric(target, target.metric, value) for value in (mean, low, high)]
-    return number(shown[0], units.between(*shown[1:]) if len(values) > 1 else "",
+    return table.number(shown[0], units.between(*shown[1:]) if len(values) > 1 else "",
                   **{f"{column}_mean": mean, f"{column}_low": low, f"{column}_high": high})

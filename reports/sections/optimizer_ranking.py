@@ -16,11 +16,7 @@ from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.reports.canvas import Figure, draw_lines, finish, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Pictures, Section, tables
-from bench_apts.reports.sections.cost_ratios import (
-    level_rankings_table,
-    rank_optimizers,
-    ranking_table,
-)
+from bench_apts.reports.sections import cost_ratios
 from bench_apts.reports.table import Table, Value, name, number, unstable_winner
 from bench_apts.reports.tuning_pools import CostView
 from bench_apts.stats.rankings import MIN_PROBLEMS, R_MAX, performance_profiles, ratios, shared
@@ -42,8 +38,8 @@ def part(study: StudyContext) -> Part | None:
     device = contexts[0].gathered.device
     view = CostView(headline(device), 1.0, device)
     groups = [group for context in contexts for group in context.groups]
-    rankings = [rank_optimizers(group, view) for group in groups]
-    listed = ranking_table(rankings, view)
+    rankings = [cost_ratios.rank_optimizers(group, view) for group in groups]
+    listed = cost_ratios.ranking_table(rankings, view)
     if not listed.rows:
         return None
     found = _problems(rankings)
@@ -51,7 +47,7 @@ def part(study: StudyContext) -> Part | None:
     drawn = _profile_figure(found, contexts[0].looks)
     if drawn:
         blocks.append(Pictures((drawn,), wide=True))
-    blocks += tables(_profile_table(found), level_rankings_table(groups, view))
+    blocks += tables(_profile_table(found), cost_ratios.level_rankings_table(groups, view))
     changes = [line for group in groups if (line := unstable_winner(group, view.currency))]
     finding = _finding(rankings, several=len(contexts) > 1)
     if changes:

@@ -6,17 +6,8 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
+from bench_apts.reports import table
 from bench_apts.reports.cost_tables import timed
-from bench_apts.reports.table import (
-    Table,
-    Value,
-    grouped_table,
-    known,
-    name,
-    number,
-    reached,
-    words,
-)
 from bench_apts.stats import trial_origins
 from bench_apts.stats.world_sizes import Efficiency, MeasuredTraining, efficiency
 
@@ -112,7 +103,7 @@ def comparable(rows: Sequence[ScaledOptimizer]) -> tuple[list[ScaledOptimizer], 
     return [row for *sizes, row in beyond if sizes == [ranks, base]], base
 
 
-def efficiency_table(context: Context, rows: Sequence[ScaledOptimizer]) -> Table | None:
+def efficiency_table(context: Context, rows: Sequence[ScaledOptimizer]) -> table.Table | None:
     """Return a line for each optimizer, its efficiency and factors at each N; None without any."""
     sizes = sorted({row.cell.ranks for row in rows
                     if row.efficiency and row.base and row.base.ranks != row.cell.ranks})
@@ -122,38 +113,42 @@ def efficiency_table(context: Context, rows: Sequence[ScaledOptimizer]) -> Table
     for label in dict.fromkeys(row.cell.label for row in rows):
         mine = {row.cell.ranks: row for row in rows if row.cell.label == label}
         base = next(iter(mine.values())).base
-        lines.append((name(label, suite=context.suite.name),
-                      known("base_ranks", base.ranks if base else None, str, absent="no hit"),
-                      *(_factors(mine.get(ranks), ranks) for ranks in sizes)))
-    return Table(
+        lines.append(
+            (
+                table.name(label, suite=context.suite.name),
+                table.known("base_ranks", base.ranks if base else None, str, absent="no hit"),
+                *(_factors(mine.get(ranks), ranks) for ranks in sizes),
+            )
+        )
+    return table.Table(
         "efficiency", f"Efficiency = hardware × statistical, {context.suite.scaling} scaling",
         f"Against N0, the smallest N where the median seed hit. {_WHAT}",
         (("Optimizer", ""), ("N0", "ranks"), *((f"N = {ranks}", "against N0") for ranks in sizes)),
         tuple(lines))
 
 
-def _factors(row: ScaledOptimizer | None, ranks: int) -> Value:
+def _factors(row: ScaledOptimizer | None, ranks: int) -> table.Value:
     missing = {f"efficiency_n{ranks}": None}
     if row is None:
-        return Value(units.NONE, numbers=missing)
+        return table.Value(units.NONE, numbers=missing)
     if row.unlike:
-        return Value("not judged", f"trials differ in {row.unlike}", missing)
+        return table.Value("not judged", f"trials differ in {row.unlike}", missing)
     if row.efficiency is None:
-        return Value("no hit", numbers=missing, kind="number missed")
+        return table.Value("no hit", numbers=missing, kind="number missed")
     found = row.efficiency
     total, hardware, statistical = map(units.digits, (
         found.total, found.hardware, found.statistical))
     shown = ((units.NONE, f"statistical {statistical}") if row.crowded
              else (total, f"{hardware} × {statistical}"))
-    return Value(*shown, {f"efficiency_n{ranks}": found.total,
+    return table.Value(*shown, {f"efficiency_n{ranks}": found.total,
                           f"hardware_n{ranks}": found.hardware,
                           f"statistical_n{ranks}": found.statistical})
 
 
-def scaling_table(context: Context, rows: Sequence[ScaledOptimizer]) -> Table:
+def scaling_table(context: Context, rows: Sequence[ScaledOptimizer]) -> table.Table:
     """Return time and samples to the target, and the efficiency with its two factors."""
     labels = dict.fromkeys(row.cell.label for row in rows)
-    return grouped_table(
+    return table.grouped_table(
         "scaling", f"Time and samples to the target at each N, {context.suite.scaling} scaling",
         f"{_MODES[context.suite.scaling]} Medians over seeds. {_WHAT} Below the efficiency: "
         "smallest and largest over seeds that hit at both N.",
@@ -164,30 +159,41 @@ def scaling_table(context: Context, rows: Sequence[ScaledOptimizer]) -> Table:
         ([_row(context, row) for row in rows if row.cell.label == label] for label in labels))
 
 
-def _row(context: Context, row: ScaledOptimizer) -> tuple[Value, ...]:
+def _row(context: Context, row: ScaledOptimizer) -> tuple[table.Value, ...]:
     cell, run, found = row.cell, row.training, row.efficiency
     crowded, mode = context.crowded[cell.ranks], context.suite.scaling
     hit = math.isfinite(run.seconds)
     low, high = row.spread or (None, None)
-    total = known("efficiency", found.total if found else None, units.digits)
+    total = table.known("efficiency", found.total if found else None, units.digits)
     between = (units.between(units.digits(low), units.digits(high))
                if low is not None and high is not None and low < high else "")
-    hardware = known("hardware", found.hardware if found else None, units.digits)
-    speed = known("samples_per_s", run.samples / run.seconds if hit and run.seconds else None,
-                  units.format_count)
+    hardware = table.known("hardware", found.hardware if found else None, units.digits)
+    speed = table.known(
+        "samples_per_s",
+        run.samples / run.seconds if hit and run.seconds else None,
+        units.format_count,
+    )
     hits = sum(outcome.hit for outcome in cell.finals)
     return (
-        name(cell.label, suite=context.suite.name),
-        number(f"{cell.ranks}{' †' if crowded else ''}", ranks=cell.ranks,
-               more_ranks_than_cores=crowded),
-        words(mode, scaling=mode),
-        timed(reached("train_s_to_target", run.seconds, units.format_seconds), hit and crowded),
-        reached("samples_to_target", run.samples, units.format_count),
-        Value(units.NONE, numbers=speed.numbers) if crowded else speed,
-        Value("not judged" if row.unlike else units.NONE if row.crowded else total.text,
-              "" if row.crowded else between,
-              {**total.numbers, "efficiency_low": low, "efficiency_high": high}),
-        Value(units.NONE, numbers=hardware.numbers) if row.crowded else hardware,
-        known("statistical", found.statistical if found else None, units.digits),
-        known("base_ranks", row.base.ranks if row.base else None, str),
-        number(f"{hits} of {len(cell.seeds)}", hits=hits, seeds=len(cell.seeds)))
+        table.name(cell.label, suite=context.suite.name),
+        table.number(
+            f"{cell.ranks}{' †' if crowded else ''}",
+            ranks=cell.ranks,
+            more_ranks_than_cores=crowded,
+        ),
+        table.words(mode, scaling=mode),
+        timed(
+            table.reached("train_s_to_target", run.seconds, units.format_seconds), hit and crowded
+        ),
+        table.reached("samples_to_target", run.samples, units.format_count),
+        table.Value(units.NONE, numbers=speed.numbers) if crowded else speed,
+        table.Value(
+            "not judged" if row.unlike else units.NONE if row.crowded else total.text,
+            "" if row.crowded else between,
+            {**total.numbers, "efficiency_low": low, "efficiency_high": high},
+        ),
+        table.Value(units.NONE, numbers=hardware.numbers) if row.crowded else hardware,
+        table.known("statistical", found.statistical if found else None, units.digits),
+        table.known("base_ranks", row.base.ranks if row.base else None, str),
+        table.number(f"{hits} of {len(cell.seeds)}", hits=hits, seeds=len(cell.seeds)),
+    )

@@ -10,32 +10,9 @@ import pandas as pd
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
-from bench_apts.reports import modelled_times, section_parts
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_lines,
-    draw_marks,
-    heading,
-    headroom,
-    panel,
-    scale,
-)
+from bench_apts.reports import canvas, modelled_times, section_parts
 from bench_apts.reports.figure_style import GRID, MUTED
-from bench_apts.reports.section_parts import (
-    FIGURE_SIZE,
-    Listing,
-    Pictures,
-    Prose,
-    Section,
-    opening,
-    tables,
-)
-from bench_apts.reports.sections.scaling_factors import (
-    comparable,
-    efficiency_table,
-    scale_optimizers,
-    scaling_table,
-)
+from bench_apts.reports.sections import scaling_factors
 from bench_apts.reports.table import Table, Value, name, number, reached, words
 from bench_apts.stats import network_model
 from bench_apts.stats.modelled_training import BatchScaling
@@ -53,7 +30,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.sections.scaling_factors import ScaledOptimizer
     from bench_apts.stats.world_sizes import Efficiency
 
-SECTION = Section("scaling", "Scaling", order=40, compares=True)
+SECTION = section_parts.Section("scaling", "Scaling", order=40, compares=True)
 
 _LETTER = 0.065
 """Inches that a digit of an axis takes, at most."""
@@ -61,7 +38,7 @@ _LETTER = 0.065
 
 def part(context: Context) -> Part | None:
     """Build the section; None with a single N and nothing that could be modelled."""
-    rows = scale_optimizers(context)
+    rows = scaling_factors.scale_optimizers(context)
     blocks: list[Block] = []
     if len({row.cell.ranks for row in rows}) > 1:
         drawn = (_cost_figure(context, "train_s", "time"),
@@ -70,9 +47,15 @@ def part(context: Context) -> Part | None:
                  _factor_figure(context, rows, "statistical"))
         shown = tuple(figure for figure in drawn if figure)
         if shown:
-            blocks.append(Pictures(shown, f"Measured, {context.suite.scaling} scaling", wide=True))
-        blocks += tables(efficiency_table(context, rows), folded=False)
-        blocks.append(Listing(scaling_table(context, rows)))
+            blocks.append(
+                section_parts.Pictures(
+                    shown, f"Measured, {context.suite.scaling} scaling", wide=True
+                )
+            )
+        blocks += section_parts.tables(
+            scaling_factors.efficiency_table(context, rows), folded=False
+        )
+        blocks.append(section_parts.Listing(scaling_factors.scaling_table(context, rows)))
     blocks += _networks(context)
     return SECTION.part(_finding(context, rows), blocks, legend=True) if blocks else None
 
@@ -80,8 +63,8 @@ def part(context: Context) -> Part | None:
 def _finding(context: Context, rows: Sequence[ScaledOptimizer]) -> str:
     mode = f"{context.suite.scaling.capitalize()} scaling"
     crowded = {row.cell.ranks for row in rows if context.crowded[row.cell.ranks]}
-    compared, base = comparable(rows)
-    clear, clear_base = comparable([row for row in rows if not row.crowded])
+    compared, base = scaling_factors.comparable(rows)
+    clear, clear_base = scaling_factors.comparable([row for row in rows if not row.crowded])
     if len({row.cell.ranks for row in rows}) < 2:
         return f"{mode}: a single N was run; times at others are not modelled: needs N = 1."
     text = f"{mode}: no optimizer's median seed reached the target at two N that can be compared"
@@ -122,13 +105,13 @@ def _place_ranks(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(False, axis="x")
 
 
-def _cost_figure(context: Context, currency: Currency, slug: str) -> Figure | None:
+def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figure | None:
     """Draw a cost to the target against N, never as a speed-up; None if nobody has any."""
     row = CURRENCIES[currency]
     groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
               and not (row.is_clock and context.crowded[g.ranks])]
     form, words, shifts = row.form, row.words, _shifts(context)
-    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+    drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
     values: list[float] = []
     medians: list[tuple[str, int, float, float]] = []
     missed: dict[str, list[int]] = {}
@@ -136,24 +119,24 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> Figure | No
         for cell in (cell for cell in group.cells if cell.seeds):
             look, x = context.looks[cell.label], at + shifts[cell.label]
             seeds = [o.cost[currency] for o in cell.finals if 0 < o.cost[currency] < math.inf]
-            draw_marks(axes, [x] * len(seeds), seeds, look, size=3.5, alpha=0.4)
+            canvas.draw_marks(axes, [x] * len(seeds), seeds, look, size=3.5, alpha=0.4)
             values += seeds
             median = cell.to_target(currency).median
             if 0 < median < math.inf:
                 medians.append((cell.label, group.ranks, x, median))
             elif math.isinf(median):
                 missed.setdefault(cell.label, []).append(group.ranks)
-                draw_marks(axes, [x], [0.97], look, marker="x",
+                canvas.draw_marks(axes, [x], [0.97], look, marker="x",
                            transform=axes.get_xaxis_transform())
     if not values:
         return None
     data = pd.DataFrame(medians, columns=["optimizer", "ranks", "x", "median"])
-    draw_lines(axes, data, "x", "median", context.looks, markersize=6)
-    scale(axes, "y", form, log=True, limits=headroom(
+    canvas.draw_lines(axes, data, "x", "median", context.looks, markersize=6)
+    canvas.scale(axes, "y", form, log=True, limits=canvas.headroom(
         min(values) / 1.3, max(values) * 1.3, 1 / 11 if missed else 0))
     _place_ranks(axes, [str(group.ranks) for group in groups])
     axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
-    heading(axes, f"{words} to the target")
+    canvas.heading(axes, f"{words} to the target")
     last = groups[-1].ranks
     least = min(((median, label) for label, ranks, _, median in medians if ranks == last),
                 default=None)
@@ -173,30 +156,32 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> Figure | No
         data=_costs_table(context, currency, words, groups))
 
 
-def _factor_figure(context: Context, rows: Sequence[ScaledOptimizer], which: str) -> Figure | None:
+def _factor_figure(
+    context: Context, rows: Sequence[ScaledOptimizer], which: str
+) -> canvas.Figure | None:
     """Draw the ``hardware`` or the ``statistical`` factor of efficiency against N.
 
     Times of more ranks than cores say nothing of the network, so they make no hardware factor.
     None where no N can be compared.
     """
     usable = [row for row in rows if row.efficiency and not (which == "hardware" and row.crowded)]
-    last, base = comparable(usable)
+    last, base = scaling_factors.comparable(usable)
     if not last:
         return None
     sizes = {row.cell.ranks for row in usable}
     groups = [group for group in context.groups if group.ranks in sizes]
     at, shifts = {group.ranks: place for place, group in enumerate(groups)}, _shifts(context)
-    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+    drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
     axes.axhline(1.0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
     data = pd.DataFrame([
         (row.cell.label, at[row.cell.ranks] + shifts[row.cell.label],
          getattr(row.efficiency, which)) for row in usable], columns=["optimizer", "x", "factor"])
-    draw_lines(axes, data, "x", "factor", context.looks, markersize=6)
-    scale(axes, "y", units.digits, log=True, limits=(
+    canvas.draw_lines(axes, data, "x", "factor", context.looks, markersize=6)
+    canvas.scale(axes, "y", units.digits, log=True, limits=(
         min(*data["factor"], 0.9) / 1.15, max(*data["factor"], 1.0) * 1.15))
     _place_ranks(axes, [str(group.ranks) for group in groups])
     axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
-    heading(axes, f"{which} factor of the efficiency")
+    canvas.heading(axes, f"{which} factor of the efficiency")
     best = max(last, key=lambda row: getattr(row.efficiency, which))
     caption = (f"Largest at N = {best.cell.ranks} against N0 = {base}: {best.cell.label}, "
                f"{units.digits(getattr(best.efficiency, which))}. ")
@@ -218,7 +203,7 @@ def _costs_table(context: Context, currency: Currency, words: str,
     rows = []
     for cell in (cell for group in groups for cell in group.cells if cell.seeds):
         found, form = cell.to_target(currency), CURRENCIES[currency].form
-        rows.append((*opening(context, cell.label, cell.ranks),
+        rows.append((*section_parts.opening(context, cell.label, cell.ranks),
                      reached(f"{currency}_median", found.median, form),
                      reached(f"{currency}_low", found.low, form),
                      reached(f"{currency}_high", found.high, form),
@@ -233,7 +218,7 @@ def _factor_table(context: Context, rows: Sequence[ScaledOptimizer], which: str)
     return Table(
         f"{which}-ranks", f"Data: {which} factor", "Of medians over seeds.",
         (("Optimizer", ""), ("N", "ranks"), ("N0", "ranks"), (which.capitalize(), "factor")),
-        tuple((*opening(context, row.cell.label, row.cell.ranks),
+        tuple((*section_parts.opening(context, row.cell.label, row.cell.ranks),
                number(str(row.base.ranks), base_ranks=row.base.ranks),
                number(units.digits(getattr(row.efficiency, which)),
                       **{which: getattr(row.efficiency, which)}))
@@ -248,17 +233,25 @@ def _networks(context: Context) -> list[Block]:
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
     listing = modelled_times.modelled_table(rows)
-    alone = [Prose(f"{note[0].upper()}{note[1:]}.") for note in notes if "needs N = 1" in note]
+    alone = [
+        section_parts.Prose(f"{note[0].upper()}{note[1:]}.")
+        for note in notes
+        if "needs N = 1" in note
+    ]
     if listing is None:
         return [*alone]
     drawn = _network_figures(context, rows)
     key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
            "follow from what was recorded, what a rank computes and what it sends.")
-    pictures = [Pictures(drawn, "Modelled: other networks, other N", key=key)] if drawn else []
-    return [*pictures, Listing(listing), *alone]
+    pictures = (
+        [section_parts.Pictures(drawn, "Modelled: other networks, other N", key=key)]
+        if drawn
+        else []
+    )
+    return [*pictures, section_parts.Listing(listing), *alone]
 
 
-def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Figure, ...]:
+def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[canvas.Figure, ...]:
     """Draw for each network the time to the target against N: measured, then modelled."""
     # An optimizer, the place of its N on the axis, and seconds.
     measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
@@ -277,30 +270,30 @@ def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[Fi
 
 
 def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str, int, float]],
-                    rows: Sequence[ProjectedRow], limits: tuple[float, float]) -> Figure:
+                    rows: Sequence[ProjectedRow], limits: tuple[float, float]) -> canvas.Figure:
     modelled = sorted({row.ranks for row in rows})
     guessed = [(row.cell.label, row.ranks, row.middle.to_target_s) for row in rows if row.middle]
     here, shifts = len(context.groups), _shifts(context)
-    drawing, axes = panel(3.7, 2.7, left=0.55)
+    drawing, axes = canvas.panel(3.7, 2.7, left=0.55)
     for points in (measured, [(label, here + modelled.index(ranks), time)
                               for label, ranks, time in guessed]):
         before = len(axes.lines)
         data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
                             columns=["optimizer", "x", "time"])
-        draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
+        canvas.draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
         if points is not measured:
             for line in axes.lines[before:]:
                 line.set(linestyle=":", linewidth=1, markerfacecolor="none",
                          markeredgecolor=line.get_color(), markeredgewidth=1.2)
     axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
                  edgecolor=GRID, linewidth=0, zorder=0)
-    scale(axes, "y", units.format_seconds, log=True, limits=limits)
+    canvas.scale(axes, "y", units.format_seconds, log=True, limits=limits)
     room = axes.get_position().width * drawing.get_figwidth() / (here + len(modelled))
     _place_ranks(axes, [*spaced([str(group.ranks) for group in context.groups], room),
                         *spaced([str(ranks) for ranks in modelled], room)])
     mode = context.suite.scaling
     axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
-    heading(axes, f"training time to the target, modelled on {fabric}")
+    canvas.heading(axes, f"training time to the target, modelled on {fabric}")
     last = max(modelled)
     least, label = min((time, label) for label, ranks, time in guessed if ranks == last)
     absent = sorted({label for label, *_ in guessed}

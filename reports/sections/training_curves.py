@@ -12,16 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
-from bench_apts.reports import section_parts
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_lines,
-    draw_marks,
-    draw_seeds,
-    heading,
-    panel,
-    scale,
-)
+from bench_apts.reports import canvas, section_parts
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section
@@ -78,7 +69,7 @@ def _finding(context: Context) -> str:
     return f"{said}; first in {axis.label}, by the median seed: {units.listing(firsts)}."
 
 
-def _figures(context: Context, group: CellGroup) -> list[Figure]:
+def _figures(context: Context, group: CellGroup) -> list[canvas.Figure]:
     """Draw one N against each axis on which anything happened; all share one table."""
     runs = [record.header.run_id for cell in group.cells for record in cell.seeds]
     data = context.curves[context.curves["run_id"].isin(runs)]
@@ -105,13 +96,13 @@ def _order(group: CellGroup, axis: CurveAxis) -> list[tuple[float, list[str]]]:
 
 
 def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand],
-            step: int, limits: tuple[float, float], table: Table) -> Figure:
+            step: int, limits: tuple[float, float], table: Table) -> canvas.Figure:
     target, column = group.suite.target, axis.column
     across = np.concatenate([run[column].to_numpy(float) for one in found for run in one.runs])
     most = [value for one in found
             if (value := max(run[column].max() for run in one.runs)) > 0]
     log = max(most) > _SPREAD * min(most)
-    drawing, axes = panel(*FIGURE_SIZE)
+    drawing, axes = canvas.panel(*FIGURE_SIZE)
     axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     floor = target.floor if isinstance(target.floor, float) else math.nan
     floored = limits[0] <= floor <= limits[1]
@@ -126,13 +117,13 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
     if share:
         _scale_accuracies(axes, limits)
     else:
-        scale(axes, "y", units.digits, limits=limits)
-    scale(axes, "x", axis.form, log=log,
+        canvas.scale(axes, "y", units.digits, limits=limits)
+    canvas.scale(axes, "x", axis.form, log=log,
           limits=((across[across > 0].min() / 1.15, max(most) * 1.15) if log
                   else (0, max(most) * 1.03)))
     axes.set_xlabel(axis.words)
     unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
-    heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
+    canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                   + (", by the logarithm of its errors" if share else ""))
     dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "
               "model can expect." if floored else "")
@@ -150,7 +141,7 @@ def _draw_curves(axes: Axes, found: Sequence[CurveBand], column: str, context: C
     for one in found:
         look = context.looks[one.label]
         points = [run[[column, _METRIC]].to_numpy(float) for run in one.runs]
-        draw_seeds(axes, [run[run[:, 0] > beyond] for run in points], look)
+        canvas.draw_seeds(axes, [run[run[:, 0] > beyond] for run in points], look)
         across, values = np.median(one.shared[column], axis=1), band(one.shared[_METRIC])
         shown = across > beyond
         if one.shared[_METRIC].shape[1] > 1:
@@ -158,7 +149,7 @@ def _draw_curves(axes: Axes, found: Sequence[CurveBand], column: str, context: C
                               color=look.color, alpha=0.1, linewidth=0)
         middles.append(pd.DataFrame({"optimizer": one.label, "across": across[shown],
                                      _METRIC: values.middle[shown]}))
-    draw_lines(axes, pd.concat(middles), "across", _METRIC, context.looks, markersize=4,
+    canvas.draw_lines(axes, pd.concat(middles), "across", _METRIC, context.looks, markersize=4,
                markevery=0.15)
 
 
@@ -188,7 +179,7 @@ def draw_ends(axes: Axes, one: CurveBand, column: str, look: Look, limits: tuple
     for points, ring in ((hits, True), (misses, False)):
         shown = [point for point in points if point[0] > beyond]
         if shown:
-            draw_marks(axes, [x for x, _ in shown], [y for _, y in shown], look, zorder=4,
+            canvas.draw_marks(axes, [x for x, _ in shown], [y for _, y in shown], look, zorder=4,
                        size=8 if ring else 7, marker="" if ring else "x", hollow=ring,
                        clip_on=ring)
 

@@ -6,15 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_lines,
-    draw_marks,
-    draw_seeds,
-    heading,
-    panel,
-    scale,
-)
+from bench_apts.reports import canvas
 from bench_apts.reports.curve_data import SINGLE, StepTally, step_frame, tally_steps
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.section_parts import Block, Listing, Pictures, Prose, Section, opening
@@ -97,31 +89,31 @@ def part(context: Context) -> Part | None:
 
 
 def _against_samples(context: Context, group: CellGroup, rows: pd.DataFrame, what: _Quantity,
-                     data: Table) -> Figure | None:
+                     data: Table) -> canvas.Figure | None:
     """Draw a quantity: the first seeds thin, the median over all as long as all run."""
     shown = rows.dropna(subset=[what.column])
     if what.limits is None:
         shown = shown[shown[what.column] > 0]
     if shown.empty or (what.column == "at_bound" and not shown["at_bound"].any()):
         return None
-    drawing, axes = panel()
+    drawing, axes = canvas.panel()
     values = shown[what.column]
     low, high = what.limits or (values.min() / 1.4, values.max() * 1.4)
     shown = shown.assign(drawn=values.clip(low, high))
     for label, mine in shown.groupby("optimizer", sort=False):
-        draw_seeds(axes, [run[["samples", "drawn"]].to_numpy(float) for _, run in [
+        canvas.draw_seeds(axes, [run[["samples", "drawn"]].to_numpy(float) for _, run in [
             *mine.groupby("run_id", sort=False)][:SINGLE]], context.looks[str(label)])
     middle = shown.groupby(["optimizer", "evaluation"], sort=False, as_index=False).agg(
         samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
     most = middle["optimizer"].map(shown.groupby("optimizer")["run_id"].nunique())
-    draw_lines(axes, middle[middle["seeds"] == most], "samples", "drawn", context.looks,
+    canvas.draw_lines(axes, middle[middle["seeds"] == most], "samples", "drawn", context.looks,
                markevery=0.2)
     if what.line is not None:
         axes.axhline(what.line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
-    scale(axes, "x", units.format_count, limits=(0, shown["samples"].max() * 1.03))
-    scale(axes, "y", what.form, log=what.limits is None, limits=(low, high))
+    canvas.scale(axes, "x", units.format_count, limits=(0, shown["samples"].max() * 1.03))
+    canvas.scale(axes, "y", what.form, log=what.limits is None, limits=(low, high))
     axes.set_xlabel("samples, all ranks together")
-    heading(axes, what.words)
+    canvas.heading(axes, what.words)
     ends = shown.groupby(["optimizer", "run_id"])[what.column].last()
     labels = [label for label in context.looks if label in set(shown["optimizer"])]
     said = [f"{label} {what.form(ends[label].median())}" for label in labels]
@@ -136,7 +128,7 @@ def _against_samples(context: Context, group: CellGroup, rows: pd.DataFrame, wha
 
 
 def _predicted(context: Context, group: CellGroup, rows: pd.DataFrame,
-               data: Table) -> Figure | None:
+               data: Table) -> canvas.Figure | None:
     """Draw the actual against the predicted reduction; what rose stands at the lower edge."""
     shown = rows.dropna(subset=["predicted_reduction", "actual_reduction"])
     shown = shown[shown["predicted_reduction"] > 0]
@@ -145,7 +137,7 @@ def _predicted(context: Context, group: CellGroup, rows: pd.DataFrame,
         return None
     every = [*fell["predicted_reduction"], *fell["actual_reduction"]]
     low, high = min(every) / 1.6, max(*every, *shown["predicted_reduction"]) * 1.6
-    drawing, axes = panel()
+    drawing, axes = canvas.panel()
     labels = [label for label in context.looks if label in set(shown["optimizer"])]
     crowd = False
     for label in labels:
@@ -153,14 +145,14 @@ def _predicted(context: Context, group: CellGroup, rows: pd.DataFrame,
         seeds = mine["run_id"].unique()
         crowd |= len(seeds) > SINGLE
         mine = mine[mine["run_id"].isin(seeds[:SINGLE])]
-        draw_marks(axes, mine["predicted_reduction"].clip(lower=low),
+        canvas.draw_marks(axes, mine["predicted_reduction"].clip(lower=low),
                    mine["actual_reduction"].clip(lower=low), context.looks[label], size=4,
                    alpha=0.6, clip_on=False)
     axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for which in ("x", "y"):
-        scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)
+        canvas.scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)
     axes.set_xlabel("predicted reduction of the loss")
-    heading(axes, "actual reduction of the loss")
+    canvas.heading(axes, "actual reduction of the loss")
     better = int((fell["actual_reduction"] >= fell["predicted_reduction"]).sum())
     return context.figure(
         drawing, "predicted-actual", "actual against predicted reduction",

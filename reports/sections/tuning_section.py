@@ -7,41 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, headline
-from bench_apts.reports import cost_tables
-from bench_apts.reports.bills_by_trainings import (
-    amortised_figure,
-    crossings,
-    first_to_pay,
-    payoff_sentence,
-)
-from bench_apts.reports.canvas import (
-    Figure,
-    draw_marks,
-    heading,
-    row_panel,
-    scale,
-    write_value,
-)
+from bench_apts.reports import bills_by_trainings, canvas, cost_tables, section_parts, table
 from bench_apts.reports.search_costs import restart_figure
 from bench_apts.reports.search_figures import best_of_k_figure, replay_figures
-from bench_apts.reports.section_parts import (
-    Pictures,
-    Prose,
-    Section,
-    TuningScene,
-    tables,
-    untuned_reference,
-)
-from bench_apts.reports.table import (
-    Table,
-    Value,
-    hits_of_trials,
-    name,
-    number,
-    rank_by_cost,
-    shared_search_sentence,
-    words,
-)
 from bench_apts.reports.tuning_bill import remarks, suite_bill, width_figure
 from bench_apts.reports.tuning_pools import CostView, unlike_environments
 
@@ -52,7 +20,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Block, Context, Part
 
-SECTION = Section("tuning", "Tuning cost", order=20, compares=True, last=True)
+SECTION = section_parts.Section("tuning", "Tuning cost", order=20, compares=True, last=True)
 
 _ENDINGS = {"hit": "", "miss": ", missed", "not run": ", tuning only"}
 """What stands behind a bill, by how the final training ended."""
@@ -65,33 +33,40 @@ def part(context: Context) -> Part | None:
     found = suite_bill(context.groups, view, context.replays)
     if not found.pools:
         return None
-    scenes = [TuningScene(context, view, group.ranks, tuple(
+    scenes = [section_parts.TuningScene(context, view, group.ranks, tuple(
         pool for pool in found.pools if pool.cell.ranks == group.ranks))
         for group in context.groups]
     blocks: list[Block] = []
     for group, scene in zip(context.groups, scenes, strict=True):
         cells = [cell for cell in group.cells if cell.draws]
         figures = [
-            _expected_figure(scene, cells), _spent_figure(scene, cells),
-            best_of_k_figure(scene), amortised_figure(scene), width_figure(scene),
+            _expected_figure(scene, cells),
+            _spent_figure(scene, cells),
+            best_of_k_figure(scene),
+            bills_by_trainings.amortised_figure(scene),
+            width_figure(scene),
             restart_figure(scene),
-            *replay_figures(scene, [each for each in found.policies if each.ranks == scene.ranks])]
+            *replay_figures(scene, [each for each in found.policies if each.ranks == scene.ranks]),
+        ]
         if drawn := tuple(figure for figure in figures if figure):
-            blocks.append(Pictures(drawn, context.size(group.ranks), context.noise(group.ranks),
-                                   wide=True))
+            blocks.append(
+                section_parts.Pictures(
+                    drawn, context.size(group.ranks), context.noise(group.ranks), wide=True
+                )
+            )
     notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
     return SECTION.part(
         _finding(context.groups, scenes, view.currency),
-        (*blocks, *tables(*found.tables),
-         *(Prose(f"{note[0].upper()}{note[1:]}.") for note in notes)), legend=True)
+        (*blocks, *section_parts.tables(*found.tables),
+         *(section_parts.Prose(f"{note[0].upper()}{note[1:]}.") for note in notes)), legend=True)
 
 
-def _finding(groups: Sequence[CellGroup], scenes: Sequence[TuningScene],
+def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningScene],
              currency: Currency) -> str:
     """Say for each N from how many trainings on the first tuned optimizer pays, if known."""
     if not any(pool.cell.tune for scene in scenes for pool in scene.pools):
         found = [f"{ranked[0].label} at N = {group.ranks}" for group in groups if (
-            ranked := rank_by_cost([cell for cell in group.cells if cell.draws], currency))]
+            ranked := table.rank_by_cost([cell for cell in group.cells if cell.draws], currency))]
         return ("Nothing was tuned in this study; lowest expected cost: "
                 f"{units.listing(found)}." if found else
                 "Nothing was tuned in this study, and no trial reached the target.")
@@ -103,61 +78,71 @@ def _finding(groups: Sequence[CellGroup], scenes: Sequence[TuningScene],
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _pays(scene: TuningScene) -> str:
+def _pays(scene: section_parts.TuningScene) -> str:
     if unlike := unlike_environments(scene.pools, scene.view):
         return f"costs are not judged, as trials differ in {unlike}"
-    against = untuned_reference(scene.pools)
+    against = section_parts.untuned_reference(scene.pools)
     tuned = any(pool.cell.tune and pool.ert.hits for pool in scene.pools)
     if against is None:
         return ("only what was tuned reached the target" if tuned
                 else "no trial reached the target")
     label = against.cell.label
-    first = first_to_pay(crossings(scene.searches, [against]))
+    first = bills_by_trainings.first_to_pay(
+        bills_by_trainings.crossings(scene.searches, [against])
+    )
     if first is None:
         return (f"when tuning pays against {label} is not known" if tuned
                 else f"only {label}, without tuning, reached the target")
     if first.found.never:
         return f"tuning never pays against {label}"
-    return f"{payoff_sentence(first.tuned.cell.label, first.found)}, against {label}"
+    pays = bills_by_trainings.payoff_sentence(first.tuned.cell.label, first.found)
+    return f"{pays}, against {label}"
 
 
-def _expected_figure(scene: TuningScene, cells: Sequence[ReportCell]) -> Figure | None:
+def _expected_figure(
+    scene: section_parts.TuningScene, cells: Sequence[ReportCell]
+) -> canvas.Figure | None:
     """Draw the expected cost including tuning with its interval; misses as open arrows."""
     view, currency = scene.view, scene.view.currency
     points = [value for cell in cells for value in _ends(cell, currency)]
     if not any(cell.ert(currency).total for cell in cells):
         return None
-    drawing, axes = row_panel([cell.label for cell in cells], right=1.65, height=0.33)
+    drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
     low, high = min(points) / 1.5, max(points) * 1.5
-    scale(axes, "x", scene.axis, log=True, limits=(low, high), ticks=4)
+    canvas.scale(axes, "x", scene.axis, log=True, limits=(low, high), ticks=4)
     for row, cell in enumerate(cells):
         look, expected = scene.context.looks[cell.label], cell.ert(currency)
         interval = cell.interval(currency)
         if not expected.hits:
-            write_value(axes, row, f"more than {view.show(expected.bound)}")
+            canvas.write_value(axes, row, f"more than {view.show(expected.bound)}")
             if expected.total > 0:
                 axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
                           linestyle=":")
-                draw_marks(axes, [expected.bound], [row], look, marker=">", size=8, hollow=True)
+                canvas.draw_marks(
+                    axes, [expected.bound], [row], look, marker=">", size=8, hollow=True
+                )
             continue
-        write_value(axes, row, view.show(expected.cost))
+        canvas.write_value(axes, row, view.show(expected.cost))
         if interval is not None:
             axes.plot([max(interval.low, low), min(interval.high, high)], [row, row],
                       color=look.color, linewidth=2, solid_capstyle="butt", alpha=0.6)
             if math.isinf(interval.high):
-                draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
-        draw_marks(axes, [expected.cost], [row], look, size=8)
-    heading(axes, f"expected cost to the target, in {currency_noun(currency, view.device)}")
-    ranked = rank_by_cost(cells, currency)
+                canvas.draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
+        canvas.draw_marks(axes, [expected.cost], [row], look, size=8)
+    canvas.heading(axes, f"expected cost to the target, in {currency_noun(currency, view.device)}")
+    ranked = table.rank_by_cost(cells, currency)
     caption = "No optimizer reached the target."
     if ranked:
         caption = f"Lowest: {ranked[0].label}, {view.show(ranked[0].ert(currency).cost)}."
-    missed = [f"{cell.label} ({hits_of_trials(0, cell.ert(currency).trials)})" for cell in cells
-              if not cell.ert(currency).hits]
+    missed = [
+        f"{cell.label} ({table.hits_of_trials(0, cell.ert(currency).trials)})"
+        for cell in cells
+        if not cell.ert(currency).hits
+    ]
     if missed:
         caption += (f" Open arrows: {units.listing(missed)}, so the cost is more than that, with "
                     "95 % confidence.")
-    if shared := shared_search_sentence(cells, currency, view.device):
+    if shared := table.shared_search_sentence(cells, currency, view.device):
         caption += f" {shared}"
     return scene.context.figure(
         drawing, "expected-cost", "expected cost including tuning",
@@ -196,21 +181,23 @@ def _spending(cell: ReportCell, currency: Currency) -> _Spending:
                      "hit" if hit else "miss" if cell.seeds else "not run")
 
 
-def _spent_figure(scene: TuningScene, cells: Sequence[ReportCell]) -> Figure | None:
+def _spent_figure(
+    scene: section_parts.TuningScene, cells: Sequence[ReportCell]
+) -> canvas.Figure | None:
     """Draw what was spent: the tuning trials, and one training with the result."""
     view = scene.view
     bills = [(cell, _spending(cell, view.currency)) for cell in cells]
     most = max((bill.together for _, bill in bills), default=0.0)
     if not most:
         return None
-    drawing, axes = row_panel([cell.label for cell in cells], right=1.65, height=0.33)
+    drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
     for row, (cell, bill) in enumerate(bills):
         color = scene.context.looks[cell.label].color
         axes.barh(row, bill.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
         axes.barh(row, bill.training, left=bill.tuning, height=0.52, color=color, linewidth=0)
-        write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
-    scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
-    heading(axes, "tuning (pale) and one final training (solid), in "
+        canvas.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
+    canvas.scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
+    canvas.heading(axes, "tuning (pale) and one final training (solid), in "
                   f"{currency_noun(view.currency, view.device)}")
     reached = sorted((bill.together, cell.label) for cell, bill in bills if bill.ended == "hit")
     spans = [f"{label}, {view.show(spent)}" for spent, label in reached]
@@ -228,32 +215,46 @@ def _spent_figure(scene: TuningScene, cells: Sequence[ReportCell]) -> Figure | N
         basis=scene.basis, data=_spent_table(scene, bills))
 
 
-def _expected_table(scene: TuningScene, cells: Sequence[ReportCell]) -> Table:
+def _expected_table(scene: section_parts.TuningScene, cells: Sequence[ReportCell]) -> table.Table:
     view = scene.view
-    return Table(
-        "expected", "Expected cost, tuning included",
+    return table.Table(
+        "expected",
+        "Expected cost, tuning included",
         "With its 95 % interval; “or more”: without an upper limit.",
-        (("Optimizer", ""), ("Hit", "trials"),
-         ("Expected cost", currency_noun(view.currency, view.device))),
-        tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
-               number(f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials),
-               cost_tables.headlined(cell, view.device))
-              for cell in cells for found in [cell.ert(view.currency)]))
+        (
+            ("Optimizer", ""),
+            ("Hit", "trials"),
+            ("Expected cost", currency_noun(view.currency, view.device)),
+        ),
+        tuple(
+            (
+                table.name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
+                table.number(
+                    f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials
+                ),
+                cost_tables.headlined(cell, view.device),
+            )
+            for cell in cells
+            for found in [cell.ert(view.currency)]
+        ),
+    )
 
 
-def _spent_table(scene: TuningScene, bills: Sequence[tuple[ReportCell, _Spending]]) -> Table:
+def _spent_table(
+    scene: section_parts.TuningScene, bills: Sequence[tuple[ReportCell, _Spending]]
+) -> table.Table:
     view = scene.view
 
-    def share(cell: ReportCell, bill: _Spending, column: str) -> Value:
+    def share(cell: ReportCell, bill: _Spending, column: str) -> table.Value:
         value, seconds = (getattr(each, column) for each in (bill, _spending(
             cell, "core_seconds")))
-        return Value(view.show(value), numbers={
+        return table.Value(view.show(value), numbers={
             f"{column}_core_seconds": seconds, f"{column}_{view.currency}": value})
 
-    return Table(
+    return table.Table(
         "spent", "Tuning and one final training", "What was spent, hits and misses alike.",
         (("Optimizer", ""), ("Tuning", currency_noun(view.currency, view.device)),
          ("Final training", "median seed"), ("Together", ""), ("Ended", "final training")),
-        tuple((name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
+        tuple((table.name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
                *(share(cell, bill, column) for column in ("tuning", "training", "together")),
-               words(bill.ended, reached=bill.ended == "hit")) for cell, bill in bills))
+               table.words(bill.ended, reached=bill.ended == "hit")) for cell, bill in bills))
