@@ -1,4 +1,8 @@
-"""What users write: TOML files, ``key=value`` and selectors; hyperparameters, which they set."""
+"""What users write: TOML files, ``key=value`` and selectors; hyperparameters, which they set.
+
+The ``require_*`` functions check the options that networks and generated data take from a suite:
+by name, with the owner for the message, such as ``"model 'gpt'"``. They raise a UserError.
+"""
 
 from __future__ import annotations
 
@@ -221,3 +225,32 @@ def coerce(where: str, value: Scalar, knob: Hyperparameter) -> Scalar:
     if options and value not in options:
         raise UserError(f"{where}: expected one of {', '.join(map(str, options))}")
     return value
+
+
+def require_positive(owner: str, **sizes: int) -> None:
+    """Check that all sizes are positive integers."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"{owner}: {name} = {size!r} must be a positive integer")
+
+
+def require_natural(owner: str, **sizes: int) -> None:
+    """Check that all sizes are integers of at least 0."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < 0:
+            raise UserError(f"{owner}: {name} = {size!r} must be an integer of at least 0")
+
+
+def require_divisor(owner: str, **sizes: int) -> None:
+    """Check that the second of two positive integers divides the first."""
+    require_positive(owner, **sizes)
+    (whole, size), (part, divisor) = sizes.items()
+    if size % divisor:
+        raise UserError(f"{owner}: {part} = {divisor} must divide {whole} = {size}")
+
+
+def require_at_least(owner: str, least: float, **values: float) -> None:
+    """Check that all values are finite numbers of at least ``least``."""
+    for name, value in values.items():
+        if type(value) not in (int, float) or not least <= value < math.inf:
+            raise UserError(f"{owner}: {name} = {value!r} must be a number of at least {least:g}")

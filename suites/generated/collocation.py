@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws, sine_of_pi_times
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def collocation(points: int = 4_000, grid: int = 50, seed: int = 0) -> Generated
     Raises:
         UserError: A number of points is not a positive integer.
     """
-    positive("data 'collocation'", points=points, grid=grid)
+    require_positive("data 'collocation'", points=points, grid=grid)
     draws = PortableDraws("collocation", seed)
     boundary = draws.orders(1, points)[0] % 5 == 0
     trained = _inside(draws, points)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core.configuration import require_at_least, require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites import data
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
-from bench_apts.suites.option_checks import at_least, positive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def denoising(train: NDArray[np.uint8], test: NDArray[np.uint8], noise: float = 
     Raises:
         UserError: Images are not uint8, or ``noise`` is negative.
     """
-    at_least("data 'denoising'", 0, noise=noise)
+    require_at_least("data 'denoising'", 0, noise=noise)
 
     def add(name: str, images: NDArray[np.uint8]) -> Pair:
         if images.dtype != np.uint8:
@@ -76,8 +76,8 @@ def noniid(targets: NDArray[np.int64], ranks: int, concentration: float = 0.0, s
     Raises:
         UserError: The concentration is negative, or there are fewer samples than ranks.
     """
-    at_least("data 'noniid'", 0, concentration=concentration)
-    positive("data 'noniid'", ranks=ranks)
+    require_at_least("data 'noniid'", 0, concentration=concentration)
+    require_positive("data 'noniid'", ranks=ranks)
     if ranks > len(targets):
         raise UserError(f"data 'noniid': ranks = {ranks} are more than {len(targets)} samples")
     draws = PortableDraws("noniid", seed)
@@ -142,7 +142,7 @@ def longtail(targets: NDArray[np.int64], ratio: float = 20.0, seed: int = 0) -> 
     Raises:
         UserError: The ratio is less than 1.
     """
-    at_least("data 'longtail'", 1, ratio=ratio)
+    require_at_least("data 'longtail'", 1, ratio=ratio)
     shuffled = PortableDraws("longtail", seed).orders(1, len(targets))[0]
     counts = np.bincount(targets)
     kept = [shuffled[targets[shuffled] == k][: max(1, round(
@@ -171,7 +171,7 @@ def noisy(name: str = "mnist", train: int = 10_000, test: int = 1_000, noise: fl
         UserError: The data set is not there, holds no images or too few of them, or a value
             is out of range.
     """
-    positive("data 'noisy'", train=train, test=test)
+    require_positive("data 'noisy'", train=train, test=test)
     known = data.load(data.prepare(name, data_dir, offline).folder)
     chosen = []
     for part, images, number in (("train", known.train_inputs, train),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core.configuration import require_at_least, require_natural, require_positive
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws, sine_of_pi_times
-from bench_apts.suites.option_checks import at_least, natural, positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,9 +48,9 @@ def friedman(rows: int = 20_000, test: int = 5_000, noise: float = 0.2, nuisance
         UserError: A number of rows is not a positive integer, or ``noise`` or ``nuisance`` is
             negative.
     """
-    positive("data 'friedman'", rows=rows, test=test)
-    at_least("data 'friedman'", 0, noise=noise)
-    natural("data 'friedman'", nuisance=nuisance)
+    require_positive("data 'friedman'", rows=rows, test=test)
+    require_at_least("data 'friedman'", 0, noise=noise)
+    require_natural("data 'friedman'", nuisance=nuisance)
 
     def draw(name: str, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         draws = PortableDraws(f"friedman {name}", seed)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def graphs(train: int = 9_000, test: int = 1_800, seed: int = 0) -> GeneratedSpl
     Raises:
         UserError: A number of graphs is not a positive integer.
     """
-    positive("data 'graphs'", train=train, test=test)
+    require_positive("data 'graphs'", train=train, test=test)
 
     def draw(name: str, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         draws = PortableDraws(f"graphs {name}", seed)

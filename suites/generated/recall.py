@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def recall(train: int = 20_000, test: int = 2_000, length: int = 32, pairs: int 
         UserError: A size is not a positive integer, or a sequence or the vocabulary is too small
             for the pairs.
     """
-    positive("data 'recall'", train=train, test=test, length=length, pairs=pairs,
+    require_positive("data 'recall'", train=train, test=test, length=length, pairs=pairs,
              vocabulary=vocabulary)
     keys, values = (vocabulary - 1) // 2, vocabulary - 1 - (vocabulary - 1) // 2
     if length < 3 * pairs or keys < pairs:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites.generated.draws import GeneratedSplits, PortableDraws
-from bench_apts.suites.option_checks import positive
 from bench_apts.suites.readers.token_files import windows
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def grammar_text(characters: int = 1_000_000, context: int = 64, seed: int = 0) 
     Raises:
         UserError: A size is not a positive integer, or the text has no window to test on.
     """
-    positive("data 'grammar_text'", characters=characters, context=context)
+    require_positive("data 'grammar_text'", characters=characters, context=context)
     if characters - characters * 9 // 10 <= context:
         raise UserError(f"data 'grammar_text': characters = {characters} must be more than ten "
                         f"times context = {context}")

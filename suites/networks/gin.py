@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.suites import models
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,6 @@ def gin(features: int, classes: int, width: int = 32, layers: int = 3, activatio
     Raises:
         UserError: A size is not a positive integer, or the activation is unknown.
     """
-    positive("model 'gin'", features=features, classes=classes, width=width, layers=layers)
+    require_positive("model 'gin'", features=features, classes=classes, width=width, layers=layers)
     activate = models.choice("activation of model 'gin'", activation, models.ACTIVATIONS)
     return GIN(features, classes, width, layers, activate)

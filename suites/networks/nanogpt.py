@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench_apts.core.configuration import require_divisor, require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites.models import SquaredReLU
-from bench_apts.suites.option_checks import divides, positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,8 +133,8 @@ def nanogpt(vocabulary: int = 50_304, layers: int = 12, width: int = 768, heads:
     Raises:
         UserError: A size is not a positive integer, or does not divide as it must.
     """
-    positive("model 'nanogpt'", vocabulary=vocabulary, layers=layers)
-    divides("model 'nanogpt'", width=width, heads=heads)
+    require_positive("model 'nanogpt'", vocabulary=vocabulary, layers=layers)
+    require_divisor("model 'nanogpt'", width=width, heads=heads)
     if width // heads % 4:
         raise UserError(f"model 'nanogpt': width / heads = {width // heads} must be a multiple "
                         "of 4")

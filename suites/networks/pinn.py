@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites import models
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def pinn(inputs: int = 2, outputs: int = 1, hidden: Sequence[int] = (50, 50, 50)
         UserError: A size is not a positive integer, or the activation is unknown or "relu", whose
             second derivative is zero.
     """
-    positive("model 'pinn'", inputs=inputs, outputs=outputs)
+    require_positive("model 'pinn'", inputs=inputs, outputs=outputs)
     if activation == "relu":
         raise UserError("model 'pinn': activation = 'relu' has no second derivative; use 'tanh'")
     model = models.mlp((inputs,), outputs, hidden, activation=activation)

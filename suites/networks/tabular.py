@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bench_apts.core.configuration import require_divisor, require_positive
 from bench_apts.suites import models
 from bench_apts.suites.networks.transformer import blocks, initialise
-from bench_apts.suites.option_checks import divides, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def mlp(features: int, outputs: int, hidden: Sequence[int] = (128, 128), activation: str = "relu",
         norm: str = "none") -> nn.Module:
     """Return ``models.mlp`` for rows: from float (b, features) to (b, outputs)."""
-    positive("model 'mlp'", features=features, outputs=outputs)
+    require_positive("model 'mlp'", features=features, outputs=outputs)
     return models.mlp((features,), outputs, hidden, activation=activation, norm=norm)
 
 
@@ -64,6 +64,6 @@ def ft_transformer(features: int, outputs: int, width: int = 32, depth: int = 2,
     Raises:
         UserError: A size is not a positive integer, or ``heads`` does not divide ``width``.
     """
-    positive("model 'ft_transformer'", features=features, outputs=outputs, depth=depth)
-    divides("model 'ft_transformer'", width=width, heads=heads)
+    require_positive("model 'ft_transformer'", features=features, outputs=outputs, depth=depth)
+    require_divisor("model 'ft_transformer'", width=width, heads=heads)
     return FTTransformer(features, outputs, width, blocks(depth, width, heads, causal=False))

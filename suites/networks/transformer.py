@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench_apts.core.configuration import require_divisor, require_natural, require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites import models
 from bench_apts.suites.models import ACTIVATIONS, VECTOR_NORMS
-from bench_apts.suites.option_checks import divides, natural, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,9 +137,9 @@ def gpt(vocabulary: int, context: int, layers: int = 2, width: int = 64, heads: 
         UserError: A size is not a positive integer, ``heads`` does not divide ``width``, or
             ``activation`` or ``norm`` is unknown.
     """
-    positive("model 'gpt'", vocabulary=vocabulary, context=context, layers=layers)
-    divides("model 'gpt'", width=width, heads=heads)
-    natural("model 'gpt'", expansion=expansion)
+    require_positive("model 'gpt'", vocabulary=vocabulary, context=context, layers=layers)
+    require_divisor("model 'gpt'", width=width, heads=heads)
+    require_natural("model 'gpt'", expansion=expansion)
     body = blocks(layers, width, heads, causal=True, expansion=expansion, activation=activation,
                   norm=norm)
     return GPT(vocabulary, context, body, width, tied)
@@ -196,10 +196,10 @@ def vit(image_shape: Sequence[int], classes: int, patch: int = 4, width: int = 9
     if len(image_shape) != 3:
         raise UserError(f"model 'vit' takes images (channels, height, width), not {image_shape}")
     channels, rows, columns = image_shape
-    positive("model 'vit'", channels=channels, classes=classes, depth=depth)
-    divides("model 'vit'", height=rows, patch=patch)
-    divides("model 'vit'", columns=columns, patch=patch)
-    divides("model 'vit'", width=width, heads=heads)
+    require_positive("model 'vit'", channels=channels, classes=classes, depth=depth)
+    require_divisor("model 'vit'", height=rows, patch=patch)
+    require_divisor("model 'vit'", columns=columns, patch=patch)
+    require_divisor("model 'vit'", width=width, heads=heads)
     patches = nn.Conv2d(channels, width, patch, patch)
     places = (rows // patch) * (columns // patch)
     body = blocks(depth, width, heads, causal=False, activation=activation, norm=norm)

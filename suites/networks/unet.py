@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bench_apts.core.configuration import require_positive
 from bench_apts.core.errors import UserError
 from bench_apts.suites.models import ACTIVATIONS, NORMS, choice
-from bench_apts.suites.option_checks import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def unet(channels: int, width: int = 16, depth: int = 2, activation: str = "silu
         UserError: A size is not a positive integer, or an option is unknown; later, if images do
             not fit.
     """
-    positive("model 'unet'", channels=channels, width=width, depth=depth)
+    require_positive("model 'unet'", channels=channels, width=width, depth=depth)
     return UNet(channels, [width << level for level in range(depth + 1)],
                 choice("activation of model 'unet'", activation, ACTIVATIONS),
                 choice("norm of model 'unet'", norm, NORMS))
