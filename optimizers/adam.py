@@ -13,26 +13,18 @@ if TYPE_CHECKING:
     import torch
 
 HYPERPARAMETERS = {
-    "lr": contract.Hyperparameter(
-        1e-3,
-        "peak learning rate",
-        contract.LogUniform(1e-4, 1e-1),
-        wide=contract.LogUniform(1e-5, 1.0),
-        above=0,
-    ),
-    "beta1": contract.Hyperparameter(
-        0.9, "decay of the first moment", wide=contract.Uniform(0.8, 0.98), least=0, below=1
-    ),
+    "lr": contract.Hyperparameter(1e-3, "peak learning rate", contract.LogUniform(1e-4, 1e-1),
+                                  wide=contract.LogUniform(1e-5, 1.0), above=0),
+    "beta1": contract.Hyperparameter(0.9, "decay of the first moment",
+                                     wide=contract.Uniform(0.8, 0.98), least=0, below=1),
     "beta2": contract.Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
-    "weight_decay": contract.Hyperparameter(
-        0.0, "decoupled weight decay", wide=contract.LogUniform(1e-6, 1e-1), least=0
-    ),
+    "weight_decay": contract.Hyperparameter(0.0, "decoupled weight decay",
+                                            wide=contract.LogUniform(1e-6, 1e-1), least=0),
 }
 
 
-def adamw(
-    parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
-) -> torch.optim.Optimizer:
+def adamw(parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
+          ) -> torch.optim.Optimizer:
     """Make the AdamW that all Adam-like backends share."""
     import torch
 
