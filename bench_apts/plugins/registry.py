@@ -1,7 +1,7 @@
-"""Find optimizers, suites, tasks and sections: by entry point where installed, else by a file.
+"""Finding optimizers and suites: installed ones by their entry points, others by a file's path.
 
 The harness imports no backend and no suite by name; what is built in is found like what others
-install, through the groups of entry points below.
+install, through the groups ``bench_apts.optimizers`` and ``bench_apts.suites``.
 """
 
 from __future__ import annotations
@@ -12,69 +12,20 @@ import hashlib
 import importlib.util
 import inspect
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.plugins import suite_file, user_code
+from bench_apts.plugins import entry_points, suite_file, user_code
 from bench_apts.plugins.backend import Backend, installed
+from bench_apts.plugins.entry_points import OPTIMIZERS, SUITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from importlib.metadata import EntryPoint
 
     from bench_apts.core.spec import Suite
-
-OPTIMIZERS = "bench_apts.optimizers"
-SUITES = "bench_apts.suites"
-TASKS = "bench_apts.tasks"
-SECTIONS = "bench_apts.sections"
-
-_OURS = "bench-apts"
-
-
-@functools.cache
-def entries(group: str) -> dict[str, list[EntryPoint]]:
-    """Return a group's entry points by name, ours first.
-
-    Equal ones, of a package that is found twice, count once.
-    """
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(entry_points(group=group), key=lambda each: distribution(each) != _OURS):
-        known = found.setdefault(entry.name, [])
-        if all((other.value, distribution(other)) != (entry.value, distribution(entry))
-               for other in known):
-            known.append(entry)
-    return found
-
-
-def only(group: str, name: str) -> EntryPoint:
-    """Return the entry point of a name that is offered.
-
-    Raises:
-        UserError: Several packages offer the name.
-    """
-    found = entries(group)[name]
-    if len(found) > 1:
-        raise several_offers(name, group, [distribution(entry) for entry in found])
-    return found[0]
-
-
-def several_offers(name: str, group: str, distributions: list[str]) -> UserError:
-    """Return the error of a name that several packages offer."""
-    return UserError(f"'{name}' is offered twice in {group}, by {' and '.join(distributions)}: "
-                     "uninstall one")
-
-
-def distribution(entry: EntryPoint) -> str:
-    """Return the name of the distribution that offers an entry point."""
-    return entry.dist.name if entry.dist else "unknown"
-
-
-def origin(*found: EntryPoint) -> str:
-    """Return where entry points come from, for people."""
-    return ", ".join("built in" if name == _OURS else name for name in map(distribution, found))
 
 
 @dataclass(frozen=True)
@@ -89,12 +40,12 @@ class Plugin:
 
 def optimizer_names() -> list[str]:
     """Return the names of the installed backends, sorted."""
-    return sorted(entries(OPTIMIZERS))
+    return sorted(entry_points.entries(OPTIMIZERS))
 
 
 def optimizer_origin(name: str) -> str:
     """Return which distribution installed a backend."""
-    return origin(*entries(OPTIMIZERS)[name])
+    return entry_points.origin(*entry_points.entries(OPTIMIZERS)[name])
 
 
 def optimizer(name: str) -> Plugin:
@@ -105,15 +56,15 @@ def optimizer(name: str) -> Plugin:
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
-    known = entries(OPTIMIZERS)
+    known = entry_points.entries(OPTIMIZERS)
     if name not in known:
         raise unknown("optimizer", name, known, "See `bench-apts list optimizers`.")
-    entry = only(OPTIMIZERS, name)
+    entry = entry_points.only(OPTIMIZERS, name)
     try:
         backend = entry.load()
     except Exception as error:
         raise UserError(user_code.failure(f"optimizer '{name}' ({entry.value})", error)) from error
-    plugin = _plugin(backend, origin(entry), entry.value)
+    plugin = _plugin(backend, entry_points.origin(entry), entry.value)
     if plugin.backend.name != name:
         raise UserError(f"the entry point '{name}' ({entry.value}) offers a backend that calls "
                         f"itself '{plugin.backend.name}'; the two names must be equal")
@@ -131,7 +82,7 @@ def installed_backend(reference: str) -> Backend | None:
     Returns:
         None where no installed package offers it, or it cannot be imported.
     """
-    for name, offered in entries(OPTIMIZERS).items():
+    for name, offered in entry_points.entries(OPTIMIZERS).items():
         if any(entry.value == reference for entry in offered):
             with contextlib.suppress(UserError):
                 return optimizer(name).backend
@@ -224,7 +175,7 @@ def suite_path(name: str) -> Path:
         raise unknown("suite", name, found.files,
                       f"A file's path ending in .toml works too.{broken}")
     if others := found.clashes.get(name):
-        raise several_offers(name, SUITES, others)
+        raise entry_points.several_offers(name, SUITES, others)
     return found.files[name][0]
 
 
@@ -253,20 +204,20 @@ class _InstalledSuites(NamedTuple):
 def _installed_suites() -> _InstalledSuites:
     found = _InstalledSuites({}, {}, [])
     owners: dict[str, str] = {}
-    known = [entry for several in entries(SUITES).values() for entry in several]
-    for entry in sorted(known, key=lambda each: origin(each) != "built in"):
+    known = [entry for several in entry_points.entries(SUITES).values() for entry in several]
+    for entry in sorted(known, key=lambda each: entry_points.origin(each) != "built in"):
         try:
             paths = list(_suites_of(entry))
         except (Exception, SystemExit) as error:
             found.broken.append(Unavailable(
-                entry.name, origin(entry), user_code.failure(entry.value, error)))
+                entry.name, entry_points.origin(entry), user_code.failure(entry.value, error)))
             continue
         for path in paths:
-            before, _ = found.files.setdefault(path.stem, (path, origin(entry)))
-            owner = owners.setdefault(path.stem, distribution(entry))
+            before, _ = found.files.setdefault(path.stem, (path, entry_points.origin(entry)))
+            owner = owners.setdefault(path.stem, entry_points.distribution(entry))
             if before != path:
                 found.clashes.setdefault(path.stem, [owner]).append(
-                    distribution(entry))
+                    entry_points.distribution(entry))
     return found
 
 
@@ -284,6 +235,6 @@ def _suites_of(entry: EntryPoint) -> Iterator[Path]:
 
 def forget() -> None:
     """Look at the installed packages anew at the next call."""
-    entries.cache_clear()
+    entry_points.forget()
     installed_backend.cache_clear()
     _installed_suites.cache_clear()

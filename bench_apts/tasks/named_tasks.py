@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.plugins import registry, user_code
+from bench_apts.plugins import entry_points, user_code
 from bench_apts.tasks.task import Metric, OutputTask, Task
 
 if TYPE_CHECKING:
@@ -139,12 +139,12 @@ READY: dict[str, type[OutputTask]] = {
 
 def names() -> list[str]:
     """Return the names that ``[task] name`` may have, sorted."""
-    return sorted({*READY, *registry.entries(registry.TASKS)})
+    return sorted({*READY, *entry_points.entries(entry_points.TASKS)})
 
 
 def origin(name: str) -> str:
     """Return where a task comes from: built in, or its distribution."""
-    found = registry.origin(*registry.entries(registry.TASKS).get(name, ()))
+    found = entry_points.origin(*entry_points.entries(entry_points.TASKS).get(name, ()))
     return ", ".join(filter(None, ("built in" if name in READY else "", found)))
 
 
@@ -154,16 +154,16 @@ def load(name: str) -> Loaded:
     Raises:
         UserError: There is none of the name, several packages offer it, or it cannot be imported.
     """
-    entries = registry.entries(registry.TASKS)
+    entries = entry_points.entries(entry_points.TASKS)
     if name in READY:
         if name in entries:
-            raise registry.several_offers(name, registry.TASKS, [
-                "bench-apts", *map(registry.distribution, entries[name])])
+            raise entry_points.several_offers(name, entry_points.TASKS, [
+                "bench-apts", *map(entry_points.distribution, entries[name])])
         return user_code.Loaded(READY[name], (), None)
     if name not in entries:
         raise unknown("task", name, names())
-    entry = registry.only(registry.TASKS, name)
-    what = f"task '{name}' of {registry.distribution(entry)}"
+    entry = entry_points.only(entry_points.TASKS, name)
+    what = f"task '{name}' of {entry_points.distribution(entry)}"
     found = user_code.load(f"{entry.module}:{entry.attr}", Path(), what)
     if not (isinstance(found.value, type) and issubclass(found.value, Task)):
         raise UserError(f"{what} ({entry.value}) is no subclass of bench_apts.tasks.Task")

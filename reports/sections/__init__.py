@@ -13,8 +13,8 @@ import pkgutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError
-from bench_apts.plugins import registry
-from bench_apts.plugins.registry import SECTIONS
+from bench_apts.plugins import entry_points
+from bench_apts.plugins.entry_points import SECTIONS
 from bench_apts.plugins.user_code import failure
 from bench_apts.reports.section_parts import Part, Section
 
@@ -56,7 +56,7 @@ def find_sections() -> tuple[list[SectionModule], list[str]]:
         if hasattr(module, "SECTION"):
             found.append(SectionModule(module.SECTION, module.part, ""))
     failures = []
-    for name in sorted(registry.entries(SECTIONS)):
+    for name in sorted(entry_points.entries(SECTIONS)):
         try:
             found.append(_installed(name, {each.section.anchor for each in found}))
         except UserError as error:
@@ -65,7 +65,7 @@ def find_sections() -> tuple[list[SectionModule], list[str]]:
 
 
 def _installed(name: str, taken: set[str]) -> SectionModule:
-    entry = registry.only(SECTIONS, name)
+    entry = entry_points.only(SECTIONS, name)
     source = f"section '{name}' ({entry.value})"
     try:
         module = entry.load()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bench_apts.suites.regressions.backend_costs import marked
+from .backend_costs import marked
 
 COMMANDS = ("--help", "list", "report --help", "run --help")
 

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from bench_apts.suites.regressions.backend_costs import marked
+from .backend_costs import marked
 
 VARIANTS = ("tr", "apts-paper", "apts-paper[solver=l-sr1]", "apts-paper[solver=tr-adam]", "napts",
             "apts")

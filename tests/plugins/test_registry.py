@@ -6,16 +6,16 @@ from types import SimpleNamespace
 import pytest
 
 from bench_apts.core.errors import UserError
-from bench_apts.plugins import registry
+from bench_apts.plugins import entry_points, registry
 
 
 @pytest.fixture
 def installed(monkeypatch):
     """Lets tests install entry points beside the real ones."""
-    real = registry.entry_points
+    real = entry_points.entry_points
 
     def install(*entries):
-        monkeypatch.setattr(registry, "entry_points", lambda group: [
+        monkeypatch.setattr(entry_points, "entry_points", lambda group: [
             *real(group=group), *(e for e in entries if e.group == group)])
         registry.forget()
 
@@ -148,4 +148,4 @@ def test_built_in_names_say_so():
     assert registry.optimizer("sgd").origin == "built in"
     assert registry.suite_origin("digits") == "built in"
     entry = SimpleNamespace(dist=None)
-    assert registry.distribution(entry) == "unknown"
+    assert entry_points.distribution(entry) == "unknown"
