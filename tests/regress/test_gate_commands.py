@@ -10,7 +10,7 @@ from rich.console import Console
 from bench_apts.core import environment as environments
 from bench_apts.core import store
 from bench_apts.launch.elastic import Launcher
-from bench_apts.regress import gate_comparison
+from bench_apts.regress import gate_comparison, gate_trainings
 from bench_apts.regress.gate_findings import GateResult
 from bench_apts.regress.gate_trainings import CodeTree, GateRequest
 from bench_apts.study.plan import Plan
@@ -207,7 +207,7 @@ def test_equal_code_is_never_called_slower(make_study, digits, monkeypatch, tmp_
                 scheduler.run(trial)
             return store.read_trials(out)
 
-        monkeypatch.setattr(gate_comparison, "train", train)
+        monkeypatch.setattr(gate_trainings, "train", train)
         trees = [CodeTree(name, name, tmp_path) for name in ("base", "head")]
         for number in range(20):
             found = gate_comparison.compare_interleaved(

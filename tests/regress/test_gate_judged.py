@@ -6,7 +6,7 @@ import pytest
 
 from bench_apts.core.errors import UserError
 from bench_apts.core.records import End, Eval, Header, Start, Traffic, TrialRecord
-from bench_apts.regress import gate_comparison, gate_findings, gate_summary
+from bench_apts.regress import gate_comparison, gate_findings, gate_summary, gate_trainings
 from bench_apts.regress.gate_findings import GateFinding, GateResult
 from bench_apts.regress.gate_trainings import CodeTree, GateCell, GateRequest, TrainingFailed
 
@@ -42,7 +42,7 @@ def gate(monkeypatch, tmp_path):
             runs.append((tree.name, base_seed, asked.ranks, asked.optimizers))
             return make(tree.name, len(runs), base_seed, asked)
 
-        monkeypatch.setattr(gate_comparison, "train", train)
+        monkeypatch.setattr(gate_trainings, "train", train)
         monkeypatch.setattr("bench_apts.core.environment.cores", lambda: 2)
         base, head = (CodeTree(name, f"{name} code", tmp_path) for name in ("base", "head"))
         found = gate_comparison.compare_interleaved(
