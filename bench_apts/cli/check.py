@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DEFAULT = "apts,sgd,adam,zero2"
 
 _MIN_PAIRS = 6
-"""Fewer pairs are told from chance too seldom: six of each kind have C(12, 6) = 924 orders."""
+"""With fewer pairs the test has too little power: six of each kind have C(12, 6) = 924 orders."""
 
 
 def command(

@@ -42,14 +42,14 @@ def require_regular_file(path: Path, remedy: str, what: str = "") -> None:
         what: What the message calls the path, for instance ``"suite"``.
 
     Raises:
-        UserError: There is no regular file at ``path``.
+        UserError: ``path`` does not exist or is not a regular file.
     """
     if not path.is_file():
         raise UserError(f"{what} {path} is not a regular file; {remedy}".lstrip())
 
 
 def require_folder(path: Path, remedy: str, what: str = "") -> None:
-    """Refuse a path at which there is no folder.
+    """Require that a path is a folder.
 
     Args:
         path: The path.
@@ -57,7 +57,7 @@ def require_folder(path: Path, remedy: str, what: str = "") -> None:
         what: What the message calls the path.
 
     Raises:
-        UserError: There is no folder at ``path``.
+        UserError: ``path`` does not exist or is not a folder.
     """
     if not path.is_dir():
         raise UserError(f"{what} {path} is not a folder; {remedy}".lstrip())

@@ -130,7 +130,7 @@ def read_trial(path: Path) -> TrialRecord | None:
     An attempt that was resumed keeps what came before its checkpoint, and drops what came after.
 
     Raises:
-        UserError: It is not a regular file, a line other than a torn one is no event, or the
+        UserError: It is not a regular file, a complete line is not an event, or the
             schema is newer than ours.
     """
     require_regular_file(path, "move it away")

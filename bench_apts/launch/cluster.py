@@ -154,7 +154,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 def _step_nodes(environ: Mapping[str, str]) -> int:
-    """Return how many nodes srun started this command on; the batch script itself is no step."""
+    """Return on how many nodes srun started this command; 1 in the batch script, outside srun."""
     if "SLURM_STEP_ID" not in environ or "SLURM_STEP_NUM_NODES" not in environ:
         return 1
     return _number(environ, "SLURM_STEP_NUM_NODES")

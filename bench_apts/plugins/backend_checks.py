@@ -36,7 +36,7 @@ def fail(where: str, expected: str, value: object) -> NoReturn:
 
 
 def require_type(where: str, value: object, kind: type) -> None:
-    """Require a value of exactly a type: a bool is no int."""
+    """Require a value of exactly this type; a bool does not count as an int."""
     if type(value) is not kind:
         fail(where, kind.__name__, value)
 
