@@ -6,8 +6,8 @@ from harness_ranks import run_ranks
 from rich.console import Console
 
 from bench_apts.core import environment, store
+from bench_apts.core.interrupts import Interrupted
 from bench_apts.core.spec import Entry, Study
-from bench_apts.launch.elastic import Interrupted
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study.execution import Execution
 from bench_apts.study.plan import Plan

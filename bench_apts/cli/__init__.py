@@ -6,10 +6,13 @@ import os
 import signal
 import sys
 
+from bench_apts.core import interrupts
+
 
 def main() -> None:
     """Run the command line; Ctrl-C ends it in order from here on."""
     _open_standard_streams()
+    interrupts.resend_lost_signals()
     try:
         # Takes a good part of a second on a busy machine, in which Ctrl-C may come.
         from bench_apts.cli import commands

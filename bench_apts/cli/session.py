@@ -225,7 +225,7 @@ _RESUMABLE = "finished trials are kept {}; the same command goes on from there"
 @contextlib.contextmanager
 def end_in_order(message: str = "") -> Iterator[None]:
     """Let SIGTERM and Ctrl-C end the block with a line and the exit code that shells expect."""
-    from bench_apts.launch.elastic import Interrupted, interruptible
+    from bench_apts.core.interrupts import Interrupted, interruptible
 
     try:
         with interruptible():

@@ -34,6 +34,7 @@ import msgspec
 
 from bench_apts.core import process_limits
 from bench_apts.core.errors import UserError
+from bench_apts.core.interrupts import Interrupted
 from bench_apts.core.job import GRACE_S
 from bench_apts.launch import processes, worker
 from bench_apts.launch.processes import ForkServer, ProcessOutcome
@@ -60,41 +61,6 @@ _MIN_TIMER_S = 1e-3
 _POLL_S = 0.05
 _END_S = 3
 """How long ranks may take to end on a signal, in seconds."""
-
-
-class Interrupted(Exception):
-    """The user or the system asked the command to stop; the trial's ranks have ended."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end the block by ``Interrupted``.
-
-    A SIGTERM that follows does nothing: it would cut off what the first one ends in order.
-    """
-
-    def ignore(number: int, frame: FrameType | None) -> None:
-        """Do nothing; unlike SIG_IGN, programs that are started do not inherit a handler."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, ignore)
-        raise Interrupted(number)
-
-    after = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except Interrupted:
-        after = ignore
-        raise
-    except KeyboardInterrupt as error:
-        after = ignore
-        raise Interrupted(signal.SIGINT) from error
-    finally:
-        signal.signal(signal.SIGTERM, after)
 
 
 class Launcher:

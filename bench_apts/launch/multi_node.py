@@ -25,9 +25,10 @@ import msgspec
 from msgspec import Struct
 
 from bench_apts.core.errors import UserError
+from bench_apts.core.interrupts import Interrupted
 from bench_apts.core.job import RankJob
 from bench_apts.core.records import Status
-from bench_apts.launch.elastic import Interrupted, Launcher
+from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.launch.rendezvous import interface_of
 

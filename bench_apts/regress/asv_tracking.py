@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench_apts.core import environment
 from bench_apts.core.environment import THREADS
 from bench_apts.core.errors import UserError
-from bench_apts.launch.elastic import interruptible
+from bench_apts.core.interrupts import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

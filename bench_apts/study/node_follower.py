@@ -14,8 +14,8 @@ import msgspec
 
 from bench_apts.core import environment
 from bench_apts.core.errors import UserError
+from bench_apts.core.interrupts import interruptible
 from bench_apts.launch import multi_node, rendezvous
-from bench_apts.launch.elastic import interruptible
 from bench_apts.launch.rendezvous import NodePlace, reach_store
 from bench_apts.study import preflight
 

@@ -20,9 +20,10 @@ from rich.console import Console
 
 from bench_apts.core import environment, store
 from bench_apts.core.errors import UserError
+from bench_apts.core.interrupts import Interrupted, interruptible
 from bench_apts.core.job import CheckpointJob, RankJob
 from bench_apts.core.records import Header
-from bench_apts.launch.elastic import Interrupted, Launcher, interruptible
+from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.multi_node import SpreadLauncher
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study import attempts, preflight, shared_folder
