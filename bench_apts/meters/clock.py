@@ -57,7 +57,7 @@ class Clock:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """Bill a block to ``part``, then returns to the part before."""
+        """Bill a block to ``part``, then return to the part before."""
         before = self._part
         self.switch(part)
         try:

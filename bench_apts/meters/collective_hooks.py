@@ -173,7 +173,7 @@ def _readable(tensors: Any) -> tuple[int, ...]:
     for tensor in _flat(tensors):
         try:
             found += [int(size) for size in _sizes([tensor])]
-        except Exception:  # counted as unmeasured anyhow
+        except Exception:  # counted as unmeasured in any case
             continue
     return tuple(found)
 

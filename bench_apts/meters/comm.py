@@ -142,7 +142,7 @@ class CommMeter:
     def calls(self, most: int = distinct.MAX_DISTINCT_CALLS) -> list[DistinctCall]:
         """Return the distinct calls so far, the rarest folded where there are more than ``most``.
 
-        ``calls.totals`` of them is the snapshot of the same moment.
+        ``calls.sum_calls`` of them is the snapshot of the same moment.
         """
         return distinct.fold_calls(self._calls(), most)
 

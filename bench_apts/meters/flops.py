@@ -53,7 +53,7 @@ def per_sample(model: torch.nn.Module, loss: Loss, batch: Batch) -> Flops | None
 
     Args:
         model: The plain model, on any device, before a backend wraps or shards it and before
-            ``passes.instrument`` replaces its forward pass.
+            ``trained_model.instrument`` replaces its forward pass.
         loss: ``loss(output, targets)``.
         batch: ``SAMPLES`` samples as a stepper gets them; only shapes and dtypes matter.
 

@@ -3,7 +3,7 @@
 Each rank collects what it may have sent to and received from: by the interpreter's audit events
 what Python code opened, however briefly; by the kernel (``procfs``) what the process and its
 children hold open, or share, where training pauses. A channel is what one rank may send to and
-another one on the same machine receives from. A file that only its writer reads is none.
+another one on the same machine receives from. A file that only its writer reads does not count.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def transferred_bytes() -> tuple[int, int]:
 
 
 def child_processes() -> list[psutil.Process]:
-    """Return the children of this process and their children; quick where there are none."""
+    """Return the children of this process and their children; fast where it has none."""
     try:
         os.waitid(os.P_ALL, 0, os.WNOHANG | os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
@@ -103,7 +103,7 @@ def _access(process: int, number: str) -> int:
 
 
 def is_ordinary(path: str) -> bool:
-    """Say whether a path is none of the kernel's own or of a device."""
+    """Say whether a path is neither one of the kernel's own nor that of a device."""
     return not path.startswith(("/proc/", "/sys/", "/dev/")) or path.startswith("/dev/shm/")
 
 

@@ -59,5 +59,5 @@ def origin(*found: EntryPoint) -> str:
 
 
 def forget() -> None:
-    """Look at the installed packages anew at the next call."""
+    """Have the next call look at the installed packages again."""
     entries.cache_clear()

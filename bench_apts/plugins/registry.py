@@ -234,7 +234,7 @@ def _suites_of(entry: EntryPoint) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Look at the installed packages anew at the next call."""
+    """Have the next call look at the installed packages again."""
     entry_points.forget()
     installed_backend.cache_clear()
     _installed_suites.cache_clear()

@@ -48,7 +48,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
         variant: The variant's name; "" for the suite itself.
 
     Raises:
-        UserError: The file cannot be read, is no TOML, or a key is missing, unknown or of the
+        UserError: The file cannot be read, is not TOML, or a key is missing, unknown or of the
             wrong type, in the suite or in any of its variants, or the variant does not exist; the
             message names the file, all such keys and what was expected.
     """
@@ -84,7 +84,7 @@ def variant_names(path: Path) -> list[str]:
     """Return the names of a suite's variants, as the file has them.
 
     Raises:
-        UserError: The file cannot be read or is no TOML.
+        UserError: The file cannot be read or is not TOML.
     """
     return [*_pop_variants(configuration.read_toml(path, "suite"))[0]]
 

@@ -169,7 +169,7 @@ class ReportCheck:
 def usual(report: object, names: set[str]) -> bool:
     """Say whether a report is of the usual kind, in which ``checked`` would find no fault.
 
-    It does so in few instructions, as each of them is fetched anew in each step.
+    It does so in few instructions, as each step has to fetch all of them again.
 
     Args:
         report: What ``step`` returned.

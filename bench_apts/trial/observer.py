@@ -198,7 +198,7 @@ class BillingCheck:
 
     Attributes:
         now: The second clock.
-        steps_s: Seconds spent in steps by it; who runs them adds to it.
+        steps_s: Seconds spent in steps by it; added to by what runs the steps.
     """
 
     def __init__(self, clock: Clock, meter: CommMeter) -> None:

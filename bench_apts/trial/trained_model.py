@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from bench_apts.meters import flops
 from bench_apts.plugins import micro_batches
-from bench_apts.tasks import loss_module as tasks
+from bench_apts.tasks import loss_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,11 +48,12 @@ class TrialNetwork:
                  device: torch.device) -> None:
         suite = trial.suite
         torch.manual_seed(trial.seeds.init)
-        model, self.loss = tasks.trained(
+        model, self.loss = loss_module.trained(
             problem.network(dataset), problem.task, suite.loss_scale or 1.0)
         self.initial = weights_sha256(model)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.flops = flops.per_sample(model, self.loss, tasks.model_inputs(problem.task, batch))
+        self.flops = flops.per_sample(
+            model, self.loss, loss_module.model_inputs(problem.task, batch))
         self.model = model.to(device).to(memory_format=getattr(torch, suite.memory_format))
         forward = in_precision(type(model).forward, device, suite.precision)
         if suite.compile:
@@ -143,7 +144,7 @@ class PassCounter:
     def since(self, before: PassCounter) -> PassCounter:
         """Return what was counted since ``before`` was copied."""
         return PassCounter(self.samples - before.samples, self.forwards - before.forwards,
-                      self.backwards - before.backwards)
+                           self.backwards - before.backwards)
 
     def state(self) -> list[int]:
         """Return the counts as plain values."""
@@ -215,7 +216,7 @@ def instrument(model: torch.nn.Module, forward: Forward) -> PassCounter:
         if type(first) is tensor and len(args) == 1 and not named:
             output = forward(self, first)
             if passes.settled and passes.counting and not is_traced():
-                # The usual pass, in few instructions: each is fetched anew in each step.
+                # The usual pass, in few instructions: each step has to fetch them again.
                 passes.forwards += 1
                 shape = first.shape
                 passes.samples += shape[0] if shape else 1

@@ -241,7 +241,7 @@ class TrialRun:
 
     def _own_sums(self, made_samples: int) -> RankSums:
         return RankSums(float(self.pending.loss), self.pending.steps, made_samples,
-                     self.observer.counted_samples, self.clock.cpu_seconds("train"))
+                        self.observer.counted_samples, self.clock.cpu_seconds("train"))
 
     def _own_peaks(self) -> RankPeaks:
         self.peak = max(self.peak, memory_use.peak_bytes(self.world.device.type))

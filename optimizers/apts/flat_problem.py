@@ -224,7 +224,7 @@ class FlatProblem:
         """Return this rank's losses at the values, detached, in their dtype: ``(b,)`` or ``()``.
 
         Args:
-            backward: Whether the gradient buffer shall hold the gradient afterwards.
+            backward: Whether the gradient buffer is to hold the gradient afterwards.
 
         Raises:
             ValueError: The model was converted, or the losses have another shape.

@@ -147,7 +147,7 @@ class PaperMethod:
             agreement.fail(error)
         nothing = torch.nan if agreement.failed else 0.0
         if backward:
-            flat.message.fill_(nothing)  # NaN, lest a solver learns from it
+            flat.message.fill_(nothing)  # with NaN, so that no solver learns from it
         return flat.values.new_full((), nothing)
 
     def _mean(self, message: torch.Tensor, place: int, announce: bool = False) -> None:
@@ -230,7 +230,7 @@ class PaperMethod:
         further = self._settings.global_pass
         learns = further and self._global.learns
         step = self._flat.gradient
-        if learns:  # the correction has served; the message is needed for the trial gradient
+        if learns:  # the correction is no longer needed, the message is: for the trial gradient
             step = self._correction.copy_(step)
         trial = self._everywhere(step, further)
         if learns:
@@ -271,7 +271,7 @@ class PaperMethod:
             retries=settings.retries)
         message[:-1] = local.step
         message[-1] = local.reduction
-        if not self._agreement.count:  # no samples, no say
+        if not self._agreement.count:  # a rank without samples contributes nothing
             message.zero_()
         self._agreement.mark(message[-1:], announce=False)
         (ranks.sum if summed else ranks.mean)(message)

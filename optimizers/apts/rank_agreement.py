@@ -114,7 +114,7 @@ class RankAgreement:
     def weigh(self, message: torch.Tensor) -> None:
         """Scale this rank's part of a mean in place, by exactly 1 where all counts are equal."""
         weight = self.count * self.ranks.size / self.total
-        if not self.count:  # no samples, no say, not even a NaN
+        if not self.count:  # a rank without samples contributes nothing, not even a NaN
             message.zero_()
         elif weight != 1:
             message.mul_(weight)

@@ -185,7 +185,7 @@ def unix_datagrams(w):
 
 
 def udp(w):
-    """Ports are told beforehand, and connected sockets kept."""
+    """Ports are exchanged beforehand, and connected sockets kept."""
     own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     own.bind(("127.0.0.1", 0))
     ports = [None, None]
@@ -322,7 +322,7 @@ def temporary_files_in_turn(w):
 
 
 def output_of_all_ranks(w):
-    """They have it from whoever forked them, and begin to write to it."""
+    """They have it from the process that forked them, and begin to write to it."""
     os.write(1, bytes(MANY))
     log_of_each_rank(w)
 
@@ -370,7 +370,7 @@ def pool(w):
 
 
 def statistics_by_udp(w):
-    """All send to a service that is none of them."""
+    """All send to a service that is not one of them."""
     w.kept = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for _ in range(100):
         w.kept.sendto(b"loss:0.5|g", ("127.0.0.1", 8125))

@@ -90,7 +90,7 @@ def collectives(w, n):
 
 
 def stay(w):
-    """Waits until all have billed: whoever leaves closes the others' sockets, counts and all."""
+    """Waits until all have billed: a rank that leaves closes the others' sockets, with their counts."""
     w.meter.phase = "between"
     w.dist.barrier()
 

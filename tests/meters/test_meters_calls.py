@@ -40,7 +40,7 @@ def distinct_calls(connect):
     meter.phase = "train"
     for _ in range(3):
         dist.all_reduce(one)
-    dist.all_reduce(one.view(3, 4))  # of another shape, which is no difference
+    dist.all_reduce(one.view(3, 4))  # of another shape, which makes no difference
     dist.all_reduce(one.double())
     dist.all_reduce(one.bfloat16())
     dist.all_reduce(one[:3])

@@ -106,7 +106,7 @@ def test_the_report_shows_no_number_for_it(study, command):
 
 
 def lost_groups(connect):
-    """A group whose hook cannot be set, beside one whose can."""
+    """A group whose hook cannot be set, next to one whose can."""
     w = watched(connect)
     register = w.dist.ProcessGroup.register_pre_hook
 

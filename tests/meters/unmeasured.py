@@ -1,6 +1,6 @@
 """A plug-in whose collectives the meter cannot account for, in the way that ``kind`` names.
 
-It stands in for a torch that tells its operations otherwise.
+It stands in for a torch that describes its operations in another way.
 """
 
 from types import SimpleNamespace
@@ -128,7 +128,7 @@ class Stepper:
 
 backend = Backend(
     name="unmeasured",
-    summary="gradient descent whose bytes cannot be told",
+    summary="gradient descent whose bytes cannot be measured",
     hyperparameters={"kind": Hyperparameter("no gap", "what is unaccounted for", options=GAPS)},
     build=Stepper,
 )

@@ -1,4 +1,4 @@
-"""What the tests train whose model is handled by others: APTS, and Adam and SGD beside it."""
+"""What the tests train whose model is handled by others: APTS, and Adam and SGD to compare with."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Local-SGD-Adam: APTS-S without the trust region, by hand and beside ``apts`` on the wire."""
+"""Local-SGD-Adam: APTS-S without the trust region, by hand and compared with ``apts`` on the wire."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Micro-batches: losses, gradients and bytes of the whole batch, whoever cuts it."""
+"""Micro-batches: losses, gradients and bytes of the whole batch, wherever it is cut."""
 
 import copy
 import functools

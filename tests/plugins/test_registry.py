@@ -11,7 +11,7 @@ from bench_apts.plugins import entry_points, registry
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Lets tests install entry points beside the real ones."""
+    """Lets tests install entry points in addition to the real ones."""
     real = entry_points.entry_points
 
     def install(*entries):

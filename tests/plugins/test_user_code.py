@@ -1,4 +1,4 @@
-"""Modules beside a plug-in file: found, hashed, and never those of another folder."""
+"""Modules in the folder of a plug-in file: found, hashed, and never those of another folder."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Streamed data: the same samples whoever reads them, and how many; waiting is billed apart."""
+"""Streamed data: the same samples with any number of workers; waiting is billed apart."""
 
 import gc
 import itertools
@@ -263,9 +263,8 @@ def test_a_trial_goes_on_bit_for_bit_with_other_workers(tmp_path, cache, monkeyp
     monkeypatch.setenv("BENCH_APTS_CACHE", str(cache))
     (tmp_path / "noisy.py").write_text(CODE, encoding="utf-8")
     (tmp_path / "noisy.toml").write_text(SUITE, encoding="utf-8")
-    study, _ = resolve.resolve_study(
-        [str(tmp_path / "noisy.toml")], (), "2", "sgd", trials=0, seeds=1, base_seed=0, twins=False
-    )
+    study, _ = resolve.resolve_study([str(tmp_path / "noisy.toml")], (), "2", "sgd", trials=0,
+                                     seeds=1, base_seed=0, twins=False)
     assert study.workers == {"noisy": 1}
     assert study.suites[0].data.workers is msgspec.UNSET
     prepared = prepare_data(study, None, offline=True)
