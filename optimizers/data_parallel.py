@@ -22,6 +22,11 @@ from bench_apts.plugins.replicas import align_buffers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+_SECOND_DERIVATIVES = (
+    "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
+    "DistributedDataParallel: give it a stepper of its own that computes second derivatives and "
+    "averages them (docs/optimizers.md)")
+
 
 class DataParallelStepper:
     """A torch optimizer on the gradient averaged over ranks, on a schedule.
@@ -115,8 +120,7 @@ class DataParallelStepper:
                 each.step(*arguments)
             except RuntimeError as error:
                 if "grad_fn" in str(error) or "create_graph" in str(error):
-                    raise UserError(
-                        _SECOND_DERIVATIVES.format(type(each).__name__)) from error
+                    raise UserError(_SECOND_DERIVATIVES.format(type(each).__name__)) from error
                 raise
         if not losses:
             raise UserError(f"{type(self.optimizer).__name__}.step(closure) never called the "
@@ -181,12 +185,6 @@ class DataParallelStepper:
 def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
-
-
-_SECOND_DERIVATIVES = (
-    "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
-    "DistributedDataParallel: give it a stepper of its own that computes second derivatives and "
-    "averages them (docs/optimizers.md)")
 
 
 class NAdamW(torch.optim.Optimizer):

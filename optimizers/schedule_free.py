@@ -90,15 +90,12 @@ backend = contract.Backend(
     hyperparameters={
         "lr": contract.Hyperparameter(0.0025, "learning rate", above=0),
         "beta1": contract.Hyperparameter(
-            0.9, "weight of x in y, in the place of momentum", least=0, below=1
-        ),
+            0.9, "weight of x in y, in the place of momentum", least=0, below=1),
         "beta2": contract.Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
         "weight_decay": contract.Hyperparameter(0.0, "decoupled weight decay, at y", least=0),
         "refresh": contract.Hyperparameter(
-            10,
-            "minibatches that BatchNorm statistics are gathered from before an evaluation",
-            least=0,
-        ),
+            10, "minibatches that BatchNorm statistics are gathered from before an evaluation",
+            least=0),
         "warmup": contract.Hyperparameter(0.0, "share of the budget spent warming up", least=0),
     },
     build=build,

@@ -31,9 +31,9 @@ backend = contract.Backend(
     summary="SGD with Nesterov momentum and a cosine schedule (DistributedDataParallel)",
     hyperparameters={
         "lr": contract.Hyperparameter(0.05, "peak learning rate", contract.LogUniform(1e-3, 1.0),
-                             wide=contract.LogUniform(1e-4, 10.0), above=0),
+                                      wide=contract.LogUniform(1e-4, 10.0), above=0),
         "momentum": contract.Hyperparameter(0.9, "Nesterov momentum; 0 switches it off",
-                                   wide=contract.Uniform(0.0, 0.99), least=0),
+                                            wide=contract.Uniform(0.0, 0.99), least=0),
         "weight_decay": contract.Hyperparameter(0.0, "L2 penalty", least=0),
     },
     build=build,

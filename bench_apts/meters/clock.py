@@ -95,12 +95,6 @@ class Clock:
         for part, seconds in state["cpu_seconds"].items():
             self._cpu_seconds[part] += seconds
 
-    def _bill(self) -> None:
-        now, cpu = self._now(), self._cpu()
-        self._seconds[self._part] += now - self._since
-        self._cpu_seconds[self._part] += cpu - self._cpu_since
-        self._since, self._cpu_since = now, cpu
-
     def seconds(self, part: str) -> float:
         """Return the seconds billed to ``part`` so far, the running stretch included."""
         running = self._now() - self._since if part == self._part else 0.0
@@ -139,3 +133,9 @@ class Clock:
         """Return the wall clock in seconds and the ledger, both of the same instant."""
         ledger = self.ledger()
         return self._since - self._start, ledger
+
+    def _bill(self) -> None:
+        now, cpu = self._now(), self._cpu()
+        self._seconds[self._part] += now - self._since
+        self._cpu_seconds[self._part] += cpu - self._cpu_since
+        self._since, self._cpu_since = now, cpu

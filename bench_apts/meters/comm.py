@@ -120,14 +120,6 @@ class CommMeter:
         self._by_name[group.group_name] = seen
         return seen
 
-    def calls_by_phase(self) -> dict[str, int]:
-        """Return how many collectives were seen in each phase, without pricing them."""
-        calls: dict[str, int] = {}
-        for seen in self._groups:
-            for phase, _, number in seen.listed():
-                calls[phase] = calls.get(phase, 0) + number
-        return calls
-
     def _lose(self, group: Any, error: Exception) -> None:
         """Count as unmeasured that a group cannot be watched."""
         with suppress(Exception):
@@ -138,6 +130,14 @@ class CommMeter:
     def counting(self) -> bool:
         """Whether this meter sees anything at all."""
         return not self.name.startswith("none")
+
+    def calls_by_phase(self) -> dict[str, int]:
+        """Return how many collectives were seen in each phase, without pricing them."""
+        calls: dict[str, int] = {}
+        for seen in self._groups:
+            for phase, _, number in seen.listed():
+                calls[phase] = calls.get(phase, 0) + number
+        return calls
 
     def calls(self, most: int = distinct.MAX_DISTINCT_CALLS) -> list[DistinctCall]:
         """Return the distinct calls so far, the rarest folded where there are more than ``most``.

@@ -45,6 +45,12 @@ _CACHE = re.compile(r"/(__pycache__|torchinductor_[^/]*|\.triton|torch_extension
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 """Code that one rank compiles and all load."""
 
+_WRITER = "_open_zipfile_writer"
+"""What ``torch.save`` opens a file by, in ``torch.serialization``."""
+
+_MAP_ANYHOW, _MAP_WRITABLE = 0, 2
+"""``access`` of ``mmap.mmap``: what ``prot`` says, which the event does not; and writable."""
+
 _T = TypeVar("_T")
 
 
@@ -199,11 +205,6 @@ def _place() -> str:
     """Return where a path or number of a process means the same: the machine, or a container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return " ".join([boot, *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))])
-
-
-_WRITER = "_open_zipfile_writer"
-_MAP_ANYHOW, _MAP_WRITABLE = 0, 2
-"""``access`` of ``mmap.mmap``: what ``prot`` says, which the event does not; and writable."""
 
 
 class AuditEvents:

@@ -88,10 +88,8 @@ class Backend:
     def __post_init__(self) -> None:
         backend_checks.require_name("a backend's name", self.name)
         if self.name.endswith(".py"):
-            raise UserError(
-                f"a backend's name: {backend_checks.shown(self.name)} would be taken for a file; "
-                "leave out .py"
-            )
+            raise UserError(f"a backend's name: {backend_checks.shown(self.name)} would be taken "
+                            "for a file; leave out .py")
         where = self.name
         for name, kind in {"summary": str, "follows": str, "family": str, "tuning_free": bool,
                            "moves_weights": bool, "space_version": int, "min_ranks": int}.items():
@@ -104,9 +102,8 @@ class Backend:
             for module in backend_checks.require_tuple(f"{where}: {name}", getattr(self, name)):
                 if not isinstance(module, str) or not all(
                         part.isidentifier() for part in module.split(".")):
-                    backend_checks.fail(
-                        f"{where}: {name}", "names of modules as `import` takes them", module
-                    )
+                    backend_checks.fail(f"{where}: {name}",
+                                        "names of modules as `import` takes them", module)
         for suite in backend_checks.require_tuple(f"{where}: developed_on", self.developed_on):
             if not isinstance(suite, str):
                 backend_checks.fail(f"{where}: developed_on", "names of suites", suite)
@@ -132,9 +129,8 @@ class Backend:
         backend_checks.require_type(f"{where}: note", formula.note, str)
         if formula.unit not in ("step", "round"):
             backend_checks.fail(f"{where}: unit", "step or round", formula.unit)
-        backend_checks.require_function(
-            f"{where}: payloads", formula.payloads, ("parameters", "ranks")
-        )
+        backend_checks.require_function(f"{where}: payloads", formula.payloads,
+                                        ("parameters", "ranks"))
 
     def unavailable(self) -> str | None:
         """Return why the backend cannot run here, or None if it can."""
@@ -194,10 +190,9 @@ class Backend:
         except TypeError:
             number = 0
         if not 1 <= number < 2**63:
-            raise UserError(
-                f"{where} returned {backend_checks.shown(found)}, which cannot be shared by "
-                f"{ranks} ranks; expected a whole number of samples from 1 on"
-            )
+            raise UserError(f"{where} returned {backend_checks.shown(found)}, which cannot be "
+                            f"shared by {ranks} ranks; expected a whole number of samples from 1 "
+                            "on")
         return number
 
     def slicing(self, values: Mapping[str, Any]) -> Sampling | None:
@@ -210,10 +205,8 @@ class Backend:
             return None
         found = _call(f"{self.name}: sampling(…)", self.sampling, values)
         if not isinstance(found, Sampling):
-            raise UserError(
-                f"{self.name}: sampling(…) returned {backend_checks.shown(found)}; expected a "
-                "Sampling"
-            )
+            raise UserError(f"{self.name}: sampling(…) returned {backend_checks.shown(found)}; "
+                            "expected a Sampling")
         return found
 
 

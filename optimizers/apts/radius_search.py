@@ -20,6 +20,19 @@ _SIGNIFICANT = 3.0
 the radius, and it hardly recovers: with one standard error for the window, two or three of them
 cost MNIST a quarter of a point."""
 
+SMALLEST, LARGEST = 1e-7, 1.0
+"""Bounds of the radius."""
+
+_FALL = 2.0
+"""Standard errors that count as a fall of the loss."""
+
+_NEGLIGIBLE = 0.25
+"""Ratio of the paired error to that of the loss itself below which a step hardly changed anything:
+it was 0.01 to 0.3 for radii below 3e-4, and 0.4 and more above 6e-4 (measured)."""
+
+_TEST_SAMPLES = 128
+"""Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
+
 
 @dataclass(frozen=True)
 class StepQuality:
@@ -93,20 +106,6 @@ def best_length(change: float, slope: float) -> float:
     if linear >= 0:
         return 0.0
     return math.inf if quadratic <= 0 else -linear / (2 * quadratic)
-
-
-SMALLEST, LARGEST = 1e-7, 1.0
-"""Bounds of the radius."""
-
-_FALL = 2.0
-"""Standard errors that count as a fall of the loss."""
-
-_NEGLIGIBLE = 0.25
-"""Ratio of the paired error to that of the loss itself below which a step hardly changed anything:
-it was 0.01 to 0.3 for radii below 3e-4, and 0.4 and more above 6e-4 (measured)."""
-
-_TEST_SAMPLES = 128
-"""Fresh samples that make one test's worth of evidence: what four ranks with 32 each draw."""
 
 
 def _negligible(quality: StepQuality) -> bool:

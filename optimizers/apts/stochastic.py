@@ -83,9 +83,7 @@ class StochasticMethod:
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
-        self._sums = torch.zeros(
-            radius_search.SCALARS, device=self._start.device, dtype=self._start.dtype
-        )
+        self._sums = self._start.new_zeros(radius_search.SCALARS)
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._steps = 0
         self._processed = self._travel = 0.0

@@ -49,9 +49,8 @@ def test_an_uneven_all_to_all_is_known_to_be_uncertain():
     (10_000_000, 10_010_000, 0, False), (10_000_000, 10_010_001, 0, True),
     (10_000_000, 9_989_999, 0, True)])
 def test_a_thousand_bytes_or_a_thousandth_are_allowed(predicted, seen, unsure, fails):
-    lines = traffic_complaints(
-        Audited(rank=3, parts={"train": AuditPart(predicted, seen, unsure)})
-    )
+    part = AuditPart(predicted, seen, unsure)
+    lines = traffic_complaints(Audited(rank=3, parts={"train": part}))
     assert bool(lines) == fails
     assert lines in ([], [f"rank 3 sent {seen} bytes in train, its collectives account for "
                           f"{predicted}: something communicated behind the meter's back"])

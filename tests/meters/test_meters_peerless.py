@@ -187,9 +187,8 @@ def test_two_ranks_predict_apts_up_to_the_scalars_of_its_tests(long, ranks):
     for algorithm in (Algorithm.ring, Algorithm.tree):
         error = projected(long[2], ranks, algorithm) - modelled(found, ranks, algorithm)
         more_tests = sum(long[2].tested) - sum(found.tested)
-        sent = collective_seconds(
-            "all_reduce", 24, ranks, NETWORK, algorithm
-        ) - collective_seconds("all_reduce", 0, ranks, NETWORK, algorithm)
+        sent = (collective_seconds("all_reduce", 24, ranks, NETWORK, algorithm)
+                - collective_seconds("all_reduce", 0, ranks, NETWORK, algorithm))
         assert error == pytest.approx(more_tests * sent / 320, rel=1e-6)
         assert abs(error) < 1e-3 * modelled(found, ranks, algorithm)
 

@@ -44,8 +44,7 @@ def passed(differentiates, forward):
 def test_bf16_gives_float32_losses_near_those_of_float32(differentiates):
     plain = passed(differentiates, lambda forward: forward)
     mixed = passed(
-        differentiates, lambda forward: trained_model.in_precision(forward, CPU, "bf16")
-    )
+        differentiates, lambda forward: trained_model.in_precision(forward, CPU, "bf16"))
     assert mixed[0].dtype == torch.float32
     assert not torch.equal(mixed[0], plain[0])
     for one, other in zip(mixed, plain, strict=True):
