@@ -90,7 +90,7 @@ def collectives(w, n):
 
 
 def stay(w):
-    """Waits until all have billed: a rank that leaves closes the others' sockets, with their counts."""
+    """Waits until all have billed: a rank that leaves closes the others' sockets and counts."""
     w.meter.phase = "between"
     w.dist.barrier()
 

@@ -1,4 +1,4 @@
-"""What the tests train whose model is handled by others: APTS, and Adam and SGD to compare with."""
+"""What the tests train whose model is handled by others: APTS, and for comparison Adam and SGD."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Local-SGD-Adam: APTS-S without the trust region, by hand and compared with ``apts`` on the wire."""
+"""Local-SGD-Adam: APTS-S without the trust region, by hand, and its bytes against those of ``apts``."""
 
 import numpy as np
 import pytest
