@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench_apts.plugins.optimizer_contract import Batch
-from bench_apts.tasks.task import OutputTask, Task, every_metric
+from bench_apts.tasks.task import OutputTask, Task, every_metric, reduced
 
 if TYPE_CHECKING:
     from bench_apts.plugins.optimizer_contract import Loss
@@ -120,6 +120,4 @@ def _scaled(
 
 def _reduce(losses: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Reduce losses that the module has computed; the targets have entered them."""
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    return reduced(losses, reduction)

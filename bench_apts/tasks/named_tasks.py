@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.plugins import entry_points, user_code
-from bench_apts.tasks.task import Metric, OutputTask, Task
+from bench_apts.tasks.task import Metric, OutputTask, Task, reduced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ class Regression(OutputTask):
 
     def loss(self, output: Any, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """Return the squared error, the mean over the numbers of a sample."""
-        return _reduced(_squares(output, targets), reduction)
+        return reduced(_squares(output, targets), reduction)
 
     def score(self, output: Any, targets: torch.Tensor) -> Sums:
         """Add up the squared errors."""
@@ -115,7 +115,7 @@ class LanguageModel(OutputTask):
     def loss(self, output: Any, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
         """Return the cross-entropy in nats, the mean over the tokens of a window."""
         nats, counted = _token_losses(output, targets)
-        return _reduced(nats.sum(dim=1) / counted.sum(dim=1).clamp(min=1), reduction)
+        return reduced(nats.sum(dim=1) / counted.sum(dim=1).clamp(min=1), reduction)
 
     def score(self, output: Any, targets: torch.Tensor) -> Sums:
         """Add up the cross-entropy of all tokens."""
@@ -174,12 +174,6 @@ def _tensor(output: Any) -> torch.Tensor:
     """Return the logits of what a network of ``transformers`` returns; other outputs as is."""
     found: torch.Tensor = getattr(output, "logits", output)
     return found
-
-
-def _reduced(losses: torch.Tensor, reduction: str) -> torch.Tensor:
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _squares(output: Any, targets: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,13 @@ class OutputTask(Task):
         return self.score(model(batch.inputs), batch.targets)
 
 
+def reduced(losses: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Return the ``"mean"`` or the ``"sum"`` of losses, or with ``"none"`` the losses."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
 def every_metric(task: Task) -> dict[str, Metric]:
     """Return a task's metrics by name, in the order in which they are added up."""
     return {**{name: task.metrics[name] for name in sorted(task.metrics)}, "loss": LOSS}
