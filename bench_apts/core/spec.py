@@ -260,6 +260,11 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, plugin=PurePath(self.plugin).name)
 
     @property
+    def optimizer_reference(self) -> str:
+        """What finds its optimizer again: the name of an installed one, else the file's path."""
+        return self.plugin if self.plugin.endswith(".py") else self.optimizer
+
+    @property
     def run_id(self) -> str:
         """Content address: twelve hexadecimal digits of the sha256 of the portable trial."""
         return digest({"schema": SCHEMA, "trial": self.portable})[:12]

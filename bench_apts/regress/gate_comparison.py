@@ -318,7 +318,6 @@ def _key(trial: Trial) -> tuple[object, ...]:
 
 def _selector(trial: Trial) -> str:
     """Write a configuration as ``--optimizers`` takes it, with nothing left to defaults."""
-    name = trial.plugin if trial.plugin.endswith(".py") else trial.optimizer
     # JSON's scalars but strings with a comma or bracket, which nothing can pin, are a selector's.
     pairs = (f"{key}={json.dumps(value)}" for key, value in trial.hyperparameters.items())
-    return f"{name}[{','.join(pairs)}]"
+    return f"{trial.optimizer_reference}[{','.join(pairs)}]"

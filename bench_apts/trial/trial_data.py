@@ -186,7 +186,6 @@ class TrialSplits:
         dataset: Its data as prepared.
         seed: Of the trial's data.
         device: Where batches go.
-        memory_format: Of batches of images.
         workers: Processes that read streamed data for this rank.
 
     Raises:
@@ -195,19 +194,17 @@ class TrialSplits:
 
     def __init__(
         self, problem: SuiteProblem, dataset: Dataset, seed: int, device: torch.device,
-        memory_format: torch.memory_format, workers: int,
+        workers: int,
     ) -> None:
         self._dataset, self._suite, self._seed = dataset, problem.suite, seed
-        self._device, self._memory_format, self._workers = device, memory_format, workers
+        self._device, self._workers = device, workers
         self._sources: dict[str, Any] = self._opened(problem) if dataset.stream else {}
-        train, held = data.divided(
-            dataset, problem.suite.data.validation, problem.suite.data.name,
-            problem.task.contiguous)
+        chosen = problem.suite.data
+        division = dataset, chosen.validation, chosen.name, problem.task.contiguous
+        train, held = data.divided(*division)
         rows, held_rows = (None, None)
         if dataset.stream and "validation" not in self._sources:
-            rows, held_rows = data.rows(
-                dataset, problem.suite.data.validation, problem.suite.data.name,
-                problem.task.contiguous)
+            rows, held_rows = data.rows(*division)
         self.train = self._split("train", train, rows, training=True)
         self.validation = self._split(
             "train" if held_rows is not None else "validation", held, held_rows)
@@ -233,7 +230,8 @@ class TrialSplits:
         training: bool = False,
     ) -> Split:
         suite = self._suite
-        conversion = Conversion.of(self._dataset, *pair, self._device, self._memory_format)
+        conversion = Conversion.of(
+            self._dataset, *pair, self._device, getattr(torch, suite.memory_format))
         augmentation = (Augmentation(suite.data.augment, self._seed, conversion.black)
                         if suite.data.augment and training else None)
         if self._dataset.stream is None:

@@ -88,15 +88,14 @@ class TrialRun:
         self.dataset = data.load(Path(job.data))
         problem = SuiteProblem(suite, job.folder)
         self.task = problem.task
-        self.splits = TrialSplits(problem, self.dataset, trial.seeds.data, device,
-                                  getattr(torch, suite.memory_format), job.workers)
+        self.splits = TrialSplits(
+            problem, self.dataset, trial.seeds.data, device, job.workers)
         self.train, self.validation = self.splits.train, self.splits.validation
         sample = self.train.take(torch.zeros(flops.SAMPLES, dtype=torch.int64, device=device))
         self.network = TrialNetwork(problem, self.dataset, sample, trial, device)
         self.model, passes = self.network.model, self.network.passes
 
-        backend = registry.optimizer(
-            trial.plugin if trial.plugin.endswith(".py") else trial.optimizer).backend
+        backend = registry.optimizer(trial.optimizer_reference).backend
         sampling = backend.sampling(trial.hyperparameters) if backend.sampling else None
         self.batches = TrialBatches(self.splits, self.task, trial, self.world, sampling,
                                     lambda: clock.aside("data"))
