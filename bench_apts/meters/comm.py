@@ -139,12 +139,12 @@ class CommMeter:
                 calls[phase] = calls.get(phase, 0) + number
         return calls
 
-    def calls(self, most: int = distinct.MAX_DISTINCT_CALLS) -> list[DistinctCall]:
-        """Return the distinct calls so far, the rarest folded where there are more than ``most``.
+    def calls(self) -> list[DistinctCall]:
+        """Return the distinct calls so far, the rarest folded where there are very many.
 
         ``calls.sum_calls`` of them is the snapshot of the same moment.
         """
-        return distinct.fold_calls(self._calls(), most)
+        return distinct.fold_calls(self._calls())
 
     def _calls(self) -> list[DistinctCall]:
         seen = (replace(self._one(key), phase=phase, calls=calls)

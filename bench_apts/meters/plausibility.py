@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import wire
 from bench_apts.core.records import FINISHED
-from bench_apts.core.wire import ideal_bytes
 from bench_apts.meters import calls
 from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
 from bench_apts.meters.flops import Flops
@@ -98,7 +97,7 @@ def _traffic(collective: str, traffic: Traffic, ranks: int) -> Iterator[str]:
         if (getattr(traffic, name) or 0) < 0:
             yield f"{name} is {getattr(traffic, name):g}"
     # Groups may be smaller than the world: of a gather, two ranks send most on average.
-    most = max(ideal_bytes(collective, payload, size) for size in (min(2, ranks), ranks))
+    most = max(wire.ideal_bytes(collective, payload, size) for size in (min(2, ranks), ranks))
     if ideal > most * (1 + _EXACT):
         yield f"ideal_bytes is {ideal:g}, more than the {most:g} of a payload of {payload}"
     if ranks == 1:
