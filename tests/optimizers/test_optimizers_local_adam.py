@@ -1,4 +1,4 @@
-"""Local-SGD-Adam: APTS-S without the trust region, by hand, and its bytes against those of ``apts``."""
+"""Local-SGD-Adam: APTS-S without the trust region, by hand; its bytes against those of apts."""
 
 import numpy as np
 import pytest
