@@ -59,7 +59,7 @@ def three():
     return run_ranks(distinct_calls, 3)
 
 
-def test_it_tells_phase_group_type_root_and_size(three):
+def test_it_distinguishes_phase_group_type_root_and_size(three):
     # The broadcasts' actual bytes are those of a leaf and of an inner node of gloo's tree.
     known = [
         ("eval", "all_reduce", 3, "ALLREDUCE", "float32", None, 48, 64.0, 1),
@@ -73,9 +73,9 @@ def test_it_tells_phase_group_type_root_and_size(three):
         ("train", "broadcast", 3, "BROADCAST", "float32", 2, 48, 32.0, 1),
     ]
     for rank, (calls, _, _) in enumerate(three):
-        told = [(c.phase, c.collective, c.ranks, c.operation, c.dtype, c.root, c.payload_bytes,
+        listed = [(c.phase, c.collective, c.ranks, c.operation, c.dtype, c.root, c.payload_bytes,
                  pytest.approx(c.ideal_bytes), c.calls) for c in calls]
-        assert told == [entry for entry in known if rank < 2 or entry[2] == 3]
+        assert listed == [entry for entry in known if rank < 2 or entry[2] == 3]
         assert {c.folded for c in calls} == {0}
 
 

@@ -41,7 +41,7 @@ def test_a_read_only_proc_is_no_reason_to_fail(monkeypatch, tmp_path):
     assert memory_use.peak_bytes("cpu") >= before
 
 
-def test_without_proc_the_peak_since_the_start_is_told(monkeypatch, tmp_path):
+def test_without_proc_the_peak_since_the_start_is_returned(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_use, "_STATUS", tmp_path / "none")
     monkeypatch.setattr(memory_use, "_CLEAR_REFS", tmp_path / "none")
     memory_use.reset_peak("cpu")
@@ -49,7 +49,7 @@ def test_without_proc_the_peak_since_the_start_is_told(monkeypatch, tmp_path):
 
 
 @pytest.mark.gpu
-def test_the_device_tells_its_own_peak():
+def test_the_device_reports_its_own_peak():
     if not environment.gpu_count():
         pytest.skip("no CUDA device")
     block = torch.ones(64 * MIB, dtype=torch.uint8, device="cuda")

@@ -81,7 +81,7 @@ def test_a_rank_without_peers_gets_what_equal_ranks_get():
     assert last["broadcast"] == [[1, 2, 3, 4]]
 
 
-def test_what_equal_ranks_cannot_tell_raises():
+def test_what_equal_ranks_cannot_answer_raises():
     ((*errors,),) = run_ranks(refused, 1)
     assert len(errors) == 4
     assert "over equal ranks" in errors[0]
@@ -124,7 +124,7 @@ def test_tries_after_a_refused_step_are_one_float_each(real, large):
     assert 1 <= min(tries) < max(tries) <= 4  # how many depends on the data
 
 
-def test_apts_tells_its_counts_once_before_the_first_round(real, large):
+def test_apts_sends_its_counts_once_before_the_first_round(real, large):
     worlds = {(rank, 2): cases for rank, cases in enumerate(real)} | large
     for (_, ranks), cases in worlds.items():
         message = ("warmup", "all_reduce", 4 * sum(cases["apts"].sizes), ranks)

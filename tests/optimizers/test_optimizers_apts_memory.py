@@ -72,7 +72,7 @@ def measured(ranks, steps, dtype, settings):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_stochastic_holds_four_buffers_beside_model_and_gradients(on_ranks, size):
+def test_stochastic_holds_four_buffers_besides_model_and_gradients(on_ranks, size):
     settings = {"variant": "stochastic", "samples": 8 * 200, "rounds_per_length": 8}
     for rest, peak, message, decisions in on_ranks(measured, size, 150, torch.float32, settings):
         assert decisions >= {True, False, None}

@@ -105,7 +105,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("change", "error", "token"), WRONG.values(), ids=WRONG)
 @both
-def test_closures_that_return_something_else_are_told_what_to_return(
+def test_closures_that_return_something_else_raise_what_to_return(
         variant, change, error, token):
     training = Training(variant)
     before = training.weights()
@@ -142,7 +142,7 @@ def test_a_closure_without_a_backward_pass_is_an_error(variant):
 
 @pytest.mark.parametrize("closure", [lambda: torch.zeros(()), lambda forward: forward, None])
 @both
-def test_a_closure_that_takes_no_backward_is_told_how_to(variant, closure):
+def test_a_closure_that_takes_no_backward_raises_how_to(variant, closure):
     training = Training(variant)
     with pytest.raises(TypeError, match=r"closure\(backward=True\)"):
         training.optimizer.step(closure)

@@ -204,7 +204,7 @@ def test_apts_pays_one_more_forward_pass_where_it_judges(trained, size):
 
 
 @pytest.mark.parametrize("name", ["apts-paper", "napts", "tr"])
-def test_trust_region_methods_tell_how_it_went(trained, name):
+def test_trust_region_methods_report_diagnostics(trained, name):
     for report in trained(name, 2)[0]["reports"]:
         told = report["diagnostics"]
         assert {key for key in told if not key.startswith("global_")} == {

@@ -134,7 +134,7 @@ def test_a_fault_among_retries_is_answered_by_all_alike(on_ranks, call):
     assert one[0] == "the closure failed on rank 1"
 
 
-def test_what_the_reference_did_besides_is_a_preset():
+def test_what_the_reference_did_in_addition_is_a_preset():
     settings = paper_settings("reference")
     assert settings == PaperSettings(retries=10, consistency="value", capped=False)
     assert paper_settings("reference", retries=1).retries == 1

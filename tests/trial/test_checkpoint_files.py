@@ -71,12 +71,12 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert not vars(back["weights"])
 
 
-@pytest.mark.parametrize(("thing", "told"), [
+@pytest.mark.parametrize(("thing", "place"), [
     (object(), r"state\.a\.0 is a object"), ({1, 2}, r"state\.a\.0 is a set"),
     (torch.eye(2).to_sparse(), r"state\.a\.0 is a Tensor \(torch.sparse_coo\)"),
     ({object(): 1}, r"a key of state\.a\.0 is a object")])
-def test_what_is_no_data_is_refused_by_its_place(thing, told):
-    with pytest.raises(UnsupportedState, match=told):
+def test_what_is_not_data_is_refused_by_its_place(thing, place):
+    with pytest.raises(UnsupportedState, match=place):
         plain_state({"a": [thing]})
 
 
@@ -143,7 +143,7 @@ def flip(path):
     flip, lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.unlink(),
     lambda path: path.write_bytes(pickle.dumps(Bomb(path.with_name("bomb"))))],
     ids=["flipped", "cut", "gone", "pickle"])
-def test_a_damaged_checkpoint_is_told_in_a_line_and_the_trial_begins_anew(stopped, name, harm):
+def test_a_damaged_checkpoint_is_reported_in_a_line_and_the_trial_restarts(stopped, name, harm):
     folder, trial = stopped
     harm(folder.checkpoint(trial, 640) / name)
     assert resumed_at(folder, trial) is None
@@ -199,7 +199,7 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(stopped, name):
     (msgspec.json.encode(manifest([64 * "0"], 1)), "the format of another version"),
     (msgspec.json.encode(manifest([64 * "0"], 1)).replace(b",\"format\":1", b""),
      "the format of another version")])
-def test_a_manifest_that_cannot_be_used_is_told_in_a_line(tmp_path, content, trouble):
+def test_a_manifest_that_cannot_be_used_is_reported_in_a_line(tmp_path, content, trouble):
     place = tmp_path / "a" / "5" / "checkpoint.json"
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
@@ -228,8 +228,8 @@ def test_another_machine_begins_anew(stopped):
     assert "written with another cpu" in folder.notes.read_text()
 
 
-def test_a_checkpoint_that_fails_is_told_and_the_trial_goes_on(tmp_path, digits, make_trial,
-                                                              plugin):
+def test_a_checkpoint_that_fails_is_reported_and_the_trial_goes_on(tmp_path, digits, make_trial,
+                                                                  plugin):
     path = plugin()
     path.write_text(path.read_text().replace(
         "self.steps])", "self.steps, {1, 2}])"))
