@@ -121,16 +121,14 @@ def _machine(gathered: Gathered) -> Found:
         yield "Ranks on several machines", (
             f"With N > 1 ranks were spread over {units.listing(machines)}; times include the "
             "network between these.")
-    if unlike := trial_origins.origin_differences(
-        trial_origins.origin_cards(gathered.trials), trial_origins.SIZE_TRAITS
-    ):
-        yield (
-            "Trials of unlike environments",
+    unlike = trial_origins.origin_differences(
+        trial_origins.origin_cards(gathered.trials), trial_origins.SIZE_TRAITS)
+    if unlike:
+        yield "Trials of unlike environments", (
             f"The trials differ in {trial_origins.count_origins(unlike)}. Times and memory are "
             "not judged where trials differ at the same N, and no efficiency is worked out "
             "between such trials; samples, passes, bytes and accuracies are. Provenance lists all "
-            "environments.",
-        )
+            "environments.")
 
 
 def _measurements(gathered: Gathered) -> Found:

@@ -13,8 +13,9 @@ from bench_apts.plugins import registry
 from bench_apts.stats import modelled_training, shared_search, trial_origins
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
+from bench_apts.stats.rankings import stability
 from bench_apts.stats.timing_noise import noise
-from bench_apts.stats.trial_costs import hit_bracket, outcome, outcomes
+from bench_apts.stats.trial_costs import all_known, hit_bracket, outcome, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bench_apts.plugins.backend import Backend
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.intervals import Interval
+    from bench_apts.stats.rankings import Stability
     from bench_apts.stats.timing_noise import Noise
     from bench_apts.stats.trial_costs import TargetOutcome
 
@@ -134,6 +136,11 @@ class ReportCell:
         return self.tune or self.seeds
 
     @property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All trials that its numbers rest on: of ``draws`` and of ``seeds``."""
+        return (*self.draws, *self.seeds)
+
+    @property
     def own(self) -> tuple[TrialRecord, ...]:
         """All trials that the optimizer ran itself, its twins apart."""
         return (*(self.checks if self.search_owner else self.tune), *self.seeds)
@@ -143,22 +150,12 @@ class ReportCell:
         found = [outcomes(record) for record in self.draws]
         if self.search_owner:
             price = shared_search.sample_price(self.own)
-            found = [
-                {
-                    level: shared_search.reprice_for_follower(one, price)
-                    for level, one in each.items()
-                }
-                for each in found
-            ]
+            found = [{level: shared_search.reprice_for_follower(one, price)
+                      for level, one in each.items()} for each in found]
         elif self.tune and self.seeds:
             price = shared_search.sample_price(self.seeds)
-            found = [
-                {
-                    level: shared_search.retime_tuning_outcome(one, price)
-                    for level, one in each.items()
-                }
-                for each in found
-            ]
+            found = [{level: shared_search.retime_tuning_outcome(one, price)
+                      for level, one in each.items()} for each in found]
         return {level: [one[level] for one in found] for level in self.suite.target.every_level}
 
     def outcomes(self, level: float = 1.0) -> list[TargetOutcome]:
@@ -296,21 +293,25 @@ class CellGroup:
     cells: tuple[ReportCell, ...]
 
     @property
+    def records(self) -> list[TrialRecord]:
+        """The trials of all cells."""
+        return [record for cell in self.cells for record in cell.records]
+
+    @property
     def validation_samples(self) -> int:
         """Samples of the validation split, at least 1."""
         return self.suite.data.validation or max(
-            [1, *(r.start.validation_samples for cell in self.cells
-                  for r in (*cell.draws, *cell.seeds) if r.start)])
+            [1, *(r.start.validation_samples for r in self.records if r.start)])
 
     @cached_property
     def unlike(self) -> str:
         """In what the environments of its trials differ, so that times do not compare, or ""."""
-        return trial_origins.unlike([r for cell in self.cells for r in (*cell.draws, *cell.seeds)])
+        return trial_origins.unlike(self.records)
 
     @cached_property
     def crowded(self) -> bool:
         """Whether its ranks on CPUs shared fewer cores, so that times measure the machine."""
-        records = [r for cell in self.cells for r in (*cell.draws, *cell.seeds)]
+        records = self.records
         have = cores(r.header.environment for r in records)
         return (have is not None and self.ranks > have
                 and any(r.trial.device == "cpu" for r in records))
@@ -325,6 +326,28 @@ class CellGroup:
                   if min(times) > 0] for cell in self.cells for first, twin in cell.pairs]
         return noise([max(times, key=lambda pair: abs(math.log(pair[1] / pair[0])))
                       for times in found if times])
+
+    @cached_property
+    def memory_noise(self) -> Noise | None:
+        """How far the memory of its A/A pairs is apart; a trial that did not measure it has none.
+
+        See ``memory``.
+        """
+        peaks = [(float(memory(first)), float(memory(twin)))
+                 for cell in self.cells for first, twin in cell.pairs]
+        return noise([pair for pair in peaks if all(pair)])
+
+    def level_stability(self, currency: Currency) -> Stability | None:
+        """Compare the orders of expected costs that the levels of the target give.
+
+        Of the optimizers with a search of their own and known costs at each level; None without
+        any.
+        """
+        levels = self.suite.target.every_level
+        cells = [cell for cell in self.cells if cell.draws and not cell.search_owner and all(
+            all_known(cell.outcomes(level), currency) for level in levels)]
+        return stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
+                          for level in levels}) if cells else None
 
 
 def cores(cards: Iterable[Mapping[str, Any]]) -> float | None:

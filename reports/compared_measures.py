@@ -89,7 +89,7 @@ class MeasureNoise:
     unlike: bool = False
 
     def of_mean(self, noise: Noise | None, trials: ComparedTrials) -> float:
-        """Ratio that means of as many equal trials differ by; 1 where unknown."""
+        """Return the ratio that means of as many equal trials differ by; 1 where unknown."""
         if self.unlike:
             return math.inf
         fewest = min(len(trials.first), len(trials.second))
@@ -105,7 +105,7 @@ class ComparedTrials(NamedTuple):
 
     @property
     def basis(self) -> str:
-        """Says how many there are."""
+        """How many there are, in words."""
         one, two = len(self.first), len(self.second)
         return units.plural(one, "pair") if self.paired else f"{one} and {two} unpaired"
 
@@ -121,7 +121,7 @@ def completed_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def pair_trials(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> ComparedTrials:
-    """Pairs trials of equal stage, repetition and seeds.
+    """Pair trials of equal stage, repetition and seeds.
 
     Pairs are used if there are two or more, or no trial is left over; trials without a partner
     then do not count. Otherwise all trials count, unpaired.
@@ -138,9 +138,8 @@ def _key(record: TrialRecord) -> tuple[object, ...]:
     return trial.stage, trial.repetition, trial.seeds.data, trial.seeds.init
 
 
-def measures(
-    one: ReportCell, two: ReportCell, noise: MeasureNoise, device: str
-) -> tuple[list[Measure], list[str]]:
+def measures(one: ReportCell, two: ReportCell, noise: MeasureNoise,
+             device: str) -> tuple[list[Measure], list[str]]:
     """Compare all that two cells have.
 
     Args:
@@ -184,7 +183,7 @@ def measures(
 
 def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: MeasureNoise, verb: str,
           device: str) -> Measure | None:
-    """Ratio of expected costs; None where nothing was spent, like bytes of a single rank."""
+    """Compare expected costs; None where nothing was spent, like bytes of a single rank."""
     drawn = [[outcome(r) for r in records] for records in (trials.first, trials.second)]
     bills = [Bill([o.spent[currency] for o in side], [o.cost[currency] for o in side])
              for side in drawn]
@@ -197,7 +196,7 @@ def _cost(name: str, currency: Currency, trials: ComparedTrials, noise: MeasureN
 
 
 def _memory(trials: ComparedTrials, noise: MeasureNoise) -> Measure | None:
-    """Ratio of mean memory; None where a trial did not measure it."""
+    """Compare mean memory; None where a trial did not measure it."""
     sides = [[float(memory(r)) for r in records] for records in (trials.first, trials.second)]
     if not all(map(all, sides)):
         return None
@@ -219,7 +218,7 @@ def _ratio(name: str, trials: ComparedTrials, bills: Sequence[Bill], form: Calla
 
 
 def _success(trials: ComparedTrials) -> Measure:
-    """Shares of trials that hit, by Fisher's exact test."""
+    """Compare shares of trials that hit, by Fisher's exact test."""
     hits = [[outcome(r).hit for r in records] for records in (trials.first, trials.second)]
     rates = [statistics.fmean(side) for side in hits]
     # With all hits or none the test can say nothing, whichever trial is whose.
@@ -234,7 +233,7 @@ def _success(trials: ComparedTrials) -> Measure:
 
 
 def _test(one: ReportCell, two: ReportCell) -> Measure | None:
-    """Difference of the test metric after the full budget, of those that got there."""
+    """Compare the test metric after the full budget, of those that got there."""
     metric, target = one.test_metric, one.suite.target
     trials = pair_trials(one.accuracy_seeds, two.accuracy_seeds)
     kept = [[r for r in records if r.end and r.end.test and metric in r.end.test]
@@ -258,7 +257,7 @@ def _test(one: ReportCell, two: ReportCell) -> Measure | None:
 
 
 def _counts(trials: ComparedTrials, blind: bool) -> tuple[list[Measure], str]:
-    """Counts per step, up to the last evaluation at equal steps and samples.
+    """Compare counts per step, up to the last evaluation at equal steps and samples.
 
     Pairs are met at the last one that both have; without pairs all trials at the last that all
     have, where the seed must not matter.
@@ -296,7 +295,7 @@ def _counts(trials: ComparedTrials, blind: bool) -> tuple[list[Measure], str]:
 
 
 def _points(record: TrialRecord) -> dict[tuple[int, int], Eval]:
-    """Returns the evaluations after step 0 by step and samples."""
+    """Return the evaluations after step 0 by step and samples."""
     return {(event.step, event.samples): event for event in record.evals if event.step}
 
 

@@ -53,10 +53,8 @@ def compose_comparison(first: Gathered, second: Gathered,
     labels = list(dict.fromkeys(row.match.second.label for row in found.rows))
     look = looks(labels)
     marks = {label: f"mark{index}" for index, label in enumerate(labels)}
-    tables = [
-        compared_tables.measures_table(found.rows),
-        compared_tables.provenance_table(first, second),
-    ]
+    tables = [compared_tables.measures_table(found.rows),
+              compared_tables.provenance_table(first, second)]
     rows = {table.name: table.records() for table in tables}
     files = {f"tables/{name}.csv": partial(csv_bytes, entries) for name, entries in rows.items()}
     with theme():
@@ -167,9 +165,8 @@ def _limits(rows: Sequence[ComparedRow]) -> tuple[float, float]:
     return min(*ends, 0.9) / 1.1, max(*ends, 1 / 0.9) * 1.1
 
 
-def _interval(
-    axes: Axes, row: ComparedRow, at: int, look: Look, limits: tuple[float, float]
-) -> None:
+def _interval(axes: Axes, row: ComparedRow, at: int, look: Look,
+              limits: tuple[float, float]) -> None:
     """Draw a row's interval, with an arrow where it goes on beyond the axis."""
     interval, (low, high) = row.measure.interval, limits
     if not interval:

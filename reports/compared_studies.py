@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.core.spec import canonical
-from bench_apts.reports.cells import memory
 from bench_apts.reports.compared_measures import Measure, MeasureNoise, completed_trials, measures
 from bench_apts.stats import trial_origins
-from bench_apts.stats.timing_noise import noise
 from bench_apts.stats.verdict import RULE, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.stats.timing_noise import Noise
@@ -39,7 +36,7 @@ class CellPair(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Names the optimizer, the suite and N."""
+        """The optimizer, the suite and N."""
         label = self.first.label
         if self.second.label != label:
             label = f"{self.second.label} against {label}"
@@ -107,7 +104,7 @@ def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
                         "compare studies of one device")
     mine, theirs = ({(canonical(cell.suite), cell.ranks, cell.label): (cell, group)
                      for group in gathered.groups for cell in group.cells
-                     if completed_trials(_records(cell))} for gathered in (first, second))
+                     if completed_trials(cell.records)} for gathered in (first, second))
     changed = _changed(first, second)
     notes = [f"{name}: {study.copies}" for name, study in zip(names, (first, second), strict=True)
              if study.copies]
@@ -118,7 +115,7 @@ def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
             continue
         two, other = theirs[key]
         match = CellPair(one, two, (group, other))
-        if len({r.trial.data_sha256 for r in (*_records(one), *_records(two))}) == 1:
+        if len({r.trial.data_sha256 for r in (*one.records, *two.records)}) == 1:
             matches.append(match)
         else:
             notes.append(f"{match.where} is not compared: its data are not the same")
@@ -138,9 +135,8 @@ def compare_studies(first: Gathered, second: Gathered, names: tuple[str, str],
     return _judged(names, matches, notes, factor, first.device)
 
 
-def compare_optimizers(
-    gathered: Gathered, first: str, second: str, factor: float
-) -> StudyComparison:
+def compare_optimizers(gathered: Gathered, first: str, second: str,
+                       factor: float) -> StudyComparison:
     """Compare two optimizers of a study on every suite and at every N where both have trials.
 
     Args:
@@ -158,7 +154,7 @@ def compare_optimizers(
             raise unknown("optimizer of this study", label, labels)
     matches, notes = [], [gathered.copies] if gathered.copies else []
     for group in gathered.groups:
-        found = {cell.label: cell for cell in group.cells if completed_trials(_records(cell))}
+        found = {cell.label: cell for cell in group.cells if completed_trials(cell.records)}
         if first in found and second in found:
             matches.append(CellPair(found[first], found[second], (group, group)))
         else:
@@ -186,10 +182,6 @@ def _changed(first: Gathered, second: Gathered) -> dict[str, str]:
     return found
 
 
-def _records(cell: ReportCell) -> tuple[TrialRecord, ...]:
-    return (*cell.draws, *cell.seeds)
-
-
 def _judged(names: tuple[str, str], matches: Sequence[CellPair], notes: list[str], factor: float,
             device: str) -> StudyComparison:
     found: list[tuple[CellPair, Measure]] = []
@@ -200,7 +192,7 @@ def _judged(names: tuple[str, str], matches: Sequence[CellPair], notes: list[str
         rows, more = measures(match.first, match.second, noises, device)
         found += [(match, row) for row in rows]
         notes += [f"{match.where}: {note}" for note in more]
-        drawn = {id(r): r for cell in match[:2] for r in _records(cell)}
+        drawn = {id(r): r for cell in match[:2] for r in cell.records}
         waiting = len(drawn) - len(completed_trials([*drawn.values()]))
         if waiting:
             notes.append(f"{match.where}: {units.plural(waiting, 'trial')} without an end "
@@ -223,9 +215,7 @@ def _noises(match: CellPair) -> tuple[MeasureNoise, list[str]]:
         return MeasureNoise(unlike=True), ["times and memory are not judged: the trials ran on "
                                            f"several machines or settings: {unlike}"]
     times = [group.noise for group in match.groups if group.noise]
-    peaks = [found for group in match.groups if (found := noise([
-        (float(memory(a)), float(memory(b))) for cell in group.cells
-        for a, b in cell.pairs if memory(a) and memory(b)]))]
+    peaks = [group.memory_noise for group in match.groups if group.memory_noise]
     return (MeasureNoise(_worst(times), _worst(peaks)),
             [] if times else ["no trial was run twice, so the noise of times is unknown"])
 
@@ -236,7 +226,7 @@ def _worst(found: Sequence[Noise]) -> Noise | None:
 
 def _unlike(match: CellPair) -> str:
     """Say in what environments differ, or "": two studies may be of two versions of bench-apts."""
-    one, two = (_records(cell) for cell in match[:2])
+    one, two = (cell.records for cell in match[:2])
     within = match.groups[0] is match.groups[1]
     return (trial_origins.unlike(one) or trial_origins.unlike(two)
             or trial_origins.unlike((*one, *two), () if within else trial_origins.CODE_TRAITS))

@@ -61,7 +61,7 @@ def comparison_summary(compared: StudyComparison) -> str:
     """Write the verdict, what differs and the notes as Markdown, short enough for a comment."""
     verdict = verdict_line(compared)
     a, b = map(escape_markdown, compared.names)
-    lines = [f"**{escape_markdown(verdict[:1].upper() + verdict[1:])}**", "",
+    lines = [f"**{escape_markdown(units.capitalized(verdict))}**", "",
              f"A: {a}, B: {b}; {units.plural(len(compared.rows), 'comparison')}, "
              f"{len(compared.worse)} worse and {len(compared.better)} better in B.", ""]
     if differing := [*compared.worse, *compared.better]:

@@ -27,9 +27,8 @@ UNCOUNTED = "not counted"
 STATUS = {"oom": "out of memory", "timeout": "time limit"}
 
 
-def main_table(
-    groups: Sequence[CellGroup], device: str, crowded: Mapping[int, bool]
-) -> table.Table:
+def main_table(groups: Sequence[CellGroup], device: str,
+               crowded: Mapping[int, bool]) -> table.Table:
     """Return the main table of one suite: a row for each N and optimizer."""
     rows: list[tuple[table.Value, ...]] = []
     breaks = set()
@@ -44,14 +43,13 @@ def main_table(
     return table.Table(
         "main", "Main table",
         "Expected cost: what it takes on average, starting from nothing, until a training "
-        "reaches the target, every trial billed. Below it the 95 % "
-        "interval; “or more”: without an upper limit. 90 % quantile: the bill that suffices in "
-        "nine of ten such searches. Success: share of the trials behind the expected cost that "
-        "reached it; P: 95 % limit of that chance. Minibatch: samples "
-        "of all ranks in a step. The other columns describe a training with "
-        "the configuration that is fastest to the target, medians over seeds, and Test that with "
-        "the best at the end of the budget (Frozen configurations); gradients are backward passes "
-        "of the busiest rank; memory is "
+        "reaches the target, every trial billed. Below it the 95 % interval; “or more”: without "
+        "an upper limit. 90 % quantile: the bill that suffices in nine of ten such searches. "
+        "Success: share of the trials behind the expected cost that reached it; P: 95 % limit of "
+        "that chance. Minibatch: samples of all ranks in a step. The other columns describe a "
+        "training with the configuration that is fastest to the target, medians over seeds, and "
+        "Test that with the best at the end of the budget (Frozen configurations); gradients are "
+        "backward passes of the busiest rank; memory is "
         + ("the device's peak" if device == "cuda" else
            "what the tensors of model and optimizer take")
         + "; a time is that of the first evaluation at the target, “after” that of the "
@@ -59,8 +57,7 @@ def main_table(
         + _shared(groups, device) + _noise(groups),
         (("Optimizer", ""), ("N", "ranks"), ("Expected cost", "with tuning"),
          ("90 % quantile", "with tuning"), ("Success", "of trials"), ("Time", "to target"),
-         ("Bytes", "to target"), ("Gradients", "to target"),
-         ("Memory", "of a rank"),
+         ("Bytes", "to target"), ("Gradients", "to target"), ("Memory", "of a rank"),
          (_test_title(groups), "mean, range"), ("Seeds", "that hit")),
         tuple(rows), frozenset(breaks))
 
@@ -81,9 +78,9 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> table.Table:
                     table.name(cell.label, suite=cell.suite.name),
                     table.number(str(cell.ranks), ranks=cell.ranks),
                     table.number(units.format_percent(level, 0), shown, level=level,
-                           threshold=group.suite.target.threshold(level)),
+                                 threshold=group.suite.target.threshold(level)),
                     table.number(f"{found.hits} of {found.trials}", hits=found.hits,
-                           trials=found.trials),
+                                 trials=found.trials),
                     headlined(cell, device, level),
                     *(expected(cell, currency, device, level) for currency in currencies)))
     return table.Table(
@@ -91,7 +88,7 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> table.Table:
         "The same expected cost including tuning, in three currencies, at the full target and "
         "at the lower levels. Where the order changes with the level, do not lean on it.",
         (("Optimizer", ""), ("N", "ranks"), ("Level", "of the target"), ("Reached it", "trials"),
-         (f"{(noun := currency_noun(first, device))[:1].upper()}{noun[1:]}", "expected"),
+         (units.capitalized(currency_noun(first, device)), "expected"),
          ("Wire bytes", "expected, per rank"), ("Gradient evaluations", "expected")),
         tuple(rows), frozenset(breaks))
 
@@ -110,33 +107,18 @@ def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[table.Value, ...
                      bracket=True)
     hits = sum(o.hit for o in cell.finals)
     return (
-        table.name(
-            cell.label, badge=cell.badge, suite=cell.suite.name, tuning_free=cell.tuning_free
-        ),
-        table.number(
-            f"{cell.ranks}{' †' if crowded else ''}",
-            "" if cell.batch is None else f"minibatch {cell.batch:,}",
-            ranks=cell.ranks,
-            global_batch=cell.batch,
-        ),
-        headlined(cell, device),
-        _quantile(cell, device),
-        _success(cell),
-        timed(time, crowded),
-        sent,
-        passes,
-        table.number(
-            units.NONE if memory is None else units.format_size(memory),
-            peak_memory_bytes=cell.peak_memory,
-            memory_bytes=memory,
-        ),
+        table.name(cell.label, badge=cell.badge, suite=cell.suite.name,
+                   tuning_free=cell.tuning_free),
+        table.number(f"{cell.ranks}{' †' if crowded else ''}",
+                     "" if cell.batch is None else f"minibatch {cell.batch:,}",
+                     ranks=cell.ranks, global_batch=cell.batch),
+        headlined(cell, device), _quantile(cell, device), _success(cell), timed(time, crowded),
+        sent, passes,
+        table.number(units.NONE if memory is None else units.format_size(memory),
+                     peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
         _tested(cell),
-        table.number(
-            f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
-            seeds=len(cell.seeds),
-            seeds_hit=hits,
-        ),
-    )
+        table.number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",
+                     seeds=len(cell.seeds), seeds_hit=hits))
 
 
 def headlined(cell: ReportCell, device: str, level: float = 1.0) -> table.Value:
@@ -158,8 +140,8 @@ def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1
     if not found.hits:
         # At N = 1 nothing is sent: "more than 0 B" would look like a measurement.
         return table.Value(f"more than {form(found.bound)}" if found.total else "not reached",
-                     table.hits_of_trials(0, found.trials),
-                     {column: None, f"{column}_more_than": found.bound}, "number missed")
+                           table.hits_of_trials(0, found.trials),
+                           {column: None, f"{column}_more_than": found.bound}, "number missed")
     if not found.total:
         detail, interval = "", None  # a rank alone sends nothing, however often it is resampled
     elif interval is None:
@@ -176,13 +158,12 @@ def expected(cell: ReportCell, currency: Currency, device: str, level: float = 1
 def _quantile(cell: ReportCell, device: str) -> table.Value:
     """Return the bill that suffices with a probability of 90 %; nothing without a hit."""
     drawn, currency = cell.outcomes(), headline(device)
-    found, seconds = (table.finite(restart_quantile([o.spent[which] for o in drawn],
-                                              [o.cost[which] for o in drawn])) if drawn else None
-                      for which in (currency, "core_seconds"))
-    return table.Value(
-        units.NONE if found is None else format_cost(currency, found, device),
-        numbers={"restart_cost_90": seconds, f"restart_cost_90_{currency}": found},
-    )
+    found, seconds = (
+        table.finite(restart_quantile([o.spent[which] for o in drawn],
+                                      [o.cost[which] for o in drawn])) if drawn else None
+        for which in (currency, "core_seconds"))
+    return table.Value(units.NONE if found is None else format_cost(currency, found, device),
+                       numbers={"restart_cost_90": seconds, f"restart_cost_90_{currency}": found})
 
 
 def _success(cell: ReportCell) -> table.Value:
@@ -195,7 +176,7 @@ def _success(cell: ReportCell) -> table.Value:
         limit = f"P ≤ {units.format_percent(found.success_limit, 0)}" if found.trials else ""
         return table.Value(f"0 of {found.trials}", limit, numbers, "number missed")
     return table.number(units.format_percent(found.hits / found.trials, 0),
-                  f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
+                        f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
 
 
 def timed(entry: table.Value, crowded: bool) -> table.Value:
@@ -217,13 +198,12 @@ def to_target(middle: MedianCost, column: str, form: Callable[[float], str], *,
     numbers: dict[str, Plain] = {column: middle.median}
     if bracket:
         numbers[f"{column}_after"] = middle.after
-    return table.Value(
-        form(middle.median), f"after {form(middle.after)}" if bracket else "", numbers
-    )
+    return table.Value(form(middle.median), f"after {form(middle.after)}" if bracket else "",
+                       numbers)
 
 
 def _tested(cell: ReportCell) -> table.Value:
-    """Mean and range of the test metric, of the configuration that ends best."""
+    """Return mean and range of the test metric, of the configuration that ends best."""
     metric, tests, target = cell.test_metric, cell.test, cell.suite.target
     remarks = []
     if len(tests) > 1:
@@ -281,5 +261,4 @@ def _noise(groups: Sequence[CellGroup]) -> str:
 
 def _test_title(groups: Sequence[CellGroup]) -> str:
     names = [cell.test_metric for group in groups for cell in group.cells if cell.test]
-    return "Test " + units.metric_title(
-        names[0] if names else groups[0].suite.target.metric)
+    return "Test " + units.metric_title(names[0] if names else groups[0].suite.target.metric)

@@ -44,7 +44,6 @@ class ProvenanceCard(NamedTuple):
 def provenance_cards(gathered: Gathered) -> list[ProvenanceCard]:
     """Return the cards of the provenance section; unknown environment keys are shown too."""
     study, environment = gathered.file.study, _environment(gathered)
-    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
     meters = sorted({f"{r.start.comm_meter} on {r.start.process_group}"
                      for r in gathered.trials if r.start})
     code = sorted({(r.trial.optimizer, r.trial.portable.plugin, r.trial.plugin_sha256)
@@ -69,8 +68,7 @@ def provenance_cards(gathered: Gathered) -> list[ProvenanceCard]:
              ProvenanceCard("Environments in which trials differ", _environments(gathered), True),
              *(ProvenanceCard(f"Suite {suite.name}", _suite(suite)) for suite in study.suites),
              ProvenanceCard("Data and code fingerprints (SHA-256)", tuple(
-                 [(f"Data of {_data_name(name, sha, gathered.file)}", sha)
-                  for name, sha in data]
+                 [(f"Data of {shown}", sha) for _, shown, sha in _data_sets(gathered)]
                  + [(f"{optimizer} ({plugin})", sha) for optimizer, plugin, sha in code]), True)]
     return [card for card in found if card.items]
 
@@ -169,7 +167,7 @@ def _title(key: str) -> str:
     known = {"os": "OS", "cpu": "CPU", "gpu": "GPU", "gpus": "GPUs",
              "dirty": "Uncommitted changes", "beside": "Trials side by side"}
     first, _, rest = text.partition(" ")
-    return f"{known.get(first, first[:1].upper() + first[1:])} {rest}".strip()
+    return f"{known.get(first, units.capitalized(first))} {rest}".strip()
 
 
 def show(key: str, value: Any) -> str:
@@ -185,6 +183,12 @@ def show(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(show(key, entry) for entry in value)
     return str(value)
+
+
+def _data_sets(gathered: Gathered) -> list[tuple[str, str, str]]:
+    """Return the name of each data set that trials ran on, the name shown, and its SHA-256."""
+    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
+    return [(name, _data_name(name, sha256, gathered.file), sha256) for name, sha256 in data]
 
 
 def _data_name(name: str, sha256: str, file: StudyFile) -> str:
@@ -203,9 +207,7 @@ def _data_name(name: str, sha256: str, file: StudyFile) -> str:
 
 def data_caveats(gathered: Gathered) -> Iterator[tuple[str, str]]:
     """Yield titles and texts: data that were not published, trials that waited for data."""
-    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
-    found = [(name, _data_name(name, sha256, gathered.file)) for name, sha256 in data]
-    strange = [shown for name, shown in found if shown != name]
+    strange = [shown for name, shown, _ in _data_sets(gathered) if shown != name]
     if strange:
         yield "Other data under a known name", (
             f"The trials ran on {units.listing(strange)}. Their results are not comparable with "

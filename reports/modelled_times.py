@@ -76,13 +76,9 @@ class ProjectedRow(NamedTuple):
         }
 
 
-def project_times(
-    gathered: Gathered,
-    ranks: Sequence[int],
-    networks: Mapping[str, Interconnect],
-    scalings: Sequence[BatchScaling],
-    algorithm: Algorithm,
-) -> tuple[list[ProjectedRow], list[str]]:
+def project_times(gathered: Gathered, ranks: Sequence[int], networks: Mapping[str, Interconnect],
+                  scalings: Sequence[BatchScaling],
+                  algorithm: Algorithm) -> tuple[list[ProjectedRow], list[str]]:
     """Project each optimizer from the largest N that it was recorded with.
 
     One rank alone sends nothing that could be projected, and a meter that saw nothing neither.
@@ -172,7 +168,7 @@ def _batches(cell: ReportCell) -> tuple[Callable[[BatchScaling, int], int | None
 
 
 def _median(projections: Sequence[Projection | None]) -> Projection | None:
-    """Medians over seeds, each number by itself; a miss is infinite."""
+    """Return the medians over seeds, each number by itself; a miss is infinite."""
     known = [p for p in projections if p is not None]
     if not known:
         return None

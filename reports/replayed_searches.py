@@ -171,20 +171,19 @@ def _curve(record: TrialRecord, view: CostView) -> Curve:
         raise store.broken(f"{record.path}: {error}") from error
 
 
-def _replayed(
-    pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dict[str, Replayed]]
-) -> tuple[list[ReplayedPolicy], list[str]]:
+def _replayed(pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dict[str, Replayed]]
+              ) -> tuple[list[ReplayedPolicy], list[str]]:
     found: list[ReplayedPolicy] = []
     notes: list[str] = []
     for ranks in sorted({pool.cell.ranks for pool in pools}):
         here = [pool for pool in pools if pool.cell.ranks == ranks]
         tuned = [pool for pool in here if pool.cell.tune]
         for pool in tuned:
-            # A search that served several optimizers is replayed once.
-            why = "" if pool.cell.search_owner else _not_replayable(pool)
-            if why:
+            if pool.cell.search_owner:
+                continue  # a search that served several optimizers is replayed once
+            if why := _not_replayable(pool):
                 notes.append(f"not replayed: {_where(pool.cell)}, {why}")
-            elif not pool.cell.search_owner:
+            else:
                 found += _own(pool, view, drawn)
         if tuned and len(here) > 1:
             found += _defaults([pool.cell for pool in here], view, notes)
@@ -192,7 +191,7 @@ def _replayed(
 
 
 def tries_a_list(cell: ReportCell) -> bool:
-    """Says whether an optimizer's trials were taken from a list, in order, and not drawn.
+    """Say whether an optimizer's trials were taken from a list, in order, and not drawn.
 
     Such trials have no range that was searched. (The same holds where only options were
     searched; those trials, too, have an order.)
@@ -203,7 +202,7 @@ def tries_a_list(cell: ReportCell) -> bool:
 
 
 def replay_table(found: Sequence[ReplayedPolicy], view: CostView) -> Table | None:
-    """The policies with their costs; None without any."""
+    """Return the policies with their costs; None without any."""
     if not found:
         return None
     limited = any(played.entrants > ARRIVALS for played in found)
@@ -221,7 +220,7 @@ def replay_table(found: Sequence[ReplayedPolicy], view: CostView) -> Table | Non
 
 
 def _not_replayable(pool: Pool) -> str:
-    """Says why an optimizer's trials cannot be replayed, "" if they can."""
+    """Say why an optimizer's trials cannot be replayed, "" if they can."""
     cut = [record for record in pool.cell.tune if not _whole(record)]
     if cut:
         return f"of which {units.plural(len(cut), 'trial')} did not run to the end"
@@ -230,7 +229,7 @@ def _not_replayable(pool: Pool) -> str:
 
 def _own(pool: Pool, view: CostView,
          drawn: Callable[[Pool], dict[str, Replayed]]) -> list[ReplayedPolicy]:
-    """Policies over one optimizer's own trials."""
+    """Replay policies over one optimizer's own trials."""
     cell = pool.cell
     if tries_a_list(cell):
         tried = _listed(cell)
@@ -243,15 +242,14 @@ def _own(pool: Pool, view: CostView,
 
 
 def _listed(cell: ReportCell) -> list[list[TrialRecord]]:
-    """Trials of each configuration of a list, in its order; the frozen one's seeds as well."""
+    """Return each configuration's trials, in the list's order; the frozen one's seeds as well."""
     every = [*cell.tune, *filter(_whole, cell.seeds)]
     return [_alike(record, every) for record in cell.tune]
 
 
-def _defaults(
-    cells: Sequence[ReportCell], view: CostView, notes: list[str]
-) -> list[ReplayedPolicy]:
-    """One configuration of each optimizer, in random order."""
+def _defaults(cells: Sequence[ReportCell], view: CostView,
+              notes: list[str]) -> list[ReplayedPolicy]:
+    """Replay one configuration of each optimizer, in random order."""
     curves = {}
     for cell in cells:
         # Of a shared search only its check was its own.
@@ -265,8 +263,8 @@ def _defaults(
     if len(curves) < 2:
         return []
     return [ReplayedPolicy(cells[0].suite.name, cells[0].ranks, None,
-                   f"defaults of {len(curves)} optimizers", len(curves),
-                   replay(sequential, listed(curves, ordered=False)))]
+                           f"defaults of {len(curves)} optimizers", len(curves),
+                           replay(sequential, listed(curves, ordered=False)))]
 
 
 def _alike(like: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:

@@ -125,7 +125,7 @@ def summary_markdown(output: ReportOutput) -> str:
     suites = escape_markdown(units.listing([chapter.suite.name for chapter in output.chapters]))
     lines = [f"## {suites}: what it costs to reach the target", ""]
     for warning in output.warnings:
-        lines += [f"**{escape_markdown(warning[:1].upper() + warning[1:])}.**", ""]
+        lines += [f"**{escape_markdown(units.capitalized(warning))}.**", ""]
     for chapter in output.chapters:
         lines += _decisions(chapter)
     for chapter in output.chapters:

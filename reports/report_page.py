@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
 from markupsafe import Markup
@@ -30,13 +30,14 @@ from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_w
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.core.spec import Suite
     from bench_apts.reports.asv_results import History
     from bench_apts.reports.canvas import Figure
     from bench_apts.reports.caveats import Caveat
     from bench_apts.reports.data_origin import ProvenanceCard
+    from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.section_parts import Part
     from bench_apts.reports.table import DecisionVerdict, Plain, Table
@@ -63,12 +64,11 @@ def uncertainty_sentence(decision: Part) -> str:
     if not places:
         return ""
     said = "; ".join(f"{units.listing(where)}: {what}" for what, where in places.items())
-    return f"{said[0].upper()}{said[1:]}, so that an order is that of this sample alone."
+    return f"{units.capitalized(said)}, so that an order is that of this sample alone."
 
 
-def render_page(
-    *, symbols: dict[str, str], template: str = "report.html.j2", **context: Any
-) -> str:
+def render_page(*, symbols: dict[str, str], template: str = "report.html.j2",
+                **context: Any) -> str:
     """Return the HTML of a report.
 
     Args:
@@ -84,17 +84,9 @@ def render_page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
         finalize=_joined)
     environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS, shared=_shared)
-    environment.tests.update(
-        {
-            kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
-            for kind in (
-                section_parts.Boxes,
-                section_parts.Listing,
-                section_parts.Pictures,
-                section_parts.Prose,
-            )
-        }
-    )
+    environment.tests.update({
+        kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
+        for kind in get_args(section_parts.Block)})
     policy = (f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
               "img-src data:; base-uri 'none'; form-action 'none'")
     return environment.get_template(template).render(
@@ -183,7 +175,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     look = looks(labels)
     view = CostView(headline(gathered.device), 1.0, gathered.device)
     with theme(), Replays(read_pools(gathered.groups, view), view) as replays:
-        contexts = _contexts(gathered, replays)
+        contexts = _contexts(gathered, look, replays)
         chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
         symbols = {label: swatch(look[label], f"mark{index}", label)
                    for index, label in enumerate(labels)}
@@ -195,9 +187,8 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     notes = [*caveats.all_caveats(gathered),
              *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
     origin = provenance_cards(gathered)
-    warnings = [
-        line for group in gathered.groups if (line := unstable_winner(group, view.currency))
-    ]
+    warnings = [line for group in gathered.groups
+                if (line := unstable_winner(group, view.currency))]
     page = partial(
         render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
         labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
@@ -211,9 +202,8 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
                         notes, origin, warnings)
 
 
-def _build(
-    study: section_parts.StudyContext,
-) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
+def _build(study: section_parts.StudyContext
+           ) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
     """Build all sections: the chapters, the parts about the whole study, and what failed."""
     found, failures = find_sections()
     decisions = [decision_boxes.part(context) for context in study.suites]
@@ -234,9 +224,9 @@ def _build(
     return tuple(chapters), tuple(overall), failures
 
 
-def _contexts(gathered: Gathered, replays: Replays) -> list[section_parts.Context]:
+def _contexts(gathered: Gathered, look: Mapping[str, Look],
+              replays: Replays) -> list[section_parts.Context]:
     study = gathered.file.study
-    look = looks([entry.label for entry in study.entries])
     crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
     data = curve_frame(gathered.groups)
     found = []
@@ -244,9 +234,8 @@ def _contexts(gathered: Gathered, replays: Replays) -> list[section_parts.Contex
         groups = tuple(group for group in gathered.groups if group.suite == suite)
         twins = [other for other in study.suites if other.name == suite.name]
         prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
-        found.append(
-            section_parts.Context(gathered, suite, prefix, groups, look, crowded, data, replays)
-        )
+        found.append(section_parts.Context(
+            gathered, suite, prefix, groups, look, crowded, data, replays))
     return found
 
 

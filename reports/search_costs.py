@@ -68,7 +68,7 @@ def _success(cell: ReportCell, view: CostView) -> Value:
 
 
 def search_spread_table(pools: Sequence[Pool], view: CostView) -> Table | None:
-    """Quantile of the restart cost, sequential bill and best of K; None without trials."""
+    """Return 90 % quantile, sequential bill and best of K of searches; None without trials."""
     if not pools:
         return None
     rows = tuple((*opening_entries(pool.cell, view), *_spread(pool, view)) for pool in pools)
@@ -107,7 +107,7 @@ def _best(pool: Pool, view: CostView, draws: int, column: str) -> Value:
 
 
 def restart_figure(scene: TuningScene) -> Figure | None:
-    """Draws the share of searches that a budget suffices for; None where nobody hit."""
+    """Draw the share of searches that a budget suffices for; None where nobody hit."""
     able = [pool for pool in scene.searches if pool.ert.hits]
     if not able:
         return None
@@ -116,9 +116,8 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     ends = []
     for pool in able:
         look = scene.context.looks[pool.cell.label]
-        costs = np.quantile(
-            expected_cost.restart_costs(pool.spent, pool.cost), levels, method="inverted_cdf"
-        )
+        costs = np.quantile(expected_cost.restart_costs(pool.spent, pool.cost), levels,
+                            method="inverted_cdf")
         ends += [costs[0], costs[-1]]
         axes.plot(costs, levels, color=look.color, linestyle=look.dashes, marker=look.marker,
                   markevery=(9, 40), markersize=5, markeredgewidth=0, drawstyle="steps-post")
@@ -128,10 +127,8 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
     axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
     heading(axes, "share of searches that such a bill suffices for")
-    tails = [
-        (expected_cost.restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label)
-        for pool in able
-    ]
+    tails = [(expected_cost.restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label)
+             for pool in able]
     tail, label = min(tails)
     caption = f"Nine of ten searches end for the least with {label}: {scene.view.show(tail)}."
     if len(tails) > 1:
@@ -147,34 +144,21 @@ def restart_figure(scene: TuningScene) -> Figure | None:
 
 def _restart_table(scene: TuningScene) -> Table:
     return Table(
-        "restarts",
-        "Cost of a search until it hits",
+        "restarts", "Cost of a search until it hits",
         "Bill that this share of searches does not exceed.",
-        (
-            ("Optimizer", ""),
-            ("Hit", "trials"),
-            *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES),
-        ),
-        tuple(
-            (
-                name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
-                number(
-                    f"{pool.ert.hits} of {pool.ert.trials}",
-                    hits=pool.ert.hits,
-                    trials=pool.ert.trials,
-                ),
-                *(
-                    scene.view.entry(
-                        f"restart_q{100 * share:.0f}",
-                        expected_cost.restart_quantile(pool.spent, pool.cost, share),
-                        0.0,
-                    )
-                    for share in _SHARES
-                ),
-            )
-            for pool in scene.searches
-        ),
-    )
+        (("Optimizer", ""), ("Hit", "trials"),
+         *((f"{units.format_percent(share, 0)} of searches", "") for share in _SHARES)),
+        tuple(_restart_row(scene, pool) for pool in scene.searches))
+
+
+def _restart_row(scene: TuningScene, pool: Pool) -> tuple[Value, ...]:
+    return (
+        name(pool.cell.label, suite=scene.context.suite.name, ranks=scene.ranks),
+        number(f"{pool.ert.hits} of {pool.ert.trials}", hits=pool.ert.hits,
+               trials=pool.ert.trials),
+        *(scene.view.entry(f"restart_q{100 * share:.0f}",
+                           expected_cost.restart_quantile(pool.spent, pool.cost, share), 0.0)
+          for share in _SHARES))
 
 
 def compared_currencies(group: CellGroup, device: str) -> list[Currency]:
@@ -200,31 +184,31 @@ def _competing_cells(group: CellGroup) -> list[ReportCell]:
 
 
 def relative_costs_table(groups: Sequence[CellGroup], device: str) -> Table | None:
-    """Ratios of expected costs to those of the headline's cheapest; None without any."""
+    """Return expected costs over those of the headline's cheapest; None without any."""
     rows: list[tuple[Value, ...]] = []
-    breaks = set()
-    compared = {currency for group in groups for currency in compared_currencies(group, device)}
-    columns = sorted((currency for currency in CURRENCIES if currency in compared),
-                     key=lambda one: one != headline(device))
-    for group in groups:
+    breaks, first = set(), headline(device)
+    compared = [compared_currencies(group, device) for group in groups]
+    columns = sorted((one for one in CURRENCIES if any(one in there for there in compared)),
+                     key=lambda one: one != first)
+    for group, there in zip(groups, compared, strict=True):
         cells = _competing_cells(group)
-        ranked = rank_by_cost(cells, headline(device))
+        ranked = rank_by_cost(cells, first)
         if not ranked or len(cells) < 2:
             continue
         breaks.add(len(rows))
         rows += [(name(cell.label, suite=group.suite.name),
                   number(str(group.ranks), ranks=group.ranks),
-                  *(_ratio(cell, ranked[0], one, seen=one in compared_currencies(group, device))
-                    for one in columns)) for cell in cells]
+                  *(_ratio(cell, ranked[0], one, seen=one in there) for one in columns))
+                 for cell in cells]
     if not rows:
         return None
     return Table(
         "currencies", "Expected cost over that of the cheapest, by what is counted",
-        f"At each N the cheapest in {currency_noun(headline(device), device)} is 1. Below 1: "
+        f"At each N the cheapest in {currency_noun(first, device)} is 1. Below 1: "
         "cheaper than it in that currency. Samples, FLOPs and seconds are those of all ranks, "
         "bytes those that one rank sends. Tuning is included.",
         (("Optimizer", ""), ("N", "ranks"), *(
-            (f"{(noun := currency_noun(one, device))[:1].upper()}{noun[1:]}", "ratio")
+            (units.capitalized(currency_noun(one, device)), "ratio")
             for one in columns)),
         tuple(rows), frozenset(breaks))
 

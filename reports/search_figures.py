@@ -72,7 +72,7 @@ def best_of_trials(pool: Pool, level: float) -> BestOfTrials:
 
 
 def best_of_k_figure(scene: TuningScene) -> Figure | None:
-    """Draws the best validation metric of K trials; None where nothing was tuned."""
+    """Draw the best validation metric of K trials; None where nothing was tuned."""
     metric = scene.context.suite.target.metric
     threshold = scene.context.suite.target.threshold(scene.view.level)
     found = [(pool, best_of_trials(pool, scene.view.level)) for pool in scene.searches]
@@ -102,7 +102,7 @@ def best_of_k_figure(scene: TuningScene) -> Figure | None:
 
 
 def _least(record: TrialRecord, sign: float, level: float) -> float:
-    """Returns the best metric that a trial's bill paid for, less being better; ∞ for none."""
+    """Return the best metric that a trial's bill paid for, less being better; ∞ for none."""
     values = metric_values(record)
     found = hit_bracket(record, level, values)
     return min((sign * value for value in values[:found[1] + 1 if found else None]
@@ -232,9 +232,8 @@ def _policy_rows(policies: Sequence[ReplayedPolicy]) -> tuple[Drawing, Axes]:
     return drawing, axes
 
 
-def _places(
-    scene: TuningScene, policies: Sequence[ReplayedPolicy]
-) -> list[tuple[ReplayedPolicy, float, Look]]:
+def _places(scene: TuningScene, policies: Sequence[ReplayedPolicy]
+            ) -> list[tuple[ReplayedPolicy, float, Look]]:
     """Return each policy with its height and look; optimizers stand above one another."""
     names = list(dict.fromkeys(played.title for played in policies))
     labels = list(dict.fromkeys(played.cell.label for played in policies if played.cell))

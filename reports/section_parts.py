@@ -344,7 +344,7 @@ class TuningScene(NamedTuple):
 
     @property
     def shared_searches(self) -> str:
-        """Says whose trials are another's and therefore not drawn; "" if there are none."""
+        """Say whose trials are another's and therefore not drawn; "" if there are none."""
         shared: dict[str, list[str]] = {}
         for pool in self.pools:
             if pool.cell.search_owner:

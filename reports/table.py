@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, format_cost
-from bench_apts.stats.rankings import stability
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Table:
         return len(self.rows) + len(self.rest)
 
     def records(self) -> list[dict[str, Plain]]:
-        """Returns the rows as plain numbers by CSV column."""
+        """Return the rows as plain numbers by CSV column."""
         merged = []
         for row in self.rows:
             record: dict[str, Plain] = {}
@@ -136,23 +135,23 @@ def finite(value: float | None) -> float | None:
 
 
 def name(label: str, *, badge: str = "", **numbers: Plain) -> Value:
-    """An optimizer's name with its legend mark; opens a row."""
+    """Return an optimizer's name with its legend mark, which opens a row."""
     return Value(label, kind="name", label=label, badge=badge,
                  numbers={"optimizer": label} | numbers)
 
 
 def words(text: str, detail: str = "", **numbers: Plain) -> Value:
-    """An entry in words, set to the left."""
+    """Return an entry in words, set to the left."""
     return Value(text, detail, numbers, "words")
 
 
 def mono(text: str, detail: str = "", **numbers: Plain) -> Value:
-    """An identifier or a list of settings in fixed width."""
+    """Return an identifier or a list of settings in fixed width."""
     return Value(text, detail, numbers, "mono")
 
 
 def number(text: str, detail: str = "", **numbers: Plain) -> Value:
-    """A number, set to the right in figures of equal width."""
+    """Return a number, set to the right in figures of equal width."""
     return Value(text, detail, numbers)
 
 
@@ -167,20 +166,17 @@ times do not compare."""
 
 
 def unstable_winner(group: CellGroup, currency: Currency) -> str:
-    """Says how the winner depends on the level of the target; "" if it does not.
+    """Say how the winner depends on the level of the target; "" if it does not.
 
     And "" where the trials are of environments whose times do not compare.
     """
     if currency in TIME_CURRENCIES and group.unlike:
         return ""
-    levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
-        all_known(cell.outcomes(level), currency) for level in levels)]
-    found = stability({level: {cell.label: cell.ert(currency, level).cost for cell in cells}
-                       for level in levels})
-    if not found.winner_changes:
+    found = group.level_stability(currency)
+    if found is None or not found.winner_changes:
         return ""
-    reached = [(level, sorted(found.winners[level])) for level in levels if found.winners[level]]
+    reached = [(level, sorted(found.winners[level])) for level in group.suite.target.every_level
+               if found.winners[level]]
     parts = [f"{units.listing(names)} at "
              + units.listing([units.format_percent(level, 0) for level, _ in run])
              for names, run in itertools.groupby(reached, lambda pair: pair[1])]
@@ -189,7 +185,7 @@ def unstable_winner(group: CellGroup, currency: Currency) -> str:
 
 
 def rank_by_cost(cells: Sequence[ReportCell], currency: Currency) -> list[ReportCell]:
-    """Returns the optimizers that reached the target, the cheapest expected cost first.
+    """Return the optimizers that reached the target, the cheapest expected cost first.
 
     Without those that follow another: they shared its search and do not compete with it.
     """
@@ -221,7 +217,7 @@ def _own_cost(cell: ReportCell, currency: Currency, device: str) -> str:
 
 
 def hits_of_trials(hits: int, trials: int) -> str:
-    """Says how many trials hit: ``0 of 4 reached it``."""
+    """Say how many trials hit: ``0 of 4 reached it``."""
     return f"{hits} of {trials} reached it"
 
 

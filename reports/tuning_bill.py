@@ -94,11 +94,8 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
                  if currency in TIME_CURRENCIES and group.unlike]
     warnings += [line for group in groups if (line := unstable_winner(group, currency))]
     with contextlib.ExitStack() as stack:
-        replays = (
-            stack.enter_context(Replays(tuning_pools.read_pools(groups, view), view))
-            if replay
-            else None
-        )
+        replays = stack.enter_context(
+            Replays(tuning_pools.read_pools(groups, view), view)) if replay else None
         found = [suite_bill([group for group in groups if group.suite == suite], view, replays)
                  for suite in suites]
     notes = [note for each in found for note in each.notes]
@@ -107,9 +104,8 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
                                 for suite, each in zip(suites, found, strict=True)], notes)
 
 
-def suite_bill(
-    groups: Sequence[CellGroup], view: tuning_pools.CostView, replays: Replays | None
-) -> SuiteBill:
+def suite_bill(groups: Sequence[CellGroup], view: tuning_pools.CostView,
+               replays: Replays | None) -> SuiteBill:
     """Work out the bill of one suite.
 
     Args:
@@ -229,12 +225,8 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def width_table(
-    found: Sequence[NarrowedSearch],
-    view: tuning_pools.CostView,
-    file: str = "bill-width",
-    against: Pool | None = None,
-) -> Table | None:
+def width_table(found: Sequence[NarrowedSearch], view: tuning_pools.CostView,
+                file: str = "bill-width", against: Pool | None = None) -> Table | None:
     """Return the expected cost of searches in narrower and narrower ranges; None without any.
 
     The optimizer without tuning ``against`` which they are compared gets the last row.
@@ -250,9 +242,9 @@ def width_table(
     return Table(
         file, "Expected cost by the width of the search range",
         "The recorded trials, restricted to those within a factor of the value that was frozen; "
-        "of a range with fewer than 3 trials nothing is said. Whoever knows a value that closely "
-        "would search that range. As the frozen value is known only afterwards, narrow ranges "
-        "look a little too good.",
+        "of a range with fewer than 3 trials nothing is said. A user who knows a value that "
+        "closely would search that range. As the frozen value is known only afterwards, narrow "
+        "ranges look a little too good.",
         (("Optimizer", ""), ("N", ""), ("Known within", "a factor of"), ("Range", ""),
          ("Hit", "trials inside"), ("Expected cost", "95 % interval")), tuple(rows))
 
@@ -310,14 +302,13 @@ def width_figure(scene: TuningScene) -> Figure | None:
         data=width_table(found, scene.view, "width", against))
 
 
-def width_sentence(
-    found: Sequence[NarrowedSearch], against: Pool | None, view: tuning_pools.CostView
-) -> str:
+def width_sentence(found: Sequence[NarrowedSearch], against: Pool | None,
+                   view: tuning_pools.CostView) -> str:
     """Say how closely one has to know a hyperparameter for its search to be the cheaper way.
 
     Args:
         found: Narrowed searches of one N.
-        against: The optimizer without tuning that they are held against.
+        against: The optimizer without tuning that they are compared with.
         view: Currency, level and device.
     """
     if against is None:

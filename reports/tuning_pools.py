@@ -137,8 +137,7 @@ def unlike_environments(pools: Iterable[Pool], view: CostView) -> str:
     """Say why costs in seconds of these trials do not compare; "" if they do."""
     if view.currency not in TIME_CURRENCIES:
         return ""
-    return trial_origins.unlike([record for pool in pools
-                                 for record in (*pool.cell.draws, *pool.cell.seeds)])
+    return trial_origins.unlike([record for pool in pools for record in pool.cell.records])
 
 
 def opening_entries(cell: ReportCell, view: CostView) -> tuple[Value, Value]:

@@ -139,6 +139,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def capitalized(text: str) -> str:
+    """Begin a text with a capital letter; all others stay as they are."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def listing(names: Sequence[str]) -> str:
     """Join names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -127,9 +127,8 @@ def _agreement(rows: Sequence[SentBytes]) -> str:
     return text + (f"; none is known for {units.listing(unknown)}." if unknown else ".")
 
 
-def _step_figure(
-    context: Context, group: CellGroup, rows: Sequence[SentBytes]
-) -> canvas.Figure | None:
+def _step_figure(context: Context, group: CellGroup,
+                 rows: Sequence[SentBytes]) -> canvas.Figure | None:
     """Draw bytes of a step by collective, and the formula's total."""
     most = max((row.of_step(row.measured) for row in rows), default=0.0)
     if not most:
@@ -174,23 +173,10 @@ def _phase_figure(context: Context, group: CellGroup) -> canvas.Figure | None:
     for at, (label, sums) in enumerate(totals.items()):
         for phase, sent in sums.items():
             if sent > 0:
-                canvas.draw_marks(
-                    axes,
-                    [sent],
-                    [at],
-                    context.looks[label],
-                    marker=_PHASES[phase],
-                    size=7,
-                    hollow=phase != "train",
-                )
-    canvas.scale(
-        axes,
-        "x",
-        units.format_size,
-        log=True,
-        limits=(min(values) / 1.8, max(values) * 1.8),
-        ticks=4,
-    )
+                canvas.draw_marks(axes, [sent], [at], context.looks[label], size=7,
+                                  marker=_PHASES[phase], hollow=phase != "train")
+    canvas.scale(axes, "x", units.format_size, log=True, ticks=4,
+                 limits=(min(values) / 1.8, max(values) * 1.8))
     canvas.heading(axes, "ideal wire bytes sent per rank in one training")
     train, total = (math.fsum(sums.get(phase, 0.0) for sums in totals.values() for phase in which)
                     for which in (("train",), tuple(_PHASES)))

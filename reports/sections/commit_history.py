@@ -69,9 +69,8 @@ def _short(benchmark: str) -> str:
     return benchmark.rpartition(".")[2].removeprefix("track_").replace("_", " ")
 
 
-def _figure(
-    commits: Sequence[str], lines: Sequence[BenchmarkLine], index: int
-) -> canvas.Figure | None:
+def _figure(commits: Sequence[str], lines: Sequence[BenchmarkLine],
+            index: int) -> canvas.Figure | None:
     """Draw a benchmark on a machine if it changed or failed; the table has all."""
     drawn = [line for line in lines if len(line.known) > 1 and line.known[0].value]
     failed = {point.commit for line in lines for point in line.points if point.value is None}

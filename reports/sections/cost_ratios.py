@@ -11,8 +11,6 @@ from bench_apts.core.currencies import TIME_CURRENCIES
 from bench_apts.reports import tuning_pools
 from bench_apts.reports.table import Table, Value, finite, grouped_table, known, number, words
 from bench_apts.stats.pairwise_comparison import Bill, Comparison, compare, first_ranks
-from bench_apts.stats.rankings import stability
-from bench_apts.stats.trial_costs import all_known
 from bench_apts.stats.verdict import Decision, decide
 
 if TYPE_CHECKING:
@@ -152,9 +150,8 @@ def ranking_table(rankings: Sequence[Ranking], view: tuning_pools.CostView) -> T
         ([_row(ranking, rival, view) for rival in ranking.rivals] for ranking in rankings))
 
 
-def _row(
-    ranking: Ranking, rival: RankedOptimizer, view: tuning_pools.CostView
-) -> tuple[Value, ...]:
+def _row(ranking: Ranking, rival: RankedOptimizer,
+         view: tuning_pools.CostView) -> tuple[Value, ...]:
     pool, comparison, decision = rival.pool, rival.comparison, rival.decision
     p = "< 0.001" if decision.adjusted < 0.001 else units.digits(decision.adjusted, 2)
     return (
@@ -205,13 +202,9 @@ def level_rankings_table(groups: Sequence[CellGroup], view: tuning_pools.CostVie
 
 
 def _level_rows(group: CellGroup, view: tuning_pools.CostView) -> Iterator[tuple[Value, ...]]:
-    levels = group.suite.target.every_level
-    cells = [cell for cell in group.cells if cell.draws and not cell.search_owner and all(
-        all_known(cell.outcomes(level), view.currency) for level in levels)]
-    if not cells:
+    found = group.level_stability(view.currency)
+    if found is None:
         return
-    found = stability({level: {cell.label: cell.ert(view.currency, level).cost for cell in cells}
-                       for level in levels})
     for (one, other), tau in found.taus.items():
         winners = [(column, sorted(found.winners[level]))
                    for column, level in (("lowest", one), ("other_lowest", other))]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import bills_by_trainings, search_costs, section_parts
-from bench_apts.reports.cells import computing, memory
+from bench_apts.reports.cells import computing
 from bench_apts.reports.sections import decision_contest
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import network_model
-from bench_apts.stats.timing_noise import noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from bench_apts.reports.table import Plain
     from bench_apts.reports.tuning_pools import Pool
     from bench_apts.stats.network_model import Fabric
-    from bench_apts.stats.timing_noise import Noise
 
 _HOW = ("Ratios are to the lowest expected value and come with their 95 % interval, in pairs "
         "where trials share their seeds. Somebody wins only where the interval of every other "
@@ -35,6 +33,11 @@ _HOW = ("Ratios are to the lowest expected value and come with their 95 % interv
         "the final trainings, of those whose median seed reached the target: on CUDA the device's "
         "peak, on CPUs what the tensors of model and optimizer take (parameters, gradients, "
         "state, buffers).")
+
+_PAYS = "When tuning pays (R*)"
+
+_SLOW = 2
+"""Named networks that count as slow: those of the least bandwidth."""
 
 
 class _Question(NamedTuple):
@@ -53,27 +56,14 @@ class _Question(NamedTuple):
     contest: decision_contest.Contest
 
 
-_PAYS = "When tuning pays (R*)"
-
-_SLOW = 2
-"""Named networks that count as slow: those of the least bandwidth."""
-
-
 def part(context: Context) -> section_parts.Part:
     """Build a decision box for each N of a suite."""
     boxes = tuple(_box(context, group) for group in context.groups)
     finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
     ratios = search_costs.relative_costs_table(context.groups, context.gathered.device)
-    return section_parts.Part(
-        "decision",
-        "Which optimizer to take",
-        finding,
-        (
-            section_parts.Boxes(boxes),
-            section_parts.Prose(_HOW),
-            *([section_parts.Listing(ratios, folded=False)] if ratios else []),
-        ),
-    )
+    return section_parts.Part("decision", "Which optimizer to take", finding, (
+        section_parts.Boxes(boxes), section_parts.Prose(_HOW),
+        *([section_parts.Listing(ratios, folded=False)] if ratios else [])))
 
 
 def _box(context: Context, group: CellGroup) -> section_parts.Box:
@@ -85,41 +75,19 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
     timed = view.currency in TIME_CURRENCIES
     unlike = group.unlike if timed else ""
     questions = [
-        _Question(
-            question,
-            slug,
-            view.show,
-            decision_contest.contest(
-                [
-                    entrant
-                    for found in pools
-                    if (entrant := decision_contest.by_trainings(found, trainings))
-                ],
-                group.noise if timed else None,
-                unlike,
-            ),
-        )
+        _Question(question, slug, view.show, decision_contest.contest(
+            _by_trainings(pools, trainings), group.noise if timed else None, unlike))
         for question, slug, trainings in (
             ("Training once", "train_once", 1),
-            ("Training ten times", "train_ten_times", bills_by_trainings.MANY),
-        )
-    ]
+            ("Training ten times", "train_ten_times", bills_by_trainings.MANY))]
     if group.ranks > 1:
         questions += _networks(context, group, rivals)
     remembered = [cell for cell in cells if cell.seeds]
     if all(cell.memory for cell in remembered):  # older records on CPUs lack it
-        questions.append(
-            _Question(
-                "When memory is short",
-                "memory",
-                units.format_size,
-                decision_contest.contest(
-                    [decision_contest.by_memory(cell) for cell in remembered],
-                    _memory_noise(group),
-                    group.unlike,
-                ),
-            )
-        )
+        questions.append(_Question(
+            "When memory is short", "memory", units.format_size, decision_contest.contest(
+                [decision_contest.by_memory(cell) for cell in remembered], group.memory_noise,
+                group.unlike)))
     settled = decision_contest.judge_contests([each.contest for each in questions])
     once = settled[0]
     answers = [_answer(group, each, found, view.currency)
@@ -142,9 +110,14 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
-def _answer(
-    group: CellGroup, asked: _Question, found: decision_contest.Contest, currency: Currency
-) -> section_parts.Answer:
+def _by_trainings(pools: Sequence[Pool], trainings: int) -> list[decision_contest.Entrant]:
+    """Return the entrants with the bills of this many trainings that are known."""
+    return [entrant for pool in pools
+            if (entrant := decision_contest.by_trainings(pool, trainings))]
+
+
+def _answer(group: CellGroup, asked: _Question, found: decision_contest.Contest,
+            currency: Currency) -> section_parts.Answer:
     choice, detail = decision_contest.contest_words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
@@ -170,38 +143,27 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         if other.label == cell.label)) is not None}
     missing = [cell.label for cell in cells if cell.label not in alone]
     if missing or not all(decision_contest.projectable(cell) for cell in cells):
-        found = decision_contest.contest([entrant for cell in cells
-                         if (each := read_pool(cell, CostView("wire_bytes", 1.0, "")))
-                         and (entrant := decision_contest.by_trainings(each, 1))])
+        view = CostView("wire_bytes", 1.0, "")
+        pools = [found for cell in cells if (found := read_pool(cell, view))]
         title = "When the network is slow: fewest bytes"
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
-        return [_Question(title, "bytes", units.format_size, found)]
+        return [_Question(title, "bytes", units.format_size,
+                          decision_contest.contest(_by_trainings(pools, 1)))]
     slow = sorted(network_model.load_fabrics().items(),
                   key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [
         _Question(
-            f"On {_speed(fabric)} (modelled)",
-            f"network_{name}",
-            units.format_seconds,
+            f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
             decision_contest.contest(
                 [decision_contest.by_network(cell, fabric, alone[cell.label]) for cell in cells],
-                unlike=group.unlike,
-            ),
-        )
-        for name, fabric in slow
-    ]
+                unlike=group.unlike))
+        for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
     return (f"{units.trim(units.digits(8 * fabric.bytes_per_s / 1e9))}{units.THIN}Gb/s, "
             f"{units.trim(units.format_seconds(fabric.latency_s))}")
-
-
-def _memory_noise(group: CellGroup) -> Noise | None:
-    return noise([(float(memory(first)), float(memory(twin)))
-                  for cell in group.cells for first, twin in cell.pairs
-                  if memory(first) and memory(twin)])
 
 
 def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
@@ -213,8 +175,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
     """
     against = section_parts.untuned_reference(pools)
     first = bills_by_trainings.first_to_pay(
-        bills_by_trainings.crossings(pools, [against] if against else [])
-    )
+        bills_by_trainings.crossings(pools, [against] if against else []))
     if first is None:
         return None
     mine, theirs, found = first
@@ -222,23 +183,18 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
     if unlike:
         return section_parts.Answer(
-            _PAYS,
-            "not judged",
-            "Not judged",
-            f"Trials differ in {unlike}.",
-            "",
-            numbers | {"verdict": "not judged"},
-        )
+            _PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.",
+            numbers=numbers | {"verdict": "not judged"})
     label, other = mine.cell.label, theirs.cell.label
-    said = bills_by_trainings.payoff_sentence(label, found)
+    said = units.capitalized(bills_by_trainings.payoff_sentence(label, found))
     if found.never:
         choice, text = "Tuning never pays", (
             f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
             f"is not tuned; {label} comes nearest over {bills_by_trainings.MANY} trainings.")
     else:
-        choice = f"{said[0].upper()}{said[1:]}" if found.is_known else "Not told by these trials"
+        choice = said if found.is_known else "Not told by these trials"
         text = (f"Against {other}, which is not tuned." if found.is_known else
-                f"{said[0].upper()}{said[1:]}, against {other}, which is not tuned.")
+                f"{said}, against {other}, which is not tuned.")
     return section_parts.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": bills_by_trainings.payoff_words(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.is_known else None,
@@ -277,9 +233,8 @@ def _nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> li
     return lines
 
 
-def _families(
-    once: decision_contest.Contest, cells: Sequence[ReportCell], view: CostView
-) -> list[str]:
+def _families(once: decision_contest.Contest, cells: Sequence[ReportCell],
+              view: CostView) -> list[str]:
     """Say how each family fared whose cheapest member is not the best."""
     if once.best is None or len(cells) == 1 or once.verdict == "not judged":
         return []

@@ -181,7 +181,7 @@ def contest_words(contested: Contest, show: Callable[[float], str]) -> tuple[str
 
 
 def _some(texts: Sequence[str]) -> str:
-    """Join the first few and counts the others."""
+    """Join the first few and count the others."""
     more = [f"{len(texts) - _RIVALS} more"] if len(texts) > _RIVALS else []
     return units.listing([*texts[:_RIVALS], *more])
 

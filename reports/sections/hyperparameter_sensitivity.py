@@ -84,7 +84,7 @@ def _finding(found: Sequence[Sweep]) -> str:
 
 
 def _share(sweep: Sweep) -> float:
-    """Share of the trials that hit, over all N."""
+    """Return the share of the trials that hit, over all N."""
     return sum(hit for _, hit in sweep.drawn()) / len(sweep.points)
 
 
@@ -135,7 +135,7 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> canva
     least, most = min(costs) / 1.25, max(costs) * 1.25
     currency = headline(device)
     canvas.scale(axes, "y", CURRENCIES[currency].form, log=True,
-          limits=canvas.headroom(least, most, strip))
+                 limits=canvas.headroom(least, most, strip))
     canvas.scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
     line = 1.0
@@ -143,32 +143,17 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> canva
         look = context.looks[label]
         good = [p for p in points if p.hit]
         canvas.draw_marks(axes, [p.value for p in good], [p.cost for p in good], look, size=5,
-                   alpha=0.75)
+                          alpha=0.75)
         chosen = [p for p in good if p.chosen]
-        canvas.draw_marks(
-            axes,
-            [p.value for p in chosen],
-            [p.cost for p in chosen],
-            look,
-            marker="o",
-            size=10,
-            hollow=True,
-        )
+        canvas.draw_marks(axes, [p.value for p in chosen], [p.cost for p in chosen], look,
+                          marker="o", size=10, hollow=True)
         failed = [p for p in points if not p.hit]
         line -= min(_LINE, strip / len(at)) if failed else 0
         for sign in dict.fromkeys(_SIGNS[p.status] for p in failed):
             mine = [p.value for p in failed if _SIGNS[p.status] == sign]
             canvas.draw_marks(
-                axes,
-                mine,
-                [line + _LINE / 4] * len(mine),
-                look,
-                marker=sign,
-                size=5,
-                hollow=sign in "s^",
-                transform=axes.get_xaxis_transform(),
-                clip_on=False,
-            )
+                axes, mine, [line + _LINE / 4] * len(mine), look, marker=sign, size=5,
+                hollow=sign in "s^", transform=axes.get_xaxis_transform(), clip_on=False)
     hits = sum(point.hit for point in every)
     if not hits:
         axes.set_yticks([])

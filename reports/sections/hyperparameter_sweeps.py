@@ -66,7 +66,7 @@ class Sweep(NamedTuple):
     points: tuple[SweepPoint, ...]
 
     def drawn(self, ranks: int | None = None) -> list[tuple[float, bool]]:
-        """Value and whether it hit, of the trials at one N or at all."""
+        """Return value and whether it hit, of the trials at one N or at all."""
         return [(p.value, p.hit) for p in self.points if ranks in (None, p.ranks)]
 
 

@@ -46,7 +46,7 @@ def _finding(context: Context) -> str:
     if not parts:
         return "Nothing has been run yet."
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}. {context.conditions}"
+    return f"{units.capitalized(text)}. {context.conditions}"
 
 
 def _at(group: CellGroup, device: str) -> str:
@@ -83,43 +83,26 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[tab
     billed: dict[str, Plain] = {f"{key}_spent": result.spent[key] for key in _BILLED}
     if not all_known([result], "wire_bytes"):
         billed["wire_bytes_spent"] = None
+    reached = table.Value("not reached", numbers={"core_seconds_to_target": None},
+                          kind="number missed")
+    if result.hit:
+        reached = table.Value(format_cost(currency, result.cost[currency], device), numbers={
+            "core_seconds_to_target": result.cost["core_seconds"],
+            f"{currency}_to_target": result.cost[currency]})
     return (
         table.name(cell.label, badge=_chosen(cell, record), suite=cell.suite.name),
         table.number(str(cell.ranks), ranks=cell.ranks),
-        table.number(
-            str(trial.repetition),
-            repetition=trial.repetition,
-            frozen=record is cell.frozen,
-            best=record is cell.best,
-            run_id=record.header.run_id,
-        ),
-        table.mono(
-            _varied(cell, record),
-            hyperparameters=msgspec.json.encode(trial.hyperparameters, order="sorted").decode(),
-        ),
-        table.words(
-            STATUS.get(status, status),
-            status=status,
-            reason=record.end.reason if record.end else None,
-        ),
-        table.Value(
-            format_cost(currency, result.cost[currency], device),
-            numbers={
-                "core_seconds_to_target": result.cost["core_seconds"],
-                f"{currency}_to_target": result.cost[currency],
-            },
-        )
-        if result.hit
-        else table.Value(
-            "not reached", numbers={"core_seconds_to_target": None}, kind="number missed"
-        ),
+        table.number(str(trial.repetition), repetition=trial.repetition,
+                     frozen=record is cell.frozen, best=record is cell.best,
+                     run_id=record.header.run_id),
+        table.mono(_varied(cell, record), hyperparameters=msgspec.json.encode(
+            trial.hyperparameters, order="sorted").decode()),
+        table.words(STATUS.get(status, status), status=status,
+                    reason=record.end.reason if record.end else None),
+        reached,
         table.Value(format_cost(currency, result.spent[currency], device), numbers=billed),
-        table.known(
-            "best_validation",
-            best,
-            lambda value: units.format_metric(target, target.metric, value),
-        ),
-    )
+        table.known("best_validation", best,
+                    lambda value: units.format_metric(target, target.metric, value)))
 
 
 def _chosen(cell: ReportCell, record: TrialRecord) -> str:
@@ -186,5 +169,5 @@ def _spread(cell: ReportCell, column: str, values: Sequence[float]) -> table.Val
         return table.Value(units.NONE, numbers={f"{column}_mean": None})
     mean, low, high = statistics.fmean(values), min(values), max(values)
     shown = [units.format_metric(target, target.metric, value) for value in (mean, low, high)]
-    return table.number(shown[0], units.between(*shown[1:]) if len(values) > 1 else "",
-                  **{f"{column}_mean": mean, f"{column}_low": low, f"{column}_high": high})
+    return table.number(shown[0], units.between(*shown[1:]) if len(values) > 1 else "", **{
+        f"{column}_mean": mean, f"{column}_low": low, f"{column}_high": high})

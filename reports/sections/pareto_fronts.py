@@ -1,4 +1,4 @@
-"""Trade-offs: who is beaten by nobody in time and bytes, and in time and memory, at each N."""
+"""Trade-offs: the Pareto fronts of time and bytes, and of time and memory, at each N."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _table(context: Context, group: CellGroup, against: FrontCost,
         f"front-{against}", f"Data: {noun} and {against}",
         f"Medians over seeds{largest}. Seeds on the front: of the seeds of one repetition, how "
         "often this one's was beaten by nobody.",
-        (("Optimizer", ""), ("N", "ranks"), (f"{noun[:1].upper()}{noun[1:]}", "to target"),
+        (("Optimizer", ""), ("N", "ranks"), (units.capitalized(noun), "to target"),
          ("Bytes", "per rank to target") if against == "bytes" else ("Memory", "of a rank"),
          ("Front", ""), ("Seeds", "on the front"), ("Beaten by", "in both")),
         tuple(_row(context, against, point, form) for point in points))

@@ -81,7 +81,7 @@ def _median(cell: ReportCell) -> MeasuredTraining:
 
 
 def _seed_ratios(base: ReportCell, cell: ReportCell) -> list[float]:
-    """Efficiencies of the repetitions that both hit; they share weights and order of the data."""
+    """Return the efficiencies of repetitions that both hit; these share weights and data order."""
     firsts, runs = ({record.trial.repetition: MeasuredTraining(
         one.ranks, outcome.cost["train_s"], outcome.cost["samples"])
         for record, outcome in zip(one.seeds, one.finals, strict=True)} for one in (base, cell))
@@ -113,13 +113,10 @@ def efficiency_table(context: Context, rows: Sequence[ScaledOptimizer]) -> table
     for label in dict.fromkeys(row.cell.label for row in rows):
         mine = {row.cell.ranks: row for row in rows if row.cell.label == label}
         base = next(iter(mine.values())).base
-        lines.append(
-            (
-                table.name(label, suite=context.suite.name),
-                table.known("base_ranks", base.ranks if base else None, str, absent="no hit"),
-                *(_factors(mine.get(ranks), ranks) for ranks in sizes),
-            )
-        )
+        lines.append((
+            table.name(label, suite=context.suite.name),
+            table.known("base_ranks", base.ranks if base else None, str, absent="no hit"),
+            *(_factors(mine.get(ranks), ranks) for ranks in sizes)))
     return table.Table(
         "efficiency", f"Efficiency = hardware × statistical, {context.suite.scaling} scaling",
         f"Against N0, the smallest N where the median seed hit. {_WHAT}",
@@ -140,9 +137,9 @@ def _factors(row: ScaledOptimizer | None, ranks: int) -> table.Value:
         found.total, found.hardware, found.statistical))
     shown = ((units.NONE, f"statistical {statistical}") if row.crowded
              else (total, f"{hardware} × {statistical}"))
-    return table.Value(*shown, {f"efficiency_n{ranks}": found.total,
-                          f"hardware_n{ranks}": found.hardware,
-                          f"statistical_n{ranks}": found.statistical})
+    return table.Value(*shown, {
+        f"efficiency_n{ranks}": found.total, f"hardware_n{ranks}": found.hardware,
+        f"statistical_n{ranks}": found.statistical})
 
 
 def scaling_table(context: Context, rows: Sequence[ScaledOptimizer]) -> table.Table:
@@ -168,32 +165,22 @@ def _row(context: Context, row: ScaledOptimizer) -> tuple[table.Value, ...]:
     between = (units.between(units.digits(low), units.digits(high))
                if low is not None and high is not None and low < high else "")
     hardware = table.known("hardware", found.hardware if found else None, units.digits)
-    speed = table.known(
-        "samples_per_s",
-        run.samples / run.seconds if hit and run.seconds else None,
-        units.format_count,
-    )
+    pace = run.samples / run.seconds if hit and run.seconds else None
+    speed = table.known("samples_per_s", pace, units.format_count)
     hits = sum(outcome.hit for outcome in cell.finals)
     return (
         table.name(cell.label, suite=context.suite.name),
-        table.number(
-            f"{cell.ranks}{' †' if crowded else ''}",
-            ranks=cell.ranks,
-            more_ranks_than_cores=crowded,
-        ),
+        table.number(f"{cell.ranks}{' †' if crowded else ''}", ranks=cell.ranks,
+                     more_ranks_than_cores=crowded),
         table.words(mode, scaling=mode),
-        timed(
-            table.reached("train_s_to_target", run.seconds, units.format_seconds), hit and crowded
-        ),
+        timed(table.reached("train_s_to_target", run.seconds, units.format_seconds),
+              hit and crowded),
         table.reached("samples_to_target", run.samples, units.format_count),
         table.Value(units.NONE, numbers=speed.numbers) if crowded else speed,
-        table.Value(
-            "not judged" if row.unlike else units.NONE if row.crowded else total.text,
-            "" if row.crowded else between,
-            {**total.numbers, "efficiency_low": low, "efficiency_high": high},
-        ),
+        table.Value("not judged" if row.unlike else units.NONE if row.crowded else total.text,
+                    "" if row.crowded else between,
+                    {**total.numbers, "efficiency_low": low, "efficiency_high": high}),
         table.Value(units.NONE, numbers=hardware.numbers) if row.crowded else hardware,
         table.known("statistical", found.statistical if found else None, units.digits),
         table.known("base_ranks", row.base.ranks if row.base else None, str),
-        table.number(f"{hits} of {len(cell.seeds)}", hits=hits, seeds=len(cell.seeds)),
-    )
+        table.number(f"{hits} of {len(cell.seeds)}", hits=hits, seeds=len(cell.seeds)))

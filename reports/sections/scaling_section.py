@@ -47,14 +47,10 @@ def part(context: Context) -> Part | None:
                  _factor_figure(context, rows, "statistical"))
         shown = tuple(figure for figure in drawn if figure)
         if shown:
-            blocks.append(
-                section_parts.Pictures(
-                    shown, f"Measured, {context.suite.scaling} scaling", wide=True
-                )
-            )
-        blocks += section_parts.tables(
-            scaling_factors.efficiency_table(context, rows), folded=False
-        )
+            blocks.append(section_parts.Pictures(
+                shown, f"Measured, {context.suite.scaling} scaling", wide=True))
+        blocks += section_parts.tables(scaling_factors.efficiency_table(context, rows),
+                                       folded=False)
         blocks.append(section_parts.Listing(scaling_factors.scaling_table(context, rows)))
     blocks += _networks(context)
     return SECTION.part(_finding(context, rows), blocks, legend=True) if blocks else None
@@ -127,7 +123,7 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
             elif math.isinf(median):
                 missed.setdefault(cell.label, []).append(group.ranks)
                 canvas.draw_marks(axes, [x], [0.97], look, marker="x",
-                           transform=axes.get_xaxis_transform())
+                                  transform=axes.get_xaxis_transform())
     if not values:
         return None
     data = pd.DataFrame(medians, columns=["optimizer", "ranks", "x", "median"])
@@ -156,9 +152,8 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
         data=_costs_table(context, currency, words, groups))
 
 
-def _factor_figure(
-    context: Context, rows: Sequence[ScaledOptimizer], which: str
-) -> canvas.Figure | None:
+def _factor_figure(context: Context, rows: Sequence[ScaledOptimizer],
+                   which: str) -> canvas.Figure | None:
     """Draw the ``hardware`` or the ``statistical`` factor of efficiency against N.
 
     Times of more ranks than cores say nothing of the network, so they make no hardware factor.
@@ -233,22 +228,15 @@ def _networks(context: Context) -> list[Block]:
     rows, notes = modelled_times.project_times(
         mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
     listing = modelled_times.modelled_table(rows)
-    alone = [
-        section_parts.Prose(f"{note[0].upper()}{note[1:]}.")
-        for note in notes
-        if "needs N = 1" in note
-    ]
+    alone = [section_parts.Prose(f"{units.capitalized(note)}.") for note in notes
+             if "needs N = 1" in note]
     if listing is None:
         return [*alone]
     drawn = _network_figures(context, rows)
     key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
            "follow from what was recorded, what a rank computes and what it sends.")
-    pictures = (
-        [section_parts.Pictures(drawn, "Modelled: other networks, other N", key=key)]
-        if drawn
-        else []
-    )
-    return [*pictures, section_parts.Listing(listing), *alone]
+    pictures = [section_parts.Pictures(drawn, "Modelled: other networks, other N", key=key)]
+    return [*(pictures if drawn else []), section_parts.Listing(listing), *alone]
 
 
 def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[canvas.Figure, ...]:

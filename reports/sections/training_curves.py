@@ -118,13 +118,12 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
         _scale_accuracies(axes, limits)
     else:
         canvas.scale(axes, "y", units.digits, limits=limits)
-    canvas.scale(axes, "x", axis.form, log=log,
-          limits=((across[across > 0].min() / 1.15, max(most) * 1.15) if log
-                  else (0, max(most) * 1.03)))
+    canvas.scale(axes, "x", axis.form, log=log, limits=(
+        (across[across > 0].min() / 1.15, max(most) * 1.15) if log else (0, max(most) * 1.03)))
     axes.set_xlabel(axis.words)
     unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
     canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
-                  + (", by the logarithm of its errors" if share else ""))
+                   + (", by the logarithm of its errors" if share else ""))
     dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "
               "model can expect." if floored else "")
     return context.figure(
@@ -150,7 +149,7 @@ def _draw_curves(axes: Axes, found: Sequence[CurveBand], column: str, context: C
         middles.append(pd.DataFrame({"optimizer": one.label, "across": across[shown],
                                      _METRIC: values.middle[shown]}))
     canvas.draw_lines(axes, pd.concat(middles), "across", _METRIC, context.looks, markersize=4,
-               markevery=0.15)
+                      markevery=0.15)
 
 
 def draw_ends(axes: Axes, one: CurveBand, column: str, look: Look, limits: tuple[float, float],
@@ -180,8 +179,8 @@ def draw_ends(axes: Axes, one: CurveBand, column: str, look: Look, limits: tuple
         shown = [point for point in points if point[0] > beyond]
         if shown:
             canvas.draw_marks(axes, [x for x, _ in shown], [y for _, y in shown], look, zorder=4,
-                       size=8 if ring else 7, marker="" if ring else "x", hollow=ring,
-                       clip_on=ring)
+                              size=8 if ring else 7, marker="" if ring else "x", hollow=ring,
+                              clip_on=ring)
 
 
 def _caption(group: CellGroup, axis: CurveAxis, found: Sequence[CurveBand], step: int,

@@ -107,7 +107,7 @@ def _against_samples(context: Context, group: CellGroup, rows: pd.DataFrame, wha
         samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
     most = middle["optimizer"].map(shown.groupby("optimizer")["run_id"].nunique())
     canvas.draw_lines(axes, middle[middle["seeds"] == most], "samples", "drawn", context.looks,
-               markevery=0.2)
+                      markevery=0.2)
     if what.line is not None:
         axes.axhline(what.line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
     canvas.scale(axes, "x", units.format_count, limits=(0, shown["samples"].max() * 1.03))
@@ -146,8 +146,8 @@ def _predicted(context: Context, group: CellGroup, rows: pd.DataFrame,
         crowd |= len(seeds) > SINGLE
         mine = mine[mine["run_id"].isin(seeds[:SINGLE])]
         canvas.draw_marks(axes, mine["predicted_reduction"].clip(lower=low),
-                   mine["actual_reduction"].clip(lower=low), context.looks[label], size=4,
-                   alpha=0.6, clip_on=False)
+                          mine["actual_reduction"].clip(lower=low), context.looks[label], size=4,
+                          alpha=0.6, clip_on=False)
     axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for which in ("x", "y"):
         canvas.scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)

@@ -49,16 +49,13 @@ def part(context: Context) -> Part | None:
             *replay_figures(scene, [each for each in found.policies if each.ranks == scene.ranks]),
         ]
         if drawn := tuple(figure for figure in figures if figure):
-            blocks.append(
-                section_parts.Pictures(
-                    drawn, context.size(group.ranks), context.noise(group.ranks), wide=True
-                )
-            )
+            blocks.append(section_parts.Pictures(
+                drawn, context.size(group.ranks), context.noise(group.ranks), wide=True))
     notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
     return SECTION.part(
         _finding(context.groups, scenes, view.currency),
         (*blocks, *section_parts.tables(*found.tables),
-         *(section_parts.Prose(f"{note[0].upper()}{note[1:]}.") for note in notes)), legend=True)
+         *(section_parts.Prose(f"{units.capitalized(note)}.") for note in notes)), legend=True)
 
 
 def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningScene],
@@ -75,7 +72,7 @@ def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningS
         if scene.pools:
             said.setdefault(_pays(scene), []).append(f"N = {scene.ranks}")
     text = "; ".join(f"at {units.listing(places)} {what}" for what, places in said.items())
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{units.capitalized(text)}."
 
 
 def _pays(scene: section_parts.TuningScene) -> str:
@@ -88,8 +85,7 @@ def _pays(scene: section_parts.TuningScene) -> str:
                 else "no trial reached the target")
     label = against.cell.label
     first = bills_by_trainings.first_to_pay(
-        bills_by_trainings.crossings(scene.searches, [against])
-    )
+        bills_by_trainings.crossings(scene.searches, [against]))
     if first is None:
         return (f"when tuning pays against {label} is not known" if tuned
                 else f"only {label}, without tuning, reached the target")
@@ -99,9 +95,8 @@ def _pays(scene: section_parts.TuningScene) -> str:
     return f"{pays}, against {label}"
 
 
-def _expected_figure(
-    scene: section_parts.TuningScene, cells: Sequence[ReportCell]
-) -> canvas.Figure | None:
+def _expected_figure(scene: section_parts.TuningScene,
+                     cells: Sequence[ReportCell]) -> canvas.Figure | None:
     """Draw the expected cost including tuning with its interval; misses as open arrows."""
     view, currency = scene.view, scene.view.currency
     points = [value for cell in cells for value in _ends(cell, currency)]
@@ -118,9 +113,8 @@ def _expected_figure(
             if expected.total > 0:
                 axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
                           linestyle=":")
-                canvas.draw_marks(
-                    axes, [expected.bound], [row], look, marker=">", size=8, hollow=True
-                )
+                canvas.draw_marks(axes, [expected.bound], [row], look, marker=">", size=8,
+                                  hollow=True)
             continue
         canvas.write_value(axes, row, view.show(expected.cost))
         if interval is not None:
@@ -134,11 +128,8 @@ def _expected_figure(
     caption = "No optimizer reached the target."
     if ranked:
         caption = f"Lowest: {ranked[0].label}, {view.show(ranked[0].ert(currency).cost)}."
-    missed = [
-        f"{cell.label} ({table.hits_of_trials(0, cell.ert(currency).trials)})"
-        for cell in cells
-        if not cell.ert(currency).hits
-    ]
+    missed = [f"{cell.label} ({table.hits_of_trials(0, cell.ert(currency).trials)})"
+              for cell in cells if not cell.ert(currency).hits]
     if missed:
         caption += (f" Open arrows: {units.listing(missed)}, so the cost is more than that, with "
                     "95 % confidence.")
@@ -181,9 +172,8 @@ def _spending(cell: ReportCell, currency: Currency) -> _Spending:
                      "hit" if hit else "miss" if cell.seeds else "not run")
 
 
-def _spent_figure(
-    scene: section_parts.TuningScene, cells: Sequence[ReportCell]
-) -> canvas.Figure | None:
+def _spent_figure(scene: section_parts.TuningScene,
+                  cells: Sequence[ReportCell]) -> canvas.Figure | None:
     """Draw what was spent: the tuning trials, and one training with the result."""
     view = scene.view
     bills = [(cell, _spending(cell, view.currency)) for cell in cells]
@@ -198,7 +188,7 @@ def _spent_figure(
         canvas.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
     canvas.scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
     canvas.heading(axes, "tuning (pale) and one final training (solid), in "
-                  f"{currency_noun(view.currency, view.device)}")
+                   f"{currency_noun(view.currency, view.device)}")
     reached = sorted((bill.together, cell.label) for cell, bill in bills if bill.ended == "hit")
     spans = [f"{label}, {view.show(spent)}" for spent, label in reached]
     caption = "No final training reached the target."
@@ -218,31 +208,19 @@ def _spent_figure(
 def _expected_table(scene: section_parts.TuningScene, cells: Sequence[ReportCell]) -> table.Table:
     view = scene.view
     return table.Table(
-        "expected",
-        "Expected cost, tuning included",
+        "expected", "Expected cost, tuning included",
         "With its 95 % interval; “or more”: without an upper limit.",
-        (
-            ("Optimizer", ""),
-            ("Hit", "trials"),
-            ("Expected cost", currency_noun(view.currency, view.device)),
-        ),
-        tuple(
-            (
-                table.name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
-                table.number(
-                    f"{found.hits} of {found.trials}", hits=found.hits, trials=found.trials
-                ),
-                cost_tables.headlined(cell, view.device),
-            )
-            for cell in cells
-            for found in [cell.ert(view.currency)]
-        ),
-    )
+        (("Optimizer", ""), ("Hit", "trials"),
+         ("Expected cost", currency_noun(view.currency, view.device))),
+        tuple((table.name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
+               table.number(f"{found.hits} of {found.trials}", hits=found.hits,
+                            trials=found.trials),
+               cost_tables.headlined(cell, view.device))
+              for cell in cells for found in [cell.ert(view.currency)]))
 
 
-def _spent_table(
-    scene: section_parts.TuningScene, bills: Sequence[tuple[ReportCell, _Spending]]
-) -> table.Table:
+def _spent_table(scene: section_parts.TuningScene,
+                 bills: Sequence[tuple[ReportCell, _Spending]]) -> table.Table:
     view = scene.view
 
     def share(cell: ReportCell, bill: _Spending, column: str) -> table.Value:
