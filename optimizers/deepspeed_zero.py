@@ -149,6 +149,7 @@ def _backend(stage: int, partitioned: str) -> Backend:
         hyperparameters=HYPERPARAMETERS,
         build=partial(ZeroStepper, stage=stage),
         requires=("deepspeed",),
+        install="deepspeed",
         follows="adam",
         sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
                  "bench_apts.optimizers.schedule"),

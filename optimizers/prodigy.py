@@ -47,6 +47,7 @@ backend = Backend(
     tuning_free=True,
     traffic=GRADIENT_SUM,
     requires=("prodigyopt",),
+    install="prodigyopt",
     sources=("prodigyopt", "bench_apts.optimizers.data_parallel",
              "bench_apts.optimizers.schedule"),
 )

@@ -102,6 +102,7 @@ backend = contract.Backend(
     tuning_free=True,
     traffic=contract.GRADIENT_SUM,
     requires=("schedulefree",),
+    install="schedulefree",
     sources=("schedulefree", "bench_apts.optimizers.data_parallel"),
     moves_weights=True,
 )

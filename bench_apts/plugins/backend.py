@@ -39,6 +39,8 @@ class Backend:
             rank), the loss, the hyperparameters and the world.
         tuning_free: Claims that its defaults serve everywhere; it is then never tuned.
         requires: Importable packages it needs.
+        install: What ``pip install`` takes to bring them, for instance
+            ``"bench-apts[rivals]"``; names of modules are not those of distributions.
         min_ranks: The smallest world it makes sense in.
         batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
             this optimizer wants; None for the suite's.
@@ -72,6 +74,7 @@ class Backend:
     build: Build
     tuning_free: bool = False
     requires: tuple[str, ...] = ()
+    install: str = ""
     min_ranks: int = 1
     batch_size: Callable[[int, Mapping[str, Any], int], int] | None = None
     sampling: Callable[[Mapping[str, Any]], Sampling] | None = None
@@ -91,8 +94,9 @@ class Backend:
             raise UserError(f"a backend's name: {backend_checks.shown(self.name)} would be taken "
                             "for a file; leave out .py")
         where = self.name
-        for name, kind in {"summary": str, "follows": str, "family": str, "tuning_free": bool,
-                           "moves_weights": bool, "space_version": int, "min_ranks": int}.items():
+        for name, kind in {"summary": str, "install": str, "follows": str, "family": str,
+                           "tuning_free": bool, "moves_weights": bool, "space_version": int,
+                           "min_ranks": int}.items():
             backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)
         if self.min_ranks < 1:
             backend_checks.fail(f"{where}: min_ranks", "a number of at least 1", self.min_ranks)
@@ -135,7 +139,10 @@ class Backend:
     def unavailable(self) -> str | None:
         """Return why the backend cannot run here, or None if it can."""
         missing = [name for name in self.requires if not installed(name)]
-        return f"package {', '.join(missing)} is not installed" if missing else None
+        if not missing:
+            return None
+        remedy = f": pip install '{self.install}'" if self.install else ""
+        return f"package {', '.join(missing)} is not installed{remedy}"
 
     def searched(
         self, pinned: Mapping[str, Scalar] = {}, space: Literal["narrow", "wide"] = "narrow"

@@ -96,4 +96,5 @@ def test_adam_at_its_default_is_adam_without_tuning():
     (schedule_free.backend, "schedulefree"), (prodigy.backend, "prodigyopt")])
 def test_a_missing_package_makes_its_backend_unavailable(monkeypatch, backend, package):
     monkeypatch.setitem(sys.modules, package, None)
-    assert backend.unavailable() == f"package {package} is not installed"
+    assert backend.unavailable() == (
+        f"package {package} is not installed: pip install '{package}'")

@@ -147,6 +147,12 @@ def test_a_missing_package_is_a_reason_and_no_exception(name):
     assert backend(requires=("json", name)).unavailable() == f"package {name} is not installed"
 
 
+def test_the_line_that_mends_it_names_the_distribution():
+    missing = backend(requires=("no_such_package",), install="bench-apts[rivals]").unavailable()
+    assert missing == ("package no_such_package is not installed: "
+                       "pip install 'bench-apts[rivals]'")
+
+
 def test_what_is_installed_is_available():
     assert backend(requires=("json", "os.path")).unavailable() is None
 

@@ -115,6 +115,7 @@ FIELDS = {
     "sources": [("my_helper", "a tuple"), ((None,), "modules"), (("./my_helper.py",), "modules")],
     "min_ranks": [(0, "at least 1"), (-1, "at least 1"), (1.5, "int"), (True, "int")],
     "summary": [(None, "str")],
+    "install": [(None, "str")],
     "tuning_free": [("no", "bool"), (1, "bool")],
     "follows": [("mine", "another optimizer"), (None, "str")],
     "space_version": [("2", "int")],
