@@ -71,6 +71,8 @@ class DataParallelStepper:
         # A single rank has nothing to average.
         self.model = (DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
                       if world.size > 1 else model)
+        # Only the last part of a minibatch has DistributedDataParallel send.
+        self._hold = getattr(self.model, "no_sync", nullcontext)
         self.loss, self.schedule, self.world = loss, schedule, world
         made = optimizer(model.named_parameters() if named else model.parameters())
         self.optimizers = (made,) if isinstance(made, torch.optim.Optimizer) else tuple(made)
@@ -102,7 +104,8 @@ class DataParallelStepper:
             for each in self.optimizers:
                 each.zero_grad()
             with torch.enable_grad():
-                losses.append(self._gradient(batch))
+                losses.append(micro_batches.backward(
+                    self.model, self.loss, batch, self.world.micro_batch, self._hold))
             return losses[-1]
 
         def closure() -> torch.Tensor:
@@ -128,26 +131,6 @@ class DataParallelStepper:
         self.taken += len(losses)
         passes = len(losses) * micro_batches.count(len(batch.targets), self.world.micro_batch)
         return StepReport(losses[0], len(losses) * len(batch.targets), passes, passes)
-
-    def _gradient(self, batch: Batch) -> torch.Tensor:
-        """Add the gradient of a batch, averaged over ranks, and return this rank's mean loss."""
-        parts = micro_batches.parts(batch, self.world.micro_batch)
-        if len(parts) == 1:
-            return self._part(batch)
-        # Only the last part has DistributedDataParallel send, all parts' gradients together.
-        replicated = self.model if isinstance(self.model, DistributedDataParallel) else None
-        with replicated.no_sync() if replicated else nullcontext():
-            losses = [self._part(*part) for part in parts[:-1]]
-        losses.append(self._part(*parts[-1]))
-        return torch.stack(losses).sum()
-
-    def _part(self, part: Batch, share: float = 1.0) -> torch.Tensor:
-        loss: Any = self.loss(self.model(part.inputs), part.targets)
-        if share != 1:
-            loss = loss * share
-        loss.backward()
-        found: torch.Tensor = loss.detach()
-        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights, buffers, optimizer state and the count of minibatches."""

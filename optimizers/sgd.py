@@ -7,23 +7,29 @@ from typing import TYPE_CHECKING, Any
 from bench_apts import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import torch
+
+
+def optimizer(parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
+              ) -> torch.optim.Optimizer:
+    """Make the SGD that all backends of SGD share."""
+    import torch
+
+    momentum = values["momentum"]
+    return torch.optim.SGD(parameters, lr=values["lr"], momentum=momentum, nesterov=momentum > 0,
+                           weight_decay=values["weight_decay"])
 
 
 def build(
     model: torch.nn.Module, loss: contract.Loss, values: Mapping[str, Any], world: contract.World
 ) -> contract.Stepper:
     """Build ``torch.optim.SGD`` under DistributedDataParallel."""
-    import torch
-
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
-    momentum = values["momentum"]
-    return DataParallelStepper(model, loss, world, lambda parameters: torch.optim.SGD(
-        parameters, lr=values["lr"], momentum=momentum, nesterov=momentum > 0,
-        weight_decay=values["weight_decay"]))
+    return DataParallelStepper(
+        model, loss, world, lambda parameters: optimizer(parameters, values))
 
 
 backend = contract.Backend(

@@ -15,6 +15,7 @@ from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from bench_apts.plugins.optimizer_contract import Batch
 
@@ -40,6 +41,45 @@ def parts(batch: Batch, most: int) -> list[tuple[Batch, float]]:
         return [(batch, 1.0)]
     return [(_cut(batch, samples, begin, end), (end - begin) / samples)
             for begin, end in _spans(samples, most)]
+
+
+def backward(
+    model: torch.nn.Module,
+    loss: Callable[..., Any],
+    batch: Batch,
+    most: int,
+    hold: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> torch.Tensor:
+    """Add the gradient of a batch's mean loss to ``p.grad``, part by part.
+
+    Args:
+        model: The network.
+        loss: The suite's loss.
+        batch: This rank's share of a minibatch.
+        most: Samples in a part at most, ``World.micro_batch``; 0 for all.
+        hold: Makes the context of all parts but the last, for instance ``no_sync`` of
+            DistributedDataParallel, which then sends all parts' gradients together.
+
+    Returns:
+        The mean loss, a scalar, detached.
+    """
+    *others, final = parts(batch, most)
+    losses = []
+    with hold() if others else nullcontext():
+        losses += [_backward(model, loss, *part) for part in others]
+    losses.append(_backward(model, loss, *final))
+    return torch.stack(losses).sum() if others else losses[0]
+
+
+def _backward(
+    model: torch.nn.Module, loss: Callable[..., Any], part: Batch, share: float
+) -> torch.Tensor:
+    value = loss(model(part.inputs), part.targets)
+    if share != 1:
+        value = value * share
+    value.backward()
+    found: torch.Tensor = value.detach()
+    return found
 
 
 class Chunked:

@@ -16,8 +16,9 @@ from bench_apts.plugins import registry
 
 NAMES = registry.optimizer_names()
 ZERO = ["zero1", "zero2", "zero3"]
-BUILT_IN = ["adam", "adam-default", "apts", "apts-paper", "local-adam", "nadamw", "nadamw-list",
-            "napts", "prodigy", "schedule-free", "sgd", "tr", *ZERO]
+BUILT_IN = ["adam", "adam-default", "apts", "apts-paper", "des-loc", "diloco", "diloco-one-worker",
+            "local-adam", "local-sgd", "nadamw", "nadamw-list", "napts", "post-local-sgd",
+            "prodigy", "schedule-free", "sgd", "snoo", "streaming-diloco", "tr", *ZERO]
 TOGETHER = tuple(sorted({*BUILT_IN} & {*NAMES} - {*ZERO}))  # DeepSpeed: one per process
 SIZES = (1, 2)
 STEPS, FEW_STEPS, WARMUP, BATCH = 30, 5, 3, 64

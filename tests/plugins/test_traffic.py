@@ -17,7 +17,9 @@ def formula(name):
 @pytest.mark.parametrize(("name", "ranks", "expected"), [
     *((name, 2, {"all_reduce": P}) for name in (
         "sgd", "adam", "adam-default", "sgd-batch", "adam-batch", "nadamw", "nadamw-list",
-        "schedule-free", "prodigy", "apts", "local-adam")),
+        "schedule-free", "prodigy", "apts", "local-adam", "local-sgd",
+        "post-local-sgd", "diloco", "des-loc", "snoo")),
+    ("streaming-diloco", 4, {"all_reduce": 1.5 * N}),
     ("adam", 4, {"all_reduce": 1.5 * P}),
     # 6,570 parameters are padded to 6,572 = 4 · 1,643 and to 6,576 = 8 · 822.
     ("zero1", 2, {"all_reduce": P + 4, "all_gather": 4 * 6_572 / 2}),
