@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.reports import section_parts
-from bench_apts.reports.canvas import Figure, draw_marks, heading, panel, plain, scale
+from bench_apts.reports.canvas import Figure, draw_marks, heading, panel
 from bench_apts.reports.cells import memory
-from bench_apts.reports.figure_style import INK, MUTED
+from bench_apts.reports.front_drawing import draw_edge, scale_to_values, write_names
 from bench_apts.reports.section_parts import FIGURE_SIZE, Pictures, Section, opening
 from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.stats.rankings import on_pareto_front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from matplotlib.axes import Axes
 
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
@@ -34,9 +32,6 @@ _KEY = ("Large: on the Pareto front, as nobody is better in both. Bars: range ov
 
 _WORDS: dict[FrontCost, str] = {"bytes": "ideal wire bytes per rank to the target",
                                 "memory": "memory of a rank"}
-
-_SPREAD = 8
-"""Ratio of largest to smallest beyond which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +148,11 @@ def _figure(context: Context, group: CellGroup, against: FrontCost,
             axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
         draw_marks(axes, [x], [y], look, size=9 if point.front else 6,
                    alpha=1 if point.front else 0.75)
-    _scale(axes, "x", [value for p in points for value in p.across], form)
-    _scale(axes, "y", [value for p in points for value in p.other], units.format_size)
+    scale_to_values(axes, "x", [value for p in points for value in p.across], form)
+    scale_to_values(axes, "y", [value for p in points for value in p.other], units.format_size)
     front = sorted((p for p in points if p.front), key=lambda p: p.across[0])
-    _write_names(axes, front)
-    _draw_edge(axes, front)
+    write_names(axes, [(p.cell.label, (p.across[0], p.other[0])) for p in front])
+    draw_edge(axes, [(p.across[0], p.other[0]) for p in front])
     axes.set_xlabel(f"{noun} to the target")
     heading(axes, _WORDS[against])
     held = (" Memory is that of the tensors of model and optimizer, not of activations."
@@ -168,40 +163,6 @@ def _figure(context: Context, group: CellGroup, against: FrontCost,
         drawn=[p.cell.label for p in points],
         basis=section_parts.basis_sentence(context, [group]),
         data=_table(context, group, against, points))
-
-
-def _write_names(axes: Axes, front: Sequence[FrontPoint]) -> None:
-    """Name the points of the front below them, further down where a name stands already."""
-    placed: list[tuple[float, float, float]] = []
-    for point in front:
-        label, place = plain(point.cell.label), (point.across[0], point.other[0])
-        # All in points, of which a letter takes about five.
-        x, y = axes.transData.transform(place) * 72 / axes.figure.dpi
-        drop, width = 9.0, 5.0 * len(label)
-        while any(abs(x - left) < (width + other) / 2 and abs(y - drop - top) < 10
-                  for left, top, other in placed):
-            drop += 10
-        placed.append((x, y - drop, width))
-        axes.annotate(label, place, xytext=(0, -drop), textcoords="offset points", ha="center",
-                      va="top", color=INK, fontsize=8, zorder=4)
-
-
-def _draw_edge(axes: Axes, front: Sequence[FrontPoint]) -> None:
-    """Draw the edge of what the front beats, which is everything above and to its right."""
-    (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
-    axes.plot([front[0].across[0], *(p.across[0] for p in front), right],
-              [top, *(p.other[0] for p in front), front[-1].other[0]], color=MUTED,
-              linewidth=1.1, linestyle=(0, (3, 2)), drawstyle="steps-post", zorder=2)
-
-
-def _scale(axes: Axes, which: str, values: Sequence[float], form: Callable[[float], str]) -> None:
-    low, high = min(values), max(values)
-    if low > 0 and high > _SPREAD * low:
-        scale(axes, which, form, log=True, limits=(low / 1.5, high * 1.3))
-    else:
-        room = 0.1 * ((high - low) or high or 1.0)
-        # A label stands below each point of the front.
-        scale(axes, which, form, limits=(max(0.0, low - 2 * room), high + room))
 
 
 def _caption(group: CellGroup, front: Sequence[FrontPoint]) -> str:
