@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
+from bench_apts.reports.canvas import Figure, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
 from bench_apts.reports.table import Table, Value, name, number, words
 from bench_apts.reports.tuning_pools import TRAININGS, opening_entries, unlike_environments
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import CostView, Pool
@@ -193,19 +194,23 @@ def amortised_figure(scene: TuningScene) -> Figure | None:
         if each.found.is_known and 1 < each.found.trainings <= _FARTHEST]
     last = max([100.0, *(2.5 * each.found.trainings for each in found)])
     grid = np.unique(np.geomspace(1, last, _POINTS).round().astype(int)).tolist()
-    drawing, axes = panel(*FIGURE_SIZE)
-    values = [value for pool in able for value in _draw(axes, scene, pool, grid)]
-    for each in found:
-        assert each.free.bill
-        axes.plot([each.found.trainings], [each.free.bill.again], marker="o", markersize=9,
-                  color="none", markeredgewidth=1.6, zorder=4,
-                  markeredgecolor=scene.context.looks[each.tuned.cell.label].color)
-    scale(axes, "x", units.format_count, log=True, limits=(1 / 1.15, last * 1.15))
-    scale(axes, "y", scene.axis, log=True, limits=(min(values) / 1.5, max(values) * 1.5))
-    axes.set_xlabel("trainings R")
-    heading(axes, f"bill of R trainings, divided by R{scene.unit}")
-    return finish(
-        drawing, scene.slug("trainings"), scene.title("bill of R trainings, tuning included"),
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE)
+        values = [value for pool in able for value in _draw(axes, scene, pool, grid)]
+        for each in found:
+            assert each.free.bill
+            axes.plot([each.found.trainings], [each.free.bill.again], marker="o", markersize=9,
+                      color="none", markeredgewidth=1.6, zorder=4,
+                      markeredgecolor=scene.context.looks[each.tuned.cell.label].color)
+        scale(axes, "x", units.format_count, log=True, limits=(1 / 1.15, last * 1.15))
+        scale(axes, "y", scene.axis, log=True, limits=(min(values) / 1.5, max(values) * 1.5))
+        axes.set_xlabel("trainings R")
+        heading(axes, f"bill of R trainings, divided by R{scene.unit}")
+        return drawing
+
+    return Figure(
+        draw, scene.slug("trainings"), scene.title("bill of R trainings, tuning included"),
         f"{_pays_from(scene.searches, scene.view, untuned_reference(scene.pools))} All tuning "
         "trials and R − 1 trainings on fresh seeds; level lines: without tuning. Bands: 95 % "
         "intervals. Rings: R*, where the trials tell it."

@@ -1,26 +1,17 @@
-"""What all figures share: theme, axes and ticks, optimizers' lines and marks, and their files.
+"""What all figures share: theme, axes, optimizers' lines and marks, and their files.
 
-Ticks are round in the unit that their labels show, also for minutes and hours.
+Importing this module does not import matplotlib, which takes longer than all tables of a report.
 """
 
 from __future__ import annotations
 
 import io
-import math
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-import seaborn as sns
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Drawing
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
 
 from bench_apts.core import units
 from bench_apts.reports import figure_style
@@ -32,85 +23,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox
     from numpy.typing import ArrayLike, NDArray
 
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.table import Table
 
-_NUMBER = re.compile(r"[\d.,]+")
-_UNITS = (1.0, 60.0, 3600.0)
-_ENOUGH = 1.5  # of a unit, before an axis is divided by it
-_NEAREST = 0.1  # decades between two ticks; 50 s and 1 min are nearer
-
-
-class RoundTicks(Locator):
-    """Ticks of a linear axis."""
-
-    def __init__(self, ticks: int, form: Callable[[float], str]) -> None:
-        """Ask for about ``ticks`` of them, labelled by ``form``."""
-        self._even = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10])
-        # Times change their unit at 60 and 3600; everything else does at powers of ten.
-        self._bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
-
-    def __call__(self) -> Sequence[float]:
-        """Return the ticks of the axis as it stands."""
-        assert self.axis is not None
-        return self.tick_values(*self.axis.get_view_interval())
-
-    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        """Return the ticks between two values, round in the largest unit that fits."""
-        widest = max(abs(vmin), abs(vmax))
-        base = max(base for base in self._bases if base == 1 or base * _ENOUGH <= widest)
-        found = self._even.tick_values(vmin / base, vmax / base)
-        return [base * float(tick) for tick in found]
-
-
-def log_ticks(low: float, high: float, ticks: int, form: Callable[[float], str]) -> list[float]:
-    """Choose the ticks of a logarithmic axis.
-
-    Args:
-        low: Lower limit, positive.
-        high: Upper limit.
-        ticks: About how many; the finest set is taken that is hardly denser.
-        form: Writes their labels.
-
-    Returns:
-        Values inside the limits whose labels begin with a round number.
-    """
-    exponents = range(math.floor(math.log10(low)) - 4, math.ceil(math.log10(high)) + 1)
-    bases = _UNITS if _leading(form, 60.0) == "1" else _UNITS[:1]
-    candidates = sorted({round(base * lead * 10.0**power, 12)
-                         for base in bases for power in exponents for lead in (1, 2, 3, 5, 7)})
-    inside = [value for value in candidates
-              if low <= value <= high and len(_leading(form, value)) == 1]
-    if len(inside) < 2:
-        return [value for value in RoundTicks(ticks, form).tick_values(low, high)
-                if low <= value <= high]
-    found: list[float] = []
-    for leading in ("12357", "125", "13", "1"):
-        found = _spaced_ticks([value for value in inside if _leading(form, value) in [*leading]])
-        if len(found) <= ticks + 1:
-            return found
-    return found[::math.ceil(len(found) / ticks)]
-
-
-def _leading(form: Callable[[float], str], value: float) -> str:
-    """Return the only digit of a label that is not zero, or more if there are."""
-    number = _NUMBER.search(units.trim(form(value)))
-    return number[0].replace(".", "").replace(",", "").strip("0") if number else ""
-
-
-def _spaced_ticks(values: Sequence[float]) -> list[float]:
-    """Leave out what lies too near to the one before."""
-    kept: list[float] = []
-    for value in values:
-        if not kept or math.log10(value / kept[-1]) >= _NEAREST:
-            kept.append(value)
-    return kept
-
-
 _THEME: Any = {
-    **sns.axes_style("whitegrid"),
     "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 8.5,
     "text.color": INK, "text.usetex": False, "text.parse_math": False,
     "axes.labelsize": 8.5, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "axes.linewidth": 0.8,
@@ -123,23 +44,31 @@ _MARGIN = 0.2  # inches around a figure's file
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure, which is written as SVG or PNG only when that is asked for.
+    """A figure, which is drawn only when its SVG or PNG is asked for.
 
     Attributes:
+        draw: Draws it.
         slug: Name of its files and prefix of its ids.
         title: What it shows.
         caption: What to see in it, with what was left out.
+        legend: The looks in its files' legend, by label; the page has one for all.
         basis: What it rests on: number of trials or seeds, target, cap.
         data: The numbers that are drawn.
-        drawing: What matplotlib drew, and the part of it in inches that its files show.
     """
 
+    draw: Callable[[], Drawing] = field(repr=False, compare=False)
     slug: str
     title: str
     caption: str
+    legend: Mapping[str, Look]
     basis: str = ""
     data: Table | None = None
-    drawing: tuple[Drawing, Bbox] = field(kw_only=True, repr=False, compare=False)
+
+    @cached_property
+    def drawing(self) -> tuple[Drawing, Bbox]:
+        """What matplotlib drew, with title and legend, and the part that its files show."""
+        with theme():
+            return _finish(self.draw(), self.title, self.legend)
 
     @cached_property
     def svg(self) -> str:
@@ -174,9 +103,12 @@ class Figure:
 @contextmanager
 def theme() -> Iterator[None]:
     """Apply the look of the report's figures, and nothing that a user has configured."""
+    import matplotlib as mpl
+    import seaborn as sns
+
     with mpl.rc_context():
         mpl.rcdefaults()
-        with mpl.rc_context(_THEME):
+        with mpl.rc_context({**sns.axes_style("whitegrid"), **_THEME}):
             yield
 
 
@@ -186,12 +118,20 @@ def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: 
 
     Fixed margins make the panels of a row line up, whatever their labels are.
     """
-    drawing = Drawing(figsize=(width, height))
-    FigureCanvasAgg(drawing)
+    drawing = _empty_drawing(width, height)
     axes = drawing.subplots()
     drawing.subplots_adjust(left=left / width, right=1 - right / width,
                             bottom=bottom / height, top=1 - top / height)
     return drawing, axes
+
+
+def _empty_drawing(width: float, height: float) -> Drawing:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Drawing
+
+    drawing = Drawing(figsize=(width, height))
+    FigureCanvasAgg(drawing)
+    return drawing
 
 
 def heading(axes: Axes, text: str) -> None:
@@ -208,6 +148,10 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
 
     Limits that begin at zero, as where the untrained model met the target, make it linear.
     """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    from bench_apts.reports.axis_ticks import RoundTicks, log_ticks
+
     if limits is not None:
         low, high = limits
         log, limits = log and low > 0, (low, high if high != low else low + 1)
@@ -269,6 +213,8 @@ def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[st
         looks: By label.
         **options: Of matplotlib's lines.
     """
+    import seaborn as sns
+
     labels = list(dict.fromkeys(data["optimizer"]))
     if labels:
         # An axis that has a label is left alone; to name one takes as long as to draw the lines.
@@ -303,9 +249,10 @@ def draw_marks(axes: Axes, xs: ArrayLike, ys: ArrayLike, look: Look, *, size: fl
               markeredgewidth=1.3 if thin else 0, **{"zorder": 3, **options})
 
 
-def finish(drawing: Drawing, slug: str, title: str, caption: str,
-           legend: Mapping[str, Look], *, basis: str = "", data: Table | None = None) -> Figure:
-    """Add title and legend to a drawing, and return it as a figure."""
+def _finish(drawing: Drawing, title: str, legend: Mapping[str, Look]) -> tuple[Drawing, Bbox]:
+    """Add title and legend to a drawing; return it and what its files show of it, in inches."""
+    from matplotlib.transforms import Bbox
+
     artists: list[Artist] = [
         drawing.suptitle(title, x=0.02, y=1.04, ha="left", va="bottom", fontsize=9.5)]
     if legend:
@@ -319,26 +266,28 @@ def finish(drawing: Drawing, slug: str, title: str, caption: str,
     bounds = Bbox.union([drawing.bbox_inches, *(
         artist.get_window_extent().transformed(drawing.dpi_scale_trans.inverted())
         for artist in artists)]).padded(_MARGIN)
-    return Figure(slug, title, caption, basis, data, drawing=(drawing, bounds))
+    return drawing, bounds
 
 
 def swatch(look: Look, slug: str, label: str) -> str:
     """Return the legend's piece of line with marker as an SVG symbol of this id."""
-    drawing = Drawing(figsize=(0.5, 0.16))
-    FigureCanvasAgg(drawing)
-    axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.axis("off")
-    axes.add_line(handle(look, label, [0.04, 0.5, 0.96], [0.5, 0.5, 0.5]))
-    axes.lines[0].set_markevery([1])
-    axes.lines[0].set_markersize(6.5)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    return figure_style.symbol(_svg(drawing, slug), slug)
+    with theme():
+        drawing = _empty_drawing(0.5, 0.16)
+        axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.axis("off")
+        axes.add_line(handle(look, label, [0.04, 0.5, 0.96], [0.5, 0.5, 0.5]))
+        axes.lines[0].set_markevery([1])
+        axes.lines[0].set_markersize(6.5)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        return figure_style.symbol(_svg(drawing, slug), slug)
 
 
 def handle(look: Look, label: str, xs: list[float] | None = None,
            ys: list[float] | None = None) -> Line2D:
     """Return a line that looks as this optimizer's lines do."""
+    from matplotlib.lines import Line2D
+
     return Line2D(xs or [], ys or [], color=look.color, linestyle=look.dashes,
                   marker=look.marker, markersize=5, markeredgewidth=0, label=plain(label))
 
@@ -353,6 +302,8 @@ def plain(label: str, width: int = 26) -> str:
 
 
 def _svg(drawing: Drawing, slug: str, **options: Any) -> str:
+    import matplotlib as mpl
+
     buffer = io.StringIO()
     # Salt and no date: the same records give the same bytes.
     with mpl.rc_context({"svg.hashsalt": slug}):

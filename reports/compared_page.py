@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench_apts.core import units
 from bench_apts.reports import compared_tables, report_formats, report_page
-from bench_apts.reports.canvas import Figure, finish, heading, panel, plain, scale, swatch, theme
+from bench_apts.reports.canvas import Figure, heading, panel, plain, scale
 from bench_apts.reports.compared_studies import compare_studies
 from bench_apts.reports.figure_style import INK, looks
 from bench_apts.reports.section_parts import Block, Listing, Part, Pictures
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.compared_studies import ComparedRow, StudyComparison
     from bench_apts.reports.figure_style import Look
@@ -57,11 +58,9 @@ def compose_comparison(first: Gathered, second: Gathered,
               compared_tables.provenance_table(first, second)]
     rows = {table.name: table.records() for table in tables}
     files = {f"tables/{name}.csv": partial(csv_bytes, entries) for name, entries in rows.items()}
-    with theme():
-        parts = _parts(found, look)
-        symbols = {label: swatch(look[label], marks[label], label) for label in labels}
+    parts = _parts(found, look)
     page = partial(
-        report_page.render_page, symbols=symbols, template="compared.html.j2", names=names,
+        report_page.render_page, look=look, template="compared.html.j2", names=names,
         verdict=verdict, parts=parts, notes=found.notes, labels=labels, origin=tables[1],
         marks=marks,
         sides=[_side(letter, name, study) for letter, name, study in zip(
@@ -119,29 +118,34 @@ def _ratio_figure(rows: Sequence[ComparedRow], measure: str, looks: Mapping[str,
     if not drawn:
         return None
     labels = [plain(row.match.second.label, 18) for row in drawn]
-    drawing, axes = panel(4.6, 0.3 * len(drawn) + 0.78, top=0.32,
-                          left=0.14 + 0.07 * max(len(label) for label in labels), right=0.9)
-    limits = _limits(drawn)
-    for at, row in enumerate(drawn):
-        style = looks[row.match.second.label]
-        _interval(axes, row, at, style, limits)
-        axes.plot([row.measure.effect], [at], marker=style.marker, markersize=7,
-                  color=style.color, markeredgewidth=0)
-        axes.annotate(compared_tables.row_entries(row)[3], (1, at),
-                      xycoords=("axes fraction", "data"), xytext=(8, 0),
-                      textcoords="offset points", va="center", color=INK, annotation_clip=False)
-    axes.axvline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
-    scale(axes, "x", units.digits, log=True, limits=limits, ticks=5)
-    axes.set_yticks(range(len(drawn)), labels)
-    axes.set_ylim(len(drawn) - 0.5, -0.5)
-    axes.grid(False, axis="y")
     title = drawn[0].measure.name
-    axes.set_xlabel("B over A; above 1 B needs more")
-    heading(axes, title)
+
+    def draw() -> Drawing:
+        drawing, axes = panel(4.6, 0.3 * len(drawn) + 0.78, top=0.32,
+                              left=0.14 + 0.07 * max(len(label) for label in labels), right=0.9)
+        limits = _limits(drawn)
+        for at, row in enumerate(drawn):
+            style = looks[row.match.second.label]
+            _interval(axes, row, at, style, limits)
+            axes.plot([row.measure.effect], [at], marker=style.marker, markersize=7,
+                      color=style.color, markeredgewidth=0)
+            axes.annotate(compared_tables.row_entries(row)[3], (1, at),
+                          xycoords=("axes fraction", "data"), xytext=(8, 0),
+                          textcoords="offset points", va="center", color=INK,
+                          annotation_clip=False)
+        axes.axvline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+        scale(axes, "x", units.digits, log=True, limits=limits, ticks=5)
+        axes.set_yticks(range(len(drawn)), labels)
+        axes.set_ylim(len(drawn) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        axes.set_xlabel("B over A; above 1 B needs more")
+        heading(axes, title)
+        return drawing
+
     place = drawn[0].match.first
     where = f"{place.suite.name}, N = {place.ranks}"
-    return finish(
-        drawing, slug, f"{where}: {title}, B over A", _caption(mine, drawn), {},
+    return Figure(
+        draw, slug, f"{where}: {title}, B over A", _caption(mine, drawn), {},
         basis=f"Trials: {'; '.join(dict.fromkeys(row.measure.basis for row in drawn))}.",
         data=compared_tables.ratios_table(mine, f"{title}, {where}"))
 

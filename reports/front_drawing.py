@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from matplotlib.ticker import FixedLocator, FuncFormatter
-
 from bench_apts.core import units
 from bench_apts.reports.canvas import plain, scale
 from bench_apts.reports.figure_style import INK, MUTED
@@ -95,6 +93,8 @@ def scale_with_zero(axes: Axes, values: Sequence[float],
     Returns:
         Where along the axis a value stands: itself, but for zero, which a line sets off.
     """
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
     positive = [value for value in values if value > 0]
     low, high = min(positive), max(positive)
     share = (2 * high / low)**0.12

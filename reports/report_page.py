@@ -20,7 +20,7 @@ from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
 from bench_apts.reports import caveats, section_parts
-from bench_apts.reports.canvas import swatch, theme
+from bench_apts.reports.canvas import swatch
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
 from bench_apts.reports.figure_style import LOOKS, looks
@@ -67,12 +67,13 @@ def uncertainty_sentence(decision: Part) -> str:
     return f"{units.capitalized(said)}, so that an order is that of this sample alone."
 
 
-def render_page(*, symbols: dict[str, str], template: str = "report.html.j2",
-                **context: Any) -> str:
+def render_page(*, marks: Mapping[str, str], look: Mapping[str, Look],
+                template: str = "report.html.j2", **context: Any) -> str:
     """Return the HTML of a report.
 
     Args:
-        symbols: Each optimizer's legend mark, an SVG symbol.
+        marks: Id of each optimizer's legend mark, by label.
+        look: Each optimizer's look.
         template: Its file in ``templates/``.
         **context: What the template names.
     """
@@ -89,9 +90,10 @@ def render_page(*, symbols: dict[str, str], template: str = "report.html.j2",
         for kind in get_args(section_parts.Block)})
     policy = (f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
               "img-src data:; base-uri 'none'; form-action 'none'")
+    symbols = "".join(swatch(look[label], mark, label) for label, mark in marks.items())
     return environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=Markup(policy),
-        symbols=Markup("".join(symbols.values())), **context) + "\n"
+        symbols=Markup(symbols), marks=marks, **context) + "\n"
 
 
 def _joined(value: Any) -> Any:
@@ -165,7 +167,7 @@ class ReportOutput:
 
 
 def compose_report(gathered: Gathered, found: History | None = None) -> ReportOutput:
-    """Draw all figures and fill all tables; the page and files are written on demand.
+    """Fill all tables; figures are drawn, and page and files written, on demand.
 
     Args:
         gathered: The study.
@@ -174,11 +176,9 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
     view = CostView(headline(gathered.device), 1.0, gathered.device)
-    with theme(), Replays(read_pools(gathered.groups, view), view) as replays:
+    with Replays(read_pools(gathered.groups, view), view) as replays:
         contexts = _contexts(gathered, look, replays)
         chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
-        symbols = {label: swatch(look[label], f"mark{index}", label)
-                   for index, label in enumerate(labels)}
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
     drawn = [figure for part in parts for figure in part.figures]
@@ -192,7 +192,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     page = partial(
         render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
         labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
-        symbols=symbols, caveats=notes, cards=origin, warnings=warnings,
+        look=look, caveats=notes, cards=origin, warnings=warnings,
         sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
     tables = _rows([*(table for part in parts for table in part.tables), *sources], parts)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun, headline
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
+from bench_apts.reports.canvas import Figure, heading, panel, scale
 from bench_apts.reports.cost_tables import UNCOUNTED, expected, timed
 from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import Table, Value, name, number, rank_by_cost
@@ -21,6 +21,8 @@ from bench_apts.stats.verdict import RULE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -111,22 +113,26 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     able = [pool for pool in scene.searches if pool.ert.hits]
     if not able:
         return None
-    drawing, axes = panel(*FIGURE_SIZE)
-    levels = np.arange(1, _PERCENTS) / _PERCENTS
-    ends = []
-    for pool in able:
-        look = scene.context.looks[pool.cell.label]
-        costs = np.quantile(expected_cost.restart_costs(pool.spent, pool.cost), levels,
-                            method="inverted_cdf")
-        ends += [costs[0], costs[-1]]
-        axes.plot(costs, levels, color=look.color, linestyle=look.dashes, marker=look.marker,
-                  markevery=(9, 40), markersize=5, markeredgewidth=0, drawstyle="steps-post")
-    # A search that costs nothing has no place on a logarithmic axis.
-    paid = [end for end in ends if end > 0]
-    scale(axes, "x", scene.axis, log=True, limits=(min(paid) / 1.3, max(paid) * 1.3))
-    scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
-    axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
-    heading(axes, "share of searches that such a bill suffices for")
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE)
+        levels = np.arange(1, _PERCENTS) / _PERCENTS
+        ends = []
+        for pool in able:
+            look = scene.context.looks[pool.cell.label]
+            costs = np.quantile(expected_cost.restart_costs(pool.spent, pool.cost), levels,
+                                method="inverted_cdf")
+            ends += [costs[0], costs[-1]]
+            axes.plot(costs, levels, color=look.color, linestyle=look.dashes, marker=look.marker,
+                      markevery=(9, 40), markersize=5, markeredgewidth=0, drawstyle="steps-post")
+        # A search that costs nothing has no place on a logarithmic axis.
+        paid = [end for end in ends if end > 0]
+        scale(axes, "x", scene.axis, log=True, limits=(min(paid) / 1.3, max(paid) * 1.3))
+        scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
+        axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
+        heading(axes, "share of searches that such a bill suffices for")
+        return drawing
+
     tails = [(expected_cost.restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label)
              for pool in able]
     tail, label = min(tails)
@@ -134,8 +140,8 @@ def restart_figure(scene: TuningScene) -> Figure | None:
     if len(tails) > 1:
         most, other = max(tails)
         caption += f" The most: {other}, {scene.view.show(most)}."
-    return finish(
-        drawing, scene.slug("restarts"), scene.title("how the cost of a search scatters"),
+    return Figure(
+        draw, scene.slug("restarts"), scene.title("how the cost of a search scatters"),
         f"{caption} A search draws trials, with replacement, until one hits; 20,000 were "
         "simulated, and the line has a point for each percent of them."
         + scene.missed(scene.searches) + scene.shared_searches, scene.legend(able),

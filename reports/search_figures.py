@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
+from bench_apts.reports.canvas import Figure, heading, panel, scale
 from bench_apts.reports.figure_style import INK, Look
 from bench_apts.reports.replayed_searches import replay_table
 from bench_apts.reports.section_parts import FIGURE_SIZE
@@ -79,21 +79,26 @@ def best_of_k_figure(scene: TuningScene) -> Figure | None:
     drawn = [(pool, one) for pool, one in found if any(map(math.isfinite, one.values))]
     if not any(pool.cell.tune for pool, _ in drawn):
         return None
-    drawing, axes = panel(*FIGURE_SIZE)
-    axes.axhline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    for pool, one in drawn:
-        _draw_best(axes, one, scene.context.looks[pool.cell.label])
-    # Bands may reach far down; the lines decide what is shown.
-    values = [v for _, one in drawn for v in (*one.values, threshold) if math.isfinite(v)]
-    room = 0.12 * ((max(values) - min(values)) or 1.0)
-    scale(axes, "y", lambda value: units.format_metric(scene.context.suite.target, metric, value),
-          limits=(min(values) - room, max(values) + room))
-    bills = [bill for _, one in drawn for bill in one.bills]
-    scale(axes, "x", scene.axis, log=True, limits=(min(bills) / 1.3, max(bills) * 1.3))
-    axes.set_xlabel(f"bill of K trials{scene.unit}")
-    heading(axes, f"best validation {units.metric_title(metric)} of K trials, expected")
-    return finish(
-        drawing, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE)
+        axes.axhline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+        for pool, one in drawn:
+            _draw_best(axes, one, scene.context.looks[pool.cell.label])
+        # Bands may reach far down; the lines decide what is shown.
+        values = [v for _, one in drawn for v in (*one.values, threshold) if math.isfinite(v)]
+        room = 0.12 * ((max(values) - min(values)) or 1.0)
+        target = scene.context.suite.target
+        scale(axes, "y", lambda value: units.format_metric(target, metric, value),
+              limits=(min(values) - room, max(values) + room))
+        bills = [bill for _, one in drawn for bill in one.bills]
+        scale(axes, "x", scene.axis, log=True, limits=(min(bills) / 1.3, max(bills) * 1.3))
+        axes.set_xlabel(f"bill of K trials{scene.unit}")
+        heading(axes, f"best validation {units.metric_title(metric)} of K trials, expected")
+        return drawing
+
+    return Figure(
+        draw, scene.slug("best-of-k"), scene.title("best of K trials against their bill"),
         f"{_best_finding(scene, drawn)} Marks: K up to half of the trials, at most {_POINTS} of "
         "them; a single one: without tuning. Bands and bars: 95 % of bootstrap resamples, which "
         "covers less of the truth. Dashed: target." + scene.shared_searches,
@@ -194,28 +199,35 @@ def replay_figures(scene: TuningScene, policies: Sequence[ReplayedPolicy]) -> li
     drawn: list[Figure] = []
     costly = [played.found.cost for played in policies if math.isfinite(played.found.cost)]
     if costly:
-        drawing, axes = _policy_rows(policies)
-        for played, height, look in _places(scene, policies):
-            if math.isfinite(played.found.cost):
-                _mark(axes, played.found.cost, height, look)
-        scale(axes, "x", scene.axis, log=True, ticks=4,
-              limits=(min(costly) / 1.3, max(costly) * 1.3))
-        heading(axes, f"mean cost until the first hit{scene.unit}")
-        drawn.append(finish(
-            drawing, scene.slug("policies"), scene.title("what tuning policies cost"),
+        def draw_costs() -> Drawing:
+            drawing, axes = _policy_rows(policies)
+            for played, height, look in _places(scene, policies):
+                if math.isfinite(played.found.cost):
+                    _mark(axes, played.found.cost, height, look)
+            scale(axes, "x", scene.axis, log=True, ticks=4,
+                  limits=(min(costly) / 1.3, max(costly) * 1.3))
+            heading(axes, f"mean cost until the first hit{scene.unit}")
+            return drawing
+
+        drawn.append(Figure(
+            draw_costs, scene.slug("policies"), scene.title("what tuning policies cost"),
             f"{_cheapest(scene, policies)} Replayed over 500 orders of the recorded trials, each "
             f"until its first hit; the mean over the orders that hit.{scene.shared_searches}",
             looks, basis=scene.basis, data=numbers))
-    drawing, axes = _policy_rows(policies)
-    for played, height, look in _places(scene, policies):
-        _mark(axes, played.found.hit_rate, height, look, clip_on=False)
-        if math.isfinite(played.found.falsely_pruned):
-            _mark(axes, played.found.falsely_pruned, height, look, color="none", clip_on=False,
-                  markeredgecolor=look.color, markeredgewidth=1.2)
-    scale(axes, "x", lambda share: units.format_percent(share, 0), limits=(0, 1))
-    heading(axes, "orders that hit (filled), false prunings (open)")
-    drawn.append(finish(
-        drawing, scene.slug("policies-hits"), scene.title("how often tuning policies hit"),
+
+    def draw_hits() -> Drawing:
+        drawing, axes = _policy_rows(policies)
+        for played, height, look in _places(scene, policies):
+            _mark(axes, played.found.hit_rate, height, look, clip_on=False)
+            if math.isfinite(played.found.falsely_pruned):
+                _mark(axes, played.found.falsely_pruned, height, look, color="none", clip_on=False,
+                      markeredgecolor=look.color, markeredgewidth=1.2)
+        scale(axes, "x", lambda share: units.format_percent(share, 0), limits=(0, 1))
+        heading(axes, "orders that hit (filled), false prunings (open)")
+        return drawing
+
+    drawn.append(Figure(
+        draw_hits, scene.slug("policies-hits"), scene.title("how often tuning policies hit"),
         f"{_falsely(policies)} Filled: orders that hit. Open: of the trials that were pruned, "
         "those that would have hit.", looks, basis=scene.basis, data=numbers))
     return drawn

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun
-from bench_apts.reports.canvas import finish
+from bench_apts.reports.canvas import Figure
 from bench_apts.reports.table import Table, Value, hits_of_trials, name, number
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from bench_apts.core.spec import Suite
     from bench_apts.reports.asv_results import History
-    from bench_apts.reports.canvas import Figure
     from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
@@ -214,12 +213,12 @@ class Context:
     curves: pd.DataFrame
     replays: Replays | None = None
 
-    def figure(self, drawing: Drawing, slug: str, title: str, caption: str, *, basis: str,
-               data: Table, ranks: int = 0, drawn: Iterable[str] = ()) -> Figure:
-        """Finish a figure about this suite, or about one N of it.
+    def figure(self, draw: Callable[[], Drawing], slug: str, title: str, caption: str, *,
+               basis: str, data: Table, ranks: int = 0, drawn: Iterable[str] = ()) -> Figure:
+        """Return a figure about this suite, or about one N of it.
 
         Args:
-            drawing: What was drawn.
+            draw: Draws it.
             slug: End of its name.
             title: What it shows, without the suite.
             caption: What to see in it, with what was left out.
@@ -231,8 +230,8 @@ class Context:
         stem, place = self.prefix, self.suite.name
         if ranks:
             stem, place = f"{stem}-n{ranks}", f"{place}, N = {ranks}"
-        return finish(drawing, f"{stem}-{slug}", f"{place}: {title}", caption,
-                      {label: self.looks[label] for label in drawn}, basis=basis, data=data)
+        return Figure(draw, f"{stem}-{slug}", f"{place}: {title}", caption,
+                      {label: self.looks[label] for label in drawn}, basis, data)
 
     def size(self, ranks: int) -> str:
         """Return the heading of an N; a dagger marks times that measure the machine."""

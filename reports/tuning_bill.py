@@ -12,7 +12,7 @@ from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.core.errors import UserError
 from bench_apts.reports import tuning_pools
 from bench_apts.reports.bills_by_trainings import interval_words, payoff_table, trainings_table
-from bench_apts.reports.canvas import Figure, finish, heading, panel, scale
+from bench_apts.reports.canvas import Figure, heading, panel, scale
 from bench_apts.reports.replayed_searches import Replays, replay_table, tries_a_list
 from bench_apts.reports.search_costs import search_cost_table, search_spread_table
 from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
@@ -25,6 +25,8 @@ from bench_apts.stats.verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.currencies import Currency
     from bench_apts.core.spec import Study, Suite
@@ -276,26 +278,30 @@ def width_figure(scene: TuningScene) -> Figure | None:
     found = [each for each in narrow_searches(scene.searches) if each.ert.hits]
     if not found:
         return None
-    drawing, axes = panel(*FIGURE_SIZE)
-    spans = [each.width.high / each.width.low for each in found]
-    costs = [each.ert.cost for each in found]
-    for (pool, _), steps in itertools.groupby(found, lambda each: (each.pool, each.knob)):
-        line = [(each.width.high / each.width.low, each.ert.cost) for each in steps]
-        look = scene.context.looks[pool.cell.label]
-        axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.dashes,
-                  marker=look.marker, markersize=5, markeredgewidth=0)
     against = untuned_reference(scene.pools)
-    if against is not None:
-        look = scene.context.looks[against.cell.label]
-        axes.axhline(against.ert.cost, color=look.color, linestyle=look.dashes)
-        costs.append(against.ert.cost)
-    scale(axes, "x", units.format_count, log=True, limits=(min(spans) / 1.3, max(spans) * 1.3))
-    scale(axes, "y", scene.axis, log=True, limits=(min(costs) / 1.5, max(costs) * 1.5))
-    axes.set_xlabel("upper end of the range over its lower end")
-    heading(axes, f"expected cost of searching a range{scene.unit}")
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE)
+        spans = [each.width.high / each.width.low for each in found]
+        costs = [each.ert.cost for each in found]
+        for (pool, _), steps in itertools.groupby(found, lambda each: (each.pool, each.knob)):
+            line = [(each.width.high / each.width.low, each.ert.cost) for each in steps]
+            look = scene.context.looks[pool.cell.label]
+            axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.dashes,
+                      marker=look.marker, markersize=5, markeredgewidth=0)
+        if against is not None:
+            look = scene.context.looks[against.cell.label]
+            axes.axhline(against.ert.cost, color=look.color, linestyle=look.dashes)
+            costs.append(against.ert.cost)
+        scale(axes, "x", units.format_count, log=True, limits=(min(spans) / 1.3, max(spans) * 1.3))
+        scale(axes, "y", scene.axis, log=True, limits=(min(costs) / 1.5, max(costs) * 1.5))
+        axes.set_xlabel("upper end of the range over its lower end")
+        heading(axes, f"expected cost of searching a range{scene.unit}")
+        return drawing
+
     shown = [*dict.fromkeys(each.pool for each in found), *([against] if against else [])]
-    return finish(
-        drawing, scene.slug("width"), scene.title("expected cost by the width of the range"),
+    return Figure(
+        draw, scene.slug("width"), scene.title("expected cost by the width of the range"),
         f"{width_sentence(found, against, scene.view)} Recorded trials within a factor of the "
         "frozen value, 3 at least; the right end of a line is the whole range.",
         scene.legend(shown), basis=scene.basis,

@@ -24,6 +24,8 @@ from bench_apts.stats.trial_costs import cost_recorded, final_metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from matplotlib.figure import Figure as Drawing
+
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Target
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -177,37 +179,44 @@ def _figure(context: Context, group: CellGroup, fronts: BudgetFronts, sent: Sent
     """Draw the metric against bytes or calls, and the front."""
     target, (noun, words, form) = context.suite.target, _AXES[sent]
     above, names = target.direction == "max", fronts.front[sent]
-    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
-    place = scale_with_zero(axes, [value for p in fronts.points for value in p.sent[sent]], form)
+    metric = f"{target.split} {units.metric_title(target.metric)}"
     better, worse = (max, min) if above else (min, max)
     end = worse(_axis_end(fronts.points, above),
                 *(p.metric[0] for p in fronts.points if p.cell.label in names))
     inside = [p for p in fronts.points if better(p.metric[0], end) == p.metric[0]]
-    scale_to_values(axes, "y", [better(value, end) for p in inside for value in p.metric],
-                    lambda value: units.format_metric(target, target.metric, value), above=above)
-    for point in fronts.points:
-        look = context.looks[point.cell.label]
-        (x, least, most), (y, low, high) = map(place, point.sent[sent]), point.metric
-        on_front = point.cell.label in names
-        style: dict[str, Any] = {"size": 9 if on_front else 6, "alpha": 1 if on_front else 0.75}
-        if point in inside:
-            for xs, ys in (((least, most), (y, y)), ((x, x), (low, high))):
-                axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
-        else:
-            y, style = worse(axes.get_ylim()), {"hollow": True, "clip_on": False}
-        draw_marks(axes, [x], [y], look, **style)
-    front = sorted((place(p.sent[sent][0]), p.metric[0], p.cell.label)
+    front = sorted((p.sent[sent][0], p.metric[0], p.cell.label)
                    for p in fronts.points if p.cell.label in names)
-    write_names(axes, [(label, (x, y)) for x, y, label in front], above=above)
-    draw_edge(axes, [(x, y) for x, y, _ in front], above=above)
-    axes.set_xlabel(words)
-    metric = f"{target.split} {units.metric_title(target.metric)}"
-    heading(axes, f"{metric} at the end of the budget")
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+        place = scale_with_zero(
+            axes, [value for p in fronts.points for value in p.sent[sent]], form)
+        scale_to_values(axes, "y", [better(value, end) for p in inside for value in p.metric],
+                        lambda value: units.format_metric(target, target.metric, value),
+                        above=above)
+        for point in fronts.points:
+            look = context.looks[point.cell.label]
+            (x, least, most), (y, low, high) = map(place, point.sent[sent]), point.metric
+            on_front = point.cell.label in names
+            style: dict[str, Any] = {"size": 9 if on_front else 6,
+                                     "alpha": 1 if on_front else 0.75}
+            if point in inside:
+                for xs, ys in (((least, most), (y, y)), ((x, x), (low, high))):
+                    axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
+            else:
+                y, style = worse(axes.get_ylim()), {"hollow": True, "clip_on": False}
+            draw_marks(axes, [x], [y], look, **style)
+        write_names(axes, [(label, (place(x), y)) for x, y, label in front], above=above)
+        draw_edge(axes, [(place(x), y) for x, y, _ in front], above=above)
+        axes.set_xlabel(words)
+        heading(axes, f"{metric} at the end of the budget")
+        return drawing
+
     beyond = [f"{p.cell.label} ({units.format_metric(target, target.metric, p.metric[0])})"
               for p in fronts.points if p not in inside]
     budget = units.trim(units.format_count(context.suite.budget.samples))
     return context.figure(
-        drawing, f"budget-{sent}", f"{metric} at the end of the budget against {noun}",
+        draw, f"budget-{sent}", f"{metric} at the end of the budget against {noun}",
         f"Pareto-optimal: {units.listing([label for *_, label in front])}."
         + (f" Open, worse than the axis shows: {units.listing(beyond)}." if beyond else "")
         + (f" Not drawn: {units.listing(fronts.missing)}." if fronts.missing else ""),

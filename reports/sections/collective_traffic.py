@@ -15,6 +15,8 @@ from bench_apts.reports.table import Table, Value, grouped_table, known, mono, n
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from matplotlib.figure import Figure as Drawing
+
     from bench_apts.core.records import Traffic
     from bench_apts.plugins.optimizer_contract import TrafficFormula
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -137,24 +139,28 @@ def _step_figure(context: Context, group: CellGroup,
     totals = {collective: sum(row.measured.get(collective, 0.0) for row in rows)
               for row in rows for collective in row.measured}
     used = sorted((c for c, total in totals.items() if total), key=lambda c: (-totals[c], c))
-    drawing, axes = canvas.row_panel([row.label for row in rows], right=0.8)
-    for at, row in enumerate(rows):
-        color, left = context.looks[row.label].color, 0.0
-        for place, collective in enumerate(used):
-            width = row.measured.get(collective, 0.0) * row.units / row.steps
-            axes.barh(at, width, left=left, height=0.5, color=color, linewidth=0,
-                      alpha=_SHADES[min(place, len(_SHADES) - 1)])
-            left += width
-        axes.barh(at, left, height=0.5, facecolor="none", edgecolor=color, linewidth=1)
-        if expected := row.of_step(row.expected):
-            axes.plot([expected, expected], [at - 0.4, at + 0.4], color=INK, linewidth=2, zorder=4)
-        canvas.write_value(axes, at, units.format_size(left))
-    canvas.scale(axes, "x", units.format_size, limits=(0, most * 1.05), ticks=4)
-    canvas.heading(axes, "ideal wire bytes sent per rank in one step")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.row_panel([row.label for row in rows], right=0.8)
+        for at, row in enumerate(rows):
+            color, left = context.looks[row.label].color, 0.0
+            for place, collective in enumerate(used):
+                width = row.measured.get(collective, 0.0) * row.units / row.steps
+                axes.barh(at, width, left=left, height=0.5, color=color, linewidth=0,
+                          alpha=_SHADES[min(place, len(_SHADES) - 1)])
+                left += width
+            axes.barh(at, left, height=0.5, facecolor="none", edgecolor=color, linewidth=1)
+            if expected := row.of_step(row.expected):
+                axes.plot([expected] * 2, [at - 0.4, at + 0.4], color=INK, linewidth=2, zorder=4)
+            canvas.write_value(axes, at, units.format_size(left))
+        canvas.scale(axes, "x", units.format_size, limits=(0, most * 1.05), ticks=4)
+        canvas.heading(axes, "ideal wire bytes sent per rank in one step")
+        return drawing
+
     line = " Upright line: the formula." if any(row.expected for row in rows) else ""
     key = ", ".join(collective.replace("_", "-") for collective in used)
     return context.figure(
-        drawing, "bytes-step", "bytes of a step by collective",
+        draw, "bytes-step", "bytes of a step by collective",
         f"{_agreement(rows)}{line} From dark to pale: {key}.", ranks=group.ranks,
         basis=f"One training of each optimizer. {context.conditions}",
         data=_steps_table(context, rows))
@@ -169,15 +175,19 @@ def _phase_figure(context: Context, group: CellGroup) -> canvas.Figure | None:
     values = [sent for sums in totals.values() for sent in sums.values() if sent > 0]
     if not values:
         return None
-    drawing, axes = canvas.row_panel(list(totals), right=0.3)
-    for at, (label, sums) in enumerate(totals.items()):
-        for phase, sent in sums.items():
-            if sent > 0:
-                canvas.draw_marks(axes, [sent], [at], context.looks[label], size=7,
-                                  marker=_PHASES[phase], hollow=phase != "train")
-    canvas.scale(axes, "x", units.format_size, log=True, ticks=4,
-                 limits=(min(values) / 1.8, max(values) * 1.8))
-    canvas.heading(axes, "ideal wire bytes sent per rank in one training")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.row_panel(list(totals), right=0.3)
+        for at, (label, sums) in enumerate(totals.items()):
+            for phase, sent in sums.items():
+                if sent > 0:
+                    canvas.draw_marks(axes, [sent], [at], context.looks[label], size=7,
+                                      marker=_PHASES[phase], hollow=phase != "train")
+        canvas.scale(axes, "x", units.format_size, log=True, ticks=4,
+                     limits=(min(values) / 1.8, max(values) * 1.8))
+        canvas.heading(axes, "ideal wire bytes sent per rank in one training")
+        return drawing
+
     train, total = (math.fsum(sums.get(phase, 0.0) for sums in totals.values() for phase in which)
                     for which in (("train",), tuple(_PHASES)))
     text = ""
@@ -186,7 +196,7 @@ def _phase_figure(context: Context, group: CellGroup) -> canvas.Figure | None:
                            if sums.get("train"))
         text = f"Fewest in training: {label}, {units.format_size(least)}. "
     return context.figure(
-        drawing, "bytes-phase", "bytes of one training by phase",
+        draw, "bytes-phase", "bytes of one training by phase",
         f"{text}Training makes {units.format_percent(train / total)} of all bytes; only these are "
         "compared. Filled: training; triangle upwards: warm-up, downwards: setup; cross: "
         "evaluation; square: checkpoints.", ranks=group.ranks,

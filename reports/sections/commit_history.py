@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.asv_results import BenchmarkLine, History
     from bench_apts.reports.figure_style import Look
@@ -85,21 +86,25 @@ def _figure(commits: Sequence[str], lines: Sequence[BenchmarkLine],
             groups.setdefault(units.digits(line.ratio), []).append(line)
     changed = sorted(groups.values(), key=lambda group: -abs(math.log(max(group[0].ratio, 1e-9))))
     named = [*zip(LOOKS, changed[:_LABELLED], strict=False)]
-    drawing, axes = canvas.panel(4.9, 2.6, right=1.5)
-    low, high = _draw_lines(axes, drawn, here, {id(line): look for look, group in named
-                                                for line in group})
-    axes.plot(sorted(map(here.index, failed)), [low] * len(failed), linestyle="", marker="x",
-              markersize=6, color=INK, clip_on=False)
-    canvas.scale(axes, "y", units.digits, limits=(low, high))
-    axes.set_xlim(-0.3, len(here) - 0.7)
-    step = math.ceil(len(here) / 6)
-    axes.set_xticks(range(0, len(here), step), [commit[:7] for commit in here[::step]])
-    axes.set_xlabel("commit, by date")
-    _write_names(axes, named, high - low)
     kind = _short(lines[0].benchmark)
-    canvas.heading(axes, f"{kind}, relative to the first commit")
-    return canvas.finish(
-        drawing, f"history-{index}", f"{kind} on {lines[0].machine} over commits",
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel(4.9, 2.6, right=1.5)
+        low, high = _draw_lines(axes, drawn, here, {id(line): look for look, group in named
+                                                    for line in group})
+        axes.plot(sorted(map(here.index, failed)), [low] * len(failed), linestyle="", marker="x",
+                  markersize=6, color=INK, clip_on=False)
+        canvas.scale(axes, "y", units.digits, limits=(low, high))
+        axes.set_xlim(-0.3, len(here) - 0.7)
+        step = math.ceil(len(here) / 6)
+        axes.set_xticks(range(0, len(here), step), [commit[:7] for commit in here[::step]])
+        axes.set_xlabel("commit, by date")
+        _write_names(axes, named, high - low)
+        canvas.heading(axes, f"{kind}, relative to the first commit")
+        return drawing
+
+    return canvas.Figure(
+        draw, f"history-{index}", f"{kind} on {lines[0].machine} over commits",
         _caption(lines, drawn, changed), {},
         basis=f"{units.plural(len(here), 'commit')} and {units.plural(len(lines), 'number')} on "
               f"{lines[0].machine}. Lower is better.",

@@ -6,8 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import seaborn as sns
-from matplotlib.colors import LinearSegmentedColormap
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun, format_cost, headline
@@ -22,6 +20,8 @@ from bench_apts.stats.range_sensitivity import log_edges, success_by_bin, workin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.sections.hyperparameter_sweeps import Sweep, SweepPoint
@@ -42,10 +42,6 @@ _WORDS = {"x": "× missed the target", "+": "+ diverged", "|": "| ran into the t
 
 _LINE = 0.055
 """Height of one optimizer's line of failures, as a share of the axes."""
-
-# One hue whose strength is opacity, which reads on a light and a dark page.
-_SHARES = LinearSegmentedColormap.from_list("shares", [
-    f"{LOOKS[0].color}{round(255 * opacity):02x}" for opacity in (0.05, 0.5)])
 
 
 def part(context: Context) -> Part | None:
@@ -126,46 +122,49 @@ def _cost_figure(context: Context, ranks: int, sweeps: Sequence[Sweep]) -> canva
     if not every:
         return None
     knob, device = sweeps[0].name, context.gathered.device
-    drawing, axes = canvas.panel()
-    low, high = min(s.low for s in sweeps), max(s.high for s in sweeps)
-    margin = (high / low) ** 0.03
-    costs = [point.cost for point in every if point.hit] or [1.0]
-    strip = min(0.6, 0.03 + _LINE * sum(any(not p.hit for p in points)
-                                        for points in at.values()))
-    least, most = min(costs) / 1.25, max(costs) * 1.25
-    currency = headline(device)
-    canvas.scale(axes, "y", CURRENCIES[currency].form, log=True,
-                 limits=canvas.headroom(least, most, strip))
-    canvas.scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
-    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
-    line = 1.0
-    for label, points in at.items():
-        look = context.looks[label]
-        good = [p for p in points if p.hit]
-        canvas.draw_marks(axes, [p.value for p in good], [p.cost for p in good], look, size=5,
-                          alpha=0.75)
-        chosen = [p for p in good if p.chosen]
-        canvas.draw_marks(axes, [p.value for p in chosen], [p.cost for p in chosen], look,
-                          marker="o", size=10, hollow=True)
-        failed = [p for p in points if not p.hit]
-        line -= min(_LINE, strip / len(at)) if failed else 0
-        for sign in dict.fromkeys(_SIGNS[p.status] for p in failed):
-            mine = [p.value for p in failed if _SIGNS[p.status] == sign]
-            canvas.draw_marks(
-                axes, mine, [line + _LINE / 4] * len(mine), look, marker=sign, size=5,
-                hollow=sign in "s^", transform=axes.get_xaxis_transform(), clip_on=False)
-    hits = sum(point.hit for point in every)
-    if not hits:
-        axes.set_yticks([])
-    axes.set_xlabel(knob)
-    canvas.heading(axes, f"{currency_noun(currency, device)} to the target")
+    hits, currency = sum(point.hit for point in every), headline(device)
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel()
+        low, high = min(s.low for s in sweeps), max(s.high for s in sweeps)
+        margin = (high / low) ** 0.03
+        costs = [point.cost for point in every if point.hit] or [1.0]
+        strip = min(0.6, 0.03 + _LINE * sum(any(not p.hit for p in points)
+                                            for points in at.values()))
+        least, most = min(costs) / 1.25, max(costs) * 1.25
+        canvas.scale(axes, "y", CURRENCIES[currency].form, log=True,
+                     limits=canvas.headroom(least, most, strip))
+        canvas.scale(axes, "x", units.digits, log=True, limits=(low / margin, high * margin))
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick <= most])
+        line = 1.0
+        for label, points in at.items():
+            look = context.looks[label]
+            good = [p for p in points if p.hit]
+            canvas.draw_marks(axes, [p.value for p in good], [p.cost for p in good], look, size=5,
+                              alpha=0.75)
+            chosen = [p for p in good if p.chosen]
+            canvas.draw_marks(axes, [p.value for p in chosen], [p.cost for p in chosen], look,
+                              marker="o", size=10, hollow=True)
+            failed = [p for p in points if not p.hit]
+            line -= min(_LINE, strip / len(at)) if failed else 0
+            for sign in dict.fromkeys(_SIGNS[p.status] for p in failed):
+                mine = [p.value for p in failed if _SIGNS[p.status] == sign]
+                canvas.draw_marks(
+                    axes, mine, [line + _LINE / 4] * len(mine), look, marker=sign, size=5,
+                    hollow=sign in "s^", transform=axes.get_xaxis_transform(), clip_on=False)
+        if not hits:
+            axes.set_yticks([])
+        axes.set_xlabel(knob)
+        canvas.heading(axes, f"{currency_noun(currency, device)} to the target")
+        return drawing
+
     signs = dict.fromkeys(_SIGNS[p.status] for p in every if not p.hit)
     caption = (_working(at) + (
         f" At the top edge, one line for each optimizer: "
         f"{units.listing([_WORDS[sign] for sign in signs])}." if signs else "")
         + (" Ringed: the configuration chosen." if any(p.chosen for p in every) else ""))
     return context.figure(
-        drawing, f"sensitivity-{knob}", f"cost to the target against {knob}", caption,
+        draw, f"sensitivity-{knob}", f"cost to the target against {knob}", caption,
         ranks=ranks, drawn=[label for label, points in at.items() if points],
         basis=f"{units.plural(len(every), 'trial')}, {hits} of which hit. {context.conditions}",
         data=_points_table(context, ranks, knob, at))
@@ -189,25 +188,37 @@ def _share_figure(context: Context, sweep: Sweep) -> canvas.Figure:
     sizes = sorted({point.ranks for point in sweep.points})
     bins = {ranks: _bins(sweep, ranks) for ranks in sizes}
     columns = bins[sizes[0]]
-    drawing, axes = canvas.panel(3.7, 0.34 * len(sizes) + 0.95, left=0.62, bottom=0.52)
-    sns.heatmap(
-        np.array([[part.hits / part.trials if part.trials else 0.0 for part in row]
-                  for row in bins.values()]),
-        vmin=0, vmax=1, cmap=_SHARES, cbar=False, ax=axes,
-        annot=[[f"{part.hits} of {part.trials}" if part.trials else units.NONE for part in row]
-               for row in bins.values()], fmt="", annot_kws={"color": INK, "fontsize": 8})
-    axes.grid(False)
-    axes.set_yticks(np.arange(len(sizes)) + 0.5, [f"N = {ranks}" for ranks in sizes], rotation=0)
-    if sweep.searched:
-        edges = [part.low for part in columns] + [columns[-1].high]
-        axes.set_xticks(range(len(edges)), [units.trim(units.digits(edge, 2)) for edge in edges])
-    else:
-        axes.set_xticks(np.arange(len(columns)) + 0.5, [_short(part.low) for part in columns])
-    axes.set_xlabel(sweep.name)
-    canvas.heading(axes, f"{canvas.plain(sweep.label)}: trials that hit")
+
+    def draw() -> Drawing:
+        import seaborn as sns
+        from matplotlib.colors import LinearSegmentedColormap
+
+        # One hue whose strength is opacity, which reads on a light and a dark page.
+        shares = LinearSegmentedColormap.from_list("shares", [
+            f"{LOOKS[0].color}{round(255 * opacity):02x}" for opacity in (0.05, 0.5)])
+        drawing, axes = canvas.panel(3.7, 0.34 * len(sizes) + 0.95, left=0.62, bottom=0.52)
+        sns.heatmap(
+            np.array([[part.hits / part.trials if part.trials else 0.0 for part in row]
+                      for row in bins.values()]),
+            vmin=0, vmax=1, cmap=shares, cbar=False, ax=axes,
+            annot=[[f"{part.hits} of {part.trials}" if part.trials else units.NONE for part in row]
+                   for row in bins.values()], fmt="", annot_kws={"color": INK, "fontsize": 8})
+        axes.grid(False)
+        axes.set_yticks(np.arange(len(sizes)) + 0.5, [f"N = {ranks}" for ranks in sizes],
+                        rotation=0)
+        if sweep.searched:
+            edges = [part.low for part in columns] + [columns[-1].high]
+            axes.set_xticks(range(len(edges)),
+                            [units.trim(units.digits(edge, 2)) for edge in edges])
+        else:
+            axes.set_xticks(np.arange(len(columns)) + 0.5, [_short(part.low) for part in columns])
+        axes.set_xlabel(sweep.name)
+        canvas.heading(axes, f"{canvas.plain(sweep.label)}: trials that hit")
+        return drawing
+
     hits, trials = sum(hit for _, hit in sweep.drawn()), len(sweep.points)
     return context.figure(
-        drawing, f"success-{sweep.name}-c{list(context.looks).index(sweep.label)}",
+        draw, f"success-{sweep.name}-c{list(context.looks).index(sweep.label)}",
         f"trials of {sweep.label} that hit, by {sweep.name} and N", _best(sweep, bins),
         basis=f"{units.plural(trials, 'trial')}, {hits} of which hit. {context.conditions}",
         data=_shares_table(context, sweep, bins))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench_apts.core import units
 from bench_apts.core.currencies import headline
-from bench_apts.reports.canvas import Figure, draw_lines, finish, heading, panel, scale
+from bench_apts.reports.canvas import Figure, draw_lines, heading, panel, scale
 from bench_apts.reports.section_parts import FIGURE_SIZE, Listing, Pictures, Section, tables
 from bench_apts.reports.sections import cost_ratios
 from bench_apts.reports.table import Table, Value, name, number, unstable_winner
@@ -23,6 +23,8 @@ from bench_apts.stats.rankings import MIN_PROBLEMS, R_MAX, performance_profiles,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.section_parts import Block, Part, StudyContext
@@ -187,22 +189,26 @@ def _profile_figure(found: _Problems, looks: Mapping[str, Look]) -> Figure | Non
     if found.distinct < MIN_PROBLEMS or not found.costs:
         return None
     profiles = performance_profiles(found.costs, found.suites)
-    drawing, axes = panel(*FIGURE_SIZE)
-    draw_lines(axes, pd.concat([
-        pd.DataFrame({"optimizer": label, "ratio": profile.at, "share": profile.share})
-        for label, profile in profiles.items()]), "ratio", "share", looks,
-        drawstyle="steps-post", markevery=(0, 8))
-    for label, profile in profiles.items():
-        axes.fill_between(profile.at, profile.low, profile.high, step="post",
-                          color=looks[label].color, alpha=0.08, linewidth=0)
-    scale(axes, "x", units.digits, limits=(1, R_MAX))
-    scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
-    axes.set_xlabel("expected cost over that of the cheapest optimizer")
-    heading(axes, "share of problems solved within that ratio")
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE)
+        draw_lines(axes, pd.concat([
+            pd.DataFrame({"optimizer": label, "ratio": profile.at, "share": profile.share})
+            for label, profile in profiles.items()]), "ratio", "share", looks,
+            drawstyle="steps-post", markevery=(0, 8))
+        for label, profile in profiles.items():
+            axes.fill_between(profile.at, profile.low, profile.high, step="post",
+                              color=looks[label].color, alpha=0.08, linewidth=0)
+        scale(axes, "x", units.digits, limits=(1, R_MAX))
+        scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
+        axes.set_xlabel("expected cost over that of the cheapest optimizer")
+        heading(axes, "share of problems solved within that ratio")
+        return drawing
+
     best = max(profiles, key=lambda label: profiles[label].score)
     low, high = profiles[best].interval
-    return finish(
-        drawing, "performance-profile", "Performance profiles over all problems",
+    return Figure(
+        draw, "performance-profile", "Performance profiles over all problems",
         f"Largest area: {best}, score {profiles[best].score:.2f} (95 % interval {low:.2f} to "
         f"{high:.2f}). Bands: 95 % at each point, from resampling problems.",
         {label: looks[label] for label in profiles},

@@ -19,6 +19,8 @@ from bench_apts.stats.rankings import on_pareto_front
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from matplotlib.figure import Figure as Drawing
+
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
 
@@ -140,25 +142,29 @@ def _figure(context: Context, group: CellGroup, against: FrontCost,
         return None
     across = CURRENCIES[_front_axis(group)]
     noun, form = across.words, across.form
-    drawing, axes = panel(*FIGURE_SIZE, left=0.62)
-    for point in points:
-        look = context.looks[point.cell.label]
-        (x, least, most), (y, low, high) = point.across, point.other
-        for xs, ys in (((least, most), (y, y)), ((x, x), (low, high))):
-            axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
-        draw_marks(axes, [x], [y], look, size=9 if point.front else 6,
-                   alpha=1 if point.front else 0.75)
-    scale_to_values(axes, "x", [value for p in points for value in p.across], form)
-    scale_to_values(axes, "y", [value for p in points for value in p.other], units.format_size)
     front = sorted((p for p in points if p.front), key=lambda p: p.across[0])
-    write_names(axes, [(p.cell.label, (p.across[0], p.other[0])) for p in front])
-    draw_edge(axes, [(p.across[0], p.other[0]) for p in front])
-    axes.set_xlabel(f"{noun} to the target")
-    heading(axes, _WORDS[against])
+
+    def draw() -> Drawing:
+        drawing, axes = panel(*FIGURE_SIZE, left=0.62)
+        for point in points:
+            look = context.looks[point.cell.label]
+            (x, least, most), (y, low, high) = point.across, point.other
+            for xs, ys in (((least, most), (y, y)), ((x, x), (low, high))):
+                axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.5)
+            draw_marks(axes, [x], [y], look, size=9 if point.front else 6,
+                       alpha=1 if point.front else 0.75)
+        scale_to_values(axes, "x", [value for p in points for value in p.across], form)
+        scale_to_values(axes, "y", [value for p in points for value in p.other], units.format_size)
+        write_names(axes, [(p.cell.label, (p.across[0], p.other[0])) for p in front])
+        draw_edge(axes, [(p.across[0], p.other[0]) for p in front])
+        axes.set_xlabel(f"{noun} to the target")
+        heading(axes, _WORDS[against])
+        return drawing
+
     held = (" Memory is that of the tensors of model and optimizer, not of activations."
             if against == "memory" and context.gathered.device == "cpu" else "")
     return context.figure(
-        drawing, f"front-{against}", f"{noun} to the target against {_WORDS[against]}",
+        draw, f"front-{against}", f"{noun} to the target against {_WORDS[against]}",
         _caption(group, front) + held, ranks=group.ranks,
         drawn=[p.cell.label for p in points],
         basis=section_parts.basis_sentence(context, [group]),

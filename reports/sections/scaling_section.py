@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -107,32 +108,41 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
     groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
               and not (row.is_clock and context.crowded[g.ranks])]
     form, words, shifts = row.form, row.words, _shifts(context)
-    drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
-    values: list[float] = []
+    values: list[tuple[str, float, list[float]]] = []
     medians: list[tuple[str, int, float, float]] = []
     missed: dict[str, list[int]] = {}
     for at, group in enumerate(groups):
         for cell in (cell for cell in group.cells if cell.seeds):
-            look, x = context.looks[cell.label], at + shifts[cell.label]
-            seeds = [o.cost[currency] for o in cell.finals if 0 < o.cost[currency] < math.inf]
-            canvas.draw_marks(axes, [x] * len(seeds), seeds, look, size=3.5, alpha=0.4)
-            values += seeds
+            x = at + shifts[cell.label]
+            values.append((cell.label, x, [o.cost[currency] for o in cell.finals
+                                           if 0 < o.cost[currency] < math.inf]))
             median = cell.to_target(currency).median
             if 0 < median < math.inf:
                 medians.append((cell.label, group.ranks, x, median))
             elif math.isinf(median):
                 missed.setdefault(cell.label, []).append(group.ranks)
-                canvas.draw_marks(axes, [x], [0.97], look, marker="x",
-                                  transform=axes.get_xaxis_transform())
-    if not values:
+    every = [value for *_, seeds in values for value in seeds]
+    if not every:
         return None
-    data = pd.DataFrame(medians, columns=["optimizer", "ranks", "x", "median"])
-    canvas.draw_lines(axes, data, "x", "median", context.looks, markersize=6)
-    canvas.scale(axes, "y", form, log=True, limits=canvas.headroom(
-        min(values) / 1.3, max(values) * 1.3, 1 / 11 if missed else 0))
-    _place_ranks(axes, [str(group.ranks) for group in groups])
-    axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
-    canvas.heading(axes, f"{words} to the target")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
+        for label, x, seeds in values:
+            canvas.draw_marks(axes, [x] * len(seeds), seeds, context.looks[label], size=3.5,
+                              alpha=0.4)
+        for at, group in enumerate(groups):
+            for label in (label for label, sizes in missed.items() if group.ranks in sizes):
+                canvas.draw_marks(axes, [at + shifts[label]], [0.97], context.looks[label],
+                                  marker="x", transform=axes.get_xaxis_transform())
+        data = pd.DataFrame(medians, columns=["optimizer", "ranks", "x", "median"])
+        canvas.draw_lines(axes, data, "x", "median", context.looks, markersize=6)
+        canvas.scale(axes, "y", form, log=True, limits=canvas.headroom(
+            min(every) / 1.3, max(every) * 1.3, 1 / 11 if missed else 0))
+        _place_ranks(axes, [str(group.ranks) for group in groups])
+        axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
+        canvas.heading(axes, f"{words} to the target")
+        return drawing
+
     last = groups[-1].ranks
     least = min(((median, label) for label, ranks, _, median in medians if ranks == last),
                 default=None)
@@ -146,9 +156,9 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
     if row.is_clock and len(groups) < len(context.groups):
         caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
     return context.figure(
-        drawing, f"{slug}-ranks", f"{words} to the target against N, {context.suite.scaling} "
-        "scaling", caption, drawn=[label for label in context.looks if label in set(
-            data["optimizer"])], basis=section_parts.basis_sentence(context, groups),
+        draw, f"{slug}-ranks", f"{words} to the target against N, {context.suite.scaling} "
+        "scaling", caption, drawn=[label for label in context.looks if label in {
+            name for name, *_ in medians}], basis=section_parts.basis_sentence(context, groups),
         data=_costs_table(context, currency, words, groups))
 
 
@@ -166,17 +176,22 @@ def _factor_figure(context: Context, rows: Sequence[ScaledOptimizer],
     sizes = {row.cell.ranks for row in usable}
     groups = [group for group in context.groups if group.ranks in sizes]
     at, shifts = {group.ranks: place for place, group in enumerate(groups)}, _shifts(context)
-    drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
-    axes.axhline(1.0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
-    data = pd.DataFrame([
-        (row.cell.label, at[row.cell.ranks] + shifts[row.cell.label],
-         getattr(row.efficiency, which)) for row in usable], columns=["optimizer", "x", "factor"])
-    canvas.draw_lines(axes, data, "x", "factor", context.looks, markersize=6)
-    canvas.scale(axes, "y", units.digits, log=True, limits=(
-        min(*data["factor"], 0.9) / 1.15, max(*data["factor"], 1.0) * 1.15))
-    _place_ranks(axes, [str(group.ranks) for group in groups])
-    axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
-    canvas.heading(axes, f"{which} factor of the efficiency")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel(*section_parts.FIGURE_SIZE, left=0.62)
+        axes.axhline(1.0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
+        data = pd.DataFrame([
+            (row.cell.label, at[row.cell.ranks] + shifts[row.cell.label],
+             getattr(row.efficiency, which)) for row in usable],
+            columns=["optimizer", "x", "factor"])
+        canvas.draw_lines(axes, data, "x", "factor", context.looks, markersize=6)
+        canvas.scale(axes, "y", units.digits, log=True, limits=(
+            min(*data["factor"], 0.9) / 1.15, max(*data["factor"], 1.0) * 1.15))
+        _place_ranks(axes, [str(group.ranks) for group in groups])
+        axes.set_xlabel(f"number of ranks N ({context.suite.scaling} scaling)")
+        canvas.heading(axes, f"{which} factor of the efficiency")
+        return drawing
+
     best = max(last, key=lambda row: getattr(row.efficiency, which))
     caption = (f"Largest at N = {best.cell.ranks} against N0 = {base}: {best.cell.label}, "
                f"{units.digits(getattr(best.efficiency, which))}. ")
@@ -187,8 +202,9 @@ def _factor_figure(context: Context, rows: Sequence[ScaledOptimizer],
     if which == "hardware" and hidden:
         caption += f" Not drawn: N = {units.listing(hidden)}, more ranks than cores."
     return context.figure(
-        drawing, f"{which}-ranks", f"{which} factor of the efficiency against N, "
-        f"{context.suite.scaling} scaling", caption, drawn=dict.fromkeys(data["optimizer"]),
+        draw, f"{which}-ranks", f"{which} factor of the efficiency against N, "
+        f"{context.suite.scaling} scaling", caption,
+        drawn=dict.fromkeys(row.cell.label for row in usable),
         basis=section_parts.basis_sentence(context, groups),
         data=_factor_table(context, usable, which))
 
@@ -261,27 +277,30 @@ def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str,
                     rows: Sequence[ProjectedRow], limits: tuple[float, float]) -> canvas.Figure:
     modelled = sorted({row.ranks for row in rows})
     guessed = [(row.cell.label, row.ranks, row.middle.to_target_s) for row in rows if row.middle]
-    here, shifts = len(context.groups), _shifts(context)
-    drawing, axes = canvas.panel(3.7, 2.7, left=0.55)
-    for points in (measured, [(label, here + modelled.index(ranks), time)
-                              for label, ranks, time in guessed]):
-        before = len(axes.lines)
-        data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
-                            columns=["optimizer", "x", "time"])
-        canvas.draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
-        if points is not measured:
-            for line in axes.lines[before:]:
-                line.set(linestyle=":", linewidth=1, markerfacecolor="none",
-                         markeredgecolor=line.get_color(), markeredgewidth=1.2)
-    axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
-                 edgecolor=GRID, linewidth=0, zorder=0)
-    canvas.scale(axes, "y", units.format_seconds, log=True, limits=limits)
-    room = axes.get_position().width * drawing.get_figwidth() / (here + len(modelled))
-    _place_ranks(axes, [*spaced([str(group.ranks) for group in context.groups], room),
-                        *spaced([str(ranks) for ranks in modelled], room)])
-    mode = context.suite.scaling
-    axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
-    canvas.heading(axes, f"training time to the target, modelled on {fabric}")
+    here, shifts, mode = len(context.groups), _shifts(context), context.suite.scaling
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel(3.7, 2.7, left=0.55)
+        for points in (measured, [(label, here + modelled.index(ranks), time)
+                                  for label, ranks, time in guessed]):
+            before = len(axes.lines)
+            data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
+                                columns=["optimizer", "x", "time"])
+            canvas.draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
+            if points is not measured:
+                for line in axes.lines[before:]:
+                    line.set(linestyle=":", linewidth=1, markerfacecolor="none",
+                             markeredgecolor=line.get_color(), markeredgewidth=1.2)
+        axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
+                     edgecolor=GRID, linewidth=0, zorder=0)
+        canvas.scale(axes, "y", units.format_seconds, log=True, limits=limits)
+        room = axes.get_position().width * drawing.get_figwidth() / (here + len(modelled))
+        _place_ranks(axes, [*spaced([str(group.ranks) for group in context.groups], room),
+                            *spaced([str(ranks) for ranks in modelled], room)])
+        axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
+        canvas.heading(axes, f"training time to the target, modelled on {fabric}")
+        return drawing
+
     last = max(modelled)
     least, label = min((time, label) for label, ranks, time in guessed if ranks == last)
     absent = sorted({label for label, *_ in guessed}
@@ -291,7 +310,7 @@ def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str,
     recorded = [str(ranks) for ranks in sorted({row.cell.ranks for row in rows})]
     drawn = {label for label, *_ in (*measured, *guessed)}
     return context.figure(
-        drawing, f"modelled-{fabric}", f"time to the target, modelled on {fabric}, {mode} scaling",
+        draw, f"modelled-{fabric}", f"time to the target, modelled on {fabric}, {mode} scaling",
         f"Least modelled at N = {last:,}: {label}, {units.format_seconds(least)}.{few} Filled: "
         "measured here. Open, on the hatched ground: modelled, not measured, from the trainings "
         f"at N = {units.listing(recorded)}.",

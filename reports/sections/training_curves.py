@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.core.spec import Target
     from bench_apts.reports.cells import CellGroup, ReportCell
@@ -102,32 +102,37 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
     most = [value for one in found
             if (value := max(run[column].max() for run in one.runs)) > 0]
     log = max(most) > _SPREAD * min(most)
-    drawing, axes = canvas.panel(*FIGURE_SIZE)
-    axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     floor = target.floor if isinstance(target.floor, float) else math.nan
     floored = limits[0] <= floor <= limits[1]
-    if floored:
-        axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
-    # A logarithmic axis has no place for evaluations before the first step.
-    _draw_curves(axes, found, column, context, beyond=0.0 if log else -math.inf)
-    for one in found:
-        draw_ends(axes, one, column, context.looks[one.label], limits,
-                  beyond=0.0 if log else -math.inf)
-    share = units.is_share(target, target.metric) and target.direction == "max"
-    if share:
-        _scale_accuracies(axes, limits)
-    else:
-        canvas.scale(axes, "y", units.digits, limits=limits)
-    canvas.scale(axes, "x", axis.form, log=log, limits=(
-        (across[across > 0].min() / 1.15, max(most) * 1.15) if log else (0, max(most) * 1.03)))
-    axes.set_xlabel(axis.words)
-    unit, title = units.metric_unit(target, target.metric), units.metric_title(target.metric)
-    canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
-                   + (", by the logarithm of its errors" if share else ""))
+    title = units.metric_title(target.metric)
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel(*FIGURE_SIZE)
+        axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+        if floored:
+            axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
+        # A logarithmic axis has no place for evaluations before the first step.
+        _draw_curves(axes, found, column, context, beyond=0.0 if log else -math.inf)
+        for one in found:
+            draw_ends(axes, one, column, context.looks[one.label], limits,
+                      beyond=0.0 if log else -math.inf)
+        share = units.is_share(target, target.metric) and target.direction == "max"
+        if share:
+            _scale_accuracies(axes, limits)
+        else:
+            canvas.scale(axes, "y", units.digits, limits=limits)
+        canvas.scale(axes, "x", axis.form, log=log, limits=(
+            (across[across > 0].min() / 1.15, max(most) * 1.15) if log else (0, max(most) * 1.03)))
+        axes.set_xlabel(axis.words)
+        unit = units.metric_unit(target, target.metric)
+        canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
+                       + (", by the logarithm of its errors" if share else ""))
+        return drawing
+
     dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "
               "model can expect." if floored else "")
     return context.figure(
-        drawing, f"{target.metric}-{axis.slug}", f"validation {title} against {axis.words}",
+        draw, f"{target.metric}-{axis.slug}", f"validation {title} against {axis.words}",
         _caption(group, axis, found, step, limits) + dotted, ranks=group.ranks,
         drawn=[one.label for one in found], data=table,
         basis=section_parts.basis_sentence(context, [group]))
@@ -242,6 +247,8 @@ def _scale_accuracies(axes: Axes, limits: tuple[float, float]) -> None:
 
     So that what happens near the target takes as much room as the first steps.
     """
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
     axes.set_yscale("function", functions=(
         lambda value: -np.log10(np.maximum(1 - np.asarray(value, float), 1e-9)),
         lambda height: 1 - 10.0 ** -np.asarray(height, float)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
+    from matplotlib.figure import Figure as Drawing
 
     from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.section_parts import Context, Part
@@ -96,30 +97,34 @@ def _against_samples(context: Context, group: CellGroup, rows: pd.DataFrame, wha
         shown = shown[shown[what.column] > 0]
     if shown.empty or (what.column == "at_bound" and not shown["at_bound"].any()):
         return None
-    drawing, axes = canvas.panel()
     values = shown[what.column]
     low, high = what.limits or (values.min() / 1.4, values.max() * 1.4)
-    shown = shown.assign(drawn=values.clip(low, high))
-    for label, mine in shown.groupby("optimizer", sort=False):
-        canvas.draw_seeds(axes, [run[["samples", "drawn"]].to_numpy(float) for _, run in [
-            *mine.groupby("run_id", sort=False)][:SINGLE]], context.looks[str(label)])
-    middle = shown.groupby(["optimizer", "evaluation"], sort=False, as_index=False).agg(
-        samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
-    most = middle["optimizer"].map(shown.groupby("optimizer")["run_id"].nunique())
-    canvas.draw_lines(axes, middle[middle["seeds"] == most], "samples", "drawn", context.looks,
-                      markevery=0.2)
-    if what.line is not None:
-        axes.axhline(what.line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
-    canvas.scale(axes, "x", units.format_count, limits=(0, shown["samples"].max() * 1.03))
-    canvas.scale(axes, "y", what.form, log=what.limits is None, limits=(low, high))
-    axes.set_xlabel("samples, all ranks together")
-    canvas.heading(axes, what.words)
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel()
+        clipped = shown.assign(drawn=values.clip(low, high))
+        for label, mine in clipped.groupby("optimizer", sort=False):
+            canvas.draw_seeds(axes, [run[["samples", "drawn"]].to_numpy(float) for _, run in [
+                *mine.groupby("run_id", sort=False)][:SINGLE]], context.looks[str(label)])
+        middle = clipped.groupby(["optimizer", "evaluation"], sort=False, as_index=False).agg(
+            samples=("samples", "median"), drawn=("drawn", "median"), seeds=("run_id", "nunique"))
+        most = middle["optimizer"].map(clipped.groupby("optimizer")["run_id"].nunique())
+        canvas.draw_lines(axes, middle[middle["seeds"] == most], "samples", "drawn", context.looks,
+                          markevery=0.2)
+        if what.line is not None:
+            axes.axhline(what.line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
+        canvas.scale(axes, "x", units.format_count, limits=(0, shown["samples"].max() * 1.03))
+        canvas.scale(axes, "y", what.form, log=what.limits is None, limits=(low, high))
+        axes.set_xlabel("samples, all ranks together")
+        canvas.heading(axes, what.words)
+        return drawing
+
     ends = shown.groupby(["optimizer", "run_id"])[what.column].last()
     labels = [label for label in context.looks if label in set(shown["optimizer"])]
     said = [f"{label} {what.form(ends[label].median())}" for label in labels]
     beyond = int(((values < low) | (values > high)).sum())
     return context.figure(
-        drawing, what.column.replace("_", "-"), f"{what.words} against samples",
+        draw, what.column.replace("_", "-"), f"{what.words} against samples",
         f"At the end (median over seeds): {units.listing(said)}."
         + (f" {beyond} of {units.plural(len(values), 'value')} beyond the axis are drawn at its "
            "end." if beyond else "")
@@ -137,25 +142,27 @@ def _predicted(context: Context, group: CellGroup, rows: pd.DataFrame,
         return None
     every = [*fell["predicted_reduction"], *fell["actual_reduction"]]
     low, high = min(every) / 1.6, max(*every, *shown["predicted_reduction"]) * 1.6
-    drawing, axes = canvas.panel()
     labels = [label for label in context.looks if label in set(shown["optimizer"])]
-    crowd = False
-    for label in labels:
-        mine = shown[shown["optimizer"] == label]
-        seeds = mine["run_id"].unique()
-        crowd |= len(seeds) > SINGLE
-        mine = mine[mine["run_id"].isin(seeds[:SINGLE])]
-        canvas.draw_marks(axes, mine["predicted_reduction"].clip(lower=low),
-                          mine["actual_reduction"].clip(lower=low), context.looks[label], size=4,
-                          alpha=0.6, clip_on=False)
-    axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    for which in ("x", "y"):
-        canvas.scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)
-    axes.set_xlabel("predicted reduction of the loss")
-    canvas.heading(axes, "actual reduction of the loss")
+    crowd = shown.groupby("optimizer")["run_id"].nunique().max() > SINGLE
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.panel()
+        for label in labels:
+            mine = shown[shown["optimizer"] == label]
+            mine = mine[mine["run_id"].isin(mine["run_id"].unique()[:SINGLE])]
+            canvas.draw_marks(axes, mine["predicted_reduction"].clip(lower=low),
+                              mine["actual_reduction"].clip(lower=low), context.looks[label],
+                              size=4, alpha=0.6, clip_on=False)
+        axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        for which in ("x", "y"):
+            canvas.scale(axes, which, units.digits, log=True, limits=(low, high), ticks=4)
+        axes.set_xlabel("predicted reduction of the loss")
+        canvas.heading(axes, "actual reduction of the loss")
+        return drawing
+
     better = int((fell["actual_reduction"] >= fell["predicted_reduction"]).sum())
     return context.figure(
-        drawing, "predicted-actual", "actual against predicted reduction",
+        draw, "predicted-actual", "actual against predicted reduction",
         f"Of {units.plural(len(shown), 'step')}, the last judged one before each evaluation, "
         f"{len(fell)} lowered the loss, {better} by at least what was predicted (on or above the "
         "dashed line). At the lower edge: the loss rose." + (_FIRST if crowd else ""),

@@ -16,6 +16,8 @@ from bench_apts.reports.tuning_pools import CostView, unlike_environments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure as Drawing
+
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Block, Context, Part
@@ -102,28 +104,33 @@ def _expected_figure(scene: section_parts.TuningScene,
     points = [value for cell in cells for value in _ends(cell, currency)]
     if not any(cell.ert(currency).total for cell in cells):
         return None
-    drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
-    low, high = min(points) / 1.5, max(points) * 1.5
-    canvas.scale(axes, "x", scene.axis, log=True, limits=(low, high), ticks=4)
-    for row, cell in enumerate(cells):
-        look, expected = scene.context.looks[cell.label], cell.ert(currency)
-        interval = cell.interval(currency)
-        if not expected.hits:
-            canvas.write_value(axes, row, f"more than {view.show(expected.bound)}")
-            if expected.total > 0:
-                axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
-                          linestyle=":")
-                canvas.draw_marks(axes, [expected.bound], [row], look, marker=">", size=8,
-                                  hollow=True)
-            continue
-        canvas.write_value(axes, row, view.show(expected.cost))
-        if interval is not None:
-            axes.plot([max(interval.low, low), min(interval.high, high)], [row, row],
-                      color=look.color, linewidth=2, solid_capstyle="butt", alpha=0.6)
-            if math.isinf(interval.high):
-                canvas.draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
-        canvas.draw_marks(axes, [expected.cost], [row], look, size=8)
-    canvas.heading(axes, f"expected cost to the target, in {currency_noun(currency, view.device)}")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
+        low, high = min(points) / 1.5, max(points) * 1.5
+        canvas.scale(axes, "x", scene.axis, log=True, limits=(low, high), ticks=4)
+        for row, cell in enumerate(cells):
+            look, expected = scene.context.looks[cell.label], cell.ert(currency)
+            interval = cell.interval(currency)
+            if not expected.hits:
+                canvas.write_value(axes, row, f"more than {view.show(expected.bound)}")
+                if expected.total > 0:
+                    axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
+                              linestyle=":")
+                    canvas.draw_marks(axes, [expected.bound], [row], look, marker=">", size=8,
+                                      hollow=True)
+                continue
+            canvas.write_value(axes, row, view.show(expected.cost))
+            if interval is not None:
+                axes.plot([max(interval.low, low), min(interval.high, high)], [row, row],
+                          color=look.color, linewidth=2, solid_capstyle="butt", alpha=0.6)
+                if math.isinf(interval.high):
+                    canvas.draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
+            canvas.draw_marks(axes, [expected.cost], [row], look, size=8)
+        canvas.heading(axes, "expected cost to the target, in "
+                       f"{currency_noun(currency, view.device)}")
+        return drawing
+
     ranked = table.rank_by_cost(cells, currency)
     caption = "No optimizer reached the target."
     if ranked:
@@ -136,7 +143,7 @@ def _expected_figure(scene: section_parts.TuningScene,
     if shared := table.shared_search_sentence(cells, currency, view.device):
         caption += f" {shared}"
     return scene.context.figure(
-        drawing, "expected-cost", "expected cost including tuning",
+        draw, "expected-cost", "expected cost including tuning",
         caption + " Bars: 95 % interval; an arrow means no upper limit.", ranks=scene.ranks,
         basis=scene.basis, data=_expected_table(scene, cells))
 
@@ -180,15 +187,19 @@ def _spent_figure(scene: section_parts.TuningScene,
     most = max((bill.together for _, bill in bills), default=0.0)
     if not most:
         return None
-    drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
-    for row, (cell, bill) in enumerate(bills):
-        color = scene.context.looks[cell.label].color
-        axes.barh(row, bill.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
-        axes.barh(row, bill.training, left=bill.tuning, height=0.52, color=color, linewidth=0)
-        canvas.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
-    canvas.scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
-    canvas.heading(axes, "tuning (pale) and one final training (solid), in "
-                   f"{currency_noun(view.currency, view.device)}")
+
+    def draw() -> Drawing:
+        drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
+        for row, (cell, bill) in enumerate(bills):
+            color = scene.context.looks[cell.label].color
+            axes.barh(row, bill.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
+            axes.barh(row, bill.training, left=bill.tuning, height=0.52, color=color, linewidth=0)
+            canvas.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
+        canvas.scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
+        canvas.heading(axes, "tuning (pale) and one final training (solid), in "
+                       f"{currency_noun(view.currency, view.device)}")
+        return drawing
+
     reached = sorted((bill.together, cell.label) for cell, bill in bills if bill.ended == "hit")
     spans = [f"{label}, {view.show(spent)}" for spent, label in reached]
     caption = "No final training reached the target."
@@ -201,7 +212,7 @@ def _spent_figure(scene: section_parts.TuningScene,
         if who:
             caption += f" The final training of {units.listing(who)} {said}."
     return scene.context.figure(
-        drawing, "bill", "tuning bill and one final training", caption, ranks=scene.ranks,
+        draw, "bill", "tuning bill and one final training", caption, ranks=scene.ranks,
         basis=scene.basis, data=_spent_table(scene, bills))
 
 

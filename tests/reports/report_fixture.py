@@ -326,10 +326,8 @@ def contexts(folder):
 
 def build_section(section, folder):
     """Builds the section of a study's first suite."""
-    from bench_apts.reports.canvas import theme
 
-    with theme():
-        return section.part(contexts(folder)[0])
+    return section.part(contexts(folder)[0])
 
 
 def figures(part):

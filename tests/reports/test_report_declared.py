@@ -3,7 +3,6 @@
 import pytest
 from report_fixture import Folder
 
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Boxes, StudyContext
 from bench_apts.reports.sections import collective_traffic, decision_boxes, optimizer_ranking
 
@@ -30,10 +29,9 @@ def contexts(tmp_path):
 
 def test_a_strangers_optimizer_gets_the_same_tables(contexts, install):
     install("optimizers", ":backend", novel=BACKEND)
-    with theme():
-        ranking = optimizer_ranking.part(StudyContext(tuple(contexts)))
-        traffic = collective_traffic.part(contexts[0])
-        decision = decision_boxes.part(contexts[0])
+    ranking = optimizer_ranking.part(StudyContext(tuple(contexts)))
+    traffic = collective_traffic.part(contexts[0])
+    decision = decision_boxes.part(contexts[0])
     against = {row["optimizer"]: row["against"] for row in ranking.blocks[0].table.records()}
     assert against == {"sgd": "novel", "novel": "novel"}
     formulas = {row["optimizer"]: row["formula"] for block in traffic.blocks
@@ -45,6 +43,5 @@ def test_a_strangers_optimizer_gets_the_same_tables(contexts, install):
 
 
 def test_an_optimizer_that_is_gone_has_declared_nothing(contexts):
-    with theme():
-        ranking = optimizer_ranking.part(StudyContext(tuple(contexts)))
+    ranking = optimizer_ranking.part(StudyContext(tuple(contexts)))
     assert {row["against"] for row in ranking.blocks[0].table.records()} == {"sgd"}

@@ -11,7 +11,6 @@ import report_fixture
 from bench_apts import reports
 from bench_apts.core.errors import UserError
 from bench_apts.reports import asv_results as history
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Listing, Pictures, StudyContext
 from bench_apts.reports.sections import commit_history as section
 
@@ -51,8 +50,7 @@ def results(tmp_path):
 
 
 def built(folder):
-    with theme():
-        return section.part(StudyContext((), history.read_history(folder)))
+    return section.part(StudyContext((), history.read_history(folder)))
 
 
 def test_every_number_comes_back_in_the_order_of_the_commits(results):

@@ -8,7 +8,6 @@ import pytest
 from report_fixture import HIT, MISS, Folder
 from report_fixture import SECONDS_SUITE as SUITE
 
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Listing, Pictures, StudyContext
 from bench_apts.reports.sections import optimizer_ranking
 from bench_apts.stats.pairwise_comparison import Bill, compare, first_ranks
@@ -18,8 +17,7 @@ INF = float("inf")
 
 
 def built(folder, contexts=None):
-    with theme():
-        return optimizer_ranking.part(StudyContext(tuple(contexts or folder.contexts())))
+    return optimizer_ranking.part(StudyContext(tuple(contexts or folder.contexts())))
 
 
 def records(part, name):

@@ -7,7 +7,6 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts.core import store
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import hyperparameter_sensitivity
 from bench_apts.stats.expected_cost import ert
@@ -16,8 +15,7 @@ from bench_apts.stats.world_sizes import transfer_regret
 
 
 def built(folder):
-    with theme():
-        return hyperparameter_sensitivity.part(fixture.contexts(folder)[0])
+    return hyperparameter_sensitivity.part(fixture.contexts(folder)[0])
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from bench_apts.core import units
-from bench_apts.reports.canvas import RoundTicks, log_ticks, plain
+from bench_apts.reports.axis_ticks import RoundTicks, log_ticks
+from bench_apts.reports.canvas import plain
 from bench_apts.reports.figure_style import LOOKS, looks
 
 

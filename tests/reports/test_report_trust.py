@@ -6,14 +6,12 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts.core import store
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import Listing, Pictures, Prose
 from bench_apts.reports.sections import trust_region_steps
 
 
 def built(folder):
-    with theme():
-        return trust_region_steps.part(fixture.contexts(folder)[0])
+    return trust_region_steps.part(fixture.contexts(folder)[0])
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +101,9 @@ def test_older_records_do_not_tell_counts_and_none_are_made_up(tmp_path):
     from bench_apts.reports.section_parts import Context
 
     gathered = gather(folder)
-    with theme():
-        found = trust_region_steps.part(Context(
-            gathered, fixture.SUITE, "digits", gathered.groups, looks([*fixture.PACE]),
-            dict.fromkeys((1, 2), False), None))
+    found = trust_region_steps.part(Context(
+        gathered, fixture.SUITE, "digits", gathered.groups, looks([*fixture.PACE]),
+        dict.fromkeys((1, 2), False), None))
     row = line(found, "apts", 1)
     assert [row[name] for name in ("judged", "accepted", "rejected", "share_at_bound",
                                    "local_passes", "other_passes")] == [None] * 6

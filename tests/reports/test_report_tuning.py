@@ -14,7 +14,6 @@ from report_fixture import Folder as Results
 
 from bench_apts.core import store
 from bench_apts.core.spec import Searched
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.replayed_searches import Replays
 from bench_apts.reports.search_figures import best_of_trials
 from bench_apts.reports.section_parts import Listing, Pictures, Prose
@@ -36,7 +35,7 @@ def built(folder):
 
 def section(context):
     view = CostView("core_seconds", 1.0, "cuda")
-    with theme(), Replays(read_pools(context.groups, view), view) as replays:
+    with Replays(read_pools(context.groups, view), view) as replays:
         return tuning_section.part(replace(context, replays=replays))
 
 
@@ -272,8 +271,7 @@ def test_a_follower_is_tried_by_its_own_check_and_drawn_once(known):
     looks = {**context.looks, "zero1": context.looks["adam"]}
     zero = replace(adam, label="zero1", search_owner="adam", checks=adam.tune[3:], seeds=())
     led = replace(context, looks=looks, groups=(replace(group, cells=(adam, apts, zero)),))
-    with theme():
-        drawn = figures(section(led))
+    drawn = figures(section(led))
     assert {record["optimizer"] for record in drawn["restarts"].data.records()} == {"adam", "apts"}
     assert "Not drawn, as adam's search served: zero1." in drawn["restarts"].caption
     records = drawn["policies"].data.records()

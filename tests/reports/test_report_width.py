@@ -4,7 +4,6 @@ import pytest
 from report_fixture import Folder
 
 from bench_apts.core.spec import Searched
-from bench_apts.reports.canvas import theme
 from bench_apts.reports.section_parts import TuningScene, untuned_reference
 from bench_apts.reports.tuning_bill import narrow_searches, width_figure, width_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pools
@@ -37,8 +36,7 @@ def test_the_cost_falls_as_the_range_narrows(tmp_path):
     assert {row["hyperparameter"] for row in rows} == {"lr"}
     assert (rows[2]["range_low"], rows[2]["range_high"]) == pytest.approx((0.08 / 3, 0.24))
     drawn = scene(folder)
-    with theme():
-        figure = width_figure(drawn)
+    figure = width_figure(drawn)
     assert figure.slug == "digits-n1-width"
     assert figure.caption.startswith(
         "apts costs less unless you already know the lr of adam within a factor of 3 (3 trials); "
