@@ -137,23 +137,18 @@ def _resolve_request(
 ) -> GateRequest:
     """Resolve what both trees train."""
     from bench_apts.core import environment
-    from bench_apts.core.configuration import split_selectors
-    from bench_apts.plugins import registry
+    from bench_apts.plugins import selection
     from bench_apts.regress.gate_trainings import GateRequest
     from bench_apts.study import resolve
 
     notes: list[str] = []
     there = environment.gpu_count()
     _, ranks = resolve.world_sizes(gpus or ("1" if there == 1 else "1,2"), notes)
-    names = split_selectors(_DEFAULT if optimizers is None else optimizers)
-    if optimizers is None:
-        reasons = {name: registry.optimizer(name).backend.unavailable() for name in names}
-        notes += [f"{name} is left out: unavailable ({why})" for name, why in reasons.items()
-                  if why]
-        names = [name for name in names if not reasons[name]]
-    for note in notes:
+    chosen = selection.select(_DEFAULT if optimizers is None else optimizers,
+                               optional=optimizers is None)
+    for note in (*notes, *chosen.notes):
         _print_now(f"note: {note}")
-    return GateRequest(suites, ranks, tuple(names), overrides,
+    return GateRequest(suites, ranks, tuple(chosen.selectors), overrides,
                        data_dir.absolute() if data_dir else None, offline)
 
 

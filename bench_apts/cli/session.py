@@ -37,9 +37,11 @@ Gpus = Annotated[str | None, Option(
                           "on the CPU.  [default: 1 and all GPUs, or all cores]",
     show_default=False)]
 Optimizers = Annotated[str | None, Option(
-    metavar="NAME|FILE,…", help="Competitors, for instance apts,sgd[momentum=0],my_optimizer.py.  "
-                                "[default: all of `bench-apts list` that can run here, but "
-                                "apts-paper, napts and tr]", show_default=False)]
+    metavar="NAME|FILE,…",
+    help="Competitors, for instance apts,sgd[lr=[0.1,0.2]],my_optimizer.py; groups: all, "
+         "tuning-free, low-communication, paper; -NAME takes one back.  [default: apts, SGD, "
+         "AdamW, NAdamW, Schedule-Free, Prodigy, local-adam and ZeRO, as far as they run here]",
+    show_default=False)]
 Trials = Annotated[int, Option(
     min=0, help="Tuning trials at each N of each optimizer that needs tuning; 0 takes "
                 "defaults.")]

@@ -88,13 +88,14 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
 
 def _folder(parameters: dict[str, Any]) -> Path:
     """Return the study's results folder, after looking up its suites and optimizers."""
-    from bench_apts.core.configuration import parse_selector, split_selectors
-    from bench_apts.plugins import registry
+    from bench_apts.plugins import registry, selection
+    from bench_apts.study import resolve
 
     suites = [registry.suite(name, tuple(parameters["set_"] or ()))
               for name in dict.fromkeys(parameters["suite"] or ["digits"])]
-    for text in split_selectors(parameters["optimizers"] or ""):
-        registry.optimizer(parse_selector(text).optimizer)
+    if parameters["optimizers"] is not None:
+        for selector in selection.select(parameters["optimizers"]).selectors:
+            resolve.resolve_entry(selector)
     return session.study_folder(parameters["out"], parameters["study"], suites)
 
 

@@ -7,6 +7,7 @@ by name, with the owner for the message, such as ``"model 'gpt'"``. They raise a
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 import re
 import tomllib
@@ -138,8 +139,49 @@ def competitor_label(selector: str, name: str) -> str:
 
 def split_selectors(text: str) -> list[str]:
     """Split a comma-separated list of selectors at the commas outside brackets."""
-    parts = re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", text)
+    parts = re.findall(r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\]?)*\]?)+", text)
     return [part.strip() for part in parts if part.strip()]
+
+
+_LISTED = re.compile(r"(?P<name>[^\[\]=]+)\[(?P<pairs>[^\[\]]*\[.*)\]", re.DOTALL)
+
+_MOST_CONFIGURATIONS = 1_000
+"""That one selector may name; each becomes a competitor with trials of its own."""
+
+
+def expand_lists(text: str) -> list[str]:
+    """Write out the lists of values of a selector: ``sgd[lr=[0.1,0.2],momentum=0]``.
+
+    Returns:
+        A selector for each combination of values, the first list's changing last; the text itself
+        where it has no list.
+
+    Raises:
+        UserError: A list is empty, has an empty place or the same value twice, or there are too
+            many combinations.
+    """
+    match = _LISTED.fullmatch(text.strip())
+    if not match:
+        return [text]
+    written: list[list[str]] = []
+    for pair in split_selectors(match["pairs"]):
+        key, _, value = pair.partition("=")
+        inner = re.fullmatch(r"\[([^\[\]]*)\]", value.strip())
+        if not inner:
+            written.append([pair])
+            continue
+        values = [each.strip() for each in inner[1].split(",")]
+        if not all(values):
+            raise UserError(f"'{pair}' in '{text}': write at least one value, and one between "
+                            f"two commas: {key.strip()}=[value,value]")
+        if len({repr(parse_scalar(each)) for each in values}) < len(values):
+            raise UserError(f"'{pair}' in '{text}' lists a value twice")
+        written.append([f"{key.strip()}={each}" for each in values])
+    number = math.prod(map(len, written))
+    if number > _MOST_CONFIGURATIONS:
+        raise UserError(f"'{shortened(text, 200)}' names {number:,} configurations; at most "
+                        f"{_MOST_CONFIGURATIONS:,}")
+    return [f"{match['name']}[{','.join(pairs)}]" for pairs in itertools.product(*written)]
 
 
 @dataclass(frozen=True)

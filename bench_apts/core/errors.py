@@ -60,7 +60,7 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else "."
-    there_is = ", ".join(names[:30]) or "none"
+    there_is = ", ".join([*names[:30], *(["…"] if len(names) > 30 else [])]) or "none"
     return UserError(f"unknown {kind} '{name}'{guess} Known: {there_is}. {hint}".rstrip())
 
 

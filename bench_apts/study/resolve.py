@@ -8,11 +8,11 @@ import msgspec
 from msgspec import UNSET
 
 from bench_apts.core import environment
-from bench_apts.core.configuration import competitor_label, parse_selector, split_selectors
+from bench_apts.core.configuration import competitor_label, parse_selector
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import require_utf8
 from bench_apts.core.spec import Entry, Pruner, Sampler, Space, Study
-from bench_apts.plugins import registry
+from bench_apts.plugins import registry, selection
 from bench_apts.suites import suite_problem
 
 if TYPE_CHECKING:
@@ -174,23 +174,23 @@ def resolve_entry(selector: str) -> tuple[Entry, Plugin]:
 def _entries(optimizers: str | None, notes: list[str]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     known: dict[str, tuple[str, str]] = {}
-    for text in split_selectors(DEFAULT_OPTIMIZERS if optimizers is None else optimizers):
+    chosen = selection.select(DEFAULT_OPTIMIZERS if optimizers is None else optimizers,
+                              optional=optimizers is None)
+    notes += chosen.notes
+    for text in chosen.selectors:
         found, plugin = resolve_entry(text)
-        reason = plugin.backend.unavailable()
-        if reason and optimizers is None:
-            notes.append(f"{found.label} is left out: unavailable ({reason})")
-        elif reason:
+        if reason := plugin.backend.unavailable():
             raise UserError(f"optimizer {found.label} is unavailable: {reason}; install it or "
                             "leave the optimizer out of --optimizers")
-        else:
-            entries.append(found)
-            name = plugin.backend.name
-            reference, other = known.setdefault(name, (plugin.reference, found.optimizer))
-            if reference != plugin.reference:
-                raise UserError(f"--optimizers: {other} and {found.optimizer} are both called "
-                                f"'{name}'; give the backend in one of them another name")
+        entries.append(found)
+        name = plugin.backend.name
+        reference, other = known.setdefault(name, (plugin.reference, found.optimizer))
+        if reference != plugin.reference:
+            raise UserError(f"--optimizers: {other} and {found.optimizer} are both called "
+                            f"'{name}'; give the backend in one of them another name")
     if not entries:
-        raise UserError("--optimizers names none; see `bench-apts list optimizers`")
+        raise UserError("--optimizers names none that can run here; see `bench-apts list "
+                        "optimizers`")
     labels = [one.label for one in entries]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:

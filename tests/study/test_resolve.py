@@ -99,6 +99,18 @@ def test_a_study_as_it_was_asked_for(machine):
     assert study.device == "cpu"
 
 
+def test_lists_groups_and_exclusions_become_competitors(machine, plugin):
+    path = plugin()
+    study, _ = resolve.resolve_study(**WORDS | {
+        "optimizers": f"{path}[lr=[0.1,2e-1]],tuning-free,-nadamw,paper"})
+    labels = [entry.label for entry in study.entries]
+    assert labels[:2] == ["mine[lr=0.1]", "mine[lr=2e-1]"]
+    assert {"apts", "adam-default", "apts-paper"} < {*labels}
+    assert not {"nadamw", "adam", "sgd"} & {*labels}
+    with pytest.raises(UserError, match="lr=fast"):
+        resolve.resolve_study(**WORDS | {"optimizers": "sgd[lr=[0.1,fast]]"})
+
+
 def test_a_file_is_called_by_its_backends_name(machine, plugin, tmp_path):
     path = plugin()
     study, _ = resolve.resolve_study(**WORDS | {"optimizers": f"{path},{path}[lr=0.2],adam"})
