@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench_apts import contract
+from bench_apts.optimizers.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,10 +51,6 @@ backend = contract.Backend(
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )
 
-default = replace(
-    backend,
-    name="adam-default",
-    summary="AdamW as adam, at its default learning rate: what no tuning at all gives",
-    hyperparameters={n: replace(k, search=None, wide=None) for n, k in HYPERPARAMETERS.items()},
-    tuning_free=True,
-)
+default = frozen(
+    backend, "adam-default",
+    "AdamW as adam, at its default learning rate: what no tuning at all gives")

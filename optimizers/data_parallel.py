@@ -1,4 +1,4 @@
-"""Any torch optimizer under DistributedDataParallel, and AlgoPerf's NAdamW as one of them."""
+"""Any torch optimizer under DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench_apts.plugins.randomness import Redraw
 from bench_apts.plugins.replicas import align_buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _SECOND_DERIVATIVES = (
     "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
@@ -33,7 +33,8 @@ class DataParallelStepper:
 
     An optimizer whose ``step`` requires a closure (LBFGS) evaluates loss and gradient itself, as
     often as it likes. The closure averages the loss over the ranks too, in one more all-reduce of
-    one float: what the optimizer decides by it must be the same everywhere.
+    one float: what the optimizer decides by it must be the same everywhere. For the same reason an
+    optimizer whose ``step`` takes an argument ``loss`` (MoMo, Polyak steps) is given this average.
 
     Args:
         model: On the device, the same weights on every rank.
@@ -47,6 +48,8 @@ class DataParallelStepper:
             and parameter, instead of ``model.parameters()``.
         closure: Whether ``step`` is given a closure although it does not require one (SAM). The
             gradient is there before the call all the same.
+        clip: Largest Euclidean norm of the averaged gradient of all parameters together; a
+            longer one is scaled to it. 0 for no limit.
 
     Attributes:
         optimizers: What ``optimizer`` made.
@@ -66,6 +69,7 @@ class DataParallelStepper:
         *,
         named: bool = False,
         closure: bool = False,
+        clip: float = 0.0,
     ) -> None:
         ids = [world.device.index] if world.device.type == "cuda" else None
         # A single rank has nothing to average.
@@ -73,11 +77,13 @@ class DataParallelStepper:
                       if world.size > 1 else model)
         # Only the last part of a minibatch has DistributedDataParallel send.
         self._hold = getattr(self.model, "no_sync", nullcontext)
-        self.loss, self.schedule, self.world = loss, schedule, world
+        self.loss, self.schedule, self.world, self.clip = loss, schedule, world, clip
         made = optimizer(model.named_parameters() if named else model.parameters())
         self.optimizers = (made,) if isinstance(made, torch.optim.Optimizer) else tuple(made)
         self.optimizer: Any = self.optimizers[0]
         self.required = any(_requires_closure(each) for each in self.optimizers)
+        self.takes_loss = [not self.required and "loss" in _arguments(each)
+                           for each in self.optimizers]
         self.closure = closure or self.required
         if self.closure and len(self.optimizers) > 1:
             raise UserError("an optimizer that takes a closure must be the only one of a "
@@ -106,21 +112,19 @@ class DataParallelStepper:
             with torch.enable_grad():
                 losses.append(micro_batches.backward(
                     self.model, self.loss, batch, self.world.micro_batch, self._hold))
+            if self.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             return losses[-1]
 
-        def closure() -> torch.Tensor:
-            mean = evaluate().clone()
-            if self.world.size > 1:
-                dist.all_reduce(mean)
-                mean /= self.world.size
-            return mean
-
-        arguments: list[Any] = [closure] if self.closure else []
+        arguments: list[Any] = [lambda: self._averaged(evaluate())] if self.closure else []
+        mean: dict[str, Any] = {}
         if not self.required:
             evaluate()
-        for each in self.optimizers:
+        if any(self.takes_loss):
+            mean["loss"] = self._averaged(losses[-1])
+        for each, takes_loss in zip(self.optimizers, self.takes_loss, strict=True):
             try:
-                each.step(*arguments)
+                each.step(*arguments, **(mean if takes_loss else {}))
             except RuntimeError as error:
                 if "grad_fn" in str(error) or "create_graph" in str(error):
                     raise UserError(_SECOND_DERIVATIVES.format(type(each).__name__)) from error
@@ -131,6 +135,14 @@ class DataParallelStepper:
         self.taken += len(losses)
         passes = len(losses) * micro_batches.count(len(batch.targets), self.world.micro_batch)
         return StepReport(losses[0], len(losses) * len(batch.targets), passes, passes)
+
+    def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the ranks' losses, the same bits on all of them."""
+        mean = loss.clone()
+        if self.world.size > 1:
+            dist.all_reduce(mean)
+            mean /= self.world.size
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights, buffers, optimizer state and the count of minibatches."""
@@ -165,70 +177,10 @@ class DataParallelStepper:
         return self.module
 
 
+def _arguments(optimizer: torch.optim.Optimizer) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(optimizer.step).parameters
+
+
 def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    closure = _arguments(optimizer).get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
-
-
-class NAdamW(torch.optim.Optimizer):
-    """NAdam without momentum decay, with decoupled weight decay.
-
-    With the gradient g and Adam's moments m and v after t steps, a step of length lr is::
-
-        w ← (1 − lr·λ) w − lr · û / (√v̂ + ε)
-        û = (β₁ m + (1 − β₁) g) / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
-
-    This is the rule of AlgoPerf's NAdamW baselines (mlcommons/algorithmic-efficiency), after
-    Table 1 of Choi et al., arXiv 1910.05446. ``torch.optim.NAdam`` follows Dozat (2016) instead:
-    its momentum grows from β₁/2, or stays there where ``momentum_decay`` is 0, and it corrects the
-    bias of m and of g by different factors.
-
-    Args:
-        params: Parameters, or parameter groups of them.
-        lr: Step length.
-        betas: β₁ and β₂, the decays of the first and the second moment.
-        eps: ε.
-        weight_decay: λ.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[torch.nn.Parameter],
-        lr: float,
-        betas: tuple[float, float],
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Take one step along the gradients that the parameters hold."""
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step(weights, group)
-
-    def _step(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        for p in weights:
-            state = self.state[p]
-            if not state:
-                state |= {"step": 0, "exp_avg": torch.zeros_like(p),
-                          "exp_avg_sq": torch.zeros_like(p)}
-            state["step"] += 1
-        gradients = [p.grad for p in weights if p.grad is not None]
-        steps, first, second = (
-            [self.state[p][key] for p in weights] for key in ("step", "exp_avg", "exp_avg_sq"))
-        # Operations on lists take one launch on a GPU where loops take one per tensor.
-        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        directions = torch._foreach_lerp(first, gradients, 1 - beta1)
-        spreads = torch._foreach_sqrt(second)
-        torch._foreach_div_(spreads, [math.sqrt(1 - beta2**t) for t in steps])
-        torch._foreach_add_(spreads, group["eps"])
-        torch._foreach_addcdiv_(
-            weights, directions, spreads, [-lr / (1 - beta1**t) for t in steps])

@@ -1,19 +1,34 @@
-"""NAdamW as AlgoPerf calibrated it: one frozen configuration, and an ordered list of five.
+"""NAdamW as AlgoPerf calibrated it, frozen or in a list of five, and tuned like ``adam``.
 
-The numbers are those of the prize qualification baselines of AlgoPerf's self-tuning and external
-tuning rulesets (mlcommons/algorithmic-efficiency, ``prize_qualification_baselines``), chosen on
-its workloads and never on a suite of ours. Their dropout and label smoothing belong to models and
-losses, which a suite fixes for every optimizer, and are left out. The first step of AlgoPerf's
-warm-up has length 0; here no step is wasted, see ``schedule.cosine``.
+``nadamw`` and ``nadamw-list`` have the numbers of the prize qualification baselines of AlgoPerf
+v0.5's self-tuning and external tuning rulesets (mlcommons/algorithmic-efficiency,
+``prize_qualification_baselines``; the frozen one scored 0.451 in the unreleased scores of June
+2026). ``nadamw-2026`` is the self-tuning submission ``self_tuning/nadamw`` of 2026-04-08
+(mlcommons/submissions_algorithms, branch ``a100_scoring``; score 0.384). All were chosen on
+AlgoPerf's workloads and never on a suite of ours. ``nadamw-tuned`` draws the learning rate as
+``adam`` does; its other defaults are those of ``nadamw``. Their dropout and label smoothing belong
+to models and losses, which a suite fixes for every optimizer, and are left out. The first step of
+AlgoPerf's warm-up has length 0; here no step is wasted, see ``schedule.cosine``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import GRADIENT_SUM, Backend, Hyperparameter, Loss, Stepper, World
-from bench_apts.optimizers.schedule import cosine
+from bench_apts.contract import (
+    GRADIENT_SUM,
+    Backend,
+    Hyperparameter,
+    LogUniform,
+    Loss,
+    Stepper,
+    World,
+)
+from bench_apts.optimizers.adam import HYPERPARAMETERS
+from bench_apts.optimizers.frozen import frozen
+from bench_apts.optimizers.schedule import WARMUP, cosine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,11 +62,17 @@ LIST = (
 """The external tuning baseline's five, in their order."""
 
 
+LATEST = _configuration(
+    0.00190834618600756, 0.09090652249, 0.998898321921855, 0.08121616522670176, 0.1)
+"""The self-tuning submission of 2026."""
+
+
 def build(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
     """Build AlgoPerf's NAdamW under DistributedDataParallel."""
-    from bench_apts.optimizers.data_parallel import DataParallelStepper, NAdamW
+    from bench_apts.optimizers.data_parallel import DataParallelStepper
+    from bench_apts.optimizers.update_rules import NAdamW
 
     return DataParallelStepper(
         model, loss, world,
@@ -68,16 +89,16 @@ def _hyperparameters(defaults: Mapping[str, float]) -> dict[str, Hyperparameter]
         "beta2": Hyperparameter(defaults["beta2"], "decay of the second moment", least=0, below=1),
         "weight_decay": Hyperparameter(
             defaults["weight_decay"], "decoupled weight decay", least=0),
-        "warmup": Hyperparameter(
-            defaults["warmup"], "share of the budget spent warming up", least=0),
+        "warmup": replace(WARMUP, default=defaults["warmup"]),
     }
 
 
-_SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule")
+_SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule",
+            "bench_apts.optimizers.update_rules")
 
 backend = Backend(
     name="nadamw",
-    summary="NAdamW, frozen at AlgoPerf's self-tuning baseline (DistributedDataParallel)",
+    summary="NAdamW, frozen at AlgoPerf v0.5's self-tuning baseline (DistributedDataParallel)",
     hyperparameters=_hyperparameters(FROZEN),
     build=build,
     tuning_free=True,
@@ -93,4 +114,23 @@ ordered = Backend(
     ordered=LIST,
     sources=_SOURCES,
     traffic=GRADIENT_SUM,
+)
+
+frozen_2026 = frozen(
+    backend, "nadamw-2026",
+    "NAdamW, frozen at AlgoPerf's submission of 2026 (DistributedDataParallel)", **LATEST)
+
+tuned = replace(
+    backend,
+    name="nadamw-tuned",
+    summary="NAdamW with warm-up and a cosine schedule, tuned (DistributedDataParallel)",
+    hyperparameters={
+        **backend.hyperparameters,
+        "lr": replace(HYPERPARAMETERS["lr"], default=FROZEN["lr"]),
+        "beta1": replace(HYPERPARAMETERS["beta1"], default=FROZEN["beta1"]),
+        "weight_decay": replace(
+            backend.hyperparameters["weight_decay"], wide=LogUniform(1e-4, 1.0)),
+    },
+    tuning_free=False,
+    sources=(*_SOURCES, "bench_apts.optimizers.adam"),
 )

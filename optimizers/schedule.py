@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+from bench_apts.contract import Hyperparameter
+
+WARMUP = Hyperparameter(0.0, "share of the budget spent warming up", least=0)
+"""The knob of ``cosine``."""
+
 
 def cosine(step: int, steps: int, warmup: float = 0.0) -> float:
     """Return the factor on the peak learning rate: linear warm-up, then half a cosine to zero.

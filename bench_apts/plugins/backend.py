@@ -6,8 +6,9 @@ its ``build`` is called: ``bench-apts list`` reads all of them.
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import operator
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,8 @@ from bench_apts.plugins import backend_checks
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
     from bench_apts.core.spec import Scalar
 
@@ -229,7 +231,34 @@ def _call(where: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def installed(module: str) -> bool:
     """Say whether a module, possibly inside a package, can be found."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except Exception:  # a package around it is missing, or cannot be imported
-        return False
+    return find_module(module) is not None
+
+
+def find_module(module: str) -> ModuleSpec | None:
+    """Return where a module is, or None if there is none.
+
+    The packages around it are not imported, other than by ``importlib.util.find_spec``: some take
+    seconds, and plug-ins are listed without torch.
+    """
+    spec, places = None, None
+    names = module.split(".")
+    for number in range(1, len(names) + 1):
+        name = ".".join(names[:number])
+        if name in sys.modules:
+            loaded = sys.modules[name]
+            spec = getattr(loaded, "__spec__", None)
+            places = getattr(loaded, "__path__", None)
+        elif number > 1 and places is None:
+            return None
+        else:
+            spec = _find_spec(name, places)
+            places = spec.submodule_search_locations if spec else None
+    return spec
+
+
+def _find_spec(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        with contextlib.suppress(Exception):
+            if spec := finder.find_spec(name, places):
+                return spec
+    return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import inspect
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.plugins import entry_points, suite_file, user_code
-from bench_apts.plugins.backend import Backend, installed
+from bench_apts.plugins.backend import Backend, find_module
 from bench_apts.plugins.entry_points import OPTIMIZERS, SUITES
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _source_hash(backend: Backend, *files: Path) -> str:
         raise UserError(f"{backend.name}: build: expected a function or class that a file "
                         f"defines: {error}") from error
     for package in backend.sources:
-        found = importlib.util.find_spec(package) if installed(package) else None
+        found = find_module(package)
         if found is None or found.origin is None:
             continue
         origin = Path(found.origin)

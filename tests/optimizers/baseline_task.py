@@ -8,15 +8,26 @@ from bench_apts.contract import Batch, World
 BATCH = 32  # of all ranks together
 
 
+def mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def cnn():
+    """Kernels of a convolution, of four dimensions, besides matrices and biases."""
+    return nn.Sequential(nn.Linear(5, 16), nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 4, 3),
+                         nn.Tanh(), nn.Conv2d(4, 6, 2), nn.Flatten(), nn.Linear(6, 3))
+
+
 class Course:
     """A rank's stepper of ``backend``; each call of ``step`` sees its next minibatch.
 
     All ranks together see the same samples whatever their number.
     """
 
-    def __init__(self, backend, rank=0, size=1, steps=100, dtype=torch.float32, **pinned):
+    def __init__(self, backend, rank=0, size=1, steps=100, dtype=torch.float32, network=mlp,
+                 **pinned):
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+        self.model = network().to(dtype)
         self.n = sum(p.numel() for p in self.model.parameters())
         self.rank, self.size, self.dtype = rank, size, dtype
         self.generator = torch.Generator().manual_seed(100)

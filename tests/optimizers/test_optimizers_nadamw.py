@@ -8,7 +8,7 @@ import torch
 from baseline_task import Course
 
 from bench_apts.optimizers import nadamw
-from bench_apts.optimizers.data_parallel import NAdamW
+from bench_apts.optimizers.update_rules import NAdamW
 
 SETTINGS = {"lr": 0.01, "betas": (0.93, 0.995), "weight_decay": 0.1}
 
