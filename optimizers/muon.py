@@ -55,7 +55,8 @@ def build(
     def make(named: Iterable[tuple[str, torch.nn.Parameter]]) -> list[torch.optim.Optimizer]:
         role = roles(model)
         wanted = {"matrix", "head"} if values["heads"] else {"matrix"}
-        matrices, others = [], []
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
         for name, parameter in named:
             (matrices if role[name] in wanted else others).append(parameter)
         made: list[torch.optim.Optimizer] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class NAdamW(torch.optim.Optimizer):
@@ -223,12 +223,13 @@ class MomoAdam(torch.optim.Optimizer):
         torch._foreach_div_(weights, decay)
 
 
-def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+def _norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the Euclidean norm of all tensors together."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm
 
 
-def _product(first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
+def _product(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the inner product of two lists of tensors."""
     return torch.stack([
         (one * other).sum() for one, other in zip(first, second, strict=True)]).sum()

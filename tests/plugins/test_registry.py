@@ -25,7 +25,7 @@ def installed(monkeypatch):
 
 
 def test_unknown_names_are_answered_with_the_nearest():
-    with pytest.raises(UserError, match=r"unknown optimizer 'adm'; did you mean adam or nadamw\?"):
+    with pytest.raises(UserError, match=r"unknown optimizer 'adm'; did you mean adam or nadamw"):
         registry.optimizer("adm")
     with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean digits"):
         registry.suite("digit")
