@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 
 from bench_apts.core.errors import UserError
 
@@ -50,7 +50,12 @@ def several_offers(name: str, group: str, distributions: list[str]) -> UserError
 
 def distribution(entry: EntryPoint) -> str:
     """Return the name of the distribution that offers an entry point."""
-    return entry.dist.name if entry.dist else "unknown"
+    return _name(entry.dist) if entry.dist else "unknown"
+
+
+@functools.cache  # it parses all of a package's metadata, for each entry point again
+def _name(found: Distribution) -> str:
+    return found.name
 
 
 def origin(*found: EntryPoint) -> str:
@@ -61,3 +66,4 @@ def origin(*found: EntryPoint) -> str:
 def forget() -> None:
     """Have the next call look at the installed packages again."""
     entries.cache_clear()
+    _name.cache_clear()

@@ -53,3 +53,24 @@ class Course:
         """The weights that an evaluation would use."""
         self.stepper.evaluation_model()
         return self.weights()
+
+
+class Gradients:
+    """Loss and gradient of the task's network at given flat weights, in double precision.
+
+    Each call is on the next minibatch of the course.
+    """
+
+    def __init__(self, backend):
+        self.course = Course(backend, dtype=torch.float64)
+
+    def both(self, weights):
+        model, (inputs, targets) = self.course.model, self.course.batch()
+        nn.utils.vector_to_parameters(torch.from_numpy(weights), model.parameters())
+        model.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()]).numpy()
+
+    def at(self, weights):
+        return self.both(weights)[1]

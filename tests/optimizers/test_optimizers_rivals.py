@@ -6,27 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from baseline_task import Course
-from torch import nn
+from baseline_task import Course, Gradients
 
 from bench_apts.optimizers import prodigy, schedule_free
 from bench_apts.optimizers.schedule import cosine
 
 STEPS = 12
-
-
-class Gradients:
-    """Gradients of the task's network at given flat weights, on the course's next minibatch."""
-
-    def __init__(self, backend):
-        self.course = Course(backend, dtype=torch.float64)
-
-    def at(self, weights):
-        model, (inputs, targets) = self.course.model, self.course.batch()
-        nn.utils.vector_to_parameters(torch.from_numpy(weights), model.parameters())
-        model.zero_grad()
-        nn.functional.cross_entropy(model(inputs), targets).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters()]).numpy()
 
 
 def schedule_free_by_hand(steps, warmup_steps):
