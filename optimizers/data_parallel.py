@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.core.errors import UserError
+from bench_apts.optimizers import gradient_hooks
 from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.randomness import Redraw
@@ -21,6 +22,8 @@ from bench_apts.plugins.replicas import align_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from bench_apts.optimizers.gradient_hooks import GradientHook
 
 _SECOND_DERIVATIVES = (
     "{} differentiates the gradient (backward(create_graph=True)), which cannot pass through "
@@ -50,6 +53,10 @@ class DataParallelStepper:
             gradient is there before the call all the same.
         clip: Largest Euclidean norm of the averaged gradient of all parameters together; a
             longer one is scaled to it. 0 for no limit.
+        hook: What averages the gradients in the place of an all-reduce: a communication hook of
+            ``gradient_hooks``, or its name.
+        local: Whether the optimizer exchanges what it needs itself, as DeMo does: gradients then
+            stay this rank's own.
 
     Attributes:
         optimizers: What ``optimizer`` made.
@@ -70,11 +77,12 @@ class DataParallelStepper:
         named: bool = False,
         closure: bool = False,
         clip: float = 0.0,
+        hook: GradientHook | str | None = None,
+        local: bool = False,
     ) -> None:
-        ids = [world.device.index] if world.device.type == "cuda" else None
         # A single rank has nothing to average.
-        self.model = (DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-                      if world.size > 1 else model)
+        self.hook = gradient_hooks.find(hook) if isinstance(hook, str) else hook
+        self.model = model if local or world.size == 1 else _replicated(model, world, self.hook)
         # Only the last part of a minibatch has DistributedDataParallel send.
         self._hold = getattr(self.model, "no_sync", nullcontext)
         self.loss, self.schedule, self.world, self.clip = loss, schedule, world, clip
@@ -149,6 +157,7 @@ class DataParallelStepper:
         return copy.deepcopy({
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
+            "hook": self.hook.state_dict() if self.hook else {},
             "taken": self.taken,
         })
 
@@ -158,6 +167,8 @@ class DataParallelStepper:
         # They take the tensors themselves.
         for each, saved in zip(self.optimizers, copy.deepcopy(state["optimizers"]), strict=True):
             each.load_state_dict(saved)
+        if self.hook:
+            self.hook.load_state_dict(state["hook"])
         self.taken = state["taken"]
 
     @property
@@ -179,6 +190,20 @@ class DataParallelStepper:
 
 def _arguments(optimizer: torch.optim.Optimizer) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(optimizer.step).parameters
+
+
+def _replicated(
+    model: torch.nn.Module, world: World, hook: GradientHook | None
+) -> DistributedDataParallel:
+    """Return the model under DistributedDataParallel, whose gradients a hook averages if given."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    replicated = DistributedDataParallel(
+        model, device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        bucket_cap_mb=1 + math.ceil(size / 2**20) if hook and hook.whole else None,
+        gradient_as_bucket_view=True)
+    if hook:
+        hook.register(replicated)
+    return replicated
 
 
 def _requires_closure(optimizer: torch.optim.Optimizer) -> bool:

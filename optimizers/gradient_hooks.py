@@ -1,0 +1,155 @@
+"""Communication hooks of DistributedDataParallel by name, with state that checkpoints hold.
+
+A hook takes the place of the all-reduce of the gradients. At one rank there is none.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+from bench_apts.core.errors import unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._C._distributed_c10d import GradBucket
+    from torch.nn.parallel import DistributedDataParallel
+
+    Future = torch.futures.Future[torch.Tensor]
+
+
+class GradientHook:
+    """A hook without a state.
+
+    Args:
+        function: ``function(None, bucket)`` returns a future of the bucket's averaged gradients.
+
+    Attributes:
+        whole: Whether all gradients must come in one bucket.
+    """
+
+    whole = False
+
+    def __init__(self, function: Callable[[Any, GradBucket], Future]) -> None:
+        self._function = function
+
+    def register(self, replicated: DistributedDataParallel) -> None:
+        """Have it average the gradients of a replicated model."""
+        # torch refuses a function whose annotations are texts, as this module's are.
+        replicated.register_comm_hook(None, lambda state, bucket: self._function(state, bucket))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of what it remembers on this rank."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+
+
+class PowerSGDHook(GradientHook):
+    """Low-rank gradients with error feedback: Vogels et al., PowerSGD, arXiv 1905.13727.
+
+    torch's hook keeps errors and factors in the order in which a bucket holds the parameters,
+    which changes after the first step of a process. Here it always sees them in the model's
+    order, so that a state fits any process.
+
+    Args:
+        columns: Of the factors P and Q of each gradient matrix; PowerSGD's rank r.
+        start: Steps that average whole gradients first; at least 2, as torch demands.
+    """
+
+    whole = True
+
+    def __init__(self, columns: int = 1, start: int = 2) -> None:
+        super().__init__(self._average)
+        self._state = powerSGD_hook.PowerSGDState(
+            None, matrix_approximation_rank=columns, start_powerSGD_iter=max(2, start),
+            # Columns of zeros, as of a layer whose units are all off, would become NaN.
+            orthogonalization_epsilon=1e-8)
+        self._order: dict[torch.Tensor, int] = {}
+
+    def register(self, replicated: DistributedDataParallel) -> None:
+        """Have it average the gradients of a replicated model."""
+        self._order = {p: place for place, p in enumerate(replicated.module.parameters())}
+        super().register(replicated)
+
+    def _average(self, _: None, bucket: GradBucket) -> Future:
+        pairs = zip(bucket.parameters(), bucket.gradients(), strict=True)
+        ordered = [gradient for _, gradient in sorted(
+            pairs, key=lambda pair: self._order[pair[0]])]
+        mine = _OrderedBucket(ordered)
+
+        def copy_back(future: Future) -> torch.Tensor:
+            future.value()
+            for gradient, averaged in zip(ordered, mine.gradients(), strict=True):
+                gradient.copy_(averaged)
+            return bucket.buffer()
+
+        averaged: Future = powerSGD_hook.powerSGD_hook(self._state, mine)
+        return averaged.then(copy_back)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of errors, factors, generator and step."""
+        state = self._state
+        rng: Any = state.rng.get_state(legacy=False)
+        rng["state"]["key"] = rng["state"]["key"].tolist()
+        return copy.deepcopy({
+            "iter": state.iter, "error": state.error_dict, "p": state.p_memory_dict,
+            "q": state.q_memory_dict, "rng": rng})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        state = copy.deepcopy(state)
+        mine = self._state
+        mine.iter, mine.error_dict = state["iter"], state["error"]
+        mine.p_memory_dict, mine.q_memory_dict = state["p"], state["q"]
+        mine.rng.set_state(state["rng"])
+
+
+class _OrderedBucket:
+    """What torch's hook reads of a bucket, with gradients in another order."""
+
+    def __init__(self, gradients: list[torch.Tensor]) -> None:
+        self._buffer = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = torch.split(self._buffer, [gradient.numel() for gradient in gradients])
+        self._gradients = [part.view(gradient.shape)
+                           for part, gradient in zip(parts, gradients, strict=True)]
+
+    def buffer(self) -> torch.Tensor:
+        return self._buffer
+
+    def gradients(self) -> list[torch.Tensor]:
+        return self._gradients
+
+    def index(self) -> int:
+        return 0
+
+    def is_last(self) -> bool:
+        return True
+
+
+HOOKS: dict[str, Callable[..., GradientHook]] = {
+    "fp16": lambda: GradientHook(default_hooks.fp16_compress_hook),
+    "bf16": lambda: GradientHook(default_hooks.bf16_compress_hook),
+    "powersgd": PowerSGDHook,
+}
+"""What makes each hook, given its options."""
+
+
+def find(name: str, **options: Any) -> GradientHook:
+    """Make a hook by its name.
+
+    Args:
+        name: A key of ``HOOKS``.
+        options: Those of its class, for instance ``columns`` of ``"powersgd"``.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    if name not in HOOKS:
+        raise unknown("communication hook", name, HOOKS)
+    return HOOKS[name](**options)
