@@ -8,10 +8,12 @@ from typing import Annotated
 from typer import Option
 
 from bench_apts.cli import session
+from bench_apts.cli.config_file import ConfigFile
 from bench_apts.core.job import GRACE_S
 
 
 def command(
+    config: ConfigFile = None,
     suite: session.Suites = None,
     gpus: session.Gpus = None,
     optimizers: session.Optimizers = None,
@@ -52,9 +54,10 @@ def command(
     console = session.progress_console()
     place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
     resolved, notes = resolve.resolve_study(
-        suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
+        suites=suite, overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=seeds, base_seed=base_seed, twins=twins,
-        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
+        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes,
+        config=config)
     execution = session.make_execution(
         console, resolved, place, jobs, True, jobs_timed, shared, shard, checkpoint_every, grace)
     folder = session.study_folder(out, study, resolved.suites)

@@ -88,11 +88,11 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
 
 def _folder(parameters: dict[str, Any]) -> Path:
     """Return the study's results folder, after looking up its suites and optimizers."""
-    from bench_apts.plugins import registry, selection
+    from bench_apts.plugins import selection
     from bench_apts.study import resolve
 
-    suites = [registry.suite(name, tuple(parameters["set_"] or ()))
-              for name in dict.fromkeys(parameters["suite"] or ["digits"])]
+    suites = resolve.chosen_suites(
+        parameters["suite"], tuple(parameters["set_"] or ()), parameters["config"], []).suites
     if parameters["optimizers"] is not None:
         for selector in selection.select(parameters["optimizers"]).selectors:
             resolve.resolve_entry(selector)

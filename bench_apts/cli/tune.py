@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.cli import session
+from bench_apts.cli.config_file import ConfigFile
 from bench_apts.core.job import GRACE_S
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    config: ConfigFile = None,
     suite: session.Suites = None,
     gpus: session.Gpus = None,
     optimizers: session.Optimizers = None,
@@ -46,9 +48,10 @@ def command(
     console = session.progress_console()
     place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
     resolved, notes = resolve.resolve_study(
-        suites=suite or ["digits"], overrides=tuple(set_ or ()), gpus=gpus,
+        suites=suite, overrides=tuple(set_ or ()), gpus=gpus,
         optimizers=optimizers, trials=trials, seeds=1, base_seed=base_seed, twins=False,
-        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes)
+        sampler=sampler, pruner=pruner, space=space, share=share, nodes=place.nodes,
+        config=config)
     execution = session.make_execution(
         console, resolved, place, jobs, False, False, shared, shard, checkpoint_every, grace)
     folder = session.study_folder(out, study, resolved.suites)

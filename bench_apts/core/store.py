@@ -88,7 +88,11 @@ def read_study(folder: Path) -> StudyFile:
     Raises:
         UserError: There is none, or it is broken or newer than this version.
     """
-    path = folder / "study.json"
+    return read_study_file(folder / "study.json")
+
+
+def read_study_file(path: Path) -> StudyFile:
+    """Read a ``study.json``; raises as ``read_study``."""
     try:
         if path.exists():
             require_regular_file(path, "name a folder that `bench-apts run` wrote")
@@ -96,7 +100,7 @@ def read_study(folder: Path) -> StudyFile:
         _refuse_newer(path, content)
         return msgspec.json.decode(content, type=StudyFile)
     except OSError as error:
-        raise UserError(f"{folder} is not a results folder: {path.name}: {error.strerror}; "
+        raise UserError(f"{path.parent} is not a results folder: {path.name}: {error.strerror}; "
                         "name one that `bench-apts run` wrote") from error
     except UNREADABLE as error:
         raise UserError(f"{path} is broken ({error}); run the study again, its finished "

@@ -80,6 +80,33 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
     return msgspec.convert(raw | named | ({"loss": "task"} if "task" in raw else {}), Suite)
 
 
+def changed(suite: Suite, overrides: tuple[str, ...], where: str) -> Suite:
+    """Return a suite that was read before, as a study holds it, with some of its keys changed.
+
+    Args:
+        suite: The suite.
+        overrides: As in ``load``.
+        where: What the message of an error begins with, for instance the study's file.
+
+    Raises:
+        UserError: A key is unknown or its value wrong; names all such keys.
+    """
+    raw = msgspec.to_builtins(suite)
+    code = {"code_sha256": raw.pop("code_sha256")} if suite.code_sha256 else {}
+    if suite.task:
+        del raw["loss"]
+    names = {table: raw[table].pop("name") for table in suite.sources if "name" in raw[table]}
+    for override in overrides:
+        _override(raw, override)
+    where = f"{where} (after --set {' '.join(overrides)})"
+    _require_storable(where, raw)
+    if wrong := [*_mistakes(raw, Suite, ""), *_contradictions(raw)]:
+        raise UserError(f"{where}: {'; '.join(dict.fromkeys(wrong))}")
+    named = {table: {**raw[table], "name": raw[table]["source"] if table == "model" else name}
+             for table, name in names.items() if "source" in raw[table]}
+    return msgspec.convert(raw | named | code | ({"loss": "task"} if suite.task else {}), Suite)
+
+
 def variant_names(path: Path) -> list[str]:
     """Return the names of a suite's variants, as the file has them.
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from bench_apts.core import environment
+from bench_apts.core import environment, store
 from bench_apts.core.configuration import competitor_label, parse_selector
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import require_utf8
 from bench_apts.core.spec import Entry, Pruner, Sampler, Space, Study
-from bench_apts.plugins import registry, selection
+from bench_apts.plugins import registry, selection, suite_file
 from bench_apts.suites import suite_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bench_apts.core.spec import Suite
     from bench_apts.plugins.registry import Plugin
@@ -35,11 +36,15 @@ _RANK_BYTES = 2**26
 
 
 def resolve_study(
-    suites: list[str], overrides: tuple[str, ...], gpus: str | None, optimizers: str | None,
+    suites: list[str] | None, overrides: tuple[str, ...], gpus: str | None, optimizers: str | None,
     trials: int, seeds: int, base_seed: int, twins: bool, sampler: Sampler = "random",
     pruner: Pruner = "none", space: Space = "narrow", share: bool = True, nodes: int = 1,
+    config: Path | None = None,
 ) -> tuple[Study, list[str]]:
     """Resolve names, world sizes and selectors.
+
+    Args are those of the options of ``bench-apts run``; without ``suites`` they are those of the
+    ``study.json`` that ``config`` names, else the digits.
 
     Returns:
         The study, and notes that the user should read before it runs.
@@ -53,19 +58,63 @@ def resolve_study(
         if abs(number) > most:
             raise UserError(f"{option} {number}: at most {most:,}")
     notes: list[str] = []
-    chosen, folders, workers = _suites(suites, overrides)
+    chosen, folders, workers = chosen_suites(suites, overrides, config, notes)
     device, ranks = world_sizes(gpus, notes, nodes, chosen)
     return Study(
         suites=chosen, entries=_entries(optimizers, notes), ranks=ranks, trials=trials,
         seeds=seeds, base_seed=base_seed, device=device, twins=twins, sampler=sampler,
-        pruner=pruner, space=space, share=share, folders=folders or UNSET,
-        workers=workers or UNSET), notes
+        pruner=pruner, space=space, share=share, folders=dict(folders) or UNSET,
+        workers=dict(workers) or UNSET), notes
 
 
-def _suites(
-    names: list[str], overrides: tuple[str, ...]
-) -> tuple[tuple[Suite, ...], dict[str, str], dict[str, int]]:
-    """Find the suites, the folders of those that name Python files, and workers that stream."""
+def stored_study(config: Path | None) -> Study | None:
+    """Return the study of a ``study.json``; None for no file, or another one.
+
+    Raises:
+        UserError: It is missing, broken or newer than this version.
+    """
+    if config is None or config.suffix != ".json":
+        return None
+    return store.read_study_file(config).study
+
+
+class ChosenSuites(NamedTuple):
+    """Resolved suites, folders of those that name Python files, workers of those that stream."""
+
+    suites: tuple[Suite, ...]
+    folders: Mapping[str, str]
+    workers: Mapping[str, int]
+
+
+def chosen_suites(names: list[str] | None, overrides: tuple[str, ...], config: Path | None,
+                  notes: list[str]) -> ChosenSuites:
+    """Find the suites of a command; arguments as in ``resolve_study``, which adds to ``notes``.
+
+    Raises:
+        UserError: One is unknown or not valid.
+    """
+    stored = None if names else stored_study(config)
+    if stored and config:
+        return _stored_suites(stored, config, overrides, notes)
+    return _named_suites(names or ["digits"], overrides)
+
+
+def _stored_suites(
+    study: Study, config: Path, overrides: tuple[str, ...], notes: list[str]
+) -> ChosenSuites:
+    """Take the suites of a study as they were resolved then; their code is that of now."""
+    chosen = []
+    for stored in study.suites:
+        suite = suite_file.changed(stored, overrides, str(config)) if overrides else stored
+        if suite.sources or suite.task:
+            suite = suite_problem.resolved(suite, study.folder(stored))
+        if suite.code_sha256 != stored.code_sha256:
+            notes.append(f"suite {suite.name}: its code has changed since {config} was written")
+        chosen.append(suite)
+    return ChosenSuites(tuple(chosen), study.folders or {}, study.workers or {})
+
+
+def _named_suites(names: list[str], overrides: tuple[str, ...]) -> ChosenSuites:
     chosen: dict[str, Suite] = {}
     folders, workers = {}, {}
     for name in dict.fromkeys(names):
@@ -86,7 +135,7 @@ def _suites(
             suite = msgspec.structs.replace(
                 suite, data=msgspec.structs.replace(suite.data, workers=UNSET))
         chosen[suite.name if suite.sources else name] = suite
-    return tuple(chosen.values()), folders, workers
+    return ChosenSuites(tuple(chosen.values()), folders, workers)
 
 
 def world_sizes(
