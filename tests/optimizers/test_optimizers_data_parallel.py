@@ -49,6 +49,17 @@ class Ignoring(torch.optim.SGD):
         return super().step()
 
 
+class Polyak(torch.optim.SGD):
+    """Limits a step by the loss, which has to be the same on all ranks."""
+
+    def step(self, closure=None, loss=None):
+        assert closure is None
+        (group,) = self.param_groups
+        square = sum(p.grad.square().sum() for p in group["params"])
+        group["lr"] = min(group["lr"], float(0.005 * loss / square))
+        return super().step()
+
+
 def lbfgs(**more):
     return lambda p, lr: torch.optim.LBFGS(p, lr=lr, max_iter=4, history_size=5, **more), {}
 
@@ -65,13 +76,15 @@ KINDS = {
     "lbfgs": lbfgs(),
     "lbfgs-wolfe": lbfgs(line_search_fn="strong_wolfe"),
     "sam": (lambda p, lr: SAM(p, lr=lr), {"closure": True}),
+    "polyak": (lambda p, lr: Polyak(p, lr=lr), {}),
+    "clipped": (lambda p, lr: torch.optim.SGD(p, lr=lr), {"clip": 0.1}),
     "muon": (muon_and_adam, {"named": True}),
     "muon-alone": (lambda p, lr: torch.optim.Muon(p, lr=lr), {}),
     "curvature": (lambda p, lr: Curvature(p, lr=lr), {}),
     "ignorant": (lambda p, lr: Ignorant(p, lr=lr), {}),
     "lbfgs-and-sgd": (lambda p, lr: [torch.optim.LBFGS(p := list(p)), torch.optim.SGD(p)], {}),
 }
-RUNS = ("sgd", "ignoring", "lbfgs", "lbfgs-wolfe", "sam", "muon")
+RUNS = ("sgd", "ignoring", "lbfgs", "lbfgs-wolfe", "sam", "polyak", "clipped", "muon")
 CLOSURES = ("lbfgs", "lbfgs-wolfe", "sam")
 
 
@@ -160,13 +173,13 @@ def test_passes_and_samples_are_those_that_were_done(courses, kind, size):
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_closure_sends_gradient_and_loss_each_time_it_is_called(courses, kind):
+def test_a_pass_sends_its_gradient_and_its_loss_where_the_optimizer_takes_it(courses, kind):
     for rank in courses(kind, 2):
         # DDP rebuilds its buckets in its second backward pass.
         steps = list(zip(rank["reports"], rank["traffic"], strict=True))
         for (_, passes, _, _), calls in steps[2:]:
-            closures = {"sam": passes - 1}.get(kind, passes if kind in CLOSURES else 0)
-            assert calls == {"all_reduce": passes + closures}
+            averaged = passes if kind in (*CLOSURES, "polyak") else 0
+            assert calls == {"all_reduce": passes + averaged - (kind == "sam")}
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -188,6 +201,16 @@ def test_a_closure_that_is_ignored_does_no_harm():
         plain.step()
         ignoring.step()
     np.testing.assert_array_equal(plain.weights(), ignoring.weights())
+
+
+def test_a_clipped_step_has_the_length_of_its_limit():
+    plain, clipped = Course(backend, kind="sgd"), Course(backend, kind="clipped")
+    start = plain.weights()
+    for each in (plain, clipped):
+        each.step()
+    assert np.linalg.norm(plain.weights() - start) > 0.06 * 0.1
+    # At the learning rate of 0.05.
+    assert np.linalg.norm(clipped.weights() - start) == pytest.approx(0.05 * 0.1, rel=1e-4)
 
 
 def test_names_reach_the_optimizer_and_its_state():

@@ -10,36 +10,46 @@ from bench_apts.plugins import backend, optimizer_contract, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "optimizers.md").read_text(encoding="utf-8")
-EXAMPLES = [DOCS / "examples" / "my_optimizer.py", DOCS / "examples" / "my_stepper.py"]
+EXAMPLES = {name: DOCS / "examples" / f"{file}.py" for name, file in {
+    "my-nadam": "my_optimizer", "my-signs": "my_stepper", "my-lion": "my_lion",
+    "my-lbfgs": "my_lbfgs", "my-adopt": "my_adopt"}.items()}
 
 
 def test_the_examples_run_from_the_command_line(command, tmp_path):
+    found = {name: path for name, path in EXAMPLES.items()
+             if registry.optimizer(str(path)).backend.unavailable() is None}
     done = command(
-        "run", "--optimizers", ",".join(map(str, EXAMPLES)), "--gpus", "2", "--trials", "1",
+        "run", "--optimizers", ",".join(map(str, found.values())), "--gpus", "2", "--trials", "1",
         "--seeds", "1", "--no-twins", "--offline", "--set", "suite.budget.samples=2000",
         "--set", "suite.evaluation.every_samples=500", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Path(done.stdout.strip().splitlines()[-1].removeprefix("report: ")).is_file()
     records = store.read_trials(tmp_path / "digits")
     assert sorted((r.trial.optimizer, r.trial.stage) for r in records) == [
-        (name, stage) for name in ("my-nadam", "my-signs") for stage in ("report", "tune")]
+        (name, stage) for name in sorted(found) for stage in ("report", "tune")]
     for record in records:
         assert record.end is not None
         assert record.end.status in ("hit", "miss"), record.end.traceback
-        # Both send their n parameters once a step.
-        sent = record.end.comm["train"]["all_reduce"]
-        assert sent.payload_bytes == record.evals[-1].step * 4 * record.start.parameters
+        sent, gradient = record.end.comm["train"]["all_reduce"], 4 * record.start.parameters
+        if record.trial.optimizer == "my-lbfgs":  # a gradient and a loss in each closure
+            assert sent.payload_bytes == sent.calls // 2 * (gradient + 4)
+            assert sent.calls > 4 * record.evals[-1].step
+        else:  # n parameters once a step
+            assert sent.payload_bytes == record.evals[-1].step * gradient
 
 
 def test_the_first_example_is_short_and_stands_in_the_text():
-    source = EXAMPLES[0].read_text(encoding="utf-8")
+    source = EXAMPLES["my-nadam"].read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 40
+    assert len(EXAMPLES["my-lion"].read_text(encoding="utf-8").splitlines()) <= 30
     assert f"```python\n{source}```" in TEXT
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_are_tuned(path):
-    backend = registry.optimizer(str(path)).backend
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_are_tuned(name):
+    backend = registry.optimizer(str(EXAMPLES[name])).backend
+    assert backend.name == name
+    assert f"(examples/{EXAMPLES[name].name})" in TEXT
     assert "lr" in backend.searched()
 
 
