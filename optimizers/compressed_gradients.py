@@ -1,9 +1,9 @@
 """Data-parallel methods that send less than the gradient: 16 bits, low rank, or a few frequencies.
 
-``ddp-fp16`` and ``ddp-powersgd`` are ``adam`` with a communication hook of torch's; at one rank,
-where nothing is sent, they are ``adam`` itself. PowerSGD: Vogels et al., arXiv 1905.13727, of the
-ranks 1, 2 and 4 there, from the first step on; torch's documentation advises to begin after a
-tenth of all steps (``start=0.1``).
+``ddp-fp16``, ``ddp-quantized`` and ``ddp-powersgd`` are ``adam`` with a communication hook; at one
+rank, where nothing is sent, they are ``adam`` itself. PowerSGD: Vogels et al., arXiv 1905.13727,
+of the ranks 1, 2 and 4 there, from the first step on; torch's documentation advises to begin after
+a tenth of all steps (``start=0.1``).
 
 ``demo`` is DeMo, Peng et al., arXiv 2411.19870, from ``pytorch_optimizer``, at its authors'
 values: each rank keeps its momentum and sends those frequencies of it that are largest in blocks
@@ -27,7 +27,7 @@ from bench_apts.contract import (
     TrafficFormula,
     World,
 )
-from bench_apts.optimizers import adam
+from bench_apts.optimizers import adam, quantized_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,16 +42,17 @@ def build(
     from bench_apts.optimizers import gradient_hooks
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
-    options = {}
-    if hook == "powersgd":
-        steps = world.budget_samples / world.batch_size
-        options = {"columns": values["columns"], "start": round(values["start"] * steps)}
+    options = {name: values[name] for name in ("columns", "bits", "block", "feedback")
+               if name in values}
+    if "start" in values:
+        options["start"] = round(values["start"] * world.budget_samples / world.batch_size)
     return DataParallelStepper(
         model, loss, world, lambda parameters: adam.adamw(parameters, values),
         hook=gradient_hooks.find(hook, **options))
 
 
-_SOURCES = ("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.gradient_hooks",
+_SOURCES = ("bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.quantized_layout",
+            "bench_apts.optimizers.data_parallel", "bench_apts.optimizers.gradient_hooks",
             "bench_apts.optimizers.adam", "bench_apts.optimizers.schedule")
 
 fp16 = Backend(
@@ -61,6 +62,17 @@ fp16 = Backend(
     build=partial(build, hook="fp16"),
     sources=_SOURCES,
     traffic=TrafficFormula("f·P", "step", lambda n, _: {"all_reduce": 2 * n}),
+)
+
+quantized = Backend(
+    name="ddp-quantized",
+    summary="AdamW as adam, gradients averaged in 8 bits or fewer (DistributedDataParallel)",
+    hyperparameters=adam.HYPERPARAMETERS | quantized_layout.message(8, feedback=False),
+    build=partial(build, hook="quantized"),
+    sources=_SOURCES,
+    traffic=TrafficFormula(
+        "f·(P + P/64)/2", "step", lambda n, ranks: quantized_layout.Layout(
+            n, ranks, 8, 256).payloads, note="sends as much in 8 bits, and pads chunks"),
 )
 
 powersgd = Backend(

@@ -12,6 +12,7 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
 from bench_apts.core.errors import unknown
+from bench_apts.optimizers.quantized_mean import QuantizedMean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,26 +51,17 @@ class GradientHook:
         """Restore what ``state_dict`` returned."""
 
 
-class PowerSGDHook(GradientHook):
-    """Low-rank gradients with error feedback: Vogels et al., PowerSGD, arXiv 1905.13727.
+class OrderedHook(GradientHook):
+    """A hook that sees all gradients in one bucket, in the order of the model's parameters.
 
-    torch's hook keeps errors and factors in the order in which a bucket holds the parameters,
-    which changes after the first step of a process. Here it always sees them in the model's
-    order, so that a state fits any process.
-
-    Args:
-        columns: Of the factors P and Q of each gradient matrix; PowerSGD's rank r.
-        start: Steps that average whole gradients first; at least 2, as torch demands.
+    Buckets hold them in another order after the first step of a process; a state that depends on
+    their places would not fit another process.
     """
 
     whole = True
 
-    def __init__(self, columns: int = 1, start: int = 2) -> None:
-        super().__init__(self._average)
-        self._state = powerSGD_hook.PowerSGDState(
-            None, matrix_approximation_rank=columns, start_powerSGD_iter=max(2, start),
-            # Columns of zeros, as of a layer whose units are all off, would become NaN.
-            orthogonalization_epsilon=1e-8)
+    def __init__(self) -> None:
+        super().__init__(self._in_order)
         self._order: dict[torch.Tensor, int] = {}
 
     def register(self, replicated: DistributedDataParallel) -> None:
@@ -77,11 +69,11 @@ class PowerSGDHook(GradientHook):
         self._order = {p: place for place, p in enumerate(replicated.module.parameters())}
         super().register(replicated)
 
-    def _average(self, _: None, bucket: GradBucket) -> Future:
+    def _in_order(self, _: None, bucket: GradBucket) -> Future:
         pairs = zip(bucket.parameters(), bucket.gradients(), strict=True)
         ordered = [gradient for _, gradient in sorted(
             pairs, key=lambda pair: self._order[pair[0]])]
-        mine = _OrderedBucket(ordered)
+        mine = OrderedBucket(ordered)
 
         def copy_back(future: Future) -> torch.Tensor:
             future.value()
@@ -89,8 +81,58 @@ class PowerSGDHook(GradientHook):
                 gradient.copy_(averaged)
             return bucket.buffer()
 
-        averaged: Future = powerSGD_hook.powerSGD_hook(self._state, mine)
-        return averaged.then(copy_back)
+        return self.average(mine).then(copy_back)
+
+    def average(self, bucket: OrderedBucket) -> Future:
+        """Average a bucket in place; return a future of its buffer."""
+        raise NotImplementedError
+
+
+class OrderedBucket:
+    """What hooks read of a bucket, with its gradients in another order."""
+
+    def __init__(self, gradients: list[torch.Tensor]) -> None:
+        self._buffer = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = torch.split(self._buffer, [gradient.numel() for gradient in gradients])
+        self._gradients = [part.view(gradient.shape)
+                           for part, gradient in zip(parts, gradients, strict=True)]
+
+    def buffer(self) -> torch.Tensor:
+        """Return all gradients as one vector."""
+        return self._buffer
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Return views of it in the parameters' shapes."""
+        return self._gradients
+
+    def index(self) -> int:
+        """Return the bucket's number: there is one."""
+        return 0
+
+    def is_last(self) -> bool:
+        """Say that no bucket follows."""
+        return True
+
+
+class PowerSGDHook(OrderedHook):
+    """Low-rank gradients with error feedback: Vogels et al., PowerSGD, arXiv 1905.13727.
+
+    Args:
+        columns: Of the factors P and Q of each gradient matrix; PowerSGD's rank r.
+        start: Steps that average whole gradients first; at least 2, as torch demands.
+    """
+
+    def __init__(self, columns: int = 1, start: int = 2) -> None:
+        super().__init__()
+        self._state = powerSGD_hook.PowerSGDState(
+            None, matrix_approximation_rank=columns, start_powerSGD_iter=max(2, start),
+            # Columns of zeros, as of a layer whose units are all off, would become NaN.
+            orthogonalization_epsilon=1e-8)
+
+    def average(self, bucket: OrderedBucket) -> Future:
+        """Average a bucket by torch's hook."""
+        found: Future = powerSGD_hook.powerSGD_hook(self._state, bucket)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of errors, factors, generator and step."""
@@ -110,32 +152,56 @@ class PowerSGDHook(GradientHook):
         mine.rng.set_state(state["rng"])
 
 
-class _OrderedBucket:
-    """What torch's hook reads of a bucket, with gradients in another order."""
+class QuantizedHook(OrderedHook):
+    """Gradients of a few bits: ``quantized_mean``, unbiased, or with error feedback.
 
-    def __init__(self, gradients: list[torch.Tensor]) -> None:
-        self._buffer = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        parts = torch.split(self._buffer, [gradient.numel() for gradient in gradients])
-        self._gradients = [part.view(gradient.shape)
-                           for part, gradient in zip(parts, gradients, strict=True)]
+    Args:
+        bits: Of a number.
+        block: Numbers that share a step.
+        feedback: Whether what a message loses is added to the next one.
+    """
 
-    def buffer(self) -> torch.Tensor:
-        return self._buffer
+    def __init__(self, bits: int = 8, block: int = 256, feedback: bool = False) -> None:
+        super().__init__()
+        self._options: dict[str, Any] = {"bits": bits, "block": block, "feedback": feedback}
+        self._mean: QuantizedMean | None = None
+        self._taken = 0
 
-    def gradients(self) -> list[torch.Tensor]:
-        return self._gradients
+    def register(self, replicated: DistributedDataParallel) -> None:
+        """Have it average the gradients of a replicated model."""
+        trained = [p for p in replicated.module.parameters() if p.requires_grad]
+        like = torch.empty(sum(p.numel() for p in trained), dtype=trained[0].dtype,
+                           device=trained[0].device)
+        self._mean = QuantizedMean(like, **self._options)
+        super().register(replicated)
 
-    def index(self) -> int:
-        return 0
+    def average(self, bucket: OrderedBucket) -> Future:
+        """Average a bucket by two messages, and wait for them."""
+        buffer = bucket.buffer()
+        if self._mean is None:
+            raise RuntimeError("register the hook first")
+        self._mean.average(buffer, self._taken)
+        self._taken += 1
+        done: Future = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else [])
+        done.set_result(buffer)
+        return done
 
-    def is_last(self) -> bool:
-        return True
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of errors and the number of steps."""
+        return {"taken": self._taken, "mean": self._mean and self._mean.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self._taken = state["taken"]
+        if self._mean:
+            self._mean.load_state_dict(state["mean"])
 
 
 HOOKS: dict[str, Callable[..., GradientHook]] = {
     "fp16": lambda: GradientHook(default_hooks.fp16_compress_hook),
     "bf16": lambda: GradientHook(default_hooks.bf16_compress_hook),
     "powersgd": PowerSGDHook,
+    "quantized": QuantizedHook,
 }
 """What makes each hook, given its options."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.apts.flat_problem import FlatBuffers
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
+from bench_apts.optimizers.quantized_mean import QuantizedMean
 from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro_batches
 
@@ -50,6 +52,9 @@ class Rounds:
         synchronous: Whether ranks step along their mean gradient always, so that outer steps
             need no message.
         slow: Whether the outer weights are evaluated instead of those that are trained.
+        bits: Of a number in a displacement's message (``quantized_mean``); 32 for an all-reduce.
+        block: Numbers that share a step there.
+        feedback: Whether what a message loses is added to the next one.
     """
 
     period: int = 1
@@ -61,6 +66,9 @@ class Rounds:
     second_moment: int = 0
     synchronous: bool = False
     slow: bool = False
+    bits: int = 32
+    block: int = 256
+    feedback: bool = True
 
     def __post_init__(self) -> None:
         if self.fragments > self.period:
@@ -73,7 +81,7 @@ class LocalRoundsStepper:
 
     The last step of the budget ends a round, so that what it has reached is evaluated. Parameters
     are views of one flat vector. Besides the inner optimizers' state it holds the outer weights
-    and, where μ > 0, their momentum, each of n floats.
+    and, where μ > 0, their momentum, each of n floats; with fewer bits and feedback, n + n/N more.
 
     Args:
         model: On the device, the same weights on every rank.
@@ -83,7 +91,8 @@ class LocalRoundsStepper:
         inner: Makes the inner optimizers at their peak learning rates.
 
     Raises:
-        UserError: There are more fragments than steps in a round.
+        UserError: There are more fragments than steps in a round, or ``bits`` or ``block`` cannot
+            be used.
     """
 
     def __init__(
@@ -106,6 +115,12 @@ class LocalRoundsStepper:
         self._outer = self._flat.values.clone()
         self._momentum = (self._outer.new_zeros(self._outer.shape)
                           if self._rounds.outer_momentum else None)
+        ends = [part * self._flat.size // self._rounds.fragments
+                for part in range(self._rounds.fragments + 1)]
+        self._fragments = [slice(*pair) for pair in pairwise(ends)]
+        self._means = [QuantizedMean(
+            self._outer[where], self._rounds.bits, self._rounds.block,
+            feedback=self._rounds.feedback) for where in self._fragments]
         self._trained: torch.Tensor | None = None
         self._taken = 0
 
@@ -124,7 +139,7 @@ class LocalRoundsStepper:
             flat.collect(backward=True)
             together = rounds.synchronous or self._taken < self._switch
             if together:
-                self._average(0, flat.size)
+                self._average(slice(0, flat.size))
             factor = cosine(self._taken, self._steps, self._warmup)
             for group, peak in zip(self._groups(), self._peaks, strict=True):
                 group["lr"] = peak * factor
@@ -135,19 +150,28 @@ class LocalRoundsStepper:
         passes = micro_batches.count(len(batch.targets), most)
         return StepReport(loss, len(batch.targets), passes, passes, agreed=together or agreed)
 
-    def _average(self, begin: int, end: int) -> None:
-        """Average a part of the message over the ranks, and the buffers if it is the last part."""
+    def _average(self, where: slice, mean: QuantizedMean | None = None) -> None:
+        """Average a part of the message over the ranks, and buffers along with the last part.
+
+        Args:
+            where: The part of the flat vector.
+            mean: How, if in fewer bits; buffers then are an all-reduce of their own.
+        """
         flat = self._flat
-        message = flat.gradient[begin:end]
-        if flat.averages and end == flat.size:
+        message = flat.gradient[where]
+        if mean:
+            mean.average(message, self._taken)
+            message = message[:0]
+        if flat.averages and where.stop == flat.size:
             flat.pack_buffers()
-            message = flat.message[begin:]
-        self._ranks.mean(message)
-        if end == flat.size:
+            message = flat.message[where.stop - len(message):]
+        if len(message):
+            self._ranks.mean(message)
+        if where.stop == flat.size:
             flat.unpack_buffers()
 
     def _end_round(self, together: bool) -> bool:
-        """Have those parts of the weights meet whose turn it is.
+        """Have those fragments of the weights meet whose turn it is.
 
         Args:
             together: Whether all ranks hold the same weights anyway.
@@ -160,34 +184,25 @@ class LocalRoundsStepper:
             self._outer.copy_(flat.values)
             return True
         number, place = divmod(self._taken - self._switch - 1, rounds.period)
-        last = self._taken >= self._steps
-        pieces = rounds.fragments
-        # Fragment k of K is due after (k + 1) H / K steps of a round.
-        due = [k for k in range(pieces)
-               if last or (k + 1) * rounds.period // pieces == place + 1]
-        if not due:
-            return False
-        begin, end = due[0] * flat.size // pieces, (due[-1] + 1) * flat.size // pieces
-        part = flat.gradient[begin:end]
-        torch.sub(flat.values[begin:end], self._outer[begin:end], out=part)
-        if not together:
-            self._average(begin, end)
-        self._outer_step(begin, end)
-        ended = end == flat.size
+        ended = place == rounds.period - 1 or self._taken >= self._steps
+        for part, where in enumerate(self._fragments):
+            # Fragment k of K is due after (k + 1) H / K steps of a round.
+            if self._taken < self._steps and (
+                    (part + 1) * rounds.period // rounds.fragments != place + 1):
+                continue
+            moved = flat.gradient[where]
+            torch.sub(flat.values[where], self._outer[where], out=moved)
+            if not together:
+                self._average(where, self._means[part] if rounds.bits < 32 else None)
+            if self._momentum is not None:
+                momentum = self._momentum[where]
+                momentum.mul_(rounds.outer_momentum).add_(moved)
+                moved.add_(momentum, alpha=rounds.outer_momentum)
+            self._outer[where].add_(moved, alpha=rounds.outer_lr)
+            flat.values[where].copy_(self._outer[where])
         if ended:
             self._average_moments(number + 1)
         return ended
-
-    def _outer_step(self, begin: int, end: int) -> None:
-        """Move the outer weights by their mean displacement, in the buffer of the gradient."""
-        flat, rounds = self._flat, self._rounds
-        part, outer = flat.gradient[begin:end], self._outer[begin:end]
-        if self._momentum is not None:
-            momentum = self._momentum[begin:end]
-            momentum.mul_(rounds.outer_momentum).add_(part)
-            part.add_(momentum, alpha=rounds.outer_momentum)
-        outer.add_(part, alpha=rounds.outer_lr)
-        flat.values[begin:end].copy_(outer)
 
     def _average_moments(self, number: int) -> None:
         """Average Adam's moments over the ranks where it is their turn after so many rounds."""
@@ -216,6 +231,7 @@ class LocalRoundsStepper:
         return copy.deepcopy({
             "model": self.model.state_dict(), "outer": self._outer, "momentum": self._momentum,
             "trained": self._trained, "taken": self._taken,
+            "means": [mean.state_dict() for mean in self._means],
             "optimizers": [each.state_dict() for each in self._optimizers]})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -226,6 +242,8 @@ class LocalRoundsStepper:
             self._momentum.copy_(state["momentum"])
         self._trained = copy.deepcopy(state["trained"])
         self._taken = state["taken"]
+        for mean, saved in zip(self._means, state["means"], strict=True):
+            mean.load_state_dict(saved)
         # They take the tensors themselves.
         for each, saved in zip(self._optimizers, copy.deepcopy(state["optimizers"]), strict=True):
             each.load_state_dict(saved)

@@ -21,7 +21,9 @@ from bench_apts.contract import (
     Uniform,
     World,
 )
-from bench_apts.optimizers import adam, sgd
+from bench_apts.optimizers import adam, muon, quantized_layout, sgd
+from bench_apts.optimizers.frozen import frozen
+from bench_apts.optimizers.schedule import WARMUP
 from bench_apts.optimizers.trust_region import LOCAL_STEPS
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ def _sgd(
     model: torch.nn.Module, vector: torch.nn.Parameter, values: Mapping[str, Any]
 ) -> list[torch.optim.Optimizer]:
     return [sgd.optimizer([vector], values)]
+
+
+def _muon(
+    model: torch.nn.Module, vector: torch.nn.Parameter, values: Mapping[str, Any]
+) -> list[torch.optim.Optimizer]:
+    return muon.optimizers(model, model.named_parameters(), values)
 
 
 def _adamw(
@@ -55,16 +63,19 @@ def _build(
 
 def _backend(
     name: str, summary: str, inner: Inner, knobs: Mapping[str, Hyperparameter],
-    traffic: TrafficFormula = LOCAL_STEPS, *, tuning_free: bool = False, **fixed: bool,
+    traffic: TrafficFormula = LOCAL_STEPS, *, requires: tuple[str, ...] = (), install: str = "",
+    **fixed: bool,
 ) -> Backend:
     """Make a backend; ``fixed`` are fields of ``Rounds`` that its users cannot choose."""
     return Backend(
         name=name, summary=summary, hyperparameters=knobs,
-        build=partial(_build, inner=inner, fixed=fixed), traffic=traffic, tuning_free=tuning_free,
-        moves_weights=fixed.get("slow", False),
+        build=partial(_build, inner=inner, fixed=fixed), traffic=traffic, requires=requires,
+        install=install, moves_weights=fixed.get("slow", False),
         sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.local_rounds",
-                 "bench_apts.optimizers.adam", "bench_apts.optimizers.sgd",
-                 "bench_apts.optimizers.schedule"))
+                 "bench_apts.optimizers.quantized_mean",
+                 "bench_apts.optimizers.quantized_layout", "bench_apts.optimizers.schedule",
+                 *(muon.backend.sources if inner is _muon else
+                   ("bench_apts.optimizers.adam", "bench_apts.optimizers.sgd"))))
 
 
 def _period(steps: int, meaning: str = "inner steps of a rank between two averages"
@@ -82,8 +93,8 @@ def _outer(lr: float, momentum: float) -> dict[str, Hyperparameter]:
 
 
 _SGD = dict(sgd.backend.hyperparameters)
-_ADAMW = adam.HYPERPARAMETERS | {
-    "warmup": Hyperparameter(0.0, "share of the budget spent warming up", least=0, below=1)}
+_ADAMW = adam.HYPERPARAMETERS | {"warmup": WARMUP}
+_MESSAGE = quantized_layout.message(32, feedback=True)
 
 local_sgd = _backend(
     "local-sgd", "Local SGD: ranks take steps of SGD alone, then average their weights",
@@ -98,7 +109,13 @@ post_local_sgd = _backend(
 # η and μ are the paper's; its H is 500, in 88,000 steps: budgets here are of some 1,000.
 diloco = _backend(
     "diloco", "DiLoCo (arXiv 2311.08105): local AdamW, outer steps with Nesterov momentum",
-    _adamw, _ADAMW | _period(32) | _outer(0.7, 0.9))
+    _adamw, _ADAMW | _period(32) | _outer(0.7, 0.9) | _MESSAGE)
+
+# H is the paper's, which tunes η and μ.
+muloco = _backend(
+    "muloco", "MuLoCo (arXiv 2505.23725): DiLoCo with Muon for hidden matrices inside",
+    _muon, dict(muon.backend.hyperparameters) | _period(30) | _outer(0.7, 0.9) | _MESSAGE,
+    requires=muon.backend.requires, install=muon.backend.install)
 
 # The paper's fragments are groups of layers; these are equal parts of the flat weights, in their
 # order. A message is awaited, not overlapped with further steps (the paper's τ = 0, α = 0).
@@ -107,9 +124,9 @@ streaming_diloco = _backend(
     "Streaming DiLoCo (arXiv 2501.18512): DiLoCo whose fragments of the weights meet in turn",
     _adamw, _ADAMW | _period(32) | _outer(0.7, 0.9) | {
         "fragments": Hyperparameter(4, "parts of the weights, each averaged once in a period",
-                                    least=1)},
+                                    least=1)} | _MESSAGE,
     TrafficFormula("2f·P/4", "round", lambda n, _: {"all_reduce": n},
-                   note="sends one of 4 fragments in each all-reduce, and all at the end"),
+                   note="sends a fragment, one of 4, in each all-reduce, and all at the end"),
     slow=True)
 
 # 3 and 6 rounds are the paper's; β₂ is smaller there than 0.999, which its half-lives follow.
@@ -130,13 +147,8 @@ snoo = _backend(
     _adamw, _ADAMW | _OUTER_PERIOD | _outer(0.68, 0.37), GRADIENT_SUM,
     synchronous=True, slow=True)
 
-_ONE_WORKER = {"lr": 0.000955, "beta1": 0.99, "beta2": 0.995, "weight_decay": 0.2424,
-               "period": 75, "outer_lr": 0.3006, "outer_momentum": 0.7675}
-"""AlgoPerf's self-tuning submission single_worker_dilocov2 of 2026, without warm-up."""
-
-one_worker = _backend(
-    "diloco-one-worker", "SNOO, frozen at AlgoPerf's one-worker DiLoCo v2 of 2026",
-    _adamw,
-    {name: replace(knob, default=_ONE_WORKER.get(name, knob.default), search=None, wide=None)
-     for name, knob in snoo.hyperparameters.items()},
-    GRADIENT_SUM, tuning_free=True, synchronous=True, slow=True)
+# AlgoPerf's self-tuning submission single_worker_dilocov2 (2026), which has no warm-up.
+one_worker = frozen(
+    snoo, "diloco-one-worker", "SNOO, frozen at AlgoPerf's one-worker DiLoCo v2 of 2026",
+    lr=0.000955, beta1=0.99, beta2=0.995, weight_decay=0.2424, period=75, outer_lr=0.3006,
+    outer_momentum=0.7675)

@@ -42,37 +42,44 @@ if TYPE_CHECKING:
     import torch
 
 
-def build(
-    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
-) -> Stepper:
-    """Build Muon and AdamW under DistributedDataParallel, as far as there are parameters."""
+def optimizers(
+    model: torch.nn.Module, named: Iterable[tuple[str, torch.nn.Parameter]],
+    values: Mapping[str, Any],
+) -> list[torch.optim.Optimizer]:
+    """Make Muon and AdamW of a model's parameters, as far as there are parameters for each."""
     import torch
     from pytorch_optimizer import Muon
 
-    from bench_apts.optimizers.data_parallel import DataParallelStepper
     from bench_apts.plugins.roles import roles
 
-    def make(named: Iterable[tuple[str, torch.nn.Parameter]]) -> list[torch.optim.Optimizer]:
-        role = roles(model)
-        wanted = {"matrix", "head"} if values["heads"] else {"matrix"}
-        matrices: list[torch.nn.Parameter] = []
-        others: list[torch.nn.Parameter] = []
-        for name, parameter in named:
-            (matrices if role[name] in wanted else others).append(parameter)
-        made: list[torch.optim.Optimizer] = []
-        if matrices:
-            made.append(Muon(
-                [{"params": matrices, "use_muon": True}], lr=values["lr"],
-                momentum=values["momentum"], weight_decay=values["weight_decay"],
-                use_adjusted_lr=values["scale"] == "adam"))
-        if others:
-            made.append(torch.optim.AdamW(
-                others, lr=values["lr"] * values["ratio"], weight_decay=values["weight_decay"],
-                betas=(values["beta1"], values["beta2"])))
-        return made
+    role = roles(model)
+    wanted = {"matrix", "head"} if values["heads"] else {"matrix"}
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in named:
+        (matrices if role[name] in wanted else others).append(parameter)
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        made.append(Muon(
+            [{"params": matrices, "use_muon": True}], lr=values["lr"],
+            momentum=values["momentum"], weight_decay=values["weight_decay"],
+            use_adjusted_lr=values["scale"] == "adam"))
+    if others:
+        made.append(torch.optim.AdamW(
+            others, lr=values["lr"] * values["ratio"], weight_decay=values["weight_decay"],
+            betas=(values["beta1"], values["beta2"])))
+    return made
+
+
+def build(
+    model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
+) -> Stepper:
+    """Build Muon and AdamW under DistributedDataParallel."""
+    from bench_apts.optimizers.data_parallel import DataParallelStepper
 
     return DataParallelStepper(
-        model, loss, world, make, partial(cosine, warmup=values["warmup"]), named=True)
+        model, loss, world, lambda named: optimizers(model, named, values),
+        partial(cosine, warmup=values["warmup"]), named=True)
 
 
 backend = Backend(

@@ -22,64 +22,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from bench_apts.core.errors import UserError
+from bench_apts.optimizers.quantized_layout import BITS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BITS = (2, 3, 4, 8, 16, 32)
-"""Bits of a number; 32 are float32 itself."""
-
 _TILE = 1 << 16
 """Numbers that are quantised at a time, about: what temporaries hold."""
-
-
-class Layout(NamedTuple):
-    """How a vector is cut into chunks and blocks.
-
-    Attributes:
-        size: n, numbers in the vector.
-        ranks: N.
-        bits: Of a number, one of ``BITS``.
-        block: Numbers that share a step, a multiple of 8.
-    """
-
-    size: int
-    ranks: int
-    bits: int
-    block: int
-
-    @property
-    def chunk(self) -> int:
-        """Numbers in a rank's chunk, a multiple of 32; the last chunks may lack some."""
-        return 32 * math.ceil(self.size / (32 * self.ranks))
-
-    @property
-    def steps(self) -> int:
-        """Steps δ of a chunk, float32."""
-        return 0 if self.bits == 32 else math.ceil(self.chunk / self.block)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a chunk's message."""
-        return 4 * self.steps + self.chunk * self.bits // 8
-
-    @property
-    def payloads(self) -> dict[str, int]:
-        """Bytes of the two messages by collective: ideally (N − 1)/N of each are sent."""
-        if self.ranks == 1:
-            return {}
-        total = self.ranks * self.chunk_bytes
-        return {"all_to_all": total, "all_gather": total}
-
-    def span(self, rank: int) -> slice:
-        """Return where the chunk of a rank lies in the vector; it may be empty."""
-        return slice(min(self.size, rank * self.chunk), min(self.size, (rank + 1) * self.chunk))
 
 
 class QuantizedMean:
@@ -290,4 +245,4 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     words = (packed.to(torch.int32).view(-1, len(places)) << places).sum(dim=1, dtype=torch.int32)
     shifts = torch.arange(0, bits * group, bits, dtype=torch.int32, device=packed.device)
     found: torch.Tensor = (words[:, None] >> shifts) & (2**bits - 1)
-    return (found - (2 ** (bits - 1) - 1)).flatten()
+    return found.sub(2 ** (bits - 1) - 1).flatten()

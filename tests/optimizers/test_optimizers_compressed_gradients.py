@@ -20,6 +20,8 @@ N = 8 * 5 + 8 + 3 * 8 + 3
 COURSES = {
     "adam": (adam.backend, {}),
     "fp16": (compressed_gradients.fp16, {}),
+    "8 bits": (compressed_gradients.quantized, {"block": 8}),
+    "2 bits": (compressed_gradients.quantized, {"bits": 2, "block": 8, "feedback": True}),
     "powersgd": (compressed_gradients.powersgd, {"columns": 1}),
     "late": (compressed_gradients.powersgd, {"columns": 1, "start": 0.04}),
     "demo": (compressed_gradients.demo, {"kept": 4}),
@@ -115,6 +117,9 @@ def test_all_ranks_hold_the_same_weights(together):
 
 @pytest.mark.parametrize(("name", "start", "expected"), [
     ("fp16", 0, {"all_reduce": (1, 2 * N)}),
+    # 75 numbers in two chunks of 64, each with 8 steps of 4 bytes.
+    ("8 bits", 0, {"all_to_all": (1, 2 * (64 + 32)), "all_gather": (1, 2 * (64 + 32))}),
+    ("2 bits", 0, {"all_to_all": (1, 2 * (16 + 32)), "all_gather": (1, 2 * (16 + 32))}),
     # Both weights are worth compressing, (8 + 5) · 2 < 8 · 5 and (3 + 8) · 2 < 3 · 8; vectors go
     # whole, and P and Q each in a message of their own.
     ("powersgd", 2, {"all_reduce": (3, 4 * ((8 + 3) + (8 + 3) + (5 + 8)))}),
@@ -132,10 +137,11 @@ def test_a_compression_that_is_only_simulated_sends_its_floats_and_is_billed_for
     assert together[0]["simulated"] == {"all_reduce": (1, 4 * N)}
 
 
-def test_float16_and_the_first_steps_of_powersgd_are_nearly_those_of_adam(together):
+def test_16_and_8_bits_and_the_first_steps_of_powersgd_are_nearly_those_of_adam(together):
     courses = together[0]["courses"]
     plain = [weights for weights, _ in courses["adam"]]
     np.testing.assert_allclose(courses["fp16"][-1][0], plain[-1], atol=1e-3)
+    np.testing.assert_allclose(courses["8 bits"][-1][0], plain[-1], atol=3e-3)
     np.testing.assert_allclose(courses["late"][3][0], plain[3], rtol=1e-5, atol=1e-7)
     assert np.abs(courses["powersgd"][-1][0] - plain[-1]).max() > 1e-4
 

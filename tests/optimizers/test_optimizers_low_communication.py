@@ -32,6 +32,11 @@ COURSES = {
     "des-loc": (low_communication.des_loc,
                 ADAM | {"period": 2, "first_moment": 2, "second_moment": 3}),
     "streaming": (low_communication.streaming_diloco, ADAM | {"period": 4, "fragments": 2}),
+    "4 bits": (low_communication.diloco, ADAM | {"period": 4, "bits": 4, "block": 8}),
+    "8 bits": (low_communication.diloco, ADAM | {"period": 4, "bits": 8, "block": 8}),
+    "unbiased": (low_communication.streaming_diloco, ADAM | {
+        "period": 4, "fragments": 2, "bits": 8, "block": 8, "feedback": False}),
+    "muloco": (low_communication.muloco, ADAM | {"period": 4}),
     "snoo": (low_communication.snoo, ADAM | {"period": 4}),
 }
 
@@ -65,7 +70,8 @@ def everything(ranks):
     return {"courses": {name: course(ranks, name) for name in COURSES},
             "torch": {"averaged": with_torch(ranks, 0), "post-local": with_torch(ranks, 12)},
             "resumed": {name: resumed(ranks, *COURSES[name])
-                        for name in ("diloco", "des-loc", "streaming", "snoo", "post-local")},
+                        for name in ("diloco", "des-loc", "streaming", "snoo", "post-local",
+                                      "4 bits", "unbiased", "muloco")},
             "normalised": normalised(ranks)}
 
 
@@ -326,11 +332,35 @@ def test_each_all_reduce_carries_n_floats(courses, name, calls):
         {"all_reduce": (count, 4 * n * count)} if count else {} for count in calls]
 
 
-def test_fragments_carry_their_share_and_the_last_message_all(courses):
+def test_fragments_carry_their_share_and_all_go_in_the_end(courses):
     n, rows = courses["streaming"]
     first, second = ({"all_reduce": (1, 4 * size)} for size in (n // 2, n - n // 2))
     assert [row.sent for row in rows[:-1]] == ([{}, first, {}, second] * 6)[:-1]
-    assert rows[-1].sent == {"all_reduce": (1, 4 * n)}
+    assert rows[-1].sent == {"all_reduce": (2, 4 * n)}
+
+
+@pytest.mark.parametrize(("name", "bits"), [("4 bits", 4), ("8 bits", 8)])
+def test_fewer_bits_cross_the_wire_packed_with_their_steps(courses, name, bits):
+    n, rows = courses[name]
+    chunk = 64
+    assert n == 75
+    message = 2 * (chunk * bits // 8 + 4 * chunk // 8)
+    assert [row.sent for row in rows] == [
+        {}, {}, {}, {"all_to_all": (1, message), "all_gather": (1, message)}] * 6
+
+
+def test_8_bits_with_feedback_end_near_32(courses):
+    start, end, near, far = (courses[name][1][number].trained for name, number in (
+        ("diloco", 0), ("diloco", -1), ("8 bits", -1), ("4 bits", -1)))
+    moved = np.linalg.norm(end - start)
+    assert np.linalg.norm(near - end) < 0.03 * moved
+    assert np.linalg.norm(near - end) < np.linalg.norm(far - end) < 0.3 * moved
+
+
+def test_muloco_moves_hidden_matrices_by_muon(courses):
+    n, rows = courses["muloco"]
+    assert [row.sent for row in rows] == [{}, {}, {}, {"all_reduce": (1, 4 * n)}] * 6
+    assert np.abs(rows[-1].trained - courses["diloco"][1][-1].trained).max() > 1e-3
 
 
 # --- the contract -------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_apts.core.errors import UserError
-from bench_apts.optimizers.quantized_mean import BITS, QuantizedMean, pack, quantize, unpack
+from bench_apts.optimizers.quantized_layout import BITS
+from bench_apts.optimizers.quantized_mean import QuantizedMean, pack, quantize, unpack
 
 PRELOAD = ["bench_apts.optimizers.quantized_mean"]
 PACKED = [bits for bits in BITS if bits < 32]
