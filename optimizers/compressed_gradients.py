@@ -85,6 +85,7 @@ powersgd = Backend(
     },
     build=partial(build, hook="powersgd"),
     sources=_SOURCES,
+    saves_communication=True,
 )
 
 
@@ -119,4 +120,5 @@ demo = Backend(
     install="bench-apts[rivals]",
     sources=("pytorch_optimizer.optimizer.demo", "bench_apts.optimizers.demo_matrices",
              "bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
+    saves_communication=True,
 )

@@ -24,6 +24,7 @@ from bench_apts.cli import (
     project,
     report,
     run,
+    show,
     slurm,
     test,
     track,
@@ -51,6 +52,7 @@ app.command("calibrate")(calibrate.command)
 app.command("test", short_help="Test a suite: data, loss, target and two steps at N = 1 and 2.")(
     test.command)
 app.command("list")(list_.command)
+app.command("show")(show.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
 app.command("check", short_help="Check records, or whether a change costs time or traffic.")(

@@ -63,6 +63,8 @@ class Backend:
             ``"APTS"``. They say how each family fared, and compare the others with the cheapest
             optimizer that declares one. "" for none.
         traffic: The bytes it must send; None where no formula is known.
+        saves_communication: Sends less than a sum of gradients a step though no formula says so;
+            it belongs to the group ``low-communication`` then.
         developed_on: Names of the suites on whose validation splits its defaults were chosen.
 
     Raises:
@@ -88,6 +90,7 @@ class Backend:
     moves_weights: bool = False
     family: str = ""
     traffic: TrafficFormula | None = None
+    saves_communication: bool = False
     developed_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -97,7 +100,8 @@ class Backend:
                             "for a file; leave out .py")
         where = self.name
         for name, kind in {"summary": str, "install": str, "follows": str, "family": str,
-                           "tuning_free": bool, "moves_weights": bool, "space_version": int,
+                           "tuning_free": bool, "moves_weights": bool,
+                           "saves_communication": bool, "space_version": int,
                            "min_ranks": int}.items():
             backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)
         if self.min_ranks < 1:

@@ -1,5 +1,6 @@
 """The commands that only show something: complete, quick, and without torch."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 
 @pytest.mark.parametrize("arguments", [
-    ("--help",), ("--version",), ("run", "--help"), ("list",), ("info",), ("report", "FOLDER"),
+    ("--help",), ("--version",), ("run", "--help"), ("list",), ("list", "--json"), ("info",),
+    ("show", "adam"), ("show", "zero3"), ("show", "digits@tanh"), ("show", "classification"),
+    ("report", "FOLDER"),
     ("check", "FOLDER"), ("project", "FOLDER"), ("cost", "FOLDER", "--no-replay"),
     ("tune", "--help"), ("compare", "FOLDER", "sgd", "adam"), ("new", "suite", "mine"),
     ("test", "--help"), ("calibrate", "--help"),
@@ -40,7 +43,7 @@ def test_help_names_every_command(cli):
     done = cli("--help")
     assert done.code == 0
     for name in ("run", "tune", "list", "info", "report", "check", "project", "cost", "compare",
-                 "new", "test", "calibrate"):
+                 "new", "test", "calibrate", "show"):
         assert name in done.out
     assert not [line for line in done.out.splitlines() if line.endswith("...")][1:]  # cut off
     assert cli("--version").out == f"bench-apts {__version__}\n"
@@ -53,6 +56,9 @@ def test_help_names_every_command(cli):
     ("bench-apts re", ["report"]),
     ("bench-apts cal", ["calibrate"]),
     ("bench-apts run --opt", ["--optimizers"]),
+    ("bench-apts run --conf", ["--config"]),
+    ("bench-apts run --config study.toml --pruner h", ["hyperband"]),
+    ("bench-apts sho", ["show"]),
     ("bench-apts run --pruner h", ["hyperband"]),
 ])
 def test_the_shell_completes_commands_and_options(environment, tmp_path, words, expected):
@@ -91,6 +97,24 @@ def test_list_names_everything_with_origin_and_summary(cli):
     assert "zero2" not in suites
 
 
+def test_list_as_json_has_the_same_keys_for_all_of_a_kind(cli):
+    found = json.loads(cli("list", "--json").out)
+    assert [*found] == ["suites", "optimizers", "tasks"]
+    for rows in found.values():
+        assert len({tuple(row) for row in rows}) == 1
+        assert [*rows[0]][:5] == ["name", "origin", "summary", "available", "reason"]
+    optimizers = {row["name"]: row for row in found["optimizers"]}
+    assert sorted(optimizers) == registry.optimizer_names()
+    apts = optimizers["apts"]
+    assert (apts["tuning_free"], apts["family"], apts["groups"]) == (
+        True, "APTS", ["all", "tuning-free", "low-communication"])
+    assert optimizers["zero2"]["requires"] == ["deepspeed"]
+    digits = next(row for row in found["suites"] if row["name"] == "digits@tanh")
+    assert (digits["task"], digits["metric"], digits["target"]) == (
+        "classification", "accuracy", 0.95)
+    assert [*json.loads(cli("list", "tasks", "--json").out)] == ["tasks"]
+
+
 def test_list_says_what_cannot_run_here(cli, monkeypatch):
     monkeypatch.setattr(
         "bench_apts.plugins.backend.installed", lambda name: name != "deepspeed"
@@ -98,8 +122,11 @@ def test_list_says_what_cannot_run_here(cli, monkeypatch):
     lines = cli("list", "optimizers").out.splitlines()
     (zero2,) = [line for line in lines if line.split()[:1] == ["zero2"]]
     (sgd,) = [line for line in lines if line.split()[:1] == ["sgd"]]
-    assert "unavailable (package deepspeed is not installed)" in zero2
+    assert "unavailable (package deepspeed is not installed: pip install 'deepspeed')" in zero2
     assert "unavailable" not in sgd
+    rows = json.loads(cli("list", "optimizers", "--json").out)["optimizers"]
+    assert {row["name"] for row in rows if not row["available"]} == {"zero1", "zero2", "zero3"}
+    assert all(bool(row["reason"]) is not row["available"] for row in rows)
 
 
 def test_info_shows_the_environment_card(cli):

@@ -21,6 +21,7 @@ BACKENDS = (
     replace(PLAIN, name="half", traffic=TrafficFormula(
         "f·P", "step", lambda n, ranks: {"all_reduce": 2 * n})),
     replace(PLAIN, name="silent", traffic=None),
+    replace(PLAIN, name="sketched", traffic=None, saves_communication=True),
     replace(PLAIN, name="published", hyperparameters={
         "preset": Hyperparameter("paper", "", options=("paper", "code"))}),
     replace(PLAIN, name="absent", tuning_free=True, requires=("no_such_package",),
@@ -45,8 +46,9 @@ def installed(monkeypatch):
 
 
 @pytest.mark.parametrize(("group", "expected"), [
-    ("all", ["absent", "broken", "free", "half", "plain", "published", "rounds", "silent"]),
-    ("tuning-free", ["absent", "free"]), ("low-communication", ["half", "rounds"]),
+    ("all", ["absent", "broken", "free", "half", "plain", "published", "rounds", "silent",
+             "sketched"]),
+    ("tuning-free", ["absent", "free"]), ("low-communication", ["half", "rounds", "sketched"]),
     ("paper", ["published"]),
 ])
 def test_groups_are_what_backends_declare(group, expected):
@@ -54,10 +56,11 @@ def test_groups_are_what_backends_declare(group, expected):
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("all,-plain,-paper", ["free", "half", "rounds", "silent"]),
-    ("plain[lr=[0.1,1]],low-communication", ["plain[lr=0.1]", "plain[lr=1]", "half", "rounds"]),
-    ("low-communication,half", ["half", "rounds"]),
-    ("half , low-communication", ["half", "rounds"]),
+    ("all,-plain,-paper", ["free", "half", "rounds", "silent", "sketched"]),
+    ("plain[lr=[0.1,1]],low-communication", ["plain[lr=0.1]", "plain[lr=1]", "half", "rounds",
+                                                "sketched"]),
+    ("low-communication,half", ["half", "rounds", "sketched"]),
+    ("half , low-communication", ["half", "rounds", "sketched"]),
     ("all,-all,plain", ["plain"]),
     ("plain[lr=[1,2,3]],-plain[lr=2]", ["plain[lr=1]", "plain[lr=3]"]),
     ("plain[lr=[1,2,3]],-plain[lr=[1,2]]", ["plain[lr=3]"]),
