@@ -36,7 +36,7 @@ from bench_apts.core import process_limits
 from bench_apts.core.errors import UserError
 from bench_apts.core.interrupts import Interrupted
 from bench_apts.core.job import GRACE_S
-from bench_apts.launch import processes, worker
+from bench_apts.launch import late_imports, processes, worker
 from bench_apts.launch.processes import ForkServer, ProcessOutcome
 from bench_apts.launch.rendezvous import NodePlace, host_store, rank_environment
 
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from bench_apts.core.job import RankJob
     from bench_apts.core.records import Status
 
-PRELOAD = "BENCH_APTS_PRELOAD"
-"""Environment variable for launch/preload.py: modules to import, separated by commas."""
+PRELOAD, LATE = "BENCH_APTS_PRELOAD", "BENCH_APTS_PRELOAD_LATE"
+"""Environment variables for launch/preload.py: modules to import, separated by commas; those of
+``LATE`` only where the server stays fit to fork."""
 
 _ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 """Signals that end a trial at once."""
@@ -85,13 +86,15 @@ class Launcher:
         self.grace_s = GRACE_S
         self._logs, self._claim = processes.create_command_folder(start_method == "forkserver")
         self._server = ForkServer(self._logs)
+        self._late: dict[str, list[str]] = {}  # modules by the optimizer that imports them late
+        self._imported: list[str] = []  # those of them that the server has imported
 
     def __enter__(self) -> Launcher:
         process_limits.openmp_threads()
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "OFF"  # DETAIL communicates by itself
         os.environ["TORCH_MP_PARALLEL_START"] = "1"
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_ENDING_SIGNALS)
-        os.environ[PRELOAD] = ",".join(self._preload)
+        os.environ[PRELOAD], os.environ[LATE] = ",".join(self._preload), ""
         # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
         if self._device == "cpu":
@@ -130,9 +133,23 @@ class Launcher:
         """
         return self._launch(job, limit_s, lambda: NodePlace(1, 0, host_store()))
 
-    def _start_server(self) -> None:
-        if self._start_method == "forkserver":
-            self._server.start()
+    def _start_server(self, optimizer: str = "") -> None:
+        """Make sure that a server runs which has imported what an optimizer is known to import."""
+        if self._start_method != "forkserver":
+            return
+        late = self._late.get(optimizer, [])
+        if not set(late) <= set(self._imported):
+            self._imported = list(dict.fromkeys([*self._imported, *late]))
+            os.environ[LATE] = ",".join(self._imported)
+            self._server.stop()
+        self._server.start()
+
+    def _forget_late_imports(self) -> bool:
+        """Let servers import no more than the first one; return whether the last one did."""
+        had = bool(self._imported)
+        self._imported, self._late = [], {key: [] for key in self._late}
+        os.environ[LATE] = ""
+        return had
 
     def _launch(
         self, job: RankJob, limit_s: float, begin: Callable[[], NodePlace]
@@ -164,6 +181,8 @@ class Launcher:
                     return ProcessOutcome("error", str(error))
             except (EOFError, ConnectionError) as error:
                 # No answer from the fork server; the next trial starts another.
+                if not asked and self._forget_late_imports():
+                    return self._launch(job, limit_s, begin)
                 if not asked:
                     return processes.server_failure(error, self._server)
             except (DistError, OSError, RuntimeError, MemoryError) as error:
@@ -184,7 +203,7 @@ class Launcher:
 
         context = None
         try:
-            self._start_server()
+            self._start_server(job.trial.optimizer)
             place = begin()
             ranks = job.trial.ranks // place.nodes
             watch = worker.RankWatch(logs, ranks)
@@ -197,6 +216,7 @@ class Launcher:
                 place.watch()
                 watch.look()
                 time.sleep(_POLL_S)
+            self._late.setdefault(job.trial.optimizer, late_imports.read(logs))
             return (list(result.return_values.values()),
                     {place.rank * ranks + local: failure
                      for local, failure in result.failures.items()})

@@ -9,8 +9,13 @@ import gc
 import importlib
 import os
 import signal
+import sys
+from contextlib import suppress
 
-from bench_apts.launch.elastic import PRELOAD
+import psutil
+import torch
+
+from bench_apts.launch.elastic import LATE, PRELOAD
 
 for _name in (
     "torch._dynamo",  # torch.optim imports it at its first step
@@ -22,6 +27,14 @@ for _name in (
     *filter(None, os.environ.get(PRELOAD, "").split(",")),
 ):
     importlib.import_module(_name)
+
+_threads = psutil.Process().num_threads()
+for _name in filter(None, os.environ.get(LATE, "").split(",")):
+    with suppress(Exception):  # the rank will say what it cannot import
+        importlib.import_module(_name)
+if psutil.Process().num_threads() > _threads or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    sys.exit("a module that an optimizer imports starts threads or uses CUDA, which ranks that "
+             "are forked from here would not have")
 
 # SLURM signals all processes of a job. The command decides when its ranks end, not this server,
 # with which they would die.

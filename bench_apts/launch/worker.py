@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ import msgspec
 
 from bench_apts.core import process_limits
 from bench_apts.core.job import RankJob
+from bench_apts.launch import late_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,8 +67,10 @@ def run_rank(payload: bytes) -> str:
         pid_file = Path(job.stop).with_name(f"{_PID_FILE}{os.environ['RANK']}")
         pid_file.write_text(str(os.getpid()), encoding="ascii")
     torch.set_num_threads(process_limits.openmp_threads())
+    folder = job.stop and os.environ["LOCAL_RANK"] == "0" and Path(job.stop).parent
     try:
-        return _answer(payload)
+        with late_imports.recorded(folder) if folder else nullcontext():
+            return _answer(payload)
     except Exception as error:
         attach_location(error, job.trial)
         # The launcher blames the first rank that it sees gone, and its peers fail within

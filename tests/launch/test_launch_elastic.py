@@ -297,3 +297,42 @@ def test_spawning_works_where_forking_does_not(make_trial, digits, tmp_path, mon
         outcome, record = attempt(launcher, make_trial("sgd"), digits, tmp_path, 250)
     assert outcome.reason is None
     assert record.end.status == outcome.status
+
+
+@pytest.fixture
+def trials_of_one_server(make_trial, digits, tmp_path, plugin, monkeypatch):
+    """Runs trials of a plug-in whose build imports a module; returns whether each found it."""
+    from bench_apts.launch import late_imports
+
+    monkeypatch.setattr(late_imports, "_MANY", 1)
+
+    def run(name, count=3):
+        path = plugin(on_step=f"import sys; open({str(tmp_path / 'found')!r}, 'a').write(str(int("
+                              f"{name!r} in sys.modules))); import {name}")
+        trial = make_trial(str(path), 1)
+        found = []
+        with Launcher([], "cpu") as launcher:
+            for _ in range(count):
+                outcome, _record = attempt(launcher, trial, digits, tmp_path, 250)
+                assert outcome.status in ("hit", "miss"), outcome
+                found.append((tmp_path / "found").read_text()[0])
+                (tmp_path / "found").unlink()
+                (tmp_path / f"{trial.run_id}.jsonl").unlink()
+        return found
+
+    return run
+
+
+def test_what_an_optimizer_imports_late_is_imported_once(trials_of_one_server):
+    assert trials_of_one_server("mailbox") == ["0", "1", "1"]
+
+
+def test_a_module_that_starts_a_thread_is_left_to_the_ranks(
+        trials_of_one_server, tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "ticking.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n")
+    monkeypatch.syspath_prepend(str(folder))
+    assert trials_of_one_server("ticking") == ["0", "0", "0"]
