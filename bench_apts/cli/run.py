@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,8 @@ def command(
     node_rank: session.NodeRank = None,
     rendezvous: session.Rendezvous = None,
     rendezvous_timeout: session.Patience = 600,
+    page: Annotated[bool, Option(
+        "--report/--no-report", help="Build the report when all trials have ended.")] = True,
     dry_run: Annotated[bool, Option(
         "--dry-run", help="Print the plan and its estimated cost, run nothing.")] = False,
     offline: session.Offline = False,
@@ -67,6 +70,10 @@ def command(
         return
 
     def report() -> None:
+        if not page:
+            console.print(f"results: {folder}; `bench-apts report {shlex.quote(str(folder))}` "
+                          "builds the report", soft_wrap=True)
+            return
         from bench_apts.reports import build
 
         console.print("building the report")

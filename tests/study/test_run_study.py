@@ -254,7 +254,7 @@ def test_the_plan_is_printed_and_nothing_run(finished, cli, tmp_path):
 def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path):
     path = plugin(on_step="if rank == 1 and self.steps == 8: raise ValueError('no luck')")
     arguments = ("run", "--gpus", "2", "--optimizers", f"{path},sgd", "--trials", "0",
-                 "--seeds", "1", "--no-twins", "--offline", *SMALL, "--out",
+                 "--seeds", "1", "--no-twins", "--offline", "--no-report", *SMALL, "--out",
                  tmp_path / "results")
     done = command(*arguments)
     assert done.returncode == 1, done.stderr
@@ -272,6 +272,8 @@ def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path)
     path.write_text(path.read_text().replace("raise ValueError('no luck')", "pass"))
     again = command(*arguments)
     assert again.returncode == 0, again.stderr
+    assert f"`bench-apts report {tmp_path / 'results' / 'digits'}`" in again.stdout
+    assert not (tmp_path / "results" / "digits" / "report.html").exists()
     assert again.stdout.count("kept from an earlier run") == 1
     assert "among the trials" not in again.stdout
     (mended,) = [r for r in store.read_trials(tmp_path / "results" / "digits")
@@ -284,7 +286,7 @@ def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
         started, command, processes, tmp_path):
     arguments = ("run", "--gpus", "2", "--optimizers", "sgd,adam", "--trials", "2", "--seeds",
                  "1", "--no-twins", "--offline", "--set", "suite.budget.samples=28_000", "--set",
-                 "suite.evaluation.every_samples=1_400", "--out", tmp_path)
+                 "suite.evaluation.every_samples=1_400", "--no-report", "--out", tmp_path)
     folder = tmp_path / "digits"
 
     def in_the_middle():

@@ -133,7 +133,7 @@ def test_run_goes_on_from_tune(command, tmp_path):
                  "--out", tmp_path, *SMALL)
     assert command("tune", *arguments).returncode == 0
     assert {r.trial.stage for r in store.read_trials(tmp_path / "digits")} == {"tune"}
-    done = command("run", *arguments, "--seeds", "1", "--no-twins")
+    done = command("run", *arguments, "--seeds", "1", "--no-twins", "--no-report")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept from an earlier run") == 2
     assert len(store.read_trials(tmp_path / "digits")) == 4

@@ -18,7 +18,7 @@ from bench_apts.study.attempts import EnvironmentFailure, StartupFailures, ran_t
 
 SMALL = ("--offline", "--no-twins", "--set", "suite.budget.samples=2000", "--set",
          "suite.evaluation.every_samples=500")
-RUN = ("run", "--trials", "0", "--seeds", "1", *SMALL)
+RUN = ("run", "--trials", "0", "--seeds", "1", "--no-report", *SMALL)
 
 # As `nobody`, whose processes are limited, but able to read this environment.
 NOBODY = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+dac_override",
@@ -103,8 +103,8 @@ def test_what_is_unusual_but_allowed(shell, tmp_path, before, prefix):
     ">&-", *(pytest.param(streams, marks=pytest.mark.slow)
              for streams in ("<&-", "2>&-", "<&- >&- 2>&-"))])
 def test_closed_standard_streams(shell, tmp_path, streams):
-    done = shell(*RUN, "--gpus", "1", "--optimizers", "adam-default", "--out", tmp_path,
-                 after=streams)
+    done = shell(*RUN, "--report", "--gpus", "1", "--optimizers", "adam-default", "--out",
+                 tmp_path, after=streams)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "digits" / "report.html").read_text(encoding="utf-8").startswith("<!")
