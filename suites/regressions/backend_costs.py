@@ -31,6 +31,7 @@ PINNED = {
 BACKENDS = ("adam", "adam-batch", "adam-default", "apts", "apts-paper", "local-adam", "nadamw",
             "nadamw-list", "napts", "prodigy", "schedule-free", "sgd", "sgd-batch", "tr", "zero1",
             "zero2", "zero3")
+"""Of the rivals in other packages none: their counts are those of ``adam``."""
 
 FIXED = 5_600
 """Samples of all ranks after which what is counted up to a fixed budget is read."""
