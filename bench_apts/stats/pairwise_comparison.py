@@ -258,6 +258,8 @@ def success_p(first: tuple[int, int], second: tuple[int, int]) -> float:
         first: Hits and trials of one.
         second: Hits and trials of the other.
     """
+    if first[0] * second[1] == second[0] * first[1]:
+        return 1.0  # no table of these sums is likelier; most studies import nothing more
     from scipy.stats import fisher_exact
 
     found = fisher_exact(np.array([[hits, trials - hits] for hits, trials in (first, second)]))
@@ -270,7 +272,7 @@ def _means(mine: Floats, theirs: Floats) -> Floats:
 
 
 def _half_width(first: Sequence[float], second: Sequence[float], paired: bool) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if paired:
         error = statistics.variance([a - b for a, b in zip(first, second, strict=True)])
@@ -282,4 +284,4 @@ def _half_width(first: Sequence[float], second: Sequence[float], paired: bool) -
         weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (first, second),
                                                                    strict=True)]
         freedom = squared**2 / sum(weights) if sum(weights) else 1.0
-    return float(t.ppf(0.975, freedom)) * math.sqrt(squared)
+    return float(stdtrit(freedom, 0.975)) * math.sqrt(squared)

@@ -187,9 +187,17 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
         raise ValueError("an unknown cost (NaN) has no rank")
     if min(len(set(first)), len(set(second))) < 2:
         return None
+    if _places(first) == _places(second):
+        return 1.0  # the usual case, without importing scipy.stats
     from scipy.stats import kendalltau
 
     return float(kendalltau(first, second).statistic)
+
+
+def _places(costs: Sequence[float]) -> list[int]:
+    """Return the place of each cost among the distinct ones."""
+    distinct = sorted(set(costs))
+    return [distinct.index(cost) for cost in costs]
 
 
 def stability(costs: Mapping[float, Mapping[str, float]]) -> Stability:

@@ -59,9 +59,9 @@ class Noise(NamedTuple):
         Args:
             trials: Of the optimizer that has the fewer, at least 1.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        limit = float(t.ppf(0.975, self.pairs - 1)) if self.pairs > 1 else 1.0
+        limit = float(stdtrit(self.pairs - 1, 0.975)) if self.pairs > 1 else 1.0
         return math.exp(abs(math.log(self.mean)) * (self.pairs > 1)
                         + limit * self.scatter / math.sqrt(max(1, trials)))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import fisher_exact
 
 from bench_apts.stats.pairwise_comparison import Bill, compare, difference, first_ranks, success_p
 from bench_apts.stats.verdict import decide
@@ -154,6 +155,14 @@ def test_fisher():
     # The lady tasting tea: 3 of 4 against 1 of 4 has both tails of (1 + 16)/70.
     assert success_p((3, 4), (1, 4)) == pytest.approx(34 / 70)
     assert success_p((10, 10), (10, 10)) == 1
+
+
+@given(st.integers(0, 12), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
+def test_equal_shares_of_hits_leave_nothing_to_fisher(hits, trials, one, other):
+    hits = min(hits, trials)
+    table = [[one * hits, one * (trials - hits)], [other * hits, other * (trials - hits)]]
+    assert fisher_exact(table).pvalue == pytest.approx(1)
+    assert success_p((one * hits, one * trials), (other * hits, other * trials)) == 1
 
 
 def test_pairs_that_all_differ_alike_are_as_sure_as_can_be():
