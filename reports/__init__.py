@@ -60,8 +60,11 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
         # Drawing libraries take a second to import: not before there is something to draw.
         from bench_apts.reports import report_formats
         from bench_apts.reports.report_page import compose_report
+        from bench_apts.reports.workers import draw_side_by_side
 
         output = compose_report(gathered, past)
+        if {"html", "svg", "pdf"}.intersection(formats):
+            draw_side_by_side(output.figures)
         return _write(out or folder, "report", formats, output.page, output.files | {
             "report.json": lambda: report_formats.report_document(output),
             "report.md": lambda: report_formats.summary_markdown(output).encode()})

@@ -65,36 +65,30 @@ class Figure:
     data: Table | None = None
 
     @cached_property
-    def drawing(self) -> tuple[Drawing, Bbox]:
-        """What matplotlib drew, with title and legend, and the part that its files show."""
+    def rendered(self) -> tuple[str, str]:
+        """The SVG with legend and white ground, and the ``viewBox`` of it without the legend."""
         with theme():
-            return _finish(self.draw(), self.title, self.legend)
-
-    @cached_property
-    def svg(self) -> str:
-        """The figure with legend and white ground."""
-        drawing, bounds = self.drawing
-        with theme():
-            return _svg(drawing, self.slug, facecolor="white", bbox_inches=bounds)
+            drawing, bounds = _finish(self.draw(), self.title, self.legend)
+            width, height = drawing.get_size_inches()
+            view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
+                    f"{72 * width:.2f} {72 * height:.2f}")
+            return _svg(drawing, self.slug, facecolor="white", bbox_inches=bounds), view
 
     @property
     def inline(self) -> str:
         """The ``<svg>`` element for the page, without legend and ground."""
-        drawing, bounds = self.drawing
-        width, height = drawing.get_size_inches()
-        view = (f"{-72 * bounds.x0:.2f} {72 * (bounds.y1 - height):.2f} "
-                f"{72 * width:.2f} {72 * height:.2f}")
-        return figure_style.inline(self.svg, self.slug, self.title, self.caption, view)
+        svg, view = self.rendered
+        return figure_style.inline(svg, self.slug, self.title, self.caption, view)
 
     def file(self) -> bytes:
         """Return its SVG file."""
-        return self.svg.encode()
+        return self.rendered[0].encode()
 
     def png(self) -> bytes:
         """Draw its file in pixels, 150 to the inch."""
-        drawing, bounds = self.drawing
         picture = io.BytesIO()
         with theme():
+            drawing, bounds = _finish(self.draw(), self.title, self.legend)
             drawing.savefig(picture, format="png", dpi=150, facecolor="white",
                             bbox_inches=bounds, metadata={"Software": None})
         return picture.getvalue()

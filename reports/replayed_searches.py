@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from bench_apts.core import store, units
+from bench_apts.core import environment, store, units
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.core.errors import UserError
+from bench_apts.reports import workers
 from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.reports.tuning_pools import opening_entries
 from bench_apts.stats.learning_curves import Curve, curve
 from bench_apts.stats.tuning_replay import Replayed, listed, replay, replay_all, sequential
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
-    from multiprocessing.connection import Connection
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import ReportCell
@@ -66,14 +61,14 @@ class ReplayedPolicy(NamedTuple):
 
 
 class Replays:
-    """Replays all policies over a study's trials, in a worker process while the report is drawn.
+    """Replays all policies over a study's trials, in worker processes while the report is drawn.
 
     Args:
         pools: Trials of all optimizers at all N, of any number of suites.
         view: Currency, level and device; trials race only in a currency that is a clock.
 
     Raises:
-        UserError: The worker cannot be started, or a trial's file is corrupt.
+        UserError: A worker cannot be started, or a trial's file is corrupt.
     """
 
     def __init__(self, pools: Iterable[Pool], view: CostView) -> None:
@@ -86,10 +81,10 @@ class Replays:
         if not curves:
             return
         races = _RACES if view.currency in _CLOCKS else ()
-        with contextlib.ExitStack() as stack, _worker_environment():
+        with contextlib.ExitStack() as stack, workers.worker_environment():
             try:
-                worker = _start_worker(stack)
-                self._found = {pool: worker.submit(
+                started = workers.start_workers(stack, min(len(curves), environment.cores()))
+                self._found = {pool: started.submit(
                     replay_all, drawn, pool.cell.suite.target.direction, races=races,
                     limit=min(ARRIVALS, len(drawn))) for pool, drawn in curves.items()}
             except OSError as error:
@@ -100,11 +95,11 @@ class Replays:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the worker, whatever it is doing."""
+        """End the workers, whatever they are doing."""
         self._held.close()
 
     def of(self, pools: Sequence[Pool]) -> tuple[list[ReplayedPolicy], list[str]]:
-        """Return what policies would have cost on one suite; the first call waits for the worker.
+        """Return what policies would have cost on one suite; the first call waits for the workers.
 
         Args:
             pools: Those among this object's that are of the suite.
@@ -113,50 +108,12 @@ class Replays:
             The policies, N by N, and notes on what could not be replayed.
 
         Raises:
-            UserError: The worker ended without an answer.
+            UserError: A worker ended without an answer.
         """
         try:
             return _replayed(pools, self._view, lambda pool: self._found[pool].result())
         except BrokenProcessPool as error:
             raise _failed("ended without an answer") from error
-
-
-def _start_worker(stack: contextlib.ExitStack) -> ProcessPoolExecutor:
-    """Return an executor of one process, which ends as soon as ``stack`` closes."""
-    context = multiprocessing.get_context("spawn")
-    reader, writer = context.Pipe(duplex=False)
-    stack.callback(reader.close)
-    worker = ProcessPoolExecutor(1, context, _end_with_report, (reader,))
-    # Closing the pipe ends a job that is running, which an executor alone would wait for.
-    stack.callback(worker.shutdown, cancel_futures=True)
-    stack.callback(writer.close)
-    return worker
-
-
-def _end_with_report(reader: Connection) -> None:
-    """End this worker once the report closes its end of the pipe or is killed."""
-    def watch() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            reader.recv_bytes()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Set what a worker inherits: no Ctrl-C, and no modules from the working folder."""
-    path = os.environ.get("PYTHONSAFEPATH")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if path is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = path
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _failed(how: str) -> UserError:

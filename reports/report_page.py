@@ -152,6 +152,7 @@ class ReportOutput:
         tables: Rows of plain numbers by the name of their CSV file.
         caveats: What a reader must know.
         cards: Where the numbers come from.
+        figures: All figures of the page.
         warnings: What has to be read before any number.
     """
 
@@ -163,6 +164,7 @@ class ReportOutput:
     tables: dict[str, list[dict[str, Plain]]]
     caveats: list[Caveat]
     cards: list[ProvenanceCard]
+    figures: list[Figure]
     warnings: list[str]
 
 
@@ -199,7 +201,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     files = {f"tables/{name}.csv": partial(csv_bytes, rows) for name, rows in tables.items()}
     files["tables/curves.csv"] = partial(frame_csv, contexts[0].curves)
     return ReportOutput(page, files | figure_files(drawn), gathered, chapters, overall, tables,
-                        notes, origin, warnings)
+                        notes, origin, drawn, warnings)
 
 
 def _build(study: section_parts.StudyContext

@@ -43,7 +43,7 @@ class SectionModule(NamedTuple):
             found: object = self.part(context)
             if isinstance(found, Part):
                 for figure in found.figures:
-                    _ = figure.drawing  # at once, while it is known whose it is
+                    _ = figure.rendered  # at once, while it is known whose it is
         except Exception as error:
             raise UserError(f"{self.source}: {type(error).__name__}: {error}") from error
         if found is not None and not isinstance(found, Part):

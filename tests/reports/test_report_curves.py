@@ -106,7 +106,7 @@ def test_those_who_need_the_same_are_first_together(tmp_path):
 
 def horizontals(figure):
     """Return the heights of the lines that cross the whole axis, with their dashes' lengths."""
-    lines = figure.drawing[0].axes[0].lines
+    lines = figure.draw().axes[0].lines
     return {line.get_ydata()[0] for line in lines if list(line.get_xdata()) == [0, 1]}
 
 
@@ -122,7 +122,7 @@ def test_the_best_that_any_model_can_expect_is_drawn(tmp_path, floor):
     figure = fixture.figures(part)["n1-loss-samples"]
     assert horizontals(figure) == ({0.06, floor} if floor else {0.06})
     # Nothing that was measured comes near it, and the axis shows it all the same.
-    low, high = figure.drawing[0].axes[0].get_ylim()
+    low, high = figure.draw().axes[0].get_ylim()
     assert low < (floor or 0.06) < high
     assert ("Dotted: 0.00400, the best that any model can expect." in figure.caption) == bool(
         floor)

@@ -1,4 +1,4 @@
-"""Replays in a worker process: the same numbers, asked for once, and no orphans."""
+"""Replays and figures in worker processes: the same results, asked for once, and no orphans."""
 
 import multiprocessing
 import os
@@ -10,9 +10,9 @@ import psutil
 import pytest
 from report_fixture import FREE, Folder
 
-from bench_apts import reports
+from bench_apts import core, reports
 from bench_apts.core.errors import UserError
-from bench_apts.reports import replayed_searches, tuning_pools
+from bench_apts.reports import replayed_searches, tuning_pools, workers
 from bench_apts.reports.gather import gather
 from bench_apts.reports.replayed_searches import Replays
 from bench_apts.reports.tuning_pools import CostView, read_pools
@@ -71,7 +71,7 @@ def test_the_worker_finds_what_this_process_would(pools):
 
 
 def test_without_a_search_there_is_no_worker(pools, monkeypatch):
-    monkeypatch.setattr(replayed_searches, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
     untuned = [pool for pool in pools if not pool.cell.tune]
     with Replays(untuned, VIEW) as replays:
         assert replays.of(untuned) == ([], [])
@@ -81,12 +81,12 @@ def test_a_report_asks_for_each_replay_and_reads_each_trial_once(folder, monkeyp
     asked, read, loaded = [], [], []
     pool, shipped = tuning_pools.Pool, network_model._read
 
-    class Executor(replayed_searches.ProcessPoolExecutor):
+    class Executor(workers.ProcessPoolExecutor):
         def submit(self, *arguments, **options):
             asked.append(arguments)
             return super().submit(*arguments, **options)
 
-    monkeypatch.setattr(replayed_searches, "ProcessPoolExecutor", Executor)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Executor)
     monkeypatch.setattr(tuning_pools, "Pool", lambda cell, *costs: (
         read.append((cell.label, cell.ranks, costs)) or pool(cell, *costs)))
     network_model._shipped.cache_clear()
@@ -105,8 +105,8 @@ def test_a_killed_worker_is_one_line(pools, monkeypatch, tmp_path):
     interpreter.chmod(0o755)
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(interpreter))
     with Replays(pools, VIEW) as replays:
-        (worker,) = multiprocessing.active_children()
-        worker.kill()
+        for worker in multiprocessing.active_children():
+            worker.kill()
         with pytest.raises(UserError, match=r"replays tuning policies .* free some memory"):
             replays.of(pools)
 
@@ -139,9 +139,9 @@ def test_evaluations_out_of_order_are_named_with_their_file(folder):
 def test_the_worker_ends_when_its_answer_is_not_wanted(pools, monkeypatch):
     monkeypatch.setattr(replayed_searches, "replay_all", _sleep)
     with Replays(pools, VIEW):
-        (worker,) = multiprocessing.active_children()
-        process = psutil.Process(worker.pid)
-    assert not process.is_running()
+        found = [psutil.Process(worker.pid) for worker in multiprocessing.active_children()]
+    assert found
+    assert not any(process.is_running() for process in found)
 
 
 def _sleep(*_arguments, **_options):
@@ -167,3 +167,16 @@ def test_no_worker_outlives_the_report(folder, environment, processes, how):
             return True
 
     processes.wait_for(over)
+
+
+def test_figures_are_the_same_however_many_processes_draw_them(folder, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(workers, "_WORTH_A_WORKER", 2)
+    for cores in (1, 3):
+        monkeypatch.setattr(core.environment, "cores", lambda cores=cores: cores)
+        out = tmp_path / str(cores)
+        reports.build(folder.path, ("html", "svg"), out=out)
+        drawn.append({path.name: path.read_bytes() for path in out.rglob("*.*")})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 4
+    assert multiprocessing.active_children() == []

@@ -138,7 +138,7 @@ def test_searches_of_any_length_are_drawn(tmp_path):
                 for event in record.evals], "hit")
     figure = figures(built(folder))["restarts"]
     assert "end for the least with apts" in figure.caption
-    low, high = figure.drawing[0].axes[0].get_xlim()
+    low, high = figure.draw().axes[0].get_xlim()
     assert low < 4e-9
     assert high > 10
 
