@@ -27,23 +27,24 @@ def write_names(axes: Axes, front: Sequence[tuple[str, Place]], *, above: bool =
 
     Args:
         axes: With their final limits.
-        front: Label and place of each point.
-        above: Names stand above the points, else below.
+        front: Label and place of each point, from left to right.
+        above: Names stand above the points and to the left, inside the axes; else below.
     """
     placed: list[tuple[float, float, float]] = []
-    sign = 1 if above else -1
+    sign, left = (1, axes.bbox.x0 * 72 / axes.figure.dpi) if above else (-1, 0.0)
     for label, place in front:
         name = plain(label)
         # All in points, of which a letter takes about five.
         x, y = axes.transData.transform(place) * 72 / axes.figure.dpi
-        away, width = 9.0, 5.0 * len(name)
-        while any(abs(x - other) < (width + wide) / 2 and abs(y + sign * away - height) < 10
+        away, width = 6.0 if above else 9.0, 5.0 * len(name)
+        middle = max(x - width / 2, left + width / 2) if above else x
+        while any(abs(middle - other) < (width + wide) / 2 and abs(y + sign * away - height) < 10
                   for other, height, wide in placed):
             away += 10
-        placed.append((x, y + sign * away, width))
-        axes.annotate(name, place, xytext=(0, sign * away), textcoords="offset points",
-                      ha="center", va="bottom" if above else "top", color=INK, fontsize=8,
-                      zorder=4)
+        placed.append((middle, y + sign * away, width))
+        axes.annotate(name, place, xytext=(middle - x, sign * away),
+                      textcoords="offset points", ha="center",
+                      va="bottom" if above else "top", color=INK, fontsize=8, zorder=4)
 
 
 def draw_edge(axes: Axes, front: Sequence[Place], *, above: bool = False) -> None:
@@ -99,7 +100,7 @@ def scale_with_zero(axes: Axes, values: Sequence[float],
     low, high = min(positive), max(positive)
     share = (2 * high / low)**0.12
     at_zero = low / (1.5 * share**2)
-    least = low / 1.5 if min(values) > 0 else at_zero / share
+    least = low / (1.5 * share) if min(values) > 0 else at_zero / share  # names end at points
     scale(axes, "x", form, log=True, limits=(least, high * 1.5))
     if min(values) == 0:
         ticks = [tick for tick in axes.xaxis.get_majorticklocs() if tick >= low / 1.5]

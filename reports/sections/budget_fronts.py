@@ -256,7 +256,8 @@ def _row(context: Context, ranks: int, target: Target, point: BudgetPoint,
     def spread(column: str, values: Range | None, form: Callable[[float], str]) -> table.Value:
         if values is None:
             return table.known(f"{column}_median", None, form)
-        shown = units.between(*map(form, values[1:])) if values[1] != values[2] else ""
+        low, high = map(form, values[1:])
+        shown = units.between(low, high) if low != high else ""
         return table.number(form(values[0]), shown, **{
             f"{column}_{which}": value
             for which, value in zip(("median", "low", "high"), values, strict=True)})
