@@ -58,14 +58,14 @@ def _row(name: str, origin: str, reason: str | None, summary: str = "", **more: 
 
 def _suites() -> list[Row]:
     from bench_apts.core.errors import UserError
-    from bench_apts.plugins import registry
+    from bench_apts.plugins import registry, suite_file
 
     rows = []
     for suite in registry.suite_names():
         origin = registry.suite_origin(suite)
         try:
-            rows += [_suite(name, origin, registry.suite(name))
-                     for name in (suite, *registry.variant_names(suite))]
+            rows += [_suite(found.name, origin, found)
+                     for found in suite_file.load_all(registry.suite_path(suite))]
         except UserError as error:  # a broken file must not hide the others
             rows.append(_suite(suite, origin, None, str(error)))
     return rows + [_suite(entry, origin, None, reason)

@@ -5,8 +5,9 @@ A table ``[variant.NAME]`` of a suite's file overrides some of its keys.
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +20,8 @@ from bench_apts.tasks import named_tasks
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from msgspec.structs import FieldInfo
 
 Table = dict[str, Any]
 
@@ -52,11 +55,38 @@ def load(path: Path, overrides: tuple[str, ...] = (), variant: str = "") -> Suit
             wrong type, in the suite or in any of its variants, or the variant does not exist; the
             message names the file, all such keys and what was expected.
     """
+    return _made(path, _read(path), overrides, variant)
+
+
+def load_all(path: Path) -> list[Suite]:
+    """Read and validate a suite and all its variants, in the order of the file.
+
+    Raises:
+        UserError: As ``load``.
+    """
+    tables = _read(path)
+    return [_made(path, tables, (), variant) for variant in ("", *tables.variants)]
+
+
+class _Tables(NamedTuple):
+    """A suite's tables without its variants, these by name, and what is wrong with them."""
+
+    plain: Table
+    variants: dict[str, Table]
+    wrong: list[str]
+
+
+def _read(path: Path) -> _Tables:
     plain = configuration.read_toml(path, "suite")
     _require_storable(str(path), plain)
     variants, wrong = _pop_variants(plain)
     for name, table in variants.items():
         wrong += _mistakes(table, Suite, f"variant.{name}", whole=False)
+    return _Tables(plain, variants, wrong)
+
+
+def _made(path: Path, tables: _Tables, overrides: tuple[str, ...], variant: str) -> Suite:
+    plain, variants, wrong = tables.plain, tables.variants, [*tables.wrong]
     if variant and variant not in variants:
         error = unknown(f"variant of suite {plain.get('name', '')}", variant, variants)
         raise UserError(f"{path}: {'; '.join([*wrong, str(error)])}")
@@ -194,6 +224,12 @@ def _override(raw: Table, assignment: str) -> None:
     table[names[-1]] = configuration.parse_value(value.strip())
 
 
+@functools.cache
+def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
+    """Return a table's keys; evaluating their annotations takes most of the time of a check."""
+    return {field.name: field for field in msgspec.structs.fields(kind)}
+
+
 def _mistakes(raw: Table, kind: type[Struct], path: str, whole: bool = True) -> Iterator[str]:
     """Yield every missing, unknown or wrong key of a table, and of the tables in it.
 
@@ -203,7 +239,7 @@ def _mistakes(raw: Table, kind: type[Struct], path: str, whole: bool = True) -> 
         path: Dotted keys that lead to it.
         whole: Whether keys may be missing only if they have defaults.
     """
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    fields = _fields(kind)
     before = f"{path}." if path else ""
     for name in raw:
         if name not in fields:
