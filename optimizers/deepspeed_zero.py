@@ -2,6 +2,10 @@
 
 ZeRO partitions optimizer state (1), gradients (2) and parameters (3) over the ranks:
 Rajbhandari et al., arXiv 1910.02054. It changes memory and bytes, not the trajectory.
+
+ZeRO-Offload (Ren et al., arXiv 2101.06840) is stage 2 whose optimizer state and steps are the
+CPU's; on CPUs it does what stage 2 does. ZeRO++ (Wang et al., arXiv 2306.10209) is stage 3 that
+gathers weights in 8 bits and sums gradients in 4, which does change the trajectory.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +32,7 @@ class ZeroStepper:
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World,
-        stage: int,
+        stage: int, options: Mapping[str, Any] = {},
     ) -> None:
         import deepspeed
 
@@ -44,8 +49,9 @@ class ZeroStepper:
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
             "train_micro_batch_size_per_gpu": math.ceil(share / parts),
             "gradient_accumulation_steps": parts,
-            "zero_optimization": {"stage": stage},
+            "zero_optimization": {"stage": stage, **options},
             "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # where state is offloaded, too
             "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it
         })
         self.loss, self.peak = loss, values["lr"]
@@ -142,12 +148,12 @@ _STAGE_3 = TrafficFormula(
 """Parameters stay gathered from step to step; 3f·P otherwise."""
 
 
-def _backend(stage: int, partitioned: str) -> Backend:
+def _backend(stage: int, partitioned: str, **options: Any) -> Backend:
     return Backend(
         name=f"zero{stage}",
         summary=f"AdamW, {partitioned} partitioned over the ranks (DeepSpeed ZeRO-{stage})",
         hyperparameters=HYPERPARAMETERS,
-        build=partial(ZeroStepper, stage=stage),
+        build=partial(ZeroStepper, stage=stage, options=options),
         requires=("deepspeed",),
         install="deepspeed",
         follows="adam",
@@ -160,3 +166,17 @@ def _backend(stage: int, partitioned: str) -> Backend:
 zero1 = _backend(1, "optimizer state")
 zero2 = _backend(2, "optimizer state and gradients")
 zero3 = _backend(3, "optimizer state, gradients and parameters")
+
+offload = replace(
+    _backend(2, "", offload_optimizer={"device": "cpu"}),
+    name="zero-offload",
+    summary="AdamW as zero2, its state and steps on the CPU (DeepSpeed ZeRO-Offload)")
+
+plus_plus = replace(
+    _backend(3, "", zero_quantized_weights=True, zero_quantized_gradients=True),
+    name="zeropp",
+    summary="AdamW as zero3, weights sent in 8 bits and gradients in 4 (DeepSpeed ZeRO++)",
+    follows="",
+    traffic=None,
+    saves_communication=True,
+    gpu_only="DeepSpeed's kernels of quantisation are CUDA's alone")

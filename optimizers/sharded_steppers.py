@@ -35,7 +35,6 @@ class OwnShard(ZeroRedundancyOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned on this rank."""
         self.optim.load_state_dict(state_dict)
-        self._sync_param_groups(self.optim.param_groups, self.param_groups)
 
 
 class FullyShardedStepper:
@@ -48,7 +47,8 @@ class FullyShardedStepper:
     def __init__(
         self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
     ) -> None:
-        self.model: Any = fully_shard(model)
+        fully_shard(model)  # in place: it gets the methods of FSDPModule
+        self.model: Any = model
         self.loss, self.world, self.peak = loss, world, values["lr"]
         self.optimizer = adamw(
             [p for p in self.model.parameters() if p.requires_grad], values)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench_apts.core.configuration import Hyperparameter, coerce
+from bench_apts.core.environment import gpu_count
 from bench_apts.core.errors import UserError, unknown
 from bench_apts.plugins import backend_checks
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
@@ -43,6 +44,7 @@ class Backend:
         requires: Importable packages it needs.
         install: What ``pip install`` takes to bring them, for instance
             ``"bench-apts[rivals]"``; names of modules are not those of distributions.
+        gpu_only: Why it runs on GPUs alone; "" where it runs on CPUs too.
         min_ranks: The smallest world it makes sense in.
         batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
             this optimizer wants; None for the suite's.
@@ -79,6 +81,7 @@ class Backend:
     tuning_free: bool = False
     requires: tuple[str, ...] = ()
     install: str = ""
+    gpu_only: str = ""
     min_ranks: int = 1
     batch_size: Callable[[int, Mapping[str, Any], int], int] | None = None
     sampling: Callable[[Mapping[str, Any]], Sampling] | None = None
@@ -99,8 +102,8 @@ class Backend:
             raise UserError(f"a backend's name: {backend_checks.shown(self.name)} would be taken "
                             "for a file; leave out .py")
         where = self.name
-        for name, kind in {"summary": str, "install": str, "follows": str, "family": str,
-                           "tuning_free": bool, "moves_weights": bool,
+        for name, kind in {"summary": str, "install": str, "gpu_only": str, "follows": str,
+                           "family": str, "tuning_free": bool, "moves_weights": bool,
                            "saves_communication": bool, "space_version": int,
                            "min_ranks": int}.items():
             backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)
@@ -146,7 +149,7 @@ class Backend:
         """Return why the backend cannot run here, or None if it can."""
         missing = [name for name in self.requires if not installed(name)]
         if not missing:
-            return None
+            return f"needs GPUs: {self.gpu_only}" if self.gpu_only and not gpu_count() else None
         remedy = f": pip install '{self.install}'" if self.install else ""
         return f"package {', '.join(missing)} is not installed{remedy}"
 

@@ -153,6 +153,13 @@ def test_the_line_that_mends_it_names_the_distribution():
                        "pip install 'bench-apts[rivals]'")
 
 
+def test_what_needs_gpus_says_why_where_there_are_none(monkeypatch):
+    only = backend(gpu_only="its kernels are CUDA's")
+    for count, reason in ((0, "needs GPUs: its kernels are CUDA's"), (2, None)):
+        monkeypatch.setattr("bench_apts.plugins.backend.gpu_count", lambda count=count: count)
+        assert only.unavailable() == reason
+
+
 def test_what_is_installed_is_available():
     assert backend(requires=("json", "os.path")).unavailable() is None
 
