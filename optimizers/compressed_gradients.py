@@ -72,7 +72,8 @@ quantized = Backend(
     sources=_SOURCES,
     traffic=TrafficFormula(
         "f·(P + P/64)/2", "step", lambda n, ranks: quantized_layout.Layout(
-            n, ranks, 8, 256).payloads, note="sends as much in 8 bits, and pads chunks"),
+            n, ranks, 8, 256).payloads, note="pads chunks to 32 numbers",
+        where={"bits": 8, "block": 256}),
 )
 
 powersgd = Backend(

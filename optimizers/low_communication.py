@@ -71,7 +71,8 @@ def _backend(
         name=name, summary=summary, hyperparameters=knobs,
         build=partial(_build, inner=inner, fixed=fixed), traffic=traffic, requires=requires,
         install=install, moves_weights=fixed.get("slow", False),
-        sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.local_rounds",
+        sources=("bench_apts.optimizers.local_rounds", "bench_apts.optimizers.apts.flat_problem",
+                 "bench_apts.optimizers.apts.views", "bench_apts.optimizers.apts.rank_agreement",
                  "bench_apts.optimizers.quantized_mean",
                  "bench_apts.optimizers.quantized_layout", "bench_apts.optimizers.schedule",
                  *(muon.backend.sources if inner is _muon else
@@ -95,6 +96,7 @@ def _outer(lr: float, momentum: float) -> dict[str, Hyperparameter]:
 _SGD = dict(sgd.backend.hyperparameters)
 _ADAMW = adam.HYPERPARAMETERS | {"warmup": WARMUP}
 _MESSAGE = quantized_layout.message(32, feedback=True)
+_WHOLE = replace(LOCAL_STEPS, where={"bits": 32})
 
 local_sgd = _backend(
     "local-sgd", "Local SGD: ranks take steps of SGD alone, then average their weights",
@@ -109,12 +111,12 @@ post_local_sgd = _backend(
 # η and μ are the paper's; its H is 500, in 88,000 steps: budgets here are of some 1,000.
 diloco = _backend(
     "diloco", "DiLoCo (arXiv 2311.08105): local AdamW, outer steps with Nesterov momentum",
-    _adamw, _ADAMW | _period(32) | _outer(0.7, 0.9) | _MESSAGE)
+    _adamw, _ADAMW | _period(32) | _outer(0.7, 0.9) | _MESSAGE, _WHOLE)
 
 # H is the paper's, which tunes η and μ.
 muloco = _backend(
     "muloco", "MuLoCo (arXiv 2505.23725): DiLoCo with Muon for hidden matrices inside",
-    _muon, dict(muon.backend.hyperparameters) | _period(30) | _outer(0.7, 0.9) | _MESSAGE,
+    _muon, dict(muon.backend.hyperparameters) | _period(30) | _outer(0.7, 0.9) | _MESSAGE, _WHOLE,
     requires=muon.backend.requires, install=muon.backend.install)
 
 # The paper's fragments are groups of layers; these are equal parts of the flat weights, in their
@@ -126,7 +128,8 @@ streaming_diloco = _backend(
         "fragments": Hyperparameter(4, "parts of the weights, each averaged once in a period",
                                     least=1)} | _MESSAGE,
     TrafficFormula("2f·P/4", "round", lambda n, _: {"all_reduce": n},
-                   note="sends a fragment, one of 4, in each all-reduce, and all at the end"),
+                   note="sends a fragment, one of 4, in each all-reduce, and all at the end",
+                   where={"fragments": 4, "bits": 32}),
     slow=True)
 
 # 3 and 6 rounds are the paper's; β₂ is smaller there than 0.999, which its half-lives follow.

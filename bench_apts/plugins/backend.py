@@ -144,6 +144,17 @@ class Backend:
             backend_checks.fail(f"{where}: unit", "step or round", formula.unit)
         backend_checks.require_function(f"{where}: payloads", formula.payloads,
                                         ("parameters", "ranks"))
+        for name in formula.where:
+            if name not in self.hyperparameters:
+                backend_checks.fail(f"{where}: where", "names of hyperparameters", name)
+
+    def formula(self, values: Mapping[str, Scalar]) -> TrafficFormula | None:
+        """Return the formula of the bytes at these hyperparameters; None if none is known."""
+        if self.traffic is None:
+            return None
+        met = all(values.get(name, self.hyperparameters[name].default) == value
+                  for name, value in self.traffic.where.items())
+        return self.traffic if met else None
 
     def unavailable(self) -> str | None:
         """Return why the backend cannot run here, or None if it can."""

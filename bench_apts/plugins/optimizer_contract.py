@@ -16,6 +16,8 @@ from bench_apts.core.wire import ideal_bytes
 if TYPE_CHECKING:
     import torch
 
+    from bench_apts.core.spec import Scalar
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -169,12 +171,14 @@ class TrafficFormula:
             ``{"all_reduce": 4 * n}``, for n trained parameters and N ranks.
         note: What the formula leaves out, if anything, as the end of a sentence that begins with
             the optimizer's name.
+        where: Values of hyperparameters, by name, that the formula holds for alone.
     """
 
     words: str
     unit: Literal["step", "round"]
     payloads: Callable[[int, int], Mapping[str, int]]
     note: str = ""
+    where: Mapping[str, Scalar] = field(default_factory=dict)
 
     def ideal(self, parameters: int, ranks: int) -> dict[str, float]:
         """Return ideal bytes sent per rank and unit, by collective.

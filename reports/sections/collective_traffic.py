@@ -90,7 +90,7 @@ def _sent(cell: ReportCell) -> SentBytes | None:
     record, comm = cell.communication
     sent, steps = comm.get("train", {}), record.evals[-1].step if record.evals else 0
     backend = cell.backend
-    formula = backend.traffic if backend else None
+    formula = backend.formula(record.trial.hyperparameters) if backend else None
     rounds = formula is not None and formula.unit == "round" and "all_reduce" in sent
     count = sent["all_reduce"].calls if rounds else steps
     if record.uncounted or not sent or not count or not steps:

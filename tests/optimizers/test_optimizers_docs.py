@@ -1,11 +1,13 @@
 """docs/optimizers.md: its examples run as written, and it knows the whole contract."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from bench_apts.core import store
+from bench_apts.core.configuration import parse_selector
 from bench_apts.plugins import backend, optimizer_contract, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,6 +53,13 @@ def test_the_examples_are_tuned(name):
     assert backend.name == name
     assert f"(examples/{EXAMPLES[name].name})" in TEXT
     assert "lr" in backend.searched()
+
+
+@pytest.mark.parametrize("selector", sorted(set(re.findall(r"`(apts\[[^`]+\])`", TEXT))))
+def test_selectors_of_ablations_are_valid(selector):
+    entry = parse_selector(selector)
+    values = registry.optimizer(entry.optimizer).backend.configure(entry.pinned)
+    assert values != registry.optimizer(entry.optimizer).backend.configure({})
 
 
 @pytest.mark.parametrize("declared", [

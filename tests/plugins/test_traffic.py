@@ -1,7 +1,10 @@
 """Formulas of the bytes that the built-in optimizers send, in bytes worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
+from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 
 N = 6_570
@@ -21,6 +24,12 @@ def formula(name):
         "post-local-sgd", "diloco", "des-loc", "snoo")),
     ("streaming-diloco", 4, {"all_reduce": 1.5 * N}),
     ("adam", 4, {"all_reduce": 1.5 * P}),
+    ("muloco", 2, {"all_reduce": P}),
+    ("ddp-fp16", 2, {"all_reduce": P / 2}),
+    ("zero-redundancy", 2, {"all_reduce": P, "broadcast": P / 2}),
+    ("fsdp2", 2, {"all_gather": P / 2, "reduce_scatter": P / 2}),
+    # 6,570 numbers in 2 chunks of 3,296 bytes, each with 13 steps of 4 bytes; half stays here.
+    ("ddp-quantized", 2, {"all_to_all": 3_348, "all_gather": 3_348}),
     # 6,570 parameters are padded to 6,572 = 4 · 1,643 and to 6,576 = 8 · 822.
     ("zero1", 2, {"all_reduce": P + 4, "all_gather": 4 * 6_572 / 2}),
     ("zero2", 4, {"all_reduce": 1.5 * (P + 4), "all_gather": 0.75 * 4 * 6_576}),
@@ -45,3 +54,11 @@ def test_large_models_send_the_multiple_that_the_words_say(name, multiple):
     sent = sum(formula(name).ideal(n, ranks).values())
     assert sent == pytest.approx(multiple * 7 / 8 * 4 * n, rel=1e-6)
     assert f"{multiple}" in formula(name).words
+
+
+def test_a_formula_is_known_only_where_it_holds():
+    diloco = registry.optimizer("diloco").backend
+    assert diloco.formula(diloco.configure({"bits": 4})) is None
+    assert diloco.formula(diloco.configure({"period": 8})) is diloco.traffic
+    with pytest.raises(UserError, match="no-such"):
+        replace(diloco, traffic=replace(diloco.traffic, where={"no-such": 1}))
