@@ -67,11 +67,11 @@ def weights_sha256(model: torch.nn.Module) -> str | None:
     """Hash the parameters' names, shapes and bytes in their order; buffers do not count.
 
     Returns:
-        Hexadecimal digits, or None where this rank does not hold the parameters (ZeRO-3).
+        Hexadecimal digits, or None where this rank holds parts of parameters (ZeRO-3, FSDP2).
     """
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if parameter.numel() == 0:
+        if parameter.numel() == 0 or hasattr(parameter, "to_local"):
             return None
         total.update(f"{name.removeprefix('module.')}{tuple(parameter.shape)}".encode())
         total.update(parameter.detach().float().cpu().numpy().tobytes())

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench_apts.plugins import replicas
+from bench_apts.trial import trained_model
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8,
           torch.bool, torch.complex64, torch.complex128]
@@ -129,11 +130,12 @@ def sharded(connect):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     fully_shard(model)
-    return (replicas.model_fingerprints(model),
-            replicas.fingerprint(model.parameters()))
+    return (replicas.model_fingerprints(model), replicas.fingerprint(model.parameters()),
+            trained_model.weights_sha256(model))
 
 
 def test_shards_may_differ_between_ranks_and_are_told_apart_on_one():
-    (first, own), (second, other) = run_ranks(sharded, 2)
+    (first, own, whole), (second, other, _) = run_ranks(sharded, 2)
     assert first == second
     assert own != other
+    assert whole is None
