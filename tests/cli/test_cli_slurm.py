@@ -37,7 +37,17 @@ def test_the_script_is_printed_and_nothing_is_submitted(cli, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_options_may_come_from_a_file(cli, tmp_path):
+    (tmp_path / "study.toml").write_text('suite = ["mnist"]\noptimizers = "paper"\ngrace = 40\n')
+    done = cli("slurm", "--print", "--config", "study.toml")
+    assert done.code == 0, done.err
+    assert "#SBATCH --job-name=bench-apts-mnist" in done.out
+    assert "#SBATCH --signal=USR2@100" in done.out
+
+
 @pytest.mark.parametrize(("arguments", "says"), [
+    (("--config", "none.toml"), "cannot read study file none.toml"),
+    (("--optimizers", "pape"), "unknown optimizer 'pape'; did you mean paper"),
     (("--suite", "digit"), "unknown suite 'digit'; did you mean digits"),
     (("--optimizers", "adm"), "unknown optimizer 'adm'"),
     (("--frobnicate",), "No such option: --frobnicate"),

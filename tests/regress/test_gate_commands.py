@@ -121,6 +121,21 @@ def test_a_gate_that_is_killed_leaves_no_summary_of_another(cli, monkeypatch, tm
         "**cannot tell: the gate did not finish**\n")
 
 
+def test_the_gate_takes_lists_of_values_and_groups(cli, monkeypatch, checkout):
+    asked = []
+
+    def compare(base, head, request, *_, **__):
+        asked.extend(request.optimizers)
+        return GateResult(base.text, head.text, (), ())
+
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(gate_comparison, "compare_interleaved", compare)
+    done = cli("check", "--baseline", "HEAD", "--gpus", "1", "--optimizers",
+               "sgd[lr=[0.1,0.2]],paper,-tr")
+    assert done.err == ""
+    assert asked == ["sgd[lr=0.1]", "sgd[lr=0.2]", "apts-paper", "napts"]
+
+
 def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
     git(checkout, "switch", "--quiet", "--create", "topic")
     git(checkout, "switch", "--quiet", "main")
