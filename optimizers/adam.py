@@ -47,6 +47,7 @@ backend = contract.Backend(
     summary="AdamW with a cosine schedule (DistributedDataParallel)",
     hyperparameters=HYPERPARAMETERS,
     build=build,
+    rank_invariant=True,
     traffic=contract.GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )

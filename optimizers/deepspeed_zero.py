@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 from bench_apts.optimizers.schedule import cosine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -35,6 +36,7 @@ class ZeroStepper:
         stage: int, options: Mapping[str, Any] = {},
     ) -> None:
         import deepspeed
+        import torch
 
         from bench_apts.plugins import micro_batches
 
@@ -46,6 +48,7 @@ class ZeroStepper:
         share, self.most = world.batch_size // world.size, world.micro_batch
         parts = micro_batches.count(share, self.most)
         self.optimizer = adamw(model.parameters(), values)
+        linear = torch.nn.functional.linear
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
             "train_micro_batch_size_per_gpu": math.ceil(share / parts),
             "gradient_accumulation_steps": parts,
@@ -54,6 +57,8 @@ class ZeroStepper:
             "zero_force_ds_cpu_optimizer": False,  # where state is offloaded, too
             "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it
         })
+        # ZeRO-3 leaves its own in place of torch's, for all that runs in this process.
+        self._linear, torch.nn.functional.linear = torch.nn.functional.linear, linear
         self.loss, self.peak = loss, values["lr"]
         self.steps = math.ceil(world.budget_samples / world.batch_size)
         self.taken = 0
@@ -67,7 +72,9 @@ class ZeroStepper:
         parts = micro_batches.parts(batch, self.most)
         losses = []
         for part, share in parts:
-            loss = self.loss(self.engine(part.inputs), part.targets)
+            with self._linear_layers():
+                output = self.engine(part.inputs)
+            loss = self.loss(output, part.targets)
             if len(parts) > 1:
                 loss = loss * share
             losses.append(loss.detach())
@@ -76,6 +83,17 @@ class ZeroStepper:
             self.engine.step()
         self.taken += 1
         return StepReport(sum(losses[1:], losses[0]), len(batch.targets), len(parts), len(parts))
+
+    @contextmanager
+    def _linear_layers(self) -> Iterator[None]:
+        """Have linear layers keep no gathered weights for the backward pass, in this block."""
+        from torch.nn import functional
+
+        before, functional.linear = functional.linear, self._linear
+        try:
+            yield
+        finally:
+            functional.linear = before
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of the full weights, the buffers and this rank's optimizer state."""
@@ -157,6 +175,7 @@ def _backend(stage: int, partitioned: str, **options: Any) -> Backend:
         requires=("deepspeed",),
         install="deepspeed",
         follows="adam",
+        rank_invariant=True,
         sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
                  "bench_apts.optimizers.schedule"),
         traffic=_STAGE_3 if stage == 3 else _STAGES_1_2,

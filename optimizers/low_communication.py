@@ -71,6 +71,7 @@ def _backend(
         name=name, summary=summary, hyperparameters=knobs,
         build=partial(_build, inner=inner, fixed=fixed), traffic=traffic, requires=requires,
         install=install, moves_weights=fixed.get("slow", False),
+        rank_invariant=fixed.get("synchronous", False),
         sources=("bench_apts.optimizers.local_rounds", "bench_apts.optimizers.apts.flat_problem",
                  "bench_apts.optimizers.apts.views", "bench_apts.optimizers.apts.rank_agreement",
                  "bench_apts.optimizers.quantized_mean",

@@ -103,6 +103,7 @@ backend = Backend(
     build=build,
     tuning_free=True,
     sources=_SOURCES,
+    rank_invariant=True,
     traffic=GRADIENT_SUM,
 )
 
@@ -113,6 +114,7 @@ ordered = Backend(
     build=build,
     ordered=LIST,
     sources=_SOURCES,
+    rank_invariant=True,
     traffic=GRADIENT_SUM,
 )
 

@@ -45,6 +45,7 @@ backend = Backend(
     },
     build=build,
     tuning_free=True,
+    rank_invariant=True,
     traffic=GRADIENT_SUM,
     requires=("prodigyopt",),
     install="prodigyopt",

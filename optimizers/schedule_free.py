@@ -65,6 +65,7 @@ backend = contract.Backend(
     },
     build=build,
     tuning_free=True,
+    rank_invariant=True,
     traffic=contract.GRADIENT_SUM,
     requires=("schedulefree",),
     install="schedulefree",

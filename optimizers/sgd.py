@@ -43,6 +43,7 @@ backend = contract.Backend(
         "weight_decay": contract.Hyperparameter(0.0, "L2 penalty", least=0),
     },
     build=build,
+    rank_invariant=True,
     traffic=contract.GRADIENT_SUM,
     sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
 )

@@ -123,9 +123,13 @@ class TrustRegionStepper:
         last = self.optimizer.last
         self.local_passes += last["local_passes"]
         shown = {name: last[name] for name in SHOWN if name in last}
+        total = None
+        if "forwards_beyond" in last:
+            mean = last["forwards"] + last["forwards_beyond"]
+            total = round(mean * self.world.size) * len(batch.targets)
         return StepReport(
             loss, last["forwards"] * len(batch.targets), last["forwards"] * len(parts),
-            last["backwards"] * len(parts), agreed=last.get("agreed", True),
+            last["backwards"] * len(parts), total, agreed=last.get("agreed", True),
             diagnostics=shown | {"judged": "accepted" in last,
                                  "local_passes": self.local_passes})
 
@@ -216,7 +220,8 @@ apts = Backend(
 )
 
 _DECOMPOSED = TrafficFormula(
-    "2f·(3P + 16)", "step", lambda n, _: {"all_reduce": 4 * (3 * n + 4)})
+    "2f·(3P + 16)", "step", lambda n, _: {"all_reduce": 4 * (3 * n + 4)},
+    note="sends 4 or 8 bytes more for each step that it retries, where it does")
 """The published APTS: 3n + 4 floats in four all-reduces."""
 
 _TRUST_REGION = TrafficFormula("2f·(P + 8)", "step", lambda n, _: {"all_reduce": 4 * (n + 2)})
@@ -243,6 +248,7 @@ def _published(
                      if key in hyperparameters}
             for preset, values in PRESETS.items() if values},
         sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.presets"),
+        rank_invariant=traffic is _TRUST_REGION,
         traffic=traffic,
     )
 

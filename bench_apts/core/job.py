@@ -26,6 +26,10 @@ def derive_seed(base: int, role: str, suite: str, repetition: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
+TRAINING = "bench_apts.trial.trial_run:main"
+EXAMINATION = "bench_apts.trial.examination_run:main"
+"""What a rank may run. It is found by name, as a launcher knows nothing of trials."""
+
 GRACE_S = 25.0
 """How long after SIGTERM the ranks may take to write a checkpoint; SLURM kills after 30 s."""
 
@@ -74,6 +78,7 @@ class RankJob(Struct, frozen=True):
         stop: File whose appearance asks the ranks to stop.
         folder: The folder of the suite's file if that names Python files; else "".
         workers: Processes that read streamed data for each rank.
+        program: The function to call, ``TRAINING`` or ``EXAMINATION``.
     """
 
     trial: Trial
@@ -84,3 +89,4 @@ class RankJob(Struct, frozen=True):
     stop: str | None = None
     folder: str = ""
     workers: int = 0
+    program: str = TRAINING

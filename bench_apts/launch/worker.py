@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from bench_apts.core.spec import Trial
 
-TRIAL = "bench_apts.trial.trial_run:main"
-"""What a rank runs. It is found by name, as a launcher knows nothing of trials."""
-
 LOST_PEERS = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset|refused)|broken pipe",
                         re.IGNORECASE)
 """Errors of ranks whose peers are gone: consequences, not the cause."""
@@ -70,7 +67,7 @@ def run_rank(payload: bytes) -> str:
     folder = job.stop and os.environ["LOCAL_RANK"] == "0" and Path(job.stop).parent
     try:
         with late_imports.recorded(folder) if folder else nullcontext():
-            return _answer(payload)
+            return _answer(job.program, payload)
     except Exception as error:
         attach_location(error, job.trial)
         # The launcher blames the first rank that it sees gone, and its peers fail within
@@ -80,13 +77,13 @@ def run_rank(payload: bytes) -> str:
         raise
 
 
-def _answer(payload: bytes) -> str:
-    """Return the trial's status; turn whatever else ends this process into an exception.
+def _answer(program: str, payload: bytes) -> str:
+    """Return the program's status; turn whatever else ends this process into an exception.
 
     The launcher would take an exit with code 0 for an answer, and wait for the other ranks.
     """
     try:
-        status: str = pkgutil.resolve_name(TRIAL)(payload)
+        status: str = pkgutil.resolve_name(program)(payload)
         return status
     except Exception:
         raise

@@ -126,9 +126,22 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
     """Close the audit on all ranks together, when all is done.
 
     Returns:
+        What ``complaints`` returns first; and, if this trial's bytes cannot be believed, why: the
+        same line on every rank.
+    """
+    worst, uncounted, hidden = complaints(audit, meter, world)
+    return worst, "; ".join(uncounted + hidden) or None
+
+
+def complaints(
+    audit: Audit, meter: CommMeter, world: World
+) -> tuple[Audited, list[str], list[str]]:
+    """Close the audit on all ranks together, when all is done.
+
+    Returns:
         The parts of the rank where prediction and kernel differ most, or of a rank that
-        skipped its audit; and, if this trial's bytes cannot be believed, why: the same line on
-        every rank.
+        skipped its audit; lines on bytes that were not counted, and lines on other ways by which
+        ranks exchanged data. All are the same on every rank.
     """
     unwatched = meter.unwatched_groups()
     result = audit.result(world.rank)
@@ -136,11 +149,10 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
     every = [own] * world.size
     if world.size > 1:
         dist.all_gather_object(every, own)
-    results, complaints, shared, reached = zip(*every, strict=True)
+    results, uncounted, shared, reached = zip(*every, strict=True)
     worst = max(results, key=lambda result: (bool(result.skipped), _largest_difference(result)))
-    lines = [*itertools.chain(*complaints), *memory_complaints(shared),
-             *channel_complaints(reached)]
-    return worst, "; ".join(dict.fromkeys(lines)) or None
+    return (worst, list(dict.fromkeys(itertools.chain(*uncounted))),
+            list(dict.fromkeys([*memory_complaints(shared), *channel_complaints(reached)])))
 
 
 def _largest_difference(audited: Audited) -> int:

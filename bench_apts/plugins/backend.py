@@ -61,6 +61,8 @@ class Backend:
             that defines ``build`` they make the plug-in's hash.
         moves_weights: Whether ``evaluation_model`` puts other weights into the model than those
             that are trained, for instance an average; else a trial in which it does is an error.
+        rank_invariant: Whether N ranks take the steps of one rank on the same global minibatch, up
+            to rounding; `bench-apts test` then compares them.
         family: What reports call the method that this optimizer stands for, for instance
             ``"APTS"``. They say how each family fared, and compare the others with the cheapest
             optimizer that declares one. "" for none.
@@ -91,6 +93,7 @@ class Backend:
     space_version: int = 1
     sources: tuple[str, ...] = ()
     moves_weights: bool = False
+    rank_invariant: bool = False
     family: str = ""
     traffic: TrafficFormula | None = None
     saves_communication: bool = False
@@ -104,6 +107,7 @@ class Backend:
         where = self.name
         for name, kind in {"summary": str, "install": str, "gpu_only": str, "follows": str,
                            "family": str, "tuning_free": bool, "moves_weights": bool,
+                           "rank_invariant": bool,
                            "saves_communication": bool, "space_version": int,
                            "min_ranks": int}.items():
             backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from bench_apts.study.check_findings import CheckFinding, worst_finding
 from bench_apts.suites import data
 from bench_apts.suites.readers.split_checks import digests
 from bench_apts.tasks.named_tasks import IGNORED, Classification, LanguageModel, Regression
 from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from bench_apts.study.check_findings import Level
+
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.suite_problem import SuiteProblem
-
-Level = Literal["ok", "skipped", "warning", "failed"]
-FINDING_LEVELS: tuple[Level, ...] = ("ok", "skipped", "warning", "failed")
-"""From harmless to severe."""
 
 _TOLERATED, _TOLERATED_IN_TEXT = 0.01, 0.5
 """Share of a split that may occur in another one before the check fails; short texts recur."""
@@ -46,30 +44,6 @@ _MAX_MEAN, _MAX_RMS = 3.0, 10.0
 
 _GROSSLY = 10.0
 """Factor beyond these bounds from which the check fails."""
-
-
-@dataclass(frozen=True)
-class SuiteFinding:
-    """The result of one check, with what to correct where something is wrong."""
-
-    check: str
-    level: Level
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level:8} {self.check}: {self.text}"
-
-
-def worst_finding(check: str, found: Iterable[tuple[Level, str]], otherwise: str) -> SuiteFinding:
-    """Join what a check noticed, each with level and remedy, into one finding of the worst level.
-
-    ``otherwise`` is the text if it noticed nothing.
-    """
-    noticed = list(found)
-    if not noticed:
-        return SuiteFinding(check, "ok", otherwise)
-    level = max((level for level, _ in noticed), key=FINDING_LEVELS.index)
-    return SuiteFinding(check, level, "; ".join(text for _, text in noticed))
 
 
 class CheckedSplit(NamedTuple):
@@ -106,7 +80,7 @@ def normalised_on_cpu(dataset: Dataset, split: CheckedSplit) -> Resident:
                     Conversion.of(dataset, *split, torch.device("cpu")))
 
 
-def check_overlap(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
+def check_overlap(problem: SuiteProblem, splits: CheckedSplits) -> CheckFinding:
     """Look for samples of the same inputs in two splits, by a hash of their bytes."""
     tolerated = _TOLERATED_IN_TEXT if problem.task.contiguous else _TOLERATED
     hashes = {name: digests(split.inputs) for name, split in splits._asdict().items()}
@@ -123,10 +97,10 @@ def check_overlap(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
     return worst_finding("overlap", found(), "no sample is in two splits")
 
 
-def check_balance(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
+def check_balance(problem: SuiteProblem, splits: CheckedSplits) -> CheckFinding:
     """Compare how often classes occur, and whether splits have them alike."""
     if not isinstance(problem.task, Classification):
-        return SuiteFinding("class balance", "skipped", "the targets of this task are no classes")
+        return CheckFinding("class balance", "skipped", "the targets of this task are no classes")
     classes = 1 + max(int(split.targets.max()) for split in splits)
     counts = {name: np.bincount(split.targets, minlength=classes)
               for name, split in splits._asdict().items()}
@@ -159,7 +133,7 @@ def check_balance(problem: SuiteProblem, splits: CheckedSplits) -> SuiteFinding:
 
 def check_labels(
     problem: SuiteProblem, splits: CheckedSplits, outputs: int | None
-) -> SuiteFinding:
+) -> CheckFinding:
     """Compare targets with what the network can answer.
 
     Args:
@@ -167,8 +141,8 @@ def check_labels(
         splits: Its data.
         outputs: Size of the network's last dimension, the classes or the vocabulary.
     """
-    def finding(level: Level, text: str) -> SuiteFinding:
-        return SuiteFinding("label range", level, text)
+    def finding(level: Level, text: str) -> CheckFinding:
+        return CheckFinding("label range", level, text)
 
     targets = [split.targets for split in splits]
     if isinstance(problem.task, Regression):
@@ -195,14 +169,14 @@ def check_labels(
     return finding("ok", f"{what} 0 to {highest}, {outputs} outputs")
 
 
-def check_normalisation(dataset: Dataset, splits: CheckedSplits) -> SuiteFinding:
+def check_normalisation(dataset: Dataset, splits: CheckedSplits) -> CheckFinding:
     """Look at mean and deviation of the training inputs as the network gets them."""
     check, count = "normalisation", len(splits.train.inputs)
     chosen = np.linspace(0, count - 1, min(count, _SAMPLES)).astype(np.int64)
     part = CheckedSplit(splits.train.inputs[chosen], splits.train.targets[chosen])
     inputs = normalised_on_cpu(dataset, part).take(torch.arange(len(chosen))).inputs
     if not (isinstance(inputs, torch.Tensor) and inputs.dtype.is_floating_point):
-        return SuiteFinding(
+        return CheckFinding(
             check, "skipped", "inputs are no array of floats, and stay as they are")
     numbers = inputs.double()
     mean, std = float(numbers.mean()), float(numbers.std(correction=0))
@@ -211,8 +185,8 @@ def check_normalisation(dataset: Dataset, splits: CheckedSplits) -> SuiteFinding
     shown = f"mean {mean:.3g}, standard deviation {std:.3g}"
     excess = max(abs(mean) / _MAX_MEAN, std / high, low / max(std, 1e-30), size / _MAX_RMS)
     if excess <= 1:
-        return SuiteFinding(check, "ok", f"training inputs have {shown}")
+        return CheckFinding(check, "ok", f"training inputs have {shown}")
     place = ", ".join(map(str, np.unravel_index(int(sizes.argmax()), sizes.shape)))
-    return SuiteFinding(check, "failed" if excess > _GROSSLY else "warning",
+    return CheckFinding(check, "failed" if excess > _GROSSLY else "warning",
                         f"training inputs have {shown}, input [{place}] a root mean square of "
                         f"{size:.3g}; leave out data.mean and data.std, or correct them")

@@ -13,12 +13,12 @@ from rich.console import Console
 from bench_apts.core import store, units
 from bench_apts.core.errors import UserError, describe_error
 from bench_apts.study import suite_data_checks, suite_network_checks
+from bench_apts.study.check_findings import CheckFinding, worst_finding
 from bench_apts.study.plan import Plan
 from bench_apts.study.preflight import prepare_data
 from bench_apts.study.progress import StudyProgress
 from bench_apts.study.scheduler import run_study
 from bench_apts.study.shared_folder import open_results_folder
-from bench_apts.study.suite_data_checks import SuiteFinding, worst_finding
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Study, Suite
-    from bench_apts.study.suite_data_checks import CheckedSplits, Level
+    from bench_apts.study.check_findings import Level
+    from bench_apts.study.suite_data_checks import CheckedSplits
     from bench_apts.suites.data import Dataset, Prepared
 
 CHECK_OPTIMIZERS = "sgd,apts"
@@ -40,7 +41,7 @@ _CLOSE_METRICS = 1e-3
 def examine_suite(
     study: Study, name: str, missing: Sequence[str], data_dir: Path | None, offline: bool,
     folder: Path,
-) -> Iterator[SuiteFinding]:
+) -> Iterator[CheckFinding]:
     """Yield what each check finds, as soon as it is known.
 
     What depends on a part that failed is not checked, and not mentioned.
@@ -60,19 +61,19 @@ def examine_suite(
         dataset = data.load(prepared[suite.data.name].folder)
         parts = suite_data_checks.divide_splits(problem, dataset)
     except UserError as error:
-        yield SuiteFinding("data", "failed", str(error))
+        yield CheckFinding("data", "failed", str(error))
         yield check_target(suite, missing, [], name)
         return
     streamed = dataset.stream is not None  # the arrays hold only examples
     counts = "streamed" if streamed else ", ".join(
         f"{len(split.targets):,} {split_name}" for split_name, split in parts._asdict().items())
     inputs, targets = parts.train
-    yield SuiteFinding("data", "ok",
+    yield CheckFinding("data", "ok",
                        f"{counts} samples; inputs {inputs.dtype} {inputs.shape[1:]}, targets "
                        f"{targets.dtype} {targets.shape[1:]}")
     if streamed:
         for check in ("overlap", "class balance"):
-            yield SuiteFinding(check, "skipped",
+            yield CheckFinding(check, "skipped",
                                "samples are streamed, not all read before a trial")
     else:
         yield suite_data_checks.check_overlap(problem, parts)
@@ -85,13 +86,13 @@ def examine_suite(
 def _check_by_training(
     study: Study, problem: SuiteProblem, prepared: dict[str, Prepared], dataset: Dataset,
     parts: CheckedSplits, folder: Path,
-) -> Generator[SuiteFinding, None, list[TrialRecord]]:
+) -> Generator[CheckFinding, None, list[TrialRecord]]:
     """Yield what is found of network, loss and trials; return the records of the trials."""
     try:
         untrained = suite_network_checks.build_untrained(problem, dataset, parts)
         outputs = untrained.outputs()
     except Exception as error:
-        yield SuiteFinding("network", "failed", "it cannot be run on training samples: "
+        yield CheckFinding("network", "failed", "it cannot be run on training samples: "
                                                 f"{_console_text(error)}")
         return []
     labels = suite_data_checks.check_labels(problem, parts, outputs)
@@ -103,7 +104,7 @@ def _check_by_training(
         yield suite_network_checks.check_sample_losses(untrained)
         additive = list(suite_network_checks.check_additive_metrics(untrained))
     except Exception as error:
-        yield SuiteFinding("loss", "failed", "it cannot be computed of training samples: "
+        yield CheckFinding("loss", "failed", "it cannot be computed of training samples: "
                                              f"{_console_text(error)}")
         return []
     finding, records = _run_short_trials(study, prepared, folder)
@@ -121,7 +122,7 @@ def _console_text(error: Exception) -> str:
 
 
 def _run_short_trials(study: Study, prepared: dict[str, Prepared], folder: Path
-                      ) -> tuple[SuiteFinding, list[TrialRecord]]:
+                      ) -> tuple[CheckFinding, list[TrialRecord]]:
     """Run the short trials, quietly."""
     short = shorten_study(study)
     try:
@@ -129,7 +130,7 @@ def _run_short_trials(study: Study, prepared: dict[str, Prepared], folder: Path
         with open_results_folder(folder):
             run_study(plan, folder, StudyProgress(Console(file=io.StringIO())))
     except UserError as error:
-        return SuiteFinding("training", "failed", str(error)), store.read_trials(folder)
+        return CheckFinding("training", "failed", str(error)), store.read_trials(folder)
     records = store.read_trials(folder)
     return check_training(short, records), records
 
@@ -144,7 +145,7 @@ def shorten_study(study: Study) -> Study:
     return replace(study, suites=tuple(map(short, study.suites)))
 
 
-def check_training(study: Study, records: Sequence[TrialRecord]) -> SuiteFinding:
+def check_training(study: Study, records: Sequence[TrialRecord]) -> CheckFinding:
     """Say whether all trials ran to their end.
 
     One optimizer may diverge, as its hyperparameters are not tuned; if all diverge, it fails.
@@ -177,7 +178,7 @@ def check_training(study: Study, records: Sequence[TrialRecord]) -> SuiteFinding
         "training", found(), f"{labels} each take {CHECK_STEPS} steps at N = {ranks}")
 
 
-def check_determinism(records: Sequence[TrialRecord], device: str) -> SuiteFinding:
+def check_determinism(records: Sequence[TrialRecord], device: str) -> CheckFinding:
     """Compare trials that must be equal: repeated ones whole, all others in what they start with.
 
     On ``device`` ``"cuda"`` atomic additions may come in any order.
@@ -186,7 +187,7 @@ def check_determinism(records: Sequence[TrialRecord], device: str) -> SuiteFindi
              if one.trial.twin != two.trial.twin and one.evals and two.evals
              and replace(one.trial, twin=False) == replace(two.trial, twin=False)]
     if not pairs:
-        return SuiteFinding("determinism", "skipped", "no trial could be run twice")
+        return CheckFinding("determinism", "skipped", "no trial could be run twice")
 
     def found() -> Iterator[tuple[Level, str]]:
         weights = {r.start.initial_weights_sha256 for r in records if r.start} - {None}
@@ -236,7 +237,7 @@ def check_evaluation_counts(
 
 
 def check_target(suite: Suite, missing: Sequence[str], records: Sequence[TrialRecord], name: str
-                 ) -> SuiteFinding:
+                 ) -> CheckFinding:
     """Say whether a suite's target is there, measured, and not met before training.
 
     Args:
@@ -248,7 +249,7 @@ def check_target(suite: Suite, missing: Sequence[str], records: Sequence[TrialRe
     target, remedy = suite.target, f"measure one: bench-apts calibrate {name} --write"
     if missing:
         keys = " and ".join(each.partition("=")[0].removeprefix("suite.") for each in missing)
-        return SuiteFinding("target", "failed", f"{keys} is missing; {remedy}")
+        return CheckFinding("target", "failed", f"{keys} is missing; {remedy}")
     goal = units.format_goal(target).replace(units.THIN, " ")
     source = target.provenance
     starts = [r.evals[0].validation.get(target.metric, math.nan) for r in records if r.evals]

@@ -14,6 +14,7 @@ from bench_apts.core.errors import UserError, describe_error
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.optimizer_contract import Batch
 from bench_apts.study import suite_data_checks
+from bench_apts.study.check_findings import CheckFinding, worst_finding
 from bench_apts.suites import data
 from bench_apts.tasks.loss_module import measured, model_inputs, trained
 from bench_apts.tasks.named_tasks import Classification, LanguageModel, Regression
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bench_apts.plugins.optimizer_contract import Loss
-    from bench_apts.study.suite_data_checks import CheckedSplits, Level
+    from bench_apts.study.check_findings import Level
+    from bench_apts.study.suite_data_checks import CheckedSplits
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.suite_problem import SuiteProblem
 
@@ -184,7 +186,7 @@ def build_untrained(problem: SuiteProblem, dataset: Dataset, splits: CheckedSpli
 
 def check_initial_loss(
     network: Untrained, splits: CheckedSplits
-) -> suite_data_checks.SuiteFinding:
+) -> CheckFinding:
     """Compare the untrained network's loss with that of an answer without knowledge."""
     check, task = "initial loss", network.problem.task
     value = float(network.losses(network.batch).mean())
@@ -194,7 +196,7 @@ def check_initial_loss(
     elif isinstance(task, Regression):
         chance, words, (warn, fail) = float(splits.train.targets.var()), "variance ", _SPREAD
     else:
-        return suite_data_checks.SuiteFinding(
+        return CheckFinding(
             check, "skipped",
             f"{value:.4g}; what chance would have is not known of a task of your own")
 
@@ -208,12 +210,12 @@ def check_initial_loss(
             yield ("warning", f"{shown}: too low for an untrained network; see that no input "
                               "holds the target, and that no weights are loaded")
 
-    return suite_data_checks.worst_finding(
+    return worst_finding(
         check, found(), f"{value:.4g}, {words}{chance:.4g} by chance"
     )
 
 
-def check_sample_losses(network: Untrained) -> suite_data_checks.SuiteFinding:
+def check_sample_losses(network: Untrained) -> CheckFinding:
     """Check that losses per sample make the batch's, and do not depend on the other samples."""
     batch = network.batch
     whole = network.losses(batch)
@@ -233,7 +235,7 @@ def check_sample_losses(network: Untrained) -> suite_data_checks.SuiteFinding:
                              f"of {size} and {float(parts[place]):.6g} in a smaller one; "
                              "it must not depend on the other samples in the batch")
 
-    return suite_data_checks.worst_finding(
+    return worst_finding(
         "loss per sample", found(), f"the mean of {size} losses is the batch's loss")
 
 

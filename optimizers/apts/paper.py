@@ -35,7 +35,9 @@ class PaperMethod:
     (see ``_gather``), and all ranks raise the same exception, or begin it again where only the
     numbers of samples were others than before. The very first iteration of several ranks, which
     mostly do not know these numbers yet, waits after (1) as well, and begins again there. Each
-    trial that may be retried (``PaperSettings.retries``) costs another wait.
+    trial that may be retried (``PaperSettings.retries``) costs another wait. As local retries are
+    each rank's own affair, the number of its passes then travels with the first loss that is
+    averaged alone after them, one float more.
 
     L-SR1 costs the same passes and messages: its pairs are differences of gradients that are
     there anyway, within the local phase for the local model and between (1) and (4) for the
@@ -65,11 +67,14 @@ class PaperMethod:
             for name in (settings.solver, settings.global_solver))
         self._accepted: deque[float] = deque(maxlen=settings.window - 1)
         self.radius = settings.radius
-        self._local_passes = 0
+        self._local_passes = self._local_forwards = 0
+        self._uneven = bool(settings.retries and settings.preconditions and ranks.size > 1)
+        self._mean_forwards = values.new_zeros(())
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Do one outer iteration; see ``APTS.step``."""
         self._iterate.copy_(self._flat.values)
+        self._local_forwards = 0
         started = self._flat.save_buffers()
         try:
             found = self._outer_iteration()
@@ -110,7 +115,8 @@ class PaperMethod:
         if settings.global_pass:
             self._descend(decision)  # (5)
         flat.restore_buffers(buffers)
-        (own,), last = decision.read(own_value + own_square)  # the host waits here, once
+        (own, mean), last = decision.read(  # the host waits here, once
+            own_value + own_square, self._mean_forwards)
         if math.isnan(decision.started):
             self._agree(unsound=not math.isfinite(own))
             return None
@@ -118,6 +124,8 @@ class PaperMethod:
             agreement.exchange()
         self.radius = last["radius"]
         self._accepted.extend(decision.accepted)
+        if self._uneven:
+            last["forwards_beyond"] = mean - self._local_forwards
         return value, last | {"at_bound": settings.rule.bounded(self.radius),
                               "local_passes": self._local_passes}
 
@@ -216,7 +224,11 @@ class PaperMethod:
         value = self._at(step, backward)
         if not backward:
             message = value.reshape(1)
+            if self._uneven:
+                message = torch.stack([value, value.new_tensor(self._local_forwards)])
             self._mean(message, 0)
+            if self._uneven:
+                self._mean_forwards = message[1]
             return message[0]
         self._flat.scalars[0] = value
         self._mean(self._flat.with_scalars, self._flat.size)
@@ -224,9 +236,10 @@ class PaperMethod:
 
     def _precondition(self, own_value: torch.Tensor, decision: IterationDecision) -> None:
         """Run the local phase, combine the local steps, and judge the combined step."""
-        before = self._problem.passes
+        before, forwards = self._problem.passes, self._problem.forwards
         predicted = self._local_phase(own_value)
         self._local_passes = self._problem.passes - before
+        self._local_forwards += self._problem.forwards - forwards
         further = self._settings.global_pass
         learns = further and self._global.learns
         step = self._flat.gradient

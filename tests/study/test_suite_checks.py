@@ -13,7 +13,8 @@ from bench_apts.core.records import End, Eval, Header, Start, TrialRecord
 from bench_apts.core.spec import Entry, Provenance, Seeds, Study, Trial
 from bench_apts.plugins import registry
 from bench_apts.study import suite_data_checks, suite_examination, suite_network_checks
-from bench_apts.study.suite_data_checks import CheckedSplit, CheckedSplits, worst_finding
+from bench_apts.study.check_findings import worst_finding
+from bench_apts.study.suite_data_checks import CheckedSplit, CheckedSplits
 from bench_apts.suites.data import Dataset
 from bench_apts.tasks import Metric, OutputTask, Task
 from bench_apts.tasks.named_tasks import Autoencoding, Classification, LanguageModel, Regression
