@@ -1,4 +1,4 @@
-"""``bench-apts new suite NAME``: a commented suite that runs, to be changed part by part."""
+"""``bench-apts new``: a commented suite or optimizer that runs, to be changed part by part."""
 
 from __future__ import annotations
 
@@ -19,51 +19,90 @@ class NewKind(StrEnum):
     """What to make."""
 
     suite = "suite"
+    optimizer = "optimizer"
 
 
 def command(
     what: Annotated[NewKind, Argument(help="What to make.", show_default=False)],
     name: Annotated[str, Argument(
-        metavar="NAME", help="Its name; the files are called NAME.toml and NAME.py.",
+        metavar="NAME", help="Its name; the files are called NAME.toml and NAME.py, or NAME.py "
+                             "and test_NAME.py.",
         show_default=False)],
     folder: Annotated[Path, Option(
         help="Where to write them; made if it is not there.")] = Path("."),
 ) -> None:
-    """Write a small suite that runs: a commented TOML file, and data and network in Python."""
-    _require_name(name)
+    """Write a small suite or optimizer that runs, with comments.
+
+    A suite is a TOML file, and data and network in Python; an optimizer is one Python file, and
+    its test.
+    """
+    if what is NewKind.suite:
+        _require_suite_name(name)
+        endings = {f"{name}.toml": "suite.toml", f"{name}.py": "suite.py"}
+    else:
+        _require_optimizer_name(name)
+        endings = {f"{name}.py": "optimizer.py", f"test_{name}.py": "optimizer_test.py"}
     templates = files("bench_apts") / "templates"
-    contents = {folder / f"{name}.toml": (templates / "suite.toml").read_text("utf-8")
-                .replace("NAME", name),
-                folder / f"{name}.py": (templates / "suite.py").read_text("utf-8")}
+    contents = {folder / file: (templates / template).read_text("utf-8").replace("NAME", name)
+                for file, template in endings.items()}
     _write(contents)
-    suite = shlex.quote(os.fspath(next(iter(contents))))
+    first, last = (shlex.quote(os.fspath(path)) for path in contents)
     print(f"wrote {' and '.join(map(str, contents))}; next:")
-    print(f"  bench-apts test {suite}")
-    print(f"  bench-apts run --suite {suite} --gpus 1,2 --optimizers apts,sgd,adam --trials 4")
+    print(f"  bench-apts test {first}")
+    if what is NewKind.suite:
+        print(f"  bench-apts run --suite {first} --gpus 1,2 --optimizers apts,sgd,adam --trials 4")
+    else:
+        print(f"  python -m pytest {last}")
+        print(f"  bench-apts run --optimizers {first},adam,apts --gpus 1,2 --trials 4")
 
 
-def _require_name(name: str) -> None:
+def _require_suite_name(name: str) -> None:
     """Refuse what no suite can be called.
 
     Raises:
         UserError: ``name`` is not allowed, or that of an installed suite.
     """
+    from bench_apts.plugins import registry
+
+    _require_name(name, "suite")
+    if name in registry.suite_names():
+        raise UserError(f"there is a suite '{name}' already, {registry.suite_origin(name)}; "
+                        "choose another name")
+
+
+def _require_optimizer_name(name: str) -> None:
+    """Refuse what no optimizer can be called.
+
+    Raises:
+        UserError: ``name`` is not allowed, or that of an installed optimizer.
+    """
+    from bench_apts.plugins import registry
+
+    _require_name(name, "optimizer")
+    if name in registry.optimizer_names():
+        raise UserError(f"there is an optimizer '{name}' already, "
+                        f"{registry.optimizer_origin(name)}; choose another name")
+
+
+def _require_name(name: str, what: str) -> None:
+    """Refuse what cannot be a name and a file's.
+
+    Raises:
+        UserError: ``name`` is not allowed.
+    """
     import msgspec
 
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins import registry
 
     kind = next(f.type for f in msgspec.structs.fields(Suite) if f.name == "name")
     try:
         msgspec.convert(name, kind)
     except msgspec.ValidationError as error:
-        raise UserError(f"a suite cannot be called '{name}': write up to 64 letters, digits, "
-                        "dots, underscores and hyphens, a letter or digit first") from error
+        raise UserError(f"{'an' if what[0] in 'aeiou' else 'a'} {what} cannot be called '{name}': "
+                        "write up to 64 letters, digits, dots, underscores and hyphens, a letter "
+                        "or digit first") from error
     if name.endswith((".toml", ".py")):
         raise UserError(f"'{name}' is a file's name; leave out the ending")
-    if name in registry.suite_names():
-        raise UserError(f"there is a suite '{name}' already, {registry.suite_origin(name)}; "
-                        "choose another name")
 
 
 def _write(contents: dict[Path, str]) -> None:

@@ -70,15 +70,11 @@ def _is_optimizer(name: str) -> bool:
 
 
 def _test_optimizer(console: Console, selector: str) -> None:
-    from bench_apts.launch.elastic import Launcher
-    from bench_apts.study import optimizer_examination
+    from bench_apts.study.optimizer_examination import examine_alone
 
     session.find_placement_of_command(console, None, None, None)
-    packages = optimizer_examination.required_packages([selector])
-    with (session.end_in_order(), tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder,
-          Launcher(packages, "cpu") as launcher):
-        _print(console, optimizer_examination.examine_optimizer(
-            selector, launcher, Path(folder)))
+    with session.end_in_order():
+        _print(console, examine_alone(selector))
 
 
 def _test_suite(console: Console, suite: str, data_dir: Path | None, base_seed: int, offline: bool

@@ -1,6 +1,7 @@
 """What the ranks of an examination saw of an optimizer, as they write it down.
 
-MessagePack, because JSON knows no infinite numbers and a method under examination may produce some.
+MessagePack, because JSON knows no infinite numbers, and a method under examination may produce
+some.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Stage = Literal[
-    "start", "plain", "repeated", "warmed", "cleared", "resumed", "unequal", "convolution", "end"]
+    "start", "plain", "repeated", "cleared", "resumed", "warmed", "unequal", "convolution", "end"]
 """Parts of an examination: trainings, but for the first and the last one.
 
-``plain`` is a training as it comes. It is ``repeated``, taken after a warm-up that was undone
-(``warmed``), with ``.grad`` None before each step (``cleared``), and ``resumed`` from a checkpoint
-of the repeated one. In ``unequal`` the last rank has wrong targets.
+``plain`` is a training as it comes. It is ``repeated``, taken with ``.grad`` None before each
+step (``cleared``), ``resumed`` from a checkpoint of the repeated one, and taken after a warm-up
+that was undone (``warmed``). In ``unequal`` the last rank has wrong targets, and the others four
+times the loss.
 """
 
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench_apts.core.errors import ContractError
+from bench_apts.study import examined_ranks
 from bench_apts.study.check_findings import CheckFinding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bench_apts.core.observations import RankLog, SeenTraining, Stage
+    from bench_apts.core.observations import RankLog, Stage
     from bench_apts.plugins.backend import Backend
     from bench_apts.plugins.optimizer_contract import TrafficFormula
+    from bench_apts.study.examined_ranks import ExaminedRanks
 
 _SAME_COURSE = 1e-4
 """Relative difference between the losses of N ranks and of one that rounding may make."""
-
-_NOTED = 0.1
-"""Share by which bytes may differ from a formula that says in a note what it leaves out."""
-
 
 _IN_ANY_ORDER = 2
 """Ranks whose sum is the same in any order.
@@ -31,37 +27,6 @@ With more a wrapper that lays out its messages anew in its second step, as
 DistributedDataParallel does, changes the last bits. That steps are undone at these N is proved
 where they are (``warmup.prove_undone``).
 """
-
-
-@dataclass(frozen=True)
-class ExaminedRanks:
-    """What the ranks of one launch saw.
-
-    Attributes:
-        ranks: Their number N.
-        logs: By rank.
-        failure: Why the launch ended early; "" where it did not.
-        stage: What was being done then.
-        refused: Whether the backend refused the network, by an error that says why.
-    """
-
-    ranks: int
-    logs: Sequence[RankLog]
-    failure: str = ""
-    stage: Stage = "end"
-    refused: bool = False
-
-    def trainings(self, stage: Stage) -> list[SeenTraining] | None:
-        """Return a training as each rank saw it; None if one of them did not finish it."""
-        found = [log.training(stage) for log in self.logs]
-        return None if None in found else [each for each in found if each is not None]
-
-    def finished(self, *but: Stage) -> Iterator[tuple[Stage, list[SeenTraining]]]:
-        """Yield the trainings that all ranks finished, except ``but``."""
-        for stage in _FAILING:
-            if stage not in but and (seen := self.trainings(stage)):
-                yield stage, seen
-
 
 _FAILING: dict[Stage, str] = {
     "start": "training", "plain": "training", "repeated": "checkpoint", "warmed": "warm-up",
@@ -89,14 +54,13 @@ def check_optimizer(backend: Backend, launches: Sequence[ExaminedRanks]) -> list
               _replicas),
         check("decisions", "unequal losses leave ranks with the same weights", _decisions),
         check("repetition", "the same seed gives the same losses, bit for bit",
-              lambda seen: _same(seen, "repeated", "plain", (
+              lambda seen: examined_ranks.unequal_courses(seen, "repeated", "plain", (
                   "two equal trainings differ: draw random numbers from torch's global generator, "
                   "and let nothing depend on the time or on an earlier stepper"))),
-        check("warm-up", "steps that are undone leave nothing",
-              _warm_up),
+        check("warm-up", "steps that are undone leave nothing", _warm_up),
         _check_checkpoint(check, launches),
         check("gradients", "no step uses what an earlier one left in .grad",
-              lambda seen: _same(seen, "cleared", "plain", (
+              lambda seen: examined_ranks.unequal_courses(seen, "cleared", "plain", (
                   "steps use gradients that earlier ones left in .grad, which no state_dict() "
                   "holds: call zero_grad() before the backward pass"))),
         check("passes", "all passes and samples are reported", _passes),
@@ -211,7 +175,7 @@ def _replicas(seen: ExaminedRanks) -> Iterator[str] | None:
             "report agreed=False where ranks differ, align buffers in evaluation_model() "
             "(align_buffers)"
             for stage, trainings in seen.finished("unequal")
-            for where, problem in _differences(trainings))
+            for where, problem in examined_ranks.differences(trainings))
 
 
 def _decisions(seen: ExaminedRanks) -> Iterator[str] | None:
@@ -219,61 +183,16 @@ def _decisions(seen: ExaminedRanks) -> Iterator[str] | None:
     if trainings is None:
         return None
     return (f"{where}, {problem} once their losses differ much: decide by numbers that all ranks "
-            "have, such as an all-reduced loss" for where, problem in _differences(trainings))
-
-
-def _differences(trainings: Sequence[SeenTraining]) -> Iterator[tuple[str, str]]:
-    """Yield where the ranks of a training first differ that must be equal, and in what."""
-    for number, counts in enumerate(zip(*(each.steps for each in trainings), strict=False), 1):
-        where = f"after step {number}"
-        for name, values in (("agreed", {each.agreed for each in counts}),
-                             ("total_samples", {each.total_samples for each in counts})):
-            if len(values) > 1:
-                yield where, f"the ranks report different values of {name}"
-                return
-        prints = {each.weights[number - 1] for each in trainings}
-        if counts[0].agreed and len(prints) > 1:
-            yield where, "the ranks' weights differ though they report agreed=True"
-            return
-    for number, prints in enumerate(zip(*(each.evaluated for each in trainings), strict=False)):
-        for name, values in (("weights", {print_[0] for print_ in prints}),
-                             ("buffers", {print_[1] for print_ in prints})):
-            if len(values) > 1:
-                yield f"at evaluation {number}", f"the ranks' {name} differ in evaluation_model()"
-                return
-
-
-def _same(seen: ExaminedRanks, one: Stage, other: Stage, remedy: str) -> Iterator[str] | None:
-    """Compare two trainings that must be equal to the bit."""
-    pairs = seen.trainings(one), seen.trainings(other)
-    if pairs[0] is None or pairs[1] is None:
-        return None
-    firsts = [place for a, b in zip(*pairs, strict=True)
-              if (place := _first_difference(a, b)) is not None]
-    return iter(()) if not firsts else iter((f"from step {min(firsts)} on, {remedy}",))
+            "have, such as an all-reduced loss"
+            for where, problem in examined_ranks.differences(trainings))
 
 
 def _warm_up(seen: ExaminedRanks) -> Iterator[str] | None:
     if seen.ranks > _IN_ANY_ORDER:
         return None if seen.trainings("warmed") is None else iter(())
-    return _same(seen, "warmed", "plain", (
+    return examined_ranks.unequal_courses(seen, "warmed", "plain", (
         "a training after undone steps differs: state_dict() leaves out something that decides a "
         "step, or load_state_dict() does not restore it"))
-
-
-def _first_difference(one: SeenTraining, whole: SeenTraining) -> int | None:
-    """Return the first step, from 1, at which a training is not as another that began earlier."""
-    tail = slice(one.begun - whole.begun, None)
-    pairs = zip(one.losses, whole.losses[tail], one.weights, whole.weights[tail],
-                one.steps, whole.steps[tail], strict=False)
-    for number, (a, b, *others) in enumerate(pairs, one.begun + 1):
-        if a.hex() != b.hex() or others[0] != others[1] or others[2] != others[3]:
-            return number
-    if len(one.losses) != len(whole.losses[tail]):
-        return one.begun + min(len(one.losses), len(whole.losses[tail])) + 1
-    if one.values[-1].hex() != whole.values[-1].hex() or one.evaluated[-1] != whole.evaluated[-1]:
-        return one.begun + len(one.losses)  # sharded weights have no fingerprint to compare
-    return None
 
 
 def _check_checkpoint(
@@ -281,7 +200,7 @@ def _check_checkpoint(
 ) -> CheckFinding:
     found: CheckFinding = check(
         "checkpoint", "a resumed training goes on bit for bit",
-        lambda seen: _same(seen, "resumed", "repeated", (
+        lambda seen: examined_ranks.unequal_courses(seen, "resumed", "repeated", (
             "a training resumed in another process differs: state_dict() leaves out something "
             "that decides a step (weights, buffers, moments, a step count)")))
     for each in launches:
@@ -297,27 +216,7 @@ def _passes(seen: ExaminedRanks) -> Iterator[str] | None:
     if not any(seen.finished()):
         return None
     return itertools.chain.from_iterable(
-        _unreported(seen.ranks, trainings) for _, trainings in seen.finished())
-
-
-def _unreported(ranks: int, trainings: Sequence[SeenTraining]) -> Iterator[str]:
-    from bench_apts.trial.contract_checks import require_true
-
-    made = sum(each.reported.samples for each in trainings)
-    try:
-        require_true("", made, sum(each.counted.samples for each in trainings), *(
-            max(getattr(each.counted, name) - getattr(each.reported, name) for each in trainings)
-            for name in ("forwards", "backwards")))
-    except ContractError as error:
-        yield str(error)
-        return
-    for number, counts in enumerate(zip(*(each.steps for each in trainings), strict=False), 1):
-        total, samples = counts[0].total_samples, sum(each.samples for each in counts)
-        claimed = counts[0].samples * ranks if total is None else total
-        if claimed != samples:
-            yield (f"step {number} reports {claimed} samples of all ranks and {samples} on the "
-                   "single ones: report total_samples where ranks process different numbers")
-            return
+        examined_ranks.unreported(seen.ranks, trainings) for _, trainings in seen.finished())
 
 
 def check_bytes(
@@ -333,36 +232,10 @@ def check_bytes(
         if trainings is None:
             return None
         return itertools.chain.from_iterable(
-            _wrong_bytes(formula, seen.ranks, training) for training in trainings)
+            examined_ranks.wrong_bytes(formula, seen.ranks, training) for training in trainings)
 
     return _checked("bytes", f"{formula.words} a {formula.unit}, as declared{note}", launches,
                     look)
-
-
-def _wrong_bytes(
-    formula: TrafficFormula, ranks: int, training: SeenTraining
-) -> Iterator[str]:
-    expected = {name: sent for name, sent in
-                formula.ideal(training.parameters, ranks).items() if sent}
-    unit: dict[str, float] = {}
-    begun = 1
-    for number, (counts, sent) in enumerate(zip(training.steps, training.sent, strict=True), 1):
-        for name, more in sent.items():
-            unit[name] = unit.get(name, 0) + more
-        if formula.unit == "round" and not counts.agreed:
-            continue
-        slack = _NOTED if formula.note else 1e-9
-        if expected.keys() != unit.keys() or not all(
-                math.isclose(unit[name], expected[name], rel_tol=slack) for name in expected):
-            yield (f"{formula.unit} from step {begun} on sent {_traffic(unit)} per rank and "
-                   f"{formula.words} is {_traffic(expected)}: correct Backend.traffic, or send "
-                   "what it says")
-            return
-        unit, begun = {}, number + 1
-
-
-def _traffic(sent: dict[str, float]) -> str:
-    return " + ".join(f"{number:,.0f} B ({name})" for name, number in sorted(sent.items())) or "0 B"
 
 
 def _check_kernel(
@@ -433,18 +306,8 @@ def _check_parameters(
     def look(seen: ExaminedRanks) -> Iterator[str] | None:
         trainings = seen.trainings("convolution")
         return None if trainings is None else itertools.chain.from_iterable(
-            map(_unusual_parameters, trainings))
+            map(examined_ranks.unusual_parameters, trainings))
 
     found: CheckFinding = check(
         "parameters", "4-D, frozen and tied ones train as they must", look)
     return found
-
-
-def _unusual_parameters(training: SeenTraining) -> Iterator[str]:
-    if not all(map(math.isfinite, [*training.losses, *training.values])):
-        yield "the loss of a small convolution is not finite at the default hyperparameters"
-    if training.moved:
-        yield (f"frozen parameters changed ({', '.join(training.moved)}): leave out those whose "
-               "requires_grad is False, of weight decay too")
-    if training.untied:
-        yield "two layers shared one parameter and no longer do: do not replace parameters"

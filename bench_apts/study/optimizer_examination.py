@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_apts.core import observations
@@ -20,11 +22,10 @@ from bench_apts.core.spec import (
     Trial,
 )
 from bench_apts.study import optimizer_checks, resolve
-from bench_apts.study.optimizer_checks import ExaminedRanks
+from bench_apts.study.examined_ranks import ExaminedRanks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from bench_apts.core.spec import Entry
     from bench_apts.launch.elastic import Launcher
@@ -78,14 +79,23 @@ def examine_optimizer(
     return optimizer_checks.check_optimizer(plugin.backend, launches)
 
 
+def examine_alone(selector: str, sizes: Sequence[int] = SIZES) -> list[CheckFinding]:
+    """Do what ``examine_optimizer`` does with a launcher and a folder of its own."""
+    from bench_apts.launch.elastic import Launcher
+
+    with (tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder,
+          Launcher(required_packages([selector]), "cpu") as launcher):
+        return examine_optimizer(selector, launcher, Path(folder), sizes)
+
+
 def _trial(entry: Entry, plugin: Plugin, ranks: int) -> Trial:
     """Return a trial that says what the ranks are to examine."""
     backend = plugin.backend
     values = backend.configure(entry.pinned)
     batch = backend.minibatch(_BATCH, values, ranks)
     if batch % ranks:
-        raise UserError(f"{backend.name}: batch_size({_BATCH}, …, {ranks}) returned {batch}, which "
-                        f"{ranks} ranks cannot share; round it to a multiple of them")
+        raise UserError(f"{backend.name}: batch_size({_BATCH}, …, {ranks}) returned {batch}, "
+                        f"which {ranks} ranks cannot share; round it to a multiple of them")
     backend.slicing(values)  # raises here what the ranks would
     return Trial(
         label=entry.label, optimizer=backend.name, hyperparameters=values,

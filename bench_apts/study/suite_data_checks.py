@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench_apts.study.check_findings import Level
-
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.suite_problem import SuiteProblem
 

@@ -32,7 +32,7 @@ class SignStepper:
         self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
     ) -> None:
         self.model, self.loss, self.world = model, loss, world
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.lr = values["lr"]
 
     def step(self, batch: Batch) -> StepReport:
@@ -59,7 +59,10 @@ class SignStepper:
         self.model.load_state_dict(state)
 
     def evaluation_model(self) -> torch.nn.Module:
-        """Returns the model, the same on every rank."""
+        """Returns the model, the same on every rank, with BatchNorm statistics of rank 0."""
+        from bench_apts.plugins.replicas import align_buffers
+
+        align_buffers(self.model)
         return self.model
 
 

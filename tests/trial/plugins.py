@@ -14,7 +14,7 @@ class Stepper:
         import torch
 
         self.model, self.loss, self.world = model, loss, world
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         # BEFORE
         self.optimizer = torch.optim.SGD(self.parameters, lr=values["lr"], momentum=0.9)
         self.steps = 0
