@@ -77,6 +77,7 @@ dog = Backend(
     },
     build=build_dog,
     tuning_free=True,
+    rank_invariant=True,
     traffic=GRADIENT_SUM,
     sources=(*_SOURCES, "bench_apts.optimizers.averaging"),
     moves_weights=True,
@@ -94,6 +95,7 @@ momo = Backend(
     },
     build=build_momo,
     tuning_free=True,
+    rank_invariant=True,
     traffic=TrafficFormula("2f·P", "step", lambda n, _: {"all_reduce": 4 * n + 4}),
     sources=_SOURCES,
 )

@@ -102,6 +102,7 @@ backend = Backend(
     build=build,
     requires=("pytorch_optimizer",),
     install="bench-apts[rivals]",
+    rank_invariant=True,
     traffic=GRADIENT_SUM,
     sources=("pytorch_optimizer.optimizer.muon", "pytorch_optimizer.optimizer.utils.matrix",
              "bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule",

@@ -119,6 +119,7 @@ def _backend(
         build=partial(build, method=method, options=options),
         requires=("pytorch_optimizer",),
         install="bench-apts[rivals]",
+        rank_invariant=True,
         traffic=GRADIENT_SUM,
         sources=(f"pytorch_optimizer.optimizer.{module}", "pytorch_optimizer.base.optimizer",
                  "bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule",

@@ -56,14 +56,6 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.hidden(self.embedding(tokens).mean(1))))
 
 
-class Frozen(Tied):
-    """A layer in the middle that is not trained."""
-
-    def __init__(self):
-        super().__init__()
-        self.hidden.requires_grad_(False)
-
-
 class Double(Tied):
     """Parameters of 64 bits."""
 

@@ -35,7 +35,7 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Take a step along the gradients, which are averages over all ranks already."""
         for group in self.param_groups:
             for p in group["params"]:

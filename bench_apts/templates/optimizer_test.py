@@ -1,4 +1,4 @@
-"""Tests of NAME.py, for pytest: all that `bench-apts test` checks, and a step worked out by hand."""
+"""Tests of NAME.py for pytest: all that `bench-apts test` checks, and a step done by hand."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from bench_apts.study.optimizer_examination import examine_alone
 FILE = str(Path(__file__).with_name("NAME.py"))
 
 
-def test_it_keeps_the_contract():
+def test_it_keeps_the_contract() -> None:
     """Trains small networks on 1, 2 and 3 ranks."""
     failed = [str(finding) for finding in examine_alone(FILE) if finding.level == "failed"]
     assert not failed, "\n".join(failed)
 
 
-def test_a_step_is_the_one_worked_out_by_hand():
+def test_a_step_is_the_one_worked_out_by_hand() -> None:
     """The gradient of the loss (2·3 − 0)² is 36: a step of length lr downwards."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 2.0)

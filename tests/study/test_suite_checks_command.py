@@ -96,7 +96,7 @@ def test_what_only_trials_can_tell(cli, suite, broken, failed):
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("none.toml", "cannot read suite none.toml"), ("digit", "did you mean digits"),
-    (".", "unknown suite"), ("folder.toml", "folder.toml"),
+    (".", "unknown suite or optimizer"), ("folder.toml", "folder.toml"),
 ])
 def test_what_is_no_suite(cli, tmp_path, name, expected):
     (tmp_path / "folder.toml").mkdir()

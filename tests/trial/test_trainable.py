@@ -17,7 +17,6 @@ from bench_apts.study.suite_network_checks import rehearse_batch
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
 
-NAMES = ("Tied", "Frozen", "Double")
 TOGETHER = ("sgd", "adam", "apts", "apts-paper", "local-adam", "nadamw", "schedule-free",
             "prodigy")
 ZERO = [pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3")]
@@ -25,31 +24,29 @@ ZERO = [pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2"
 
 @functools.cache
 def trained(backend, size):
-    """What each rank saw, by network."""
+    """What each rank saw."""
     several = TOGETHER if backend in TOGETHER else (backend,)
     return _run(several, size)
 
 
 @functools.cache
 def _run(backends, size):
-    return run_ranks(courses, size, NAMES, backends)
+    return run_ranks(courses, size, backends)
 
 
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", [*TOGETHER, *ZERO])
-def test_every_backend_trains_them(name, backend, size):
+def test_tied_parameters_of_64_bits_are_trained(backend, size):
     if backend.startswith("zero"):
         pytest.importorskip("deepspeed")
-    ranks = [rank[name, backend] for rank in trained(backend, size)]
+    ranks = [rank[backend] for rank in trained(backend, size)]
     for rank in ranks:
         assert all(map(math.isfinite, rank["losses"]))
         assert rank["tied"]
-        assert rank["kept"] in (None, name == "Frozen")
-        assert rank["dtype"] == ("torch.float64" if name == "Double" else "torch.float32")
+        assert rank["dtype"] == "torch.float64"
         assert rank["prints"] == ranks[0]["prints"]
     if backend.startswith("zero"):
-        adam = [rank[name, "adam"] for rank in trained("adam", size)]
+        adam = [rank["adam"] for rank in trained("adam", size)]
         for one, other in zip(ranks, adam, strict=True):
             np.testing.assert_allclose(one["losses"], other["losses"], rtol=1e-3)
 
