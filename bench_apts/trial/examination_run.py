@@ -5,6 +5,7 @@ Nothing is judged here: each rank writes down what it saw, and the command compa
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import io
 import itertools
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
     from bench_apts.core.observations import Stage
     from bench_apts.core.records import Status
+    from bench_apts.plugins.optimizer_contract import StepReport
 
 STEPS, ROUNDS = 30, 2
-"""Steps of a training, and how often ranks agree in it at least."""
+"""Steps that a training's samples are enough for, and how often ranks agree in it at least."""
 
 MOST_STEPS = 240
 """Steps that this may take at most."""
@@ -91,6 +93,7 @@ class Examination:
             observations.write_log(self._file, self.log)
 
     def _run(self) -> None:
+        self._set_budget()
         self._train("plain")
         saved = self._train("repeated", save=True)
         self._train("cleared", clear=True)
@@ -103,6 +106,16 @@ class Examination:
         self._compare_generators()
         self._finish()
         self.log.stage = "end"
+
+    def _set_budget(self) -> None:
+        """Make the samples enough for a step's passes, which nobody has declared, as a few show.
+
+        A training ends where they are used up, as a trial does: schedules end there too.
+        """
+        training = ExaminedTraining(self, SeenTraining("start"), 0)
+        most = max(training.rehearse())
+        samples = STEPS * max(self.world.batch_size, most)
+        self.world = dataclasses.replace(self.world, budget_samples=samples)
 
     def _finish(self) -> None:
         gc.collect()
@@ -208,7 +221,7 @@ class ExaminedTraining:
         self._draws = StepSeeds(0, self.world.rank, self.world.device)
         self._batches = self._shares(0)
         self.taken, self.agreed = 0, True
-        self._rounds = self._evaluated_at = 0
+        self._rounds = self._samples = self._evaluated_at = 0
 
     def _shares(self, seed: int) -> Iterator[Batch]:
         """Yield this rank's shares of minibatches."""
@@ -216,6 +229,17 @@ class ExaminedTraining:
         for chosen in Order(SAMPLES, seed).slices(
                 self.world.batch_size, self.world.rank, self.world.size, sampling):
             yield Batch(self._inputs[chosen], self._own_targets[chosen])
+
+    def rehearse(self) -> list[int]:
+        """Take a few steps and return the samples of each, of all ranks."""
+        observer = self._observer
+        return [self._total(observer.reports.checked(
+            observer.stepper.step(batch), len(batch.targets)))
+            for batch in itertools.islice(self._batches, _WARMUP)]
+
+    def _total(self, report: StepReport) -> int:
+        total = report.total_samples
+        return report.samples * self.world.size if total is None else total
 
     def warm_up(self) -> None:
         """Take a few steps and undo them, as before every trial."""
@@ -231,14 +255,15 @@ class ExaminedTraining:
         self._observer.stepper.load_state_dict(state["stepper"])
         warmup.set_random_states(self.world.device, state["random"])
         self.taken = self._seen.begun = state["taken"]
-        self._rounds, self._evaluated_at = state["rounds"], state["evaluated_at"]
+        self._rounds, self._samples = state["rounds"], state["samples"]
+        self._evaluated_at = state["evaluated_at"]
         self._batches = itertools.islice(self._batches, self.taken, None)
 
     def save(self) -> bytes | None:
         """Return a checkpoint; None where none can be written."""
         state = {"stepper": self._observer.stepper.state_dict(),
                  "random": warmup.random_states(self.world.device),
-                 "taken": self.taken, "rounds": self._rounds,
+                 "taken": self.taken, "rounds": self._rounds, "samples": self._samples,
                  "evaluated_at": self._evaluated_at}
         self._all.audit.bill("checkpoint")
         written = io.BytesIO()
@@ -261,7 +286,8 @@ class ExaminedTraining:
     @property
     def done(self) -> bool:
         """Whether the training is over."""
-        return self.taken >= STEPS and self.agreed and self._rounds >= ROUNDS
+        return (self._samples >= self.world.budget_samples and self.agreed
+                and self._rounds >= ROUNDS)
 
     @property
     def due(self) -> bool:
@@ -292,6 +318,7 @@ class ExaminedTraining:
         seen = self._seen
         self.taken, self.agreed = self.taken + 1, report.agreed
         self._rounds += report.agreed
+        self._samples += self._total(report)
         seen.losses.append(float(report.loss))
         seen.steps.append(StepCounts(report.samples, report.forwards, report.backwards,
                                      report.total_samples, report.agreed))
