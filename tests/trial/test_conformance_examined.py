@@ -14,7 +14,7 @@ from bench_apts.study.optimizer_examination import examine_optimizer, required_p
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 NAMES = [name for name in registry.optimizer_names()
          if not registry.optimizer(name).backend.unavailable()]
-HEAVY = ("zero1", "zero2", "zero3")
+HEAVY = ("zero1", "zero2", "zero3", "zero-offload")
 """Each takes as long as ten others."""
 
 ALIGNED = ("        return self.model\n",
