@@ -41,7 +41,7 @@ def command(
         endings = {f"{name}.toml": "suite.toml", f"{name}.py": "suite.py"}
     else:
         _require_optimizer_name(name)
-        endings = {f"{name}.py": "optimizer.py", f"test_{name}.py": "optimizer_test.py"}
+        endings = {f"{name}.py": "new_optimizer.py", f"test_{name}.py": "new_optimizer_test.py"}
     templates = files("bench_apts") / "templates"
     contents = {folder / file: (templates / template).read_text("utf-8").replace("NAME", name)
                 for file, template in endings.items()}
