@@ -11,7 +11,7 @@ from torch import nn
 
 from bench_apts.contract import Batch, World
 from bench_apts.core.errors import UserError
-from bench_apts.optimizers import low_communication, sgd
+from bench_apts.optimizers import low_communication, muon, sgd
 from bench_apts.plugins.replicas import model_fingerprints
 
 PRELOAD = ["baseline_task", "torch.distributed.algorithms.model_averaging.averagers",
@@ -389,6 +389,22 @@ def test_alone_nothing_is_sent_and_rounds_are_taken_all_the_same(on_ranks):
 
 def alone(ranks):
     return {name: course(ranks, name) for name in ("averaged", "diloco", "streaming", "snoo")}
+
+
+def test_alone_muloco_without_outer_steps_is_muon(on_ranks):
+    ((inner, muon),) = on_ranks(orthogonalised, 1)
+    np.testing.assert_allclose(inner, muon, rtol=1e-4, atol=1e-6)
+
+
+def orthogonalised(ranks):
+    found = []
+    for backend, pinned in ((low_communication.muloco, {"outer_lr": 1.0, "outer_momentum": 0.0}),
+                            (muon.backend, {})):
+        mine = Course(backend, lr=0.01, **pinned)
+        for _ in range(10):
+            mine.step()
+        found.append(mine.weights())
+    return found
 
 
 def test_more_fragments_than_steps_are_refused():

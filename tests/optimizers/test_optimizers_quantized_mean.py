@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from storages import Storages
 
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.quantized_layout import BITS
@@ -116,7 +117,16 @@ def everything(ranks):
                 "other": torch.equal(mine, other), "rolled": rolled.numpy(),
                 "sent": {name: (t.calls, t.payload_bytes) for name, t in sent.items()},
                 "formula": mean.layout.payloads}
-    return found, with_feedback(ranks), poisoned(ranks)
+    return found, with_feedback(ranks), poisoned(ranks), memory()
+
+
+def memory():
+    """The peak of what a mean of 2^20 numbers allocates beyond them, and its message's bytes."""
+    vector = torch.randn(2**20)
+    mean = QuantizedMean(vector, 4)
+    with Storages(300_000) as storages:  # a tile of numbers has 262,144 bytes
+        mean.average(vector, 0)
+    return storages.peak - vector.untyped_storage().nbytes(), mean.layout.payloads["all_gather"]
 
 
 def with_feedback(ranks):
@@ -198,6 +208,12 @@ def test_feedback_sends_in_the_end_what_was_held_back(ranks):
         scale = 10.0 ** (np.arange(300) // 16 % 3)
         assert (np.abs(sent - wanted) / scale).max() < 15
         assert np.corrcoef(sent / scale, wanted / scale)[0, 1] > 0.5
+
+
+def test_beyond_two_messages_only_tiles_are_allocated(ranks):
+    for peak, message in (rank[3] for rank in ranks):
+        assert peak == 2 * message
+        assert message < 0.14 * 4 * 2**20
 
 
 def test_nan_reaches_all_ranks_and_leaves_no_trace_in_the_errors(ranks):
