@@ -196,6 +196,7 @@ plus_plus = replace(
     name="zeropp",
     summary="AdamW as zero3, weights sent in 8 bits and gradients in 4 (DeepSpeed ZeRO++)",
     follows="",
+    rank_invariant=False,
     traffic=None,
     saves_communication=True,
     gpu_only="DeepSpeed's kernels of quantisation are CUDA's alone")

@@ -54,6 +54,7 @@ zero_redundancy = Backend(
     hyperparameters=HYPERPARAMETERS,
     build=build_zero_redundancy,
     follows="adam",
+    rank_invariant=True,
     sources=(*_SOURCES, "bench_apts.optimizers.data_parallel"),
     traffic=TrafficFormula(
         "3f·P", "step", lambda n, _: {"all_reduce": 4 * n, "broadcast": 4 * n}),
@@ -65,6 +66,7 @@ fsdp2 = Backend(
     hyperparameters=HYPERPARAMETERS,
     build=build_fully_sharded,
     follows="adam",
+    rank_invariant=True,
     sources=_SOURCES,
     traffic=TrafficFormula(
         "2f·P", "step", lambda n, _: {"all_gather": 4 * n, "reduce_scatter": 4 * n},

@@ -35,11 +35,14 @@ _FAILING: dict[Stage, str] = {
 """The check that a failure belongs to, by what was being done."""
 
 
-def check_optimizer(backend: Backend, launches: Sequence[ExaminedRanks]) -> list[CheckFinding]:
+def check_optimizer(
+    backend: Backend, formula: TrafficFormula | None, launches: Sequence[ExaminedRanks]
+) -> list[CheckFinding]:
     """Return what all checks found.
 
     Args:
         backend: The optimizer's.
+        formula: Of its bytes at the hyperparameters of the launches; None if none is known.
         launches: What was seen at each number of ranks, in ascending order.
     """
     def check(name: str, otherwise: str, look: Callable[[ExaminedRanks], Iterator[str] | None]
@@ -64,7 +67,7 @@ def check_optimizer(backend: Backend, launches: Sequence[ExaminedRanks]) -> list
                   "steps use gradients that earlier ones left in .grad, which no state_dict() "
                   "holds: call zero_grad() before the backward pass"))),
         check("passes", "all passes and samples are reported", _passes),
-        check_bytes(backend.traffic, launches),
+        check_bytes(formula, launches),
         _check_kernel(check, launches),
         check_world_sizes(backend.rank_invariant, launches),
         _check_parameters(check, launches),

@@ -76,7 +76,8 @@ def examine_optimizer(
     if not launches:
         raise UserError(f"optimizer {entry.label} takes {plugin.backend.min_ranks} ranks at least "
                         f"and is tested with up to {max(sizes)}")
-    return optimizer_checks.check_optimizer(plugin.backend, launches)
+    formula = plugin.backend.formula(plugin.backend.configure(entry.pinned))
+    return optimizer_checks.check_optimizer(plugin.backend, formula, launches)
 
 
 def examine_alone(selector: str, sizes: Sequence[int] = SIZES) -> list[CheckFinding]:
