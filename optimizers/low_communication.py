@@ -141,7 +141,8 @@ des_loc = _backend(
             3, "rounds between averages of the first moments; 0 for never", least=0),
         "second_moment": Hyperparameter(
             6, "rounds between averages of the second moments; 0 for never", least=0)},
-    replace(LOCAL_STEPS, note="averages moments in all-reduces of their own, of P too"))
+    replace(LOCAL_STEPS, note="averages moments in all-reduces of their own, of P too",
+            where={"first_moment": 3, "second_moment": 6}))
 
 _OUTER_PERIOD = _period(28, "steps between two outer steps")
 

@@ -101,7 +101,8 @@ class StepReport:
         total_samples: Samples of all ranks, the same number on every rank; None where every
             rank processed as many as this one. Where ranks may differ, the stepper agrees on
             the number inside a collective that it needs anyway.
-        agreed: Whether all ranks hold the same weights now. A method with local steps says False
+        agreed: Whether all ranks hold the same weights now, or where other weights are evaluated
+            (``Backend.moves_weights``) the same of those. A method with local steps says False
             between its all-reduces; the harness evaluates and ends only where it says True.
         diagnostics: Free-form numbers. In the record a bool becomes the share of steps since
             the previous evaluation, any other number its latest value.

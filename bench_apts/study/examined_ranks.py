@@ -53,8 +53,15 @@ class ExaminedRanks:
                 yield stage, seen
 
 
-def differences(trainings: Sequence[SeenTraining]) -> Iterator[tuple[str, str]]:
-    """Yield where the ranks of a training first differ that must be equal, and in what."""
+def differences(
+    trainings: Sequence[SeenTraining], moved: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield where the ranks of a training first differ that must be equal, and in what.
+
+    Args:
+        trainings: Of all ranks.
+        moved: Whether other weights are evaluated than are trained, which then may differ.
+    """
     for number, counts in enumerate(zip(*(each.steps for each in trainings), strict=False), 1):
         where = f"after step {number}"
         for name, values in (("agreed", {each.agreed for each in counts}),
@@ -63,7 +70,7 @@ def differences(trainings: Sequence[SeenTraining]) -> Iterator[tuple[str, str]]:
                 yield where, f"the ranks report different values of {name}"
                 return
         prints = {each.weights[number - 1] for each in trainings}
-        if counts[0].agreed and len(prints) > 1:
+        if counts[0].agreed and len(prints) > 1 and not moved:
             yield where, "the ranks' weights differ though they report agreed=True"
             return
     for number, pairs in enumerate(zip(*(each.evaluated for each in trainings), strict=False)):

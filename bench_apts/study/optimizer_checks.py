@@ -54,8 +54,9 @@ def check_optimizer(
         check("training", f"{_steps(launches)} steps run and report what they must", _trains),
         check("loss", "it falls", _loss_falls),
         check("replicas", "parameters and buffers are the same on all ranks wherever they agree",
-              _replicas),
-        check("decisions", "unequal losses leave ranks with the same weights", _decisions),
+              lambda seen: _replicas(seen, backend.moves_weights)),
+        check("decisions", "unequal losses leave ranks with the same weights",
+              lambda seen: _decisions(seen, backend.moves_weights)),
         check("repetition", "the same seed gives the same losses, bit for bit",
               lambda seen: examined_ranks.unequal_courses(seen, "repeated", "plain", (
                   "two equal trainings differ: draw random numbers from torch's global generator, "
@@ -171,23 +172,23 @@ def _loss_falls(seen: ExaminedRanks) -> Iterator[str] | None:
                  "default hyperparameters",))
 
 
-def _replicas(seen: ExaminedRanks) -> Iterator[str] | None:
+def _replicas(seen: ExaminedRanks, moved: bool) -> Iterator[str] | None:
     if seen.ranks == 1 or not any(seen.finished("unequal")):
         return None
     return (f"{where} ({stage} training), {problem}: average gradients or weights in step(), "
             "report agreed=False where ranks differ, align buffers in evaluation_model() "
             "(align_buffers)"
             for stage, trainings in seen.finished("unequal")
-            for where, problem in examined_ranks.differences(trainings))
+            for where, problem in examined_ranks.differences(trainings, moved))
 
 
-def _decisions(seen: ExaminedRanks) -> Iterator[str] | None:
+def _decisions(seen: ExaminedRanks, moved: bool) -> Iterator[str] | None:
     trainings = seen.trainings("unequal")
     if trainings is None:
         return None
     return (f"{where}, {problem} once their losses differ much: decide by numbers that all ranks "
             "have, such as an all-reduced loss"
-            for where, problem in examined_ranks.differences(trainings))
+            for where, problem in examined_ranks.differences(trainings, moved))
 
 
 def _warm_up(seen: ExaminedRanks) -> Iterator[str] | None:

@@ -148,7 +148,8 @@ def test_what_is_built_in_passes_at_three_ranks(examine, name):
 
 
 @pytest.mark.parametrize("selector", [
-    EXAMPLES / "my_optimizer.py", EXAMPLES / "my_stepper.py",
+    EXAMPLES / "my_optimizer.py", EXAMPLES / "my_stepper.py", "diloco[period=4,bits=4]",
+    "streaming-diloco[period=8]", "des-loc[period=4]",
     pytest.param("apts-paper[preset=reference]", marks=pytest.mark.slow)])
 def test_examples_and_presets_pass(examine, selector):
     assert failures(examine(selector, (1, 2))) == []
