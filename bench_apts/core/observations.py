@@ -89,6 +89,7 @@ class RankLog(Struct):
         changed: What of the process's global state the optimizer changed, in words.
         reseeded: Random number generators that ``build`` seeded.
         left: Threads and processes that outlive the trainings.
+        audited: Whether the next two are known.
         bytes_complaints: Where the kernel's counters contradict the meter.
         channel_complaints: Other ways by which ranks exchanged data.
         unaudited: Why bytes were not audited; "" where they were.
@@ -100,6 +101,7 @@ class RankLog(Struct):
     changed: list[str] = []
     reseeded: list[str] = []
     left: list[str] = []
+    audited: bool = False
     bytes_complaints: list[str] = []
     channel_complaints: list[str] = []
     unaudited: str = ""

@@ -250,25 +250,27 @@ def _check_kernel(
         return CheckFinding("kernel", "skipped", reasons[0])
     found: CheckFinding = check(
         "kernel", "its counters agree with the bytes that were counted",
-        lambda seen: _at_the_end(seen, lambda log: log.bytes_complaints))
+        lambda seen: _audited(seen, lambda log: log.bytes_complaints))
     return found
 
 
-def _at_the_end(seen: ExaminedRanks, what: Callable[[RankLog], list[str]]
-                ) -> Iterator[str] | None:
-    if any(log.stage != "end" for log in seen.logs):
+def _audited(seen: ExaminedRanks, what: Callable[[RankLog], list[str]]
+             ) -> Iterator[str] | None:
+    if not all(log.audited for log in seen.logs):
         return None
     return iter(dict.fromkeys(text for log in seen.logs for text in what(log)))
 
 
 def _channels(seen: ExaminedRanks) -> Iterator[str] | None:
-    return _at_the_end(seen, lambda log: log.channel_complaints)
+    return _audited(seen, lambda log: log.channel_complaints)
 
 
 def _leftovers(seen: ExaminedRanks) -> Iterator[str] | None:
-    return _at_the_end(seen, lambda log: [
+    if any(log.stage != "end" for log in seen.logs):
+        return None
+    return iter(dict.fromkeys(
         f"{name} goes on running when the stepper is gone: end it, or start none"
-        for name in log.left])
+        for log in seen.logs for name in log.left))
 
 
 def _global_state(seen: ExaminedRanks) -> Iterator[str] | None:

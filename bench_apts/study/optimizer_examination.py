@@ -44,8 +44,8 @@ _RANK = re.compile(r"rank (\d+)")
 
 def required_packages(selectors: Sequence[str]) -> list[str]:
     """Return the modules that optimizers need and that a launcher imports once for all ranks."""
-    return sorted({name for text in selectors
-                   for name in resolve.resolve_entry(text)[1].backend.requires})
+    return [EXAMINATION.partition(":")[0], *sorted({
+        name for text in selectors for name in resolve.resolve_entry(text)[1].backend.requires})]
 
 
 def examine_optimizer(
@@ -141,4 +141,7 @@ def _failed(
     refused = log.building and log.stage == "convolution" and "UserError: " in reason
     if log.building and not refused:
         reason = f"build() failed: {reason}"
+    if log.stage == "convolution" and not refused:
+        reason += ("; this network has a frozen layer (train only parameters that require a "
+                   "gradient), weights of 4 dimensions, and a parameter that two layers share")
     return ExaminedRanks(trial.ranks, logs, reason.replace("UserError: ", ""), log.stage, refused)

@@ -166,8 +166,13 @@ class ExaminedTraining:
             ContractError: Its report is wrong, or ranks never agree.
         """
         if self.taken == _MOST_STEPS:
-            raise ContractError(f"{self._rounds} of {_MOST_STEPS} steps reported agreed=True: too "
-                                "few could be evaluated; have ranks agree more often by default")
+            if self._rounds < _ROUNDS:
+                raise ContractError(
+                    f"{self._rounds} of {_MOST_STEPS} steps reported agreed=True: too few could "
+                    "be evaluated; have ranks agree more often by default")
+            raise ContractError(
+                f"{_MOST_STEPS} steps reported {self._samples} samples of all ranks, and should "
+                f"have used up {self.world.budget_samples}: a sample counts at each forward pass")
         batch = next(self._batches)
         self._draws.begin(self.taken)
         if clear:

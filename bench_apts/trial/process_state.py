@@ -42,7 +42,8 @@ class ProcessState:
                  for name, before in self._settings.items()
                  if (now := _settings()[name]) != before]
         for name in sorted(self._environment.keys() | os.environ.keys()):
-            if self._environment.get(name) != os.environ.get(name):
+            # OpenMP's are set by libraries when they are imported, scikit-learn for one.
+            if not name.startswith("KMP_") and self._environment.get(name) != os.environ.get(name):
                 found.append(f"environment variable {name} was changed: leave os.environ alone")
         for owner, functions in self._functions.items():
             now_there = vars(_PATCHED[owner])
