@@ -221,7 +221,7 @@ apts = Backend(
 
 _DECOMPOSED = TrafficFormula(
     "2f·(3P + 16)", "step", lambda n, _: {"all_reduce": 4 * (3 * n + 4)},
-    note="sends 4 or 8 bytes more for each step that it retries, where it does")
+    note="sends 4 bytes more where it may retry steps, and for each that all ranks do")
 """The published APTS: 3n + 4 floats in four all-reduces."""
 
 _TRUST_REGION = TrafficFormula("2f·(P + 8)", "step", lambda n, _: {"all_reduce": 4 * (n + 2)})

@@ -81,7 +81,8 @@ class APTS(torch.optim.Optimizer):
             (paper), ``accepted``, ``actual_reduction``, ``predicted_reduction`` (paper) and
             ``at_bound``, whether the radius then lay at a bound; ``forwards``, ``backwards``,
             ``local_passes`` (those of both kinds in steps that this rank took alone), ``floats``
-            and ``calls`` (all-reduced).
+            and ``calls`` (all-reduced). Where ranks may differ in their passes (paper, with
+            retries), ``forwards_beyond``: by how many the mean over ranks exceeds ``forwards``.
 
     Raises:
         ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a

@@ -69,6 +69,7 @@ class PaperMethod:
         self.radius = settings.radius
         self._local_passes = self._local_forwards = 0
         self._uneven = bool(settings.retries and settings.preconditions and ranks.size > 1)
+        self._unsent = False  # whether other ranks do not know this one's passes
         self._mean_forwards = values.new_zeros(())
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -224,11 +225,11 @@ class PaperMethod:
         value = self._at(step, backward)
         if not backward:
             message = value.reshape(1)
-            if self._uneven:
+            if self._unsent:
                 message = torch.stack([value, value.new_tensor(self._local_forwards)])
             self._mean(message, 0)
-            if self._uneven:
-                self._mean_forwards = message[1]
+            if self._unsent:
+                self._mean_forwards, self._unsent = message[1], False
             return message[0]
         self._flat.scalars[0] = value
         self._mean(self._flat.with_scalars, self._flat.size)
@@ -240,6 +241,7 @@ class PaperMethod:
         predicted = self._local_phase(own_value)
         self._local_passes = self._problem.passes - before
         self._local_forwards += self._problem.forwards - forwards
+        self._unsent = self._uneven
         further = self._settings.global_pass
         learns = further and self._global.learns
         step = self._flat.gradient

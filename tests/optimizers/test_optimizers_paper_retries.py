@@ -103,7 +103,32 @@ def test_ranks_retry_alone_in_the_local_phase_and_together_in_the_global_pass(on
         assert last["global_rho"] == pytest.approx(1 / 3)
         assert last["radius"] == pytest.approx(0.4)
         assert (last["forwards"], last["backwards"]) == (1 + 2 + 1 + 2, 2)
-        assert (last["floats"], last["calls"]) == (3 * 1 + 4 + 1, 5)  # a float per global retry
+        # A float for the mean number of local passes, and one per global retry.
+        assert (last["floats"], last["calls"]) == (3 * 1 + 4 + 1 + 1, 5)
+        assert last["forwards_beyond"] == 0
+
+
+def uneven(ranks, retries):
+    """Local losses of which the steep one is overshot and the flat one is not."""
+    steepness = 8.0 if ranks.rank else 0.5
+    x = torch.nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+
+    def closure(backward=True):
+        loss = steepness * x.square().sum() / 2
+        if backward:
+            loss.backward()
+        return loss.detach()
+
+    opt = APTS([x], radius=1.6, local_iterations=1, retries=retries, consistency="value")
+    opt.step(closure)
+    return dict(opt.last)
+
+
+def test_ranks_know_the_mean_of_their_passes(on_ranks):
+    lasts = on_ranks(uneven, 2, 9)
+    own = [last["forwards"] for last in lasts]
+    assert own[0] != own[1]
+    assert {last["forwards"] + last["forwards_beyond"] for last in lasts} == {sum(own) / 2}
 
 
 def failing(ranks, call):

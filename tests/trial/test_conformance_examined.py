@@ -14,8 +14,8 @@ from bench_apts.study.optimizer_examination import examine_optimizer, required_p
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 NAMES = [name for name in registry.optimizer_names()
          if not registry.optimizer(name).backend.unavailable()]
-HEAVY = ("zero1", "zero2", "zero3", "zero-offload")
-"""Each takes as long as ten others."""
+HEAVY = ("apts-paper", "napts", "zero1", "zero2", "zero3", "zero-offload")
+"""Each takes as long as five others."""
 
 ALIGNED = ("        return self.model\n",
            "        from bench_apts.plugins.replicas import align_buffers\n"
@@ -136,7 +136,7 @@ def plugin(folder, name, replacements):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in HEAVY[1:] else name for name in NAMES])
+    pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in NAMES])
 def test_what_is_built_in_passes(examine, name):
     assert failures(examine(name, (1, 2))) == []
 
