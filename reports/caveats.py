@@ -137,7 +137,8 @@ def _measurements(gathered: Gathered) -> Found:
         yield "Noise unknown", (
             f"No trial was run twice at N = {units.listing([*alone])}, so nobody knows how far "
             "times scatter on this machine; small differences of time may be nothing.")
-    silent = [r for r in gathered.trials if r.uncounted]
+    yield from _imported(gathered.trials)
+    silent = [r for r in gathered.trials if r.uncounted and not r.header.imported]
     if silent:
         yield "Bytes were not measured", (
             f"The bytes of {units.plural(len(silent), 'trial')} are not known, or not all of "
@@ -151,6 +152,20 @@ def _measurements(gathered: Gathered) -> Found:
             f"Of {units.plural(len(unaudited), 'trial')} nothing shows that all bytes passed the "
             "meter: the kernel's counts could not be compared "
             f"({'; '.join(sorted(set(unaudited)))}).")
+
+
+def _imported(trials: Sequence[TrialRecord]) -> Found:
+    """What other programs measured, and what their logs do not say."""
+    groups: dict[tuple[str, tuple[str, ...]], list[TrialRecord]] = defaultdict(list)
+    for record in trials:
+        if origin := record.header.imported:
+            groups[origin.format, origin.unmeasured].append(record)
+    for (form, unmeasured), records in sorted(groups.items()):
+        yield "Imported logs", (
+            f"{units.plural(len(records), 'trial')} {'was' if len(records) == 1 else 'were'} not "
+            f"run by bench-apts but read from logs (`bench-apts import {form}`). Their times are "
+            "what the logs say, on whatever machine. The logs do not say, so that nothing rests "
+            f"on it: {units.listing([*unmeasured, 'bytes'])}.")
 
 
 def _starts(trials: Sequence[TrialRecord]) -> Found:
@@ -195,7 +210,7 @@ def _results(gathered: Gathered) -> Found:
                 f"Nobody measured with trials that {units.format_goal(suite.target)} is a "
                 f"sensible target.{note} Rankings can depend on it; see the lower levels.")
     untrained = Counter(record.trial.suite.name for record in gathered.trials
-                        if (hit := hit_bracket(record)) and not record.evals[hit[1]].samples)
+                        if (hit := hit_bracket(record)) and not record.evals[hit[1]].step)
     for suite_name, number in untrained.items():
         yield "Target met by the untrained model", (
             f"In {units.plural(number, 'trial')} of {suite_name} the model met the target before "
@@ -235,6 +250,7 @@ def _configurations(gathered: Gathered) -> Found:
         yield "Optimum at the edge", (
             f"The best {name} of {label} lies at an end of the range that was searched; a wider "
             "one may hold better, so its cost may be overstated.")
+    unreported = []
     for cell in _cells(gathered):
         where = f"{cell.label} on {cell.suite.name} at N = {cell.ranks}"
         if not cell.draws:
@@ -248,8 +264,12 @@ def _configurations(gathered: Gathered) -> Found:
                 "on fresh seeds, so its accuracies are those of the configuration that is fastest "
                 "to the target. The same command again runs it.")
         elif not cell.seeds:
-            yield "No final training", (f"{where} has no report-stage trial of its frozen "
-                                        "configuration yet.")
+            unreported.append(where)
+    if unreported:
+        yield "No final training", (
+            f"{units.listing(unreported) if len(unreported) < 4 else f'{len(unreported)} cells'} "
+            f"{'has' if len(unreported) == 1 else 'have'} no report-stage trial of the frozen "
+            "configuration yet.")
 
 
 def _endings(trials: Sequence[TrialRecord]) -> Found:

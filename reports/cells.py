@@ -110,7 +110,8 @@ class ReportCell:
     @property
     def batch(self) -> int | None:
         """Samples of a global minibatch in its final trainings, else in its draws."""
-        return next((r.trial.batch_size for r in (*self.seeds, *self.draws)), None)
+        return next((r.trial.batch_size for r in (*self.seeds, *self.draws)
+                     if r.measures("samples")), None)
 
     @property
     def badge(self) -> str:
@@ -212,7 +213,12 @@ class ReportCell:
 
     @property
     def forwards_to_target(self) -> float:
-        """Median forward passes of the busiest rank to the full target; infinite for a miss."""
+        """Median forward passes of the busiest rank to the full target; infinite for a miss.
+
+        NaN where a trial did not count them.
+        """
+        if not all(record.measures("forwards") for record in self.seeds):
+            return math.nan
         found = [(record, hit_bracket(record)) for record in self.seeds]
         return statistics.median([float(record.evals[bracket[1]].forwards) if bracket else math.inf
                                   for record, bracket in found] or [math.inf])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, format_cost, headline
 from bench_apts.reports import table
-from bench_apts.stats.expected_cost import restart_quantile
+from bench_apts.stats.expected_cost import miss_limit, restart_quantile
 from bench_apts.stats.trial_costs import all_known
 
 if TYPE_CHECKING:
@@ -160,23 +160,25 @@ def _quantile(cell: ReportCell, device: str) -> table.Value:
     drawn, currency = cell.outcomes(), headline(device)
     found, seconds = (
         table.finite(restart_quantile([o.spent[which] for o in drawn],
-                                      [o.cost[which] for o in drawn])) if drawn else None
+                                      [o.cost[which] for o in drawn]))
+        if drawn and all_known(drawn, which) else None
         for which in (currency, "core_seconds"))
     return table.Value(units.NONE if found is None else format_cost(currency, found, device),
                        numbers={"restart_cost_90": seconds, f"restart_cost_90_{currency}": found})
 
 
 def _success(cell: ReportCell) -> table.Value:
-    found = cell.ert("samples")  # the same trials hit in every currency
-    noun = "trial" if cell.tune else "seed"
+    drawn = cell.outcomes()
+    hits, trials = sum(o.hit for o in drawn), len(drawn)
     numbers: dict[str, Plain] = {
-        "success_rate": found.hits / found.trials if found.trials else None, "hits": found.hits,
-        "trials": found.trials, "tuning_trials": len(cell.tune)}
-    if not found.hits:
-        limit = f"P ≤ {units.format_percent(found.success_limit, 0)}" if found.trials else ""
-        return table.Value(f"0 of {found.trials}", limit, numbers, "number missed")
-    return table.number(units.format_percent(found.hits / found.trials, 0),
-                        f"{found.hits} of {units.plural(found.trials, noun)}", **numbers)
+        "success_rate": hits / trials if trials else None, "hits": hits,
+        "trials": trials, "tuning_trials": len(cell.tune)}
+    if not hits:
+        limit = f"P ≤ {units.format_percent(miss_limit(trials), 0)}" if trials else ""
+        return table.Value(f"0 of {trials}", limit, numbers, "number missed")
+    return table.number(
+        units.format_percent(hits / trials, 0),
+        f"{hits} of {units.plural(trials, 'trial' if cell.tune else 'seed')}", **numbers)
 
 
 def timed(entry: table.Value, crowded: bool) -> table.Value:

@@ -146,6 +146,14 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
     return (
         ("What", suite.summary),
         ("Version", str(suite.version)),
+        *(_training(suite) if suite.trainable else ()),
+        ("Target", f"{units.format_goal(suite.target)} (version {suite.target.version})"),
+        ("Target set by", f"{measured}. {origin.note}".strip(". ") + "."),
+    )
+
+
+def _training(suite: Any) -> tuple[tuple[str, str], ...]:
+    return (
         *((f"{table.capitalize()} from", f"{source} {show('', options)}".strip())
           for table, source in suite.sources.items() if table != "model"
           for options in [getattr(suite, table).options or {}]),
@@ -157,8 +165,6 @@ def _suite(suite: Any) -> tuple[tuple[str, str], ...]:
                             f"{suite.evaluation.consecutive} in a row make a hit"),
         ("Validation samples", f"{suite.data.validation:,}" if suite.data.validation
                                else "a split of the data's own"),
-        ("Target", f"{units.format_goal(suite.target)} (version {suite.target.version})"),
-        ("Target set by", f"{measured}. {origin.note}".strip(". ") + "."),
     )
 
 
@@ -187,7 +193,8 @@ def show(key: str, value: Any) -> str:
 
 def _data_sets(gathered: Gathered) -> list[tuple[str, str, str]]:
     """Return the name of each data set that trials ran on, the name shown, and its SHA-256."""
-    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials})
+    data = sorted({(r.trial.suite.data.name, r.trial.data_sha256) for r in gathered.trials
+                   if r.trial.suite.trainable})
     return [(name, _data_name(name, sha256, gathered.file), sha256) for name, sha256 in data]
 
 
@@ -277,7 +284,8 @@ def _target(suite: Suite) -> tuple[str, str]:
 def _coarse(suite: Suite, samples: int) -> Iterator[tuple[str, str]]:
     """Name a validation split that tells accuracies apart by no less than half a point."""
     target = suite.target
-    if not samples or not units.is_share(target, target.metric) or not 0 < target.value < 1:
+    if (not samples or not suite.trainable or not units.is_share(target, target.metric)
+            or not 0 < target.value < 1):
         return
     error = math.sqrt(target.value * (1 - target.value) / samples)
     if error > _COARSE:

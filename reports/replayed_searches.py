@@ -135,13 +135,15 @@ def _replayed(pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dic
     for ranks in sorted({pool.cell.ranks for pool in pools}):
         here = [pool for pool in pools if pool.cell.ranks == ranks]
         tuned = [pool for pool in here if pool.cell.tune]
+        without: dict[str, list[str]] = {}
         for pool in tuned:
             if pool.cell.search_owner:
                 continue  # a search that served several optimizers is replayed once
             if why := _not_replayable(pool):
-                notes.append(f"not replayed: {_where(pool.cell)}, {why}")
+                without.setdefault(why, []).append(_where(pool.cell))
             else:
                 found += _own(pool, view, drawn)
+        notes += [f"not replayed: {units.listing(names)}, {why}" for why, names in without.items()]
         if tuned and len(here) > 1:
             found += _defaults([pool.cell for pool in here], view, notes)
     return found, notes
@@ -178,6 +180,8 @@ def replay_table(found: Sequence[ReplayedPolicy], view: CostView) -> Table | Non
 
 def _not_replayable(pool: Pool) -> str:
     """Say why an optimizer's trials cannot be replayed, "" if they can."""
+    if any(record.header.imported for record in pool.cell.tune):
+        return "as imported logs do not say whether a rule ended trials early"
     cut = [record for record in pool.cell.tune if not _whole(record)]
     if cut:
         return f"of which {units.plural(len(cut), 'trial')} did not run to the end"

@@ -246,10 +246,8 @@ class Context:
     @property
     def conditions(self) -> str:
         """Target and cap of every trial, as each figure states them."""
-        budget = self.suite.budget
         return (f"Target: {units.format_goal(self.suite.target)}; cap: "
-                f"{units.trim(units.format_count(budget.samples))} samples or "
-                f"{units.trim(units.format_seconds(budget.seconds))}.")
+                f"{units.format_budget(self.suite.budget)}.")
 
 
 class StudyContext(NamedTuple):

@@ -175,7 +175,7 @@ def _names(cells: Sequence[ReportCell]) -> str:
     sizes: dict[str, list[str]] = {}
     for cell in cells:
         sizes.setdefault(cell.label, []).append(str(cell.ranks))
-    return units.listing([f"{label} at N = {units.listing(there)}"
+    return units.listing([f"{label} at N = {units.listing([*dict.fromkeys(there)])}"
                           for label, there in sizes.items()])
 
 

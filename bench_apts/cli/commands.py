@@ -16,6 +16,7 @@ from bench_apts.cli import (
     check,
     compare,
     cost,
+    import_,
     info,
     list_,
     merge,
@@ -59,6 +60,7 @@ app.command("check", short_help="Check records, or whether a change costs time o
     check.command)
 app.command("compare")(compare.command)
 app.command("merge")(merge.command)
+app.add_typer(import_.app, name="import")
 app.command("project")(project.command)
 app.command("cost")(cost.command)
 app.command("power")(power.command)

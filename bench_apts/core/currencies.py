@@ -55,9 +55,10 @@ class CurrencyRow:
         processor: Whose seconds are counted, by device, as in ``core-s``; None for others.
         suffix: Unit that follows a number, where ``form`` writes none.
         field: The counter of ``records.Eval`` that it equals; "" where it is computed.
+        source: The counter that it is computed from, if it is one.
         read: Reads it from an evaluation of so many ranks, where it is computed. NaN: unknown.
         read_end: Reads what the end of a trial knows of it, if anything.
-        measured: Whether a trial measured it at all.
+        countable: Whether a trial of the harness can have counted it.
         applies: Whether it means anything on a device and a number of ranks.
         is_time: It does not compare between environments.
         is_clock: It passes equally fast for all trials, and on more ranks than cores it measures
@@ -75,9 +76,10 @@ class CurrencyRow:
     processor: Callable[[str], str] | None = None
     suffix: str = ""
     field: str = ""
+    source: str = ""
     read: Callable[[Eval, int], float] | None = None
     read_end: Callable[[End, int], float] | None = None
-    measured: Callable[[TrialRecord], bool] = lambda _: True
+    countable: Callable[[TrialRecord], bool] = lambda _: True
     applies: Callable[[str, int], bool] = lambda _device, _ranks: True
     is_time: bool = False
     is_clock: bool = False
@@ -85,6 +87,10 @@ class CurrencyRow:
     in_ratios: bool = False
     compared: tuple[str, str] | None = None
     axis: AxisText | None = None
+
+    def measured(self, record: TrialRecord) -> bool:
+        """Whether a trial measured it at all."""
+        return self.countable(record) and record.measures(self.field or self.source)
 
     def at(self, event: Eval, ranks: int) -> float:
         """Return what had been spent at an evaluation of ``ranks`` ranks; NaN where unknown."""
@@ -126,13 +132,14 @@ CURRENCIES: dict[Currency, CurrencyRow] = {
         title="Bytes", noun="bytes", words="ideal wire bytes per rank", form=units.format_size,
         read=lambda event, _: method_bytes(event.comm),
         read_end=lambda end, _: method_bytes(end.comm),
-        measured=lambda record: not record.uncounted, applies=lambda _, ranks: ranks > 1,
+        countable=lambda record: not record.uncounted, applies=lambda _, ranks: ranks > 1,
         in_ratios=True, compared=("wire bytes", "sends {} the bytes"),
         axis=AxisText("wire_bytes", "bytes", "ideal wire bytes sent per rank", " sent per rank",
                        ("Bytes", "sent per rank"))),
     "cpu_s": CurrencyRow(  # of all ranks together, in training
         title="CPU time", noun="CPU-seconds", words="CPU time", form=units.format_long_seconds,
-        processor=lambda _: "CPU", read=_all_cpu_seconds,
+        processor=lambda _: "CPU", source="cpu_s",
+        read=_all_cpu_seconds,
         applies=lambda device, _: device == "cpu", is_time=True, in_ratios=True),
     "train_s": CurrencyRow(
         title="Training time", noun="seconds of training", words="training time",
@@ -145,7 +152,7 @@ CURRENCIES: dict[Currency, CurrencyRow] = {
         is_time=True, is_clock=True),
     "core_seconds": CurrencyRow(  # N times train_s: GPU-seconds on CUDA
         title="Processor time", words="processor time", form=units.format_long_seconds,
-        processor=units.unit_of, read=lambda event, ranks: ranks * event.train_s,
+        processor=units.unit_of, source="train_s", read=lambda event, ranks: ranks * event.train_s,
         read_end=lambda end, ranks: ranks * _ledger_seconds(end),
         is_time=True, is_clock=True, in_costs=False, in_ratios=True),
 }

@@ -103,11 +103,28 @@ class Audited(Struct):
     unread: list[str] = []
 
 
+class Imported(Struct, frozen=True):
+    """Where a record comes from that ``bench-apts import`` made of another program's log.
+
+    Attributes:
+        format: The name of the subcommand that read it, for instance ``csv``.
+        source: The file that was read, relative to the folder that was named.
+        unmeasured: Fields of ``Trial`` and ``Eval`` that the log does not say, sorted; what the
+            record has in their place is no measurement. Without ``samples`` in the log, that
+            field counts steps.
+    """
+
+    format: str
+    source: str
+    unmeasured: tuple[str, ...]
+
+
 class Header(Struct, tag="header", tag_field="event"):
     """The first event of an attempt: what runs, and where.
 
     ``configuration`` is ``Trial.configuration``, written for readers without this package. With
-    ``resumed`` the attempt resumes the checkpoint of that many samples.
+    ``resumed`` the attempt resumes the checkpoint of that many samples. ``imported`` is unset in
+    records of trials that the harness ran itself.
     """
 
     run_id: Annotated[str, Meta(pattern="^[0-9A-Za-z_-]{1,64}$")]  # it names files
@@ -117,6 +134,7 @@ class Header(Struct, tag="header", tag_field="event"):
     configuration: str = ""
     schema: int = SCHEMA
     resumed: int | None = None
+    imported: Imported | UnsetType = UNSET
 
 
 class Start(Struct, tag="start", tag_field="event"):
@@ -252,9 +270,15 @@ class TrialRecord(Struct):
         """Whether the trial has a result, so that it need not run again."""
         return self.end is not None and self.end.status in FINISHED
 
+    def measures(self, field: str) -> bool:
+        """Whether a field of ``Trial`` or ``Eval`` is known; of imported logs some are not."""
+        return not self.header.imported or field not in self.header.imported.unmeasured
+
     @property
     def uncounted(self) -> str:
         """Why the trial's bytes are not known, or not all of them; empty where they are."""
+        if self.header.imported:
+            return f"imported by `bench-apts import {self.header.imported.format}`"
         if self.start is not None and self.start.comm_meter.startswith("none"):
             return self.start.comm_meter
         for event in (self.end, *self.evals[-1:]):

@@ -95,11 +95,20 @@ class TaskChoice(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
+NO_LIMIT_SAMPLES = 2**63 - 1
+NO_LIMIT_SECONDS = 1e9
+"""The largest numbers of a budget: they limit nothing."""
+
+
 class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a trial ends: samples processed by all ranks together, and seconds of training."""
 
     samples: Positive
-    seconds: Annotated[float, Meta(gt=0, le=1e9)]
+    seconds: Annotated[float, Meta(gt=0, le=NO_LIMIT_SECONDS)]
+
+
+NO_LIMIT = Budget(NO_LIMIT_SAMPLES, NO_LIMIT_SECONDS)
+"""The budget of imported logs, which do not say where a trial had to end."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +201,11 @@ class Suite(Struct, frozen=True, forbid_unknown_fields=True):
     def base(self) -> str:
         """The name without the variant."""
         return self.name.partition("@")[0]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it says how to train; a suite of imported logs says what to reach alone."""
+        return bool(self.model.name)
 
     @property
     def sources(self) -> dict[str, str]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from bench_apts.core.spec import NO_LIMIT_SAMPLES, NO_LIMIT_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench_apts.core.spec import Target
+    from bench_apts.core.spec import Budget, Target
 
 THIN = "\u202f"
 """The narrow no-break space that stands between a number and its unit."""
@@ -116,6 +118,19 @@ def format_goal(target: Target, level: float = 1.0) -> str:
     shown = trim(digits(100 * value if unit == "%" else value))
     shown += f"{THIN}{unit}" if unit else ""
     return f"{target.split} {metric_title(target.metric)} of {bound} {shown}"
+
+
+def format_budget(budget: Budget) -> str:
+    """Say where a trial ends, for instance ``56 k samples or 2 min``.
+
+    ``not stated in the logs`` where nothing is limited, as of imported trials.
+    """
+    parts = []
+    if budget.samples < NO_LIMIT_SAMPLES:
+        parts.append(f"{trim(format_count(budget.samples))} samples")
+    if budget.seconds < NO_LIMIT_SECONDS:
+        parts.append(trim(format_seconds(budget.seconds)))
+    return " or ".join(parts) or "not stated in the logs"
 
 
 def times(ratio: float) -> str:

@@ -174,6 +174,7 @@ def _shrunk(before: Communication, after: Communication, when: str) -> Iterator[
 
 def _together(records: Sequence[TrialRecord]) -> Iterator[str]:
     """Check what trials must share, whatever their optimizer and N, for a comparison in pairs."""
+    records = [record for record in records if record.measures("seeds")]
     yield from _odd("seeds", records,
                     lambda r: (canonical(r.trial.suite), r.trial.stage, r.trial.repetition),
                     lambda r: (r.trial.seeds.data, r.trial.seeds.init))

@@ -83,7 +83,7 @@ def computing(records: Sequence[TrialRecord]) -> float | None:
     """
     found = [(last.cpu_s if record.trial.device == "cpu" else last.train_s) / last.samples
              for record in records if record.trial.ranks == 1
-             for last in record.evals[-1:] if last.samples]
+             for last in record.evals[-1:] if last.samples and record.measures("samples")]
     return statistics.median(found) if found else None
 
 

@@ -222,9 +222,8 @@ def _headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view:
 
 def _nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> list[str]:
     """Say of a target that nobody reached what the cap was, and which lower level was reached."""
-    target, budget = group.suite.target, group.suite.budget
-    lines = [f"The cap was {units.trim(units.format_count(budget.samples))} samples or "
-             f"{units.trim(units.format_seconds(budget.seconds))} of training in each trial."]
+    target = group.suite.target
+    lines = [f"The cap of each trial was {units.format_budget(group.suite.budget)} of training."]
     for level in sorted((x for x in target.levels if x < 1), reverse=True):
         labels = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
         if labels:

@@ -147,7 +147,8 @@ def _trial_row(record: TrialRecord) -> tuple[Value, ...]:
         words(STATUS.get(status, status), status=status,
               reason=record.end.reason if record.end else None),
         mono(f"{trial.seeds.data}, {trial.seeds.init}", seed_data=trial.seeds.data,
-             seed_init=trial.seeds.init),
+             seed_init=trial.seeds.init) if record.measures("seeds") else mono(
+                 units.NONE, seed_data=None, seed_init=None),
         mono(weights[:10] or units.NONE, initial_weights_sha256=weights),
         mono(order[:10] or units.NONE, data_order_sha256=order),
         known("flops", record.evals[-1].flops if record.evals else None, units.format_count),

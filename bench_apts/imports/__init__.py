@@ -1,0 +1,1 @@
+"""Readers of other programs' logs: each makes records of them, in a results folder."""
