@@ -13,6 +13,7 @@ of n trials have the shape ``(n,)``, as in ``expected_cost``.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,6 +41,9 @@ trials alone say next to nothing of how far costs scatter."""
 
 CERTAIN_PRIOR = 0.1
 """The same where costs of hits alone are compared, which exchanging labels judges as well."""
+
+_FARTHEST = 1e6
+"""Largest ratio of a limit to what it is a limit of, or the reverse."""
 
 _EXPONENT = 700.0
 """Largest exponent that is not infinite in float64."""
@@ -73,9 +77,22 @@ class ErtDraws(NamedTuple):
         return ErtDraws(more + times * self.low, more + times * self.high)
 
     def interval(self) -> Interval:
-        """Return the limits between which the expected cost lies, with 95 % confidence."""
-        return Interval(float(np.quantile(self.low, _TAIL, method="lower")),
-                        float(np.quantile(self.high, 1.0 - _TAIL, method="higher")))
+        """Return the limits between which the expected cost lies, with 95 % confidence.
+
+        One that is ``_FARTHEST`` times off the median of the draws, as a single hit can give, is
+        0 or infinite: it says that there is no limit, not where it is.
+        """
+        low, high = _limits(*self)
+        if low * _FARTHEST < np.median(self.low) < math.inf:
+            low = 0.0
+        if high > _FARTHEST * np.median(self.high):
+            high = math.inf
+        return Interval(low, high)
+
+
+def _limits(low: Floats, high: Floats) -> Interval:
+    return Interval(float(np.quantile(low, _TAIL, method="lower")),
+                    float(np.quantile(high, 1.0 - _TAIL, method="higher")))
 
 
 def ert_interval(spent: Sequence[float], cost: Sequence[float]) -> Interval | None:
@@ -225,4 +242,4 @@ def erts(spent: Sequence[float], cost: Sequence[float], drawn: Indices) -> Float
 
 def percentiles(values: Floats) -> Interval:
     """Return the interval that holds 95 % of resampled ``values``, shape ``(B,)``."""
-    return ErtDraws(values, values).interval()
+    return _limits(values, values)

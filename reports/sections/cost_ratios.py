@@ -184,8 +184,8 @@ def _ratio(rival: RankedOptimizer, against: str | None) -> Value:
     limits = "one trial, no interval"
     if interval:
         low = units.digits(interval.low)
-        limits = (f"{low} or more" if math.isinf(interval.high)
-                  else f"{low} to {units.digits(interval.high)}")
+        limits = (f"{low} to {units.digits(interval.high)}" if math.isfinite(interval.high)
+                  else f"{low} or more" if interval.low else "an interval without limits")
     return Value(ratio + (" ★" if rival.decision.differs else ""), limits, numbers)
 
 

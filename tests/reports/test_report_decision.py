@@ -314,8 +314,7 @@ def test_an_interval_without_limits_is_no_number():
 
     # One hit of two trials says next to nothing of what a hit costs.
     found = contest([entrant("adam", 1.0), entrant("sgd", 2.0)])
-    assert re.search(r"sgd at 2.00 times that \([\d.e⁻−-]+ to [\d,\u202f.e]+\)",
-                     contest_words(found, str)[1])
+    assert "sgd at 2.00 times that (an interval without limits)" in contest_words(found, str)[1]
 
 
 def test_nothing_run_yet(make):

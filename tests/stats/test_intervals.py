@@ -73,6 +73,15 @@ def test_failures_that_were_not_seen_are_possible():
         ert_draws([1.0, 2.0], [1.0, INF], failures=False)
 
 
+def test_one_hit_of_three_leaves_no_upper_limit():
+    # Its cost could be any: the scatter of one hit is unknown, and 1e50 samples are no limit.
+    low, high = ert_interval([230.0, 240.0, 240.0], [230.0, INF, INF])
+    assert 100 < low < 700
+    assert high == INF
+    mirrored = ErtDraws(1 / np.array([1e9, 2.0, 3.0, 4.0]), 1 / np.array([1e9, 2.0, 3.0, 4.0]))
+    assert mirrored.interval() == (0.0, 0.5)
+
+
 def test_what_costs_nothing_costs_nothing():
     assert ert_interval([0.0, 0.0], [0.0, 0.0]) == (0.0, 0.0)
 

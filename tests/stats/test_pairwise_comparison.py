@@ -79,7 +79,7 @@ def test_swapping_and_scaling(pairs, factor):
     back = compare(always(other), always(one), paired=True)
     assert back.ratio == pytest.approx(1 / there.ratio)
     assert back.p == there.p
-    assert 0 < back.interval.low <= back.interval.high
+    assert 0 <= back.interval.low <= back.interval.high
     larger = [factor * value for value in one]
     scaled = compare(always(larger), always(other), paired=True)
     assert scaled.interval == pytest.approx([factor * limit for limit in there.interval])
