@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import gc
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -71,15 +71,23 @@ def now() -> str:
 
 def append(path: Path, event: Event) -> None:
     """Append one event, and return once it is on the disk."""
+    with write(path, event) as file:
+        os.fsync(file.fileno())
+
+
+def write(path: Path, event: Event) -> BinaryIO:
+    """Append one event and return the open file, which brings it to the disk by ``os.fsync``."""
     line = msgspec.json.encode(event) + b"\n"
-    with path.open("ab+") as file:
+    with contextlib.ExitStack() as on_error:
+        file = on_error.enter_context(path.open("ab+"))
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a killed writer's torn line stays a line of its own
                 line = b"\n" + line
         file.write(line)
         file.flush()
-        os.fsync(file.fileno())
+        on_error.pop_all()
+    return file
 
 
 def read_study(folder: Path) -> StudyFile:

@@ -25,7 +25,7 @@ from bench_apts.meters.hidden_channels import HiddenChannels, SeenChannels
 from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.meters.comm import CommMeter
     from bench_apts.plugins.optimizer_contract import World
@@ -52,7 +52,7 @@ class Audit:
         self.skipped = ""
         self._guarded(self._begin)
 
-    def _guarded(self, do: Callable[[], None]) -> None:
+    def _guarded(self, do: Callable[[], object]) -> None:
         """Do a part of the audit, unless it is skipped or does not succeed."""
         if self.skipped:
             return
@@ -68,15 +68,14 @@ class Audit:
             self._channels = HiddenChannels(self._store_ports)
             self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
             # Its sockets take their counts with them.
-            _before_a_group_closes(lambda: self._guarded(self._update))
+            _before_a_group_closes(lambda: self._guarded(self._read))
 
-    def _update(self) -> None:
-        """Read how many bytes the sockets have sent; one that is gone keeps its last count."""
-        self._sockets.update(sent_by_socket(self._store_ports))
+    def _read(self, listed: Mapping[int, str] | None = None) -> int:
+        """Return the bytes sent so far by this process's sockets, those of the store apart.
 
-    def _read(self) -> int:
-        """Return the bytes sent so far by this process's sockets, those of the store apart."""
-        self._update()
+        A socket that is gone keeps its last count.
+        """
+        self._sockets.update(sent_by_socket(self._store_ports, listed))
         return sum(self._sockets.values())
 
     def bill(self, part: str) -> None:
@@ -84,8 +83,9 @@ class Audit:
         self._guarded(lambda: self._bill(part))
 
     def _bill(self, part: str) -> None:
-        seen, (predicted, unsure) = self._read(), self._meter.predicted()
-        self._channels.look(part, predicted - self._predicted, self._meter.peers)
+        listed = procfs.descriptors()
+        seen, (predicted, unsure) = self._read(listed), self._meter.predicted()
+        self._channels.look(part, predicted - self._predicted, self._meter.peers, listed)
         bill = self._parts.setdefault(part, AuditPart())
         bill.seen_bytes += seen - self._seen
         bill.predicted_bytes += predicted - self._predicted
@@ -209,14 +209,17 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def sent_by_socket(but_ports: frozenset[int] = frozenset()) -> dict[str, int]:
+def sent_by_socket(
+    but_ports: frozenset[int] = frozenset(), listed: Mapping[int, str] | None = None
+) -> dict[str, int]:
     """Return the bytes that each TCP socket of this process sent, by the socket's name.
 
     Args:
         but_ports: Sockets with one of these ports at either end are left out.
+        listed: This process's descriptors of now, if they are known.
     """
     sent = {}
-    for name, own in procfs.own_sockets():
+    for name, own in procfs.own_sockets(procfs.descriptors() if listed is None else listed):
         with own:
             if procfs.is_tcp(own):
                 counted = procfs.tcp_bytes(own)

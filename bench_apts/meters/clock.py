@@ -47,11 +47,18 @@ class Clock:
         """The part that is being billed."""
         return self._part
 
-    def switch(self, part: str) -> None:
-        """Bill the time up to now to the present part and go on with ``part``."""
+    def switch(self, part: str, in_step: bool = False) -> None:
+        """Bill the time up to now to the present part and go on with ``part``.
+
+        Args:
+            part: What is billed from now on.
+            in_step: Whether a collective has just made all ranks wait for each other and for
+                their devices, so that to synchronise again would add nothing.
+        """
         if part not in self._seconds:
             raise ValueError(f"unknown part of the ledger: {part}")
-        self.synchronize()
+        if not in_step:
+            self.synchronize()
         self._bill()
         self._part = part
 

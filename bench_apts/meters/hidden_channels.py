@@ -20,7 +20,7 @@ from bench_apts.meters import procfs
 from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _MAX_NAMES = 4096
 """Most names of a kind that are kept of one part of a trial: there may be a file for each step."""
@@ -105,7 +105,7 @@ class HiddenChannels:
     def _inherit(self) -> None:
         """Note what all ranks hold from the process that forked them, or from the rendezvous."""
         self._inherited |= {file.name for file in procfs.open_files(os.getpid())}
-        self._look_at_sockets()
+        self._look_at_sockets(procfs.descriptors())
         self._inherited |= self._own
 
     def _begin(self, peers: int) -> None:
@@ -115,20 +115,21 @@ class HiddenChannels:
         self._events.clear()
         self._transferred = self._try("read and written", procfs.transferred_bytes)
 
-    def look(self, part: str, predicted: int, peers: int) -> None:
+    def look(self, part: str, predicted: int, peers: int, listed: Mapping[int, str]) -> None:
         """Collect what has happened since the last call, while all ranks pause.
 
         Args:
             part: The part of the trial that ends here.
             predicted: Bytes that collectives sent in it.
             peers: Sum of the sizes of all process groups so far.
+            listed: The descriptors of this process.
         """
         now = self._try("read and written", procfs.transferred_bytes)
         events = self._events
         self._pauses += 1
         self._received |= events.bound
-        self._try("sockets", self._look_at_sockets)
-        self._try("descriptors", self._look_at_files)
+        self._try("sockets", self._look_at_sockets, listed)
+        self._try("descriptors", self._look_at_files, listed)
         self._try("mappings", self._mappings.read)
         if part not in _UNBILLED:
             if now and self._transferred:
@@ -146,8 +147,8 @@ class HiddenChannels:
             self.shared.writable.update(events.mapped.writable)
         self._begin(peers)
 
-    def _look_at_sockets(self) -> None:
-        for name, own in procfs.own_sockets():
+    def _look_at_sockets(self, listed: Mapping[int, str]) -> None:
+        for name, own in procfs.own_sockets(listed):
             with own:
                 self._own.add(name)
                 if name not in self._inherited:
@@ -156,11 +157,12 @@ class HiddenChannels:
                     counted = procfs.tcp_bytes(own)
                     self._store[name] = counted.sent + counted.received
 
-    def _look_at_files(self) -> None:
+    def _look_at_files(self, listed: Mapping[int, str]) -> None:
         children = procfs.child_processes()
-        for process in [os.getpid(), *(child.pid for child in children)]:
+        every = {os.getpid(): listed} | dict.fromkeys(child.pid for child in children)
+        for process, known in every.items():
             self._received.add(f"/proc/{process}")
-            for file in self._try("descriptors", procfs.open_files, process) or ():
+            for file in self._try("descriptors", procfs.open_files, process, known) or ():
                 if file.empty or file.name in self._inherited:
                     continue
                 name = f"{file.name} (pause {self._pauses})" if file.nameless else file.name

@@ -35,6 +35,9 @@ _MAX_TOKENS, _MAX_NUMBERS = 2**14, 2**20
 _DIVERGED = 10.0
 """A loss above this many times the initial one counts as diverged (docs/measurement.md, 1)."""
 
+_STATUSES: tuple[Status | None, ...] = (None, "hit", "miss", "timeout", "diverged", "pruned")
+"""What ``end_status`` may return; the first stands for the least number."""
+
 
 class StepTotals:
     """Sums of losses, and diagnostics as the record holds them.
@@ -200,12 +203,11 @@ def _chunk(split: Split, world: World) -> int:
 
 
 def end_status(
-    suite: Suite, evals: Sequence[Eval], loss: float, loss_sum: float, watch: TrialPruner | None,
-    ranks: int,
+    suite: Suite, evals: Sequence[Eval], loss: float, loss_sum: float, watch: TrialPruner | None
 ) -> Status | None:
     """Return how the trial ends after its latest evaluation, or None if it goes on.
 
-    Rank 0 decides and all ranks learn it; they call this together.
+    Rank 0 decides, by its clock: the others learn it from ``status_of_rank_0``.
 
     Args:
         suite: With the budget and the target.
@@ -213,19 +215,7 @@ def end_status(
         loss: The validation loss of the latest one, which may not be finite.
         loss_sum: Sum of the training losses since the one before, of all ranks.
         watch: May give up a tuning trial early; only rank 0 has one.
-        ranks: World size N.
     """
-    status = _end_status(suite, evals, loss, loss_sum, watch)
-    if ranks > 1:
-        box = [status]
-        dist.broadcast_object_list(box, src=0)
-        status = box[0]
-    return status
-
-
-def _end_status(
-    suite: Suite, evals: Sequence[Eval], loss: float, loss_sum: float, watch: TrialPruner | None
-) -> Status | None:
     budget, target, last = suite.budget, suite.target, evals[-1]
     hit = find_bracket([e.validation.get(target.metric, math.nan) for e in evals],
                        target.reached, suite.evaluation.consecutive)
@@ -240,3 +230,18 @@ def _end_status(
             len(evals) - 1, target.signed(last.validation)):
         return "pruned"
     return None
+
+
+def status_of_rank_0(status: Status | None, world: World) -> Status | None:
+    """Return rank 0's status on every rank; none returns before all ranks have called it.
+
+    Args:
+        status: What ``end_status`` returned; that of other ranks does not count.
+        world: This rank's place.
+    """
+    if world.size == 1:
+        return status
+    number = _STATUSES.index(status) if world.rank == 0 else 0
+    highest = torch.tensor(number, device=world.device)
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    return _STATUSES[int(highest)]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from bench_apts.core import environment, store
 from bench_apts.core.job import RankJob
-from bench_apts.core.records import Counted, End, Eval, Event, Start, Status
+from bench_apts.core.records import Counted, End, Eval, Start, Status
 from bench_apts.meters import flops, memory_use
 from bench_apts.meters.audit import Audit, verdict
 from bench_apts.meters.clock import Clock
@@ -29,6 +29,7 @@ from bench_apts.trial import evaluation, pruning, trained_model, warmup
 from bench_apts.trial.checkpoints import Checkpoints
 from bench_apts.trial.contract_checks import require_true
 from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, StepTotals, evaluate
+from bench_apts.trial.event_writer import EventWriter
 from bench_apts.trial.observer import Observer
 from bench_apts.trial.stopping import GracefulStop
 from bench_apts.trial.trained_model import TrialNetwork
@@ -80,6 +81,7 @@ class TrialRun:
         self.trial, self.clock, self.meter = job.trial, clock, meter
         self.audit = Audit(meter)
         self.events = Path(job.events)
+        self.writer = EventWriter(self.events)
         clock.synchronize = self._synchronize
         trial, suite = job.trial, job.trial.suite
         self.world = World(dist.get_rank(), dist.get_world_size(), device, trial.batch_size,
@@ -134,6 +136,7 @@ class TrialRun:
         memory_use.reset_peak(self.world.device.type)
         status = self._train(stop)
         if status == "interrupted":
+            self.writer.settle()
             return status
         test = self._test() if self.trial.stage == "report" else None
         self.clock.switch("log")
@@ -148,6 +151,7 @@ class TrialRun:
             status, store.now(), wall_s, ledger, final.cpu_s, final.peak_memory_bytes,
             final.samples, traffic, test, trained_model.weights_sha256(self.evaluated), doubts,
             audit=audited, calls=calls))
+        self.writer.settle()
         return status
 
     def _warm_up(self) -> None:
@@ -229,12 +233,13 @@ class TrialRun:
         self.evals.append(self._record(result, sums, peaks))
         self.pending = StepTotals()
         status = evaluation.end_status(
-            self.trial.suite, self.evals, result.loss, sums.loss, self.watch, self.world.size)
-        self.clock.switch("log")
+            self.trial.suite, self.evals, result.loss, sums.loss, self.watch)
+        self.clock.switch("log", in_step=True)
         self._write(self.evals[-1])
+        self.audit.bill("eval")
+        status = evaluation.status_of_rank_0(status, self.world)
         if status is None:
-            self.audit.bill("eval")
-            self.clock.switch("train")
+            self.clock.switch("train", in_step=True)
             self.meter.phase = "train"
         return status
 
@@ -276,8 +281,7 @@ class TrialRun:
 
     def _write(self, event: Start | Eval | End) -> None:
         if self.world.rank == 0:
-            msgspec.json.decode(msgspec.json.encode(event), type=Event)  # as readers will
-            store.append(self.events, event)
+            self.writer.write(event)
 
     def state(self) -> dict[str, Any]:
         """Return all that decides the further course and the record; all ranks together.
