@@ -144,8 +144,9 @@ def _replayed(pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dic
             else:
                 found += _own(pool, view, drawn)
         notes += [f"not replayed: {units.listing(names)}, {why}" for why, names in without.items()]
-        if tuned and len(here) > 1:
-            found += _defaults([pool.cell for pool in here], view, notes)
+        own = [pool.cell for pool in here if not _imported(pool.cell)]
+        if tuned and len(own) > 1:
+            found += _defaults(own, view, notes)
     return found, notes
 
 
@@ -180,12 +181,17 @@ def replay_table(found: Sequence[ReplayedPolicy], view: CostView) -> Table | Non
 
 def _not_replayable(pool: Pool) -> str:
     """Say why an optimizer's trials cannot be replayed, "" if they can."""
-    if any(record.header.imported for record in pool.cell.tune):
+    if _imported(pool.cell):
         return "as imported logs do not say whether a rule ended trials early"
     cut = [record for record in pool.cell.tune if not _whole(record)]
     if cut:
         return f"of which {units.plural(len(cut), 'trial')} did not run to the end"
     return "" if pool.ert.hits else f"as {hits_of_trials(0, pool.ert.trials)}"
+
+
+def _imported(cell: ReportCell) -> bool:
+    """Whether trials are of logs, which say nothing of a search's order, defaults or rules."""
+    return any(record.header.imported for record in cell.draws)
 
 
 def _own(pool: Pool, view: CostView,
