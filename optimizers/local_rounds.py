@@ -82,6 +82,7 @@ class LocalRoundsStepper:
     The last step of the budget ends a round, so that what it has reached is evaluated. Parameters
     are views of one flat vector. Besides the inner optimizers' state it holds the outer weights
     and, where μ > 0, their momentum, each of n floats; with fewer bits and feedback, n + n/N more.
+    Autograd's gradients take n floats until they are copied to the flat one.
 
     Args:
         model: On the device, the same weights on every rank.
@@ -109,7 +110,7 @@ class LocalRoundsStepper:
         self._flat = FlatBuffers(list(trained.values()), model.buffers, 0, list(trained))
         self._ranks = RankGroup(None)
         vector = torch.nn.Parameter(self._flat.values)
-        vector.grad = self._flat.gradient
+        vector.grad = self._flat.payload
         self._optimizers = inner(model, vector, values)
         self._peaks = [group["lr"] for group in self._groups()]
         self._outer = self._flat.values.clone()
@@ -158,7 +159,7 @@ class LocalRoundsStepper:
             mean: How, if in fewer bits; buffers then are an all-reduce of their own.
         """
         flat = self._flat
-        message = flat.gradient[where]
+        message = flat.payload[where]
         if mean:
             mean.average(message, self._taken)
             message = message[:0]
@@ -190,7 +191,7 @@ class LocalRoundsStepper:
             if self._taken < self._steps and (
                     (part + 1) * rounds.period // rounds.fragments != place + 1):
                 continue
-            moved = flat.gradient[where]
+            moved = flat.payload[where]
             torch.sub(flat.values[where], self._outer[where], out=moved)
             if not together:
                 self._average(where, self._means[part] if rounds.bits < 32 else None)

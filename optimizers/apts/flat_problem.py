@@ -19,7 +19,7 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 
 class FlatBuffers:
-    """Parameters and their gradients in flat buffers, of which the tensors become views.
+    """Parameters in a flat buffer, of which they become views, and a message of that size.
 
     Parameters of 16 bits are views of a buffer of their own, rounded from ``values`` before each
     evaluation (``publish``); their gradients are converted after it (``collect``).
@@ -28,19 +28,24 @@ class FlatBuffers:
         parameters: Real floating-point tensors, all of one dtype on one device.
         buffers: BatchNorm statistics and the like, or a function that returns them; those that
             are not floats are only saved and restored, never averaged.
-        slots: Scalars that travel with the gradients in the same collective.
+        slots: Scalars that travel with the message in the same collective.
         names: What messages call the parameters; their numbers if empty.
+        collects: Whether evaluations leave the gradient in the message. Else gradients stay in
+            autograd's tensors, and the message has the memory of the values. Parameters of 16
+            bits need a message of their own.
 
     Attributes:
         size: n, the number of elements of all parameters.
         values: ``(n,)``, the parameters; float32 where those have 16 bits, else of their dtype.
-        message: ``(n + slots + b,)``, like ``values``: gradients, scalars, and room for b buffer
+        message: ``(n + slots + b,)``, like ``values``: the payload, scalars, and room for b buffer
             elements. What is all-reduced is a leading part of it.
-        gradient: ``(n,)``: the gradients, a view of the message.
-        scalars: ``(slots,)``: the scalars that travel with the gradients, a view of it.
-        with_scalars: ``(n + slots,)``: gradients and scalars, a view of it.
+        payload: ``(n,)``, a view of the message: its gradients, if it collects them, until a
+            displacement replaces them.
+        scalars: ``(slots,)``: the scalars that travel with the payload, a view of it.
+        with_scalars: ``(n + slots,)``: payload and scalars, a view of it.
         averages: Whether there are buffers that are averaged.
         rounded: Whether the parameters are rounded copies of ``values``.
+        collects: Whether evaluations leave the gradient in the payload.
 
     Raises:
         ValueError: A parameter cannot be trained, or dtypes or devices differ.
@@ -52,6 +57,7 @@ class FlatBuffers:
         buffers: Iterable[torch.Tensor] | Callable[[], Iterable[torch.Tensor]],
         slots: int,
         names: Sequence[str] = (),
+        collects: bool = True,
     ) -> None:
         names = names or [f"parameter {i}" for i in range(len(parameters))]
         check(parameters, names)
@@ -61,18 +67,27 @@ class FlatBuffers:
         room = sum(b.numel() for b in self._averaged())
         self.averages = room > 0
         self.rounded = first.dtype in _SHORT
+        self.collects = collects or self.rounded
         dtype = torch.float32 if self.rounded else first.dtype
-        self.values = torch.empty(self.size, dtype=dtype, device=first.device)
         self.message = torch.zeros(self.size + slots + room, dtype=dtype, device=first.device)
         self.with_scalars = self.message[: self.size + slots]
-        self.gradient: torch.Tensor = self.with_scalars[: self.size]
+        self.payload: torch.Tensor = self.with_scalars[: self.size]
         self.scalars: torch.Tensor = self.with_scalars[self.size :]
-        self._shown, self._slopes = self.values, self.gradient
-        if self.rounded:
-            self._shown = torch.empty_like(self.values, dtype=first.dtype)
-            self._slopes = torch.zeros_like(self._shown)
-        self._views = Views(parameters, names, self._shown, self._slopes)
+        self.values = torch.empty_like(self.payload) if self.collects else self.payload
+        self._shown = (torch.empty_like(self.values, dtype=first.dtype) if self.rounded
+                       else self.values)
+        self._views = Views(
+            parameters, names, self._shown, self.payload if self.collects else None)
         self.values.copy_(self._shown)
+
+    @property
+    def gradients(self) -> list[torch.Tensor]:
+        """The latest evaluation's gradients as vectors: one if collected, else per parameter."""
+        return [self.payload] if self.collects else self._views.gradients
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Return the parts ``(size,)`` of a vector ``(n,)`` that belong to ``gradients``."""
+        return [vector] if self.collects else list(torch.split(vector, self._views.sizes))
 
     @property
     def strides(self) -> list[list[int]]:
@@ -96,7 +111,7 @@ class FlatBuffers:
             self._shown.copy_(self.values)
 
     def collect(self, backward: bool) -> bool:
-        """End an evaluation: bring the gradients into the message.
+        """End an evaluation: find its gradients and, if asked for, copy them to the message.
 
         Returns:
             Whether a backward pass has reached any parameter.
@@ -104,16 +119,25 @@ class FlatBuffers:
         Raises:
             ValueError: A parameter was converted by the closure.
         """
-        reached = self._views.settle(backward)
-        if backward and self.rounded:
-            self.gradient.copy_(self._slopes)
-        return reached
+        return self._views.settle(backward)
 
     def clear(self) -> None:
-        """Zero the message and the gradients."""
-        self.message.zero_()
-        if self.rounded:
-            self._slopes.zero_()
+        """Set the gradients to None."""
+        self._views.clear()
+
+    def release(self) -> None:
+        """Keep no gradients alive but those that ``p.grad`` holds."""
+        self._views.gradients = []
+
+    def gather(self) -> None:
+        """Copy the gradients to the payload, where evaluations do not."""
+        if not self.collects:
+            torch._foreach_copy_(self.split(self.payload), self.gradients)
+
+    def scatter(self) -> None:
+        """Copy the payload to the gradients."""
+        if not self.collects:
+            torch._foreach_copy_(self.gradients, self.split(self.payload))
 
     def _averaged(self) -> list[torch.Tensor]:
         return [b for b in self._find() if b.is_floating_point()]
@@ -185,7 +209,7 @@ class FlatProblem:
     """This rank's loss wherever the parameters are, with counts of the passes.
 
     Attributes:
-        flat: Parameters, gradients and buffers.
+        flat: Parameters, message and buffers.
         forwards: Forward passes so far.
         backwards: Backward passes so far.
     """
@@ -218,13 +242,14 @@ class FlatProblem:
     def withdraw(self) -> None:
         """Forget the closure, which may hold a minibatch, and publish where the step ended."""
         self._closure = self._fault = None
+        self.flat.release()
         self.flat.publish()
 
     def evaluate(self, backward: bool) -> torch.Tensor:
         """Return this rank's losses at the values, detached, in their dtype: ``(b,)`` or ``()``.
 
         Args:
-            backward: Whether the gradient buffer is to hold the gradient afterwards.
+            backward: Whether the gradient is wanted too.
 
         Raises:
             ValueError: The model was converted, or the losses have another shape.
@@ -246,7 +271,7 @@ class FlatProblem:
                 losses = _losses(self._closure, backward)
         finally:
             reached = flat.collect(backward)
-        if backward and not reached and losses.numel() and not flat.gradient.any():
+        if backward and not reached and losses.numel():
             raise RuntimeError(_UNREACHED)
         return losses.detach().to(flat.values)
 

@@ -38,24 +38,25 @@ class APTS(torch.optim.Optimizer):
         def closure(backward=True):
             losses = loss_function(model(inputs), targets, reduction="none")
             if backward:
-                losses.mean().backward()   # adds to p.grad; zeroing is done for you
+                losses.mean().backward()   # adds to p.grad, which is None at first
             return losses.detach()
 
         opt.step(closure)
 
-    Parameters and gradients become views of two flat buffers, and whatever moves them elsewhere
-    between two steps (``model.half(); model.float()``, ``p.data = …``, ``zero_grad``) is undone at
-    the next, which takes over their values. A model that has another dtype, device or shape by
-    then, or other parameters, is an error that says so. Replicas start with equal weights
-    and stay equal; do not wrap the model in DistributedDataParallel. The closure may be called
-    several times within one ``step``, at several points, always over the same shard; it must give
-    the same losses at the same point (no fresh dropout masks). It may run under autocast, call a
-    compiled model, or collect the gradient of its mean loss from several micro-batches. Shards
-    may differ in size, change from step to step, and even be empty, if the closure returns one
-    loss per sample; else they have equal sizes.
+    Parameters become views of a flat buffer, and whatever moves them elsewhere between two steps
+    (``model.half(); model.float()``, ``p.data = …``) is undone at the next, which takes over their
+    values. A model that has another dtype, device or shape by then, or other parameters, is an
+    error that says so. Gradients are set to None before each evaluation. Replicas start with equal
+    weights and stay equal; do not wrap the model in DistributedDataParallel. The closure may be
+    called several times within one ``step``, at several points, always over the same shard; it
+    must give the same losses at the same point (no fresh dropout masks). It may run under
+    autocast, call a compiled model, or collect the gradient of its mean loss from several
+    micro-batches. Shards may differ in size, change from step to step, and even be empty, if the
+    closure returns one loss per sample; else they have equal sizes.
 
     Beyond model and gradients the stochastic variant holds four buffers of n floats. The paper's
-    of first order holds three, and up to seven during a local phase (measured).
+    of first order holds three, and up to seven during a local phase (measured); there gradients
+    lie in a flat buffer, and while autograd's are copied to it they take twice their memory.
 
     Parameters of 16 bits are rounded copies of float32 values, which the optimizer holds; all of
     its state and of what it sends is float32 then. The optimizer is saved by its ``state_dict``,
@@ -118,7 +119,8 @@ class APTS(torch.optim.Optimizer):
             raise ValueError("no parameter requires a gradient")
         self._left_out = [p for p in everything if not p.requires_grad]
         self._ranks = RankGroup(process_group)
-        self._flat = FlatBuffers(list(trained.values()), buffers, make_method.SLOTS, list(trained))
+        self._flat = FlatBuffers(list(trained.values()), buffers, make_method.SLOTS, list(trained),
+                                 make_method.COLLECTS)
         self._problem = FlatProblem(self._flat)
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)
@@ -170,10 +172,6 @@ class APTS(torch.optim.Optimizer):
         self.last = last | {name: late - early for name, late, early
                             in zip(counts, after, before, strict=True)}
         return loss
-
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        """Zero the gradient buffer; ``step`` does so itself. Gradients stay views of it."""
-        self._flat.clear()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group while the optimizer is made; there is no room for parameters afterwards.

@@ -49,10 +49,11 @@ class PaperMethod:
     stands at the last accepted point.
 
     Beyond parameters and message three vectors of n floats are held: the iterate, its mean
-    gradient, and this rank's correction.
+    gradient, and this rank's correction; and autograd's gradients until they are in the message.
     """
 
     SLOTS = 1
+    COLLECTS = True
 
     def __init__(self, problem: FlatProblem, ranks: RankGroup, settings: PaperSettings) -> None:
         self._flat, self._ranks, self._settings = problem.flat, ranks, settings
@@ -101,8 +102,8 @@ class PaperMethod:
         own_value = self._evaluate(backward=True, first=not again)
         if self._ranks.size == 1 and not agreement.count:
             raise ValueError("no rank has a sample")
-        own_square = torch.dot(flat.gradient, flat.gradient)
-        self._correction.copy_(flat.gradient[: len(self._correction)])  # ∇Lᵢ for now
+        own_square = torch.dot(flat.payload, flat.payload)
+        self._correction.copy_(flat.payload[: len(self._correction)])  # ∇Lᵢ for now
         value, checked = self._gather(own_value)  # (1)
         if not self._settled:
             self._settled = math.isfinite(checked.item())
@@ -208,9 +209,9 @@ class PaperMethod:
             self._mean(flat.message, flat.size, announce=True)
             flat.unpack_buffers()
         value = flat.scalars[0].clone()
-        square = torch.dot(flat.gradient, flat.gradient)
+        square = torch.dot(flat.payload, flat.payload)
         sound, zero = (value + square).isfinite(), torch.zeros_like(value)
-        torch.where(sound, flat.gradient, zero, out=self._gradient)
+        torch.where(sound, flat.payload, zero, out=self._gradient)
         if self._settings.consistency == "value":  # else no step follows the rank's own gradient
             torch.where(sound, self._correction, zero, out=self._correction)
         return value, torch.where(sound, value, torch.nan)
@@ -244,15 +245,15 @@ class PaperMethod:
         self._unsent = self._uneven
         further = self._settings.global_pass
         learns = further and self._global.learns
-        step = self._flat.gradient
+        step = self._flat.payload
         if learns:  # the correction is no longer needed, the message is: for the trial gradient
             step = self._correction.copy_(step)
         trial = self._everywhere(step, further)
         if learns:
-            self._global.learn(step, self._flat.gradient, self._gradient)
+            self._global.learn(step, self._flat.payload, self._gradient)
         accepted = decision.judge(trial, predicted)
         if further:
-            torch.where(accepted, self._flat.gradient, self._gradient, out=self._gradient)
+            torch.where(accepted, self._flat.payload, self._gradient, out=self._gradient)
         self._settle(accepted, not further)
 
     def _local_phase(self, own_value: torch.Tensor) -> torch.Tensor:
@@ -274,7 +275,7 @@ class PaperMethod:
             self._at,
             gradient=self._gradient if corrects else own_gradient,
             value=own_value,
-            gradient_buffer=self._flat.gradient,
+            gradient_buffer=self._flat.payload,
             correction=correction,
             corrects_gradient=corrects,
             radius=self.radius / ranks.size if summed else self.radius,
@@ -301,7 +302,7 @@ class PaperMethod:
             predicted = solver.reduction(gradient, step)
             trial = self._everywhere(step, learns)
             if learns:
-                solver.learn(step, self._flat.gradient, gradient)
+                solver.learn(step, self._flat.payload, gradient)
             if not left or not decision.again(trial, predicted):
                 break
             step = step * decision.shorten().to(step.dtype)

@@ -181,7 +181,7 @@ def average_round(
         return [] if sums is None else sums.tolist()
     if not agreement.total:
         agreement.exchange(0.0)
-    message = flat.gradient if sums is None else flat.with_scalars
+    message = flat.payload if sums is None else flat.with_scalars
     if flat.averages:
         flat.pack_buffers()
         message = flat.message

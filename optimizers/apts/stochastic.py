@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bench_apts.optimizers.apts import radius_search
+from bench_apts.optimizers.apts.moments import Moments
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
     from bench_apts.optimizers.apts.radius_search import StochasticSettings
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
-
-_EPSILON = 1e-8
-"""ε of Adam's direction."""
 
 _RAMP = 0.05
 """Share of the budget over which steps grow to the radius after start-up."""
@@ -29,7 +26,7 @@ rejection; over the rest they shrink linearly. Half a cosine over the whole budg
 two points (measured): it shrinks steps where the radius is being looked for."""
 
 _STATE = ("anchor", "start", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "since_test", "processed", "testing", "steps", "travel", "samples", "rate")
+          "since_test", "processed", "testing", "travel", "samples", "rate")
 
 
 class StochasticMethod:
@@ -53,7 +50,8 @@ class StochasticMethod:
 
     With H = 1 the mean gradient is reduced and every rank takes the same step: data-parallel
     Adam. Otherwise the displacement tells each rank what the others' first moments were, which
-    its own moves towards (``_share``): the noise of one rank's small minibatches fades from it.
+    its own moves towards (``Moments.share``): the noise of one rank's small minibatches fades from
+    it.
 
     Where shards differ in size, means are over all samples, and the share of the budget that is
     used up advances by the mean over the ranks, so that all decide alike. A rank without samples
@@ -64,10 +62,12 @@ class StochasticMethod:
     next test rejects what it made of the weights.
 
     Memory beyond model and gradients: w_r, the round's start and Adam's two moments, each of n
-    floats, and nothing of that size for a while.
+    floats, and nothing of that size for a while. Gradients stay where autograd writes them; what
+    travels (a mean gradient with H = 1, else a displacement) takes the memory of the values.
     """
 
     SLOTS = radius_search.SCALARS
+    COLLECTS = False
 
     def __init__(
         self, problem: FlatProblem, ranks: RankGroup, settings: StochasticSettings
@@ -76,16 +76,13 @@ class StochasticMethod:
         self._settings = settings
         self._search = radius_search.RadiusSearch(
             settings.radius or settings.start, searching=not settings.radius)
-        self._weights = torch.nn.Parameter(self._flat.values, requires_grad=True)
-        self._adam = torch.optim.Adam(
-            [self._weights], lr=self.radius, betas=(settings.beta1, settings.beta2), eps=_EPSILON,
-            fused=True)
+        self._moments = Moments(self._flat, settings.beta1, settings.beta2)
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
         self._sums = self._start.new_zeros(radius_search.SCALARS)
         self._window: deque[float] = deque(maxlen=5)
-        self._round = self._done = self._since_test = self._steps = 0
+        self._round = self._done = self._since_test = 0
         self._processed = self._travel = 0.0
         self._samples, self._rate = 0, 0.0
         self._testing = False
@@ -147,7 +144,7 @@ class StochasticMethod:
         if self._length > 1:  # with H = 1 the step waits for the mean gradient
             self._travel += self.radius * self._factor()
             if len(losses):
-                self._adam_step()
+                self._step()
         self._done += 1
         self._since_test += 1
         return losses
@@ -155,8 +152,11 @@ class StochasticMethod:
     def _end_round(self, length: int) -> dict[str, Any]:
         """End a round of ``length`` local steps: reduce, judge, step; return diagnostics."""
         flat, agreement = self._flat, self._agreement
+        together = agreement.ranks.size > 1
         if length > 1:  # the message is this rank's displacement sᵢ, else its gradient
-            torch.sub(flat.values, self._start, out=flat.gradient)
+            torch.sub(flat.values, self._start, out=flat.payload)
+        elif together and not agreement.failed:
+            flat.gather()
         expected, agreement.count = self._rate, self._samples / length
         sums = average_round(agreement, flat, self._sums if self._testing else None)
         self._rate = agreement.total / agreement.ranks.size
@@ -165,11 +165,14 @@ class StochasticMethod:
         if self._testing and sums[-1] and not self._judge(sums, last):
             self._restore_accepted()  # the mean displacement is dropped with the round
         elif length > 1:
-            if agreement.ranks.size > 1:
-                self._share()
-            torch.add(self._start, flat.gradient, out=flat.values)  # w + s
+            if together:
+                self._moments.share(self._travel, self._settings.sharing)
+            torch.add(self._start, flat.payload, out=flat.values)  # w + s
         else:
-            self._adam_step()  # from the mean gradient: the same step on every rank
+            if together:
+                flat.scatter()
+                flat.values.copy_(self._start)  # which the message may have replaced
+            self._step()  # from the mean gradient: the same step on every rank
         return last
 
     def _begin_round(self) -> None:
@@ -186,30 +189,9 @@ class StochasticMethod:
         if self._testing:
             self._since_test = 0
 
-    def _adam_step(self) -> None:
-        """Do one step in Adam's direction from the gradient in the buffer."""
-        self._weights.grad = self._flat.gradient
-        self._adam.param_groups[0]["lr"] = self.radius * self._factor()
-        self._adam.step()
-        self._steps += 1
-
-    def _share(self) -> None:
-        """Move the first moment towards the mean over the ranks, at no cost on the wire.
-
-        A local step is −lr·m̂/(√v̂ + ε), so the mean displacement s of a round over Σ lr, times
-        √v̂ + ε, is about −m̂ averaged over its steps and the ranks.
-        """
-        state, settings = self._adam.state[self._weights], self._settings
-        if not (state and self._travel):
-            return
-        # √v̂ + ε, with v̂ = v/(1 − β₂ᵗ), in the memory of the values, which w + s will replace.
-        spread = torch.sqrt(state["exp_avg_sq"], out=self._flat.values)
-        spread.div_(math.sqrt(1 - settings.beta2**self._steps)).add_(_EPSILON)
-        moment = spread.mul_(self._flat.gradient)
-        # m = (1 − β₁ᵗ) m̂, as exp_avg has it.
-        scale = -(1 - settings.beta1**self._steps) / self._travel
-        own = 1 - settings.sharing
-        state["exp_avg"].mul_(own).add_(moment, alpha=settings.sharing * scale)
+    def _step(self) -> None:
+        """Do one step in Adam's direction from the latest gradients."""
+        self._moments.step(self.radius * self._factor())
 
     def _factor(self) -> float:
         """Return step length over radius: a ramp after start-up, linearly to 0 at the end."""
@@ -223,14 +205,16 @@ class StochasticMethod:
         """Return the six sums of a test (see ``StepQuality.from_sums``) on this rank's samples.
 
         Args:
-            after: ``(b,)``, the fresh losses at the round's start, whose gradient lies in the
-                buffer; there may be none.
+            after: ``(b,)``, the fresh losses at the round's start, whose gradients are the latest;
+                there may be none.
         """
         if not len(after):
             return torch.zeros_like(self._sums)
         flat = self._flat
         # q = ⟨∇f(w), w − w_r⟩; the values may hold w − w_r, as ``_start`` is a copy of w.
-        slope = torch.dot(flat.gradient, flat.values.sub_(self._anchor))
+        moved = flat.split(flat.values.sub_(self._anchor))
+        slope = torch.stack([torch.dot(gradient, part) for gradient, part
+                             in zip(flat.gradients, moved, strict=True)]).sum()
         buffers = flat.save_buffers()
         flat.values.copy_(self._anchor)  # the same minibatch at w_r: a forward pass alone
         before = self._problem.evaluate(backward=False).reshape(-1)
@@ -266,17 +250,14 @@ class StochasticMethod:
         """Go back to the last accepted point, bit for bit, and clear the first moment."""
         self._flat.values.copy_(self._anchor)
         self._flat.restore_buffers(self._anchor_buffers)
-        for state in self._adam.state.values():
-            state["exp_avg"].zero_()
-            # A second moment that is no longer finite would spoil every later step.
-            state["exp_avg_sq"].nan_to_num_(0.0, 0.0, 0.0)
+        self._moments.forget()
         self._since_test = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that decides the future, on this rank."""
         return copy.deepcopy({name: getattr(self, f"_{name}") for name in _STATE} | {
             "search": self._search.state_dict(), "window": list(self._window),
-            "failure": self._agreement.failure, "adam": self._adam.state_dict()})
+            "failure": self._agreement.failure, "moments": self._moments.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned on this rank."""
@@ -286,4 +267,4 @@ class StochasticMethod:
         self._search.load_state_dict(state["search"])
         self._window = deque(state["window"], maxlen=5)
         self._agreement.begin(state["failure"])
-        self._adam.load_state_dict(state["adam"])
+        self._moments.load_state_dict(state["moments"])

@@ -1,4 +1,4 @@
-"""Parameters and their gradients as views of two flat vectors, whatever moves them elsewhere."""
+"""Parameters and their gradients as views of flat vectors, whatever moves them elsewhere."""
 
 from __future__ import annotations
 
@@ -24,45 +24,58 @@ class _ParameterSlot:
     their memory, but ``p.data = …``, ``p.grad.data = …`` and the like cannot point them elsewhere.
 
     Attributes:
+        gradient: None where gradients stay in tensors of their own.
         address: Of ``value``.
-        slope_address: Of ``gradient``.
-        given: The latest tensor that became ``p.grad``; its ``_version`` counts the writes to it.
-        writes: That count when it was last read.
     """
 
     parameter: torch.nn.Parameter
     name: str
     value: torch.Tensor
-    gradient: torch.Tensor
+    gradient: torch.Tensor | None
     size: int
     strides: tuple[int, ...]
     address: int = 0
-    slope_address: int = 0
-    given: torch.Tensor | None = None
-    writes: int = 0
 
     def attach_value(self) -> None:
         """Make the parameter a view of the vector (again)."""
         self.parameter.data = self.value
         self.address = self.value.data_ptr()  # another one after share_memory_()
 
-    def attach_gradient(self) -> None:
-        """Make ``p.grad`` a view of the vector (again)."""
-        self.parameter.grad = self.given = self.gradient.data
-        self.slope_address = self.given.data_ptr()
-        self.writes = self.given._version
+    def own_gradient(self) -> torch.Tensor:
+        """Make ``p.grad`` a dense tensor in the parameter's order, and return it."""
+        found = self.parameter.grad
+        if found is None:
+            found = self.parameter.grad = torch.zeros_like(self.value)
+        elif not self._suits(found):
+            found = self.parameter.grad = torch.empty_like(self.value).copy_(found.to_dense())
+        return found
+
+    def _suits(self, found: torch.Tensor) -> bool:
+        """Return whether a gradient lies in memory as the parameter does, without a graph."""
+        if found.layout != torch.strided or found.requires_grad:
+            return False
+        strides = found.stride()
+        return strides == self.strides or all(
+            one == other or length == 1
+            for one, other, length in zip(strides, self.strides, found.shape, strict=True))
 
 
 class Views:
-    """Parameters and their gradients as views of two vectors.
+    """Parameters, and on request their gradients, as views of vectors.
 
-    Each parameter keeps its own order of dimensions in memory: channels_last stays channels_last.
+    Autograd writes gradients to tensors of its own, which costs less than to zero a vector and to
+    add to it; ``settle`` finds or copies them. Each parameter keeps its own order of dimensions in
+    memory: channels_last stays channels_last.
 
     Args:
         parameters: All real floating-point tensors of one dtype on one device.
         names: What messages call them.
         values: ``(n,)``, of their dtype; receives the parameters.
-        slopes: ``(n,)``, of their dtype; receives the gradients.
+        slopes: ``(n,)``, receives the gradients, in its dtype; None if they stay where they are.
+
+    Attributes:
+        gradients: Without ``slopes``, each parameter's gradient after ``settle``, ``(size,)`` in
+            the order of its memory.
     """
 
     def __init__(
@@ -70,9 +83,10 @@ class Views:
         parameters: Sequence[torch.nn.Parameter],
         names: Sequence[str],
         values: torch.Tensor,
-        slopes: torch.Tensor,
+        slopes: torch.Tensor | None,
     ) -> None:
-        self._places = []
+        self._places: list[_ParameterSlot] = []
+        self.gradients: list[torch.Tensor] = []
         self._warned = False
         ends = accumulate((p.numel() for p in parameters), initial=0)
         for p, name, (begin, end) in zip(parameters, names, pairwise(ends), strict=True):
@@ -80,8 +94,8 @@ class Views:
                 continue
             # Dense strides in the order of the parameter's own.
             strides = torch.empty_like(p, device="meta").stride()
-            value, gradient = (vector.as_strided(p.shape, strides, begin)
-                               for vector in (values, slopes))
+            value = values.as_strided(p.shape, strides, begin)
+            gradient = None if slopes is None else slopes.as_strided(p.shape, strides, begin)
             self._places.append(_ParameterSlot(p, name, value, gradient, end - begin, strides))
         self.attach()
 
@@ -90,10 +104,15 @@ class Views:
         """The strides of each parameter that has elements."""
         return [list(place.strides) for place in self._places]
 
-    # The next two run once per step and once per evaluation, and must cost next to nothing.
+    @property
+    def sizes(self) -> list[int]:
+        """The number of elements of each parameter that has any."""
+        return [place.size for place in self._places]
+
+    # The next three run once per step or evaluation, and must cost next to nothing.
 
     def attach(self) -> None:
-        """Bring back parameters and gradients that others have moved, with their values.
+        """Bring back parameters that others have moved, with their values.
 
         Raises:
             ValueError: A parameter has become another one: of another dtype, device or shape, or
@@ -101,15 +120,10 @@ class Views:
         """
         moved = []
         for place in self._places:
-            parameter, given = place.parameter, place.given
+            parameter = place.parameter
             if (parameter.data_ptr() != place.address or parameter.stride() != place.strides
                     or parameter.numel() != place.size):
                 moved.append(place)
-            elif (given is not None and parameter.grad is given
-                    and given.data_ptr() == place.slope_address):
-                place.writes = given._version
-            else:
-                place.attach_gradient()
         if moved:
             self._check()
             # All are read before any is written: layers may have exchanged their tensors.
@@ -117,13 +131,15 @@ class Views:
             for place, content in zip(moved, contents, strict=True):
                 place.value.copy_(content)
                 place.attach_value()
-                place.attach_gradient()
+
+    def clear(self) -> None:
+        """Set all gradients to None, so that autograd writes new ones instead of adding."""
+        self.gradients = []
+        for place in self._places:
+            place.parameter.grad = None
 
     def settle(self, backward: bool) -> bool:
-        """Undo what a closure did besides evaluating; the vector keeps its values.
-
-        A gradient that a closure left in a tensor of its own (``zero_grad(set_to_none=True)``,
-        ``create_graph=True``, an assignment) is copied into the vector.
+        """Undo what a closure did besides evaluating, and find the gradients that it left.
 
         Args:
             backward: Whether it was asked for gradients.
@@ -136,29 +152,26 @@ class Views:
         """
         missed = []
         for place in self._places:
-            parameter, given = place.parameter, place.given
-            if parameter.data_ptr() != place.address:
+            if place.parameter.data_ptr() != place.address:
                 self._check()
                 place.attach_value()
-            if not backward:
-                continue
-            gradient = parameter.grad
-            if (given is not None and gradient is given
-                    and given.data_ptr() == place.slope_address):
-                writes = given._version
-                if place.writes == writes:
-                    missed.append(place)
-                place.writes = writes
-                continue
-            if gradient is None:
+            if backward and place.parameter.grad is None:
                 missed.append(place)
-                place.gradient.zero_()
-            else:
-                place.gradient.copy_(gradient.to_dense())
-            place.attach_gradient()
+        if not backward:
+            return False
         if missed:
             self._complain(missed)
-        return backward and len(missed) < len(self._places)
+        found = [place.own_gradient() for place in self._places]
+        vectors = [place.gradient for place in self._places if place.gradient is not None]
+        if vectors:
+            torch._foreach_copy_(vectors, found)
+            for place, vector in zip(self._places, vectors, strict=True):
+                if vector.dtype == place.value.dtype:  # and free the copy
+                    place.parameter.grad = vector.data
+        else:
+            self.gradients = [gradient.as_strided((place.size,), (1,)) for gradient, place
+                              in zip(found, self._places, strict=True)]
+        return len(missed) < len(self._places)
 
     def _complain(self, missed: list[_ParameterSlot]) -> None:
         """Raise or warn where no gradient has reached some parameters."""

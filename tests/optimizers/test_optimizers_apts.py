@@ -405,12 +405,12 @@ def test_other_hands_on_gradients_and_data_do_no_harm():
     assert equal(one.state(), handled.state())
 
 
-def test_zero_grad_zeroes():
+def test_zero_grad_sets_gradients_to_none():
     net = Network()
     net.closure(True)
     assert any(p.grad.abs().sum() > 0 for p in net.model.parameters())
     net.optimizer.zero_grad()
-    assert all(not p.grad.any() for p in net.model.parameters())
+    assert all(p.grad is None for p in net.model.parameters())
 
 
 # --- bad input ---------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def one_rank(rank, size, shared, plan, buffers, told):
         own = torch.arange(1.0, N + 1, dtype=torch.float64) * (10 * rank + number + 1)
         if rank == 0 and what["spoilt"] is not None:
             own[what["spoilt"]] = math.nan
-        flat.gradient.copy_(own)
+        flat.payload.copy_(own)
         for statistic in statistics:
             statistic.fill_(rank)
         sums = torch.full((6,), float(rank), dtype=torch.float64) if what["testing"] else None
@@ -65,7 +65,7 @@ def one_rank(rank, size, shared, plan, buffers, told):
         except (RankError, ValueError) as error:
             answer = type(error).__name__, str(error)
         else:
-            answer = flat.gradient.clone(), total, [s.clone() for s in statistics]
+            answer = flat.payload.clone(), total, [s.clone() for s in statistics]
         told[rank].append((answer, own, ranks.floats - floats, ranks.calls - calls,
                            agreement.total / size))
 

@@ -360,7 +360,9 @@ def poisoned(ranks, element):
     kept = task.optimizer.state_dict()["apts"]["anchor"]
 
     def poison(backward, losses):
-        task.optimizer._flat.gradient[element] = torch.nan
+        weight = task.model[0].weight
+        weight.grad = torch.zeros_like(weight)  # to which the backward pass adds
+        weight.grad.view(-1)[element] = torch.nan
         return losses
 
     task.disturb = poison if ranks.rank == 0 else nothing
