@@ -25,7 +25,6 @@ import logging
 import os
 import shutil
 import signal
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +58,6 @@ _ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 _MIN_TIMER_S = 1e-3
 """Stands for no time at all, as a timer that is set to 0 never expires."""
 
-_POLL_S = 0.05
 _END_S = 3
 """How long ranks may take to end on a signal, in seconds."""
 
@@ -201,7 +199,7 @@ class Launcher:
             start_processes,
         )
 
-        context = None
+        context = watch = None
         try:
             self._start_server(job.trial.optimizer)
             place = begin()
@@ -215,7 +213,7 @@ class Launcher:
             while (result := context.wait(0)) is None:
                 place.watch()
                 watch.look()
-                time.sleep(_POLL_S)
+                watch.wait()
             self._late.setdefault(job.trial.optimizer, late_imports.read(logs))
             return (list(result.return_values.values()),
                     {place.rank * ranks + local: failure
@@ -229,6 +227,9 @@ class Launcher:
                 # wait for each other.
                 self._server.end_ranks()
             raise
+        finally:
+            if watch is not None:
+                watch.close()
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import torch
 from bench_apts.launch.elastic import LATE, PRELOAD
 
 for _name in (
+    "multiprocessing.popen_forkserver",
+    "multiprocessing.queues",  # like the one above unpickled by every rank
     "torch._dynamo",  # torch.optim imports it at its first step
     "torch.distributed.elastic.multiprocessing",
     "torch.nn.parallel",

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import pkgutil
 import re
+import select
 import signal
 import sys
 import threading
@@ -75,6 +76,17 @@ def run_rank(payload: bytes) -> str:
         if LOST_PEERS.search(str(error)):
             time.sleep(_YIELD_S)
         raise
+    finally:
+        if job.stop:
+            _announce_end(Path(job.stop).with_name(_ENDING))
+
+
+def _announce_end(fifo: Path) -> None:
+    """Let the launcher look at once for what this rank is about to leave."""
+    with suppress(OSError):  # it has stopped waiting
+        number = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        os.write(number, b"\0")
+        os.close(number)
 
 
 def _answer(program: str, payload: bytes) -> str:
@@ -108,7 +120,12 @@ def _die_with_the_command() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-_PID_FILE = "rank-"
+_PID_FILE, _ENDING = "rank-", "ending"
+_POLL_S, _SOON_S = 0.05, 0.002
+"""Seconds between two looks at the ranks, and while one of them ends."""
+
+_ENDING_S = 0.2
+"""Seconds that a rank that ends may take to leave its answer."""
 
 
 class SilentExit(Exception):
@@ -120,7 +137,7 @@ class SilentExit(Exception):
 
 
 class RankWatch:
-    """Checks that all ranks of a trial on this node are alive.
+    """Waits for all ranks of a trial on this node, and checks that they are alive.
 
     torch takes exit code 0 for a success, and would wait for the answer until the time limit.
 
@@ -134,6 +151,23 @@ class RankWatch:
         self._missed: set[int] = set()
         for left in folder.glob(f"{_PID_FILE}*"):
             left.unlink()
+        fifo = folder / _ENDING
+        fifo.unlink(missing_ok=True)
+        os.mkfifo(fifo)
+        self._ending = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self._soon_until = 0.0
+
+    def close(self) -> None:
+        """Stop waiting for announcements."""
+        os.close(self._ending)
+
+    def wait(self) -> None:
+        """Return when it is time to poll the ranks: soon after one has announced its end."""
+        if time.monotonic() < self._soon_until:
+            time.sleep(_SOON_S)
+        elif select.select([self._ending], [], [], _POLL_S)[0]:
+            os.read(self._ending, 1 << 12)
+            self._soon_until = time.monotonic() + _ENDING_S
 
     def look(self) -> None:
         """Raise ``SilentExit`` for ranks that were already gone at the last look.
