@@ -148,6 +148,58 @@ def csv(
     _say(counts, folder)
 
 
+@app.command("wandb-export")
+def wandb_export(
+    runs: Annotated[Path, Argument(
+        metavar="RUNS", show_default=False,
+        help="CSV file of the table of runs, as the workspace exports it.")],
+    histories: Annotated[Path, Argument(
+        metavar="FOLDER", show_default=False,
+        help="Folder with the history of each run, NAME.csv.")],
+    optimizer: Annotated[str, Option(
+        metavar="COLUMN", help="Column of RUNS of what is compared.")] = "optimizer",
+    name: Annotated[str, Option(
+        metavar="COLUMN", help="Column of RUNS that files of histories are called "
+                               "after.")] = "Name",
+    hyperparameters: Annotated[str, Option(
+        metavar="COLUMN,…", help="Columns of RUNS with hyperparameters.",
+        show_default=False)] = "",
+    metric: _Metric = None,
+    target: _Target = None,
+    direction: _Direction = "max",
+    step: Annotated[str, Option(
+        metavar="COLUMN", help="Column of steps so far.")] = "_step",
+    time: Annotated[str, Option(
+        metavar="COLUMN", help="Column of seconds so far; _runtime holds evaluations, "
+                               "too.")] = "_runtime",
+    samples: Annotated[str, Option(
+        metavar="COLUMN", help="Column of training samples so far, of all ranks.",
+        show_default=False)] = "",
+    batch_size: _Batch = None,
+    suite: _Suite = "imported",
+    tuning_free: _Free = "",
+    consecutive: _Consecutive = 1,
+    gpus: _Gpus = 1,
+    device: _OnDevice = "cuda",
+    out: session.Out = Path("results"),
+    study: session.StudyName = None,
+) -> None:
+    """Import runs that Weights & Biases exported."""
+    from bench_apts.imports.imported_study import ImportSettings, write_imported
+    from bench_apts.imports.wandb_logs import WandbColumns, read_runs
+
+    _require_headline(device, timed=True, sampled=bool(samples) or batch_size is not None)
+    known = _known_targets(suite, "", None, metric, target, direction)
+    counts = write_imported(
+        folder := out / (study or runs.stem), known,
+        read_runs(runs, histories, WandbColumns(
+            optimizer, name, _names(hyperparameters), known[suite].metric, step, time, samples),
+            suite, _names(tuning_free)),
+        ImportSettings("wandb-export", device, gpus, ["bench-apts", *sys.argv[1:]], batch_size,
+                       consecutive))
+    _say(counts, folder)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
