@@ -114,11 +114,14 @@ def _whose(records: Sequence[TrialRecord]) -> str:
 def _spent(gathered: Gathered) -> str:
     """Sum what all trials took, evaluation and set-up included."""
     clocks = [(record.end.wall_s if record.end else record.evals[-1].wall_s,
-               record.trial.ranks) for record in gathered.trials if record.end or record.evals]
+               record.trial.ranks) for record in gathered.trials
+              if (record.end or record.evals) and record.measures("wall_s")]
+    if not clocks:
+        return "unknown: the logs do not say"
     noun = "GPU" if gathered.device == "cuda" else "rank"
     hours = math.fsum(wall * ranks for wall, ranks in clocks) / 3600
     return (f"{units.format_seconds(math.fsum(wall for wall, _ in clocks))} of wall clock in "
-            f"{units.plural(len(gathered.trials), 'trial')}, "
+            f"{units.plural(len(clocks), 'trial')}, "
             f"{units.digits(hours)} {noun}-hours")
 
 

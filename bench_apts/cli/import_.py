@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bench_apts.imports.imported_study import ImportCounts, LoggedTarget
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
-                  help="Make a results folder of other programs' logs, see docs/importing.md.")
+                  help="Make a results folder of other programs' logs, see docs/importing.md.",
+                  short_help="Make a results folder of other programs' logs.")
 
 Device = Literal["cpu", "cuda"]
 _Targets = Annotated[Path | None, Option(
@@ -60,7 +61,10 @@ def algoperf(
     out: session.Out = Path("results"),
     study: session.StudyName = None,
 ) -> None:
-    """Import the logs of AlgoPerf: each workload is a suite, each submission an optimizer."""
+    """Import AlgoPerf's logs.
+
+    Each workload is a suite, each submission an optimizer.
+    """
     from bench_apts.imports import algoperf_logs
     from bench_apts.imports.imported_study import ImportSettings, write_imported
     from bench_apts.imports.log_table import read_targets

@@ -43,7 +43,7 @@ def test_help_names_every_command(cli):
     done = cli("--help")
     assert done.code == 0
     for name in ("run", "tune", "list", "info", "report", "check", "project", "cost", "compare",
-                 "new", "test", "calibrate", "show"):
+                 "new", "test", "calibrate", "show", "import"):
         assert name in done.out
     assert not [line for line in done.out.splitlines() if line.endswith("...")][1:]  # cut off
     assert cli("--version").out == f"bench-apts {__version__}\n"
