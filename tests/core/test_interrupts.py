@@ -28,6 +28,7 @@ class TorchsException(Exception):
 def end(number, frame):
     raise TorchsException
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 interrupts.resend_lost_signals()
 try:
     with interrupts.interruptible():

@@ -80,14 +80,14 @@ def test_captions_name_the_front_and_all_that_is_not_in_the_picture(part):
 
 def test_zero_bytes_have_a_place_of_their_own_on_the_logarithmic_axis(part):
     figures = fixture.figures(part)
-    axes = figures["n2-budget-bytes"].drawing[0].axes[0]
+    axes = figures["n2-budget-bytes"].draw().axes[0]
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert axes.get_xscale() == "log"
     assert labels.count("0") == 1
     least = min(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o")
     assert axes.get_xlim()[0] < least < 100 * END / 2
     assert "0" not in [label.get_text() for label in
-                       figures["n2-budget-calls"].drawing[0].axes[0].get_xticklabels()]
+                       figures["n2-budget-calls"].draw().axes[0].get_xticklabels()]
 
 
 def test_a_median_seed_that_is_lost_counts_as_the_worst(tmp_path):
