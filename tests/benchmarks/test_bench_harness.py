@@ -205,9 +205,10 @@ def test_harness_beside_a_bare_loop(benchmark, tmp_path, name, device, ranks, op
         if ranks > 1 and metered:
             reduced = {phase: result.counted[phase]["all_reduce"].calls
                        for phase in ("train", "eval")}
-            # One bucket; an evaluation's sums and peaks. The bare loop's are not among them.
+            # One bucket; an evaluation's sums and peaks, and its status. The bare loop's are not
+            # among them.
             assert reduced["train"] == whole
-            assert reduced["eval"] == 2 * (pairs + 1)
+            assert reduced["eval"] == 3 * (pairs + 1)
     if not benchmark.enabled:
         return
     taken, cpu = ratios(results, "seconds"), ratios(results, "cpu_seconds")

@@ -278,7 +278,7 @@ def scripted(losses, **settings):
 
     def closure(backward):
         if backward:
-            x.grad.fill_(1.0)
+            x.grad = torch.ones_like(x)
         return torch.tensor(next(script), dtype=torch.float64)
 
     return x, opt, closure

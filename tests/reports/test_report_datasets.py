@@ -11,7 +11,7 @@ from bench_apts.suites.known_data import FINGERPRINTS
 
 
 def gathered(unpublished=(), ledgers=({},), name="mnist", sha256="1a2b3c" + "0" * 58):
-    suite = SimpleNamespace(name="mine", data=SimpleNamespace(name=name))
+    suite = SimpleNamespace(name="mine", data=SimpleNamespace(name=name), trainable=True)
     trials = [SimpleNamespace(trial=SimpleNamespace(suite=suite, data_sha256=sha256),
                               end=SimpleNamespace(ledger=ledger)) for ledger in ledgers]
     return SimpleNamespace(trials=trials, file=SimpleNamespace(
