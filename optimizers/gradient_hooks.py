@@ -6,6 +6,7 @@ A hook takes the place of the all-reduce of the gradients. At one rank there is 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +52,7 @@ class GradientHook:
         """Restore what ``state_dict`` returned."""
 
 
-class OrderedHook(GradientHook):
+class OrderedHook(GradientHook, ABC):
     """A hook that sees all gradients in one bucket, in the order of the model's parameters.
 
     Buckets hold them in another order after the first step of a process; a state that depends on
@@ -83,9 +84,9 @@ class OrderedHook(GradientHook):
 
         return self.average(mine).then(copy_back)
 
+    @abstractmethod
     def average(self, bucket: OrderedBucket) -> Future:
         """Average a bucket in place; return a future of its buffer."""
-        raise NotImplementedError
 
 
 class OrderedBucket:
@@ -214,7 +215,7 @@ def find(name: str, **options: Any) -> GradientHook:
         options: Those of its class, for instance ``columns`` of ``"powersgd"``.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: No hook has this name.
     """
     if name not in HOOKS:
         raise unknown("communication hook", name, HOOKS)

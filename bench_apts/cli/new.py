@@ -36,11 +36,10 @@ def command(
     A suite is a TOML file, and data and network in Python; an optimizer is one Python file, and
     its test.
     """
+    _require_name(name, what)
     if what is NewKind.suite:
-        _require_suite_name(name)
         endings = {f"{name}.toml": "suite.toml", f"{name}.py": "suite.py"}
     else:
-        _require_optimizer_name(name)
         endings = {f"{name}.py": "new_optimizer.py", f"test_{name}.py": "new_optimizer_test.py"}
     templates = files("bench_apts") / "templates"
     contents = {folder / file: (templates / template).read_text("utf-8").replace("NAME", name)
@@ -56,53 +55,32 @@ def command(
         print(f"  bench-apts run --optimizers {first},adam,apts --gpus 1,2 --trials 4")
 
 
-def _require_suite_name(name: str) -> None:
-    """Refuse what no suite can be called.
+def _require_name(name: str, what: NewKind) -> None:
+    """Refuse what no suite or optimizer, or its file, can be called.
 
     Raises:
-        UserError: ``name`` is not allowed, or that of an installed suite.
-    """
-    from bench_apts.plugins import registry
-
-    _require_name(name, "suite")
-    if name in registry.suite_names():
-        raise UserError(f"there is a suite '{name}' already, {registry.suite_origin(name)}; "
-                        "choose another name")
-
-
-def _require_optimizer_name(name: str) -> None:
-    """Refuse what no optimizer can be called.
-
-    Raises:
-        UserError: ``name`` is not allowed, or that of an installed optimizer.
-    """
-    from bench_apts.plugins import registry
-
-    _require_name(name, "optimizer")
-    if name in registry.optimizer_names():
-        raise UserError(f"there is an optimizer '{name}' already, "
-                        f"{registry.optimizer_origin(name)}; choose another name")
-
-
-def _require_name(name: str, what: str) -> None:
-    """Refuse what cannot be a name and a file's.
-
-    Raises:
-        UserError: ``name`` is not allowed.
+        UserError: ``name`` is not allowed, or that of an installed one.
     """
     import msgspec
 
     from bench_apts.core.spec import Suite
+    from bench_apts.plugins import registry
 
+    suite = what is NewKind.suite
+    article = "a" if suite else "an"
     kind = next(f.type for f in msgspec.structs.fields(Suite) if f.name == "name")
     try:
         msgspec.convert(name, kind)
     except msgspec.ValidationError as error:
-        raise UserError(f"{'an' if what[0] in 'aeiou' else 'a'} {what} cannot be called '{name}': "
+        raise UserError(f"{article} {what} cannot be called '{name}': "
                         "write up to 64 letters, digits, dots, underscores and hyphens, a letter "
                         "or digit first") from error
     if name.endswith((".toml", ".py")):
         raise UserError(f"'{name}' is a file's name; leave out the ending")
+    if name in (registry.suite_names() if suite else registry.optimizer_names()):
+        origin = registry.suite_origin(name) if suite else registry.optimizer_origin(name)
+        raise UserError(f"there is {article} {what} '{name}' already, {origin}; choose another "
+                        "name")
 
 
 def _write(contents: dict[Path, str]) -> None:

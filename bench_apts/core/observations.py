@@ -1,7 +1,7 @@
 """What the ranks of an examination saw of an optimizer, as they write it down.
 
-MessagePack, because JSON knows no infinite numbers, and a method under examination may produce
-some.
+In MessagePack, because JSON cannot represent infinite numbers, which a method under examination
+may produce.
 """
 
 from __future__ import annotations

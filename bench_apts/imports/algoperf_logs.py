@@ -60,7 +60,7 @@ def find_logs(folder: Path, targets: dict[str, LoggedTarget], base: Sequence[str
         workload, as it has no target or is not wanted.
 
     Raises:
-        UserError: There is no folder, or no log in it.
+        UserError: The folder does not exist or holds no log.
     """
     require_folder(folder, "unpack the logs and name the folder that holds them")
     found, left_out = [], Counter[str]()

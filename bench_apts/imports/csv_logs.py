@@ -69,7 +69,7 @@ def read_trials(paths: Sequence[Path], columns: CsvColumns, targets: dict[str, L
             problem, label, name = key
             if problem not in targets:
                 raise UserError(f"{path}, line {rows[0][0]}: column '{columns.suite}' has "
-                                f"'{problem}', for which there is no target; add it to --targets")
+                                f"'{problem}', which has no target; add one to --targets")
             if seen.setdefault(key, path) != path:
                 raise UserError(f"{path} and {seen[key]} both have the trial '{name}' of {label}; "
                                 f"rename one in column '{columns.trial}'")

@@ -152,7 +152,7 @@ def write_imported(out: Path, targets: dict[str, LoggedTarget], trials: Iterable
         settings: What holds for all of them.
 
     Raises:
-        UserError: ``out`` is there already or cannot be written, or there is no trial.
+        UserError: ``out`` exists already or cannot be written, or ``trials`` is empty.
     """
     if out.exists():
         raise UserError(f"{out} is there already; name another folder with --study or --out")
@@ -185,7 +185,7 @@ def _write(folder: Path, targets: dict[str, LoggedTarget], trials: Iterable[Logg
         path.write_bytes(b"".join(encoder.encode(event) + b"\n" for event in events))
         count, evaluations, hits = count + 1, evaluations + len(logged.evals), hits + hit
     if not count:
-        raise UserError("there is no trial to import; see `bench-apts import "
+        raise UserError("the logs hold no trial; see `bench-apts import "
                         f"{settings.form} --help` for what it reads")
     labels = sorted({label for _, label, _ in numbers})
     seen = {problem for problem, *_ in numbers}
@@ -225,7 +225,7 @@ def _events(logged: LoggedTrial, suite: Suite, repetition: int, settings: Import
     seed = int(digest([logged.problem, logged.label, logged.name])[:_SEED_DIGITS], 16)
     trial = Trial(
         label=logged.label, optimizer=logged.label,
-        # Draws of one search are different configurations, even if nobody says which.
+        # Each draw of a search is a configuration of its own, even where the log does not name it.
         hyperparameters=logged.hyperparameters if logged.hyperparameters is not None else (
             {"trial": logged.name} if logged.stage == "tune" else {}),
         tuning_free=logged.tuning_free, batch_size=by_batch, suite=suite, ranks=settings.ranks,

@@ -42,7 +42,7 @@ class LogTable:
         """Return the place of a column that ``option`` names.
 
         Raises:
-            UserError: There is no such column.
+            UserError: The column does not exist.
         """
         if column in self.columns:
             return self.columns[column]
@@ -75,7 +75,7 @@ class LogTable:
             return float(text) if text.strip() else math.nan
         except ValueError:
             raise UserError(f"{self.path}, line {row[0]}: column '{column}' has '{text[:50]}', "
-                            "which is no number; correct it or leave it empty") from None
+                            "which is not a number; correct it or leave it empty") from None
 
 
 def read_table(path: Path) -> LogTable:
@@ -141,7 +141,7 @@ def parse_count(value: float, source: str, column: str) -> int:
     """Return a number of steps or samples.
 
     Raises:
-        UserError: It is missing, negative, or no whole number.
+        UserError: It is missing, negative, or not a whole number.
     """
     if not (math.isfinite(value) and 0 <= value < 2**63 and value == int(value)):
         raise UserError(f"{source}: column '{column}' has {value:g}, which counts nothing; "
@@ -167,7 +167,8 @@ def read_targets(path: Path) -> tuple[dict[str, LoggedTarget], tuple[str, ...]]:
     except OSError as error:
         raise UserError(f"--targets {path}: {error.strerror}; name a JSON file") from error
     except ValueError as error:
-        raise UserError(f"--targets {path} is no JSON ({error}); see docs/importing.md") from error
+        raise UserError(f"--targets {path} is not valid JSON ({error}); see "
+                        "docs/importing.md") from error
     workloads = content.get("workloads") if isinstance(content, dict) else None
     if not isinstance(workloads, dict):
         raise UserError(f"--targets {path} has no object 'workloads'; see docs/importing.md")

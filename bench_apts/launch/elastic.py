@@ -214,7 +214,8 @@ class Launcher:
                 place.watch()
                 watch.look()
                 watch.wait()
-            self._late.setdefault(job.trial.optimizer, late_imports.read(logs))
+            if job.trial.optimizer not in self._late:
+                self._late[job.trial.optimizer] = late_imports.read(logs)
             return (list(result.return_values.values()),
                     {place.rank * ranks + local: failure
                      for local, failure in result.failures.items()})
