@@ -17,6 +17,7 @@ from bench_apts.core import store
 from bench_apts.core.currencies import CURRENCIES
 from bench_apts.core.files import UNREADABLE
 from bench_apts.core.spec import canonical, digest
+from bench_apts.core.trial_files import select_trials
 from bench_apts.meters import plausibility
 from bench_apts.stats import trial_origins
 
@@ -44,17 +45,35 @@ def check(folder: Path) -> tuple[int, list[str]]:
     """
     study = store.read_study(folder)
     found: list[str] = []
-    trials = store.read_trial_files(folder, broken=lambda error: found.append(str(error)))
+    alone: dict[str, list[str]] = {}
+
+    def examine(path: Path) -> TrialRecord | None:
+        record = store.read_trial(path)
+        if record is not None:
+            events = _written(path)
+            alone[record.path] = [
+                *_identity(record, events), *_resumed(record, events), *_alone(record),
+                *plausibility.implausible(record)]
+            if record.header.run_id == path.stem:  # else it is chosen among copies by its length
+                _drop_measurements(record)
+        return record
+
+    with store.pause_gc():
+        trials = select_trials(folder, examine, broken=lambda error: found.append(str(error)))
     unread = len(found) + len(trials.headless)
     found += (f"{path}: no header was written whole" for path in trials.headless)
     found += map(str, trials.copies)
     for record in trials.records:
-        events = _written(Path(record.path))
-        found += (f"{record.path}: {text}" for text in (
-            *_identity(record, events), *_resumed(record, events), *_alone(record),
-            *plausibility.implausible(record)))
+        found += (f"{record.path}: {text}" for text in alone[record.path])
     found += [*_together(trials.records), *_unlike(folder, study, trials.records)]
     return len(trials.records) + unread, found
+
+
+def _drop_measurements(record: TrialRecord) -> None:
+    """Drop what only the checks of one trial read, so that one trial at most is in memory."""
+    record.evals, record.checkpoints = [], []
+    if record.end is not None:
+        record.end = msgspec.structs.replace(record.end, comm={}, calls=None)
 
 
 def ledger_gap(record: TrialRecord) -> float | None:
