@@ -1,4 +1,4 @@
-"""Processes that do a part of a report's work beside this one, and end with it."""
+"""Processes that do a part of a report's work in parallel, and end with this one."""
 
 from __future__ import annotations
 

@@ -87,11 +87,11 @@ def _write(contents: dict[Path, str]) -> None:
     """Write new files, all or none.
 
     Raises:
-        UserError: One is there already, or cannot be written.
+        UserError: One exists already, or cannot be written.
     """
     for path in contents:
         if os.path.lexists(path):
-            raise UserError(f"{path} is there already; choose another name or --folder")
+            raise UserError(f"{path} exists already; choose another name or --folder")
     made: list[Path] = []
     try:
         for path, content in contents.items():

@@ -16,7 +16,7 @@ _HISTORY = Path(".asv/results")
 def command(
     results: Annotated[list[Path], Argument(
         metavar="RESULTS [RESULTS]", show_default=False,
-        help="A results folder, for instance results/digits; or two, to put B beside A.")],
+        help="A results folder, for instance results/digits; or two, to compare B with A.")],
     form: Annotated[str | None, Option(
         "--format", show_default=False,
         help="What to write, of html, csv, svg, png, json, md and pdf.  [default: all but "

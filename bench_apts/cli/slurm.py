@@ -82,7 +82,7 @@ def _run_parameters(context: typer.Context) -> dict[str, Any]:
         "run", list(context.args), parent=context.parent).params
     for option, name in (("--node-rank", "node_rank"), ("--rendezvous", "rendezvous")):
         if parameters[name] is not None:
-            raise UserError(f"{option} is not for `slurm`: srun tells each node its place")
+            raise UserError(f"{option} is not for `slurm`: srun assigns each node its number")
     return parameters
 
 

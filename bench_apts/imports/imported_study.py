@@ -155,7 +155,7 @@ def write_imported(out: Path, targets: dict[str, LoggedTarget], trials: Iterable
         UserError: ``out`` exists already or cannot be written, or ``trials`` is empty.
     """
     if out.exists():
-        raise UserError(f"{out} is there already; name another folder with --study or --out")
+        raise UserError(f"{out} exists already; name another folder with --study or --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

@@ -1,7 +1,7 @@
 """What each rank runs, and what the command learns of its ranks: that they live, where they are.
 
-torch tells the launcher how a rank ended, but for three things: that a rank has exited with code 0
-without an answer (``RankWatch``), where a rank was that hung until the time limit
+torch reports to the launcher how a rank ended, but for three things: that a rank has exited with
+code 0 without an answer (``RankWatch``), where a rank was that hung until the time limit
 (``stack_locations``), and which line of the plug-in is at fault (``attach_location``).
 """
 

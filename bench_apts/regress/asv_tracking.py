@@ -114,7 +114,7 @@ def require_asv() -> None:
 
 
 def require_machine(root: Path) -> str:
-    """Introduce this machine to asv, if nobody has; return asv's name of it.
+    """Register this machine with asv, unless it is registered; return asv's name of it.
 
     Raises:
         UserError: asv cannot keep what it knows of the machine.
@@ -185,7 +185,7 @@ def run_benchmarks(root: Path, results: Path, machine: str, commit: str, bench: 
         machine: asv's name of this one.
         commit: The hash under which the numbers are stored.
         bench: Regular expressions of which one must be found in a benchmark's name; all without.
-        quick: Run everything once, which tells whether it works, and store nothing.
+        quick: Run everything once, to see whether it works, and store nothing.
         store: Whether anything is stored.
 
     Raises:

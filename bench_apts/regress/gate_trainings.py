@@ -242,7 +242,7 @@ def train(tree: CodeTree, request: GateRequest, out: Path, *, seeds: int = 1,
                 process.kill()  # its ranks watch it, and end themselves
             raise
     records = store.read_trials(out)
-    # Code 1 tells of an optimizer without a result, whose trials say so themselves.
+    # Code 1 means an optimizer without a result; its trials say so themselves.
     if process.returncode and not (process.returncode == 1 and any(map(failed_trial, records))):
         raise TrainingFailed(last_line(said))
     if not records:

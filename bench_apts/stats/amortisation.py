@@ -161,8 +161,8 @@ def break_even(mine: Trainings, theirs: Trainings) -> BreakEven:
     R = 4 on.
 
     Args:
-        mine: Of an optimizer that is tuned.
-        theirs: Of one that is not.
+        mine: The bill of a tuned optimizer.
+        theirs: The bill of an untuned optimizer.
 
     Raises:
         ValueError: It is the other way round.

@@ -127,7 +127,7 @@ def project(done: RecordedWork, ranks: int, scaling: BatchScaling, network: Inte
             batch_size: int | None = None) -> Projection | None:
     """Move recorded work to another world; None where its minibatch cannot be shared out.
 
-    Samples to the target stay as measured, which nobody knows to hold at another N. ``strong``:
+    Samples to the target stay as measured, which need not hold at another N. ``strong``:
     the global minibatch stays, each rank computes on less of it. ``weak``: each rank's share
     stays, and the larger minibatches make fewer steps.
 

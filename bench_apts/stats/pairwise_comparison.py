@@ -127,7 +127,7 @@ def first_ranks(pools: Mapping[str, Bill], *, paired: bool,
         resamples: Number of resamples.
 
     Returns:
-        Shares by optimizer. Ties share alike; where nobody hits, nobody is first, so that the
+        Shares by optimizer. Ties share alike; where none hits, none is first, so that the
         shares may sum to less than 1. NaN for all if one has fewer than two trials.
 
     Raises:

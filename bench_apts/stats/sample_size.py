@@ -93,7 +93,7 @@ def power(first: Spread, second: Spread, trials: tuple[int, int], factor: float,
 
 def needed(first: Spread, second: Spread, factor: float, *, rivals: int = 1,
            fixed: int | None = None) -> int | None:
-    """Return the least of ``SIZES`` that tells a factor in ``ENOUGH`` of studies.
+    """Return the least of ``SIZES`` that detects a factor in ``ENOUGH`` of studies.
 
     Args:
         first: Of the dearer one.

@@ -198,7 +198,7 @@ def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool,
     Args:
         groups: Trials of each configuration: the defaults of m optimizers, or a list of five.
         ordered: Whether they are tried as listed (an ordered list), or in random order
-            (defaults, of which nobody knows which comes first).
+            (defaults, whose order is unknown).
         orders: How many orders; the same arguments give the same ones.
 
     Raises:

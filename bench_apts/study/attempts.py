@@ -160,7 +160,7 @@ def find_checkpoint(folder: Path, known: TrialRecord | None, card: Mapping[str, 
         card: The environment card of the attempt that is to resume.
 
     Returns:
-        Samples of the checkpoint, None if the trial starts anew; and what the user should know.
+        Samples of the checkpoint, None if the trial starts again; and what the user should know.
     """
     resume, notes = None, []
     for event in reversed(known.checkpoints if known else []):

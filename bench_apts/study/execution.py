@@ -136,7 +136,7 @@ DEFAULT_EXECUTION = Execution()
 
 
 def trials_beside(jobs: int, device: str, ranks: int) -> int:
-    """Return how many of ``jobs`` trials at once may run beside one on ``ranks`` ranks."""
+    """Return how many of ``jobs`` parallel trials may run at once with one on ``ranks`` ranks."""
     if device == "cuda":
         return jobs - 1
     return max(0, min(jobs, environment.cores() // ranks) - 1)

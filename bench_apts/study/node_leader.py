@@ -72,7 +72,7 @@ def leading_nodes(plan: Plan, placement: Placement, patience_s: float,
 
 
 class Leader:
-    """Node 0's connections; a context manager that tells the others how the command ended.
+    """Node 0's connections; a context manager that sends the other nodes how the command ended.
 
     Args:
         placement: This node's place.
@@ -80,7 +80,7 @@ class Leader:
         machine: What records say of this node.
 
     Raises:
-        UserError: Nobody can be waited for at the given address.
+        UserError: The given address cannot be listened at.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Leader:
         self._nodes.sort(key=lambda node: node.rank)
 
     def _greet(self, connection: socket.socket, missing: list[int]) -> None:
-        """Accept a node; refuse whoever else connects."""
+        """Accept a node; refuse any other connection."""
         channel = multi_node.NodeChannel(connection)
         try:
             hello = channel.receive(_HELLO_WAIT_S, multi_node.Hello)
@@ -223,9 +223,9 @@ class Leader:
         if well or own.status in ("timeout", "interrupted"):
             return own
         here = f"node 0 ({self._machine['hostname']})"
-        told = [(here, own), *((str(node), node.ended) for node in self._nodes)]
+        outcomes = [(here, own), *((str(node), node.ended) for node in self._nodes)]
         failed = [dataclasses.replace(outcome, reason=f"{where}, {outcome.reason}")
-                  for where, outcome in told
+                  for where, outcome in outcomes
                   if outcome and outcome.reason and outcome != multi_node.ELSEWHERE]
         # Ranks that lost their peers are not where it began.
         failed.sort(key=lambda outcome: bool(LOST_PEERS.search(outcome.reason or "")))
@@ -235,9 +235,9 @@ class Leader:
         return failed[0] if failed else own
 
     def dismiss(self, code: int = 0, reason: str = "") -> None:
-        """Tell the other nodes that there is no more to do, and why; later calls do nothing."""
+        """Send the other nodes that there is no more to do, and why; later calls do nothing."""
         if self._listener.fileno() >= 0:
-            while select.select([self._listener], [], [], 0)[0]:  # whoever knocked meanwhile
+            while select.select([self._listener], [], [], 0)[0]:  # connections made meanwhile
                 multi_node.close_with_code(
                     multi_node.NodeChannel(self._listener.accept()[0]), code, reason
                 )

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from bench_apts.study.examined_ranks import ExaminedRanks
 
 _SAME_COURSE = 1e-4
-"""Relative difference between the losses of N ranks and of one that rounding may make."""
+"""Relative difference between losses of N ranks and of one rank by rounding."""
 
 _IN_ANY_ORDER = 2
 """Ranks whose sum is the same in any order.
 
-With more a wrapper that lays out its messages anew in its second step, as
+With more a wrapper that rearranges its messages in its second step, as
 DistributedDataParallel does, changes the last bits. That steps are undone at these N is proved
 where they are (``warmup.prove_undone``).
 """

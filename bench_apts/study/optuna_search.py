@@ -126,7 +126,7 @@ def _read_searches(journal: Path) -> dict[str, list[FrozenTrial]]:
         return {study.study_name: storage.get_all_trials(study._study_id, deepcopy=False)
                 for study in storage.get_all_studies()}
     except pruning.UNREADABLE as error:
-        raise UserError(f"{journal} is broken ({error}); move it away: finished trials are told "
+        raise UserError(f"{journal} is broken ({error}); move it away: finished trials are added "
                         "to a new one") from error
 
 

@@ -61,7 +61,7 @@ def estimate_lines(plan: Plan, folder: Path) -> Iterator[str]:
             seconds = timed[cell.suite.name] * cell.suite.budget.samples / workers
             source, bare = "computing alone", True
         total += seconds * left
-        # Before tuning is over, nobody knows whether one or two configurations are reported.
+        # Before tuning is over, it is unknown whether one or two configurations are reported.
         least, most = study.seeds * (1 + plan.twinned(cell)), plan.reports(cell)
         reports = most if least == most else f"{least} to {most}"
         yield (f"{cell.suite.name} {cell.entry.label} N={cell.ranks}: {drawn} tuning + "

@@ -80,11 +80,11 @@ class StudyProgress:
         self._console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def trial_kept(self, record: TrialRecord, meanwhile: bool = False) -> None:
-        """Tell that a trial was finished by an earlier command, or ``meanwhile`` by another."""
-        self._advance(record, "run beside" if meanwhile else "kept from an earlier run")
+        """Show that a trial was finished by an earlier command, or ``meanwhile`` by another."""
+        self._advance(record, "run by another" if meanwhile else "kept from an earlier run")
 
     def trial_finished(self, record: TrialRecord) -> None:
-        """Tell how a trial ended."""
+        """Show how a trial ended."""
         self._ran += 1
         self._advance(record, "")
 

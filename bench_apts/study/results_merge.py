@@ -57,11 +57,11 @@ def merge_results(out: Path, folders: Sequence[Path], command: list[str]) -> Mer
         command: The command line, for ``study.json``.
 
     Raises:
-        UserError: ``out`` is there already or cannot be written, a folder is none of ours or
+        UserError: ``out`` exists already or cannot be written, a folder is none of ours or
             broken, or two of them contradict each other.
     """
     if out.exists():
-        raise UserError(f"{out} is there already; name a new folder, merge never adds to one")
+        raise UserError(f"{out} exists already; name a new folder, merge never adds to one")
     files = [store.read_study(folder) for folder in folders]
     study = _union([file.study for file in files], folders)
     data = _same("data", [file.data for file in files], folders)

@@ -1,4 +1,4 @@
-"""Data and network of a suite; the TOML file beside names the two functions."""
+"""Data and network of a suite; the TOML file in this folder names the two functions."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def _rank_file(checkpoint: Path, rank: int) -> Path:
 def _require_regular(path: Path) -> Path:
     """Return the path; reading a pipe or a device might never end."""
     if path.exists():
-        require_regular_file(path, "the trial begins anew")
+        require_regular_file(path, "the trial starts again")
     return path
 
 

@@ -99,7 +99,7 @@ class Examination:
         self.log.stage = "end"
 
     def _set_budget(self) -> None:
-        """Make the samples enough for a step's passes, which nobody has declared, as a few show.
+        """Make the samples enough for a step's undeclared passes, as a few steps show.
 
         A training ends where they are used up, as a trial does: schedules end there too.
         """

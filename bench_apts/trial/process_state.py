@@ -21,7 +21,7 @@ _PATCHED = {
     "torch.nn.Module": torch.nn.Module, "torch.autograd": torch.autograd,
     "torch.distributed": dist, "torch.optim.Optimizer": torch.optim.Optimizer,
     "time": time, "os": os, "builtins": builtins}
-"""Modules and classes whose functions nobody may replace."""
+"""Modules and classes whose functions must not be replaced."""
 
 
 class ProcessState:

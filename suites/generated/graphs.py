@@ -2,7 +2,7 @@
 
 Each graph has 12 nodes of degree 2 and 12 of degree 4, and 36 edges. The classes differ in how
 many edges join nodes of different degrees: few (4, 6 or 8), some (10, 12 or 14) or many (16, 18
-or 20). No statistic of the degrees tells them apart. A network needs two rounds of messages: one
+or 20). No statistic of the degrees distinguishes them. A network needs two rounds of messages: one
 for the degree of a node, one for the degrees of its neighbours.
 """
 

@@ -119,7 +119,7 @@ def test_each_trial_runs_once_and_final_trainings_alone_unless_asked(command, tm
     assert all(r.finished and r.attempts == 1 for r in records)
     shown = [line for line in done.stdout.splitlines() if line.startswith("[")]
     assert [line.split("]")[0] for line in shown] == [f"[{i}/22" for i in range(1, 23)]
-    assert any("run beside" in line for line in shown)
+    assert any("run by another" in line for line in shown)
     most = min(2, machine.cores()) - 1
     for record in records:
         alone = record.trial.stage == "report" and not timed

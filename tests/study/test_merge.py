@@ -255,7 +255,7 @@ def test_a_file_without_a_whole_header_is_left_out_and_counted(folders, tmp_path
 def test_broken_inputs_and_a_folder_that_is_there_are_refused(folders, cli, tmp_path):
     done = cli("merge", "a", *folders)
     assert (done.code, len(done.err.splitlines())) == (2, 1)
-    assert "a is there already" in done.err
+    assert "a exists already" in done.err
     assert cli("merge", "joined", folders[0], "nowhere").code == 2
     (folders[1] / "trials" / "0123456789ab.jsonl").write_bytes(b'{"event":"other"}\n')
     done = cli("merge", "joined", *folders)

@@ -146,15 +146,16 @@ def test_two_commands_share_a_search(environment, tmp_path):
                  "--out", str(tmp_path), *SMALL]
     commands = [subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=200) for process in commands]
-    assert [process.returncode for process in commands] == [0, 0], told
+    shown = [process.communicate(timeout=200) for process in commands]
+    assert [process.returncode for process in commands] == [0, 0], shown
     records = store.read_trials(tmp_path / "digits")
     # The configuration that ends best is reported as well, where it is not the fastest.
     stages = Counter(r.trial.stage for r in records)
     assert stages["tune"] == 2 * 6
     assert stages["report"] in {3 * 2 + 2 + 2 * other for other in (0, 1, 2)}
     assert all(r.finished and r.attempts == 1 for r in records)
-    left = [out.count("run beside") + out.count("kept from an earlier run") for out, _ in told]
+    left = [out.count("run by another") + out.count("kept from an earlier run")
+            for out, _ in shown]
     assert sum(left) == len(records)  # what one ran, the other did not
     assert all(0 < count < len(records) for count in left)
 
