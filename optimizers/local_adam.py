@@ -1,7 +1,7 @@
 """Local-SGD-Adam: the ablation that shows what the trust region adds to APTS-S.
 
-Stich, arXiv 1805.09767, with Adam's steps in the place of SGD's: H local steps per rank, then one
-all-reduce averages the weights. H and its growth, the batches, Adam's decays, the shrinking of
+Stich, arXiv 1805.09767, with Adam's steps in the place of SGD's: H local steps per rank, then the
+weights are averaged. H and its growth, messages, batches, Adam's decays, the shrinking of
 steps and the sharing of first moments are those of ``apts``, whose code runs here. The radius is
 a learning rate that tuning finds, no point is judged, and no step is ever rejected.
 """
@@ -11,14 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
-from bench_apts.optimizers.trust_region import LOCAL_STEPS, STOCHASTIC, per_rank, stochastic
+from bench_apts.optimizers.trust_region import (
+    SHORT_ROUNDS,
+    SOURCES,
+    STOCHASTIC,
+    apts,
+    per_rank,
+    stochastic,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-_TRUST_REGION = ("radius", "start", "judge")
+_TRUST_REGION = ("radius", "start", "judge", "test_interval", "patient")
 
 
 def build(
@@ -39,6 +46,8 @@ backend = Backend(
     },
     build=build,
     batch_size=per_rank,
-    traffic=LOCAL_STEPS,
-    sources=("bench_apts.optimizers.apts", "bench_apts.optimizers.trust_region"),
+    presets={preset: {key: value for key, value in values.items() if key not in _TRUST_REGION}
+             for preset, values in apts.presets.items()},
+    traffic=SHORT_ROUNDS,
+    sources=(*SOURCES, "bench_apts.optimizers.trust_region"),
 )

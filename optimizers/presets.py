@@ -28,3 +28,10 @@ PRESETS: dict[str, dict[str, Scalar]] = {
 
 SAMPLING: dict[str, dict[str, Scalar]] = {"2026": {"growth": 1.5, "overlap": 0.33}}
 """What they change in how minibatches are cut, which is the harness's business."""
+
+STOCHASTIC_PRESETS: dict[str, dict[str, Scalar]] = {
+    "current": {},
+    "2026-11": {"bits": 32, "longest_round": 16, "test_interval": 8, "patient": False},
+}
+"""``"current"``: the defaults of ``StochasticSettings``; ``"2026-11"``: those of the numbers of
+November 2026 in docs/evidence."""

@@ -6,9 +6,10 @@ Listing backends must not import torch.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.contract import Hyperparameter
+if TYPE_CHECKING:
+    from bench_apts.contract import Hyperparameter
 
 BITS = (2, 3, 4, 8, 16, 32)
 """Bits of a number; 32 are float32 itself."""
@@ -16,6 +17,8 @@ BITS = (2, 3, 4, 8, 16, 32)
 
 def message(bits: int, feedback: bool) -> dict[str, Hyperparameter]:
     """Return the hyperparameters of a message, with defaults."""
+    from bench_apts.contract import Hyperparameter  # which a library of them does without
+
     return {
         "bits": Hyperparameter(bits, "bits of a number that is sent; all but 32 go in an "
                                "all-to-all and an all-gather", options=BITS),
@@ -60,10 +63,14 @@ class Layout(NamedTuple):
     @property
     def payloads(self) -> dict[str, int]:
         """Bytes of the two messages by collective: ideally (N − 1)/N of each are sent."""
+        return self.payloads_with(0)
+
+    def payloads_with(self, scalars: int) -> dict[str, int]:
+        """Return the bytes where so many scalars are summed along."""
         if self.ranks == 1:
             return {}
         total = self.ranks * self.chunk_bytes
-        return {"all_to_all": total, "all_gather": total}
+        return {"all_to_all": total, "all_gather": total + self.ranks * 4 * scalars}
 
     def span(self, rank: int) -> slice:
         """Return where the chunk of a rank lies in the vector; it may be empty."""

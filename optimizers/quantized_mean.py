@@ -78,19 +78,27 @@ class QuantizedMean:
         self._lost_mean = torch.zeros_like(like[own]) if self._feedback else None
 
     @torch.no_grad()
-    def average(self, vector: torch.Tensor, number: int) -> None:
+    def average(
+        self, vector: torch.Tensor, number: int, scalars: torch.Tensor | None = None
+    ) -> None:
         """Replace a vector by its quantised mean over the ranks; all ranks call it together.
 
         Args:
             vector: ``(n,)``, contiguous.
             number: Of the round: the same on all ranks, another one in each call.
+            scalars: ``(k,)`` float32, replaced by their sums over the ranks, which are exact but
+                for rounding and the same bits on all ranks; they travel with the second message.
         """
         layout, device = self.layout, vector.device
         if layout.ranks == 1:
             return
         own, many = layout.span(self._rank), layout.ranks * layout.chunk_bytes
-        sent = torch.empty(many, dtype=torch.uint8, device=device)
-        received = torch.empty_like(sent)
+        if scalars is None:
+            scalars = torch.empty(0, device=device)
+        answer_bytes = layout.chunk_bytes + 4 * len(scalars)
+        answers = torch.empty(layout.ranks * answer_bytes, dtype=torch.uint8, device=device)
+        answer = torch.empty_like(answers)
+        sent, received = answers[:many], answer[:many]
         if self._lost is not None:
             vector.add_(self._lost)
             self._lost.zero_()
@@ -108,11 +116,15 @@ class QuantizedMean:
         mean.div_(layout.ranks)
         if self._lost_mean is not None:
             mean.add_(self._lost_mean)
-        answer = received[: layout.chunk_bytes]
-        self._encode(mean, answer, self._generator(device, number, 1), self._lost_mean)
-        dist.all_gather_into_tensor(sent, answer, group=self._group)
-        for rank, message in enumerate(torch.split(sent, layout.chunk_bytes)):
-            self._decode(message, vector[layout.span(rank)], add=False)
+        answer = answer[:answer_bytes]
+        self._encode(mean, answer[: layout.chunk_bytes], self._generator(device, number, 1),
+                     self._lost_mean)
+        answer[layout.chunk_bytes :].view(torch.float32).copy_(scalars)
+        dist.all_gather_into_tensor(answers, answer, group=self._group)
+        scalars.zero_()
+        for rank, message in enumerate(torch.split(answers, answer_bytes)):
+            self._decode(message[: layout.chunk_bytes], vector[layout.span(rank)], add=False)
+            scalars += message[layout.chunk_bytes :].view(torch.float32)
 
     def _generator(self, device: torch.device, number: int, phase: int) -> torch.Generator | None:
         """Return what draws u of a message; None where u is 1/2."""

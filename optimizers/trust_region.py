@@ -20,7 +20,8 @@ from bench_apts.contract import (
     TrafficFormula,
     World,
 )
-from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS
+from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS, STOCHASTIC_PRESETS
+from bench_apts.optimizers.quantized_layout import Layout, message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,17 +74,29 @@ PAPER = TRUST_REGION | {
         0.0, "samples of the next ranks that a rank sees too, as a share of its own", least=0),
 }
 
+_MESSAGE = message(4, feedback=False)
+
 STOCHASTIC = {
+    "preset": Hyperparameter(
+        "current", "these defaults, or those of the numbers of November 2026; the rest overrides "
+        "it", options=tuple(STOCHASTIC_PRESETS)),
     "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step", least=1),
     "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step", least=1),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own", least=0),
     "start": Hyperparameter(1e-3, "where that search begins", least=0),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
-    "longest_round": Hyperparameter(16, "most local steps between two all-reduces", least=1),
+    "longest_round": Hyperparameter(4, "most local steps between two averages", least=1),
     "rounds_per_length": Hyperparameter(16, "rounds before their length doubles", least=1),
     "sharing": Hyperparameter(
         0.5, "share of the first moment that a round replaces by the ranks' mean", least=0),
+    "bits": replace(_MESSAGE["bits"], meaning="bits of a number in a displacement's message, and "
+                    "at least 8 in a gradient's; 32 for all-reduces"),
+    "block": _MESSAGE["block"],
+    "test_interval": Hyperparameter(
+        0, "local steps between tests after a fifth of the budget; 0 for 128 / longest_round, "
+        "8 to 32", least=0),
+    "patient": Hyperparameter(True, "let start-up wait for significant tests"),
 }
 
 
@@ -203,8 +216,18 @@ def per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
     return each * ranks
 
 
+SOURCES = ("bench_apts.optimizers.apts", "bench_apts.optimizers.presets",
+           "bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.quantized_layout")
+"""Modules that decide what APTS-S does."""
+
 LOCAL_STEPS = TrafficFormula("2f·P", "round", lambda n, _: {"all_reduce": 4 * n})
 """One all-reduce of n floats after some local steps."""
+
+SHORT_ROUNDS = TrafficFormula(
+    "f·(P + P/32)/4", "round", lambda n, ranks: Layout(n, ranks, 4, 256).payloads,
+    note="sends twice as much in its first rounds, of one step; pads chunks to 32 numbers; adds 4 "
+    "bytes of each rank, in rounds that judge a point 28", where={"bits": 4, "block": 256})
+"""One mean of n numbers in 4 bits after some local steps."""
 
 apts = Backend(
     name="apts",
@@ -213,9 +236,10 @@ apts = Backend(
     build=stochastic,
     tuning_free=True,
     batch_size=per_rank,
-    sources=("bench_apts.optimizers.apts",),
+    sources=SOURCES,
     family="APTS",
-    traffic=replace(LOCAL_STEPS, note="sends 24 bytes more in rounds that judge a point"),
+    presets={preset: values for preset, values in STOCHASTIC_PRESETS.items() if values},
+    traffic=SHORT_ROUNDS,
     developed_on=("digits", "mnist", "mnist-cnn", "cifar10"),
 )
 

@@ -10,9 +10,12 @@ import torch
 from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
 from bench_apts.optimizers.apts.flat_problem import Closure, FlatBuffers, FlatProblem
 from bench_apts.optimizers.apts.paper import PaperMethod
-from bench_apts.optimizers.apts.radius_search import StochasticSettings
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.optimizers.apts.stochastic import StochasticMethod
+from bench_apts.optimizers.apts.stochastic_settings import (
+    StochasticSettings,
+    stochastic_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 _VARIANTS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "paper": (PaperMethod, paper_settings,
               ("preset", *(field.name for field in dataclasses.fields(PaperSettings)))),
-    "stochastic": (StochasticMethod, StochasticSettings,
-                   tuple(field.name for field in dataclasses.fields(StochasticSettings))),
+    "stochastic": (StochasticMethod, stochastic_settings,
+                   ("preset", *(field.name for field in dataclasses.fields(StochasticSettings)))),
 }
 """Of each variant: the method, what makes its settings, and their names."""
 
@@ -70,7 +73,7 @@ class APTS(torch.optim.Optimizer):
             process where torch.distributed is not initialised.
         variant: ``"paper"``, the published method (see ``PaperSettings`` and its presets), or
             ``"stochastic"``, local phases under a trust region judged on fresh minibatches (see
-            ``StochasticSettings``).
+            ``StochasticSettings`` and ``STOCHASTIC_PRESETS``).
         buffers: ``model.buffers`` of a model with BatchNorm: the statistics are averaged over
             the ranks like the parameters, and restored where a step is rejected. The function is
             asked whenever they are needed. ``model.buffers()`` costs less where there are many
@@ -79,11 +82,13 @@ class APTS(torch.optim.Optimizer):
 
     Attributes:
         last: Diagnostics of the latest step: ``radius``, and where the step was judged ``rho``
-            (paper), ``accepted``, ``actual_reduction``, ``predicted_reduction`` (paper) and
-            ``at_bound``, whether the radius then lay at a bound; ``forwards``, ``backwards``,
-            ``local_passes`` (those of both kinds in steps that this rank took alone), ``floats``
-            and ``calls`` (all-reduced). Where ranks may differ in their passes (paper, with
-            retries), ``forwards_beyond``: by how many the mean over ranks exceeds ``forwards``.
+            (paper), ``accepted`` (none where a test of start-up decided nothing),
+            ``actual_reduction``, ``predicted_reduction`` (paper) and ``at_bound``, whether the
+            radius then lay at a bound; ``forwards``, ``backwards``, ``local_passes`` (those of
+            both kinds in steps that this rank took alone), ``floats`` (all-reduced), ``calls``
+            (of any collective) and ``bytes`` (their payloads). Where ranks may differ in their
+            passes (paper, with retries), ``forwards_beyond``: by how many the mean over ranks
+            exceeds ``forwards``.
 
     Raises:
         ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a
@@ -160,18 +165,21 @@ class APTS(torch.optim.Optimizer):
         if any(p.requires_grad for p in self._left_out):
             raise ValueError("a parameter that was frozen when this APTS was made requires a "
                              "gradient now; make a new APTS of the parameters to be trained")
-        problem, ranks = self._problem, self._ranks
-        before = problem.forwards, problem.backwards, ranks.floats, ranks.calls
+        problem = self._problem
+        before = self._counts()
         problem.pose(closure)
         try:
             loss, last = self._method.iterate()
         finally:
             problem.withdraw()
-        after = problem.forwards, problem.backwards, ranks.floats, ranks.calls
-        counts = ("forwards", "backwards", "floats", "calls")
-        self.last = last | {name: late - early for name, late, early
-                            in zip(counts, after, before, strict=True)}
+        self.last = last | {name: late - before[name] for name, late in self._counts().items()}
         return loss
+
+    def _counts(self) -> dict[str, int]:
+        """Return what has been done and sent so far."""
+        problem, ranks = self._problem, self._ranks
+        return {"forwards": problem.forwards, "backwards": problem.backwards,
+                "floats": ranks.floats, "calls": ranks.calls, "bytes": ranks.bytes}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group while the optimizer is made; there is no room for parameters afterwards.

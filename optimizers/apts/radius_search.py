@@ -1,7 +1,4 @@
-"""The radius of APTS-S: how a step is judged on fresh samples, and how the radius follows.
-
-The settings of ``variant="stochastic"`` are here too.
-"""
+"""The radius of APTS-S: how a step is judged on fresh samples, and how the radius follows."""
 
 from __future__ import annotations
 
@@ -23,8 +20,14 @@ cost MNIST a quarter of a point."""
 SMALLEST, LARGEST = 1e-7, 1.0
 """Bounds of the radius."""
 
+RAMP = 0.05
+"""Share of the budget over which steps grow to the radius after start-up."""
+
 _FALL = 2.0
 """Standard errors that count as a fall of the loss."""
+
+_WAITS = 2
+"""Insignificant tests of the first point in a row that decide nothing."""
 
 _NEGLIGIBLE = 0.25
 """Ratio of the paired error to that of the loss itself below which a step hardly changed anything:
@@ -131,6 +134,9 @@ class RadiusSearch:
         moves: Tests' worth of evidence since start-up.
         change: Smoothed f₁ − f₀ of the tests since start-up.
         slope: Smoothed q of them.
+        patient: Whether the first point waits for a significant test, and a step that the ramp
+            has shortened is judged as what it is.
+        waited: Tests in a row that decided nothing.
     """
 
     radius: float
@@ -140,19 +146,25 @@ class RadiusSearch:
     moves: float = 0.0
     change: float = 0.0
     slope: float = 0.0
+    patient: bool = False
+    waited: int = 0
 
     @property
     def bounded(self) -> bool:
         """Whether the radius lies at one of its bounds."""
         return not SMALLEST < self.radius < LARGEST
 
-    def accepts(self, quality: StepQuality, window: Sequence[float]) -> bool:
-        """Say whether a test's point is kept.
+    def accepts(self, quality: StepQuality, window: Sequence[float]) -> bool | None:
+        """Say whether a test's point is kept; None to go on without a decision.
 
         Args:
             quality: What the test found.
             window: Losses of the accepted points that it may be compared with.
         """
+        if self._waits(quality):
+            self.waited += 1
+            return None
+        self.waited = 0
         if self.searching and _negligible(quality):
             # Losses on other samples than the earlier ones say nothing of so short a step: only
             # a significant rise on the same samples refuses it.
@@ -167,22 +179,36 @@ class RadiusSearch:
         significant = quality.change <= -_FALL * quality.difference_error
         return significant or _length(quality) > 1
 
-    def update(self, quality: StepQuality, accepted: bool, spent: float, settled: bool) -> None:
+    def _waits(self, quality: StepQuality) -> bool:
+        """Say whether a test of the first point is insignificant, and may be followed by others.
+
+        The point that they compare with stays, so that the step between grows and its evidence
+        with it.
+        """
+        return (self.patient and self.searching and not self.accepted and self.waited < _WAITS
+                and math.isfinite(quality.after) and not _negligible(quality)
+                and abs(quality.change) < _FALL * quality.difference_error)
+
+    def update(
+        self, quality: StepQuality, accepted: bool | None, spent: float, settled: bool
+    ) -> None:
         """Move the radius after a test.
 
         Args:
             quality: What the test found.
-            accepted: Whether the point is kept.
+            accepted: Whether the point is kept; None where nothing was decided.
             spent: Share of the budget that is used up.
             settled: Whether only a rejection may still move it.
         """
+        if accepted is None:
+            return
         self.accepted += accepted
         if self.searching:
             self._bracket(accepted, _length(quality), spent)
         elif not accepted:
             self._resize(0.5)
         elif not settled:
-            self._adapt(quality)
+            self._adapt(quality, min(1.0, max(0.02, (spent - self.ended) / RAMP)))
 
     def _bracket(self, accepted: bool, length: float, spent: float) -> None:
         """Bracket the radius from below during start-up."""
@@ -190,7 +216,10 @@ class RadiusSearch:
             self._resize(4.0 if length >= 4 else 2.0)
             return
         if not self.accepted:
-            self._resize(1 / 64)
+            self._resize(1 / 16 if self.patient else 1 / 64)
+            return
+        if self.patient and accepted and self.accepted == 1:  # one test does not end start-up
+            self._resize(0.5 if length < 0.4 else 1.0)
             return
         # Back to before the last extension, which nothing has confirmed: a radius twice too short
         # costs less than one twice too long.
@@ -198,15 +227,21 @@ class RadiusSearch:
         self.searching = False
         self.ended = spent
 
-    def _adapt(self, quality: StepQuality) -> None:
-        """Move the radius after start-up, by ever smaller factors, from smoothed tests."""
+    def _adapt(self, quality: StepQuality, ramp: float) -> None:
+        """Move the radius after start-up, by ever smaller factors, from smoothed tests.
+
+        Args:
+            quality: What the latest test found.
+            ramp: What the ramp has left of the steps: one that is shortened by this factor looks
+                too short by its inverse.
+        """
         # A test counts by its samples, so that few ranks, whose tests are small and many, move
         # the radius by the same evidence as many ranks.
         weight = quality.samples / _TEST_SAMPLES
         memory = 0.7**weight
         self.change = memory * self.change + weight * quality.change
         self.slope = memory * self.slope + weight * quality.slope
-        length = best_length(self.change, self.slope)
+        length = best_length(self.change, self.slope) * (ramp if self.patient else 1.0)
         move = (1 + 0.25 / (1 + self.moves / 8)) ** weight
         self.moves += weight
         if length > 0.75:
@@ -225,51 +260,3 @@ class RadiusSearch:
         """Restore what ``state_dict`` returned."""
         for name, value in state.items():
             setattr(self, name, value)
-
-
-@dataclass(frozen=True)
-class StochasticSettings:
-    """Settings of ``variant="stochastic"``; one default for every problem and every N.
-
-    Attributes:
-        samples: Budget: samples that a rank will process, on average over the ranks, every pass
-            counted. The schedule runs over it.
-        radius: A fixed radius, without search or adaptation; 0 lets the method find its own.
-        start: Where the search for the radius begins: from below, since a first step that is
-            too long cannot be told from a good one by a single noisy test. A hundred times off
-            either way costs little on easy problems and points on hard ones (measured).
-        judge: Whether steps are judged on fresh minibatches; False keeps every step.
-        schedule: Whether steps shrink linearly to 0 over the second half of the budget.
-        longest_round: Upper bound on H, the local steps between two all-reduces; a power of 2.
-        rounds_per_length: Rounds before H doubles.
-        sharing: Share of the first moment that a round of more than one local step replaces by
-            what the mean displacement says of all ranks' moments; 0 leaves it local.
-        beta1: Decay of Adam's first moment.
-        beta2: Decay of Adam's second moment.
-    """
-
-    samples: int
-    radius: float = 0.0
-    start: float = 1e-3
-    judge: bool = True
-    schedule: bool = True
-    longest_round: int = 16
-    rounds_per_length: int = 16
-    sharing: float = 0.5
-    beta1: float = 0.9
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        if not self.samples >= 1:  # nor NaN
-            raise ValueError(f"samples must be a positive number, not {self.samples}")
-        if not self.radius >= 0:
-            raise ValueError(f"radius must be a number of at least 0, but is {self.radius}")
-        if not SMALLEST <= self.start <= LARGEST:
-            raise ValueError(f"start must lie between {SMALLEST} and {LARGEST}, but is "
-                             f"{self.start}")
-        if not 0 <= self.sharing <= 1:
-            raise ValueError(f"sharing must lie between 0 and 1, but is {self.sharing}")
-        if self.longest_round < 1 or self.longest_round & (self.longest_round - 1):
-            raise ValueError(f"longest_round must be a power of 2, not {self.longest_round}")
-        if self.rounds_per_length < 1:
-            raise ValueError("rounds_per_length must be at least 1")

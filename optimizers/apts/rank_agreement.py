@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatBuffers
+    from bench_apts.optimizers.quantized_mean import QuantizedMean
 
 
 class RankGroup:
@@ -20,21 +21,23 @@ class RankGroup:
             torch.distributed is not initialised.
 
     Attributes:
+        group: The process group.
         size: Number of ranks N.
         rank: This process's number among them.
         floats: Floats all-reduced so far.
-        calls: All-reduces so far.
+        calls: Collectives so far.
+        bytes: Payload of all of them so far.
 
     Raises:
         ValueError: This process does not belong to the group.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
-        self._group = group
+        self.group = group
         together = dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size(group) if together else 1
         self.rank = dist.get_rank(group) if together else 0
-        self.floats = self.calls = 0
+        self.floats = self.calls = self.bytes = 0
         if self.rank < 0:
             raise ValueError("this process does not belong to the process group")
 
@@ -42,8 +45,9 @@ class RankGroup:
         """Sum ``message`` over the ranks in place; with one rank nothing is sent."""
         if self.size == 1:
             return
-        dist.all_reduce(message, group=self._group)
+        dist.all_reduce(message, group=self.group)
         self.floats += message.numel()
+        self.bytes += message.nbytes
         self.calls += 1
 
     def mean(self, message: torch.Tensor) -> None:
@@ -159,14 +163,20 @@ def name_ranks(flags: list[float]) -> str:
 
 
 def average_round(
-    agreement: RankAgreement, flat: FlatBuffers, sums: torch.Tensor | None
+    agreement: RankAgreement, flat: FlatBuffers, sums: torch.Tensor | None,
+    quantized: QuantizedMean | None = None, number: int = 0,
 ) -> list[float]:
-    """Average gradient buffer and statistics over the samples of all ranks, in one message.
+    """Average payload and statistics over the samples of all ranks.
+
+    In one all-reduce, or the payload in fewer bits; the statistics then are an all-reduce of
+    their own.
 
     Args:
         agreement: Knows this rank's count.
         flat: The buffers.
         sums: This rank's sums of a test, which travel along; None without a test.
+        quantized: What averages the payload in fewer bits.
+        number: Of the round, for its random numbers.
 
     Returns:
         The sums over all ranks; empty without a test.
@@ -181,6 +191,8 @@ def average_round(
         return [] if sums is None else sums.tolist()
     if not agreement.total:
         agreement.exchange(0.0)
+    if quantized is not None:
+        return _average_in_bits(agreement, flat, sums, quantized, number)
     message = flat.payload if sums is None else flat.with_scalars
     if flat.averages:
         flat.pack_buffers()
@@ -201,3 +213,34 @@ def average_round(
             message.mul_(before / agreement.total)
     flat.unpack_buffers()
     return [size * number for number in totals]
+
+
+def _average_in_bits(
+    agreement: RankAgreement, flat: FlatBuffers, sums: torch.Tensor | None,
+    quantized: QuantizedMean, number: int,
+) -> list[float]:
+    """Do what ``average_round`` does, the payload in fewer bits."""
+    ranks = agreement.ranks
+    # The mark and the sums, which the second message carries as they are.
+    scalars = flat.payload.new_zeros(1 if sums is None else 1 + len(sums), dtype=torch.float32)
+    if sums is not None:
+        scalars[1:] = sums
+    agreement.mark(scalars[:1])
+    agreement.weigh(flat.payload)
+    quantized.average(flat.payload, number, scalars)
+    ranks.calls += 2
+    ranks.bytes += sum(quantized.layout.payloads_with(len(scalars)).values())
+    messages = [flat.payload]
+    if flat.averages:
+        flat.pack_buffers()
+        messages.append(flat.message[len(flat.with_scalars) :])
+        agreement.weigh(messages[1])
+        ranks.mean(messages[1])
+    mark, *totals = scalars.tolist()  # the only wait
+    if math.isnan(mark):
+        before = agreement.total
+        agreement.exchange()
+        if before != agreement.total:
+            torch._foreach_mul_(messages, before / agreement.total)
+    flat.unpack_buffers()
+    return totals

@@ -11,14 +11,15 @@ import torch
 from bench_apts.optimizers.apts import radius_search
 from bench_apts.optimizers.apts.moments import Moments
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
+from bench_apts.optimizers.quantized_mean import QuantizedMean
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
-    from bench_apts.optimizers.apts.radius_search import StochasticSettings
     from bench_apts.optimizers.apts.rank_agreement import RankGroup
+    from bench_apts.optimizers.apts.stochastic_settings import StochasticSettings
 
-_RAMP = 0.05
-"""Share of the budget over which steps grow to the radius after start-up."""
+_OFTEN = 0.2
+"""Share of the budget during which tests are frequent."""
 
 _FULL = 0.5
 """Share of the budget during which steps have full length and the radius moves without a
@@ -75,7 +76,12 @@ class StochasticMethod:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
         self._search = radius_search.RadiusSearch(
-            settings.radius or settings.start, searching=not settings.radius)
+            settings.radius or settings.start, searching=not settings.radius,
+            patient=settings.patient)
+        # Of displacements, and of gradients: a coarse gradient costs more (measured).
+        self._means = {several: QuantizedMean(
+            self._flat.values, settings.bits if several else max(8, settings.bits),
+            settings.block, group=ranks.group) for several in (True, False)}
         self._moments = Moments(self._flat, settings.beta1, settings.beta2)
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
@@ -158,7 +164,9 @@ class StochasticMethod:
         elif together and not agreement.failed:
             flat.gather()
         expected, agreement.count = self._rate, self._samples / length
-        sums = average_round(agreement, flat, self._sums if self._testing else None)
+        sums = average_round(
+            agreement, flat, self._sums if self._testing else None,
+            None if self._settings.bits == 32 else self._means[length > 1], self._round)
         self._rate = agreement.total / agreement.ranks.size
         self._processed += (length + self._testing) * (self._rate - expected)
         last: dict[str, Any] = {}
@@ -184,10 +192,16 @@ class StochasticMethod:
         if self._round == 0:  # weights may have been loaded since the optimizer was made
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
-        interval = 4 if self._search.searching else 8
-        self._testing = self._settings.judge and self._since_test >= interval
+        self._testing = self._settings.judge and self._since_test >= self._interval
         if self._testing:
             self._since_test = 0
+
+    @property
+    def _interval(self) -> int:
+        """Local steps between two tests."""
+        if self._search.searching:
+            return 4
+        return 8 if self._spent < _OFTEN else self._settings.late_interval
 
     def _step(self) -> None:
         """Do one step in Adam's direction from the latest gradients."""
@@ -198,7 +212,7 @@ class StochasticMethod:
         if not self._settings.schedule:
             return 1.0
         found = not self._search.searching and not self._settings.radius
-        ramp = (self._spent - self._search.ended) / _RAMP if found else 1.0
+        ramp = (self._spent - self._search.ended) / radius_search.RAMP if found else 1.0
         return min(1.0, ramp, (1 - self._spent) / (1 - _FULL))
 
     def _measure(self, after: torch.Tensor) -> torch.Tensor:
@@ -228,15 +242,17 @@ class StochasticMethod:
                             (after - before).square().sum(), count])
 
     def _judge(self, sums: list[float], last: dict[str, Any]) -> bool:
-        """Accept or reject the round's start, and move the radius.
+        """Accept or reject the round's start, or neither, and move the radius.
 
         Returns:
-            Whether it is accepted, the same on all ranks: they judge the same sums.
+            Whether it stands, the same on all ranks: they judge the same sums.
         """
         quality, search = radius_search.StepQuality.from_sums(sums), self._search
         accepted = search.accepts(quality, self._window)
-        last |= {"accepted": accepted, "actual_reduction": -quality.change,
+        last |= {"actual_reduction": -quality.change,
                  "best_length": radius_search.best_length(quality.change, quality.slope)}
+        if accepted is not None:
+            last["accepted"] = accepted
         if accepted:
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
@@ -244,7 +260,7 @@ class StochasticMethod:
         if not self._settings.radius:
             search.update(quality, accepted, self._spent, settled=self._spent >= _FULL)
             last["at_bound"] = search.bounded
-        return accepted
+        return accepted is not False
 
     def _restore_accepted(self) -> None:
         """Go back to the last accepted point, bit for bit, and clear the first moment."""
