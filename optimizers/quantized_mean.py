@@ -33,6 +33,9 @@ from bench_apts.optimizers.quantized_layout import BITS, Layout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Older torch has only the name that newer torch warns of.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 _TILE = 1 << 16
 """Numbers that are quantised at a time, about: what temporaries hold."""
 
@@ -120,7 +123,7 @@ class QuantizedMean:
         self._encode(mean, answer[: layout.chunk_bytes], self._generator(device, number, 1),
                      self._lost_mean)
         answer[layout.chunk_bytes :].view(torch.float32).copy_(scalars)
-        dist.all_gather_into_tensor(answers, answer, group=self._group)
+        _all_gather(answers, answer, group=self._group)
         scalars.zero_()
         for rank, message in enumerate(torch.split(answers, answer_bytes)):
             self._decode(message[: layout.chunk_bytes], vector[layout.span(rank)], add=False)

@@ -224,10 +224,12 @@ LOCAL_STEPS = TrafficFormula("2f·P", "round", lambda n, _: {"all_reduce": 4 * n
 """One all-reduce of n floats after some local steps."""
 
 SHORT_ROUNDS = TrafficFormula(
-    "f·(P + P/32)/4", "round", lambda n, ranks: Layout(n, ranks, 4, 256).payloads,
-    note="sends twice as much in its first rounds, of one step; pads chunks to 32 numbers; adds 4 "
-    "bytes of each rank, in rounds that judge a point 28", where={"bits": 4, "block": 256})
-"""One mean of n numbers in 4 bits after some local steps."""
+    "f·(P + P/32)/4", "round", lambda n, ranks: Layout(n, ranks, 4, 256).payloads_with(1),
+    note="sends twice as much in its first 16 rounds, of one step; pads chunks to 32 numbers; "
+    "sends 24 bytes of each rank more in rounds that judge a point",
+    where={"bits": 4, "block": 256, "rounds_per_length": 16},
+    first=16, first_payloads=lambda n, ranks: Layout(n, ranks, 8, 256).payloads_with(1))
+"""One mean of n numbers in 4 bits after some local steps, before in 8 bits after each step."""
 
 apts = Backend(
     name="apts",

@@ -153,10 +153,14 @@ class Backend:
                 backend_checks.fail(f"{where}: where", "names of hyperparameters", name)
 
     def formula(self, values: Mapping[str, Scalar]) -> TrafficFormula | None:
-        """Return the formula of the bytes at these hyperparameters; None if none is known."""
+        """Return the formula of the bytes at these hyperparameters; None if none is known.
+
+        It is not, where a hyperparameter that it depends on is missing, as in records of an
+        earlier version that lacked it.
+        """
         if self.traffic is None:
             return None
-        met = all(values.get(name, self.hyperparameters[name].default) == value
+        met = all(name in values and values[name] == value
                   for name, value in self.traffic.where.items())
         return self.traffic if met else None
 

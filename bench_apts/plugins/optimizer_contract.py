@@ -173,6 +173,8 @@ class TrafficFormula:
         note: What the formula leaves out, if anything, as the end of a sentence that begins with
             the optimizer's name.
         where: Values of hyperparameters, by name, that the formula holds for alone.
+        first: How many units at the beginning of a training send ``first_payloads`` instead.
+        first_payloads: As ``payloads``.
     """
 
     words: str
@@ -180,16 +182,25 @@ class TrafficFormula:
     payloads: Callable[[int, int], Mapping[str, int]]
     note: str = ""
     where: Mapping[str, Scalar] = field(default_factory=dict)
+    first: int = 0
+    first_payloads: Callable[[int, int], Mapping[str, int]] = lambda parameters, ranks: {}
 
-    def ideal(self, parameters: int, ranks: int) -> dict[str, float]:
+    def ideal(self, parameters: int, ranks: int, units: int = 0) -> dict[str, float]:
         """Return ideal bytes sent per rank and unit, by collective.
 
         Args:
             parameters: Number of trained parameters n.
             ranks: World size N.
+            units: Of a training, whose mean is asked for; 0 for the bytes of a unit that is not
+                one of the first.
         """
-        return {collective: ideal_bytes(collective, payload, ranks)
-                for collective, payload in self.payloads(parameters, ranks).items()}
+        share = min(self.first, units) / units if units else 0.0
+        mean = dict[str, float]()
+        for payloads, weight in ((self.first_payloads, share), (self.payloads, 1 - share)):
+            for collective, payload in payloads(parameters, ranks).items() if weight else ():
+                mean[collective] = (mean.get(collective, 0.0)
+                                    + weight * ideal_bytes(collective, payload, ranks))
+        return mean
 
 
 GRADIENT_SUM = TrafficFormula("2f·P", "step", lambda n, _: {"all_reduce": 4 * n})

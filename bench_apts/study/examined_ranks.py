@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench_apts.core.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bench_apts.core.observations import RankLog, SeenTraining, Stage
     from bench_apts.plugins.optimizer_contract import TrafficFormula
@@ -145,10 +145,20 @@ def wrong_bytes(
 
     All must be; where a note says that something is left out, the median may differ a little.
     """
-    expected = {name: sent for name, sent in
-                formula.ideal(training.parameters, ranks).items() if sent}
     units = [(number, sent) for number, sent in enumerate(training.sent, 1)
              if sent or formula.unit == "step"]
+    yield from _wrong_units(formula, formula.ideal(training.parameters, ranks, formula.first),
+                            units[: formula.first])
+    yield from _wrong_units(formula, formula.ideal(training.parameters, ranks),
+                            units[formula.first :])
+
+
+def _wrong_units(
+    formula: TrafficFormula, ideal: Mapping[str, float],
+    units: list[tuple[int, dict[str, float]]],
+) -> Iterator[str]:
+    """Yield the first of some units whose bytes are not the ideal ones."""
+    expected = {name: sent for name, sent in ideal.items() if sent}
     if formula.note:
         names = sorted({name for _, sent in units for name in sent})
         units = [(0, {name: statistics.median(sent.get(name, 0) for _, sent in units)

@@ -219,7 +219,6 @@ class RadiusSearch:
             self._resize(1 / 16 if self.patient else 1 / 64)
             return
         if self.patient and accepted and self.accepted == 1:  # one test does not end start-up
-            self._resize(0.5 if length < 0.4 else 1.0)
             return
         # Back to before the last extension, which nothing has confirmed: a radius twice too short
         # costs less than one twice too long.

@@ -91,14 +91,17 @@ def _sent(cell: ReportCell) -> SentBytes | None:
     sent, steps = comm.get("train", {}), record.evals[-1].step if record.evals else 0
     backend = cell.backend
     formula = backend.formula(record.trial.hyperparameters) if backend else None
-    rounds = formula is not None and formula.unit == "round" and "all_reduce" in sent
-    count = sent["all_reduce"].calls if rounds else steps
+    # Of a method with rounds, each is a call of the first collective that the formula names.
+    size = record.start.parameters if record.start else 0
+    named = next(iter(formula.payloads(size, cell.ranks)), "") if formula else ""
+    rounds = formula is not None and formula.unit == "round" and named in sent
+    count = sent[named].calls if rounds else steps
     if record.uncounted or not sent or not count or not steps:
         return None
     return SentBytes(
         cell.label, cell.ranks, formula, formula.unit if formula else "step", count, steps,
         {collective: traffic.ideal_bytes / count for collective, traffic in sorted(sent.items())},
-        formula.ideal(record.start.parameters, cell.ranks) if formula and record.start else {})
+        formula.ideal(size, cell.ranks, count) if formula and record.start else {})
 
 
 def _finding(rows: Sequence[SentBytes]) -> str:

@@ -20,6 +20,8 @@ from bench_apts.stats.network_model import Algorithm, Fabric, Interconnect, coll
 LARGE = (64, 512)
 STEPS = 12
 NETWORK = Interconnect(Fabric(1e9, 1e-5, "round numbers"))
+WHOLE = {"preset": "2026-11"}
+"""Messages of 32 bits: others are padded, by N."""
 LSR1 = {"global_solver": "l-sr1"}
 
 ALIKE = {
@@ -31,11 +33,11 @@ ALIKE = {
     "napts": ("napts", {}),
     "tr": ("tr", {}),
     "tr, l-sr1": ("tr", LSR1),
-    "apts, unjudged": ("apts", {"judge": False}),
+    "apts, unjudged": ("apts", {**WHOLE, "judge": False}),
 }
 """Optimizers whose steps are the same at any N: none of these sizes and calls depends on it."""
 
-JUDGED = ("apts", {})
+JUDGED = ("apts", WHOLE)
 RETRIED = ("tr", {"retries": 3, "radius": 4.0})
 CASES = [*ALIKE.values(), JUDGED, RETRIED]
 

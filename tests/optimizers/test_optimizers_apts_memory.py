@@ -51,7 +51,8 @@ def measured(ranks, steps, dtype, settings):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_stochastic_holds_four_buffers_besides_model_and_gradients(on_ranks, size):
-    settings = {"variant": "stochastic", "samples": 8 * 200, "rounds_per_length": 8}
+    settings = {"variant": "stochastic", "samples": 8 * 200, "rounds_per_length": 8, "bits": 32,
+                "test_interval": 8}
     results = on_ranks(measured, size, 150, torch.float32, settings)
     for rest, peak, message, weights, decisions in results:
         assert decisions >= {True, False, None}

@@ -12,7 +12,7 @@ from bench_apts.optimizers.trust_region import apts
 
 PRELOAD = ["baseline_task"]
 STEPS, LR = 30, 0.01
-ROUNDS = {"longest_round": 4, "rounds_per_length": 2}
+ROUNDS = {"longest_round": 4, "rounds_per_length": 2, "bits": 32}
 LENGTHS = [1, 1, 2, 2, 4, 4, 4, 4, 4, 4]
 PURE = {**ROUNDS, "sharing": 0.0}
 FIXED = {**ROUNDS, "radius": LR, "judge": False}
@@ -35,7 +35,7 @@ def all_courses(ranks):
     return {name: course(ranks, name, backend, pinned) for name, backend, pinned in (
         ("local", local_adam.backend, {**ROUNDS, "lr": LR}),
         ("pure", local_adam.backend, {**PURE, "lr": LR}),
-        ("short", local_adam.backend, {"longest_round": 1, "lr": LR}),
+        ("short", local_adam.backend, {"longest_round": 1, "bits": 32, "lr": LR}),
         ("fixed", apts, FIXED),
         ("apts", apts, ROUNDS))}
 
@@ -139,7 +139,8 @@ def test_alone_it_sends_nothing(alone):
 
 def test_batches_rounds_and_decays_are_those_of_apts():
     shared = set(local_adam.backend.hyperparameters) - {"lr"}
-    assert shared == set(apts.hyperparameters) - {"radius", "start", "judge"}
+    assert shared == set(apts.hyperparameters) - {
+        "radius", "start", "judge", "test_interval", "patient"}
     ours, theirs = local_adam.backend.configure({}), apts.configure({})
     assert all(ours[name] == theirs[name] for name in shared)
     for ranks in (1, 2, 4, 16):

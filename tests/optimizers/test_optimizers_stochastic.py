@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench_apts.optimizers.apts import APTS
 
-FIXED = {"radius": 0.01, "judge": False, "schedule": False, "longest_round": 1}
+FIXED = {"radius": 0.01, "judge": False, "schedule": False, "longest_round": 1, "bits": 32}
 
 
 def beside_adam(ours, theirs, steps, wrap=lambda model: model):
@@ -53,13 +53,15 @@ def walk(rank, steps, batch_norm, settings):
     for _ in range(steps):
         last = task.step()
         rows.append((last["agreed"], task.digest() if last["agreed"] else None, last["floats"],
-                     last["calls"], "accepted" in last, last["forwards"], last["backwards"]))
+                     last["calls"], "actual_reduction" in last, last["forwards"],
+                     last["backwards"], last["bytes"]))
     traffic = rank.meter.snapshot()["train"]
     return task.n, rows, {name: (t.calls, t.payload_bytes) for name, t in traffic.items()}
 
 
 def test_ranks_are_equal_wherever_they_agree_and_send_what_the_table_says(on_ranks):
-    results = on_ranks(walk, 2, 200, False, {"rounds_per_length": 4, "longest_round": 8})
+    results = on_ranks(walk, 2, 200, False, {
+        "rounds_per_length": 4, "longest_round": 8, "bits": 32, "test_interval": 8})
     n, first, traffic = results[0]
     assert [row[:2] for row in first] == [row[:2] for row in results[1][1]]
     agreed = [row for row in first if row[0]]
@@ -76,6 +78,71 @@ def test_ranks_are_equal_wherever_they_agree_and_send_what_the_table_says(on_ran
     # The harness's own meter saw the same; those four numbers are in double precision.
     assert traffic == {
         "all_reduce": (len(agreed) + 1, 4 * (sum(row[2] for row in agreed) + 4))}
+
+
+def message(n, bits, scalars=0):
+    """Bytes of a message between two ranks: codes, a float for each block of 16, scalars."""
+    chunk = 32 * math.ceil(n / 64)
+    return 2 * (chunk * bits // 8 + 4 * math.ceil(chunk / 16) + 4 * scalars)
+
+
+def test_rounds_in_few_bits_agree_and_send_what_the_formula_says(on_ranks):
+    results = on_ranks(walk, 2, 120, True, {"rounds_per_length": 4, "block": 16})
+    n, first, traffic = results[0]
+    assert [row[:2] for row in first] == [row[:2] for row in results[1][1]]
+    agreed = [row for row in first if row[0]]
+    assert {row[4] for row in agreed} == {True, False}
+    statistics = 4 * 16  # mean and variance of eight features, as they are
+    expected = []
+    for number, row in enumerate(agreed):
+        bits, scalars = 8 if number < 4 else 4, 7 if row[4] else 1
+        expected.append((message(n, bits), message(n, bits, scalars)))
+        counts = 8 * 4 * (number == 0)  # before the first round, in double precision
+        assert row[7] == sum(expected[-1]) + statistics + counts
+        assert row[2:4] == (16 + 4 * (number == 0), 3 + (number == 0))
+    assert traffic == {
+        "all_to_all": (len(agreed), sum(there for there, _ in expected)),
+        "all_gather": (len(agreed), sum(back for _, back in expected)),
+        "all_reduce": (len(agreed) + 1, len(agreed) * statistics + 32)}
+
+
+def resumed(rank, cut):
+    settings = {"rounds_per_length": 4, "batch_norm": True, "samples": 16 * 150}
+    straight, other = (Task(rank.rank, **settings) for _ in range(2))
+    for _ in range(cut):
+        straight.step()
+    other.model.load_state_dict(straight.model.state_dict())
+    other.optimizer.load_state_dict(straight.optimizer.state_dict())
+    other.generator.set_state(straight.generator.get_state())
+    lasts = [(straight.step(), other.step()) for _ in range(40)]
+    # A new one asks for counts of samples once more.
+    same = all(one[name] == two[name] for one, two in lasts for name in one
+               if name not in ("floats", "calls", "bytes"))
+    return same, straight.digest() == other.digest()
+
+
+def test_ranks_go_on_bit_for_bit_from_a_saved_state(on_ranks):
+    assert on_ranks(resumed, 2, 26) == [(True, True)] * 2  # within a round of four
+
+
+def old(rank, settings):
+    task = Task(rank.rank, samples=16 * 420, batch_norm=True, **settings)
+    rows = [task.step() for _ in range(400)]
+    radii = {step: row["radius"] for step, row in enumerate(rows) if "accepted" in row}
+    return radii, sum(row["calls"] for row in rows), task.digest(), float(task.weights().norm())
+
+
+def test_the_preset_of_november_2026_takes_the_course_that_it_took_then(on_ranks):
+    (radii, calls, digest, norm), other = on_ranks(old, 2, {"preset": "2026-11"})
+    assert other[:3] == (radii, calls, digest)
+    # Of the code of 2026-11-30, before messages had fewer bits.
+    known = {8: 0.016, 17: 0.064, 21: 0.032, 87: 0.048114920193161666, 159: 0.046260845060164646,
+             175: 0.023130422530082323, 399: 0.023130422530082323}
+    assert (len(radii), calls) == (40, 75)
+    assert [radii[step] for step in known] == pytest.approx(list(known.values()), rel=1e-9)
+    assert norm == pytest.approx(6.7646307945251465, rel=1e-4)
+    settings = {"bits": 32, "longest_round": 16, "patient": False}
+    assert on_ranks(old, 2, settings)[0][2] == digest
 
 
 def test_batch_norm_statistics_agree_with_the_weights(on_ranks):
@@ -175,6 +242,10 @@ def test_steps_have_full_length_over_half_of_the_budget_and_end_at_zero():
     ({"start": 2.0}, "start must lie"),
     ({"sharing": 1.5}, "between 0 and 1"),
     ({"rounds_per_length": 0}, "at least 1"),
+    ({"bits": 5}, "bits must be one of"),
+    ({"block": 12}, "multiple of 8"),
+    ({"test_interval": -1}, "at least 0"),
+    ({"preset": "2025"}, "preset must be one of"),
 ])
 def test_settings_out_of_range_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):

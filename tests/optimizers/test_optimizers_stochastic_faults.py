@@ -194,7 +194,7 @@ def shares(longest):
 
 def unequal(ranks, longest):
     task = Task(ranks.rank, dtype=torch.float64, judge=False, radius=0.01, rounds_per_length=2,
-                longest_round=longest, samples=200)
+                longest_round=longest, samples=200, bits=32)
     calls = []
     for counts in shares(longest):
         task.size = counts[ranks.rank]

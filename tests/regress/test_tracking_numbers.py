@@ -37,9 +37,10 @@ def test_asv_stores_exact_numbers(tracked, regressions):
     sent = numbers("per_step.track_bytes_per_step")
     assert {name: sent[name, 2] for name in BYTES_OF_TWO} == BYTES_OF_TWO
     assert all(sent[name, 1] == 0 for name in costs.BACKENDS)
-    # f is 3/4 at N = 4: half as much again, but for what DeepSpeed pads.
+    # f is 3/4 at N = 4: half as much again, but for what DeepSpeed and messages of few bits pad.
     assert all(sent[name, 4] == pytest.approx(1.5 * sent[name, 2], rel=1e-12)
-               for name in costs.BACKENDS if not name.startswith("zero"))
+               for name in costs.BACKENDS
+               if not name.startswith("zero") and name not in ("apts", "local-adam"))
     backwards = numbers("per_step.track_backwards_per_step")
     assert {value for (name, _), value in backwards.items()
             if name not in ("apts-paper", "napts")} == {1}

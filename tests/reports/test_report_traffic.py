@@ -22,7 +22,7 @@ BUILT_IN = "bench_apts.optimizers."
 # padded to 6,576 for stages 1 and 2 of ZeRO.
 SENT = {
     "sgd": (BUILT_IN + "sgd:backend", {"all_reduce": (STEPS, STEPS * P)}),
-    "apts": (BUILT_IN + "trust_region:apts", {"all_reduce": (50, 50 * P + 20 * 24)}),
+    "local": (BUILT_IN + "low_communication:local_sgd", {"all_reduce": (50, 50 * P + 20 * 24)}),
     "zero1": (BUILT_IN + "deepspeed_zero:zero1", {
         "all_reduce": (2 * STEPS, STEPS * (P + 4)), "all_gather": (STEPS, STEPS * 4 * 6_576)}),
     "mine": ("mine.py", {"all_reduce": (STEPS, 2 * STEPS * P)}),
@@ -90,7 +90,7 @@ def test_differences_are_told_with_their_sign(part, rows):
 
 
 def test_rounds_of_local_steps_are_what_a_formula_counts(rows):
-    row = rows["apts", "all_reduce"]
+    row = rows["local", "all_reduce"]
     assert (row["unit"], row["units"]) == ("round", 50)
     # 24 bytes more in 20 of 50 rounds.
     assert row["difference_bytes"] == pytest.approx(1.5 * 24 * 20 / 50)
@@ -107,9 +107,9 @@ def test_what_has_no_known_formula_says_so(part, rows):
 
 
 def test_the_finding_compares_all_that_have_a_formula(part):
-    apts = 50 * P + 20 * 24
+    local = 50 * P + 20 * 24
     assert part.finding == (
-        f"A step at N = 4 sends from {1.5 * apts / STEPS / 1e3:.2f}\u202fkB (apts) to "
+        f"A step at N = 4 sends from {1.5 * local / STEPS / 1e3:.2f}\u202fkB (local) to "
         "78.8\u202fkB (mine) per rank; over all N > 1, 2 of 4 meet their formula to the byte; "
         "the largest difference is 50\u202f%, half at N = 4; none is known for mine.")
 
@@ -128,15 +128,15 @@ def test_figures_hold_bytes_of_a_step_and_of_all_phases(part):
     assert list(figures) == ["n4-bytes-step", "n4-bytes-phase"]
     steps = {row["optimizer"]: row for row in figures["n4-bytes-step"].data.records()}
     assert steps["sgd"]["measured_bytes"] == steps["sgd"]["formula_bytes"] == 1.5 * P
-    assert steps["apts"]["formula_bytes"] == pytest.approx(50 * 1.5 * P / STEPS)
-    assert (steps["apts"]["rounds"], steps["sgd"]["rounds"]) == (50, None)
+    assert steps["local"]["formula_bytes"] == pytest.approx(50 * 1.5 * P / STEPS)
+    assert (steps["local"]["rounds"], steps["sgd"]["rounds"]) == (50, None)
     assert steps["mine"]["formula_bytes"] is None
     phases = {row["optimizer"]: row for row in figures["n4-bytes-phase"].data.records()}
     assert phases["zero1"]["train_bytes"] == pytest.approx(
         STEPS * (1.5 * (P + 4) + 0.75 * 4 * 6_576))
     assert phases["sgd"]["eval_bytes"] == 504
     assert phases["sgd"]["warmup_bytes"] == 4.5 * P
-    assert "Fewest in training: apts" in figures["n4-bytes-phase"].caption
+    assert "Fewest in training: local" in figures["n4-bytes-phase"].caption
     for figure in figures.values():
         assert re.search(r"<text[^>]*>zero1</text>", figure.inline)
         assert "One training of each optimizer" in figure.basis
