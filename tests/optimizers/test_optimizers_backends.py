@@ -133,7 +133,7 @@ def test_apts_pays_one_more_forward_pass_where_it_judges(trained, size):
             forwards += report["forwards"]
             steps += 1
             if report["agreed"]:  # the end of a round, whose first minibatch may have judged
-                judged = "accepted" in report["diagnostics"]
+                judged = "actual_reduction" in report["diagnostics"]
                 assert forwards == steps + judged
                 lengths.append(steps)
                 tests += judged
@@ -235,9 +235,12 @@ def test_bytes_per_step_are_exactly_these(trained, name, expected, size):
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_apts_sends_n_floats_a_round_and_six_more_where_it_judges(trained, size):
+def test_apts_sends_bytes_and_then_half_bytes_and_six_floats_where_it_judges(trained, size):
+    formula, share = registry.optimizer("apts").backend.traffic, (size - 1) / size
     for rank in trained("apts", size):
-        for report, step in zip(rank["reports"], rank["traffic"], strict=True):
-            size_ = 4 * (N + 6 * ("accepted" in report["diagnostics"]))
-            assert step == ({"all_reduce": (1, size_, 2 * (size - 1) / size * size_)}
-                            if report["agreed"] else {})
+        for number, (report, step) in enumerate(zip(rank["reports"], rank["traffic"], strict=True)):
+            payloads = formula.first_payloads if number < 16 else formula.payloads
+            sent = dict(payloads(N, size))
+            sent["all_gather"] += 24 * size * ("actual_reduction" in report["diagnostics"])
+            assert step == ({name: (1, payload, share * payload)
+                             for name, payload in sent.items()} if report["agreed"] else {})
