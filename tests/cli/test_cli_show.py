@@ -26,7 +26,7 @@ def test_an_optimizer_with_its_knobs_and_both_search_spaces(cli):
 def test_what_makes_an_optimizer_special(cli):
     apts = cli("show", "apts")
     assert facts(apts)["groups"] == "all, tuning-free, low-communication"
-    assert "twice as much in its first rounds" in apts.out
+    assert "twice as much in its first 16 rounds" in apts.out
     assert "developed on  digits, mnist" in apts.out
     listed = cli("show", "nadamw-list").out
     assert "5 configurations in their order" in listed
