@@ -27,10 +27,10 @@ def train(connect, payload, steps, fail):
 
     from bench_apts.core.job import RankJob
     from bench_apts.meters.clock import Clock
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.trial.trial_run import TrialRun
 
-    clock, meter = Clock(), CommMeter()
+    clock, meter = Clock(), CollectiveCounter()
     meter.install()
     connect()
     os.environ.update(LOCAL_RANK=str(dist.get_rank()), DS_ACCELERATOR="cpu")  # DeepSpeed asks

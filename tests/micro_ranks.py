@@ -13,9 +13,9 @@ def course(connect, names):
     import torch
     import torch.distributed as dist
 
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
 
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     rank = dist.get_rank()

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from bench_apts.core.job import RankJob
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.trial.trial_run import TrialRun
 
 
@@ -29,8 +29,8 @@ def train(trial, prepared, folder, warm=True):
     """Runs a trial to its end, without its undone warm-up if so wanted; returns the run."""
     events = folder / f"{trial.run_id}-{warm}.jsonl"
     with group():
-        run = TrialRun(RankJob(trial, str(prepared.folder), str(events)), Clock(), CommMeter(),
-                  torch.device("cpu"))
+        run = TrialRun(RankJob(trial, str(prepared.folder), str(events)), Clock(),
+                       CollectiveCounter(), torch.device("cpu"))
         if not warm:
             run._warm_up = run.observer.begin
         run.execute()

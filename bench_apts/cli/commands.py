@@ -20,6 +20,7 @@ from bench_apts.cli import (
     info,
     list_,
     merge,
+    meter,
     new,
     power,
     project,
@@ -29,6 +30,7 @@ from bench_apts.cli import (
     slurm,
     test,
     track,
+    traffic,
     tune,
 )
 from bench_apts.core.errors import UserError, explain_shortage, one_line
@@ -61,7 +63,9 @@ app.command("check", short_help="Check records, or whether a change costs time o
 app.command("compare")(compare.command)
 app.command("merge")(merge.command)
 app.add_typer(import_.app, name="import")
+app.command("meter", context_settings=meter.SETTINGS)(meter.command)
 app.command("project")(project.command)
+app.command("traffic")(traffic.command)
 app.command("cost")(cost.command)
 app.command("power")(power.command)
 app.command("track", short_help="Measure this commit with asv.")(track.command)

@@ -10,8 +10,6 @@ Nothing here raises into the training: an audit that fails is skipped from then 
 from __future__ import annotations
 
 import itertools
-import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -20,14 +18,15 @@ from msgspec import convert, to_builtins
 from bench_apts.core import wire
 from bench_apts.core.errors import describe_error
 from bench_apts.core.records import Audited, AuditPart
-from bench_apts.meters import procfs
+from bench_apts.meters import kernel_bytes, procfs
 from bench_apts.meters.hidden_channels import HiddenChannels, SeenChannels
+from bench_apts.meters.kernel_bytes import KernelBytes
 from bench_apts.meters.procfs import SharedMappings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.plugins.optimizer_contract import World
 
 _REMEDY = "behind the meter's back: send it through torch.distributed"
@@ -44,10 +43,9 @@ class Audit:
         skipped: Why there is no audit; empty where there is one.
     """
 
-    def __init__(self, meter: CommMeter) -> None:
+    def __init__(self, meter: CollectiveCounter) -> None:
         self._meter = meter
         self._parts: dict[str, AuditPart] = {}
-        self._sockets: dict[str, int] = {}
         self._unsure_before = 0
         self.skipped = ""
         self._guarded(self._begin)
@@ -62,21 +60,10 @@ class Audit:
             self.skipped = describe_error(error)
 
     def _begin(self) -> None:
-        self.skipped = _obstacle(self._meter)
+        self.skipped = kernel_bytes.obstacle(self._meter)
         if not self.skipped:
-            self._store_ports = _store_ports()
-            self._channels = HiddenChannels(self._store_ports)
-            self._seen, (self._predicted, _) = self._read(), self._meter.predicted()
-            # Its sockets take their counts with them.
-            _before_a_group_closes(lambda: self._guarded(self._read))
-
-    def _read(self, listed: Mapping[int, str] | None = None) -> int:
-        """Return the bytes sent so far by this process's sockets, those of the store apart.
-
-        A socket that is gone keeps its last count.
-        """
-        self._sockets.update(sent_by_socket(self._store_ports, listed))
-        return sum(self._sockets.values())
+            self._kernel = KernelBytes(self._meter, self._guarded)
+            self._channels = HiddenChannels(self._kernel.store_ports)
 
     def bill(self, part: str) -> None:
         """Bill what was sent since the last call; nothing may be under way on this rank."""
@@ -84,13 +71,12 @@ class Audit:
 
     def _bill(self, part: str) -> None:
         listed = procfs.descriptors()
-        seen, (predicted, unsure) = self._read(listed), self._meter.predicted()
-        self._channels.look(part, predicted - self._predicted, self._meter.peers, listed)
+        found = self._kernel.since_last(listed)
+        self._channels.look(part, found.predicted_bytes, self._meter.peers, listed)
         bill = self._parts.setdefault(part, AuditPart())
-        bill.seen_bytes += seen - self._seen
-        bill.predicted_bytes += predicted - self._predicted
-        bill.unsure_bytes = self._unsure_before + unsure
-        self._seen, self._predicted = seen, predicted
+        bill.seen_bytes += found.seen_bytes
+        bill.predicted_bytes += found.predicted_bytes
+        bill.unsure_bytes = self._unsure_before + found.unsure_bytes
 
     def state(self) -> dict[str, Any]:
         """Return the parts billed so far as plain values."""
@@ -122,7 +108,7 @@ class Audit:
         return None if self.skipped else self._channels.seen()
 
 
-def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str | None]:
+def verdict(audit: Audit, meter: CollectiveCounter, world: World) -> tuple[Audited, str | None]:
     """Close the audit on all ranks together, when all is done.
 
     Returns:
@@ -134,7 +120,7 @@ def verdict(audit: Audit, meter: CommMeter, world: World) -> tuple[Audited, str 
 
 
 def complaints(
-    audit: Audit, meter: CommMeter, world: World
+    audit: Audit, meter: CollectiveCounter, world: World
 ) -> tuple[Audited, list[str], list[str]]:
     """Close the audit on all ranks together, when all is done.
 
@@ -207,64 +193,3 @@ def _named(ranks: Iterable[int]) -> str:
 def _first(names: list[str]) -> str:
     more = len(names) - _MAX_NAMES
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def sent_by_socket(
-    but_ports: frozenset[int] = frozenset(), listed: Mapping[int, str] | None = None
-) -> dict[str, int]:
-    """Return the bytes that each TCP socket of this process sent, by the socket's name.
-
-    Args:
-        but_ports: Sockets with one of these ports at either end are left out.
-        listed: This process's descriptors of now, if they are known.
-    """
-    sent = {}
-    for name, own in procfs.own_sockets(procfs.descriptors() if listed is None else listed):
-        with own:
-            if procfs.is_tcp(own):
-                counted = procfs.tcp_bytes(own)
-                if not counted.listens and not but_ports & procfs.ports(own):
-                    sent[name] = counted.sent
-    return sent
-
-
-def _store_ports() -> frozenset[int]:
-    """Return the ports of the store through which the ranks found each other."""
-    from torch.distributed import distributed_c10d
-    from torch.distributed.distributed_c10d import PrefixStore
-
-    store: Any = distributed_c10d._get_default_store()
-    while isinstance(store, PrefixStore):
-        store = store.underlying_store
-    port = getattr(store, "port", None)
-    return frozenset() if port is None else frozenset((int(port),))
-
-
-def _obstacle(meter: CommMeter) -> str:
-    """Say why no audit is possible here; empty if one is."""
-    if not meter.counting:
-        return "collectives are not counted"
-    backend = dist.get_backend()
-    if backend != "gloo":
-        return f"the bytes of {backend} cannot be predicted"
-    if not sys.platform.startswith("linux"):
-        return f"{sys.platform} does not count a socket's bytes"
-    try:
-        with socket.socket() as probe:
-            procfs.tcp_bytes(probe)
-    except OSError as error:
-        return str(error)
-    return ""
-
-
-def _before_a_group_closes(read: Any) -> None:
-    """Have the sockets of a process group read once more while it is being destroyed."""
-    from torch.distributed import distributed_c10d as c10d
-
-    unregister = c10d._unregister_process_group  # type: ignore[attr-defined]
-
-    def read_and_unregister(*args: Any, **kwargs: Any) -> None:
-        read()
-        unregister(*args, **kwargs)
-
-    setattr(c10d, unregister.__name__, read_and_unregister)

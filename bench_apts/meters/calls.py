@@ -43,6 +43,7 @@ class MeteredGroup:
         rank: This process's number in the group.
         ranks: Size of the group.
         backend: The group's.
+        members: Ranks of the world that form it; empty where they are not known.
         calls: Collectives so far.
         first: Number that c10d gave the first of them, −1 where it gives none.
         last: Highest number so far.
@@ -53,6 +54,7 @@ class MeteredGroup:
     rank: int
     ranks: int
     backend: str
+    members: tuple[int, ...] = ()
     calls: int = 0
     first: int = 0
     last: int = -1

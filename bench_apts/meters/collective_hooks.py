@@ -14,6 +14,8 @@ backends, each another (docs/measurement.md, 3).
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core.errors import describe_error
@@ -21,32 +23,78 @@ from bench_apts.core.errors import describe_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    Finish = Callable[[], None] | None  # to be called when a collective is complete
+
 Fields = tuple[Any, ...]
 """The fields of a ``wire.Call``, as a plain tuple: one is made for every collective."""
 
-_HOOK_ID = 0x0A9750
+_ids = itertools.count(0x0A9750)
 
 
-def by_hook(group: Any, count: Callable[[Fields, int], None]) -> None:
+def new_hook_id() -> int:
+    """Return a number for hooks that no other counter of this process has."""
+    return next(_ids)
+
+
+def by_hook(group: Any, count: Callable[[Fields, int], Finish], hook_id: int, timed: bool = False
+            ) -> None:
     """Report the collectives of one process group; needs torch 2.14's ``register_pre_hook``.
 
     Args:
         group: The process group.
         count: Is called with the collective and the number that c10d gives it.
+        hook_id: By which the hooks can be removed, see ``remove_hooks``.
+        timed: Whether what ``count`` returns is to be called at the end of the collective.
     """
     names = _operations()
+    running: dict[int, tuple[str, Callable[[], None]]] = {}
 
     def hook(args: Any) -> None:
         try:
-            count(_fields(names[args.name.value], args.root, args.input_tensors,
-                          args.output_tensors), args.op_id)
+            finish = count(_fields(names[args.name.value], args.root, args.input_tensors,
+                                   args.output_tensors), args.op_id)
+            if finish is not None:
+                running[args.op_id] = names[args.name.value], finish
         except Exception as error:  # raised on, it would end the training
             name, number = _attribute(args, "name"), _attribute(args, "op_id")
             count(unread(str(_attribute(name, "name") or "UNKNOWN"),
                          _attribute(args, "input_tensors"), _attribute(args, "output_tensors"),
                          error), number if isinstance(number, int) else -1)
 
-    group.register_pre_hook(_HOOK_ID, hook)
+    def issued(args: Any) -> None:
+        with contextlib.suppress(Exception):  # not timed, then
+            operation, finish = running.pop(args.op_id)
+            _call_at_end(args.work, finish, operation, not args.async_op)
+
+    group.register_pre_hook(hook_id, hook)
+    if timed:
+        group.register_post_hook(hook_id, issued)
+
+
+def remove_hooks(groups: Iterable[Any], hook_id: int) -> None:
+    """Remove from process groups what ``by_hook`` set, where it is set."""
+    for group in groups:
+        for remove in ("unregister_pre_hook", "unregister_post_hook"):
+            with contextlib.suppress(Exception):
+                getattr(group, remove)(hook_id)
+
+
+def _call_at_end(work: Any, finish: Callable[[], None], operation: str, waits: bool) -> None:
+    """Call ``finish`` when a collective is complete; never, where that cannot be known.
+
+    Args:
+        work: c10d's handle.
+        finish: What to call.
+        operation: c10d's name.
+        waits: Whether the caller waits at once, so that to wait here changes nothing.
+    """
+    try:
+        work.get_future().add_done_callback(lambda _: finish())
+    except RuntimeError:
+        # A message's handle can be waited for only once.
+        if waits and not operation.startswith(("SEND", "RECV")):
+            work.wait()
+            finish()
 
 
 def _operations() -> dict[int, str]:
@@ -103,16 +151,37 @@ def operators() -> dict[str, _Operator]:
     return found
 
 
-def by_dispatch(count: Callable[[Any, Fields], None]) -> Any:
-    """Override c10d's operators so that the collectives of every process group are reported.
+_listeners: list[Callable[[Any, Fields], Finish]] = []
+_overrides: list[Any] = []
+"""The library of overrides, which goes when it is removed from here."""
 
-    BackendSelect is the one key that all calls pass, those in inference mode included.
+
+def by_dispatch(count: Callable[[Any, Fields], Finish]) -> Callable[[], None]:
+    """Have the collectives of every process group reported by overrides of c10d's operators.
 
     Args:
         count: Is called with the process group, None if it cannot be read, and the collective.
 
     Returns:
-        The library of overrides; they go when it does.
+        What ends the reports.
+    """
+    if not _listeners:
+        _overrides.append(_override_operators())
+    _listeners.append(count)
+
+    def remove() -> None:
+        if count in _listeners:
+            _listeners.remove(count)
+            if not _listeners:
+                _overrides.pop()._destroy()
+
+    return remove
+
+
+def _override_operators() -> Any:
+    """Override c10d's operators so that all listeners are told of a call before it is made.
+
+    BackendSelect is the one key that all calls pass, those in inference mode included.
     """
     import torch
 
@@ -130,15 +199,23 @@ def by_dispatch(count: Callable[[Any, Fields], None]) -> Any:
             group = None
             try:
                 group = unbox(args[operator.group])
-                count(group, _fields(
+                call = _fields(
                     operator.operation, -1 if operator.root is None else args[operator.root],
                     _flat(argument(operator.inputs)), _flat(argument(operator.outputs)),
-                    tuple(argument(operator.splits))))
+                    tuple(argument(operator.splits)))
             except Exception as error:  # raised on, it would end the training
                 inputs, outputs = (() if place is None else args[place:place + 1]
                                    for place in (operator.inputs, operator.outputs))
-                count(group, unread(operator.operation, inputs, outputs, error))
-            return overload.redispatch(keyset & below, *args, **kwargs)
+                call = unread(operator.operation, inputs, outputs, error)
+            finishes = [finish for count in _listeners if (finish := count(group, call))]
+            found = overload.redispatch(keyset & below, *args, **kwargs)
+            if finishes:
+                with contextlib.suppress(Exception):  # not timed, then
+                    work = found[-1] if isinstance(found, tuple) else found
+                    work = torch.distributed.Work.unbox(work)  # type: ignore[attr-defined]
+                    for finish in finishes:
+                        _call_at_end(work, finish, operator.operation, False)
+            return found
 
         library.impl(name, kernel, "BackendSelect", with_keyset=True)
 

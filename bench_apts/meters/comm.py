@@ -12,6 +12,7 @@ counted as a call that is ``unmeasured``, with the reason.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ from bench_apts.meters import collective_hooks
 from bench_apts.meters.calls import MeteredGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from bench_apts.meters.collective_hooks import Finish
 
 MECHANISM = "BENCH_APTS_COMM_METER"
 """Environment variable: ``dispatch`` forces what serves a torch without the pre-hook."""
@@ -52,24 +55,34 @@ def mechanism() -> str:
     return "pre-hook" if not asked and hasattr(ProcessGroup, "register_pre_hook") else "dispatch"
 
 
-class CommMeter:
+class CollectiveCounter:
     """Counts the collectives of this process by phase.
 
+    Args:
+        phase_now: Says what is being done now, if not ``phase`` does.
+        begin: Is told of a call before it is made, and returns what to call when it is complete.
+
     Attributes:
-        phase: What is being done now, a ``records.Phase``.
+        phase: What is being done now, in trials a ``records.Phase``.
         name: How the counting is done, or ``none (reason)``; stands in the record.
+        hook_id: The number of its hooks in process groups.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, phase_now: Callable[[], str] | None = None,
+        begin: Callable[[MeteredGroup, str, str], Finish] | None = None,
+    ) -> None:
         self.phase = "setup"
         self.name = "none (install() was not called)"
+        self.hook_id = collective_hooks.new_hook_id()
+        self._phase_now, self._begin = phase_now, begin
         self._stray = MeteredGroup(0, 1, "unknown", lost=True)  # for groups that cannot be read
         self._groups = [self._stray]
         # By name, as a reference would keep a destroyed group alive.
         self._by_name: dict[str, MeteredGroup] = {}
         self._known: dict[_Key, DistinctCall] = {}
         self._before: list[DistinctCall] = []
-        self._overrides: Any = None
+        self._uninstall: Callable[[], None] | None = None
 
     def install(self) -> None:
         """Watch every process group made from now on; call before ``init_process_group``.
@@ -82,40 +95,68 @@ class CommMeter:
         chosen = mechanism()
         try:
             if chosen == "dispatch":
-                self._overrides = collective_hooks.by_dispatch(self._dispatched)
+                self._uninstall = collective_hooks.by_dispatch(self._dispatched)
             else:
                 register = distributed_c10d._register_pg_in_world
 
+                @functools.wraps(register)
                 def register_and_hook(group: Any, *args: Any, **kwargs: Any) -> None:
                     register(group, *args, **kwargs)
-                    self.watch(group)
+                    if self._uninstall:
+                        self.watch(group)
 
+                def restore() -> None:
+                    # Another counter may have wrapped it since; it goes on by this one.
+                    if distributed_c10d._register_pg_in_world is register_and_hook:
+                        setattr(distributed_c10d, register.__name__, register)
+                    collective_hooks.remove_hooks(
+                        list(distributed_c10d._world.pg_map), self.hook_id)
+
+                self._uninstall = restore
                 setattr(distributed_c10d, register.__name__, register_and_hook)
         except Exception as error:  # whatever this torch lacks, training can do without
             self.name = f"none ({describe_error(error)})"
         else:
             self.name = _NAMES[chosen]
 
+    def watch_existing(self) -> None:
+        """Watch the process groups that there are; for a counter that was installed late."""
+        from torch.distributed import distributed_c10d
+
+        if self.name == _NAMES["pre-hook"]:
+            for group in list(distributed_c10d._world.pg_map):
+                self.watch(group)
+
+    def uninstall(self) -> None:
+        """End the counting; what was counted stays."""
+        if self._uninstall:
+            self._uninstall()
+            self._uninstall = None
+
     def watch(self, group: Any) -> None:
         """Count the collectives of one process group."""
         try:
-            collective_hooks.by_hook(group, functools.partial(self._count, self._added(group)))
+            collective_hooks.by_hook(group, functools.partial(self._count, self._added(group)),
+                                     self.hook_id, timed=self._begin is not None)
         except Exception as error:
             self._lose(group, error)
 
-    def _dispatched(self, group: Any, call: collective_hooks.Fields) -> None:
+    def _dispatched(self, group: Any, call: collective_hooks.Fields) -> Finish:
         try:
             seen = self._by_name.get(group.group_name) or self._added(group)
         except Exception as error:
             self._lose(group, error)
-        else:
-            self._count(seen, call)
+            return None
+        return self._count(seen, call)
 
-    def _count(self, seen: MeteredGroup, call: collective_hooks.Fields, number: int = -1) -> None:
-        seen.add(self.phase, call, number)
+    def _count(self, seen: MeteredGroup, call: collective_hooks.Fields, number: int = -1
+               ) -> Finish:
+        phase = self._phase_now() if self._phase_now else self.phase
+        seen.add(phase, call, number)
+        return self._begin(seen, phase, call[0]) if self._begin else None
 
     def _added(self, group: Any) -> MeteredGroup:
-        seen = MeteredGroup(group.rank(), group.size(), group.name())
+        seen = MeteredGroup(group.rank(), group.size(), group.name(), _members(group))
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
@@ -139,6 +180,12 @@ class CommMeter:
                 calls[phase] = calls.get(phase, 0) + number
         return calls
 
+    def calls_by_group(self) -> list[tuple[MeteredGroup, list[DistinctCall]]]:
+        """Return each process group with its distinct calls so far, those without any left out."""
+        return [(seen, [replace(self._one((call, seen.rank, seen.ranks, seen.backend)),
+                                phase=phase, calls=calls) for phase, call, calls in listed])
+                for seen in list(self._groups) if (listed := seen.listed())]
+
     def calls(self) -> list[DistinctCall]:
         """Return the distinct calls so far, the rarest folded where there are very many.
 
@@ -147,9 +194,8 @@ class CommMeter:
         return distinct.fold_calls(self._calls())
 
     def _calls(self) -> list[DistinctCall]:
-        seen = (replace(self._one(key), phase=phase, calls=calls)
-                for phase, key, calls in self._items())
-        return distinct.merge_calls([*self._before, *seen])
+        return distinct.merge_calls([*self._before, *itertools.chain.from_iterable(
+            calls for _, calls in self.calls_by_group())])
 
     def _items(self) -> list[tuple[str, _Key, int]]:
         return [(phase, (call, seen.rank, seen.ranks, seen.backend), calls)
@@ -236,3 +282,10 @@ class CommMeter:
         reasons = {reason for call in self._calls() if call.unmeasured
                    for reason in str(call.unmeasured).split("; ")}
         return "; ".join(sorted(reasons))
+
+
+def _members(group: Any) -> tuple[int, ...]:
+    """Return the ranks of the world that form a process group; none where c10d does not say."""
+    from torch.distributed import distributed_c10d
+
+    return tuple(sorted(distributed_c10d._world.pg_group_ranks.get(group, ())))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench_apts.core.job import CheckpointJob
     from bench_apts.core.spec import Trial
     from bench_apts.meters.clock import Clock
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.plugins.optimizer_contract import World
 
 
@@ -29,7 +29,7 @@ class Resumable(Protocol):
     trial: Trial
     world: World
     clock: Clock
-    meter: CommMeter
+    meter: CollectiveCounter
     audit: Audit
     events: Path
     step: int

@@ -20,7 +20,7 @@ from bench_apts.core.job import RankJob
 from bench_apts.core.observations import RankLog, SeenTraining
 from bench_apts.meters.audit import Audit, complaints
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.plugins import registry
 from bench_apts.plugins.optimizer_contract import World
 from bench_apts.trial import process_state
@@ -47,7 +47,7 @@ def main(payload: bytes) -> Status:
     Returns:
         How a trial ends that misses its target, which is all that the launcher asks.
     """
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     job = msgspec.json.decode(payload, type=RankJob)
     dist.init_process_group("gloo")
@@ -61,7 +61,7 @@ def main(payload: bytes) -> Status:
 class Examination:
     """All trainings of one rank, one after another in one process group."""
 
-    def __init__(self, job: RankJob, meter: CommMeter) -> None:
+    def __init__(self, job: RankJob, meter: CollectiveCounter) -> None:
         trial, audit = job.trial, Audit(meter)
         world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"),
                       trial.batch_size, STEPS * trial.batch_size)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench_apts.core.observations import SeenTraining
     from bench_apts.meters.audit import Audit
     from bench_apts.meters.clock import Clock
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.plugins.backend import Backend
     from bench_apts.plugins.optimizer_contract import Stepper, StepReport, World
 
@@ -44,7 +44,7 @@ class ExaminedPlace:
     world: World
     backend: Backend
     values: Mapping[str, Any]
-    meter: CommMeter
+    meter: CollectiveCounter
     clock: Clock
     audit: Audit
 

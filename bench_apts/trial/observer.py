@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.spec import Suite
     from bench_apts.meters.clock import Clock
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, StepReport
     from bench_apts.trial.trained_model import PassCounter
 
@@ -47,7 +47,7 @@ class Observer:
 
     def __init__(
         self, stepper: Stepper, model: torch.nn.Module, passes: PassCounter, clock: Clock,
-        meter: CommMeter, moves_weights: bool,
+        meter: CollectiveCounter, moves_weights: bool,
     ) -> None:
         missing = missing_methods(stepper)
         if missing:
@@ -201,7 +201,7 @@ class BillingCheck:
         steps_s: Seconds spent in steps by it; added to by what runs the steps.
     """
 
-    def __init__(self, clock: Clock, meter: CommMeter) -> None:
+    def __init__(self, clock: Clock, meter: CollectiveCounter) -> None:
         self._clock, self._meter = clock, meter
         self._train_s, self._others = clock.training()
         self._calls = self._calls_outside_training()

@@ -18,7 +18,7 @@ from bench_apts.core.records import Counted, End, Eval, Start, Status
 from bench_apts.meters import flops, memory_use
 from bench_apts.meters.audit import Audit, verdict
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.plugins import registry
 from bench_apts.plugins.optimizer_contract import StepReport, World
 from bench_apts.plugins.randomness import StepSeeds
@@ -55,7 +55,7 @@ def main(payload: bytes) -> str:
         The trial's status.
     """
     clock = Clock()
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     job = msgspec.json.decode(payload, type=RankJob)
     cuda = job.trial.device == "cuda"
@@ -77,7 +77,8 @@ def main(payload: bytes) -> str:
 class TrialRun:
     """The course of one trial on this rank."""
 
-    def __init__(self, job: RankJob, clock: Clock, meter: CommMeter, device: torch.device) -> None:
+    def __init__(self, job: RankJob, clock: Clock, meter: CollectiveCounter,
+                 device: torch.device) -> None:
         self.trial, self.clock, self.meter = job.trial, clock, meter
         self.audit = Audit(meter)
         self.events = Path(job.events)

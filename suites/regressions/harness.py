@@ -48,7 +48,7 @@ def track_python_calls_per_step() -> float:
 def _calls(steps: int) -> int:
     """Count the calls in a trial of one rank from its first event to its last."""
     from bench_apts.meters.clock import Clock
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.trial.trial_run import TrialRun
 
     count = 0
@@ -61,7 +61,8 @@ def _calls(steps: int) -> int:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         dist.init_process_group("gloo", f"file://{folder}/store", rank=0, world_size=1)
         try:
-            run = TrialRun(_job(steps, Path(folder)), Clock(), CommMeter(), torch.device("cpu"))
+            run = TrialRun(_job(steps, Path(folder)), Clock(), CollectiveCounter(),
+                           torch.device("cpu"))
             gc.disable()  # finalizers would be called at any time
             sys.setprofile(called)
             run.execute()
@@ -114,7 +115,7 @@ class Meter:
             os.environ[comm.MECHANISM] = "dispatch"
         elif meter == "pre-hook" and comm.mechanism() != "pre-hook":
             raise SkipNotImplemented("this torch has no pre-hook")
-        self.meter = comm.CommMeter()
+        self.meter = comm.CollectiveCounter()
         if meter != "none":
             self.meter.install()
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)

@@ -26,7 +26,7 @@ from test_bench_harness import make_job
 from bench_apts.core.records import Eval, Event
 from bench_apts.launch.elastic import Launcher
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.plugins import registry
 from bench_apts.trial import trial_run as trial
 from bench_apts.trial import warmup
@@ -71,7 +71,7 @@ def bare_warm_up(stepper, batches, device):
 def measured(connect, job, steps, pairs):
     """Return the seconds that checks add to a step, an evaluation and a warm-up."""
     connect()
-    run = TrialRun(job, Clock(), CommMeter(), torch.device("cpu"))
+    run = TrialRun(job, Clock(), CollectiveCounter(), torch.device("cpu"))
     run._warm_up()
     run._evaluate()
     batches = itertools.cycle(list(itertools.islice(run.batches.training(run.step), steps)))

@@ -13,7 +13,7 @@ from harness_ranks import run_ranks
 from bench_apts.contract import Batch, World
 from bench_apts.meters import collective_hooks
 from bench_apts.meters.audit import Audit
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.plugins import registry
 from bench_apts.suites import models
 
@@ -26,21 +26,21 @@ class Switch:
     """A meter that can be put on a process group and taken off again."""
 
     def __init__(self, group, how):
-        self.meter, self._group, self._how = CommMeter(), group, how
+        self.meter, self._group, self._how = CollectiveCounter(), group, how
         self.meter.phase = "train"
-        self._library = None
+        self._end = None
 
     def on(self):
         if self._how == "dispatcher":
-            self._library = collective_hooks.by_dispatch(self.meter._dispatched)
+            self._end = collective_hooks.by_dispatch(self.meter._dispatched)
         else:
             self.meter.watch(self._group)
 
     def off(self):
-        if self._library is None:
-            self._group.unregister_pre_hook(collective_hooks._HOOK_ID)
+        if self._end is None:
+            self._group.unregister_pre_hook(self.meter.hook_id)
         else:
-            self._library._destroy()
+            self._end()
 
 
 def timed(call, number):
@@ -198,7 +198,7 @@ def share(times):
 
 def test_audit_reads_the_sockets(benchmark, alone):
     """Once in each pause of training."""
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.name = "c10d pre-hook"
     meter.watch(alone)
     dist.all_reduce(torch.zeros(ELEMENTS))

@@ -95,15 +95,15 @@ class Interleaved(TrialRun):
             self._train_bare()
 
     def _train_bare(self):
-        for group, _ in self.hooked:
-            group.unregister_pre_hook(collective_hooks._HOOK_ID)
+        for group, *_ in self.hooked:
+            group.unregister_pre_hook(self.meter.hook_id)
         self._synchronize()
         began, cpu_began = time.perf_counter(), time.process_time()
         self.bare.train(self.block)
         self._synchronize()
         self._note("bare", time.perf_counter() - began, time.process_time() - cpu_began)
-        for group, told in self.hooked:
-            collective_hooks.by_hook(group, told)
+        for hooked in self.hooked:
+            collective_hooks.by_hook(*hooked)
 
     def _note(self, which, seconds, cpu_seconds):
         self.seconds[which].append(seconds)
@@ -113,12 +113,12 @@ class Interleaved(TrialRun):
 def trained(connect, job, metered):
     """What both have done and how long it took, on this rank."""
     os.environ.pop(comm.MECHANISM, None)
-    clock, meter, device, hooked = Clock(), comm.CommMeter(), torch.device("cpu"), []
+    clock, meter, device, hooked = Clock(), comm.CollectiveCounter(), torch.device("cpu"), []
     by_hook = collective_hooks.by_hook
 
-    def remember(group, told):
-        hooked.append((group, told))
-        by_hook(group, told)
+    def remember(*arguments, **options):
+        hooked.append(arguments)
+        by_hook(*arguments, **options)
 
     with mock.patch.object(collective_hooks, "by_hook", remember):
         if metered:

@@ -18,7 +18,7 @@ from harness_ranks import run_ranks
 from test_bench_harness import make_job
 
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.trial.evaluation import evaluate
 from bench_apts.trial.trial_run import TrialRun
 
@@ -37,7 +37,7 @@ def seconds(function):
 
 
 def measured(connect, job, pauses, path):
-    clock, meter = Clock(), CommMeter()
+    clock, meter = Clock(), CollectiveCounter()
     meter.install()
     connect()
     run = TrialRun(job, clock, meter, torch.device("cpu"))

@@ -8,7 +8,7 @@ import msgspec
 import torch_names
 
 from bench_apts.meters.audit import Audit, verdict
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 
 
 def watched(connect, dispatch=False):
@@ -20,7 +20,7 @@ def watched(connect, dispatch=False):
 
     if dispatch:
         os.environ["BENCH_APTS_COMM_METER"] = "dispatch"
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     audit = Audit(meter)

@@ -8,13 +8,13 @@ import peerless
 import torch_names
 
 from bench_apts.core.wire import Call, payload_bytes
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 
 SHAPES = {"digits": (64,), "mnist": (1, 28, 28)}
 SHARE = 8  # samples of each rank, whatever N is
 
 
-class Sequence(CommMeter):
+class Sequence(CollectiveCounter):
     """A meter that also keeps the order: phase, collective, payload bytes, ranks of the group.
 
     A phase is a kind and the number of an optimizer; the order tells the kind alone.

@@ -10,7 +10,7 @@ from bench_apts.core.records import Audited, AuditPart
 from bench_apts.core.wire import traffic_complaints
 from bench_apts.meters import soundness
 from bench_apts.meters.audit import Audit
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.optimizers.presets import PRESETS, SOLVERS
 
 TRAININGS = {
@@ -57,7 +57,7 @@ def test_a_thousand_bytes_or_a_thousandth_are_allowed(predicted, seen, unsure, f
 
 
 def test_an_audit_that_cannot_run_says_why(monkeypatch):
-    meter = CommMeter()
+    meter = CollectiveCounter()
     assert Audit(meter).skipped == "collectives are not counted"
     meter.name = "some meter"
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
@@ -81,7 +81,7 @@ def test_an_old_kernel_is_no_reason_to_fail(monkeypatch):
         def getsockopt(self, *asked):
             return bytes(192)
 
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.name = "some meter"
     monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
     monkeypatch.setattr("socket.socket", Short)

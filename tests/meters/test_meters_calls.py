@@ -12,7 +12,7 @@ from bench_apts.core import store
 from bench_apts.core.records import DistinctCall, Traffic
 from bench_apts.core.wire import ideal_bytes
 from bench_apts.meters.calls import call_mismatches, fold_calls, merge_calls, sum_calls
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 
 
 def call(payload=48, calls=1, phase="train", collective="all_reduce", ranks=3, dtype="float32",
@@ -32,7 +32,7 @@ def distinct_calls(connect):
     import torch
     import torch.distributed as dist
 
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     near = dist.new_group([0, 1])

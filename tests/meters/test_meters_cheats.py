@@ -16,7 +16,6 @@ from harness_ranks import run_ranks
 from bench_apts.core import store
 from bench_apts.meters import procfs
 from bench_apts.meters.audit import memory_complaints, verdict
-from bench_apts.meters.collective_hooks import _HOOK_ID
 
 HIDDEN = 100_000
 
@@ -43,33 +42,31 @@ def own_socket(w):
 
 
 def removed_hook(w):
-    w.dist.group.WORLD.unregister_pre_hook(_HOOK_ID)
+    w.dist.group.WORLD.unregister_pre_hook(w.meter.hook_id)
     w.dist.all_reduce(w.torch.ones(HIDDEN // 4))
 
 
 def removed_hook_before_a_scalar(w):
-    w.dist.group.WORLD.unregister_pre_hook(_HOOK_ID)
+    w.dist.group.WORLD.unregister_pre_hook(w.meter.hook_id)
     w.dist.all_reduce(w.torch.ones(1))
 
 
 def overrides_gone(w):
-    w.meter._overrides._destroy()
+    w.meter.uninstall()
     w.dist.all_reduce(w.torch.ones(1))
 
 
 def overrides_away(w, floats):
     """The dispatcher's overrides go, a collective passes, others take their place."""
-    from bench_apts.meters import collective_hooks
-
-    w.meter._overrides._destroy()
+    w.meter.uninstall()
     w.dist.all_reduce(w.torch.ones(floats))
-    w.meter._overrides = collective_hooks.by_dispatch(w.meter._dispatched)
+    w.meter.install()
 
 
 def hook_put_back(w):
     world = w.dist.group.WORLD
     world.register_pre_hook(1, lambda args: None)
-    world.unregister_pre_hook(_HOOK_ID)
+    world.unregister_pre_hook(w.meter.hook_id)
     w.dist.all_reduce(w.torch.ones(1))
     before = w.meter._by_name[world.group_name]
     w.meter.watch(world)

@@ -171,7 +171,7 @@ def on_a_late_device(connect, job):
     """Runs a whole trial whose steps and evaluations only queue what a device does later."""
     import torch
 
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.trial import observer
     from bench_apts.trial import trial_run as trial
 
@@ -193,7 +193,7 @@ def on_a_late_device(connect, job):
         return result
 
     trial.TrialRun._synchronize, trial.evaluate = as_if_on_cuda, evaluate_late
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     run = trial.TrialRun(msgspec.json.decode(job, type=RankJob), machine.clock(), meter,

@@ -8,7 +8,7 @@ import torch_names
 from comm_ranks import every_collective
 from harness_ranks import run_ranks
 
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 
 S = 48  # bytes of the tensors below: 12 floats
 
@@ -106,7 +106,7 @@ def sub_groups(connect):
     import torch
     import torch.distributed as dist
 
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     groups = [dist.new_group(members) for members in ([0, 1], [1, 2, 3], [0, 1, 2, 3])]
@@ -134,7 +134,7 @@ def data_parallel(connect, steps):
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     connect()
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
@@ -165,7 +165,7 @@ def test_data_parallel_training_sends_exactly_its_gradients(size, factor):
 
 
 def test_nothing_is_counted_before_the_meter_is_installed():
-    meter = CommMeter()
+    meter = CollectiveCounter()
     assert meter.name == "none (install() was not called)"
     assert not meter.counting
     assert meter.snapshot() == {}

@@ -16,7 +16,7 @@ from comm_ranks import (
 from harness_ranks import run_ranks
 
 from bench_apts.core.errors import UserError
-from bench_apts.meters.comm import MECHANISM, CommMeter
+from bench_apts.meters.comm import MECHANISM, CollectiveCounter
 
 
 @torch_names.hooked
@@ -71,4 +71,4 @@ def test_the_environment_forces_it_and_the_record_says_so(environment, tmp_path)
 def test_an_unknown_way_to_count_is_refused(monkeypatch):
     monkeypatch.setenv(MECHANISM, "dispatsh")
     with pytest.raises(UserError, match=r"dispatsh.*did you mean dispatch"):
-        CommMeter().install()
+        CollectiveCounter().install()

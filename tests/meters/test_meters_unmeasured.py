@@ -132,7 +132,7 @@ def test_a_group_that_cannot_be_watched_is_unmeasured_and_no_cheat():
 @torch_names.hooked
 def test_a_torch_in_which_the_meter_finds_no_place_is_not_counted(monkeypatch):
     monkeypatch.delattr("torch.distributed.distributed_c10d._register_pg_in_world")
-    meter = comm.CommMeter()
+    meter = comm.CollectiveCounter()
     meter.install()
     assert meter.name.startswith("none (AttributeError")
     assert not meter.counting

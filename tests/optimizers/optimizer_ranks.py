@@ -46,10 +46,10 @@ def _main(pipe, function, rank, size, port, arguments):
         import torch
         import torch.distributed as dist
 
-        from bench_apts.meters.comm import CommMeter
+        from bench_apts.meters.comm import CollectiveCounter
 
         torch.set_num_threads(1)
-        meter = CommMeter()
+        meter = CollectiveCounter()
         meter.install()
         store = dist.TCPStore(HOST, port, size, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.optimizers.apts import APTS, RankError
 from bench_apts.optimizers.presets import SOLVERS
 
@@ -305,7 +305,7 @@ def solved(ranks):
             for norm, iterations in (("l2", 3), ("linf", 2), ("l2", 0)):
                 net = Trained(shares([15, 15])[ranks.rank], "mean", solver=solver, norm=norm,
                               global_solver=global_solver, local_iterations=iterations)
-                meter = CommMeter()
+                meter = CollectiveCounter()
                 if ranks.meter.counting:
                     meter.watch(dist.group.WORLD)
                 steps = []

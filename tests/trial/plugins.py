@@ -236,7 +236,7 @@ BROKEN = {
         report.forwards, report.samples = 2, 2 * n''')], "clock"),
     "sets-the-phase": (
         [("            dist.all_reduce(flat)\n", '''            import gc
-            meter = ''' + of_class("CommMeter") + '''
+            meter = ''' + of_class("CollectiveCounter") + '''
             before, meter.phase = meter.phase, "warmup"
             dist.all_reduce(flat)
             meter.phase = before

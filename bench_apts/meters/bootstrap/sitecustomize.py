@@ -1,0 +1,66 @@
+"""Imported by every Python that ``bench-apts meter`` starts: its folder leads PYTHONPATH.
+
+It waits for a process group, imports nothing until then, and runs the user's own sitecustomize.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+_MODULE = "torch.distributed.distributed_c10d"
+
+
+class _Waiting:
+    """Finds ``distributed_c10d`` as Python would, and has a function called after its import."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_prepare(module):
+                execute(module)
+                _await_first_group(module)
+
+            spec.loader.exec_module = execute_and_prepare
+        return spec
+
+
+def _await_first_group(c10d):
+    """Have the meter begin with the first process group of this process."""
+    register = getattr(c10d, "_register_pg_in_world", None)
+    if register is None:
+        print("bench-apts meter: this torch registers no process groups; nothing is counted",
+              file=sys.stderr)
+        return
+
+    def register_and_begin(group, *args, **kwargs):
+        c10d._register_pg_in_world = register
+        register(group, *args, **kwargs)
+        try:
+            from bench_apts.meters import metered_process
+
+            metered_process.begin(lambda: _await_first_group(c10d))
+        except Exception as error:  # the training goes on
+            print(f"bench-apts meter: nothing is counted: {type(error).__name__}: {error}",
+                  file=sys.stderr)
+
+    c10d._register_pg_in_world = register_and_begin
+
+
+def _run_next(here):
+    """Run the sitecustomize that would have been imported without this one."""
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path or ".") != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+sys.meta_path.insert(0, _Waiting())
+_run_next(os.path.dirname(os.path.realpath(__file__)))
