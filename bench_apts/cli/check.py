@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from bench_apts.core.files import require_regular_file
 
 if TYPE_CHECKING:
     from bench_apts.regress.gate_findings import GateResult
-    from bench_apts.regress.gate_trainings import GateRequest
+    from bench_apts.regress.gate_trainings import CodeTree, GateRequest
 
 _DEFAULT = "apts,sgd,adam,zero2"
 
@@ -43,6 +44,10 @@ def command(
                              "four times as many.")] = _MIN_PAIRS,
     factor: Annotated[float, Option(
         min=1.0, help="Slowdown that is tolerated.")] = 1.10,
+    quality_loss: Annotated[float, Option(
+        min=0.0, max=1.0, metavar="SHARE", help="Loss of the metric at the end of the budget "
+                                                "that is tolerated, as a share of base's.",
+    )] = 0.005,
     base_seed: session.BaseSeed = 0,
     set_: session.Changes = None,
     data_dir: session.DataDir = None,
@@ -53,7 +58,10 @@ def command(
     markdown: Annotated[Path | None, Option(
         help="File to write a summary for a pull request to.", show_default=False)] = None,
 ) -> None:
-    """Check the records of RESULTS, or with --baseline whether a change costs time or traffic.
+    """Check the records of RESULTS, or with --baseline whether a change costs anything.
+
+    In a checkout of bench-apts base and head are its code; in another repository they are its
+    optimizer, and bench-apts is the one that is installed.
 
     Exit code 1: records cannot be believed, or a regression; 2: no verdict.
     """
@@ -73,7 +81,7 @@ def command(
     _write(markdown, "**cannot tell: the gate did not finish**")
     try:
         found = _gate(baseline, suite or ["digits"], gpus, optimizers, tuple(set_ or ()), data_dir,
-                      offline, out, pairs, factor, base_seed)
+                      offline, out, pairs, factor, base_seed, quality_loss)
     except UserError as error:
         _write(markdown, f"**cannot tell: {one_line(str(error))}**")
         raise
@@ -100,14 +108,14 @@ def _sound(results: Path) -> None:
 
 def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | None,
           overrides: tuple[str, ...], data_dir: Path | None, offline: bool, out: Path | None,
-          pairs: int, factor: float, base_seed: int) -> GateResult:
+          pairs: int, factor: float, base_seed: int, quality_loss: float) -> GateResult:
     from bench_apts.regress import gate_comparison, gate_trainings
 
     top = gate_trainings.repository_root(Path.cwd())
     with (tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name,
           session.end_in_order("nothing was judged")):
         folder = Path(name)
-        head = gate_trainings.working_tree(top, _new(folder / "head"))
+        head = gate_trainings.working_tree(top, _new(folder / "head"), Path.cwd())
         place = _new((out or folder / "results").absolute())
         if (Path(baseline) / "study.json").is_file():
             if gpus or optimizers or overrides or suites != ["digits"]:
@@ -117,18 +125,45 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
             return gate_comparison.compare_with_stored(
                 Path(baseline), head, place, factor=factor, say=_print_now,
                 data_dir=data_dir, offline=offline)
+        if head.folder is not None:
+            _require_own_files(optimizers, suites)
+            _offer_installed(head)
         paths = tuple(gate_trainings.suite_path(head, suite) for suite in suites)
         request = _resolve_request(paths, gpus, optimizers, overrides, data_dir, offline)
-        base = gate_trainings.committed_tree(top, baseline, _new(folder / "base"))
+        base = gate_trainings.committed_tree(
+            top, baseline, _new(folder / "base"), Path.cwd())
         _print_now(f"base: {base.text}, head: {head.text}")
         found = gate_comparison.compare_interleaved(
             base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
-            say=_print_now)
+            say=_print_now, tolerated=quality_loss)
         if lacking := gate_trainings.missing_commits(top, baseline):
             note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                     f"lost; compare with what git merge-base {baseline} HEAD says")
             found = dataclasses.replace(found, notes=(note, *found.notes))
         return found
+
+
+def _require_own_files(optimizers: str | None, suites: list[str]) -> None:
+    """Refuse what does not differ between two states of somebody's repository.
+
+    Raises:
+        UserError: No optimizer is named, or one or a suite is an absolute path.
+    """
+    if optimizers is None:
+        raise UserError("this repository is not bench-apts: name its optimizer, for instance "
+                        "--optimizers my_optimizer.py")
+    for option, text in (("--optimizers", optimizers), ("--suite", ",".join(suites))):
+        if absolute := [part for part in text.split(",") if Path(part.strip()).is_absolute()]:
+            raise UserError(f"{option} {absolute[0]} is an absolute path, which is the same file "
+                            "in base and head; write it relative to this folder")
+
+
+def _offer_installed(tree: CodeTree) -> None:
+    """Let this process find the optimizers and suites that a tree's package offers."""
+    from bench_apts.plugins import registry
+
+    sys.path.insert(0, str(tree.root))
+    registry.forget()
 
 
 def _resolve_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -68,9 +69,8 @@ def command(
 
 def _new_folder(out: Path | None) -> Path:
     if out is None:
-        number = 1
-        while (out := Path("meter" if number == 1 else f"meter-{number}")).exists():
-            number += 1
+        names = itertools.chain(["meter"], (f"meter-{number}" for number in itertools.count(2)))
+        out = next(path for path in map(Path, names) if not path.exists())
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -212,7 +212,7 @@ def _override_operators() -> Any:
             if finishes:
                 with contextlib.suppress(Exception):  # not timed, then
                     work = found[-1] if isinstance(found, tuple) else found
-                    work = torch.distributed.Work.unbox(work)  # type: ignore[attr-defined]
+                    work = torch.distributed.Work.unbox(work)
                     for finish in finishes:
                         _call_at_end(work, finish, operator.operation, False)
             return found

@@ -24,7 +24,7 @@ from bench_apts.core.configuration import parse_selector
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import canonical
 from bench_apts.regress import gate_findings, gate_trainings
-from bench_apts.regress.gate_findings import GateFinding, GateResult, Timing
+from bench_apts.regress.gate_findings import GateFinding, GateResult, QualityChange, Timing
 from bench_apts.stats import trial_origins
 from bench_apts.stats.timing_noise import Ratios, settle_slowdowns
 from bench_apts.study import resolve
@@ -78,10 +78,12 @@ def compare_interleaved(
     factor: float,
     base_seed: int,
     say: Callable[[str], None],
+    tolerated: float = gate_findings.TOLERATED_LOSS,
 ) -> GateResult:
     """Compare two trees.
 
-    Counts are judged from the first block; where they have grown, times are not judged.
+    Counts are judged from the first block; where they have grown, nothing else is. Quality is
+    judged where courses differ, by trainings of its own, and then times.
 
     Args:
         base: The old code.
@@ -92,6 +94,7 @@ def compare_interleaved(
         factor: Ratio up to which what scatters does not count as worse.
         base_seed: What the first block's seeds are derived from; later ones count on from it.
         say: Shows a line for every run.
+        tolerated: Loss of quality that does not count, as a share of base's.
 
     Raises:
         UserError: Base does not run.
@@ -118,16 +121,71 @@ def compare_interleaved(
             return result(("times were not judged, as head is worse without them",))
         if all(finding.unjudged for finding in findings):
             return result()
+        qualities = _compare_quality(base, head, request, findings, folder, base_seed, say)
+        _note_quality(findings, qualities, tolerated)
+        if any(finding.regressed for finding in findings):
+            return result(("times were not judged, as head is worse without them",))
         keys = [(f.cell, clock) for f in findings if not f.unjudged
                 for clock in _clocks(blocks[0].base[0][f.cell])]
         slowdowns = settle_slowdowns(keys, measure, pairs, factor)
     except gate_trainings.TrainingFailed as error:
         return GateResult(base.text, head.text, (), (), f"head does not run: {error}")
     findings = _judge_blocks(blocks, factor)
+    _note_quality(findings, qualities, tolerated)
     for finding in findings:
         finding.timings = [Timing(clock, slowdown) for (cell, clock), slowdown
                            in slowdowns.items() if cell == finding.cell]
     return result(_interleaved_notes(blocks, findings))
+
+
+def _compare_quality(
+    base: CodeTree, head: CodeTree, request: gate_trainings.GateRequest,
+    findings: Sequence[GateFinding], folder: Path, base_seed: int, say: Callable[[str], None],
+) -> dict[gate_trainings.GateCell, QualityChange]:
+    """Train both trees with several equal seeds where they take another course."""
+    cells = {f.cell for f in findings if f.course == "another course" and not f.unjudged}
+    if not cells:
+        return {}
+    part, pairs = _narrowed(request, cells), defaultdict(list)
+    for tree in (base, head):
+        say(f"quality, {tree.name}: {gate_findings.QUALITY_SEEDS} seeds")
+        records = _train_or_refuse(
+            tree, head, part, folder / f"quality-{tree.name}", base_seed,
+            gate_findings.QUALITY_SEEDS)
+        for record in records:
+            pairs[gate_trainings.cell_of(record.trial), record.trial.repetition].append(record)
+    by_cell: dict[gate_trainings.GateCell, list[tuple[TrialRecord, TrialRecord]]] = (
+        defaultdict(list))
+    for (cell, _), pair in pairs.items():
+        if cell in cells and len(pair) == 2:
+            by_cell[cell].append((pair[0], pair[1]))
+    judged = {cell: gate_findings.quality(of) for cell, of in by_cell.items()}
+    return {cell: found for cell, found in judged.items() if found is not None}
+
+
+def _note_quality(findings: Sequence[GateFinding],
+                  qualities: Mapping[gate_trainings.GateCell, QualityChange], tolerated: float
+                  ) -> None:
+    for finding in findings:
+        finding.quality, finding.tolerated = qualities.get(finding.cell), tolerated
+
+
+def _train_or_refuse(
+    tree: CodeTree, head: CodeTree, request: gate_trainings.GateRequest, out: Path, seed: int,
+    seeds: int = 1,
+) -> list[TrialRecord]:
+    """Run a study; that base does not run is no verdict on head.
+
+    Raises:
+        TrainingFailed: Head does not run.
+        UserError: Base does not run.
+    """
+    try:
+        return gate_trainings.train(tree, request, out, seeds=seeds, base_seed=seed)
+    except gate_trainings.TrainingFailed as error:
+        if tree is head:
+            raise
+        raise UserError(f"base {tree.text} does not run: {error}") from error
 
 
 def _run_block(
@@ -143,14 +201,8 @@ def _run_block(
     runs: dict[str, list[Run]] = {base.name: [], head.name: []}
     for place, tree in enumerate(order, 1):
         say(f"block {number + 1}, run {place} of 4: {tree.name}")
-        try:
-            records = gate_trainings.train(
-                tree, request, folder / f"{number + 1:02}-{place}-{tree.name}", base_seed=seed
-            )
-        except gate_trainings.TrainingFailed as error:
-            if tree is head:
-                raise
-            raise UserError(f"base {base.text} does not run: {error}") from error
+        records = _train_or_refuse(
+            tree, head, request, folder / f"{number + 1:02}-{place}-{tree.name}", seed)
         runs[tree.name].append(
             {gate_trainings.cell_of(record.trial): record for record in records}
         )

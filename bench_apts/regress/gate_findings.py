@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.core.records import train_bytes
+from bench_apts.stats.pairwise_comparison import Difference, difference
 from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.verdict import Evidence, Rule, decide, least_p, permutation_p
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 MIN_SEEDS = 3
 """Below, nothing is known of how far seeds scatter."""
+
+QUALITY_SEEDS = 8
+"""Pairs that quality is judged by, where head takes another course than base."""
+
+TOLERATED_LOSS = 0.005
+"""Loss of quality that does not count, as a share of base's, unless the user says another."""
 
 _RULE = Rule(alpha=0.1, least=1.0)
 """5 % in each direction, of which only one makes the gate fail."""
@@ -104,6 +111,43 @@ class CountChange(NamedTuple):
         return decision.verdict
 
 
+class QualityChange(NamedTuple):
+    """The suite's metric on validation data at the end of the budget, of both trees.
+
+    Attributes:
+        metric: Its name.
+        direction: Whether more (``max``) or less (``min``) is better.
+        base: Of each seed.
+        head: Of the same seeds.
+    """
+
+    metric: str
+    direction: Literal["max", "min"]
+    base: tuple[float, ...]
+    head: tuple[float, ...]
+
+    @property
+    def difference(self) -> Difference:
+        """Head's mean less base's, by pairs of equal seeds."""
+        return difference(self.head, self.base, paired=True)
+
+    @property
+    def loss(self) -> float:
+        """By how much head is worse on average; negative if it is better."""
+        return -self.difference.value if self.direction == "max" else self.difference.value
+
+    def worse(self, tolerated: float) -> bool:
+        """Whether head is shown to be worse, by more than a share of base's mean.
+
+        The rule is that of ``stats.verdict``, one-sided: interval and p-value of the pairs.
+        """
+        found = self.difference
+        (decision,) = decide([Evidence(found.value, found.interval, found.p, found.least,
+                                       neutral=0.0)], _RULE)
+        return (decision.verdict == ("less" if self.direction == "max" else "more")
+                and self.loss > tolerated * abs(statistics.fmean(self.base)))
+
+
 class Timing(NamedTuple):
     """A cell's time by one clock, head over base."""
 
@@ -127,6 +171,8 @@ class GateFinding:
         course: Whether both trees train alike; None where that cannot be said.
         counts: What was counted in both.
         timings: What was timed; may be empty.
+        quality: The metric at the end, where courses differ and there are seeds for it.
+        tolerated: Loss of quality that does not count, as a share of base's.
         failed: Why head has no answer where base has one, "" where it has.
         unjudged: Why nothing can be said, "" where something can.
     """
@@ -136,6 +182,8 @@ class GateFinding:
     course: GateCurve | None = None
     counts: list[CountChange] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
+    quality: QualityChange | None = None
+    tolerated: float = TOLERATED_LOSS
     failed: str = ""
     unjudged: str = ""
 
@@ -157,7 +205,13 @@ class GateFinding:
     @property
     def regressed(self) -> bool:
         """Whether head is worse in anything."""
-        return bool(self.failed or self.grown or self.slower)
+        return bool(self.failed or self.grown or self.slower or self.lost)
+
+    @property
+    def lost(self) -> QualityChange | None:
+        """The quality, if head's is worse."""
+        found = self.quality
+        return found if found and found.worse(self.tolerated) else None
 
     @property
     def unclear(self) -> bool:
@@ -215,6 +269,16 @@ def gate_curve(pairs: Pairs) -> GateCurve:
         if all(_metrics(one) == _metrics(two) for one, two in pairs):
             return "equal"
     return "another course"
+
+
+def quality(pairs: Pairs) -> QualityChange | None:
+    """Return the metric at the end of both trees; None where not all seeds have a finite one."""
+    target = pairs[0][0].trial.suite.target
+    base, head = _sides(pairs, lambda r: (
+        r.evals[-1].validation.get(target.metric, math.nan) if r.evals else math.nan))
+    if not all(map(math.isfinite, (*base, *head))):
+        return None
+    return QualityChange(target.metric, target.direction, base, head)
 
 
 def counts(pairs: Pairs) -> list[CountChange]:

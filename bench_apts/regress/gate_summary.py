@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from bench_apts.core import units
@@ -10,10 +11,16 @@ from bench_apts.core.units import escape_markdown, markdown_row
 from bench_apts.regress.gate_findings import MIN_SEEDS
 
 if TYPE_CHECKING:
-    from bench_apts.regress.gate_findings import CountChange, GateFinding, GateResult, Timing
+    from bench_apts.regress.gate_findings import (
+        CountChange,
+        GateFinding,
+        GateResult,
+        QualityChange,
+        Timing,
+    )
 
-_HEAD = ("optimizer", "course", "counts", "training time", "95 % interval", "A/A", "CPU time",
-         "95 % interval", "A/A", "verdict")
+_HEAD = ("optimizer", "course", "counts", "quality", "training time", "95 % interval", "A/A",
+         "CPU time", "95 % interval", "A/A", "verdict")
 
 _MAX_LINES = 60
 _MAX_NAMED = 12  # regressions that are spelt out
@@ -40,6 +47,8 @@ def describe_regressions(finding: GateFinding) -> list[str]:
     where = finding.cell.where
     found = [f"{where} fails ({finding.failed})"] if finding.failed else []
     found += [f"{where} {_growth_text(count)}" for count in finding.grown]
+    if finding.lost:
+        found.append(f"{where} ends {_quality_text(finding.lost)}")
     return found + [f"{where} takes {units.digits(t.slowdown.ratio)} times the {t.clock} "
                     f"({_interval(t)}, A/A up to {units.digits(t.slowdown.noise)})"
                     for t in finding.slower]
@@ -52,7 +61,8 @@ def gate_markdown(judged: GateResult) -> str:
     worse = [text for finding in judged.findings for text in describe_regressions(finding)]
     lines += [f"* {escape_markdown(text)}" for text in worse[:_MAX_NAMED]]
     lines += [f"* and {len(worse) - _MAX_NAMED} more"] if len(worse) > _MAX_NAMED else []
-    notes = [f"* {escape_markdown(note)}" for note in (*judged.notes, *_explained(judged))]
+    notes = [f"* {escape_markdown(note)}" for note in (
+        *judged.notes, *_quality_explained(judged), *_explained(judged))]
     if judged.findings:
         table = [markdown_row(_HEAD), markdown_row(("---",) * len(_HEAD))]
         room = _MAX_LINES - len(lines) - len(table) - len(notes) - 4
@@ -74,7 +84,26 @@ def _row(finding: GateFinding) -> tuple[str, ...]:
             f"up to {units.digits(timing.slowdown.noise)}"]
     verdict = ("worse" if finding.regressed else "cannot tell" if finding.unclear
                else "better" if _gains(finding) else "not worse")
-    return (finding.cell.where, finding.course or units.NONE, _counted(finding), *timed, verdict)
+    return (finding.cell.where, finding.course or units.NONE, _counted(finding),
+            _quality_cell(finding), *timed, verdict)
+
+
+def _quality_cell(finding: GateFinding) -> str:
+    if finding.course in ("bit-identical", "equal"):
+        return "equal"
+    if finding.quality is None:
+        return units.NONE
+    change = finding.quality.difference
+    low, high = change.interval or (change.value, change.value)
+    return f"{change.value:+.3g} ({low:+.3g} to {high:+.3g})"
+
+
+def _quality_text(quality: QualityChange) -> str:
+    low, high = quality.difference.interval or (math.nan, math.nan)
+    return (f"at a validation {units.metric_title(quality.metric)} of "
+            f"{units.digits(statistics.fmean(quality.head))} instead of "
+            f"{units.digits(statistics.fmean(quality.base))} (difference {low:+.3g} to "
+            f"{high:+.3g}, {len(quality.base)} seeds)")
 
 
 def _counted(finding: GateFinding) -> str:
@@ -127,6 +156,15 @@ def _gains(finding: GateFinding) -> list[str]:
              if count.better]
     return found + [f"{finding.cell.where} takes {units.digits(t.slowdown.ratio)} times the "
                     f"{t.clock}" for t in finding.timings if t.slowdown.verdict == "faster"]
+
+
+def _quality_explained(judged: GateResult) -> list[str]:
+    if not any(f.quality for f in judged.findings):
+        return []
+    seeds = max(len(f.quality.base) for f in judged.findings if f.quality)
+    return ["quality is head's metric at the end of the budget less base's, with its 95 % "
+            f"interval, of {seeds} pairs of equal seeds; worse is what the interval and the "
+            f"exchange of labels show, beyond {judged.findings[0].tolerated:.1%} of base's"]
 
 
 def _explained(judged: GateResult) -> list[str]:

@@ -1,7 +1,9 @@
-"""Two states of the code, each installed in a folder of its own, and trainings with either.
+"""Two states of a repository, each in a folder of its own, and trainings with either.
 
 A folder that comes first in ``PYTHONPATH`` hides what is installed, editable or not. Dependencies
-are the environment's. A tree trains by its own command line, in processes of its own.
+are the environment's. A tree of bench-apts trains by its own command line. A tree of another
+repository, which holds an optimizer, trains by the installed bench-apts: its project is installed,
+if it is one, and files are those of the tree.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench_apts.core import configuration, environment, store
 from bench_apts.core.configuration import competitor_label
@@ -20,6 +22,8 @@ from bench_apts.core.errors import UserError, last_line
 from bench_apts.regress.asv_tracking import PACKAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Trial
 
@@ -44,11 +48,14 @@ class CodeTree:
         name: ``base`` or ``head``.
         text: What it is, for people.
         root: Folder that its packages are imported from.
+        folder: Where its command runs, so that it takes the files of this tree; None for a tree
+            of bench-apts, which may run anywhere.
     """
 
     name: str
     text: str
     root: Path
+    folder: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment of processes that run this code."""
@@ -68,16 +75,17 @@ def repository_root(here: Path) -> Path:
         os.fsdecode(environment.git_output(here, "rev-parse", "--show-toplevel").rstrip(b"\n")))
 
 
-def committed_tree(top: Path, revision: str, folder: Path) -> CodeTree:
+def committed_tree(top: Path, revision: str, folder: Path, here: Path | None = None) -> CodeTree:
     """Install a committed state.
 
     Args:
         top: The repository.
         revision: A name by which git knows the commit.
         folder: An empty folder to work in.
+        here: The folder of the repository that files are named relative to; ``top`` by default.
 
     Raises:
-        UserError: There is no such revision, or it is not the code of bench-apts.
+        UserError: There is no such revision, or it cannot be installed.
     """
     commit, source = _resolved(top, revision), folder / "source"
     short = commit[:10]
@@ -86,16 +94,21 @@ def committed_tree(top: Path, revision: str, folder: Path) -> CodeTree:
                            "--quiet", "--detach", str(source), commit)
     try:
         text = short if commit.startswith(revision) else f"{short} ({revision})"
-        return _installed("base", text, source, folder / "root")
+        return _installed("base", text, source, folder / "root", _inside(top, here))
     finally:
         environment.git_output(top, "worktree", "remove", "--force", str(source))
 
 
-def working_tree(top: Path, folder: Path) -> CodeTree:
+def working_tree(top: Path, folder: Path, here: Path | None = None) -> CodeTree:
     """Install the working tree as it stands now: tracked files, and new ones not ignored.
 
+    Args:
+        top: The repository.
+        folder: An empty folder to work in.
+        here: As for ``committed_tree``.
+
     Raises:
-        UserError: It is not the code of bench-apts.
+        UserError: It cannot be installed.
     """
     commit = environment.git_output(top, "rev-parse", "--verify", "HEAD").decode()[:10]
     changed = environment.git_output(top, "status", "--porcelain")
@@ -107,7 +120,11 @@ def working_tree(top: Path, folder: Path) -> CodeTree:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(top / name, source / name)
     text = f"{commit} with uncommitted changes" if changed else commit
-    return _installed("head", text, source, folder / "root")
+    return _installed("head", text, source, folder / "root", _inside(top, here))
+
+
+def _inside(top: Path, here: Path | None) -> Path:
+    return here.resolve().relative_to(top.resolve()) if here else Path()
 
 
 def missing_commits(top: Path, revision: str) -> int:
@@ -121,8 +138,10 @@ def missing_commits(top: Path, revision: str) -> int:
 
 
 def suite_path(tree: CodeTree, name: str) -> str:
-    """Return the file of a built-in suite, for all trees to train the same; else the name."""
+    """Return the file of a suite of the tree, for all trees to train the same; else the name."""
     known, at, variant = name.partition("@")
+    if tree.folder is not None and known.endswith(".toml"):
+        return f"{tree.folder / known}{at}{variant}"
     file = tree.root / "bench_apts" / "suites" / f"{known}.toml"
     return f"{file}{at}{variant}" if file.is_file() else name
 
@@ -134,20 +153,22 @@ def _resolved(top: Path, revision: str) -> str:
                "or a results folder").decode().strip()
 
 
-def _installed(name: str, text: str, source: Path, root: Path) -> CodeTree:
+def _installed(name: str, text: str, source: Path, root: Path, inside: Path) -> CodeTree:
     """Install a tree's sources, offline, and make sure that it imports its own packages."""
     file = source / "pyproject.toml"
     project = configuration.read_toml(file, "project") if file.is_file() else {}
-    if project.get("project", {}).get("name") != "bench-apts":
-        raise UserError(f"{name} {text} is not the code of bench-apts: its pyproject.toml does "
-                        "not describe that project; run the command in a checkout of bench-apts")
+    if not is_bench_apts(project):
+        folder = root.parent / "files"
+        shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        if not (folder / inside).is_dir():
+            raise UserError(f"{name} {text} has no folder {inside}; run the command in one that "
+                            "both have")
+        tree = CodeTree(name, text, root, folder / inside)
+        if "project" in project or (source / "setup.py").is_file():
+            _pip_install(tree, source, "its build backend")
+        return tree
     tree = CodeTree(name, text, root)
-    done = subprocess.run([sys.executable, "-P", *_INSTALL, root, source],
-                          env=environment.git_environment(), capture_output=True, text=True,
-                          errors="replace", check=False)
-    if done.returncode:
-        raise UserError(f"{name} {text} cannot be installed: {last_line(done.stderr)}; see that "
-                        "this environment has pip and setuptools >= 77")
+    _pip_install(tree, source, "setuptools >= 77")
     done = subprocess.run([sys.executable, "-c", _LOCATIONS, *PACKAGES], env=tree.environment(),
                           capture_output=True, text=True, check=False)
     if done.returncode:
@@ -157,6 +178,20 @@ def _installed(name: str, text: str, source: Path, root: Path) -> CodeTree:
             raise UserError(f"{name} {text} would run {line}, which is not its own; something on "
                             "this Python's path hides it")
     return tree
+
+
+def _pip_install(tree: CodeTree, source: Path, backend: str) -> None:
+    done = subprocess.run([sys.executable, "-P", *_INSTALL, tree.root, source],
+                          env=environment.git_environment(), capture_output=True, text=True,
+                          errors="replace", check=False)
+    if done.returncode:
+        raise UserError(f"{tree.name} {tree.text} cannot be installed: {last_line(done.stderr)}; "
+                        f"see that this environment has pip and {backend}")
+
+
+def is_bench_apts(project: Mapping[str, Any]) -> bool:
+    """Say whether a pyproject.toml describes bench-apts."""
+    return bool(project.get("project", {}).get("name") == "bench-apts")
 
 
 class GateCell(NamedTuple):
@@ -229,7 +264,8 @@ def train(tree: CodeTree, request: GateRequest, out: Path, *, seeds: int = 1,
         UserError: Its records cannot be read by this version.
     """
     command = [sys.executable, "-m", "bench_apts", *request.arguments(seeds, base_seed, out)]
-    with subprocess.Popen(command, env=tree.environment(), stdin=subprocess.DEVNULL,
+    with subprocess.Popen(command, cwd=tree.folder, env=tree.environment(),
+                          stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                           errors="replace") as process:
         try:

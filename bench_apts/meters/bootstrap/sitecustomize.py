@@ -3,10 +3,17 @@
 It waits for a process group, imports nothing until then, and runs the user's own sitecustomize.
 """
 
+from __future__ import annotations
+
 import importlib.machinery
 import importlib.util
 import os
 import sys
+
+TYPE_CHECKING = False  # typing takes its time to import, in every Python that starts
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 _MODULE = "torch.distributed.distributed_c10d"
 
@@ -14,7 +21,9 @@ _MODULE = "torch.distributed.distributed_c10d"
 class _Waiting:
     """Finds ``distributed_c10d`` as Python would, and has a function called after its import."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name != _MODULE:
             return None
         sys.meta_path.remove(self)
@@ -22,15 +31,15 @@ class _Waiting:
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_prepare(module):
+            def execute_and_prepare(module: ModuleType) -> None:
                 execute(module)
                 _await_first_group(module)
 
-            spec.loader.exec_module = execute_and_prepare
+            setattr(spec.loader, execute.__name__, execute_and_prepare)
         return spec
 
 
-def _await_first_group(c10d):
+def _await_first_group(c10d: Any) -> None:
     """Have the meter begin with the first process group of this process."""
     register = getattr(c10d, "_register_pg_in_world", None)
     if register is None:
@@ -38,7 +47,7 @@ def _await_first_group(c10d):
               file=sys.stderr)
         return
 
-    def register_and_begin(group, *args, **kwargs):
+    def register_and_begin(group: Any, *args: Any, **kwargs: Any) -> None:
         c10d._register_pg_in_world = register
         register(group, *args, **kwargs)
         try:
@@ -52,7 +61,7 @@ def _await_first_group(c10d):
     c10d._register_pg_in_world = register_and_begin
 
 
-def _run_next(here):
+def _run_next(here: str) -> None:
     """Run the sitecustomize that would have been imported without this one."""
     sys.path[:] = [path for path in sys.path if os.path.realpath(path or ".") != here]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
