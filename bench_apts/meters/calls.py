@@ -43,6 +43,7 @@ class MeteredGroup:
         rank: This process's number in the group.
         ranks: Size of the group.
         backend: The group's.
+        name: c10d's name for it.
         members: Ranks of the world that form it; empty where they are not known.
         calls: Collectives so far.
         first: Number that c10d gave the first of them, −1 where it gives none.
@@ -54,6 +55,7 @@ class MeteredGroup:
     rank: int
     ranks: int
     backend: str
+    name: str = ""
     members: tuple[int, ...] = ()
     calls: int = 0
     first: int = 0

@@ -152,11 +152,13 @@ class CollectiveCounter:
     def _count(self, seen: MeteredGroup, call: collective_hooks.Fields, number: int = -1
                ) -> Finish:
         phase = self._phase_now() if self._phase_now else self.phase
+        if not seen.calls:
+            seen.members = _members(seen.name)
         seen.add(phase, call, number)
         return self._begin(seen, phase, call[0]) if self._begin else None
 
     def _added(self, group: Any) -> MeteredGroup:
-        seen = MeteredGroup(group.rank(), group.size(), group.name(), _members(group))
+        seen = MeteredGroup(group.rank(), group.size(), group.name(), group.group_name)
         self._groups.append(seen)
         self._by_name[group.group_name] = seen
         return seen
@@ -284,8 +286,15 @@ class CollectiveCounter:
         return "; ".join(sorted(reasons))
 
 
-def _members(group: Any) -> tuple[int, ...]:
-    """Return the ranks of the world that form a process group; none where c10d does not say."""
-    from torch.distributed import distributed_c10d
+def _members(name: str) -> tuple[int, ...]:
+    """Return the ranks of the world that form a process group; none where c10d does not say.
 
-    return tuple(sorted(distributed_c10d._world.pg_group_ranks.get(group, ())))
+    It says so only after it has registered the group.
+    """
+    with suppress(Exception):
+        from torch.distributed.distributed_c10d import _world
+
+        for group, known in _world.pg_names.items():
+            if known == name:
+                return tuple(sorted(_world.pg_group_ranks[group]))
+    return ()

@@ -116,6 +116,13 @@ class CommMeter:
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
+        self.detach()
+
+    def detach(self) -> None:
+        """Take all hooks away and read nothing more, as in a process that was forked from here.
+
+        A hook that is still there when the interpreter ends would crash it.
+        """
         for handle in self._handles:
             handle.remove()
         self._counter.uninstall()

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +92,15 @@ class _Writer:
 
     def finish(self) -> None:
         """Write the last line, when the interpreter ends."""
-        if os.getpid() != self._process or self.ended.is_set():
+        if os.getpid() != self._process:
             return
-        self.ended.set()
-        self._guarded(self._finish)
-
-    def _finish(self) -> None:
-        error = sys.last_value if hasattr(sys, "last_value") else None
-        audit = self.meter.audit() if error is None else None
-        self._write(self._line(end=True, error=describe_error(error) if error else "",
-                               audit=audit))
+        error = getattr(sys, "last_value", None)
+        self.meter.__exit__(type(error) if error else None, error)
+        if not self.ended.is_set():
+            self.ended.set()
+            self._guarded(lambda: self._write(self._line(
+                end=True, error=describe_error(error) if error else "",
+                audit=self.meter.audit())))
 
 
 def begin(again: Callable[[], None]) -> None:
@@ -111,10 +111,12 @@ def begin(again: Callable[[], None]) -> None:
     """
     writer = _Writer(msgspec.json.decode(os.environ[SETTINGS], type=MeterSettings))
     atexit.register(writer.finish)
+    util.Finalize(None, writer.finish, exitpriority=0)  # a rank that was forked ends without it
 
     def start_over() -> None:
         if not writer.ended.is_set():
             writer.ended.set()
+            writer.meter.detach()
             again()
 
     os.register_at_fork(after_in_child=start_over)

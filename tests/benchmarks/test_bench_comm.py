@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from harness_ranks import run_ranks
 
+from bench_apts import CommMeter
 from bench_apts.contract import Batch, World
 from bench_apts.meters import collective_hooks
 from bench_apts.meters.audit import Audit
@@ -130,8 +131,31 @@ def test_meter_counts_an_all_reduce(benchmark, alone, how):
     assert switch.meter.snapshot()["train"]["all_reduce"].calls > 0
 
 
-def digits_steps(connect, how, pairs, block):
-    """Steps of AdamW under DDP on the suite's minibatch; times as ``alternated``, and counts."""
+class BlockSwitch:
+    """A ``CommMeter`` for each block, as a script of somebody's has one; ``steps`` it counted."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def on(self):
+        self._meter = CommMeter(automatic_steps=True).__enter__()
+
+    def off(self):
+        self._meter.__exit__(None, None, None)
+        assert [(row.phase, row.calls) for row in self._meter.rows()
+                if row.collective == "all_reduce"] == [("backward", self._meter.steps)]
+        self.steps += self._meter.steps
+
+
+def script_steps(connect, pairs, block):
+    """The same steps with a ``CommMeter`` and without; times as ``alternated``, and its steps."""
+    step, _ = digits_step(connect)
+    switch = BlockSwitch()
+    return alternated(switch, step, pairs, block), switch.steps
+
+
+def digits_step(connect):
+    """Return a step of AdamW under DDP on the suite's minibatch, and the number of parameters."""
     connect()
     suite = registry.suite("digits")
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -146,6 +170,12 @@ def digits_steps(connect, how, pairs, block):
     batch = Batch(torch.randn(local, 64), torch.randint(10, (local,)))
     for _ in range(20):
         stepper.step(batch)
+    return lambda: stepper.step(batch), sum(p.numel() for p in model.parameters())
+
+
+def digits_steps(connect, how, pairs, block):
+    """Steps with the harness's counter and without; times as ``alternated``, and counts."""
+    step, parameters = digits_step(connect)
     switch = Switch(dist.group.WORLD, how)
 
     def meet():
@@ -153,8 +183,8 @@ def digits_steps(connect, how, pairs, block):
         dist.barrier()
         switch.meter.phase = "train"
 
-    times = alternated(switch, lambda: stepper.step(batch), pairs, block, meet)
-    return times, switch.meter.snapshot()["train"], sum(p.numel() for p in model.parameters())
+    times = alternated(switch, step, pairs, block, meet)
+    return times, switch.meter.snapshot()["train"], parameters
 
 
 def test_share_of_a_digits_step(benchmark):
@@ -185,6 +215,28 @@ def test_share_of_a_digits_step(benchmark):
         "share of a digits step, wall": share(times[:, :, 0]),
         "share of a digits step, CPU": share(times[:, :, 1]),
         "share of a digits step, warm hook": f"{cost / step:.3%}",
+    }
+
+
+def test_comm_meter_s_share_of_a_step(benchmark):
+    """``CommMeter`` in a script on two ranks with very short steps: it should stay below 1 %.
+
+    Phases are told apart, steps of the optimizer counted and the audit begun: all that
+    ``bench-apts meter`` does without ``--time``, but for a line in ten seconds.
+    """
+    skip_without_hooks("pre-hook")
+    pairs, block = (PAIRS, BLOCK) if benchmark.enabled else (2, 2)
+    benchmark.group = "meter, digits steps of two ranks"
+    ranks = benchmark.pedantic(
+        run_ranks, (script_steps, 2, pairs, block), {"patience_s": 250}, rounds=1)
+    for times, steps in ranks:
+        assert steps == pairs * (block + 1)
+        assert times.shape == (pairs, 2, 2)
+    times = ranks[0][0]
+    benchmark.extra_info |= {
+        "microseconds of a step": round(1e6 * np.median(times[:, 0, 0])),
+        "share of a step, wall": share(times[:, :, 0]),
+        "share of a step, CPU": share(times[:, :, 1]),
     }
 
 
