@@ -42,9 +42,9 @@ def command(
         metavar="A B", help="Compare two folders that the command wrote, instead.",
         show_default=False)] = None,
 ) -> None:
-    """Count what the collectives of a training command send; its script stays as it is.
+    """Count what the collectives of a training command send.
 
-    The exit code is the command's.
+    Its script stays as it is, and the exit code is the command's.
     """
     if compare is not None:
         if program:

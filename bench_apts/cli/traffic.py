@@ -47,7 +47,7 @@ def command(
         min=1, help="Ranks of a node, joined by --node-fabric; 1: every rank is alone.")] = 1,
     node_fabric: Annotated[str, Option(help="Network within a node.")] = "nvlink4",
 ) -> None:
-    """Print the bytes of a step of a network and their modelled times, without training."""
+    """Print what a network sends per step, without training it."""
     from rich.table import Table
 
     from bench_apts.core import units
