@@ -52,7 +52,11 @@ class ZeroStepper:
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
             "train_micro_batch_size_per_gpu": math.ceil(share / parts),
             "gradient_accumulation_steps": parts,
-            "zero_optimization": {"stage": stage, **options},
+            # Its default, 5e8 numbers, is allocated on a GPU whatever the model's size.
+            "zero_optimization": {
+                "stage": stage,
+                "reduce_bucket_size": sum(p.numel() for p in model.parameters()), **options},
+            "timers": {"throughput": {"enabled": False}},  # waits for the device twice a step
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # where state is offloaded, too
             "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it

@@ -28,6 +28,9 @@ _NOTABLE_S = 1.0
 _ABOVE_CHANCE = 0.25
 """Accuracy above that of the most frequent class that no untrained network has by chance."""
 
+_THROTTLED = 0.05
+"""Share of the readings of a GPU's sensors with clocks held down that is worth a line."""
+
 _EDGE = 0.05
 """Share of a search range at either end that counts as its edge."""
 
@@ -92,7 +95,32 @@ def _cells(gathered: Gathered) -> Iterator[ReportCell]:
     return (cell for group in gathered.groups for cell in group.cells)
 
 
+def _gpus(trials: Sequence[TrialRecord]) -> Found:
+    """Float32 that is computed as TF32, and clocks that were held down."""
+    rounded = sorted({r.trial.suite.name for r in trials
+                      if r.trial.device == "cuda" and r.trial.suite.precision == "fp32"
+                      and r.start and r.start.numerics.get("convolution_tf32")
+                      and r.header.environment.get("switches", {}).get(
+                          "NVIDIA_TF32_OVERRIDE") != "0"})
+    if rounded:
+        yield "Convolutions in TF32", (
+            f"Convolutions of {units.listing(rounded)} multiplied float32 numbers with 10 bits of "
+            "mantissa, as is torch's default on GPUs since Ampere; products of matrices did not "
+            "(matmul_precision in Provenance). NVIDIA_TF32_OVERRIDE=0 computes in float32 alone.")
+    slow = [(reading, r) for r in trials for reading in (r.end.gpus if r.end else None) or []
+            if reading and (reading.throttled or 0) > _THROTTLED]
+    if slow:
+        worst = max(reading.throttled or 0 for reading, _ in slow)
+        why = sorted({name for reading, _ in slow for name in reading.reasons})
+        yield "GPUs with clocks held down", (
+            f"In {units.plural(len({r.header.run_id for _, r in slow}), 'trial')} of "
+            f"{len(trials)} a GPU ran below the clock asked for ({units.listing(why)}), in up to "
+            f"{units.format_percent(worst, 0)} of the readings. Seconds there measure cooling and "
+            "power limits too.")
+
+
 def _machine(gathered: Gathered) -> Found:
+    yield from _gpus(gathered.trials)
     if gathered.device == "cpu":
         yield "CPU ranks instead of GPUs", (
             "Each rank is a process on CPU cores that talks through gloo. Passes, samples, "

@@ -237,6 +237,12 @@ class ReportCell:
         return max(map(peak_memory, self.seeds), default=0) or None
 
     @property
+    def baseline_memory(self) -> int | None:
+        """What was in use before the optimizer was built, in bytes; None if it is not known."""
+        found = [r.start.baseline_memory_bytes or 0 for r in self.seeds if r.start]
+        return max(found, default=0) or None
+
+    @property
     def memory(self) -> int | None:
         """Largest memory of a rank over the seeds, see ``memory``; None if it is not known."""
         found = [memory(record) for record in self.seeds]

@@ -50,7 +50,8 @@ def main_table(groups: Sequence[CellGroup], device: str,
         "training with the configuration that is fastest to the target, medians over seeds, and "
         "Test that with the best at the end of the budget (Frozen configurations); gradients are "
         "backward passes of the busiest rank; memory is "
-        + ("the device's peak" if device == "cuda" else
+        + ("the device's peak in training, and how much of it data, model and workspaces took "
+           "before the optimizer was built" if device == "cuda" else
            "what the tensors of model and optimizer take")
         + "; a time is that of the first evaluation at the target, “after” that of the "
         "last one before, so the truth lies between the two. Bold: lowest at its N."
@@ -95,6 +96,7 @@ def levels_table(groups: Sequence[CellGroup], device: str) -> table.Table:
 
 def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[table.Value, ...]:
     forwards, per_step, memory = cell.forwards_to_target, cell.bytes_per_step, cell.memory
+    before = cell.baseline_memory if device == "cuda" else None
     passes = to_target(cell.to_target("gradient_evaluations"), "backwards_to_target",
                        units.format_count)
     if math.isfinite(forwards):
@@ -115,6 +117,7 @@ def _row(cell: ReportCell, device: str, crowded: bool) -> tuple[table.Value, ...
         headlined(cell, device), _quantile(cell, device), _success(cell), timed(time, crowded),
         sent, passes,
         table.number(units.NONE if memory is None else units.format_size(memory),
+                     f"{units.format_size(before)} before" if before else "",
                      peak_memory_bytes=cell.peak_memory, memory_bytes=memory),
         _tested(cell),
         table.number(f"{hits} of {len(cell.seeds)}" if cell.seeds else "none yet",

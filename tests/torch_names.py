@@ -4,9 +4,11 @@ The older names warn that they are deprecated. Arguments are the same.
 """
 
 import pytest
+import torch
 import torch.distributed as dist
 
 HOOKED = hasattr(dist.ProcessGroup, "register_pre_hook")
+CUDA_BUILD = hasattr(torch._C, "_cuda_getDeviceCount")
 METER = "c10d pre-hook" if HOOKED else "c10d dispatcher"
 """What counts collectives unless it is asked otherwise."""
 

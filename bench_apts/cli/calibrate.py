@@ -25,6 +25,7 @@ def command(
     optimizers: Annotated[str, Option(
         metavar="NAME|FILE,…", help="Optimizers to take the better one of.")] = "sgd,adam",
     gpus: Annotated[str, Option(metavar="N", help="World size.")] = "1",
+    device: session.DeviceOf = "auto",
     base_seed: session.BaseSeed = 0,
     write: Annotated[bool, Option(
         "--write", help="Write the target into the suite's file; its comments stay.")] = False,
@@ -52,6 +53,7 @@ def command(
         raise UserError(f"--gpus {gpus}: a suite is calibrated at one world size")
     path = target_calibration.require_writable_file(suite) if write and not dry_run else None
     console = session.progress_console()
+    session.choose_device(device)
     place = session.find_placement_of_command(console, None, None, None)
     resolved, notes = resolve.resolve_study(
         suites=[suite], overrides=target_calibration.missing_target(suite), gpus=gpus,

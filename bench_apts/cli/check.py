@@ -36,6 +36,7 @@ def command(
     gpus: Annotated[str | None, Option(
         help="World sizes.  [default: 1,2, as far as there are GPUs]",
         show_default=False)] = None,
+    device: session.DeviceOf = "auto",
     optimizers: Annotated[str | None, Option(
         help=f"Optimizers.  [default: {_DEFAULT}, as far as available]",
         show_default=False)] = None,
@@ -69,7 +70,7 @@ def command(
         if results is None:
             raise UserError("check takes a results folder whose records to check, or --baseline "
                             "with a revision to compare the working tree with")
-        if markdown or out or suite or gpus or optimizers or set_:
+        if markdown or out or suite or gpus or device != "auto" or optimizers or set_:
             raise UserError("the options of check are for --baseline, which is missing")
         _sound(results)
         return
@@ -77,6 +78,7 @@ def command(
         raise UserError(f"check looks at the records of {results} or compares with --baseline "
                         f"{baseline}, one at a time; leave one out")
     session.require_finite_factor(factor)
+    session.choose_device(device)
     # The answer takes minutes, in which an earlier command's summary must not pass for it.
     _write(markdown, "**cannot tell: the gate did not finish**")
     try:
@@ -171,13 +173,13 @@ def _resolve_request(
     overrides: tuple[str, ...], data_dir: Path | None, offline: bool,
 ) -> GateRequest:
     """Resolve what both trees train."""
-    from bench_apts.core import environment
+    from bench_apts.core import gpu_devices
     from bench_apts.plugins import selection
     from bench_apts.regress.gate_trainings import GateRequest
     from bench_apts.study import resolve
 
     notes: list[str] = []
-    there = environment.gpu_count()
+    there = gpu_devices.gpu_count()
     _, ranks = resolve.world_sizes(gpus or ("1" if there == 1 else "1,2"), notes)
     chosen = selection.select(_DEFAULT if optimizers is None else optimizers,
                                optional=optimizers is None)

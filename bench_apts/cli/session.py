@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench_apts.study.execution import Execution
     from bench_apts.study.plan import Plan
 
+Device = Literal["auto", "cuda", "cpu"]
+
 Results = Annotated[Path, Argument(
     metavar="RESULTS", help="A results folder, for instance results/digits.")]
 Suites = Annotated[list[str] | None, Option(
@@ -33,9 +35,12 @@ Suites = Annotated[list[str] | None, Option(
                                          "NAME@VARIANT; repeatable.  [default: digits]",
     show_default=False)]
 Gpus = Annotated[str | None, Option(
-    metavar="N,N,…", help="World sizes, for instance 1,2,4,8. Without GPUs each rank is a process "
-                          "on the CPU.  [default: 1 and all GPUs, or all cores]",
+    metavar="N,N,…", help="World sizes, for instance 1,2,4,8, on the device of --device.  "
+                          "[default: 1 and all GPUs, or all cores]",
     show_default=False)]
+DeviceOf = Annotated[Device, Option(
+    "--device", help="Run ranks on GPUs, one each (cuda), or as processes on the CPU (cpu); auto "
+                     "takes GPUs where there are any.")]
 Optimizers = Annotated[str | None, Option(
     metavar="NAME|FILE,…",
     help="Competitors, for instance apts,sgd[lr=[0.1,0.2]],my_optimizer.py; groups: all, "
@@ -144,6 +149,23 @@ def write_table_file(path: Path, content: bytes, remedy: str) -> None:
         write_bytes(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; {remedy}") from error
+
+
+def choose_device(device: Device) -> None:
+    """Do what ``--device`` says, for this process and those that it starts.
+
+    Raises:
+        UserError: Ranks are to run on GPUs, and there is none.
+    """
+    from bench_apts.core import gpu_devices
+
+    if device == "cpu":
+        os.environ[gpu_devices.VISIBLE] = ""
+    elif device == "cuda" and not gpu_devices.gpu_count():
+        setting = os.environ.get(gpu_devices.VISIBLE)
+        hidden = "" if setting is None else f" with {gpu_devices.VISIBLE}={setting}"
+        raise UserError(f"--device cuda: there is no GPU here{hidden}; see whether nvidia-smi "
+                        "shows one, or run CPU ranks with --device cpu")
 
 
 def find_placement_of_command(

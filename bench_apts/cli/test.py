@@ -25,6 +25,7 @@ def command(
         metavar="NAME|FILE", show_default=False,
         help="Suite or optimizer, by name or by TOML or Python file; of an optimizer with "
              "hyperparameters, if any: NAME[KEY=VALUE,…].")],
+    device: session.DeviceOf = "auto",
     data_dir: session.DataDir = None,
     base_seed: session.BaseSeed = 0,
     offline: session.Offline = False,
@@ -39,6 +40,7 @@ def command(
     failed.
     """
     console = session.table_console()
+    session.choose_device(device)
     if _is_optimizer(name):
         _test_optimizer(console, name)
     else:
@@ -79,20 +81,20 @@ def _test_optimizer(console: Console, selector: str) -> None:
 
 def _test_suite(console: Console, suite: str, data_dir: Path | None, base_seed: int, offline: bool
                 ) -> None:
-    from bench_apts.core import environment
+    from bench_apts.core import gpu_devices
     from bench_apts.study import resolve, target_calibration
     from bench_apts.study.suite_examination import CHECK_OPTIMIZERS, examine_suite
 
     session.find_placement_of_command(console, None, None, None)
-    one_gpu = environment.gpu_count() == 1
+    one_gpu = gpu_devices.gpu_count() == 1
     missing = target_calibration.missing_target(suite)
     study, _ = resolve.resolve_study(
         suites=[suite], overrides=missing, gpus="1" if one_gpu else "1,2",
         optimizers=CHECK_OPTIMIZERS, trials=0, seeds=1, base_seed=base_seed, twins=True)
     with (session.end_in_order(),
           tempfile.TemporaryDirectory(prefix="bench-apts-test-") as folder):
-        note = ("note: one GPU here, so N = 2 is left out; CUDA_VISIBLE_DEVICES= tests it on CPU "
-                "ranks" if one_gpu else "")
+        note = ("note: one GPU here, so N = 2 is left out; --device cpu tests it on CPU ranks"
+                if one_gpu else "")
         _print(console, examine_suite(study, suite, missing, data_dir, offline, Path(folder)),
                note)
 

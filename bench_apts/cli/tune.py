@@ -17,6 +17,7 @@ def command(
     config: ConfigFile = None,
     suite: session.Suites = None,
     gpus: session.Gpus = None,
+    device: session.DeviceOf = "auto",
     optimizers: session.Optimizers = None,
     trials: session.Trials = 8,
     base_seed: session.BaseSeed = 0,
@@ -46,6 +47,7 @@ def command(
     from bench_apts.study import resolve
 
     console = session.progress_console()
+    session.choose_device(device)
     place = session.find_placement_of_command(console, nodes, node_rank, rendezvous)
     resolved, notes = resolve.resolve_study(
         suites=suite, overrides=tuple(set_ or ()), gpus=gpus,

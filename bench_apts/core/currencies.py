@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import End, Eval, TrialRecord
 
-Currency = Literal["samples", "flops", "gradient_evaluations", "wire_bytes", "cpu_s", "train_s",
-                   "wall_s", "core_seconds"]
+Currency = Literal["samples", "flops", "gradient_evaluations", "wire_bytes", "energy_j", "cpu_s",
+                   "train_s", "wall_s", "core_seconds"]
 
 _HYPHEN = "\u2011"  # does not break, so that core-s stays on one line
 
@@ -136,6 +136,10 @@ CURRENCIES: dict[Currency, CurrencyRow] = {
         in_ratios=True, compared=("wire bytes", "sends {} the bytes"),
         axis=AxisText("wire_bytes", "bytes", "ideal wire bytes sent per rank", " sent per rank",
                        ("Bytes", "sent per rank"))),
+    "energy_j": CurrencyRow(  # of all ranks' GPUs together, in training
+        title="Energy", noun="joules", words="energy", form=units.format_count, suffix="J",
+        field="energy_j", applies=lambda device, _: device == "cuda", is_time=True,
+        in_ratios=True),
     "cpu_s": CurrencyRow(  # of all ranks together, in training
         title="CPU time", noun="CPU-seconds", words="CPU time", form=units.format_long_seconds,
         processor=lambda _: "CPU", source="cpu_s",

@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import socket
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.core import process_limits
+from bench_apts.core import gpu_devices, process_limits
 from bench_apts.core.errors import UserError, last_line
-from bench_apts.core.files import read_text
+from bench_apts.core.files import find_in_file, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,8 +28,8 @@ _THREADING = (*THREADS, "OMP_THREAD_LIMIT", "OMP_DYNAMIC", "OMP_WAIT_POLICY", "O
               "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_DYNAMIC")
 _SWITCHES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
              "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "CUDA_LAUNCH_BLOCKING",
-             "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "LD_PRELOAD", "MALLOC_ARENA_MAX",
-             "NCCL_ALGO", "NCCL_PROTO", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE")
+             "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "LD_PRELOAD",
+             "MALLOC_ARENA_MAX", "NCCL_ALGO", "NCCL_PROTO", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE")
 SLURM = ("SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS",
          "SLURM_CPUS_PER_TASK")
 
@@ -52,7 +51,7 @@ def environment_card() -> dict[str, Any]:
     command might run at the same time).
     """
     commit, dirty, unknown = _commit()
-    gpus, driver = _gpus()
+    gpus, driver = gpu_devices.visible(), gpu_devices.driver()
     allowed = process_limits.allowed_cores()
     usable = usable_cores()
     return {
@@ -66,7 +65,7 @@ def environment_card() -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "memory_limit_bytes": process_limits.memory_limit(),
         "address_space_bytes": process_limits.address_space_limit(),
-        "gpus": [name for _, name in _visible(gpus)],
+        "gpus": [gpu.name for gpu in gpus],
         "gpu_driver": driver,
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
@@ -110,18 +109,14 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     return {module: _version(_distribution(module)) for module in modules}
 
 
-def gpu_count() -> int:
-    """Return how many GPUs CUDA shows to this process, given CUDA_VISIBLE_DEVICES."""
-    return len(_visible(_gpus()[0]))
-
-
 def torch_numeric_settings() -> dict[str, bool | str]:
     """Return the switches of torch on which the last bits of a result depend, in this process.
 
     Keys: ``deterministic_algorithms``, ``cudnn_deterministic``, ``cudnn_benchmark`` (which may
     choose another convolution in every process), ``matmul_precision`` (of float32; "highest"
     means without TF32), ``convolution_tf32`` and, where set, ``CUBLAS_WORKSPACE_CONFIG``. Once the
-    process uses CUDA also the versions ``cuda``, ``cudnn`` and ``nccl``, as far as there are any.
+    process uses CUDA also ``gpu``, the name of its device, and the versions ``cuda``, ``cudnn``
+    and ``nccl``, as far as there are any.
     """
     import torch
 
@@ -136,6 +131,7 @@ def torch_numeric_settings() -> dict[str, bool | str]:
     if workspace := os.environ.get("CUBLAS_WORKSPACE_CONFIG"):
         found["CUBLAS_WORKSPACE_CONFIG"] = workspace
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = str(torch.version.cuda)
         if cudnn.is_available():  # type: ignore[no-untyped-call]
             found["cudnn"] = str(cudnn.version())  # type: ignore[no-untyped-call]
@@ -194,43 +190,6 @@ def git_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
-Gpu = tuple[str, str]
-
-
-@lru_cache(maxsize=1)
-def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """Return all GPUs of the machine as (uuid, name), and the driver's version."""
-    listed = _run("nvidia-smi", "--query-gpu=uuid,name,driver_version", "--format=csv,noheader")
-    rows = [line.split(", ") for line in (listed or "").splitlines()]
-    if rows and all(len(row) == 3 for row in rows):
-        return tuple((uuid, name) for uuid, name, _ in rows), rows[0][2]
-    # Containers often lack nvidia-smi; the kernel module has the same information.
-    found = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        name, uuid = (_find(rf"^{key}:\s*(.+?)\s*$", path) for key in ("Model", "GPU UUID"))
-        found.append((uuid or "", name or "NVIDIA GPU"))
-    version = _find(r"(\d+\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version")
-    return tuple(found), version if found else None
-
-
-def _visible(gpus: tuple[Gpu, ...]) -> list[Gpu]:
-    """Apply CUDA_VISIBLE_DEVICES as CUDA does: up to the first entry that names no GPU."""
-    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if setting is None or not gpus:
-        return list(gpus)
-    visible = []
-    for entry in (part.strip() for part in setting.split(",")):
-        if entry.isdigit() and int(entry) < len(gpus):
-            visible.append(gpus[int(entry)])
-        elif entry.startswith("MIG-"):
-            visible.append((entry, f"a MIG slice of {gpus[0][1]}"))
-        elif entry and (match := [gpu for gpu in gpus if gpu[0].startswith(entry)]):
-            visible.append(match[0])
-        else:
-            break
-    return visible
-
-
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -269,30 +228,14 @@ def _commit() -> tuple[str | None, bool | None, str]:
     return commit, bool(changed), ""
 
 
-def _run(*command: str) -> str | None:
-    """Return a command's output; None if it is missing, fails or takes too long."""
-    try:
-        done = subprocess.run(command, env=git_environment(), capture_output=True,
-                              timeout=_TIMEOUT_S, text=True, errors="replace", check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _find(pattern: str, path: str | Path) -> str | None:
-    """Return the first group of a pattern's first match in a file; None without one."""
-    found = re.search(pattern, read_text(Path(path)), re.MULTILINE)
-    return found[1] if found else None
-
-
 def _system() -> str:
     kernel = f"{platform.system()} {platform.release()}"
-    name = _find(r'^PRETTY_NAME="?(.+?)"?$', "/etc/os-release")
+    name = find_in_file(r'^PRETTY_NAME="?(.+?)"?$', Path("/etc/os-release"))
     return f"{name}, {kernel}" if name else kernel
 
 
 def _cpu() -> str:
-    model = _find(r"^model name\s*:\s*(.+)$", "/proc/cpuinfo")
+    model = find_in_file(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo"))
     return f"{model} ({platform.machine()})" if model else platform.machine()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,6 +70,12 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def find_in_file(pattern: str, path: Path) -> str | None:
+    """Return the first group of a pattern's first match in a file; None without one."""
+    found = re.search(pattern, read_text(path), re.MULTILINE)
+    return found[1] if found else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -78,6 +78,9 @@ class RankJob(Struct, frozen=True):
         stop: File whose appearance asks the ranks to stop.
         folder: The folder of the suite's file if that names Python files; else "".
         workers: Processes that read streamed data for each rank.
+        limit_s: Seconds after which the launcher kills the trial; 0 where the job does not say.
+        gpus: What ``CUDA_VISIBLE_DEVICES`` names to this node's ranks; empty for all that the
+            command sees.
         program: The function to call, ``TRAINING`` or ``EXAMINATION``.
     """
 
@@ -89,4 +92,6 @@ class RankJob(Struct, frozen=True):
     stop: str | None = None
     folder: str = ""
     workers: int = 0
+    limit_s: float = 0.0
+    gpus: tuple[str, ...] = ()
     program: str = TRAINING

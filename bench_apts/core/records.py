@@ -103,6 +103,28 @@ class Audited(Struct):
     unread: list[str] = []
 
 
+class GpuReadings(Struct):
+    """What the sensors of one rank's GPU said while it trained; None where it has no such sensor.
+
+    Attributes:
+        readings: How often they were read.
+        power_w: Mean power in watts.
+        temperature_c: Highest temperature in degrees Celsius.
+        clock_mhz: Mean clock of its multiprocessors.
+        throttled: Share of the readings in which heat or a limit of power held its clocks down.
+        reasons: Why they were.
+        memory_bytes: The most memory in use by all processes together, as the driver counts.
+    """
+
+    readings: int
+    power_w: float | None = None
+    temperature_c: float | None = None
+    clock_mhz: float | None = None
+    throttled: float | None = None
+    reasons: list[str] = []
+    memory_bytes: Int64 | None = None
+
+
 class Imported(Struct, frozen=True):
     """Where a record comes from that ``bench-apts import`` made of another program's log.
 
@@ -143,7 +165,9 @@ class Start(Struct, tag="start", tag_field="event"):
     ``forward_flops`` and ``backward_flops`` are those of one sample, ``numerics`` what
     ``environment.torch_numeric_settings`` returns, ``build_s`` the seconds that the backend's
     ``build`` took and ``build_backwards`` the backward passes in it; ``chance`` is the accuracy of
-    always answering the most frequent class of the validation split.
+    always answering the most frequent class of the validation split. ``baseline_memory_bytes`` are
+    in use on rank 0 before the optimizer is built, counted as ``Eval.peak_memory_bytes`` is;
+    ``bound_cores`` the cores that rank 0 was bound to, next to its GPU.
     """
 
     parameters: Int64
@@ -159,6 +183,8 @@ class Start(Struct, tag="start", tag_field="event"):
     build_s: float | None = None
     build_backwards: Int64 | None = None
     chance: float | None = None
+    baseline_memory_bytes: Int64 | None = None
+    bound_cores: str | UnsetType = UNSET
 
 
 class Counted(Struct, gc=False):
@@ -183,7 +209,8 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     ``samples`` and ``flops`` count all ranks together; ``forwards``, ``backwards``, ``cpu_s`` and
     ``peak_memory_bytes`` are the maximum over ranks; ``comm`` is rank 0's. ``all_ranks_cpu_s`` are
     the CPU seconds of all ranks together in training; ``tensor_bytes`` is the most that the
-    tensors of model and optimizer held at evaluations 1, 2, 4, 8 …, the maximum over ranks.
+    tensors of model and optimizer held at evaluations 1, 2, 4, 8 …, the maximum over ranks;
+    ``energy_j`` the joules that all ranks' GPUs took in training, None where they are unknown.
     """
 
     step: Int64
@@ -203,6 +230,7 @@ class Eval(Struct, tag="eval", tag_field="event", gc=False):
     counted: Counted | None = None
     all_ranks_cpu_s: float | None = None
     tensor_bytes: Int64 | None = None
+    energy_j: float | None = None
 
 
 class Checkpoint(Struct, tag="checkpoint", tag_field="event"):
@@ -222,6 +250,7 @@ class End(Struct, tag="end", tag_field="event"):
     """The last event: how it ended, what it spent, and (report stage only) the test metrics.
 
     ``calls`` is what ``comm`` sums up; None where the ranks ended before they could write it.
+    ``gpus`` are the sensors of each rank's GPU, None for one without.
     """
 
     status: Status
@@ -238,6 +267,7 @@ class End(Struct, tag="end", tag_field="event"):
     traceback: str | None = None
     audit: Audited | None = None
     calls: list[DistinctCall] | None = None
+    gpus: list[GpuReadings | None] | UnsetType = UNSET
 
 
 Event = Header | Start | Eval | Checkpoint | End

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import Status
 
-_NEVER_LOGGED = ("backwards", "cpu_s", "forwards", "peak_memory_bytes", "seeds")
+_NEVER_LOGGED = ("backwards", "cpu_s", "energy_j", "forwards", "peak_memory_bytes", "seeds")
 """Fields of a record that no reader finds in a log."""
 
 _SEED_DIGITS = 12

@@ -52,6 +52,10 @@ PRELOAD, LATE = "BENCH_APTS_PRELOAD", "BENCH_APTS_PRELOAD_LATE"
 """Environment variables for launch/preload.py: modules to import, separated by commas; those of
 ``LATE`` only where the server stays fit to fork."""
 
+CUDA_USER = "BENCH_APTS_PRELOAD_CUDA_USER"
+"""Environment variable for launch/preload.py where ranks use GPUs: the file in which it names a
+module that uses CUDA when it is imported. No rank forked after that could use CUDA."""
+
 _ENDING_SIGNALS = ("SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM")
 """Signals that end a trial at once."""
 
@@ -72,6 +76,7 @@ class Launcher:
 
     Attributes:
         grace_s: How long a trial may take to end in order after SIGTERM, in seconds.
+        note: Called with what the user should know.
 
     Raises:
         UserError: The path of the temporary folder is too long, or no process can be started.
@@ -82,6 +87,7 @@ class Launcher:
     ) -> None:
         self._preload, self._device, self._start_method = preload, device, start_method
         self.grace_s = GRACE_S
+        self.note: Callable[[str], None] = lambda _: None
         self._logs, self._claim = processes.create_command_folder(start_method == "forkserver")
         self._server = ForkServer(self._logs)
         self._late: dict[str, list[str]] = {}  # modules by the optimizer that imports them late
@@ -95,9 +101,15 @@ class Launcher:
         os.environ[PRELOAD], os.environ[LATE] = ",".join(self._preload), ""
         # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
+        os.environ["DS_ACCELERATOR"] = self._device
         if self._device == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        else:
+            os.environ[CUDA_USER] = str(self._logs / "cuda-user")
+            # Lets packages ask for GPUs without CUDA, which a fork server must not touch.
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+            # The order of the numbers in CUDA_VISIBLE_DEVICES that nvidia-smi shows.
+            os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         try:
             self._start_server()
         except OSError as error:
@@ -149,6 +161,18 @@ class Launcher:
         os.environ[LATE] = ""
         return had
 
+    def _spawn_instead(self) -> bool:
+        """Start ranks without a server from now on, if a package used CUDA in it; say so."""
+        named = Path(os.environ.get(CUDA_USER, os.devnull))
+        if self._start_method != "forkserver" or not named.is_file():
+            return False
+        self._server.stop()
+        self._start_method = "spawn"
+        self.note(f"{named.read_text(encoding='utf-8')} uses CUDA when it is imported, so that "
+                  "ranks cannot be forked and import everything themselves: each trial starts "
+                  "some seconds later")
+        return True
+
     def _launch(
         self, job: RankJob, limit_s: float, begin: Callable[[], NodePlace]
     ) -> ProcessOutcome:
@@ -160,7 +184,8 @@ class Launcher:
         logs.mkdir(exist_ok=True)
         stop = logs / "stop"
         stop.unlink(missing_ok=True)
-        payload = msgspec.json.encode(msgspec.structs.replace(job, stop=str(stop)))
+        payload = msgspec.json.encode(
+            msgspec.structs.replace(job, stop=str(stop), limit_s=limit_s))
         asked: list[int] = []  # the number of the SIGTERM that asked the trial to stop
         with (_silenced_logging(), processes.use_temporary_folder(self._logs),
               _signal_handlers(stop, asked, limit_s, self.grace_s)):
@@ -179,7 +204,7 @@ class Launcher:
                     return ProcessOutcome("error", str(error))
             except (EOFError, ConnectionError) as error:
                 # No answer from the fork server; the next trial starts another.
-                if not asked and self._forget_late_imports():
+                if not asked and (self._forget_late_imports() or self._spawn_instead()):
                     return self._launch(job, limit_s, begin)
                 if not asked:
                     return processes.server_failure(error, self._server)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from bench_apts.core import gpu_devices
 from bench_apts.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def rank_environment(job: RankJob, place: NodePlace, ranks: int, local: int) -> 
         "TORCHELASTIC_RUN_ID": job.trial.run_id, "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-        "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+        "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
+        **({gpu_devices.VISIBLE: ",".join(job.gpus)} if job.gpus else {})}
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -38,6 +38,21 @@ def reset_peak(device: str) -> None:
             _CLEAR_REFS.write_text("5")
 
 
+def baseline_bytes(device: str) -> int:
+    """Return what is in use now, counted as ``peak_bytes`` counts.
+
+    On CUDA with the workspaces of cuBLAS, which the first product of matrices makes in a thread,
+    and the first backward pass in another one.
+    """
+    if device == "cuda":
+        one = torch.ones(16, 16, device=device, requires_grad=True)
+        torch.autograd.backward((one @ one).sum())
+        torch.cuda.synchronize()
+        del one
+        return int(torch.cuda.memory_allocated())
+    return _of_status(b"VmRSS:")
+
+
 def peak_bytes(device: str) -> int:
     """Return the peak since ``reset_peak``: device memory on CUDA, else the resident set.
 
@@ -46,9 +61,14 @@ def peak_bytes(device: str) -> int:
     """
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
+    return _of_status(b"VmHWM:")
+
+
+def _of_status(field: bytes) -> int:
+    """Return a field of Linux's status of this process in bytes; elsewhere the largest of all."""
     if _STATUS.exists():
         for line in _STATUS.read_bytes().splitlines():
-            if line.startswith(b"VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench_apts.core.configuration import Hyperparameter, coerce
-from bench_apts.core.environment import gpu_count
 from bench_apts.core.errors import UserError, unknown
+from bench_apts.core.gpu_devices import gpu_count
 from bench_apts.plugins import backend_checks
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
 

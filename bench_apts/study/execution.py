@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from bench_apts.core import environment
+from bench_apts.core import environment, gpu_devices
 from bench_apts.core.errors import UserError
 from bench_apts.core.job import GRACE_S
 
@@ -135,23 +135,25 @@ class Execution(Struct, frozen=True):
 DEFAULT_EXECUTION = Execution()
 
 
+def processors(device: str) -> list[str]:
+    """Return what names each core or GPU that ranks can have for themselves, at least one."""
+    if device == "cuda":
+        return gpu_devices.selectors()
+    return [*map(str, range(environment.cores()))]
+
+
 def trials_beside(jobs: int, device: str, ranks: int) -> int:
     """Return how many of ``jobs`` parallel trials may run at once with one on ``ranks`` ranks."""
-    if device == "cuda":
-        return jobs - 1
-    return max(0, min(jobs, environment.cores() // ranks) - 1)
+    return max(0, min(jobs, len(processors(device)) // ranks) - 1)
 
 
 def fitting_jobs(asked: int, study: Study) -> tuple[int, str]:
     """Return how many trials can run side by side, and a note if they are fewer than asked for.
 
-    On CPUs that is how many of the smallest world size there are cores for; on GPUs how many of
-    the largest there are GPUs for, as each command has its own.
+    That is how many of the smallest world size there are cores or GPUs for.
     """
-    if study.device == "cuda":
-        have, noun, ranks = environment.gpu_count(), "GPU", max(study.ranks)
-    else:
-        have, noun, ranks = environment.cores(), "core", min(study.ranks)
+    noun, ranks = "GPU" if study.device == "cuda" else "core", min(study.ranks)
+    have = len(processors(study.device))
     count = max(1, min(asked, have // ranks))
     if count == asked:
         return count, ""

@@ -124,7 +124,7 @@ class Follower:
         from bench_apts.study.progress import describe_trial
 
         with multi_node.SpreadLauncher(packages, self._plan.study.device, self) as launcher:
-            launcher.grace_s = grace_s
+            launcher.grace_s, launcher.note = grace_s, say
             while not isinstance(message := self._next(), multi_node.Bye):
                 if isinstance(message, multi_node.BeginTrial):
                     self._begun = message

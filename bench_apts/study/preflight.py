@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import environment, process_limits, store
 from bench_apts.core.errors import UserError
+from bench_apts.launch.processes import plain_message
 from bench_apts.meters import comm
 from bench_apts.stats import sample_size
 from bench_apts.suites.suite_problem import SuiteProblem
@@ -97,21 +98,24 @@ def _sample_seconds(problem: SuiteProblem, prepared: Prepared, device: str) -> f
     from bench_apts.suites import data
     from bench_apts.tasks import loss_module as tasks
     from bench_apts.trial.loader import Conversion, Resident
+    from bench_apts.trial.trained_model import in_precision
 
     torch.set_num_threads(1)
     dataset, suite = data.load(prepared.folder), problem.suite
     model, loss = tasks.trained(problem.network(dataset), problem.task, suite.loss_scale or 1.0)
-    model.to(device)
+    model.to(device).to(memory_format=getattr(torch, suite.memory_format))
+    forward = in_precision(type(model).forward, torch.device(device), suite.precision)
     size = min(suite.batch_size, len(dataset.train_targets))
     some = range(size)  # a copy, unlike a slice of mapped arrays
     inputs, targets = dataset.train_inputs[some], dataset.train_targets[some]
     split = Resident(inputs, targets,
-                     Conversion.of(dataset, inputs, targets, torch.device(device)))
+                     Conversion.of(dataset, inputs, targets, torch.device(device),
+                                   getattr(torch, suite.memory_format)))
     batch = tasks.model_inputs(problem.task, split.take(torch.arange(size, device=device)))
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        loss(model(batch.inputs), batch.targets).backward()
+        loss(forward(model, batch.inputs), batch.targets).backward()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
@@ -152,13 +156,17 @@ def require_resources(plan: Plan, nodes: int) -> None:
     comm.mechanism()
 
 
-def preflight_study(plan: Plan) -> None:
+def preflight_study(plan: Plan, nodes: int = 1) -> None:
     """Refuse a torch, limits or suites with which no rank could train.
+
+    Args:
+        plan: The study's trials.
+        nodes: How many machines share the ranks.
 
     Raises:
         UserError: One of them.
     """
-    _require_torch(plan.study.device)
+    _require_torch(plan.study.device, max(1, max(plan.study.ranks) // nodes))
     process_limits.require_address_space(loaded=True)
     for suite in plan.study.suites:
         preflight_suite(plan.study, suite, plan.prepared[suite.data.name])
@@ -261,16 +269,38 @@ def _require_memory(study: Study, suite: Suite, parameters: int, dataset: Datase
                 f"{there / 2**30:,.0f} GiB; choose a smaller model, batch_size or --gpus")
 
 
-def _require_torch(device: str) -> None:
-    """Refuse a torch that cannot reach the device, or connect ranks on it."""
+def _require_torch(device: str, ranks: int) -> None:
+    """Refuse a torch that cannot reach a device for each rank, or not connect them.
+
+    CUDA is initialised in this process, from which no rank is forked.
+    """
     import torch
     import torch.distributed as dist
 
     built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
     if device == "cuda" and not built:
         raise UserError(f"there are GPUs, but torch {torch.__version__} is built without CUDA; "
-                        "install one with it, or run CPU ranks with CUDA_VISIBLE_DEVICES=")
+                        "install one with it, or run CPU ranks with --device cpu")
+    if device == "cuda":
+        _require_gpus(ranks)
     backend = "NCCL" if device == "cuda" else "gloo"
     if not (dist.is_available() and dist.is_backend_available(backend.lower())):
         raise UserError(f"torch {torch.__version__} is built without {backend}, over which ranks "
                         "send; install one from https://pytorch.org")
+
+
+def _require_gpus(ranks: int) -> None:
+    """Refuse a driver that torch cannot use, and fewer GPUs than ranks."""
+    import torch
+
+    remedy = "run CPU ranks with --device cpu"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"there are GPUs, but torch {torch.__version__} cannot use them: "
+                        f"{plain_message(str(error))}; mend the driver, or {remedy}") from error
+    there = torch.cuda.device_count()
+    if there < ranks:
+        raise UserError(f"{ranks} ranks need a GPU each, and CUDA shows {there} to a process; of "
+                        "MIG slices it shows one: name whole GPUs in CUDA_VISIBLE_DEVICES, ask "
+                        f"for fewer with --gpus, or {remedy}")

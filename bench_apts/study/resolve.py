@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from bench_apts.core import environment, store
+from bench_apts.core import environment, gpu_devices, store
 from bench_apts.core.configuration import competitor_label, parse_selector
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import require_utf8
@@ -150,7 +150,7 @@ def world_sizes(
         UserError: Not a list of positive numbers, more GPUs asked for than there are, or not to
             be shared evenly.
     """
-    there, cores = environment.gpu_count() * nodes, environment.cores() * nodes
+    there, cores = gpu_devices.gpu_count() * nodes, environment.cores() * nodes
     most = there or cores
     ranks = parse_sizes("--gpus", gpus) if gpus is not None else _all(
         most, "GPUs" if there else "cores", nodes, suites, notes)
@@ -162,15 +162,15 @@ def world_sizes(
         if max(ranks) > there:
             have = f"{nodes} nodes like this one have" if nodes > 1 else "this machine has"
             raise UserError(f"--gpus {gpus}: {have} {there} GPU{'s' * (there > 1)}; "
-                            "ask for no more, or hide them with CUDA_VISIBLE_DEVICES= to run "
-                            "CPU ranks")
+                            f"ask for {there} at most, or run CPU ranks with --device cpu")
         return "cuda", ranks
     memory = environment.memory_bytes() * nodes
     if max(ranks) * _RANK_BYTES > memory:
         raise UserError(f"--gpus {gpus}: {max(ranks):,} ranks take at least "
                         f"{max(ranks) * _RANK_BYTES / 2**30:,.1f} GiB, and there are "
                         f"{memory / 2**30:,.1f} GiB; ask for fewer")
-    notes.append("no GPU here: every rank is a CPU process over gloo, and times are CPU times")
+    notes.append("no GPU is visible here: every rank is a CPU process over gloo, and times are "
+                 "CPU times")
     usable = environment.usable_cores()
     if usable < 1:
         notes.append(f"every rank has to do with {usable:g} cores or less: all times measure this "

@@ -27,7 +27,7 @@ from bench_apts.launch.elastic import Launcher
 from bench_apts.launch.multi_node import SpreadLauncher
 from bench_apts.launch.processes import ProcessOutcome
 from bench_apts.study import attempts, preflight, shared_folder
-from bench_apts.study.execution import DEFAULT_EXECUTION, trials_beside
+from bench_apts.study.execution import DEFAULT_EXECUTION, processors, trials_beside
 from bench_apts.study.optuna_search import Search
 from bench_apts.study.plan import Plan
 from bench_apts.study.progress import StudyProgress, describe_trial
@@ -78,13 +78,14 @@ def run_study(plan: Plan, folder: Path, progress: StudyProgress,
         execution = execution.beginning(store.read_trials(folder))
     with (shared_folder.running_helpers(plan, folder, execution) as helpers,
           _launcher(plan, leader) as launcher):
-        preflight.preflight_study(plan)  # while the server starts
+        # While the server starts.
+        preflight.preflight_study(plan, len(leader.machines) if leader else 1)
         card = environment.environment_card()  # now that the launcher has set the thread variables
         if leader:
             card["nodes"] = leader.machines
         if not execution.helper:
             shared_folder.write_study(plan, folder, card)
-        launcher.grace_s = execution.grace_s
+        launcher.grace_s, launcher.note = execution.grace_s, progress.note
         scheduler = Scheduler(plan, folder, card, launcher, progress, execution)
         missing = scheduler.tune()
         if not execution.jobs_timed:
@@ -126,7 +127,8 @@ class Scheduler:
         self._launcher, self._progress, self._execution = launcher, progress, execution
         self._startups = attempts.StartupFailures()
         self._jobs, self._tunings_planned = execution.jobs, 0
-        self._slots = (shared_folder.CoreSlots(folder, environment.cores())
+        device = plan.study.device
+        self._slots = (shared_folder.ProcessorSlots(folder, device, processors(device))
                        if execution.jobs > 1 else None)
         if execution.shared:
             (folder / ".claims").mkdir(exist_ok=True)
@@ -178,7 +180,7 @@ class Scheduler:
     def run(self, trial: Trial, pruning: PruningJob | None = None) -> TrialRecord | None:
         """Return the trial's record when it has ended.
 
-        None if another command is running it, or runs others that leave no cores for it.
+        None if another command is running it, or runs others that leave it no cores or GPUs.
 
         Raises:
             Interrupted: A signal asked the command to stop.
@@ -233,7 +235,7 @@ class Scheduler:
         return later
 
     def _answer(self, trial: Trial, pruning: PruningJob | None) -> TrialRecord | None:
-        """Return the record that is there, or run the trial if cores are free."""
+        """Return the record that is there, or run the trial if cores or GPUs are free."""
         path = self._folder / "trials" / f"{trial.run_id}.jsonl"
         known = store.read_trial(path) if path.exists() else None
         if known is not None and known.end is not None:
@@ -250,14 +252,14 @@ class Scheduler:
                 else:
                     self._startups.add_begun(known)
                 return known
-        if self._slots is None or self._jobs == 1 or trial.device == "cuda":
+        if self._slots is None or self._jobs == 1:
             return self._start(path, trial, known, pruning)
-        with self._slots.reserve(trial.ranks) as free:
-            return self._start(path, trial, known, pruning) if free else None
+        with self._slots.reserve(trial.ranks) as held:
+            return self._start(path, trial, known, pruning, held) if held else None
 
     def _start(self, path: Path, trial: Trial, known: TrialRecord | None,
-               pruning: PruningJob | None) -> TrialRecord:
-        """Run a trial on its ranks, from its header to its end."""
+               pruning: PruningJob | None, held: tuple[str, ...] = ()) -> TrialRecord:
+        """Run a trial on its ranks, from its header to its end; on GPUs on those ``held``."""
         study, prepared = self._plan.study, self._plan.prepared[trial.suite.data.name]
         card = self._trial_card(trial)
         checkpoints = self._folder / checkpoint_files.FOLDER / trial.run_id
@@ -270,7 +272,8 @@ class Scheduler:
         job = RankJob(trial, str(prepared.folder), str(path), pruning,
                       CheckpointJob(str(checkpoints), self._execution.checkpoint_every, resume),
                       folder=study.folder(trial.suite),
-                      workers=(study.workers or {}).get(trial.suite.name, 0))
+                      workers=(study.workers or {}).get(trial.suite.name, 0),
+                      gpus=held if trial.device == "cuda" else ())
         with self._progress.trial(trial, path):
             try:
                 outcome = self._launcher.run(job, 2 * trial.suite.budget.seconds + TRIAL_MARGIN_S)

@@ -1,14 +1,13 @@
-"""A results folder and the commands in it: their locks, the cores they share, their helpers.
+"""A results folder and the commands in it: their locks, the processors they share, their helpers.
 
 A helper is a command that another one starts. It runs trials as any command does that is given
-``--shared``; no more ranks run at once than the machine has cores, and on GPUs each helper has
-its own.
+``--shared``; no more ranks run at once than the machine has cores or GPUs, and no two of them on
+one GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import sqlite3
@@ -21,7 +20,7 @@ import msgspec
 from filelock import FileLock, ReadWriteLock, Timeout
 from msgspec import structs
 
-from bench_apts.core import environment, store
+from bench_apts.core import store
 from bench_apts.core.errors import UserError
 from bench_apts.core.files import require_utf8, write_json
 from bench_apts.core.spec import Study
@@ -85,41 +84,42 @@ def write_study(plan: Plan, folder: Path, card: dict[str, object]) -> None:
         unpublished=[name for name, found in prepared if not found.published] or msgspec.UNSET))
 
 
-class CoreSlots:
-    """The cores of this machine, shared by the trials of all commands in a results folder.
+class ProcessorSlots:
+    """The cores or GPUs of this machine, shared by the trials of all commands in a results folder.
 
     Args:
         folder: The results folder, which other machines may share.
-        cores: How many there are.
+        kind: What they are, in one word.
+        names: What names each of them; commands of a folder agree on it.
     """
 
-    def __init__(self, folder: Path, cores: int) -> None:
-        place = folder / ".slots" / socket.gethostname()
+    def __init__(self, folder: Path, kind: str, names: Sequence[str]) -> None:
+        place = folder / ".slots" / socket.gethostname() / kind
         place.mkdir(parents=True, exist_ok=True)
         self._counting = FileLock(place / "counting")
-        self._cores = [FileLock(place / str(core)) for core in range(cores)]
+        self._locks = {name: FileLock(place / name) for name in names}
 
     @contextlib.contextmanager
-    def reserve(self, ranks: int) -> Iterator[bool]:
-        """Reserve a core for each rank, or all there are, while the block runs.
+    def reserve(self, ranks: int) -> Iterator[tuple[str, ...]]:
+        """Reserve one for each rank, or all there are, while the block runs.
 
         Yields:
-            Whether they were free; if not, none is reserved.
+            The names of those reserved; none if too few were free.
         """
-        wanted = min(ranks, len(self._cores))
+        wanted = min(ranks, len(self._locks))
         with contextlib.ExitStack() as held:
-            free = 0
+            free: list[str] = []
             with self._counting:
-                for core in self._cores:
-                    if free == wanted:
+                for name, lock in self._locks.items():
+                    if len(free) == wanted:
                         break
                     with contextlib.suppress(Timeout):
-                        core.acquire(timeout=0)
-                        held.callback(core.release)
-                        free += 1
-                if free < wanted:
+                        lock.acquire(timeout=0)
+                        held.callback(lock.release)
+                        free.append(name)
+                if len(free) < wanted:
                     held.close()
-            yield free == wanted
+            yield tuple(free) if len(free) == wanted else ()
 
 
 class HelperJob(msgspec.Struct, frozen=True):
@@ -158,10 +158,10 @@ def running_helpers(plan: Plan, folder: Path, execution: Execution) -> Iterator[
     started: list[Helper] = []
     with contextlib.ExitStack() as files:
         try:
-            for number in range(1, 1 if execution.helper else execution.jobs):
+            for _ in range(0 if execution.helper else execution.jobs - 1):
                 errors = files.enter_context(tempfile.TemporaryFile(
                     "w+", encoding="utf-8", errors="replace"))
-                started.append(_start_helper(job, number, errors))
+                started.append(_start_helper(job, errors))
             yield started
         finally:
             for helper in started:
@@ -188,16 +188,10 @@ def wait_for_helpers(started: Sequence[Helper]) -> list[str]:
     return failed
 
 
-def _start_helper(job: HelperJob, number: int, errors: IO[str]) -> Helper:
-    environ = dict(os.environ)
-    if job.study.device == "cuda":
-        visible = environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [*map(str, range(environment.gpu_count()))]
-        most = max(job.study.ranks)
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * most:(number + 1) * most])
+def _start_helper(job: HelperJob, errors: IO[str]) -> Helper:
     # -P: a file in the working folder must not stand in for a module of that name.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "bench_apts.study.scheduler"], env=environ,
+        [sys.executable, "-P", "-m", "bench_apts.study.scheduler"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # its exit code will tell

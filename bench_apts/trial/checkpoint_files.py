@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 """Name of the folder in a study's folder."""
 
-FORMAT = 2
+FORMAT = 3
 """Of format 1, in which metadata and tensors of a rank were apart, nothing is read."""
 
 _MANIFEST = "checkpoint.json"

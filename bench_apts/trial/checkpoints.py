@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench_apts.core.spec import Trial
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CollectiveCounter
+    from bench_apts.meters.gpu_sensors import GpuSensors
     from bench_apts.plugins.optimizer_contract import World
 
 
@@ -31,6 +32,7 @@ class Resumable(Protocol):
     clock: Clock
     meter: CollectiveCounter
     audit: Audit
+    sensors: GpuSensors
     events: Path
     step: int
     samples: int
@@ -94,6 +96,7 @@ class Checkpoints:
             memory_use.reset_peak(run.world.device.type)
         run.audit.bill("checkpoint")
         run.meter.phase = "train"
+        run.sensors.begin()
 
     def _plan(self) -> None:
         if self._saving is not None and self._saving.every is not None:

@@ -81,13 +81,14 @@ class StepTotals:
 
 
 class RankSums(NamedTuple):
-    """Numbers of one rank that an evaluation adds up over all."""
+    """Numbers of one rank that an evaluation adds up over all; the energy only of GPUs."""
 
     loss: float
     steps: float
     made_samples: float
     counted_samples: float
     cpu_s: float
+    energy_j: float = math.nan
 
     def mean_loss(self) -> float | None:
         """Return the mean loss of a step; None without steps, or if it is not finite."""

@@ -51,10 +51,8 @@ def main(payload: bytes) -> Status:
     meter.install()
     job = msgspec.json.decode(payload, type=RankJob)
     dist.init_process_group("gloo")
-    try:
-        Examination(job, meter).run()
-    finally:
-        dist.destroy_process_group()
+    Examination(job, meter).run()
+    dist.destroy_process_group()
     return "miss"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 import torch.distributed as dist
+from msgspec import UNSET
 
 from bench_apts.core import environment, store
 from bench_apts.core.job import RankJob
@@ -19,13 +22,14 @@ from bench_apts.meters import flops, memory_use
 from bench_apts.meters.audit import Audit, verdict
 from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CollectiveCounter
+from bench_apts.meters.gpu_sensors import GpuSensors
 from bench_apts.plugins import registry
 from bench_apts.plugins.optimizer_contract import StepReport, World
 from bench_apts.plugins.randomness import StepSeeds
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
 from bench_apts.tasks.named_tasks import Classification
-from bench_apts.trial import evaluation, pruning, trained_model, warmup
+from bench_apts.trial import evaluation, numa_binding, pruning, trained_model, warmup
 from bench_apts.trial.checkpoints import Checkpoints
 from bench_apts.trial.contract_checks import require_true
 from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, StepTotals, evaluate
@@ -40,6 +44,9 @@ WARMUP_STEPS = 3
 
 _MAX_OFFERED = 100
 """Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
+
+_WATCHDOG_S = 60.0
+"""Seconds beyond the trial's time limit after which NCCL may give up waiting for a collective."""
 
 _COUNTERS = ("step", "samples", "forwards", "backwards", "peak", "tensors")
 """Attributes of a run that a checkpoint keeps as they are."""
@@ -58,24 +65,40 @@ def main(payload: bytes) -> str:
     meter = CollectiveCounter()
     meter.install()
     job = msgspec.json.decode(payload, type=RankJob)
-    cuda = job.trial.device == "cuda"
+    cuda, bound = job.trial.device == "cuda", ""
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
-    try:
-        run = TrialRun(job, clock, meter, device)
-        if job.stop is None:
-            return run.execute()
-        shared = dist.distributed_c10d._get_default_store()
-        with GracefulStop(Path(job.stop), run.world.rank, run.world.size, shared) as stop:
-            return run.execute(stop)
-    finally:
-        dist.destroy_process_group()
+        bound = numa_binding.bind_near_gpu(device)
+    # NCCL's watchdog must not end a rank before the launcher does, which says where each one was.
+    patience = timedelta(seconds=job.limit_s + _WATCHDOG_S) if cuda and job.limit_s else None
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=patience,
+                            device_id=device if cuda else None)
+    # Only where nothing failed: on NCCL all ranks wait for each other to destroy a group, so that
+    # the launcher would not learn of the failure before the time limit.
+    run = TrialRun(job, clock, meter, device)
+    run.bound_cores = bound
+    status = _execute(run, job)
+    dist.destroy_process_group()
+    return status
+
+
+def _execute(run: TrialRun, job: RankJob) -> Status:
+    if job.stop is None:
+        return run.execute()
+    shared = dist.distributed_c10d._get_default_store()
+    with GracefulStop(Path(job.stop), run.world.rank, run.world.size, shared) as stop:
+        return run.execute(stop)
 
 
 class TrialRun:
-    """The course of one trial on this rank."""
+    """The course of one trial on this rank.
+
+    Attributes:
+        bound_cores: The cores that this rank was bound to; empty for no binding.
+    """
+
+    bound_cores = ""
 
     def __init__(self, job: RankJob, clock: Clock, meter: CollectiveCounter,
                  device: torch.device) -> None:
@@ -98,6 +121,8 @@ class TrialRun:
         self.network = TrialNetwork(problem, self.dataset, sample, trial, device)
         self.model, passes = self.network.model, self.network.passes
 
+        self.sensors = GpuSensors(device)
+        self.baseline = memory_use.baseline_bytes(device.type)
         backend = registry.optimizer(trial.optimizer_reference).backend
         sampling = backend.sampling(trial.hyperparameters) if backend.sampling else None
         self.batches = TrialBatches(self.splits, self.task, trial, self.world, sampling,
@@ -132,10 +157,11 @@ class TrialRun:
             self.network.parameters, self.network.initial, self.batches.order.sha256(),
             len(self.train), len(self.validation), self.meter.name, str(dist.get_backend()),
             forward, backward, environment.torch_numeric_settings(), self.build_s,
-            self.build_backwards, chance))
+            self.build_backwards, chance, self.baseline, self.bound_cores or UNSET))
         self._warm_up()
         memory_use.reset_peak(self.world.device.type)
         status = self._train(stop)
+        readings = self.sensors.close()
         if status == "interrupted":
             self.writer.settle()
             return status
@@ -146,12 +172,15 @@ class TrialRun:
         audited, doubts = verdict(self.audit, self.meter, self.world)
         if doubts:
             status = "error"
+        gpus = [readings] * self.world.size
+        if self.world.device.type == "cuda" and self.world.size > 1:
+            dist.all_gather_object(gpus, readings)
         final = self.evals[-1]
         wall_s, ledger = self.clock.closed()
         self._write(End(
             status, store.now(), wall_s, ledger, final.cpu_s, final.peak_memory_bytes,
             final.samples, traffic, test, trained_model.weights_sha256(self.evaluated), doubts,
-            audit=audited, calls=calls))
+            audit=audited, calls=calls, gpus=gpus if any(gpus) else UNSET))
         self.writer.settle()
         return status
 
@@ -222,11 +251,14 @@ class TrialRun:
         # The harness's own evaluation is not.
         self.meter.phase = "eval"
         self.clock.switch("eval")
+        sums = self._own_sums(made.samples)
         self.audit.bill("train" if self.step else "setup")
         self.draws.begin("evaluation")
         result = evaluate(self.evaluated, self.validation, self.task, self.world,
-                          self._own_sums(made.samples), self._own_peaks(),
+                          sums if self.world.device.type == "cuda" else sums[:-1],
+                          self._own_peaks(),
                           self.observer.validating(self.evaluated))
+        memory_use.reset_peak(self.world.device.type)  # evaluations have larger batches
         sums, peaks = RankSums(*result.sums), RankPeaks(*result.peaks)
         self.samples += int(sums.made_samples)
         require_true(result.unequal, self.samples, sums.counted_samples, peaks.missing_forwards,
@@ -242,11 +274,13 @@ class TrialRun:
         if status is None:
             self.clock.switch("train", in_step=True)
             self.meter.phase = "train"
+            self.sensors.begin()
         return status
 
     def _own_sums(self, made_samples: int) -> RankSums:
         return RankSums(float(self.pending.loss), self.pending.steps, made_samples,
-                        self.observer.counted_samples, self.clock.cpu_seconds("train"))
+                        self.observer.counted_samples, self.clock.cpu_seconds("train"),
+                        self.sensors.pause())
 
     def _own_peaks(self) -> RankPeaks:
         self.peak = max(self.peak, memory_use.peak_bytes(self.world.device.type))
@@ -269,6 +303,7 @@ class TrialRun:
             flops=operations and operations.total(self.samples, forwards, backwards),
             peak_memory_bytes=int(peaks.memory), tensor_bytes=int(peaks.tensors),
             train_loss=sums.mean_loss(), validation=result.metrics(),
+            energy_j=sums.energy_j if math.isfinite(sums.energy_j) else None,
             comm=self.meter.snapshot(), diagnostics=self.pending.diagnostics(),
             counted=Counted(int(sums.counted_samples), int(peaks.counted_forwards),
                             int(peaks.counted_backwards), self.observer.steps_s))
@@ -290,6 +325,7 @@ class TrialRun:
         The order of the data follows from the number of steps. What stepper and meters do for the
         state itself is in it.
         """
+        self.sensors.pause()
         self.peak = max(self.peak, memory_use.peak_bytes(self.world.device.type))
         stepper = self.observer.stepper.state_dict()
         self.audit.bill("checkpoint")
@@ -303,6 +339,7 @@ class TrialRun:
             "clock": self.clock.state(),
             "traffic": self.meter.state(),
             "audit": self.audit.state(),
+            "energy": self.sensors.state(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -317,5 +354,7 @@ class TrialRun:
         self.clock.resume(state["clock"])
         self.meter.resume(state["traffic"])
         self.audit.resume(state["audit"])
+        self.sensors.resume(state["energy"])
+        self.sensors.begin()
         warmup.set_random_states(self.world.device, state["random"])
         memory_use.reset_peak(self.world.device.type)

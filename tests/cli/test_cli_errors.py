@@ -93,12 +93,12 @@ def test_what_does_not_fit_is_found_before_the_first_trial(
     (0, "torch.distributed.is_available", ["is built without gloo", "pytorch.org"]),
     (0, "torch.distributed.is_gloo_available", ["is built without gloo", "pytorch.org"]),
     (1, "torch.distributed.is_nccl_available", ["is built without NCCL", "pytorch.org"]),
-    (1, "torch.backends.cuda.is_built", ["built without CUDA", "CUDA_VISIBLE_DEVICES="]),
+    (1, "torch.backends.cuda.is_built", ["built without CUDA", "--device cpu"]),
 ])
 def test_a_torch_that_lacks_what_ranks_need(
         cli, monkeypatch, tmp_path, gpus, lacks, expected):
     monkeypatch.setattr("bench_apts.study.scheduler.Launcher", lambda *args: _NoLauncher())
-    monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: gpus)
+    monkeypatch.setattr("bench_apts.core.gpu_devices.gpu_count", lambda: gpus)
     for name in ("backends.cuda.is_built", "distributed.is_nccl_available"):
         monkeypatch.setattr(f"torch.{name}", lambda: True)
     monkeypatch.setattr(lacks, lambda: False)

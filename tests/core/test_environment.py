@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import clones
 import pytest
@@ -13,16 +12,12 @@ import pytest
 from bench_apts.core import environment, store
 from bench_apts.core.errors import UserError, last_line
 
-GPUS = (("GPU-aaaa-1", "NVIDIA H100"), ("GPU-bbbb-2", "NVIDIA A100"))
-
 
 @pytest.fixture(autouse=True)
 def forget():
-    for cached in (environment._gpus, environment._commit):
-        cached.cache_clear()
+    environment._commit.cache_clear()
     yield
-    for cached in (environment._gpus, environment._commit):
-        cached.cache_clear()
+    environment._commit.cache_clear()
 
 
 def test_card_is_plain_json_and_complete(monkeypatch):
@@ -41,44 +36,13 @@ def test_card_is_plain_json_and_complete(monkeypatch):
 
 def test_no_torch_is_imported():
     code = ("import sys; from bench_apts.core import environment; environment.environment_card(); "
-            "environment.gpu_count(); sys.exit('torch' in sys.modules)")
+            "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_missing_package(monkeypatch):
     monkeypatch.setattr(environment, "PACKAGES", ("no-such-package-here",))
     assert environment.environment_card()["versions"] == {"no-such-package-here": "not installed"}
-
-
-@pytest.mark.parametrize(("setting", "names"), [
-    (None, ["NVIDIA H100", "NVIDIA A100"]), ("", []), ("-1", []), ("1", ["NVIDIA A100"]),
-    ("1,0", ["NVIDIA A100", "NVIDIA H100"]), ("0,7,1", ["NVIDIA H100"]),
-    ("GPU-bbbb", ["NVIDIA A100"]), ("MIG-x", ["a MIG slice of NVIDIA H100"]),
-])
-def test_visible_gpus(monkeypatch, setting, names):
-    if setting is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
-    monkeypatch.setattr(environment, "_gpus", lambda: (GPUS, "550.1"))
-    assert environment.gpu_count() == len(names)
-    assert [name for _, name in environment._visible(GPUS)] == names
-
-
-def test_nvidia_smi_is_read(monkeypatch):
-    listed = "GPU-a, NVIDIA H200, 570.86.15\nGPU-b, NVIDIA H200, 570.86.15"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(environment, "_run", lambda *command: listed)
-    assert environment._gpus() == ((("GPU-a", "NVIDIA H200"), ("GPU-b", "NVIDIA H200")),
-                                   "570.86.15")
-
-
-@pytest.mark.parametrize("answer", [None, "", "No devices were found"])
-def test_without_gpus(monkeypatch, answer):
-    monkeypatch.setattr(environment, "_run", lambda *command: answer)
-    monkeypatch.setattr(environment, "read_text", lambda path: "")
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
-    assert environment._gpus() == ((), None)
 
 
 def checkout(folder, monkeypatch):

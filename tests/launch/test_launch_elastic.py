@@ -336,3 +336,21 @@ def test_a_module_that_starts_a_thread_is_left_to_the_ranks(
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n")
     monkeypatch.syspath_prepend(str(folder))
     assert trials_of_one_server("ticking") == ["0", "0", "0"]
+
+
+@pytest.mark.skipif(not torch_names.CUDA_BUILD, reason="torch is built without CUDA")
+def test_a_package_that_uses_cuda_when_it_is_imported_does_not_spoil_the_ranks(
+        make_trial, digits, tmp_path, monkeypatch):
+    (tmp_path / "early_cuda.py").write_text(
+        "import torch\ntorch._C._cuda_getDeviceCount()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("OMP_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "DS_ACCELERATOR",
+                 "CUDA_DEVICE_ORDER", "BENCH_APTS_PRELOAD_CUDA_USER"):
+        monkeypatch.setenv(name, "1")  # put back after the test
+    notes = []
+    with Launcher(["early_cuda"], "cuda") as launcher:
+        launcher.note = notes.append
+        outcome, record = attempt(launcher, make_trial("sgd", 1), digits, tmp_path, 250)
+    assert outcome.reason is None
+    assert record.end.status == outcome.status
+    assert [note.partition(" ")[0] for note in notes] == ["early_cuda"]

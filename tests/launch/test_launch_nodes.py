@@ -135,14 +135,14 @@ def test_the_first_host_of_a_hostlist(nodelist, first):
 
 
 def test_ranks_are_spread_evenly(monkeypatch):
-    monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: 0)
+    monkeypatch.setattr("bench_apts.core.gpu_devices.gpu_count", lambda: 0)
     monkeypatch.setattr("bench_apts.core.environment.cores", lambda: 4)
     assert resolve.world_sizes(None, [], 3) == ("cpu", (1, 12))
     assert resolve.world_sizes("1,3,6", [], 3) == ("cpu", (1, 3, 6))
     for text in ("2", "1,4", "3,5"):
         with pytest.raises(UserError, match="spread evenly over 3 nodes; choose 1 or multiples"):
             resolve.world_sizes(text, [], 3)
-    monkeypatch.setattr("bench_apts.core.environment.gpu_count", lambda: 8)
+    monkeypatch.setattr("bench_apts.core.gpu_devices.gpu_count", lambda: 8)
     assert resolve.world_sizes("16", [], 2) == ("cuda", (16,))
     with pytest.raises(UserError, match="2 nodes like this one have 16 GPUs"):
         resolve.world_sizes("18", [], 2)

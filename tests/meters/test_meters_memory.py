@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench_apts.core import environment
+from bench_apts.core import gpu_devices
 from bench_apts.meters import memory_use
 from bench_apts.meters.memory_use import held_tensor_bytes
 
@@ -50,7 +50,7 @@ def test_without_proc_the_peak_since_the_start_is_returned(monkeypatch, tmp_path
 
 @pytest.mark.gpu
 def test_the_device_reports_its_own_peak():
-    if not environment.gpu_count():
+    if not gpu_devices.gpu_count():
         pytest.skip("no CUDA device")
     block = torch.ones(64 * MIB, dtype=torch.uint8, device="cuda")
     del block

@@ -34,7 +34,7 @@ def record(values: Sequence[float], *, status: str | None = "miss", ranks: int =
     """One trial whose k-th evaluation stands at k·every samples, k seconds, 10·k backwards.
 
     It has then sent 1,000·k bytes in training (and 7 more in evaluation) per rank, used 3·k CPU
-    seconds on all ranks together, and done 5·k operations, if they were counted.
+    seconds and 200·k joules on all ranks together, and done 5·k operations, if they were counted.
     """
     problem = problem or suite()
     trial = Trial("sgd", "sgd", {"lr": 0.1}, False, 8, problem, ranks, "tune", repetition,
@@ -45,7 +45,8 @@ def record(values: Sequence[float], *, status: str | None = "miss", ranks: int =
                   comm={"train": {"all_reduce": Traffic(k, 1_000 * k, 600.0 * k),
                                   "broadcast": Traffic(k, 1_000 * k, 400.0 * k)},
                         "eval": {"all_reduce": Traffic(1, 7, 7.0)}},
-                  flops=5.0 * k if counted else None, all_ranks_cpu_s=3.0 * k)
+                  flops=5.0 * k if counted else None, all_ranks_cpu_s=3.0 * k,
+                  energy_j=200.0 * k)
              for k, value in enumerate(values)]
     fields: dict[str, Any] = {"status": status, "time": "", "wall_s": 0.0, **(end or {})}
     return TrialRecord(Header("id", "", trial, {}), None, evals,

@@ -31,7 +31,7 @@ def test_a_hit_is_billed_up_to_its_first_hit_in_every_currency():
     assert result.hit
     assert result.cost == {"core_seconds": 8.0, "train_s": 2.0, "wall_s": 9.0,
                            "wire_bytes": 2_000.0, "gradient_evaluations": 20.0,
-                           "flops": 10.0, "samples": 200.0, "cpu_s": 6.0}
+                           "flops": 10.0, "samples": 200.0, "cpu_s": 6.0, "energy_j": 400.0}
     assert result.spent == result.cost
     assert result.last_miss is not None
     assert result.last_miss["train_s"] == 1.0
@@ -51,7 +51,7 @@ def test_a_miss_costs_infinity_and_is_billed_everything():
     assert set(result.cost.values()) == {math.inf}
     assert result.spent == {"core_seconds": 8.0, "train_s": 4.0, "wall_s": 30.0,
                             "wire_bytes": 1_000.0, "gradient_evaluations": 10.0,
-                            "flops": 5.0, "samples": 350.0, "cpu_s": 3.0}
+                            "flops": 5.0, "samples": 350.0, "cpu_s": 3.0, "energy_j": 200.0}
 
 
 def test_cpu_seconds_are_those_of_all_ranks_and_unknown_where_only_the_busiest_was_kept():
@@ -66,6 +66,13 @@ def test_cpu_seconds_are_those_of_all_ranks_and_unknown_where_only_the_busiest_w
 
 def test_comparisons_lead_with_samples_on_cpus_and_with_gpu_seconds_on_cuda():
     assert (headline("cpu"), headline("cuda")) == ("samples", "core_seconds")
+
+
+def test_energy_that_no_sensor_read_is_unknown():
+    drawn = record([0.1, 0.95, 0.95])
+    drawn.evals = [replace(event, energy_j=None) for event in drawn.evals]
+    assert math.isnan(outcome(drawn).cost["energy_j"])
+    assert not all_known([outcome(drawn)], "energy_j")
 
 
 @pytest.mark.parametrize("status", ["diverged", "error", "timeout", "oom", "interrupted"])

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from bench_apts.core import environment as machine
-from bench_apts.core import store
+from bench_apts.core import gpu_devices, store
 from bench_apts.study.execution import fitting_jobs, trials_beside
-from bench_apts.study.shared_folder import CoreSlots, Helper, wait_for_helpers
+from bench_apts.study.shared_folder import Helper, ProcessorSlots, wait_for_helpers
 
 SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds", "1",
          "--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500",
@@ -23,11 +23,11 @@ SMALL = ("--gpus", "1,2", "--optimizers", "sgd,adam", "--trials", "4", "--seeds"
 
 @pytest.mark.parametrize(("device", "have", "ranks", "asked", "count"), [
     ("cpu", 8, (1, 2, 4), 3, 3), ("cpu", 8, (2, 4), 9, 4), ("cpu", 2, (4,), 2, 1),
-    ("cuda", 8, (1, 2), 9, 4), ("cuda", 8, (1, 8), 2, 1), ("cuda", 1, (1,), 1, 1)])
+    ("cuda", 8, (1, 2), 9, 8), ("cuda", 8, (4, 8), 3, 2), ("cuda", 1, (1,), 1, 1)])
 def test_no_more_trials_than_the_machine_carries(
         monkeypatch, make_study, device, have, ranks, asked, count):
     monkeypatch.setattr(machine, "cores", lambda: have if device == "cpu" else 1)
-    monkeypatch.setattr(machine, "gpu_count", lambda: have)
+    monkeypatch.setattr(gpu_devices, "selectors", lambda: [*map(str, range(have))])
     study = msgspec.structs.replace(make_study("sgd", ranks=ranks), device=device)
     found, note = fitting_jobs(asked, study)
     assert found == count
@@ -39,16 +39,17 @@ def test_no_more_trials_than_the_machine_carries(
 def test_a_record_says_how_many_could_run_beside_it(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 8)
     assert [trials_beside(4, "cpu", ranks) for ranks in (1, 2, 4, 8, 16)] == [3, 3, 1, 0, 0]
-    assert [trials_beside(4, "cuda", ranks) for ranks in (1, 2)] == [3, 3]
+    monkeypatch.setattr(gpu_devices, "selectors", lambda: [*map(str, range(4))])
+    assert [trials_beside(4, "cuda", ranks) for ranks in (1, 2, 4)] == [3, 1, 0]
     assert trials_beside(1, "cpu", 1) == 0
 
 
-def test_ranks_never_outnumber_cores(tmp_path):
+def test_ranks_never_outnumber_processors(tmp_path):
     running, most, done, lock = 0, 0, [], threading.Lock()
 
     def command(sizes):
         nonlocal running, most
-        slots, waiting = CoreSlots(tmp_path, 4), list(sizes)
+        slots, waiting = ProcessorSlots(tmp_path, "cpu", "0123"), list(sizes)
         while waiting:
             with slots.reserve(waiting[0]) as free:
                 if free:
@@ -72,14 +73,14 @@ def test_ranks_never_outnumber_cores(tmp_path):
     assert running == 0
 
 
-def test_cores_that_do_not_suffice_are_given_back(tmp_path):
-    one, other = CoreSlots(tmp_path, 3), CoreSlots(tmp_path, 3)
+def test_no_two_trials_share_a_gpu_and_those_that_do_not_suffice_are_given_back(tmp_path):
+    one, other = (ProcessorSlots(tmp_path, "cuda", ("GPU-a", "GPU-b", "GPU-c")) for _ in range(2))
     with one.reserve(2) as free:
-        assert free
+        assert free == ("GPU-a", "GPU-b")
         with other.reserve(2) as more:
             assert not more
         with other.reserve(1) as more:
-            assert more
+            assert more == ("GPU-c",)
     with other.reserve(9) as free:  # more ranks than cores have all to themselves
         assert free
         with one.reserve(1) as more:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bench_apts.core import environment
+from bench_apts.core import environment, gpu_devices
 from bench_apts.core.errors import UserError
 from bench_apts.core.spec import Augment
 from bench_apts.study import resolve
@@ -15,7 +15,7 @@ WORDS = {"suites": ["digits"], "overrides": (), "gpus": "1", "optimizers": "sgd"
 @pytest.fixture
 def machine(monkeypatch):
     def be(gpus, cores):
-        monkeypatch.setattr(environment, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(gpu_devices, "gpu_count", lambda: gpus)
         monkeypatch.setattr(environment, "cores", lambda: cores)
 
     be(0, 2)
@@ -68,7 +68,7 @@ def test_what_is_no_world_size(machine, gpus):
 
 def test_no_more_gpus_than_there_are(machine):
     machine(1, 64)
-    with pytest.raises(UserError, match=r"--gpus 1,2: this machine has 1 GPU;.*CUDA_VISIBLE"):
+    with pytest.raises(UserError, match=r"--gpus 1,2: this machine has 1 GPU;.*--device cpu"):
         resolve.world_sizes("1,2", [])
     machine(4, 64)
     with pytest.raises(UserError, match="has 4 GPUs;"):
@@ -79,7 +79,7 @@ def test_notes_say_what_is_not_as_it_seems(machine):
     notes = []
     resolve.world_sizes("1,2", notes)
     assert len(notes) == 1
-    assert "no GPU here" in notes[0]
+    assert "no GPU is visible here" in notes[0]
     resolve.world_sizes("1,4", notes)
     assert "4 ranks share 2 cores" in notes[-1]
     machine(4, 2)

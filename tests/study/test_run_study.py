@@ -41,7 +41,7 @@ def test_every_trial_is_shown_and_recorded(finished):
     assert all(r.finished and r.attempts == 1 for r in finished.records)
     assert {r.header.run_id for r in finished.records} == {
         r.trial.run_id for r in finished.records}
-    assert any("no GPU here" in line for line in finished.done.stdout.splitlines())
+    assert any("no GPU is visible here" in line for line in finished.done.stdout.splitlines())
 
 
 def test_study_and_environment_are_recorded(finished):
