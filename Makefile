@@ -10,6 +10,9 @@ STAMP := $(VENV)/.installed
 # For test-torch, such as 2.11 or 2.14.1; pip chooses the torchvision that fits it.
 VERSION =
 
+# For gpu-check: cuda, or cpu to try the checks.
+DEVICE = cuda
+
 # Two test files side by side: most tests wait for processes to start. 0 runs them one by one.
 WORKERS = 2
 PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
@@ -17,7 +20,7 @@ PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: help demo test test-torch test-all browser lint workflows wheel bench bench-compare \
+.PHONY: help demo test test-torch test-oldest gpu-check test-all browser lint workflows wheel bench bench-compare \
 	check-baseline asv-continuous asv-nightly asv-publish clean
 
 $(STAMP): pyproject.toml $(wildcard constraints.txt)
@@ -40,6 +43,17 @@ test-torch:  ## the tests with VERSION of torch, in an environment of its own
 	$(if $(VERSION),,$(error say which torch, for instance VERSION=2.11))
 	$(MAKE) VENV=.venv-torch-$(VERSION) .venv-torch-$(VERSION)/.installed
 	.venv-torch-$(VERSION)/bin/python $(PYTEST)
+
+test-oldest:  ## the tests with the oldest torch that pyproject.toml allows
+	$(MAKE) test-torch VERSION=2.11
+
+# Needs torch and NumPy alone; checks that lack another package are skipped, and say which.
+gpu-check:  ## what only a GPU can show, in five minutes: build/gpu-check.json
+	rm -rf build/checked && mkdir -p build/checked
+	cp -rs $(CURDIR)/bench_apts build/checked/
+	for part in optimizers suites reports; do ln -s $(CURDIR)/$$part build/checked/bench_apts/; done
+	PYTHONPATH=build/checked $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -P -m \
+		bench_apts.selftest.run_checks --device $(DEVICE) --out build/gpu-check.json
 
 test-all: $(STAMP)  ## the slow tests too, on examples that hypothesis draws anew
 	$(MAKE) lint

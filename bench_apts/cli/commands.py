@@ -26,6 +26,7 @@ from bench_apts.cli import (
     project,
     report,
     run,
+    selftest,
     show,
     slurm,
     test,
@@ -68,6 +69,8 @@ app.command("project")(project.command)
 app.command("traffic")(traffic.command)
 app.command("cost")(cost.command)
 app.command("power")(power.command)
+app.command("selftest", short_help="Check instruments and optimizers on a GPU.")(
+    selftest.command)
 app.command("track", short_help="Measure this commit with asv.")(track.command)
 app.command("slurm", context_settings=slurm.SETTINGS)(slurm.command)
 

@@ -37,6 +37,7 @@ def assert_one_line(done, *expected):
     (("--gpus", "0"), ["--gpus 0: write world sizes from 1 on"]),
     (("--gpus", "two"), ["--gpus two: write world sizes from 1 on"]),
     (("--gpus", ""), ["write world sizes from 1 on"]),
+    (("--device", "cuda"), ["there is no GPU here with CUDA_VISIBLE_DEVICES=", "--device cpu"]),
     (("--gpus", "3"), ["batch of 64 cannot be shared by 3 ranks", "--set suite.batch_size=66"]),
     (("--study", "../mine"), ["--study ../mine: write a name", "--out"]),
     (("--study", ".."), ["--study ..: write a name"]),

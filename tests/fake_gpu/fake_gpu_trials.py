@@ -1,10 +1,9 @@
-"""Runs trials on the stand-in GPU, in a process that sees it, and prints how they ended as JSON.
+"""Runs trials in a process of its own, which may see the stand-in GPU; prints how they ended.
 
-Arguments: a folder, and a JSON list of trials: selector, ranks, and GPUs by number or null.
+Arguments: a folder, the device, and a JSON list of trials: selector, ranks, and GPUs or null.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import msgspec
 
 from bench_apts.core import store
 from bench_apts.core.configuration import parse_selector
-from bench_apts.core.job import RankJob
+from bench_apts.core.job import TRAINING, RankJob
 from bench_apts.core.records import Header
 from bench_apts.core.spec import Study
 from bench_apts.launch.elastic import Launcher
@@ -20,13 +19,15 @@ from bench_apts.plugins import registry
 from bench_apts.study.plan import Plan
 from bench_apts.suites import data
 
+PROGRAMS = {"cuda": "fake_gpu_rank:main", "cpu": TRAINING}
+
 
 def run(launcher, folder, prepared, plan, gpus):
     (trial,) = plan.reporting([])
     events = folder / f"{trial.run_id}.jsonl"
     store.append(events, Header(trial.run_id, store.now(), trial, {}))
     outcome = launcher.run(RankJob(
-        trial, str(prepared.folder), str(events), program="fake_gpu_rank:main",
+        trial, str(prepared.folder), str(events), program=PROGRAMS[trial.device],
         gpus=tuple(gpus or ())), 300)
     notes = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{events.name}.rank*"))]
     return {"status": outcome.status, "reason": outcome.reason, "ranks": notes,
@@ -34,20 +35,17 @@ def run(launcher, folder, prepared, plan, gpus):
 
 
 def main():
-    folder, wanted = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder, device, wanted = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     prepared = data.prepare("digits", None, offline=True)
     suite = registry.suite("digits", (
         "suite.budget.samples=640", "suite.evaluation.every_samples=320"))
     plans = [(Plan(Study(
         suites=(suite,), entries=(parse_selector(selector),), ranks=(ranks,), trials=0, seeds=1,
-        base_seed=0, device="cuda", twins=False), {"digits": prepared}), gpus)
+        base_seed=0, device=device, twins=False), {"digits": prepared}), gpus)
         for selector, ranks, gpus in wanted]
     packages = sorted({name for plan, _ in plans for name in plan.packages()})
-    notes = []
-    with Launcher(packages, "cuda") as launcher:
-        launcher.note = notes.append
-        found = [run(launcher, folder, prepared, plan, gpus) for plan, gpus in plans]
-    print(json.dumps({"trials": found, "notes": notes, "command": os.getpid()}))
+    with Launcher(packages, device) as launcher:
+        print(json.dumps([run(launcher, folder, prepared, plan, gpus) for plan, gpus in plans]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""``bench-apts selftest``: whether instruments and optimizers work on this machine's device."""

@@ -1,0 +1,143 @@
+"""The product on a stand-in GPU: torch's own CUDA and NCCL code, whose kernels compute nothing.
+
+It shows contexts before a fork, waits of the host, device memory, the course of process groups
+and what the command says of GPUs; no numbers, no times.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_gpu_build
+import pytest
+
+HERE = Path(__file__).parent
+BACKENDS = ("sgd", "adam", "apts")
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory, environment):
+    """The environment of a process that sees two GPUs."""
+    folder = tmp_path_factory.mktemp("fake-gpu")
+    try:
+        variables = fake_gpu_build.build(folder)
+    except fake_gpu_build.CannotBuild as error:
+        pytest.skip(f"no stand-in GPU: {error}")
+    kept = {name: value for name, value in environment.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return kept | variables | {
+        "FAKE_GPUS": "2", "PYTHONPATH": str(HERE), "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def start(folder, device, trials, environ):
+    folder.mkdir()
+    return subprocess.Popen(
+        [sys.executable, HERE / "fake_gpu_trials.py", folder, device, json.dumps(trials)],
+        env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process, trials):
+    out, errors = process.communicate(timeout=800)
+    assert process.returncode == 0, errors
+    return dict(zip([(Path(name).stem, ranks) for name, ranks, _ in trials], json.loads(out),
+                    strict=True))
+
+
+@pytest.fixture(scope="module")
+def trials(stand_in, tmp_path_factory, environment):
+    """Trials on the stand-in, and on gloo what is compared with them; by optimizer and ranks."""
+    folder = tmp_path_factory.mktemp("trials")
+    wanted = [*((name, 1, None) for name in BACKENDS), ("sgd", 2, None), ("adam", 1, ["1"]),
+              (str(HERE / "dying_sgd.py"), 2, None)]
+    log = folder / "log"
+    processes = {
+        "cuda": (start(folder / "cuda", "cuda", wanted, stand_in | {
+            "FAKE_GPU_STRICT": "1", "FAKE_GPU_LOG": str(log)}), wanted),
+        "cpu": (start(folder / "cpu", "cpu", [("sgd", 2, None)], environment),
+                [("sgd", 2, None)])}
+    found = {device: ended(*process) for device, process in processes.items()}
+    return found | {"pids": set(map(int, log.read_text().split()))}
+
+
+@pytest.mark.parametrize("place", [*((name, 1) for name in BACKENDS), ("sgd", 2)])
+def test_a_trial_runs_to_its_end(trials, place):
+    trial = trials["cuda"][place]
+    assert trial["reason"] is None
+    start = trial["record"]["start"]
+    assert start["process_group"] == "nccl"
+    assert start["numerics"]["gpu"] == "NVIDIA Stand-in"
+    assert len(trial["ranks"]) == place[1]
+
+
+@pytest.mark.parametrize(("name", "ranks", "most"), [("sgd", 1, 0), ("adam", 1, 0), ("sgd", 2, 0),
+                                                     ("apts", 1, 1)])
+def test_the_host_waits_for_nothing_in_a_step_but_for_apts_s_judgement(trials, name, ranks, most):
+    for rank in trials["cuda"][name, ranks]["ranks"]:
+        assert len(rank["steps"]) > 3
+        for step in rank["steps"]:
+            assert step["launches"]
+            assert step["to_host"] <= most
+            assert step["waits"] <= most
+            assert not step["to_device"], "the data lies on the device"
+
+
+def test_only_ranks_touch_cuda(trials):
+    servers = {rank["server"] for trial in trials["cuda"].values() for rank in trial["ranks"]}
+    assert trials["pids"]
+    assert not servers & trials["pids"]
+
+
+def test_a_trial_sees_the_gpus_that_it_was_given(trials):
+    assert trials["cuda"]["adam", 1]["ranks"][0]["visible"] == "1"
+
+
+def test_an_exception_of_one_rank_is_told_though_nccl_waits_for_all_ranks_to_leave(trials):
+    trial = trials["cuda"]["dying_sgd", 2]
+    assert trial["status"] == "error"
+    assert "rank 1: ValueError: the cat sat on it" in trial["reason"]
+
+
+def test_the_meter_counts_on_nccl_what_it_counts_on_gloo(trials):
+    def calls(device):
+        found = trials[device]["sgd", 2]["record"]["end"]["calls"]
+        return sorted((call["phase"], call["operation"], call["dtype"], call["payload_bytes"],
+                       call["calls"]) for call in found if call["phase"] in ("train", "validate"))
+
+    assert calls("cuda")
+    assert calls("cuda") == calls("cpu")
+
+
+def test_peak_memory_is_that_of_training_beside_a_baseline(trials):
+    def above(name):
+        record = trials["cuda"][name, 1]["record"]
+        return record["end"]["peak_memory_bytes"] - record["start"]["baseline_memory_bytes"]
+
+    parameters = 4 * trials["cuda"]["sgd", 1]["record"]["start"]["parameters"]
+    rounding = 16 * 512
+    # Gradients and momentum; gradients and two moments. The rest are activations.
+    assert 2 * parameters <= above("sgd") <= 12 * parameters
+    assert parameters <= above("adam") - above("sgd") <= parameters + rounding
+
+
+def command(environ, *arguments):
+    return subprocess.run([sys.executable, "-m", "bench_apts", *arguments], env=environ,
+                          capture_output=True, text=True, check=False, timeout=600)
+
+
+RUN = ("run", "--optimizers", "sgd", "--trials", "0", "--seeds", "1", "--offline", "--gpus")
+
+
+def test_without_nvidia_smi_the_driver_s_gpus_are_found(stand_in, tmp_path):
+    found = command(stand_in, *RUN, "4", "--out", str(tmp_path))
+    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
+    assert "this machine has 2 GPUs" in found.stderr
+    assert "--device cpu" in found.stderr
+
+
+def test_a_driver_that_torch_cannot_use_is_found_before_the_first_trial(stand_in, tmp_path):
+    listed = stand_in | {"PATH": f"{HERE}:{stand_in['PATH']}", "FAKE_SMI": "2", "FAKE_GPUS": "0"}
+    found = command(listed, *RUN, "2", "--out", str(tmp_path))
+    assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
+    assert "cannot use them" in found.stderr
+    assert not list(tmp_path.rglob("*.jsonl"))
