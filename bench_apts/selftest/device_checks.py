@@ -61,12 +61,16 @@ def _work(device: str, products: int) -> Callable[[], None]:
     return queue
 
 
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 def check_clock_and_events(device: str) -> Finding:
     """Queued work is billed to the part that queued it, as CUDA's events time it."""
     queue, clock = _work(device, 200), Clock(lambda: synchronize(device))
     clock.switch("train")
     if device == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (_event() for _ in range(2))
         begin.record()
         queue()
         end.record()
@@ -135,14 +139,14 @@ def check_memory_peak(device: str) -> Finding:
 
 def check_meter(device: str) -> Finding:
     """Bytes of known collectives, on one rank for each GPU."""
-    import torch.multiprocessing as mp
+    from torch.multiprocessing.spawn import spawn
 
     ranks = torch.cuda.device_count() if device == "cuda" else 2
     sizes = sorted({1, ranks})
     for size in sizes:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        mp.spawn(_metered, (size, device, port), nprocs=size)
+        spawn(_metered, (size, device, port), nprocs=size)  # type: ignore[no-untyped-call]
     backend = "NCCL" if device == "cuda" else "gloo"
     return (f"all-reduce, all-gather and broadcast over {backend} at N = "
             f"{', '.join(map(str, sizes))}", {"ranks": sizes})

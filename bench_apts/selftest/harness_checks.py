@@ -131,6 +131,7 @@ def _bare(device: str, name: str, batch: int, inputs: Any, targets: Any) -> Call
     """Return what runs so many steps as a user would write them."""
     net, values = _network(device, name), sgd.backend.configure({})
     optimizer = sgd.optimizer(net.parameters(), values)
+    peak = optimizer.param_groups[0]["lr"]
     images, labels = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
     mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (_MEAN, _STD))
     forward = in_precision(type(net).forward, torch.device(device), "bf16")
@@ -143,7 +144,7 @@ def _bare(device: str, name: str, batch: int, inputs: Any, targets: Any) -> Call
                 torch.float32, memory_format=torch.channels_last)
             given = given.mul_(_SCALE / std).sub_(mean / std)
             for group in optimizer.param_groups:
-                group["lr"] = values["lr"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.zero_grad()
             torch.autograd.backward(torch.nn.functional.cross_entropy(
                 forward(net, given), labels.index_select(0, chosen)))

@@ -281,12 +281,12 @@ def _require_torch(device: str, ranks: int) -> None:
     if device == "cuda" and not built:
         raise UserError(f"there are GPUs, but torch {torch.__version__} is built without CUDA; "
                         "install one with it, or run CPU ranks with --device cpu")
-    if device == "cuda":
-        _require_gpus(ranks)
     backend = "NCCL" if device == "cuda" else "gloo"
     if not (dist.is_available() and dist.is_backend_available(backend.lower())):
         raise UserError(f"torch {torch.__version__} is built without {backend}, over which ranks "
                         "send; install one from https://pytorch.org")
+    if device == "cuda":
+        _require_gpus(ranks)
 
 
 def _require_gpus(ranks: int) -> None:
