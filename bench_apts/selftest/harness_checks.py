@@ -24,6 +24,7 @@ from bench_apts.meters.comm import CommMeter
 from bench_apts.optimizers import sgd
 from bench_apts.plugins import registry, selection
 from bench_apts.selftest.device_checks import CheckFailed, require, synchronize
+from bench_apts.selftest.run_checks import LIMIT
 from bench_apts.study import preflight
 from bench_apts.study.plan import Plan
 from bench_apts.suites import models
@@ -37,13 +38,23 @@ if TYPE_CHECKING:
     from bench_apts.core.records import TrialRecord
     from bench_apts.selftest.device_checks import Finding
 
+_FIRST = ("sgd", "adam", "apts", "zero2", "fsdp2")
+"""Optimizers that are tried first."""
+
+_TRIAL_S = 30.0
+"""Seconds that a short trial may take."""
+
 _MOST_RATIO = 1.1
 """Most that the harness may take of a bare loop's time."""
 
 
 def _trials(device: str, selectors: Sequence[str], suite: str, changes: Sequence[str],
-            ranks: Sequence[int], limit_s: float) -> dict[str, tuple[str, TrialRecord]]:
-    """Run a trial of each selector at each N; return why it failed, if it did, and its record."""
+            ranks: Sequence[int], limit_s: float, until: float = math.inf
+            ) -> dict[str, tuple[str, TrialRecord]]:
+    """Run a trial of each selector at each N; return why it failed, if it did, and its record.
+
+    None is begun after ``until`` of ``time.monotonic``.
+    """
     data_dir = os.environ.get("BENCH_APTS_DATA")
     study = Study(suites=(registry.suite(suite, tuple(changes)),),
                   entries=tuple(map(parse_selector, selectors)), ranks=tuple(ranks), trials=0,
@@ -54,6 +65,8 @@ def _trials(device: str, selectors: Sequence[str], suite: str, changes: Sequence
     with TemporaryDirectory(prefix="bench-apts-selftest-") as folder, Launcher(
             plan.packages(), study.device) as launcher:
         for trial in plan.reporting([]):
+            if time.monotonic() > until:
+                break
             events = Path(folder) / f"{trial.run_id}.jsonl"
             store.append(events, Header(trial.run_id, store.now(), trial, {}))
             outcome = launcher.run(
@@ -66,22 +79,24 @@ def _trials(device: str, selectors: Sequence[str], suite: str, changes: Sequence
 
 def check_conformance(device: str) -> Finding:
     """A short trial of every optimizer that can run here keeps its contract."""
+    until = time.monotonic() + float(os.environ[LIMIT]) - _TRIAL_S
     there = torch.cuda.device_count() if device == "cuda" else 1
-    names = selection.select("all").selectors
+    names = [*dict.fromkeys([*_FIRST, *selection.select("all").selectors])]
     found = _trials(device, names, "tabular", (
         "suite.budget.samples=1280", "suite.evaluation.every_samples=640",
-        "suite.data.options.rows=4000"), sorted({1, there}), 60.0)
+        "suite.data.options.rows=4000"), sorted({1, there}), _TRIAL_S, until)
     failed = {name: reason for name, (reason, _) in found.items() if reason}
     if failed:
         raise CheckFailed("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    return f"{len(found)} trials of {len(names)} optimizers", {"trials": sorted(found)}
+    return (f"{len(found)} of {len(names) * len({1, there})} short trials, as time allowed",
+            {"trials": list(found)})
 
 
 def check_cifar10_resnet18(device: str) -> Finding:
     """SGD and APTS on CIFAR-10, cut short: how fast they go, and how far they come."""
     suite = "cifar10-resnet18" if device == "cuda" else "tabular"
     found = _trials(device, ("sgd", "apts"), suite, (
-        f"suite.budget.seconds={40 if device == 'cuda' else 1}",), (1,), 90.0)
+        f"suite.budget.seconds={30 if device == 'cuda' else 1}",), (1,), 90.0)
     numbers = {}
     for name, (reason, record) in found.items():
         require(not reason and len(record.evals) > 1, f"{name}: {reason or 'no evaluation'}")
@@ -95,7 +110,7 @@ def check_cifar10_resnet18(device: str) -> Finding:
 
 def check_harness_and_bare_loop(device: str) -> Finding:
     """Steps of ResNet-18 through the harness beside the same steps of a bare loop, interleaved."""
-    name, batch, steps = ("resnet18", 128, 25) if device == "cuda" else ("resnet8", 16, 2)
+    name, batch, steps = ("resnet18", 128, 25) if device == "cuda" else ("cnn-small", 16, 2)
     samples = batch * steps
     drawn = np.random.default_rng(0)
     inputs = drawn.integers(0, 256, (samples, 3, 32, 32), dtype=np.uint8)

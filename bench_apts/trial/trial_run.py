@@ -42,6 +42,10 @@ from bench_apts.trial.trial_data import TrialBatches, TrialSplits
 WARMUP_STEPS = 3
 """DDP rebuilds its buckets in its second step; ZeRO-3 checks its trace for three."""
 
+GPU_WARMUP_STEPS = 12
+"""DDP times its first ten steps on GPUs, for which the host waits. CUDA loads a kernel when it is
+first used, and APTS-S first judges a step in its fifth round."""
+
 _MAX_OFFERED = 100
 """Minibatches that a stepper may draw before an evaluation; an epoch where that is more."""
 
@@ -188,7 +192,8 @@ class TrialRun:
         """Keep one-off costs out of training: compiling first, if asked for, then the rest."""
         self.meter.phase = "warmup"
         stepper, reports = self.observer.stepper, self.observer.reports
-        batches = list(itertools.islice(self.batches.training(self.step), WARMUP_STEPS))
+        steps = GPU_WARMUP_STEPS if self.world.device.type == "cuda" else WARMUP_STEPS
+        batches = list(itertools.islice(self.batches.training(self.step), steps))
         if self.trial.suite.compile:
             with self.clock.during("compile"):
                 state, *_ = warmup.rehearse(stepper, batches, self.world, reports)
