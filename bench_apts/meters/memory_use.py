@@ -41,12 +41,12 @@ def reset_peak(device: str) -> None:
 def baseline_bytes(device: str) -> int:
     """Return what is in use now, counted as ``peak_bytes`` counts.
 
-    On CUDA with the workspaces of cuBLAS, which the first product of matrices makes in a thread,
-    and the first backward pass in another one.
+    On CUDA with the workspaces of cuBLAS and cuBLASLt, which the first products of matrices make in
+    a thread, and those of the first backward pass in another one.
     """
     if device == "cuda":
         one = torch.ones(16, 16, device=device, requires_grad=True)
-        torch.autograd.backward((one @ one).sum())
+        torch.autograd.backward(torch.nn.functional.linear(one, one, one[0]).sum())
         torch.cuda.synchronize()
         del one
         return int(torch.cuda.memory_allocated())

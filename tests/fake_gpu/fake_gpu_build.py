@@ -8,6 +8,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 _LIBRARIES = ("c10_cuda", "torch_cuda", "torch_cuda_linalg", "torch_python", "torch_nvshmem")
+_DEFINES = """#define __device_builtin__
+#define __cudart_builtin__
+#define __device_builtin_texture_type__
+#define __device_builtin_surface_type__
+#define __align__(n) __attribute__((aligned(n)))
+#define __builtin_align__(n) __align__(n)
+#define CUDARTAPI
+"""
 _REPLACED = re.compile(r"\b(?:__cuda|cuda[A-Z]|cublas|cusolver|cusparse|nccl)\w*")
 _DRIVER = re.compile(r"\bcu[A-Z]\w*")
 
@@ -26,11 +34,11 @@ def build(folder):
     place = Path(torch.__file__).parent / "lib"
     if not (place / "libtorch_cuda.so").exists():
         raise CannotBuild("torch is built without CUDA")
-    headers = next((path.parent for found in ("triton/backends/nvidia/include", "nvidia/*/include")
-                    for path in place.parents[1].glob(f"{found}/driver_types.h")), None)
+    headers = next(place.parents[1].glob("nvidia/*/include/driver_types.h"), None)
     if headers is None:
         raise CannotBuild("there are no headers of CUDA beside torch")
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "crt").mkdir(parents=True, exist_ok=True)
+    (folder / "crt" / "host_defines.h").write_text(_DEFINES)  # the wheels leave it out
     runtime, driver = folder / "libfake_cuda.so", folder / "libcuda.so.1"
     wanted = _undefined(place / f"lib{name}.so" for name in _LIBRARIES)
     _compile(runtime, HERE / "fake_cuda.c", _REPLACED.findall(wanted), headers)
@@ -53,6 +61,7 @@ def _compile(target, source, names, headers):
     stubs.write_text("".join(f"long {name}(void) {{ return 0; }}\n"
                              for name in sorted(set(names) - written)))
     unfinished = target.with_suffix(f".{os.getpid()}")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", f"-I{headers}", str(source),
-                    str(stubs), "-o", str(unfinished), "-lrt", "-lpthread"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", f"-I{target.parent}",
+                    f"-I{headers.parent}", str(source), str(stubs), "-o", str(unfinished),
+                    "-lrt", "-lpthread"], check=True)
     unfinished.replace(target)
