@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 _SHARES = (0.1, 0.5, 0.9)
 _PERCENTS = 100
+_SEVERAL = 2
+"""Ranks of a study that may have any number of them."""
 
 
 def search_cost_table(groups: Sequence[CellGroup], view: CostView) -> Table:
     """Return the expected cost to the target with P(success), in all currencies."""
     others = {currency: row for currency, row in CURRENCIES.items()
-              if row.in_costs and currency != view.currency}
+              if row.in_costs and currency != view.currency and row.applies(view.device, _SEVERAL)}
     rows = tuple((*opening_entries(cell, view), _success(cell, view),
                   _expected(cell, view.currency, view),
                   *(timed(replace(_expected(cell, currency, view), detail=""),

@@ -102,6 +102,7 @@ class Launcher:
         # Files of the working directory must not shadow modules of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
         os.environ["DS_ACCELERATOR"] = self._device
+        os.environ.pop(CUDA_USER, None)
         if self._device == "cpu":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         else:

@@ -41,8 +41,8 @@ def reset_peak(device: str) -> None:
 def baseline_bytes(device: str) -> int:
     """Return what is in use now, counted as ``peak_bytes`` counts.
 
-    On CUDA with the workspaces of cuBLAS and cuBLASLt, which the first products of matrices make in
-    a thread, and those of the first backward pass in another one.
+    On CUDA with the workspaces of cuBLAS and cuBLASLt, which the first products of matrices in a
+    thread make; a backward pass has a thread of its own.
     """
     if device == "cuda":
         one = torch.ones(16, 16, device=device, requires_grad=True)
