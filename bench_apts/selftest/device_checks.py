@@ -156,10 +156,10 @@ def _metered(rank: int, size: int, device: str, port: int) -> None:
     """One rank of ``check_meter``."""
     import torch.distributed as dist
 
-    from bench_apts.meters.comm import CommMeter
+    from bench_apts.meters.comm import CollectiveCounter
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    meter = CommMeter()
+    meter = CollectiveCounter()
     meter.install()
     place = torch.device(device, rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":

@@ -20,7 +20,7 @@ from bench_apts.core.records import Header
 from bench_apts.core.spec import Study
 from bench_apts.launch.elastic import Launcher
 from bench_apts.meters.clock import Clock
-from bench_apts.meters.comm import CommMeter
+from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.optimizers import sgd
 from bench_apts.plugins import registry, selection
 from bench_apts.selftest.device_checks import CheckFailed, require, synchronize
@@ -177,7 +177,7 @@ def _harnessed(device: str, name: str, batch: int, inputs: Any, targets: Any
                         World(0, 1, place, batch, 10**6))
     clock = Clock(lambda: synchronize(device))
     clock.switch("train")
-    observer = Observer(stepper, net, passes, clock, CommMeter(), False)
+    observer = Observer(stepper, net, passes, clock, CollectiveCounter(), False)
     split = Resident(inputs, targets, Conversion(
         inputs, targets, _MEAN, _STD, _SCALE, place, torch.channels_last))
     batches = split.draw(Order(len(targets), 0).slices(batch, 0, 1, device=place))
