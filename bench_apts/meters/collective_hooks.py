@@ -88,6 +88,9 @@ def _call_at_end(work: Any, finish: Callable[[], None], operation: str, waits: b
         operation: c10d's name.
         waits: Whether the caller waits at once, so that to wait here changes nothing.
     """
+    if work is None:  # NCCL: it was queued on the present stream
+        finish()
+        return
     try:
         work.get_future().add_done_callback(lambda _: finish())
     except RuntimeError:

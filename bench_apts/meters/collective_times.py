@@ -7,6 +7,7 @@ same time, or behind a backward pass, overlap: their sum may exceed the time tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import defaultdict
@@ -63,11 +64,12 @@ class CollectiveTimes:
         with self._lock:
             events, self._events = self._events, []
         for key, began, ended in events:
-            if wait:
-                ended.synchronize()
-            if wait or ended.query():
-                self._add(key, began.elapsed_time(ended) / 1000)
-            else:
+            with contextlib.suppress(RuntimeError):  # of a failed device, or within a CUDA graph
+                if wait:
+                    ended.synchronize()
+                if wait or ended.query():
+                    self._add(key, began.elapsed_time(ended) / 1000)
+                    continue
                 with self._lock:
                     self._events.append((key, began, ended))
 

@@ -1,6 +1,7 @@
 """The meter for scripts that know nothing of the harness: in code, and around a command."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -33,8 +34,6 @@ def network(torch):
 
 def ddp(connect, dispatch):
     """Three steps of DDP, a collective in a group of one's own, and one that nobody counts."""
-    import os
-
     import torch
     import torch.distributed as dist
 
@@ -122,13 +121,18 @@ def test_fsdp2_gathers_parameters_and_scatters_gradients():
         assert sum(row.payload_bytes for row in gathered) >= 2 * 4 * SIZE
 
 
-def zero2(connect):
-    import os
+def as_torchrun_does(torch):
+    """Tells launched libraries which rank this is."""
+    rank = str(torch.distributed.get_rank())
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, DS_ACCELERATOR="cpu", ACCELERATE_USE_CPU="1",
+                      WORLD_SIZE=str(torch.distributed.get_world_size()))
 
+
+def zero2(connect):
     import torch
 
     connect()
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    as_torchrun_does(torch)
     deepspeed = pytest.importorskip("deepspeed")
     with CommMeter(automatic_steps=True) as meter:
         model = network(torch)
@@ -154,6 +158,7 @@ def accelerated(connect):
     from accelerate import Accelerator
 
     connect()
+    as_torchrun_does(torch)
     with CommMeter(automatic_steps=True) as meter:
         accelerator = Accelerator(cpu=True)
         model = network(torch)
@@ -164,14 +169,12 @@ def accelerated(connect):
     return meter.rows(), meter.steps
 
 
-def test_accelerate_is_counted(monkeypatch):
+def test_accelerate_is_counted():
     pytest.importorskip("accelerate", reason="pip install accelerate")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "0")
-    ((rows, steps),) = run_ranks(accelerated, 1)
-    assert steps == 2
-    assert by_key(rows)["backward", "all_reduce", "all 1 rank"].payload_bytes == 2 * 4 * SIZE
+    for rows, steps in run_ranks(accelerated, 2):
+        assert steps == 2
+        found = by_key(rows)["backward", "all_reduce", "all 2 ranks"]
+        assert found.payload_bytes == 2 * 4 * SIZE
 
 
 def lightened(connect):

@@ -39,6 +39,7 @@ def build(strategy, model, torch):
     """Return what makes a step, and the batch norms' effect on nothing else."""
     if strategy.startswith("zero"):
         os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["LOCAL_RANK"] = str(torch.distributed.get_rank())
         import deepspeed
 
         engine, *_ = deepspeed.initialize(
