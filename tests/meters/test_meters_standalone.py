@@ -123,9 +123,9 @@ def test_fsdp2_gathers_parameters_and_scatters_gradients():
 
 def as_torchrun_does(torch):
     """Tells launched libraries which rank this is."""
-    rank = str(torch.distributed.get_rank())
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, DS_ACCELERATOR="cpu", ACCELERATE_USE_CPU="1",
-                      WORLD_SIZE=str(torch.distributed.get_world_size()))
+    rank, size = map(str, (torch.distributed.get_rank(), torch.distributed.get_world_size()))
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size,
+                      MASTER_ADDR="127.0.0.1", DS_ACCELERATOR="cpu", ACCELERATE_USE_CPU="1")
 
 
 def zero2(connect):
@@ -138,7 +138,8 @@ def zero2(connect):
         model = network(torch)
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), config={
-                "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}})
+                "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2},
+                "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False})
         for _ in range(2):
             engine.backward(engine(torch.ones(4, 12)).sum())
             engine.step()

@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 
 from bench_apts.core.errors import UserError
@@ -35,7 +36,7 @@ def trained(make_trial):
 def gate(monkeypatch, tmp_path):
     """Judges trainings that a function of tree, number of the run and seed makes up."""
 
-    def run(make, optimizers=("sgd",), ranks=(2,), pairs=6):
+    def run(make, optimizers=("sgd",), ranks=(2,), pairs=6, tolerated=0.005):
         runs = []
 
         def train(tree, asked, out, *, seeds=1, base_seed=0):
@@ -54,6 +55,7 @@ def gate(monkeypatch, tmp_path):
             factor=1.1,
             base_seed=40,
             say=lambda text: None,
+            tolerated=tolerated,
         )
         return found, runs
 
@@ -298,3 +300,39 @@ def test_the_summary_keeps_to_sixty_lines():
     assert "more are not shown" in text
     assert sum(line.endswith("| worse |") for line in lines) > 20
     assert lines[0].startswith("**regression: o101 on a\\|b")
+
+
+@pytest.mark.parametrize(("loss", "tolerated", "code"), [
+    (0.02, 0.005, 1), (0.02, 0.03, 0), (0.0, 0.0, 0), (-0.02, 0.0, 0)],
+    ids=["lost", "tolerated", "scatter", "gained"])
+def test_quality_is_judged_by_pairs_where_courses_differ(gate, trained, loss, tolerated, code):
+    def seeded(tree, seed):
+        scatter = 0.03 * ((seed * 5) % 7) / 7 + 0.002 * ((seed * 3 + len(tree)) % 5 - 2)
+        record = trained(weights=tree, accuracy=(
+            0.5, 0.9 + scatter - loss * (tree == "head")))
+        trial = msgspec.structs.replace(record.header.trial, repetition=seed)
+        return msgspec.structs.replace(
+            record, header=msgspec.structs.replace(record.header, trial=trial))
+
+    def make(tree, number, seed, asked):
+        return ([seeded(tree, index) for index in range(8)] if number in (5, 6)
+                else [trained(weights=tree, seconds=jitter(number))])
+
+    found, runs = gate(make, tolerated=tolerated)
+    assert found.code == code, gate_summary.gate_verdict(found)
+    assert [name for name, *_ in runs[4:6]] == ["base", "head"]
+    (finding,) = found.findings
+    assert len(finding.quality.base) == 8
+    text = gate_summary.gate_markdown(found)
+    assert "of 8 pairs of equal seeds" in text
+    assert ("ends at a validation accuracy of 0." in text) == (code == 1)
+
+
+def test_quality_by_hand():
+    change = gate_findings.QualityChange(
+        "loss", "min", (1.0, 2.0, 3.0, 4.0, 5.0), (1.1, 2.1, 3.1, 4.1, 5.2))
+    assert change.loss == pytest.approx(0.12)
+    assert change.worse(0.03)
+    assert not change.worse(0.05), "0.12 of 3 is four per cent"
+    few = gate_findings.QualityChange("loss", "min", (1.0, 2.0), (1.1, 2.1))
+    assert not few.worse(0.0), "two pairs never show a difference"
