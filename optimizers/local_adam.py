@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import torch
 
-_TRUST_REGION = ("radius", "start", "judge", "test_interval", "patient")
+_TRUST_REGION = ("radius", "start", "judge", "test_interval", "search")
 
 
 def build(

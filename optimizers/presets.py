@@ -29,9 +29,17 @@ PRESETS: dict[str, dict[str, Scalar]] = {
 SAMPLING: dict[str, dict[str, Scalar]] = {"2026": {"growth": 1.5, "overlap": 0.33}}
 """What they change in how minibatches are cut, which is the harness's business."""
 
+SEARCHES = ("drift", "bracket")
+"""How APTS-S finds its radius."""
+
+PRIOR = 0.01
+"""Where the radius of APTS-S begins: within a factor of two of the best fixed one on CIFAR-10 at
+8x8, MNIST and digits, 4 times too short for Friedman-1 (validation data, N = 4 to 16)."""
+
 STOCHASTIC_PRESETS: dict[str, dict[str, Scalar]] = {
     "current": {},
-    "2026-11": {"bits": 32, "longest_round": 16, "test_interval": 8, "patient": False},
+    "2026-11": {"bits": 32, "longest_round": 16, "test_interval": 8, "start": 1e-3,
+                "search": "bracket"},
 }
 """``"current"``: the defaults of ``StochasticSettings``; ``"2026-11"``: those of the numbers of
 November 2026 in docs/evidence."""

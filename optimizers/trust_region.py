@@ -20,7 +20,14 @@ from bench_apts.contract import (
     TrafficFormula,
     World,
 )
-from bench_apts.optimizers.presets import PRESETS, SAMPLING, SOLVERS, STOCHASTIC_PRESETS
+from bench_apts.optimizers.presets import (
+    PRESETS,
+    PRIOR,
+    SAMPLING,
+    SEARCHES,
+    SOLVERS,
+    STOCHASTIC_PRESETS,
+)
 from bench_apts.optimizers.quantized_layout import Layout, message
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 SHOWN = ("radius", "rho", "accepted", "global_rho", "global_accepted", "predicted_reduction",
-         "actual_reduction", "best_length", "at_bound")
+         "actual_reduction", "best_length", "overshoot", "at_bound")
 """Diagnostics of the optimizer that go into the records, besides ``judged`` (whether the step was)
 and ``local_passes`` (so far, of both kinds)."""
 
@@ -83,7 +90,10 @@ STOCHASTIC = {
     "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step", least=1),
     "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step", least=1),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own", least=0),
-    "start": Hyperparameter(1e-3, "where that search begins", least=0),
+    "start": Hyperparameter(PRIOR, "where that search begins", least=0),
+    "search": Hyperparameter(
+        "drift", "whether the way of the weights moves the radius, or a start-up from below and "
+        "tests", options=SEARCHES),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
     "longest_round": Hyperparameter(4, "most local steps between two averages", least=1),
@@ -96,7 +106,6 @@ STOCHASTIC = {
     "test_interval": Hyperparameter(
         0, "local steps between tests after a fifth of the budget; 0 for 128 / longest_round, "
         "8 to 32", least=0),
-    "patient": Hyperparameter(True, "let start-up wait for significant tests"),
 }
 
 
@@ -226,7 +235,7 @@ LOCAL_STEPS = TrafficFormula("2f·P", "round", lambda n, _: {"all_reduce": 4 * n
 SHORT_ROUNDS = TrafficFormula(
     "f·(P + P/32)/4", "round", lambda n, ranks: Layout(n, ranks, 4, 256).payloads_with(1),
     note="sends twice as much in its first 16 rounds, of one step; pads chunks to 32 numbers; "
-    "sends 24 bytes of each rank more in rounds that judge a point",
+    "sends 12 bytes of each rank more over half of the budget, 24 where it judges a point",
     where={"bits": 4, "block": 256, "rounds_per_length": 16},
     first=16, first_payloads=lambda n, ranks: Layout(n, ranks, 8, 256).payloads_with(1))
 """One mean of n numbers in 4 bits after some local steps, before in 8 bits after each step."""

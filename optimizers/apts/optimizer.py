@@ -57,7 +57,8 @@ class APTS(torch.optim.Optimizer):
     micro-batches. Shards may differ in size, change from step to step, and even be empty, if the
     closure returns one loss per sample; else they have equal sizes.
 
-    Beyond model and gradients the stochastic variant holds four buffers of n floats. The paper's
+    Beyond model and gradients the stochastic variant holds four buffers of n floats, and a fifth
+    in the first half of its budget. The paper's
     of first order holds three, and up to seven during a local phase (measured); there gradients
     lie in a flat buffer, and while autograd's are copied to it they take twice their memory.
 
@@ -82,13 +83,13 @@ class APTS(torch.optim.Optimizer):
 
     Attributes:
         last: Diagnostics of the latest step: ``radius``, and where the step was judged ``rho``
-            (paper), ``accepted`` (none where a test of start-up decided nothing),
-            ``actual_reduction``, ``predicted_reduction`` (paper) and ``at_bound``, whether the
-            radius then lay at a bound; ``forwards``, ``backwards``, ``local_passes`` (those of
-            both kinds in steps that this rank took alone), ``floats`` (all-reduced), ``calls``
-            (of any collective) and ``bytes`` (their payloads). Where ranks may differ in their
-            passes (paper, with retries), ``forwards_beyond``: by how many the mean over ranks
-            exceeds ``forwards``.
+            (paper), ``accepted``, ``actual_reduction``, ``predicted_reduction`` (paper) and
+            ``at_bound``, whether the radius then lay at a bound; ``overshoot`` of the way
+            (stochastic); ``forwards``, ``backwards``, ``local_passes`` (those of both kinds in
+            steps that this rank took alone), ``floats`` (all-reduced), ``calls`` (of any
+            collective) and ``bytes`` (their payloads). Where ranks may differ in their passes
+            (paper, with retries), ``forwards_beyond``: by how many the mean over ranks exceeds
+            ``forwards``.
 
     Raises:
         ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a
@@ -124,8 +125,8 @@ class APTS(torch.optim.Optimizer):
             raise ValueError("no parameter requires a gradient")
         self._left_out = [p for p in everything if not p.requires_grad]
         self._ranks = RankGroup(process_group)
-        self._flat = FlatBuffers(list(trained.values()), buffers, make_method.SLOTS, list(trained),
-                                 make_method.COLLECTS)
+        self._flat = FlatBuffers(list(trained.values()), buffers, make_method.slots(chosen),
+                                 list(trained), make_method.COLLECTS)
         self._problem = FlatProblem(self._flat)
         self._method: PaperMethod | StochasticMethod = make_method(
             self._problem, self._ranks, chosen)

@@ -52,7 +52,6 @@ class PaperMethod:
     gradient, and this rank's correction; and autograd's gradients until they are in the message.
     """
 
-    SLOTS = 1
     COLLECTS = True
 
     def __init__(self, problem: FlatProblem, ranks: RankGroup, settings: PaperSettings) -> None:
@@ -72,6 +71,11 @@ class PaperMethod:
         self._uneven = bool(settings.retries and settings.preconditions and ranks.size > 1)
         self._unsent = False  # whether other ranks do not know this one's passes
         self._mean_forwards = values.new_zeros(())
+
+    @staticmethod
+    def slots(settings: PaperSettings) -> int:
+        """Return the number of scalars that travel with a message."""
+        return 1
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Do one outer iteration; see ``APTS.step``."""

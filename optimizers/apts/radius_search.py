@@ -21,13 +21,10 @@ SMALLEST, LARGEST = 1e-7, 1.0
 """Bounds of the radius."""
 
 RAMP = 0.05
-"""Share of the budget over which steps grow to the radius after start-up."""
+"""Share of the budget over which steps grow to the radius once it is found."""
 
 _FALL = 2.0
 """Standard errors that count as a fall of the loss."""
-
-_WAITS = 2
-"""Insignificant tests of the first point in a row that decide nothing."""
 
 _NEGLIGIBLE = 0.25
 """Ratio of the paired error to that of the loss itself below which a step hardly changed anything:
@@ -134,9 +131,6 @@ class RadiusSearch:
         moves: Tests' worth of evidence since start-up.
         change: Smoothed f₁ − f₀ of the tests since start-up.
         slope: Smoothed q of them.
-        patient: Whether the first point waits for a significant test, and a step that the ramp
-            has shortened is judged as what it is.
-        waited: Tests in a row that decided nothing.
     """
 
     radius: float
@@ -146,25 +140,23 @@ class RadiusSearch:
     moves: float = 0.0
     change: float = 0.0
     slope: float = 0.0
-    patient: bool = False
-    waited: int = 0
 
     @property
     def bounded(self) -> bool:
         """Whether the radius lies at one of its bounds."""
         return not SMALLEST < self.radius < LARGEST
 
-    def accepts(self, quality: StepQuality, window: Sequence[float]) -> bool | None:
-        """Say whether a test's point is kept; None to go on without a decision.
+    def ramp(self, spent: float) -> float:
+        """Return the length of steps over the radius at a share of the budget."""
+        return 1.0 if self.searching else min(1.0, (spent - self.ended) / RAMP)
+
+    def accepts(self, quality: StepQuality, window: Sequence[float]) -> bool:
+        """Say whether a test's point is kept.
 
         Args:
             quality: What the test found.
             window: Losses of the accepted points that it may be compared with.
         """
-        if self._waits(quality):
-            self.waited += 1
-            return None
-        self.waited = 0
         if self.searching and _negligible(quality):
             # Losses on other samples than the earlier ones say nothing of so short a step: only
             # a significant rise on the same samples refuses it.
@@ -179,36 +171,22 @@ class RadiusSearch:
         significant = quality.change <= -_FALL * quality.difference_error
         return significant or _length(quality) > 1
 
-    def _waits(self, quality: StepQuality) -> bool:
-        """Say whether a test of the first point is insignificant, and may be followed by others.
-
-        The point that they compare with stays, so that the step between grows and its evidence
-        with it.
-        """
-        return (self.patient and self.searching and not self.accepted and self.waited < _WAITS
-                and math.isfinite(quality.after) and not _negligible(quality)
-                and abs(quality.change) < _FALL * quality.difference_error)
-
-    def update(
-        self, quality: StepQuality, accepted: bool | None, spent: float, settled: bool
-    ) -> None:
+    def update(self, quality: StepQuality, accepted: bool, spent: float, settled: bool) -> None:
         """Move the radius after a test.
 
         Args:
             quality: What the test found.
-            accepted: Whether the point is kept; None where nothing was decided.
+            accepted: Whether the point is kept.
             spent: Share of the budget that is used up.
             settled: Whether only a rejection may still move it.
         """
-        if accepted is None:
-            return
         self.accepted += accepted
         if self.searching:
             self._bracket(accepted, _length(quality), spent)
         elif not accepted:
             self._resize(0.5)
         elif not settled:
-            self._adapt(quality, min(1.0, max(0.02, (spent - self.ended) / RAMP)))
+            self._adapt(quality)
 
     def _bracket(self, accepted: bool, length: float, spent: float) -> None:
         """Bracket the radius from below during start-up."""
@@ -216,9 +194,7 @@ class RadiusSearch:
             self._resize(4.0 if length >= 4 else 2.0)
             return
         if not self.accepted:
-            self._resize(1 / 16 if self.patient else 1 / 64)
-            return
-        if self.patient and accepted and self.accepted == 1:  # one test does not end start-up
+            self._resize(1 / 64)
             return
         # Back to before the last extension, which nothing has confirmed: a radius twice too short
         # costs less than one twice too long.
@@ -226,21 +202,15 @@ class RadiusSearch:
         self.searching = False
         self.ended = spent
 
-    def _adapt(self, quality: StepQuality, ramp: float) -> None:
-        """Move the radius after start-up, by ever smaller factors, from smoothed tests.
-
-        Args:
-            quality: What the latest test found.
-            ramp: What the ramp has left of the steps: one that is shortened by this factor looks
-                too short by its inverse.
-        """
+    def _adapt(self, quality: StepQuality) -> None:
+        """Move the radius after start-up, by ever smaller factors, from smoothed tests."""
         # A test counts by its samples, so that few ranks, whose tests are small and many, move
         # the radius by the same evidence as many ranks.
         weight = quality.samples / _TEST_SAMPLES
         memory = 0.7**weight
         self.change = memory * self.change + weight * quality.change
         self.slope = memory * self.slope + weight * quality.slope
-        length = best_length(self.change, self.slope) * (ramp if self.patient else 1.0)
+        length = best_length(self.change, self.slope)
         move = (1 + 0.25 / (1 + self.moves / 8)) ** weight
         self.moves += weight
         if length > 0.75:

@@ -193,19 +193,19 @@ def average_round(
         agreement.exchange(0.0)
     if quantized is not None:
         return _average_in_bits(agreement, flat, sums, quantized, number)
-    message = flat.payload if sums is None else flat.with_scalars
+    scalars = flat.scalars[: 0 if sums is None else len(sums)]
+    message = flat.message[: flat.size + len(scalars)]
     if flat.averages:
         flat.pack_buffers()
         message = flat.message
     agreement.weigh(message)
     if sums is not None:  # sums have no weight
-        flat.scalars.copy_(sums)
+        scalars.copy_(sums)
     # The mark takes the place of the first element, which is sent again if there was one.
     first = flat.message[0].clone()
     agreement.mark(flat.message[:1])
     agreement.ranks.mean(message)
-    mark, *totals = (flat.message[:1] if sums is None
-                     else torch.cat([flat.message[:1], flat.scalars])).tolist()  # the only wait
+    mark, *totals = torch.cat([flat.message[:1], scalars]).tolist()  # the only wait
     if math.isnan(mark):
         before = agreement.total
         flat.message[0] = agreement.exchange(first.item())[0] / size

@@ -10,6 +10,7 @@ import torch
 
 from bench_apts.optimizers.apts import radius_search
 from bench_apts.optimizers.apts.moments import Moments
+from bench_apts.optimizers.apts.radius_drift import RadiusDrift
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 from bench_apts.optimizers.quantized_mean import QuantizedMean
 
@@ -26,8 +27,11 @@ _FULL = 0.5
 rejection; over the rest they shrink linearly. Half a cosine over the whole budget cost CIFAR-10
 two points (measured): it shrinks steps where the radius is being looked for."""
 
-_STATE = ("anchor", "start", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "since_test", "processed", "testing", "travel", "samples", "rate")
+_STATE = ("anchor", "start", "way", "anchor_buffers", "start_buffers", "sums", "round", "done",
+          "since_test", "processed", "testing", "following", "travel", "samples", "rate")
+
+_WAY_SCALARS = 3
+"""Numbers that measuring the way reduces over the ranks: see ``_follow_way``."""
 
 
 class StochasticMethod:
@@ -40,14 +44,14 @@ class StochasticMethod:
         │  first minibatch: gradient, and in a testing        │
         │  round the six sums that judge w against w_r        │ all-reduce: s = Σ cᵢsᵢ / Σ cᵢ
         ▼                                                     ▼
-        rejected: w ← w_r, D ← D/2, m ← 0        accepted or not judged: w ← w + s
+        rejected: w ← w_r, steps halved, m ← 0   accepted or not judged: w ← w + s
 
     Here w_r is the last accepted point, with fresh losses of both on the samples of one
     minibatch, the slope along w − w_r, and their standard errors. A test takes place every 8
-    local steps or more (4 during start-up) and travels as six scalars with the round's own
-    all-reduce. A rejection throws the round away and restores w_r bit for bit. Start-up looks for
-    D from below; afterwards, during the first half of the budget, α* (see ``best_length``) moves
-    it by ever smaller factors.
+    local steps or more and travels as six scalars with the round's own all-reduce. A rejection
+    throws the round away and restores w_r bit for bit. D begins at a prior, which the way of the
+    weights moves during the first half of the budget (``RadiusDrift``); or it is looked for from
+    below by tests every 4 steps, and moved by later ones (``RadiusSearch``).
 
     With H = 1 the mean gradient is reduced and every rank takes the same step: data-parallel
     Adam. Otherwise the displacement tells each rank what the others' first moments were, which
@@ -62,12 +66,12 @@ class StochasticMethod:
     cleared, and the next call begins a round. A gradient that is not finite is no exception: the
     next test rejects what it made of the weights.
 
-    Memory beyond model and gradients: w_r, the round's start and Adam's two moments, each of n
-    floats, and nothing of that size for a while. Gradients stay where autograd writes them; what
-    travels (a mean gradient with H = 1, else a displacement) takes the memory of the values.
+    Memory beyond model and gradients: w_r, the round's start, Adam's two moments and, over half of
+    the budget, the way, each of n floats, and nothing of that size for a while. Gradients stay
+    where autograd writes them; what travels (a mean gradient with H = 1, else a displacement)
+    takes the memory of the values.
     """
 
-    SLOTS = radius_search.SCALARS
     COLLECTS = False
 
     def __init__(
@@ -75,9 +79,7 @@ class StochasticMethod:
     ) -> None:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
-        self._search = radius_search.RadiusSearch(
-            settings.radius or settings.start, searching=not settings.radius,
-            patient=settings.patient)
+        self._search = _make_search(settings)
         # Of displacements, and of gradients: a coarse gradient costs more (measured).
         self._means = {several: QuantizedMean(
             self._flat.values, settings.bits if several else max(8, settings.bits),
@@ -86,12 +88,20 @@ class StochasticMethod:
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()
-        self._sums = self._start.new_zeros(radius_search.SCALARS)
+        self._drift = self._search if isinstance(self._search, RadiusDrift) else None
+        self._way = torch.zeros_like(self._start) if self._drift else None
+        self._sums = self._start.new_zeros(self.slots(settings))
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = 0
         self._processed = self._travel = 0.0
         self._samples, self._rate = 0, 0.0
-        self._testing = False
+        self._testing = self._following = False
+
+    @staticmethod
+    def slots(settings: StochasticSettings) -> int:
+        """Return the largest number of scalars that travel with a message."""
+        drifts = isinstance(_make_search(settings), RadiusDrift)
+        return radius_search.SCALARS + _WAY_SCALARS * drifts
 
     @property
     def radius(self) -> float:
@@ -138,8 +148,10 @@ class StochasticMethod:
         if not agreement.failed:
             try:
                 losses = self._problem.evaluate(backward=True).reshape(-1)
+                if self._done == 0 and self._following:
+                    self._sums[radius_search.SCALARS :] = self._follow_way(losses)
                 if testing:
-                    self._sums = self._measure(losses)
+                    self._sums[: radius_search.SCALARS] = self._measure(losses)
             except Exception as error:
                 agreement.fail(error)
             else:
@@ -164,13 +176,19 @@ class StochasticMethod:
         elif together and not agreement.failed:
             flat.gather()
         expected, agreement.count = self._rate, self._samples / length
+        first = 0 if self._testing else radius_search.SCALARS
+        end = len(self._sums) if self._following else radius_search.SCALARS
         sums = average_round(
-            agreement, flat, self._sums if self._testing else None,
+            agreement, flat, self._sums[first:end] if first < end else None,
             None if self._settings.bits == 32 else self._means[length > 1], self._round)
         self._rate = agreement.total / agreement.ranks.size
         self._processed += (length + self._testing) * (self._rate - expected)
         last: dict[str, Any] = {}
-        if self._testing and sums[-1] and not self._judge(sums, last):
+        if self._drift and self._following and sums[-1]:
+            slope, loss, count = sums[-_WAY_SCALARS:]
+            last["overshoot"] = self._drift.observe(slope / count, loss / count, self._spent)
+        tested = sums[: radius_search.SCALARS]
+        if self._testing and tested[-1] and not self._judge(tested, last):
             self._restore_accepted()  # the mean displacement is dropped with the round
         elif length > 1:
             if together:
@@ -185,8 +203,10 @@ class StochasticMethod:
 
     def _begin_round(self) -> None:
         """Begin a round and decide whether the point it starts from will be judged."""
+        self._begin_way()
         self._start.copy_(self._flat.values)
         self._start_buffers = self._flat.save_buffers()
+        self._sums.zero_()
         self._travel, self._samples = 0.0, 0
         self._agreement.begin()
         if self._round == 0:  # weights may have been loaded since the optimizer was made
@@ -196,24 +216,53 @@ class StochasticMethod:
         if self._testing:
             self._since_test = 0
 
+    def _begin_way(self) -> None:
+        """Bring the way up to the values, before ``_start`` becomes a copy of them."""
+        self._following = self._drift is not None and self._drift.follows(self._spent)
+        if not self._following:
+            self._way = None  # for good: its memory is free for the rest of the budget
+        if self._drift is None or self._way is None:
+            return
+        self._way.sub_(self._start).add_(self._flat.values)
+        if self._round == 0 or self._drift.renews(self._spent):
+            self._way.zero_()
+
     @property
     def _interval(self) -> int:
         """Local steps between two tests."""
         if self._search.searching:
             return 4
-        return 8 if self._spent < _OFTEN else self._settings.late_interval
+        early = self._spent < _OFTEN or not self._window  # also where the budget is a few steps
+        return 8 if early else self._settings.late_interval
 
     def _step(self) -> None:
         """Do one step in Adam's direction from the latest gradients."""
         self._moments.step(self.radius * self._factor())
 
     def _factor(self) -> float:
-        """Return step length over radius: a ramp after start-up, linearly to 0 at the end."""
+        """Return step length over radius: a ramp up to 1, and linearly to 0 at the end."""
         if not self._settings.schedule:
             return 1.0
-        found = not self._search.searching and not self._settings.radius
-        ramp = (self._spent - self._search.ended) / radius_search.RAMP if found else 1.0
+        ramp = 1.0 if self._settings.radius else self._search.ramp(self._spent)
         return min(1.0, ramp, (1 - self._spent) / (1 - _FULL))
+
+    def _follow_way(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return q·count, Σℓ and count at the round's start: see ``RadiusDrift``.
+
+        Args:
+            losses: ``(b,)``, whose gradients are the latest; there may be none.
+        """
+        if self._way is None or not len(losses):
+            return self._start.new_zeros(_WAY_SCALARS)
+        slope = self._slope(self._way)
+        count = torch.full_like(slope, len(losses))
+        return torch.stack([slope * count, losses.sum(), count])
+
+    def _slope(self, step: torch.Tensor) -> torch.Tensor:
+        """Return ⟨∇f, step⟩, a scalar, by the latest gradients; the step is ``(n,)``."""
+        flat = self._flat
+        return torch.stack([torch.dot(gradient, part) for gradient, part
+                            in zip(flat.gradients, flat.split(step), strict=True)]).sum()
 
     def _measure(self, after: torch.Tensor) -> torch.Tensor:
         """Return the six sums of a test (see ``StepQuality.from_sums``) on this rank's samples.
@@ -223,12 +272,10 @@ class StochasticMethod:
                 there may be none.
         """
         if not len(after):
-            return torch.zeros_like(self._sums)
+            return self._start.new_zeros(radius_search.SCALARS)
         flat = self._flat
         # q = ⟨∇f(w), w − w_r⟩; the values may hold w − w_r, as ``_start`` is a copy of w.
-        moved = flat.split(flat.values.sub_(self._anchor))
-        slope = torch.stack([torch.dot(gradient, part) for gradient, part
-                             in zip(flat.gradients, moved, strict=True)]).sum()
+        slope = self._slope(flat.values.sub_(self._anchor))
         buffers = flat.save_buffers()
         flat.values.copy_(self._anchor)  # the same minibatch at w_r: a forward pass alone
         before = self._problem.evaluate(backward=False).reshape(-1)
@@ -242,17 +289,15 @@ class StochasticMethod:
                             (after - before).square().sum(), count])
 
     def _judge(self, sums: list[float], last: dict[str, Any]) -> bool:
-        """Accept or reject the round's start, or neither, and move the radius.
+        """Accept or reject the round's start, and move the radius.
 
         Returns:
-            Whether it stands, the same on all ranks: they judge the same sums.
+            Whether it is accepted, the same on all ranks: they judge the same sums.
         """
         quality, search = radius_search.StepQuality.from_sums(sums), self._search
         accepted = search.accepts(quality, self._window)
-        last |= {"actual_reduction": -quality.change,
+        last |= {"accepted": accepted, "actual_reduction": -quality.change,
                  "best_length": radius_search.best_length(quality.change, quality.slope)}
-        if accepted is not None:
-            last["accepted"] = accepted
         if accepted:
             self._anchor.copy_(self._start)
             self._anchor_buffers = self._start_buffers
@@ -260,7 +305,7 @@ class StochasticMethod:
         if not self._settings.radius:
             search.update(quality, accepted, self._spent, settled=self._spent >= _FULL)
             last["at_bound"] = search.bounded
-        return accepted is not False
+        return accepted
 
     def _restore_accepted(self) -> None:
         """Go back to the last accepted point, bit for bit, and clear the first moment."""
@@ -284,3 +329,12 @@ class StochasticMethod:
         self._window = deque(state["window"], maxlen=5)
         self._agreement.begin(state["failure"])
         self._moments.load_state_dict(state["moments"])
+
+
+def _make_search(settings: StochasticSettings) -> radius_search.RadiusSearch:
+    """Return what the radius comes from; a fixed one is found from the beginning."""
+    if settings.radius:
+        return radius_search.RadiusSearch(settings.radius, searching=False)
+    if settings.search == "bracket":
+        return radius_search.RadiusSearch(settings.start)
+    return RadiusDrift(settings.start)

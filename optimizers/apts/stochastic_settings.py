@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench_apts.optimizers.apts.radius_search import LARGEST, SMALLEST
-from bench_apts.optimizers.presets import STOCHASTIC_PRESETS
+from bench_apts.optimizers.presets import PRIOR, SEARCHES, STOCHASTIC_PRESETS
 from bench_apts.optimizers.quantized_layout import BITS
 
 
@@ -18,9 +18,10 @@ class StochasticSettings:
         samples: Budget: samples that a rank will process, on average over the ranks, every pass
             counted. The schedule runs over it.
         radius: A fixed radius, without search or adaptation; 0 lets the method find its own.
-        start: Where the search for the radius begins: from below, since a first step that is
-            too long cannot be told from a good one by a single noisy test. A hundred times off
-            either way costs little on easy problems and points on hard ones (measured).
+        start: The radius that the search begins with.
+        search: ``"drift"``: a radius that stays where it begins unless the way of the weights
+            speaks against it (``RadiusDrift``); ``"bracket"``: a start-up from below, 1e-3 say,
+            by tests (``RadiusSearch``).
         judge: Whether steps are judged on fresh minibatches; False keeps every step.
         schedule: Whether steps shrink linearly to 0 over the second half of the budget.
         longest_round: Upper bound on H, the local steps between two averages; a power of 2.
@@ -29,9 +30,8 @@ class StochasticSettings:
             of floats. Messages of rounds of one step, gradients, have at least 8.
         block: Numbers of a message of fewer than 32 bits that share a step (``quantized_mean``).
         test_interval: Local steps between two tests once a fifth of the budget is used up; 4
-            during start-up, then 8 until there. 0 for 128 / ``longest_round``, 8 to 32: the
-            shorter the rounds, the larger a share of the samples do frequent tests take.
-        patient: Whether start-up waits for significant tests; see ``RadiusSearch``.
+            while ``"bracket"`` starts up, else 8 until there. 0 for 128 / ``longest_round``, 8 to
+            32: the shorter the rounds, the larger a share of the samples do frequent tests take.
         sharing: Share of the first moment that a round of more than one local step replaces by
             what the mean displacement says of all ranks' moments; 0 leaves it local.
         beta1: Decay of Adam's first moment.
@@ -40,7 +40,8 @@ class StochasticSettings:
 
     samples: int
     radius: float = 0.0
-    start: float = 1e-3
+    start: float = PRIOR
+    search: str = "drift"
     judge: bool = True
     schedule: bool = True
     longest_round: int = 4
@@ -48,7 +49,6 @@ class StochasticSettings:
     bits: int = 4
     block: int = 256
     test_interval: int = 0
-    patient: bool = True
     sharing: float = 0.5
     beta1: float = 0.9
     beta2: float = 0.99
@@ -61,6 +61,8 @@ class StochasticSettings:
         if not SMALLEST <= self.start <= LARGEST:
             raise ValueError(f"start must lie between {SMALLEST} and {LARGEST}, but is "
                              f"{self.start}")
+        if self.search not in SEARCHES:
+            raise ValueError(f"search must be one of {', '.join(SEARCHES)}, not {self.search!r}")
         if not 0 <= self.sharing <= 1:
             raise ValueError(f"sharing must lie between 0 and 1, but is {self.sharing}")
         if self.longest_round < 1 or self.longest_round & (self.longest_round - 1):

@@ -58,14 +58,15 @@ def test_stochastic_holds_four_buffers_besides_model_and_gradients(on_ranks, siz
         assert decisions >= {True, False, None}
         # The message has the memory of the values.
         assert rest == pytest.approx(4 + message + weights)
-        # For a while, the moments of several ranks need a tile of 2¹⁵ floats: here of n.
-        assert peak == pytest.approx(rest + (size > 1))
+        # In the first half of the budget the way is held too. For a while, the moments of several
+        # ranks need a tile of 2¹⁵ floats: here of n.
+        assert peak == pytest.approx(rest + 1 + (size > 1))
 
 
 def test_stochastic_with_a_16_bit_model(on_ranks):
     settings = {"variant": "stochastic", "samples": 8 * 200, "rounds_per_length": 8}
     ((rest, peak, message, weights, _),) = on_ranks(measured, 1, 40, torch.bfloat16, settings)
-    assert rest == pytest.approx(5.5 + message + weights / 2)
+    assert rest == pytest.approx(6.5 + message + weights / 2)
     assert peak <= rest + 1
 
 

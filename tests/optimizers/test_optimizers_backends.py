@@ -242,6 +242,7 @@ def test_apts_sends_bytes_and_then_half_bytes_and_six_floats_where_it_judges(tra
             alone = report["diagnostics"]["local_passes"]
             payloads = formula.payloads if alone else formula.first_payloads
             sent = dict(payloads(N, size))
-            sent["all_gather"] += 24 * size * ("actual_reduction" in report["diagnostics"])
+            sent["all_gather"] += size * (12 * ("overshoot" in report["diagnostics"])
+                                          + 24 * ("actual_reduction" in report["diagnostics"]))
             assert step == ({name: (1, payload, share * payload)
                              for name, payload in sent.items()} if report["agreed"] else {})

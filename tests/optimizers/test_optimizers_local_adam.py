@@ -37,7 +37,7 @@ def all_courses(ranks):
         ("pure", local_adam.backend, {**PURE, "lr": LR}),
         ("short", local_adam.backend, {"longest_round": 1, "bits": 32, "lr": LR}),
         ("fixed", apts, FIXED),
-        ("apts", apts, ROUNDS))}
+        ("apts", apts, {**ROUNDS, "search": "bracket"}))}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_alone_it_sends_nothing(alone):
 def test_batches_rounds_and_decays_are_those_of_apts():
     shared = set(local_adam.backend.hyperparameters) - {"lr"}
     assert shared == set(apts.hyperparameters) - {
-        "radius", "start", "judge", "test_interval", "patient"}
+        "radius", "start", "judge", "test_interval", "search"}
     ours, theirs = local_adam.backend.configure({}), apts.configure({})
     assert all(ours[name] == theirs[name] for name in shared)
     for ranks in (1, 2, 4, 16):

@@ -34,7 +34,7 @@ def course(ranks):
             loss.backward()
         return loss.detach()
 
-    problem = FlatProblem(FlatBuffers(list(model.parameters()), [], PaperMethod.SLOTS))
+    problem = FlatProblem(FlatBuffers(list(model.parameters()), [], 1))
     method = PaperMethod(problem, ranks, paper_settings("reference", radius=2.0))
     told = []
     for _ in range(12):

@@ -66,37 +66,6 @@ def test_start_up_does_not_begin_at_a_plateau(length, error, accepted):
     assert found().accepts(said, ())
 
 
-def patient(*tests):
-    search = RadiusSearch(1e-3, patient=True)
-    for quality, accepted in tests:
-        assert search.accepts(quality, ()) is accepted
-        search.update(quality, accepted, 0.1, settled=False)
-    return search
-
-
-def test_a_patient_start_up_waits_twice_for_a_significant_first_test():
-    unclear = replace(verdict(0.9), difference_error=0.21)  # falls by 0.4
-    assert patient((unclear, None), (unclear, None)).radius == 1e-3
-    assert patient((unclear, None), (unclear, None), (unclear, False)).radius == pytest.approx(
-        1e-3 / 16)
-    # One that is significant is neither waited for nor enough to end start-up.
-    clear = verdict(0.9)
-    assert patient((unclear, None), (clear, True)).radius == 1e-3
-    assert patient((clear, True)).searching
-    assert not patient((clear, True), (clear, True)).searching
-    assert patient((replace(clear, after=9.0), False)).radius == pytest.approx(1e-3 / 16)
-    assert patient((replace(clear, after=math.nan), False)).radius == pytest.approx(1e-3 / 16)
-
-
-def test_a_step_that_the_ramp_has_shortened_is_judged_by_its_full_length():
-    search = replace(found(), patient=True, ended=0.1)
-    search.update(verdict(2.0), True, 0.12, settled=False)  # 0.4 of the ramp: 0.8 of a length
-    assert search.radius == pytest.approx(0.0125)
-    search = replace(found(), patient=True, ended=0.1)
-    search.update(verdict(2.0), True, 0.115, settled=False)  # 0.6
-    assert search.radius == 0.01
-
-
 def test_start_up_goes_on_where_a_step_was_too_short_to_be_judged():
     said = StepQuality(2.0, 2.001, 0.003, 0.1, 0.01, 128.0)  # rises, insignificantly, by nothing
     search = RadiusSearch(1e-5)

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench_apts.optimizers.apts import RankError
 
-ROUNDS = {"rounds_per_length": 8, "longest_round": 4}
+ROUNDS = {"rounds_per_length": 12, "longest_round": 4}
 
 
 class Boom(Exception):
