@@ -24,7 +24,7 @@ _EVERY_S = 0.5
 _SLOWDOWNS = {
     "hardware": 0x8, "heat (hardware)": 0x40, "power brake": 0x80, "heat (software)": 0x20,
     "power limit": 0x4}
-"""Bits of NVML's reasons for clocks below what was asked for (nvmlClocksEventReasons)."""
+"""Bits of NVML's reasons for clocks below what was asked for (nvmlClocksThrottleReasons)."""
 
 
 class GpuSensors:
@@ -127,8 +127,8 @@ class GpuSensors:
 
     def _slowed(self) -> bool:
         """Whether clocks are lower than asked for, for a reason other than an idle GPU."""
-        read = getattr(self._nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or (
-            self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        # Drivers of before 2023 know no newer name of it.
+        read = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons
         found = int(read(self._handle)) & sum(_SLOWDOWNS.values())
         self._reasons |= found
         return bool(found)

@@ -119,6 +119,21 @@ def test_peak_memory_is_that_of_training_beside_a_baseline(trials):
     assert parameters <= above("adam") - above("sgd") <= parameters + rounding
 
 
+def test_a_gpu_s_sensors_are_read_through_nvidia_ml_py(trials):
+    pytest.importorskip("pynvml")
+    for ranks in (1, 2):
+        record = trials["cuda"]["sgd", ranks]["record"]
+        last = record["evals"][-1]
+        assert record["evals"][0]["energy_j"] == 0
+        # The counter is 250 W by the clock on the wall, in whole milliseconds at each pause.
+        slack = 0.01 * len(record["evals"])
+        assert 0 < last["energy_j"] <= 250 * ranks * (last["train_s"] + slack)
+        for gpu in record["end"]["gpus"]:
+            assert (gpu["power_w"], gpu["temperature_c"], gpu["clock_mhz"]) == (250, 60, 1500)
+            assert gpu["memory_bytes"] == 2**30
+            assert (gpu["throttled"], gpu["reasons"]) == (1, ["power limit"])
+
+
 OTHERS = {"nadamw": 0, "schedule-free": 0, "local-adam": 0, "muon": 0, "zero-redundancy": 0,
           "fsdp2": 0, "tr": 1, "apts-paper": 1, "napts": 1, "zero1": 2, "zero2": 2, "zero3": 2}
 """Backends that can run where nothing is computed, and how often a step reads back at most."""
@@ -137,6 +152,28 @@ def test_every_backend_that_needs_no_numbers_runs_and_reads_back_no_more_than_it
     ends = {name: found[name, 1]["record"] for name in OTHERS}
     assert all(record["end"]["peak_memory_bytes"] - record["start"]["baseline_memory_bytes"]
                < 40 * 4 * record["start"]["parameters"] for record in ends.values())
+
+
+@pytest.mark.slow
+def test_what_needs_no_numbers_runs_on_two_ranks_and_a_killed_rank_ends_them(stand_in, tmp_path):
+    names = ("adam", "local-adam", "zero-redundancy", "fsdp2")
+    wanted = [*((name, 2, None) for name in names),
+              (f"{HERE / 'dying_sgd.py'}[killed=True]", 2, None)]
+    *found, killed = ended(start(tmp_path / "trials", "cuda", wanted, stand_in | {
+        "FAKE_GPU_STRICT": "1"}), wanted).values()
+    assert [trial["reason"] for trial in found] == [None] * len(names)
+    assert killed["status"] == "error"
+    assert "rank 1 was ended by SIGKILL" in killed["reason"]
+
+
+@pytest.mark.slow
+def test_the_self_test_runs_as_far_as_it_needs_no_numbers(stand_in, tmp_path):
+    out = tmp_path / "found.json"
+    done = command(stand_in, "selftest", "--check", "memory", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert found["gpus"] == ["NVIDIA Stand-in"] * 2
+    assert [row["status"] for row in found["checks"]] == ["ok"]
 
 
 def command(environ, *arguments):
