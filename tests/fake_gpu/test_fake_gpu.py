@@ -158,7 +158,7 @@ def test_every_backend_that_needs_no_numbers_runs_and_reads_back_no_more_than_it
 def test_what_needs_no_numbers_runs_on_two_ranks_and_a_killed_rank_ends_them(stand_in, tmp_path):
     names = ("adam", "local-adam", "zero-redundancy", "fsdp2")
     wanted = [*((name, 2, None) for name in names),
-              (f"{HERE / 'dying_sgd.py'}[killed=True]", 2, None)]
+              (f"{HERE / 'dying_sgd.py'}[killed=true]", 2, None)]
     *found, killed = ended(start(tmp_path / "trials", "cuda", wanted, stand_in | {
         "FAKE_GPU_STRICT": "1"}), wanted).values()
     assert [trial["reason"] for trial in found] == [None] * len(names)
