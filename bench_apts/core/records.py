@@ -166,8 +166,8 @@ class Start(Struct, tag="start", tag_field="event"):
     ``environment.torch_numeric_settings`` returns, ``build_s`` the seconds that the backend's
     ``build`` took and ``build_backwards`` the backward passes in it; ``chance`` is the accuracy of
     always answering the most frequent class of the validation split. ``baseline_memory_bytes`` are
-    in use on rank 0 before the optimizer is built, counted as ``Eval.peak_memory_bytes`` is;
-    ``bound_cores`` the cores that rank 0 was bound to, next to its GPU.
+    in use on rank 0's GPU before the optimizer is built, counted as ``Eval.peak_memory_bytes`` is;
+    ``bound_cores`` are the cores that rank 0 was bound to, next to its GPU.
     """
 
     parameters: Int64

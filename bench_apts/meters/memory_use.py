@@ -38,19 +38,19 @@ def reset_peak(device: str) -> None:
             _CLEAR_REFS.write_text("5")
 
 
-def baseline_bytes(device: str) -> int:
-    """Return what is in use now, counted as ``peak_bytes`` counts.
+def baseline_bytes(device: str) -> int | None:
+    """Return what is in use on CUDA now, counted as ``peak_bytes`` counts; None on the CPU.
 
-    On CUDA with the workspaces of cuBLAS and cuBLASLt, which the first products of matrices in a
-    thread make; a backward pass has a thread of its own.
+    With the workspaces of cuBLAS and cuBLASLt, which the first products of matrices in a thread
+    make; a backward pass has a thread of its own.
     """
-    if device == "cuda":
-        one = torch.ones(16, 16, device=device, requires_grad=True)
-        torch.autograd.backward(torch.nn.functional.linear(one, one, one[0]).sum())
-        torch.cuda.synchronize()
-        del one
-        return int(torch.cuda.memory_allocated())
-    return _of_status(b"VmRSS:")
+    if device != "cuda":
+        return None
+    one = torch.ones(16, 16, device=device, requires_grad=True)
+    torch.autograd.backward(torch.nn.functional.linear(one, one, one[0]).sum())
+    torch.cuda.synchronize()
+    del one
+    return int(torch.cuda.memory_allocated())
 
 
 def peak_bytes(device: str) -> int:
@@ -61,14 +61,9 @@ def peak_bytes(device: str) -> int:
     """
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    return _of_status(b"VmHWM:")
-
-
-def _of_status(field: bytes) -> int:
-    """Return a field of Linux's status of this process in bytes; elsewhere the largest of all."""
     if _STATUS.exists():
         for line in _STATUS.read_bytes().splitlines():
-            if line.startswith(field):
+            if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

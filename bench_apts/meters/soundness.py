@@ -34,6 +34,10 @@ _CUMULATIVE = ("step", "epoch", "cpu_s", "forwards", "peak_memory_bytes",
                *(row.field for row in CURRENCIES.values() if row.field))
 
 
+_OF_ATTEMPTS = ("build_s", "baseline_memory_bytes", "bound_cores")
+"""Fields of ``start`` in which attempts at a trial may differ."""
+
+
 def check(folder: Path) -> tuple[int, list[str]]:
     """Check every trial of a results folder.
 
@@ -131,7 +135,9 @@ def _resumed(record: TrialRecord, events: Sequence[dict[str, Any]]) -> Iterator[
         if samples is not None and samples not in written:
             yield f"it goes on from {samples} samples, where no checkpoint was written"
     for kind in ("trial", "start"):
-        found = [event.get(kind) if kind == "trial" else event | {"build_s": 0} for event in events
+        found = [event.get(kind) if kind == "trial" else
+                 {key: value for key, value in event.items() if key not in _OF_ATTEMPTS}
+                 for event in events
                  if event.get("event") == ("header" if kind == "trial" else kind)]
         if any(other != found[0] for other in found[1:]):
             yield f"the attempts that it was resumed in differ in their {kind}"

@@ -123,15 +123,17 @@ def check_clock_and_profiler(device: str) -> Finding:
 
 def check_memory_peak(device: str) -> Finding:
     """A block that is freed again is in the peak until it is reset, and not in the baseline."""
-    before = memory_use.baseline_bytes(device)
+    baseline = memory_use.baseline_bytes(device)
     memory_use.reset_peak(device)
+    before = memory_use.peak_bytes(device)
     block = torch.ones(256 * _MIB, dtype=torch.uint8, device=device)
     synchronize(device)
     del block
     peak = memory_use.peak_bytes(device)
     memory_use.reset_peak(device)
     after = memory_use.peak_bytes(device)
-    numbers = {"baseline_bytes": before, "peak_bytes": peak, "after_bytes": after}
+    numbers = {"baseline_bytes": baseline, "peak_bytes": peak, "after_bytes": after}
+    require(baseline in (None, before), f"the baseline is {baseline}, the peak {before}")
     require(peak - before >= 200 * _MIB, f"the peak rose by {(peak - before) / _MIB:.0f} MiB only")
     require(peak - after >= 200 * _MIB, "the peak was not reset")
     return f"256 MiB raised the peak by {(peak - before) / _MIB:.0f} MiB", numbers
