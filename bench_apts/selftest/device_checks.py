@@ -31,6 +31,10 @@ class CheckFailed(Exception):
     """What a check expected, and what it saw."""
 
 
+class CheckSkipped(Exception):
+    """Why a check could not be made here."""
+
+
 def require(holds: bool, message: str) -> None:
     """Refuse what a check has seen.
 

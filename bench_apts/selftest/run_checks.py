@@ -123,15 +123,15 @@ def _one(name: str, device: str) -> dict[str, Any]:
         return {"status": "skipped", "text": f"needs the package {error.name}", "numbers": {}}
     except Exception as error:
         traceback.print_exc()
-        if "offline" in str(error) or "unavailable" in str(error):
-            return {"status": "skipped", "text": _line(error), "numbers": {}}
-        return {"status": "failed", "text": _line(error), "numbers": {}}
+        status = "skipped" if type(error).__name__ == "CheckSkipped" else "failed"
+        return {"status": status, "text": _line(error), "numbers": {}}
     return {"status": "ok", "text": text, "numbers": numbers}
 
 
 def _line(error: Exception) -> str:
     words = " ".join(str(error).split())[:400]
-    return words if type(error).__name__ == "CheckFailed" else f"{type(error).__name__}: {words}"
+    own = type(error).__name__ in ("CheckFailed", "CheckSkipped")
+    return words if own else f"{type(error).__name__}: {words}"
 
 
 def _describe(device: str) -> dict[str, Any]:

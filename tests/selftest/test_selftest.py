@@ -35,20 +35,25 @@ def test_findings_are_a_table_and_a_file(monkeypatch, tmp_path, capsys):
     def failing(device):
         device_checks.require(device == "gpu", f"this is a {device}")
 
+    def late(device):
+        raise device_checks.CheckSkipped("no time was left")
+
     def lacking(device):
         raise ModuleNotFoundError("no module", name="torchvision")
 
     monkeypatch.setattr(device_checks, "check_bf16", failing)
     monkeypatch.setattr(device_checks, "check_compile", lacking)
+    monkeypatch.setattr(device_checks, "check_meter", late)
     monkeypatch.setattr(run_checks, "_row", lambda name, device, limit_s: {
         "name": name, "seconds": 0.0, **run_checks._one(name, device)})
     out = tmp_path / "folder" / "found.json"
-    assert run_checks.run_all("cpu", out, ["memory", "bf16", "compile"]) == 1
+    assert run_checks.run_all("cpu", out, ["memory", "bf16", "compile", "meter"]) == 1
     found = json.loads(out.read_text())
-    assert [row["status"] for row in found["checks"]] == ["ok", "failed", "skipped"]
+    assert [row["status"] for row in found["checks"]] == ["ok", "failed", "skipped", "skipped"]
     assert found["checks"][1]["text"] == "this is a cpu"
     assert "torchvision" in found["checks"][2]["text"]
-    assert "1 ok, 1 failed, 1 skipped" in capsys.readouterr().out
+    assert found["checks"][3]["text"] == "no time was left"
+    assert "1 ok, 1 failed, 2 skipped" in capsys.readouterr().out
 
 
 def test_a_check_that_dies_or_hangs_is_a_failure(monkeypatch):
