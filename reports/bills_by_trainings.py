@@ -158,7 +158,7 @@ def payoff_words(found: BreakEven) -> str:
         return "never"
     if found.is_known:
         return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
-    return f"not told: {_span(found.interval)}"
+    return f"not told: 95 % interval {_span(found.interval)}"
 
 
 def payoff_sentence(label: str, found: BreakEven) -> str:
@@ -166,21 +166,27 @@ def payoff_sentence(label: str, found: BreakEven) -> str:
     if found.never:
         return f"tuning {label} never pays"
     if found.is_known:
-        return f"tuning {label} pays {payoff_words(found)} ({_span(found.interval)})"
-    low, high = found.interval
-    if math.isinf(low):
-        return (f"tuning {label} never paid by these trials, but "
-                f"{units.plural(found.seeds, 'fresh seed')} cannot tell")
-    first = f"{low:.0f} training{'s' * (low != 1)}"
-    last = "never" if math.isinf(high) else f"{high:.0f}"
-    return (f"these trials do not tell from when on tuning {label} pays (between {first} and "
-            f"{last})")
+        return (f"tuning {label} pays {payoff_words(found)} (95 % interval: "
+                f"{_span(found.interval)})")
+    if math.isinf(found.interval.low):
+        return (f"no break-even for tuning {label} within the data, of "
+                f"{units.plural(found.seeds, 'fresh seed')}: too few to rule one out")
+    said = (f"no break-even for tuning {label} within the data"
+            if math.isinf(found.interval.high)
+            else f"the break-even for tuning {label} is not determined")
+    return f"{said} (95 % interval: {_span(found.interval)})"
 
 
 def _span(interval: Interval) -> str:
-    """Format an interval of R*, for instance ``4 to never``."""
-    low, high = (f"{value:.0f}" if math.isfinite(value) else "never" for value in interval)
-    return low if low == high else f"{low} to {high}"
+    """Format an interval of R*: ``4 to 9 trainings``, or ``from 4 trainings on``."""
+    low, high = interval
+    if math.isinf(low):
+        return "none"
+    if math.isinf(high):
+        return f"from {units.plural(round(low), 'training')} on"
+    if low == high:
+        return units.plural(round(low), "training")
+    return f"{low:.0f} to {high:.0f} trainings"
 
 
 def amortised_figure(scene: TuningScene) -> Figure | None:

@@ -6,6 +6,7 @@ Importing this module does not import matplotlib, which takes longer than all ta
 from __future__ import annotations
 
 import io
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,7 @@ class Figure:
         legend: The looks in its files' legend, by label; the page has one for all.
         basis: What it rests on: number of trials or seeds, target, cap.
         data: The numbers that are drawn.
+        choice: The option of a switch that shows it, for instance ``"samples"``; see ``Pictures``.
     """
 
     draw: Callable[[], Drawing] = field(repr=False, compare=False)
@@ -63,6 +65,7 @@ class Figure:
     legend: Mapping[str, Look]
     basis: str = ""
     data: Table | None = None
+    choice: str = ""
 
     @cached_property
     def rendered(self) -> tuple[str, str]:
@@ -167,6 +170,35 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
     axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
 
 
+def offer_scale(axes: Axes, form: Callable[[float], str], *, log: bool,
+                limits: tuple[float, float], ticks: int = 5) -> None:
+    """Let the page show the horizontal axis the other way, linear or logarithmic.
+
+    Args:
+        axes: With its final limits and all that is drawn.
+        form: Formats a value at a tick.
+        log: Whether the other axis is the logarithmic one.
+        limits: Of the other axis.
+        ticks: About how many it has.
+    """
+    from bench_apts.reports.axis_ticks import RoundTicks, log_ticks
+
+    low, high = limits
+    found = (log_ticks(low, high, ticks, form) if log
+             else [tick for tick in RoundTicks(ticks, form).tick_values(low, high)
+                   if low <= tick <= high])
+    place = axes.get_position()
+    width = axes.figure.get_figwidth() * 72
+    axes.xaxis.set_gid(figure_style.AXIS + json.dumps({
+        "log": not log, "x": [round(width * place.x0, 2), round(width * place.x1, 2)],
+        "now": [float(end) for end in axes.get_xlim()], "other": [low, high],
+        "ticks": [[float(tick), units.trim(form(tick))] for tick in found]}))
+    crossing = axes.get_yaxis_transform()
+    for artist in (*axes.lines, *axes.collections):
+        if artist.get_transform() != crossing:
+            artist.set_gid(figure_style.MOVES)
+
+
 def headroom(low: float, high: float, share: float) -> tuple[float, float]:
     """Return limits of a logarithmic axis with ``share`` of its length left free above ``high``.
 
@@ -176,16 +208,42 @@ def headroom(low: float, high: float, share: float) -> tuple[float, float]:
     return low, high * (high / low) ** room if low > 0 else high * (1 + room)
 
 
+def row_panels(panels: Sequence[Sequence[str]], *, right: float,
+               height: float = 0.27) -> tuple[Drawing, list[Axes]]:
+    """Return a drawing of panels from the top, each with a row for each of its labels.
+
+    Sizes are in inches. All panels are alike across, so that one axis of values serves them all.
+    """
+    names = [[plain(label, 20) for label in labels] for labels in panels]
+    drawing, found = stacked_panels(
+        [height * len(labels) for labels in names], right=right,
+        left=0.14 + 0.07 * max(len(name) for labels in names for name in labels))
+    for axes, labels in zip(found, names, strict=True):
+        axes.set_yticks(range(len(labels)), labels)
+        axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+    return drawing, found
+
+
+def stacked_panels(heights: Sequence[float], *, left: float,
+                   right: float) -> tuple[Drawing, list[Axes]]:
+    """Return a drawing with a panel of each height below the other; sizes in inches."""
+    width, above, below = 4.9, 0.38, 0.3
+    total = sum(heights) + (above + below) * len(heights)
+    drawing, at, found = _empty_drawing(width, total), total, []
+    for height in heights:
+        at -= height + above
+        found.append(drawing.add_axes((left / width, at / total, (width - left - right) / width,
+                                       height / total)))
+        at -= below
+    return drawing, found
+
+
 def row_panel(labels: Sequence[str], *, right: float,
               height: float = 0.27) -> tuple[Drawing, Axes]:
-    """Return a drawing with a row for each label, from the top; sizes in inches."""
-    names = [plain(label, 20) for label in labels]
-    drawing, axes = panel(4.9, height * len(names) + 0.72, bottom=0.34, top=0.34,
-                          right=right, left=0.14 + 0.07 * max(map(len, names)))
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(False, axis="y")
+    """Return a drawing with a row for each label, see ``row_panels``."""
+    drawing, (axes,) = row_panels([labels], right=right, height=height)
     return drawing, axes
 
 

@@ -52,6 +52,18 @@ class Caveat(NamedTuple):
     text: str
 
 
+_GRAVEST = ("Target met by", "A start far above", "Trials of unlike", "Target of", "Few seeds",
+            "Few trials", "What ", "More ranks", "Trials side by side", "CPU ranks")
+"""How the titles begin of the caveats that matter most, the gravest first."""
+
+
+def gravest(found: Sequence[Caveat], count: int = 3) -> list[Caveat]:
+    """Return the caveats that a reader of the answer must know, the gravest first."""
+    first = (next((caveat for caveat in found if caveat.title.startswith(opening)), None)
+             for opening in _GRAVEST)
+    return [caveat for caveat in first if caveat][:count]
+
+
 def all_caveats(gathered: Gathered) -> list[Caveat]:
     """Return all caveats: about the machine, then the results, then the records."""
     return [Caveat(*found) for found in itertools.chain(

@@ -87,7 +87,7 @@ def _parts(found: StudyComparison, look: Mapping[str, Look]) -> list[Part]:
     for index, ((suite, ranks), rows) in enumerate(places.items()):
         figures = [figure for slot, measure in enumerate(_DRAWN)
                    if (figure := _ratio_figure(rows, measure, look, f"compared-{index}-{slot}"))]
-        blocks: list[Block] = [Pictures(tuple(figures), wide=True)] if figures else []
+        blocks: list[Block] = [Pictures(tuple(figures))] if figures else []
         table = compared_tables.measures_table(rows, f"{suite} at N = {ranks}")
         parts.append(Part(f"p{index}", f"{suite}, N = {ranks}", _finding(rows),
                           (*blocks, Listing(table, folded=False))))

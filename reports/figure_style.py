@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -76,8 +77,16 @@ _INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stro
 _UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
 
 
+_SMALL = "8px"
+"""Size of most labels, which a figure says once."""
+
 FILE_ONLY = ("file-ground", "file-title", "file-legend")
 """Ids of what a figure's file needs, while the page says it in words of its own."""
+
+
+AXIS, MOVES = "axis:", "moves"
+"""Ids of a horizontal axis that the page may show on another scale, followed by both scales, and
+of what it then moves."""
 
 
 def inline(source: str, slug: str, title: str, description: str, view: str) -> str:
@@ -92,9 +101,10 @@ def inline(source: str, slug: str, title: str, description: str, view: str) -> s
         view: The ``viewBox``: what of the document is shown.
     """
     root = _clean(source, slug)
+    axis = root.get("data-axis")
     head = {"viewBox": view, "role": "img", "class": "figure",
             "aria-labelledby": f"{slug}-title {slug}-desc", "stroke-linejoin": "round",
-            "preserveAspectRatio": "xMidYMid meet"}
+            "font-size": _SMALL} | ({"data-axis": axis} if axis else {})
     root.attrib.clear()
     root.attrib.update(head)
     for index, (name, text) in enumerate((("title", title), ("desc", description))):
@@ -116,7 +126,18 @@ def symbol(source: str, slug: str) -> str:
 
 def _clean(source: str, slug: str) -> ET.Element:
     root = ET.fromstring(source)
-    names = {name: f"{slug}-{index}" for index, name in enumerate(_references(root))}
+    # Short, as a clipping path is named by most elements of a figure.
+    short = f"f{zlib.crc32(slug.encode()):x}"
+    names = {name: f"{short}-{index}" for index, name in enumerate(_references(root))}
+    for element in root.iter():
+        name = element.get("id", "")
+        if name.startswith(AXIS):
+            root.set("data-axis", name.removeprefix(AXIS))
+            for tick in element:
+                if tick.get("id", "").startswith("xtick"):
+                    tick.set("class", "tick")
+        elif name == MOVES:
+            element.set("class", MOVES)
     for parent in reversed([*root.iter()]):  # what loses all its children may go with them
         parent[:] = [child for child in parent if not _is_needless(child)]
     for element in root.iter():
@@ -193,10 +214,17 @@ def _restyle(element: ET.Element) -> None:
         # The page's own typeface is used, as the labels are text.
         if value and name != "font-family":
             element.set(name, value)
-    classes = [f"{name[0]}-{ADAPTED[element.attrib[name].lower()]}" for name in ("fill", "stroke")
+    # The page's style says what the colour of a class is.
+    classes = [f"{name[0]}-{ADAPTED[element.attrib.pop(name).lower()]}"
+               for name in ("fill", "stroke")
                if element.attrib.get(name, "").lower() in ADAPTED]
     if classes:
         element.set("class", " ".join(classes))
+    if classes == ["s-grid"]:  # lines of the grid end where they are clipped
+        for name in ("clip-path", "stroke-linecap"):
+            element.attrib.pop(name, None)
+    if element.attrib.get("font-size") == _SMALL:
+        del element.attrib["font-size"]
     if _UNTURNED.match(element.attrib.get("transform", "")):
         del element.attrib["transform"]
 

@@ -12,7 +12,15 @@ from bench_apts.core.errors import UserError
 from bench_apts.plugins import registry
 from bench_apts.reports import cells
 from bench_apts.reports.table import Table, Value, grouped_table, name, number, words
-from bench_apts.stats.modelled_training import BatchScaling, Projection, project, recorded_work
+from bench_apts.stats.modelled_training import (
+    MOST_GROWTH,
+    MOST_SHARE,
+    BatchScaling,
+    Projection,
+    project,
+    recorded_work,
+    statistical_efficiency,
+)
 from bench_apts.stats.network_model import COLLECTIVES, Algorithm
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.table import Plain
-    from bench_apts.stats.modelled_training import RecordedWork
+    from bench_apts.stats.modelled_training import Efficiency, RecordedWork
     from bench_apts.stats.network_model import Interconnect
 
 RANKS = (8, 64, 512, 4096)
@@ -38,7 +46,9 @@ class ProjectedRow(NamedTuple):
         fabric: The network's name.
         ranks: World size that is modelled.
         basis: Which record the computing was taken from.
-        middle: Modelled numbers, None where the minibatch cannot be shared out.
+        middle: Modelled numbers, None where the minibatch cannot be shared out. Time to the
+            target is NaN where ``efficiency`` is unknown.
+        efficiency: What is known of the samples that such a minibatch needs.
     """
 
     cell: ReportCell
@@ -48,16 +58,32 @@ class ProjectedRow(NamedTuple):
     ranks: int
     basis: str
     middle: Projection | None
+    efficiency: Efficiency = "measured"
+
+    @property
+    def to_target(self) -> str:
+        """Time to the target in words."""
+        if self.middle is None:
+            return units.NONE
+        if math.isnan(self.middle.to_target_s):
+            return "not modelled"
+        return (units.format_seconds(self.middle.to_target_s)
+                if math.isfinite(self.middle.to_target_s) else "no hit")
 
     @property
     def text(self) -> str:
         """Step time / time to target, for a table."""
         if self.middle is None:
             return units.NONE
-        reached = math.isfinite(self.middle.to_target_s)
-        shown = (f"{units.format_seconds(self.middle.step_s)} / "
-                 + (units.format_seconds(self.middle.to_target_s) if reached else "no hit"))
-        return shown.replace(units.THIN, " ")
+        shown = f"{units.format_seconds(self.middle.step_s)} / {self.to_target}"
+        return (shown + " *" * (self.efficiency == "assumed")).replace(units.THIN, " ")
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no time to the target; "" where there is one."""
+        if self.middle is None or self.efficiency != "unknown":
+            return ""
+        return f"minibatch of {self.middle.batch_size:,} was never run"
 
     def numbers(self) -> dict[str, Plain]:
         """Return the row of the CSV file; what is infinite or unknown is left empty."""
@@ -67,7 +93,8 @@ class ProjectedRow(NamedTuple):
             "suite": self.cell.suite.name, "optimizer": self.cell.label,
             "recorded_ranks": self.cell.ranks, "seeds": len(self.cell.seeds), "hits": self.hits,
             "compute_basis": self.basis, "scaling": self.scaling, "fabric": self.fabric,
-            "ranks": self.ranks,
+            "ranks": self.ranks, "batch_size": values.batch_size if values else None,
+            "samples_to_target": self.efficiency,
             "modelled_compute_s": values.compute_s if values else None,
             "modelled_communication_s": values.communication_s if values else None,
             "modelled_step_s": values.step_s if values else None,
@@ -111,11 +138,32 @@ def project_times(gathered: Gathered, ranks: Sequence[int], networks: Mapping[st
         cell, done = recorded
         wish, note = _batches(cell)
         notes += note
-        found += [ProjectedRow(cell, sum(w.hit for w in done), scaling, fabric, n, done[0].basis,
-                               _median([project(w, n, scaling, network, algorithm,
-                                                wish(scaling, n)) for w in done]))
-                  for scaling in scalings for fabric, network in networks.items() for n in ranks]
-    return found, notes
+        run = {other.batch for other in mine if other.batch}
+        samples = max((r.start.train_samples for r in cell.seeds if r.start), default=0)
+        for scaling, (fabric, network), n in itertools.product(
+                scalings, networks.items(), ranks):
+            middle = _median([project(w, n, scaling, network, algorithm, wish(scaling, n))
+                              for w in done])
+            known: Efficiency = "unknown"
+            if middle:
+                known = statistical_efficiency(middle.batch_size, run, samples)
+            if middle and known == "unknown" and math.isfinite(middle.to_target_s):
+                middle = middle._replace(to_target_s=math.nan)
+            found.append(ProjectedRow(cell, sum(w.hit for w in done), scaling, fabric, n,
+                                      done[0].basis, middle, known))
+    return found, [*notes, *refusals(found)]
+
+
+def refusals(rows: Sequence[ProjectedRow]) -> list[str]:
+    """Say of each optimizer from which N on no time to the target is modelled, and why."""
+    found: dict[tuple[str, str, str], ProjectedRow] = {}
+    for row in rows:
+        if row.refusal and row.hits:
+            key = row.cell.suite.name, row.cell.label, row.scaling
+            found[key] = min(found.get(key, row), row, key=lambda each: each.ranks)
+    return [f"{label} on {suite} at N = {row.ranks:,} and more, {scaling} scaling: time to the "
+            f"target is not modelled: {row.refusal}"
+            for (suite, label, scaling), row in found.items()]
 
 
 def _recorded(mine: Sequence[ReportCell]) -> tuple[ReportCell, list[RecordedWork]] | str:
@@ -177,7 +225,7 @@ def _median(projections: Sequence[Projection | None]) -> Projection | None:
         statistics.median(p.compute_s for p in known),
         statistics.median(p.communication_s for p in known),
         round(statistics.median(reached)) if reached else known[0].steps,
-        statistics.median(p.to_target_s for p in known))
+        statistics.median(p.to_target_s for p in known), known[0].batch_size)
 
 
 def modelled_table(rows: Sequence[ProjectedRow]) -> Table | None:
@@ -189,12 +237,14 @@ def modelled_table(rows: Sequence[ProjectedRow]) -> Table | None:
     return grouped_table(
         "modelled", "Modelled time on other networks",
         "Modelled, not measured: computing as recorded, plus hops times latency and bytes over "
-        "bandwidth of each collective; nothing overlaps, no link is shared, and samples to the "
-        "target stay those measured at the recorded N. Strong: the global minibatch stays; weak: "
-        "each rank's share of it. `bench-apts project` takes other networks and N.",
+        "bandwidth of each collective; nothing overlaps and no link is shared. Strong: the global "
+        "minibatch stays; weak: each rank's share of it. A time to the target is given where such "
+        f"a minibatch was run; as if the method needed no more samples (*) up to {MOST_GROWTH} "
+        f"times one that was and {units.format_percent(MOST_SHARE, 0)} of the training set. "
+        "`bench-apts project` takes other networks and N.",
         (("Optimizer", ""), ("Scaling", ""), ("Network", ""), ("N", "ranks, modelled"),
-         ("Computing", "of a step"), ("Sending", "in a step"), ("Step", "modelled"),
-         ("To target", "modelled")),
+         ("Minibatch", "samples"), ("Computing", "of a step"), ("Sending", "in a step"),
+         ("Step", "modelled"), ("To target", "modelled")),
         (map(_row, group) for _, group in itertools.groupby(
             ordered, lambda row: (row.scaling, row.fabric))))
 
@@ -204,8 +254,8 @@ def _row(row: ProjectedRow) -> tuple[Value, ...]:
     assert middle is not None
     reached = math.isfinite(middle.to_target_s)
     return (name(row.cell.label, suite=row.cell.suite.name), words(row.scaling),
-            words(row.fabric), number(f"{row.ranks:,}"),
+            words(row.fabric), number(f"{row.ranks:,}"), number(f"{middle.batch_size:,}"),
             *(number(units.format_seconds(seconds))
               for seconds in (middle.compute_s, middle.communication_s, middle.step_s)),
-            Value(units.format_seconds(middle.to_target_s) if reached else "no hit",
-                  numbers=row.numbers(), kind="number" if reached else "number missed"))
+            Value(row.to_target + " *" * (reached and row.efficiency == "assumed"), row.refusal,
+                  row.numbers(), "number" if reached else "number missed"))

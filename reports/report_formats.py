@@ -94,8 +94,8 @@ def _chapter(chapter: Chapter) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    tables = [block.table.name for block in part.blocks if isinstance(block, Listing)]
-    texts = [block.text for block in part.blocks if not isinstance(
+    tables = [block.table.name for block in part.every_block if isinstance(block, Listing)]
+    texts = [block.text for block in part.every_block if not isinstance(
         block, Pictures | Listing | Boxes)]
     return {"slug": part.slug, "title": part.title, "finding": part.finding, "texts": texts,
             "figures": [_figure(figure) for figure in part.figures], "tables": tables}
@@ -166,7 +166,7 @@ def _decisions(chapter: Chapter) -> list[str]:
 def _numbers(chapter: Chapter) -> list[str]:
     """Return the main table's rows at the largest N."""
     table: Table | None = next((
-        block.table for part in chapter.parts for block in part.blocks
+        block.table for part in chapter.parts for block in part.every_block
         if isinstance(block, Listing) and block.table.name == "main"), None)
     if table is None:
         return []

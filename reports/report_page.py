@@ -19,7 +19,7 @@ from markupsafe import Markup
 from bench_apts.core import units
 from bench_apts.core.currencies import headline
 from bench_apts.core.errors import UserError
-from bench_apts.reports import caveats, section_parts
+from bench_apts.reports import caveats, report_terms, section_parts
 from bench_apts.reports.canvas import swatch
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
@@ -30,7 +30,7 @@ from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_w
 from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from bench_apts.core.spec import Suite
     from bench_apts.reports.asv_results import History
@@ -79,12 +79,14 @@ def render_page(*, marks: Mapping[str, str], look: Mapping[str, Look],
     """
     folder = resources.files("bench_apts.reports") / "templates"
     style = (folder / "report.css").read_text(encoding="utf-8") + _palette()
-    script = (folder / "sort.js").read_text(encoding="utf-8")
+    script = "".join((folder / name).read_text(encoding="utf-8")
+                     for name in ("sort.js", "page.js"))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
         finalize=_joined)
-    environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS, shared=_shared)
+    environment.globals.update(units=units, svg=Markup, most_rows=MOST_ROWS,
+                               terms=report_terms.TITLES, defined=_defined)
     environment.tests.update({
         kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
         for kind in get_args(section_parts.Block)})
@@ -102,14 +104,12 @@ def _joined(value: Any) -> Any:
             if isinstance(value, str) and not isinstance(value, Markup) else value)
 
 
+def _defined(text: str) -> Markup:
+    return report_terms.define_terms(_joined(text))
+
+
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _shared(figures: Sequence[Figure]) -> Table | None:
-    """Return the table that several figures side by side were all drawn from."""
-    first = figures[0].data
-    return first if len(figures) > 1 and all(f.data is first for f in figures) else None
 
 
 def _palette() -> str:
@@ -137,6 +137,21 @@ class Chapter:
     anchor: str
     decision: Part
     parts: tuple[Part, ...]
+
+    @property
+    def ordered(self) -> list[Part]:
+        """The parts as they stand on the page: the evidence first."""
+        return sorted(self.parts, key=lambda part: not part.evidence)
+
+
+def _caps(chapters: Iterable[Chapter]) -> list[str]:
+    """Return the caps of a trial, each with the suites that have it where they differ."""
+    suites: dict[str, list[str]] = {}
+    for chapter in chapters:
+        suites.setdefault(units.format_budget(chapter.suite.budget), []).append(
+            chapter.suite.name)
+    return [cap if len(suites) == 1 else f"{cap} ({', '.join(names)})"
+            for cap, names in suites.items()]
 
 
 @dataclass(frozen=True)
@@ -194,8 +209,8 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     page = partial(
         render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
         labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
-        look=look, caveats=notes, cards=origin, warnings=warnings,
-        sources=sources, overall=overall,
+        look=look, caveats=notes, gravest=caveats.gravest(notes), cards=origin,
+        warnings=warnings, caps=_caps(chapters), sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)
     tables = _rows([*(table for part in parts for table in part.tables), *sources], parts)
     files = {f"tables/{name}.csv": partial(csv_bytes, rows) for name, rows in tables.items()}

@@ -34,21 +34,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures side by side.
+    """Figures side by side, two or three in a row.
 
     Attributes:
-        figures: At least one.
+        figures: At least one. Those with the first's ``choice`` are shown; a switch of the page
+            shows others instead, which stand folded below where nothing can be switched.
         heading: What they are about, for instance ``"N = 2"``; "" for no heading.
         aside: A remark that follows the heading, "" for none.
         key: What the marks in the figures mean, "" if they need no words.
-        wide: Two in a row instead of three.
     """
 
     figures: tuple[Figure, ...]
     heading: str = ""
     aside: str = ""
     key: str = ""
-    wide: bool = False
+
+    @property
+    def chosen(self) -> tuple[tuple[Figure, ...], tuple[Figure, ...]]:
+        """Those that are shown, and those that a switch shows."""
+        first = self.figures[0].choice
+        return (tuple(figure for figure in self.figures if figure.choice == first),
+                tuple(figure for figure in self.figures if figure.choice != first))
+
+    @property
+    def shared(self) -> list[Table]:
+        """The tables that several of the figures were drawn from."""
+        drawn = [figure.data for figure in self.figures if figure.data]
+        found = {id(data): data for data in drawn}
+        return [data for data in found.values() if sum(other is data for other in drawn) > 1]
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class Answer:
         detail: The numbers behind it, in one or two sentences.
         label: The optimizer whose legend mark stands in front, if there is one answer.
         numbers: The same as plain numbers in base units, by CSV column.
+        brief: The detail in a few words, for a table's cell.
+        section: Anchor of the section that shows more of it, "" for none.
     """
 
     question: str
@@ -85,6 +100,8 @@ class Answer:
     detail: str
     label: str = ""
     numbers: Mapping[str, Plain] = field(default_factory=dict)
+    brief: str = ""
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,15 @@ class Boxes:
 
     boxes: tuple[Box, ...]
 
+    @property
+    def rows(self) -> list[tuple[Answer, list[Answer | None]]]:
+        """The first box's answer to each question that any box answers, and that of each box."""
+        found = [{answer.question: answer for answer in box.answers} for box in self.boxes]
+        most = max(found, key=len)
+        order = [*most, *(one for answers in found for one in answers if one not in most)]
+        return [(next(answers[one] for answers in found if one in answers),
+                 [answers.get(one) for answers in found]) for one in dict.fromkeys(order)]
+
 
 Block = Pictures | Listing | Prose | Boxes
 
@@ -127,28 +153,47 @@ class Part:
         title: Its heading.
         finding: One sentence written from the data, with its numbers.
         blocks: What is shown, in order.
-        legend: Whether the optimizers' legend is to stand above the figures.
-        drawn: The labels that the legend is limited to, () for all.
+        more: Blocks that follow and are folded together.
+        evidence: Whether it stands open, among the evidence of the answer, or is folded.
     """
 
     slug: str
     title: str
     finding: str
     blocks: tuple[Block, ...] = ()
-    legend: bool = False
-    drawn: tuple[str, ...] = ()
+    more: tuple[Block, ...] = ()
+    evidence: bool = False
+
+    @property
+    def every_block(self) -> tuple[Block, ...]:
+        """All blocks, those that are folded together too."""
+        return (*self.blocks, *self.more)
+
+    @property
+    def contents(self) -> str:
+        """What is folded together, in a few words."""
+        tables = [f"{block.table.title[0].lower()}{block.table.title[1:]}"
+                  for block in self.more if isinstance(block, Listing)]
+        drawn = sum(len(block.figures) for block in self.more if isinstance(block, Pictures))
+        return "; ".join([*([units.plural(drawn, "figure")] if drawn else []), *tables])
+
+    @property
+    def basis(self) -> str:
+        """What most of its figures rest on, to be said once; "" where no two rest on the same."""
+        found = Counter(figure.basis for figure in self.figures).most_common(1)
+        return found[0][0] if found and found[0][1] > 1 else ""
 
     @property
     def figures(self) -> list[Figure]:
         """All figures of its blocks."""
-        return [figure for block in self.blocks if isinstance(block, Pictures)
+        return [figure for block in self.every_block if isinstance(block, Pictures)
                 for figure in block.figures]
 
     @property
     def tables(self) -> list[Table]:
         """All tables of its blocks, those behind figures too."""
         found: list[Table] = []
-        for block in self.blocks:
+        for block in self.every_block:
             if isinstance(block, Listing):
                 found.append(block.table)
             elif isinstance(block, Pictures):
@@ -158,7 +203,8 @@ class Part:
     @property
     def boxes(self) -> list[Box]:
         """All decision boxes of its blocks."""
-        return [box for block in self.blocks if isinstance(block, Boxes) for box in block.boxes]
+        return [box for block in self.every_block if isinstance(block, Boxes)
+                for box in block.boxes]
 
 
 @dataclass(frozen=True)
@@ -174,6 +220,7 @@ class Section:
         study: Whether it is about the whole study: ``part`` takes a ``StudyContext``, else the
             ``Context`` of each suite.
         last: Whether it is built after all others, as it waits for something.
+        evidence: Whether it stands open on the page, at its first blocks; others are folded.
     """
 
     anchor: str
@@ -182,11 +229,11 @@ class Section:
     compares: bool = False
     study: bool = False
     last: bool = False
+    evidence: bool = False
 
-    def part(self, finding: str, blocks: Iterable[Block], *, legend: bool = False,
-             drawn: Iterable[str] = ()) -> Part:
+    def part(self, finding: str, blocks: Iterable[Block], *, more: Iterable[Block] = ()) -> Part:
         """Return the part of the page; see ``Part``."""
-        return Part(self.anchor, self.title, finding, tuple(blocks), legend, tuple(drawn))
+        return Part(self.anchor, self.title, finding, tuple(blocks), tuple(more), self.evidence)
 
 
 @dataclass(frozen=True)
@@ -214,7 +261,8 @@ class Context:
     replays: Replays | None = None
 
     def figure(self, draw: Callable[[], Drawing], slug: str, title: str, caption: str, *,
-               basis: str, data: Table, ranks: int = 0, drawn: Iterable[str] = ()) -> Figure:
+               basis: str, data: Table, ranks: int = 0, drawn: Iterable[str] = (),
+               choice: str = "") -> Figure:
         """Return a figure about this suite, or about one N of it.
 
         Args:
@@ -226,12 +274,13 @@ class Context:
             data: The numbers that are drawn.
             ranks: N; 0 where it is about all.
             drawn: The optimizers in the file's legend.
+            choice: See ``canvas.Figure``.
         """
         stem, place = self.prefix, self.suite.name
         if ranks:
             stem, place = f"{stem}-n{ranks}", f"{place}, N = {ranks}"
         return Figure(draw, f"{stem}-{slug}", f"{place}: {title}", caption,
-                      {label: self.looks[label] for label in drawn}, basis, data)
+                      {label: self.looks[label] for label in drawn}, basis, data, choice)
 
     def size(self, ranks: int) -> str:
         """Return the heading of an N; a dagger marks times that measure the machine."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Plain = str | int | float | bool | None
 
-MOST_ROWS = 100
+MOST_ROWS = 50
 """A table's rows on the page; its CSV file has all, and a large study stays a small page."""
 
 
@@ -55,7 +55,7 @@ class Value:
         if isinstance(first, str | bool):
             return None
         # No number there at all, or an infinite one, is a miss: it comes last either way.
-        return f"{first:.7g}" if first is not None and math.isfinite(first) else ""
+        return f"{first:.5g}" if first is not None and math.isfinite(first) else ""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from bench_apts.stats.network_model import Algorithm
 _ASSUMED = (
     "All times are modelled, none is measured: computing as recorded, plus hops x latency + "
     "bytes / bandwidth of each collective; nothing overlaps, no link is shared.",
-    "Samples to the target are those measured at the recorded N; how many another N needs is "
-    "not known.",
+    "A time to the target is given where such a global minibatch was run; *: as if the method "
+    "needed no more samples, up to 4 times one that was and a tenth of the training set.",
 )
 
 

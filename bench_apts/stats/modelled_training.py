@@ -10,13 +10,13 @@ import math
 import statistics
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench_apts.stats.network_model import Algorithm, collective_seconds
 from bench_apts.stats.trial_costs import hit_bracket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from bench_apts.core.records import DistinctCall, Traffic, TrialRecord
     from bench_apts.stats.network_model import Interconnect
@@ -109,12 +109,16 @@ def recorded_work(record: TrialRecord, alone: float) -> RecordedWork | None:
 
 
 class Projection(NamedTuple):
-    """Modelled numbers of one training: seconds of a step, steps and seconds to the target."""
+    """Modelled numbers of one training: seconds of a step, steps and seconds to the target.
+
+    ``batch_size`` is the global minibatch, in samples.
+    """
 
     compute_s: float
     communication_s: float
     steps: int
     to_target_s: float
+    batch_size: int = 0
 
     @property
     def step_s(self) -> float:
@@ -149,4 +153,29 @@ def project(done: RecordedWork, ranks: int, scaling: BatchScaling, network: Inte
     communication = sum(number * collective_seconds(name, payload, ranks, network, algorithm)
                         for name, payload, number in done.messages()) / done.steps
     total = steps * (compute + communication) if done.hit else math.inf
-    return Projection(compute, communication, steps, total)
+    return Projection(compute, communication, steps, total, round(batch))
+
+
+MOST_GROWTH, MOST_SHARE = 4, 0.1
+"""How far a minibatch that was never run may be from one that was, as a multiple, and the share of
+the training set that it may be."""
+
+Efficiency = Literal["measured", "assumed", "unknown"]
+
+
+def statistical_efficiency(batch: float, run: Collection[int], samples: int) -> Efficiency:
+    """Say what is known of how many samples a minibatch needs to the target.
+
+    Args:
+        batch: Samples of the global minibatch.
+        run: Minibatches that were run.
+        samples: Of the training set.
+
+    Returns:
+        ``measured`` for a minibatch that was run; ``assumed`` where one so near was that it may
+        be modelled as if no more samples were needed; else ``unknown``.
+    """
+    if batch in run:
+        return "measured"
+    near = run and batch <= MOST_GROWTH * max(run) and batch <= MOST_SHARE * samples
+    return "assumed" if near else "unknown"

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from bench_apts.core.records import TrialRecord
     from bench_apts.core.spec import Target
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.section_parts import Context, Part
+    from bench_apts.reports.section_parts import Block, Context, Part
 
-SECTION = Section("budget", "At the end of the budget", order=55)
+SECTION = Section("budget", "At the end of the budget", order=55, evidence=True)
 
 Sent = Literal["bytes", "calls"]
 """What is spent on communication: bytes on the wire, or calls of collectives."""
@@ -93,7 +93,8 @@ class BudgetFronts:
 
 def part(context: Context) -> Part | None:
     """Build the section; None where no training that got to its end sent anything."""
-    blocks, found = [], None
+    blocks: list[Block] = []
+    found = None
     for group in context.groups:
         fronts = budget_fronts(group)
         if any(point.sent["bytes"][2] for point in fronts.points):
@@ -101,8 +102,10 @@ def part(context: Context) -> Part | None:
             data = _table(context, group, fronts)
             blocks.append(Pictures(
                 tuple(_figure(context, group, fronts, sent, data) for sent in get_args(Sent)),
-                f"N = {group.ranks}", key=_KEY, wide=True))
-    return SECTION.part(_finding(context, *found), blocks, legend=True) if found else None
+                f"N = {group.ranks}", key=_KEY))
+    # The largest N tells most; the others follow, folded.
+    return (SECTION.part(_finding(context, *found), blocks[-1:], more=blocks[:-1])
+            if found else None)
 
 
 def budget_fronts(group: CellGroup) -> BudgetFronts:
@@ -158,20 +161,22 @@ def _calls(record: TrialRecord, collective: str = "") -> float:
 
 
 def _finding(context: Context, ranks: int, fronts: BudgetFronts) -> str:
-    """Say who ends best and who sends least at the largest N."""
+    """Say who ends with the highest median and who sends least at the largest N."""
     target = context.suite.target
-    worse = -1 if target.direction == "max" else 1
-    best = min(fronts.points, key=lambda p: (worse * p.metric[0], p.sent["bytes"][0]))
-    least = min(fronts.points, key=lambda p: (p.sent["bytes"][0], worse * p.metric[0]))
-
-    def numbers(point: BudgetPoint) -> str:
-        return (f"{units.format_metric(target, target.metric, point.metric[0])} after "
-                f"{units.format_size(point.sent['bytes'][0])} per rank and "
-                f"{units.format_count(point.sent['calls'][0])} collective calls")
-
-    where = f"At N = {ranks}, {best.cell.label} ends best"
-    return f"{where} and sends least: {numbers(best)}." if best is least else (
-        f"{where}: {numbers(best)}; {least.cell.label} sends least: {numbers(least)}.")
+    pick = max if target.direction == "max" else min
+    most = pick(point.metric[0] for point in fronts.points)
+    first = [point for point in fronts.points if point.metric[0] == most]
+    low, high = (end(point.metric[at] for point in first) for at, end in ((1, min), (2, max)))
+    near = [point.cell.label for point in fronts.points if point not in first
+            and point.metric[1] <= high and point.metric[2] >= low]
+    least = min(fronts.points, key=lambda point: point.sent["bytes"][0])
+    names = units.listing([point.cell.label for point in first])
+    ends = "ends" if len(first) == 1 else "end"
+    return (f"At N = {ranks}, {names} {ends} with the {'high' if pick is max else 'low'}est "
+            f"median, {units.format_metric(target, target.metric, most)}"
+            + (f", in whose range seeds of {units.listing(near)} end as well" if near else "")
+            + f". {least.cell.label} sends least: {units.format_size(least.sent['bytes'][0])} per "
+            f"rank, in {units.format_count(least.sent['calls'][0])} collective calls.")
 
 
 def _figure(context: Context, group: CellGroup, fronts: BudgetFronts, sent: Sent,

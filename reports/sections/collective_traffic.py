@@ -77,7 +77,7 @@ def part(context: Context) -> Part | None:
         mine = [row for row in rows if row.ranks == group.ranks]
         if drawn := [figure for figure in (_step_figure(context, group, mine),
                                            _phase_figure(context, group)) if figure]:
-            blocks.append(Pictures(tuple(drawn), f"N = {group.ranks}", wide=True))
+            blocks.append(Pictures(tuple(drawn), f"N = {group.ranks}"))
     if rows:
         blocks.append(Listing(_formula_table(context, rows)))
     return SECTION.part(_finding(rows), [*blocks, Listing(detail)])

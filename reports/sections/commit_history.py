@@ -37,7 +37,7 @@ def part(study: StudyContext) -> Part | None:
               for kind in kinds]
     drawn = [figure for index, lines in enumerate(groups)
              if (figure := _figure(found.commits, lines, index))]
-    blocks: list[Block] = [Pictures(tuple(drawn), wide=True)] if drawn else []
+    blocks: list[Block] = [Pictures(tuple(drawn))] if drawn else []
     return SECTION.part(_finding(found), [*blocks, Listing(_table(found), folded=bool(drawn))])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ from bench_apts.core import units
 from bench_apts.core.currencies import TIME_CURRENCIES, headline
 from bench_apts.reports import bills_by_trainings, search_costs, section_parts
 from bench_apts.reports.cells import computing
+from bench_apts.reports.expected_costs import expected_figure
 from bench_apts.reports.sections import decision_contest
 from bench_apts.reports.table import hits_of_trials, shared_search_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pool
@@ -48,22 +50,26 @@ class _Question(NamedTuple):
         slug: Its name in tables.
         show: Formats a value.
         contest: Not yet judged.
+        section: Anchor of the section that shows more.
     """
 
     title: str
     slug: str
     show: Callable[[float], str]
     contest: decision_contest.Contest
+    section: str
 
 
 def part(context: Context) -> section_parts.Part:
-    """Build a decision box for each N of a suite."""
+    """Build a decision box for each N of a suite, and draw the expected costs behind them."""
     boxes = tuple(_box(context, group) for group in context.groups)
     finding = " ".join(f"{box.heading}: {box.headline}" for box in boxes)
     ratios = search_costs.relative_costs_table(context.groups, context.gathered.device)
-    return section_parts.Part("decision", "Which optimizer to take", finding, (
-        section_parts.Boxes(boxes), section_parts.Prose(_HOW),
-        *([section_parts.Listing(ratios, folded=False)] if ratios else [])))
+    drawn = expected_figure(context)
+    return section_parts.Part(
+        "decision", "Which optimizer to take", finding,
+        (section_parts.Boxes(boxes), *([section_parts.Pictures((drawn,))] if drawn else [])),
+        more=(section_parts.Prose(_HOW), *section_parts.tables(ratios, folded=False)))
 
 
 def _box(context: Context, group: CellGroup) -> section_parts.Box:
@@ -76,10 +82,10 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
     unlike = group.unlike if timed else ""
     questions = [
         _Question(question, slug, view.show, decision_contest.contest(
-            _by_trainings(pools, trainings), group.noise if timed else None, unlike))
-        for question, slug, trainings in (
-            ("Training once", "train_once", 1),
-            ("Training ten times", "train_ten_times", bills_by_trainings.MANY))]
+            _by_trainings(pools, trainings), group.noise if timed else None, unlike), section)
+        for question, slug, trainings, section in (
+            ("Training once", "train_once", 1, "main"),
+            ("Training ten times", "train_ten_times", bills_by_trainings.MANY, "tuning"))]
     if group.ranks > 1:
         questions += _networks(context, group, rivals)
     remembered = [cell for cell in cells if cell.seeds]
@@ -87,7 +93,7 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
         questions.append(_Question(
             "When memory is short", "memory", units.format_size, decision_contest.contest(
                 [decision_contest.by_memory(cell) for cell in remembered], group.memory_noise,
-                group.unlike)))
+                group.unlike), "pareto"))
     settled = decision_contest.judge_contests([each.contest for each in questions])
     once = settled[0]
     answers = [_answer(group, each, found, view.currency)
@@ -97,12 +103,12 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
         answers[1] = replace(answers[1], detail=(
             f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
     said = _headline(cells, once, view)
-    remarks = _nobody(group, cells, view) if cells and once.best is None else []
     depends = search_costs.order_sentence(group, device)
+    if depends:
+        answers[0] = replace(answers[0], brief=f"{answers[0].brief}. {depends}")
+    remarks = _nobody(group, cells, view) if cells and once.best is None else []
     shared = shared_search_sentence(cells, view.currency, device)
-    pays = _pays(pools, unlike)
-    if pays:
-        answers.append(pays)
+    answers += [answer for answer in (_spent(pools, view), _pays(pools, unlike)) if answer]
     return section_parts.Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, f"{said} {depends}".rstrip(), tuple(answers),
@@ -119,6 +125,7 @@ def _by_trainings(pools: Sequence[Pool], trainings: int) -> list[decision_contes
 def _answer(group: CellGroup, asked: _Question, found: decision_contest.Contest,
             currency: Currency) -> section_parts.Answer:
     choice, detail = decision_contest.contest_words(found, asked.show)
+    brief = decision_contest.brief_words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
     interval = second.comparison.interval if second else None
     numbers: dict[str, Plain] = {
@@ -133,7 +140,8 @@ def _answer(group: CellGroup, asked: _Question, found: decision_contest.Contest,
         "ratio_high": interval.high if interval else None,
         "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
     label = best.cell.label if best and found.verdict == "clear" else ""
-    return section_parts.Answer(asked.title, found.verdict, choice, detail, label, numbers)
+    return section_parts.Answer(
+        asked.title, found.verdict, choice, detail, label, numbers, brief, asked.section)
 
 
 def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -> list[_Question]:
@@ -149,7 +157,7 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
         if missing:
             title += f" (time is not modelled: needs N = 1 of {units.listing(missing)})"
         return [_Question(title, "bytes", units.format_size,
-                          decision_contest.contest(_by_trainings(pools, 1)))]
+                          decision_contest.contest(_by_trainings(pools, 1)), "budget")]
     slow = sorted(network_model.load_fabrics().items(),
                   key=lambda pair: -pair[1].bytes_per_s)[-_SLOW:]
     return [
@@ -157,13 +165,31 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
             f"On {_speed(fabric)} (modelled)", f"network_{name}", units.format_seconds,
             decision_contest.contest(
                 [decision_contest.by_network(cell, fabric, alone[cell.label]) for cell in cells],
-                unlike=group.unlike))
+                unlike=group.unlike), "scaling")
         for name, fabric in slow]
 
 
 def _speed(fabric: Fabric) -> str:
     return (f"{units.trim(units.digits(8 * fabric.bytes_per_s / 1e9))}{units.THIN}Gb/s, "
             f"{units.trim(units.format_seconds(fabric.latency_s))}")
+
+
+def _spent(pools: Sequence[Pool], view: CostView) -> section_parts.Answer | None:
+    """Say what tuning cost, of each optimizer that was tuned; None where none was."""
+    tuned = [pool for pool in pools if pool.cell.tune]
+    if not tuned:
+        return None
+    bills = [f"{pool.cell.label} {view.show(pool.ert.total)}" for pool in tuned]
+    trials = sorted({len(pool.cell.tune) for pool in tuned})
+    most = units.plural(trials[-1], "trial")
+    each = most if len(trials) == 1 else f"{trials[0]} to {most}"
+    cell = tuned[0].cell
+    return section_parts.Answer(
+        "What tuning cost", "not told apart", units.listing(bills), f"For {each} each.", "", {
+            "suite": cell.suite.name, "ranks": cell.ranks, "question": "tuning_cost",
+            "verdict": "counted", "currency": view.currency, "lowest": None,
+            "value": sum(pool.ert.total for pool in tuned), "runner_up": None},
+        f"for {each} each; all others: nothing", "tuning")
 
 
 def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
@@ -192,14 +218,18 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
             f"However often one trains, no tuned optimizer's bill falls to that of {other}, which "
             f"is not tuned; {label} comes nearest over {bills_by_trainings.MANY} trainings.")
     else:
-        choice = said if found.is_known else "Not told by these trials"
+        choice = (said if found.is_known else "No break-even within the data"
+                  if math.isinf(found.interval.high) else "Not determined")
         text = (f"Against {other}, which is not tuned." if found.is_known else
                 f"{said}, against {other}, which is not tuned.")
+    brief = ("" if found.is_known or found.never
+             else f"{label}, {bills_by_trainings.payoff_words(found)}; ")
     return section_parts.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": bills_by_trainings.payoff_words(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
-        "break_even_low": found.interval.low, "break_even_high": found.interval.high})
+        "break_even_low": found.interval.low, "break_even_high": found.interval.high},
+        f"{brief}against {other}, which is not tuned", "tuning")
 
 
 def _headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view: CostView) -> str:

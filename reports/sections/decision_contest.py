@@ -180,6 +180,18 @@ def contest_words(contested: Contest, show: Callable[[float], str]) -> tuple[str
     return label, f"{least}; the runner-up is {_against(second)}."
 
 
+def brief_words(contested: Contest, show: Callable[[float], str]) -> str:
+    """Return the detail of ``contest_words`` for a cell of a table: the best and one rival."""
+    if contested.best is None or not contested.rivals or contested.verdict == "not judged":
+        return contest_words(contested, show)[1]
+    label, least = contested.best.cell.label, show(contested.best.value)
+    if contested.verdict == "clear":
+        return f"{least}; next: {_against(contested.rivals[0])}"
+    tied = contested.tied or contested.rivals
+    more = f" and {len(tied) - 1} more" if len(tied) > 1 else ""
+    return (f"lowest: {label}, {least}; {contested.verdict}: {_against(tied[0])}{more}")
+
+
 def _some(texts: Sequence[str]) -> str:
     """Join the first few and count the others."""
     more = [f"{len(texts) - _RIVALS} more"] if len(texts) > _RIVALS else []

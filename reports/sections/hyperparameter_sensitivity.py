@@ -60,8 +60,7 @@ def part(context: Context) -> Part | None:
                      "trials in this part of the range hit.")
     return SECTION.part(
         _finding(found), (*map(Prose, _edges(context)), *pictures, heats,
-                          *tables(transfer_table(context), folded=False)),
-        legend=True, drawn=dict.fromkeys(sweep.label for sweep in found))
+                          *tables(transfer_table(context), folded=False)))
 
 
 def _short(value: float) -> str:

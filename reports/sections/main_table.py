@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.table import Plain
 
-SECTION = Section("main", "Main table", order=10, compares=True)
+SECTION = Section("main", "Main table", order=10, compares=True, evidence=True)
 
 _BILLED: tuple[Currency, ...] = ("core_seconds", "samples", "wire_bytes", "gradient_evaluations")
 """Currencies in which the file has what a tuning trial was billed."""
@@ -37,8 +37,8 @@ def part(context: Context) -> Part | None:
     """Build the main table of a suite, what was frozen, and the cost at each level."""
     groups, device = context.groups, context.gathered.device
     return SECTION.part(_finding(context), tables(
-        cost_tables.main_table(groups, device, context.crowded), frozen_table(groups),
-        cost_tables.levels_table(groups, device), folded=False))
+        cost_tables.main_table(groups, device, context.crowded), folded=False), more=tables(
+            frozen_table(groups), cost_tables.levels_table(groups, device), folded=False))
 
 
 def _finding(context: Context) -> str:

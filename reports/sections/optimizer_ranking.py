@@ -48,13 +48,13 @@ def part(study: StudyContext) -> Part | None:
     blocks: list[Block] = [Listing(listed, folded=False)]
     drawn = _profile_figure(found, contexts[0].looks)
     if drawn:
-        blocks.append(Pictures((drawn,), wide=True))
+        blocks.append(Pictures((drawn,)))
     blocks += tables(_profile_table(found), cost_ratios.level_rankings_table(groups, view))
     changes = [line for group in groups if (line := unstable_winner(group, view.currency))]
     finding = _finding(rankings, several=len(contexts) > 1)
     if changes:
         finding += f" But {'; '.join(changes)}."
-    return SECTION.part(finding, blocks, legend=drawn is not None)
+    return SECTION.part(finding, blocks)
 
 
 def _finding(rankings: Sequence[Ranking], *, several: bool) -> str:

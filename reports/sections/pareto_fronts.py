@@ -77,10 +77,10 @@ def part(context: Context) -> Part | None:
             sentences.append(f"at {context.size(group.ranks)} " + ", ".join(
                 f"{names} {' and '.join(pairs)}" for names, pairs in fronts.items()))
             blocks.append(Pictures(tuple(drawn), context.size(group.ranks),
-                                   context.noise(group.ranks), _KEY, wide=True))
+                                   context.noise(group.ranks), _KEY))
     if not blocks:
         return None
-    return SECTION.part(f"Pareto-optimal: {'; '.join(sentences)}.", blocks, legend=True)
+    return SECTION.part(f"Pareto-optimal: {'; '.join(sentences)}.", blocks)
 
 
 def _front_axis(group: CellGroup) -> FrontAxis:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench_apts.core import units
-from bench_apts.core.currencies import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES, headline
 from bench_apts.reports import canvas, modelled_times, section_parts
-from bench_apts.reports.figure_style import GRID, MUTED
+from bench_apts.reports.figure_style import MUTED
 from bench_apts.reports.sections import scaling_factors
-from bench_apts.reports.table import Table, Value, name, number, reached, words
+from bench_apts.reports.table import Table, name, number, reached, words
 from bench_apts.stats import network_model
 from bench_apts.stats.modelled_training import BatchScaling
 from bench_apts.stats.network_model import Algorithm
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
     from bench_apts.reports.sections.scaling_factors import ScaledOptimizer
     from bench_apts.stats.world_sizes import Efficiency
 
-SECTION = section_parts.Section("scaling", "Scaling", order=40, compares=True)
-
-_LETTER = 0.065
-"""Inches that a digit of an axis takes, at most."""
-
+SECTION = section_parts.Section("scaling", "Scaling", order=40, compares=True, evidence=True)
 
 def part(context: Context) -> Part | None:
     """Build the section; None with a single N and nothing that could be modelled."""
     rows = scaling_factors.scale_optimizers(context)
     blocks: list[Block] = []
+    more: list[Block] = []
     if len({row.cell.ranks for row in rows}) > 1:
-        drawn = (_cost_figure(context, "train_s", "time"),
-                 _cost_figure(context, "wire_bytes", "bytes"),
-                 _factor_figure(context, rows, "hardware"),
-                 _factor_figure(context, rows, "statistical"))
-        shown = tuple(figure for figure in drawn if figure)
-        if shown:
-            blocks.append(section_parts.Pictures(
-                shown, f"Measured, {context.suite.scaling} scaling", wide=True))
-        blocks += section_parts.tables(scaling_factors.efficiency_table(context, rows),
-                                       folded=False)
-        blocks.append(section_parts.Listing(scaling_factors.scaling_table(context, rows)))
-    blocks += _networks(context)
-    return SECTION.part(_finding(context, rows), blocks, legend=True) if blocks else None
+        first = headline(context.gathered.device)
+        blocks += _pictures(_cost_figure(context, first, first.replace("_", "-")),
+                            _cost_figure(context, "wire_bytes", "bytes"))
+        more += _pictures(_cost_figure(context, "train_s", "time"),
+                          _factor_figure(context, rows, "hardware"),
+                          _factor_figure(context, rows, "statistical"))
+        more += section_parts.tables(scaling_factors.efficiency_table(context, rows),
+                                     scaling_factors.scaling_table(context, rows), folded=False)
+    more += _networks(context)
+    return SECTION.part(_finding(context, rows), blocks, more=more) if more else None
+
+
+def _pictures(*drawn: canvas.Figure | None) -> list[section_parts.Pictures]:
+    """Return what holds those figures that there are."""
+    shown = tuple(figure for figure in drawn if figure)
+    return [section_parts.Pictures(shown)] if shown else []
 
 
 def _finding(context: Context, rows: Sequence[ScaledOptimizer]) -> str:
@@ -241,107 +241,85 @@ def _networks(context: Context) -> list[Block]:
     known = network_model.load_fabrics()
     networks = network_model.networks([*known], known, 1, next(iter(known)))
     mine = replace(context.gathered, groups=context.groups)
+    # Besides other N the largest that was run, whose traffic and samples are those measured.
+    largest = max((group.ranks for group in context.groups), default=1)
+    sizes = sorted({*modelled_times.RANKS, *([largest] if largest > 1 else [])})
     rows, notes = modelled_times.project_times(
-        mine, modelled_times.RANKS, networks, list(BatchScaling), Algorithm.best)
+        mine, sizes, networks, list(BatchScaling), Algorithm.best)
     listing = modelled_times.modelled_table(rows)
     alone = [section_parts.Prose(f"{units.capitalized(note)}.") for note in notes
-             if "needs N = 1" in note]
+             if "not modelled" in note]
     if listing is None:
         return [*alone]
-    drawn = _network_figures(context, rows)
-    key = ("Filled: measured here. Open and dotted: modelled. Nobody measured these times; they "
-           "follow from what was recorded, what a rank computes and what it sends.")
-    pictures = [section_parts.Pictures(drawn, "Modelled: other networks, other N", key=key)]
-    return [*(pictures if drawn else []), section_parts.Listing(listing), *alone]
+    speeds = sorted(known, key=lambda name: -known[name].bytes_per_s)
+    drawn = _network_figure(context, [
+        row for row in rows if row.scaling == context.suite.scaling and row.middle
+        and math.isfinite(row.middle.to_target_s)], speeds)
+    return [*_pictures(drawn), section_parts.Listing(listing), *alone]
 
 
-def _network_figures(context: Context, rows: Sequence[ProjectedRow]) -> tuple[canvas.Figure, ...]:
-    """Draw for each network the time to the target against N: measured, then modelled."""
-    # An optimizer, the place of its N on the axis, and seconds.
-    measured = [(cell.label, at, time) for at, group in enumerate(context.groups)
-                for cell in group.cells if not context.crowded[group.ranks]
-                and 0 < (time := cell.to_target("train_s").median) < math.inf]
-    mode = [row for row in rows if row.scaling == context.suite.scaling
-            and row.middle and math.isfinite(row.middle.to_target_s)]
-    if not mode:
-        return ()
-    times = [*(row.middle.to_target_s for row in mode if row.middle),
-             *(time for *_, time in measured)]
-    limits = min(times) / 1.4, max(times) * 1.4
-    return tuple(_network_figure(context, fabric, measured, [
-        row for row in mode if row.fabric == fabric], limits)
-        for fabric in dict.fromkeys(row.fabric for row in mode))
-
-
-def _network_figure(context: Context, fabric: str, measured: Sequence[tuple[str, int, float]],
-                    rows: Sequence[ProjectedRow], limits: tuple[float, float]) -> canvas.Figure:
-    modelled = sorted({row.ranks for row in rows})
-    guessed = [(row.cell.label, row.ranks, row.middle.to_target_s) for row in rows if row.middle]
-    here, shifts, mode = len(context.groups), _shifts(context), context.suite.scaling
-
-    def draw() -> Drawing:
-        drawing, axes = canvas.panel(3.7, 2.7, left=0.55)
-        for points in (measured, [(label, here + modelled.index(ranks), time)
-                                  for label, ranks, time in guessed]):
-            before = len(axes.lines)
-            data = pd.DataFrame([(label, at + shifts[label], time) for label, at, time in points],
-                                columns=["optimizer", "x", "time"])
-            canvas.draw_lines(axes, data, "x", "time", context.looks, linewidth=1.6)
-            if points is not measured:
-                for line in axes.lines[before:]:
-                    line.set(linestyle=":", linewidth=1, markerfacecolor="none",
-                             markeredgecolor=line.get_color(), markeredgewidth=1.2)
-        axes.axvspan(here - 0.5, here + len(modelled) - 0.5, facecolor="none", hatch="////",
-                     edgecolor=GRID, linewidth=0, zorder=0)
-        canvas.scale(axes, "y", units.format_seconds, log=True, limits=limits)
-        room = axes.get_position().width * drawing.get_figwidth() / (here + len(modelled))
-        _place_ranks(axes, [*spaced([str(group.ranks) for group in context.groups], room),
-                            *spaced([str(ranks) for ranks in modelled], room)])
-        axes.set_xlabel(f"N measured here  |  N modelled ({mode} scaling)")
-        canvas.heading(axes, f"training time to the target, modelled on {fabric}")
-        return drawing
-
-    last = max(modelled)
-    least, label = min((time, label) for label, ranks, time in guessed if ranks == last)
-    absent = sorted({label for label, *_ in guessed}
-                    - {label for label, ranks, _ in guessed if ranks == last})
-    few = (f" Not {units.listing(absent)}: a minibatch of fewer samples than ranks."
-           if absent else "")
-    recorded = [str(ranks) for ranks in sorted({row.cell.ranks for row in rows})]
-    drawn = {label for label, *_ in (*measured, *guessed)}
-    return context.figure(
-        draw, f"modelled-{fabric}", f"time to the target, modelled on {fabric}, {mode} scaling",
-        f"Least modelled at N = {last:,}: {label}, {units.format_seconds(least)}.{few} Filled: "
-        "measured here. Open, on the hatched ground: modelled, not measured, from the trainings "
-        f"at N = {units.listing(recorded)}.",
-        drawn=[label for label in context.looks if label in drawn],
-        basis=section_parts.basis_sentence(context, context.groups),
-        data=_times_table(context, fabric, measured, guessed))
-
-
-def spaced(labels: Sequence[str], room: float) -> list[str]:
-    """Blank labels of an axis so that those left, the last among them, do not touch.
+def _network_figure(context: Context, rows: Sequence[ProjectedRow],
+                    fabrics: Sequence[str]) -> canvas.Figure | None:
+    """Draw the modelled time to the target on each network, a panel for each N.
 
     Args:
-        labels: In their order.
-        room: Inches from one to the next.
+        context: The suite.
+        rows: What has a time to the target, of one scaling.
+        fabrics: Names of the networks, the fastest first.
     """
-    every = max(1, math.ceil(_LETTER * (1 + max(map(len, labels))) / room))
-    return [label if (len(labels) - 1 - at) % every == 0 else ""
-            for at, label in enumerate(labels)]
+    if not rows:
+        return None
+    times = {(row.ranks, row.cell.label, row.fabric): (row.middle.to_target_s, row.efficiency)
+             for row in rows if row.middle}
+    sizes = sorted({row.ranks for row in rows})
+    labels = [label for label in context.looks if label in {row.cell.label for row in rows}]
+    limits = (min(time for time, _ in times.values()) / 1.4,
+              max(time for time, _ in times.values()) * 1.4)
+
+    def draw() -> Drawing:
+        drawing, panels = canvas.stacked_panels([1.25] * len(sizes), left=0.62, right=0.2)
+        for axes, ranks in zip(panels, sizes, strict=True):
+            for label in labels:
+                found = [(at, *times[ranks, label, fabric]) for at, fabric in enumerate(fabrics)
+                         if (ranks, label, fabric) in times]
+                look = context.looks[label]
+                axes.plot([at for at, *_ in found], [time for _, time, _ in found],
+                          color=look.color, linewidth=1, linestyle=":")
+                for efficiency in ("measured", "assumed"):
+                    points = [(at, time) for at, time, how in found if how == efficiency]
+                    canvas.draw_marks(axes, [at for at, _ in points], [y for _, y in points],
+                                      look, hollow=efficiency == "assumed")
+            canvas.scale(axes, "y", units.format_seconds, log=True, limits=limits, ticks=3)
+            _place_ranks(axes, fabrics if axes is panels[-1] else [""] * len(fabrics))
+            canvas.heading(axes, f"N = {ranks:,}: modelled time to the target")
+        return drawing
+
+    last = sizes[-1]
+    least = {fabric: min((times[last, label, fabric][0], label) for label in labels
+                         if (last, label, fabric) in times)
+             for fabric in (fabrics[0], fabrics[-1])}
+    said = " and ".join(f"on {fabric} {label}, {units.format_seconds(time)}"
+                        for fabric, (time, label) in least.items())
+    guessed = any(how == "assumed" for _, how in times.values())
+    recorded = [str(ranks) for ranks in sorted({row.cell.ranks for row in rows})]
+    return context.figure(
+        draw, "modelled", f"time to the target, modelled on other networks, "
+        f"{context.suite.scaling} scaling",
+        f"Modelled, not measured: nobody ran this. It follows from what a rank computed and sent "
+        f"at N = {units.listing(recorded)}; whether optimizers differ is not tested. Least at "
+        f"N = {last:,}: {said}. Networks from the fastest to the slowest."
+        + (" Open: if the method needed no more samples." if guessed else ""),
+        drawn=labels, basis=section_parts.basis_sentence(context, context.groups),
+        data=_times_table(context, rows))
 
 
-def _times_table(context: Context, fabric: str, measured: Sequence[tuple[str, int, float]],
-                 guessed: Sequence[tuple[str, int, float]]) -> Table:
-    def row(label: str, ranks: int, time: float, how: str) -> tuple[Value, ...]:
-        return (name(label, suite=context.suite.name, fabric=fabric),
-                number(f"{ranks:,}", ranks=ranks),
-                number(units.format_seconds(time), to_target_s=time), words(how, how=how))
-
-    at = {label: index for index, label in enumerate(context.looks)}
+def _times_table(context: Context, rows: Sequence[ProjectedRow]) -> Table:
     return Table(
-        "modelled-figures", f"Data: {fabric}", "Medians over seeds. Modelled: not measured.",
-        (("Optimizer", ""), ("N", "ranks"), ("Time", "to target"), ("How", "")),
-        (*(row(label, context.groups[place].ranks, time, "measured") for label, place, time in
-           sorted(measured, key=lambda entry: at[entry[0]])),
-         *(row(*entry, "modelled") for entry in guessed)))
+        "modelled-figures", "Data: modelled times", "Medians over seeds. Modelled, not measured.",
+        (("Optimizer", ""), ("N", "ranks"), ("Network", ""), ("Time", "to target"),
+         ("Samples", "to target")),
+        tuple((name(row.cell.label, suite=context.suite.name),
+               number(f"{row.ranks:,}", ranks=row.ranks), words(row.fabric, fabric=row.fabric),
+               number(row.to_target, to_target_s=row.middle.to_target_s),
+               words(row.efficiency, samples_to_target=row.efficiency))
+              for row in rows if row.middle))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench_apts.core import units
-from bench_apts.core.currencies import CURRENCIES
+from bench_apts.core.currencies import CURRENCIES, headline
 from bench_apts.reports import canvas, section_parts
 from bench_apts.reports.curve_data import AXES, SINGLE, curve_bands
 from bench_apts.reports.figure_style import INK
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+    from bench_apts.core.currencies import Currency
     from bench_apts.core.spec import Target
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.curve_data import CurveAxis, CurveBand
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.section_parts import Context, Part
 
-SECTION = Section("curves", "Curves", order=30, compares=True)
+SECTION = Section("curves", "Curves", order=30, compares=True, evidence=True)
 
 _METRIC = "validation"
 _COLUMNS = (*(axis.column for axis in AXES), _METRIC)
@@ -51,16 +52,25 @@ _KEY = ("Thin: single seeds. Bold: their median, with its band. Ring: first hit.
 
 def part(context: Context) -> Part | None:
     """Build the section; None while no final training has an evaluation."""
-    blocks = [Pictures(tuple(drawn), context.size(group.ranks), context.noise(group.ranks), _KEY,
-                       wide=True)
-              for group in context.groups if (drawn := _figures(context, group))]
-    return SECTION.part(_finding(context), blocks, legend=True) if blocks else None
+    axes = sorted(AXES, key=lambda axis: axis.currency not in _firsts(context))
+    drawn = sorted((figure for group in context.groups for figure in _figures(context, group)),
+                   key=lambda figure: [axis.label for axis in axes].index(figure.choice))
+    noises = [f"{noise} at {context.size(group.ranks)}" for group in context.groups
+              if (noise := context.noise(group.ranks))]
+    key = " ".join((_KEY, *(f"{units.capitalized(noise)}." for noise in noises)))
+    return (SECTION.part(_finding(context), [Pictures(tuple(drawn), key=key)])
+            if drawn else None)
+
+
+def _firsts(context: Context) -> tuple[Currency, ...]:
+    """Return the currencies whose axis is shown first: the headline's, of GPUs their time."""
+    return headline(context.gathered.device), *(
+        ("train_s",) if context.gathered.device == "cuda" else ())
 
 
 def _finding(context: Context) -> str:
     hit, total = section_parts.final_hits(context.groups)
-    axis = next(axis for axis in AXES if axis.column == (
-        "train_s" if context.gathered.device == "cuda" else "samples"))
+    axis = next(axis for axis in AXES if axis.currency in _firsts(context))
     firsts = [f"at {context.size(group.ranks)} {units.listing(labels)} ({axis.form(value)})"
               for group in context.groups for value, labels in _order(group, axis)[:1]]
     said = f"{hit} of {units.plural(total, 'final training')} reached the target"
@@ -121,12 +131,14 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
             _scale_accuracies(axes, limits)
         else:
             canvas.scale(axes, "y", units.digits, limits=limits)
-        canvas.scale(axes, "x", axis.form, log=log, limits=(
-            (across[across > 0].min() / 1.15, max(most) * 1.15) if log else (0, max(most) * 1.03)))
+        ends = {True: (float(across[across > 0].min()) / 1.15, max(most) * 1.15),
+                False: (0.0, max(most) * 1.03)}
+        canvas.scale(axes, "x", axis.form, log=log, limits=ends[log])
         axes.set_xlabel(axis.words)
         unit = units.metric_unit(target, target.metric)
         canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                        + (", by the logarithm of its errors" if share else ""))
+        canvas.offer_scale(axes, axis.form, log=not log, limits=ends[not log])
         return drawing
 
     dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "
@@ -134,7 +146,7 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
     return context.figure(
         draw, f"{target.metric}-{axis.slug}", f"validation {title} against {axis.words}",
         _caption(group, axis, found, step, limits) + dotted, ranks=group.ranks,
-        drawn=[one.label for one in found], data=table,
+        drawn=[one.label for one in found], data=table, choice=axis.label,
         basis=section_parts.basis_sentence(context, [group]))
 
 

@@ -85,8 +85,7 @@ def part(context: Context) -> Part | None:
         return None
     return SECTION.part(
         _finding(lines),
-        (*map(Prose, _alarms(lines)), *pictures, Listing(_table(context, lines), folded=False)),
-        legend=True, drawn=dict.fromkeys(label for _, label, _ in lines))
+        (*map(Prose, _alarms(lines)), *pictures, Listing(_table(context, lines), folded=False)))
 
 
 def _against_samples(context: Context, group: CellGroup, rows: pd.DataFrame, what: _Quantity,

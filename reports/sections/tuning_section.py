@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, headline
-from bench_apts.reports import bills_by_trainings, canvas, cost_tables, section_parts, table
+from bench_apts.reports import bills_by_trainings, canvas, section_parts, table
 from bench_apts.reports.search_costs import restart_figure
 from bench_apts.reports.search_figures import best_of_k_figure, replay_figures
 from bench_apts.reports.tuning_bill import remarks, suite_bill, width_figure
@@ -42,7 +42,6 @@ def part(context: Context) -> Part | None:
     for group, scene in zip(context.groups, scenes, strict=True):
         cells = [cell for cell in group.cells if cell.draws]
         figures = [
-            _expected_figure(scene, cells),
             _spent_figure(scene, cells),
             best_of_k_figure(scene),
             bills_by_trainings.amortised_figure(scene),
@@ -52,12 +51,12 @@ def part(context: Context) -> Part | None:
         ]
         if drawn := tuple(figure for figure in figures if figure):
             blocks.append(section_parts.Pictures(
-                drawn, context.size(group.ranks), context.noise(group.ranks), wide=True))
+                drawn, context.size(group.ranks), context.noise(group.ranks)))
     notes = [*found.notes, *remarks(context.gathered.file.study, context.groups, found.pools)]
     return SECTION.part(
         _finding(context.groups, scenes, view.currency),
         (*blocks, *section_parts.tables(*found.tables),
-         *(section_parts.Prose(f"{units.capitalized(note)}.") for note in notes)), legend=True)
+         *(section_parts.Prose(f"{units.capitalized(note)}.") for note in notes)))
 
 
 def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningScene],
@@ -95,66 +94,6 @@ def _pays(scene: section_parts.TuningScene) -> str:
         return f"tuning never pays against {label}"
     pays = bills_by_trainings.payoff_sentence(first.tuned.cell.label, first.found)
     return f"{pays}, against {label}"
-
-
-def _expected_figure(scene: section_parts.TuningScene,
-                     cells: Sequence[ReportCell]) -> canvas.Figure | None:
-    """Draw the expected cost including tuning with its interval; misses as open arrows."""
-    view, currency = scene.view, scene.view.currency
-    points = [value for cell in cells for value in _ends(cell, currency)]
-    if not any(cell.ert(currency).total for cell in cells):
-        return None
-
-    def draw() -> Drawing:
-        drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
-        low, high = min(points) / 1.5, max(points) * 1.5
-        canvas.scale(axes, "x", scene.axis, log=True, limits=(low, high), ticks=4)
-        for row, cell in enumerate(cells):
-            look, expected = scene.context.looks[cell.label], cell.ert(currency)
-            interval = cell.interval(currency)
-            if not expected.hits:
-                canvas.write_value(axes, row, f"more than {view.show(expected.bound)}")
-                if expected.total > 0:
-                    axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
-                              linestyle=":")
-                    canvas.draw_marks(axes, [expected.bound], [row], look, marker=">", size=8,
-                                      hollow=True)
-                continue
-            canvas.write_value(axes, row, view.show(expected.cost))
-            if interval is not None:
-                axes.plot([max(interval.low, low), min(interval.high, high)], [row, row],
-                          color=look.color, linewidth=2, solid_capstyle="butt", alpha=0.6)
-                if math.isinf(interval.high):
-                    canvas.draw_marks(axes, [high], [row], look, marker=">", clip_on=False)
-            canvas.draw_marks(axes, [expected.cost], [row], look, size=8)
-        canvas.heading(axes, "expected cost to the target, in "
-                       f"{currency_noun(currency, view.device)}")
-        return drawing
-
-    ranked = table.rank_by_cost(cells, currency)
-    caption = "No optimizer reached the target."
-    if ranked:
-        caption = f"Lowest: {ranked[0].label}, {view.show(ranked[0].ert(currency).cost)}."
-    missed = [f"{cell.label} ({table.hits_of_trials(0, cell.ert(currency).trials)})"
-              for cell in cells if not cell.ert(currency).hits]
-    if missed:
-        caption += (f" Open arrows: {units.listing(missed)}, so the cost is more than that, with "
-                    "95 % confidence.")
-    if shared := table.shared_search_sentence(cells, currency, view.device):
-        caption += f" {shared}"
-    return scene.context.figure(
-        draw, "expected-cost", "expected cost including tuning",
-        caption + " Bars: 95 % interval; an arrow means no upper limit.", ranks=scene.ranks,
-        basis=scene.basis, data=_expected_table(scene, cells))
-
-
-def _ends(cell: ReportCell, currency: Currency) -> list[float]:
-    """Return the finite positive numbers that an expected cost's row must have room for."""
-    expected, interval = cell.ert(currency), cell.interval(currency)
-    found = [expected.cost if expected.hits else expected.bound]
-    if interval is not None and expected.hits:
-        found += [interval.low, interval.high]
-    return [value for value in found if 0 < value < math.inf]
 
 
 class _Spending(NamedTuple):
@@ -214,20 +153,6 @@ def _spent_figure(scene: section_parts.TuningScene,
     return scene.context.figure(
         draw, "bill", "tuning bill and one final training", caption, ranks=scene.ranks,
         basis=scene.basis, data=_spent_table(scene, bills))
-
-
-def _expected_table(scene: section_parts.TuningScene, cells: Sequence[ReportCell]) -> table.Table:
-    view = scene.view
-    return table.Table(
-        "expected", "Expected cost, tuning included",
-        "With its 95 % interval; “or more”: without an upper limit.",
-        (("Optimizer", ""), ("Hit", "trials"),
-         ("Expected cost", currency_noun(view.currency, view.device))),
-        tuple((table.name(cell.label, suite=cell.suite.name, ranks=cell.ranks),
-               table.number(f"{found.hits} of {found.trials}", hits=found.hits,
-                            trials=found.trials),
-               cost_tables.headlined(cell, view.device))
-              for cell in cells for found in [cell.ert(view.currency)]))
 
 
 def _spent_table(scene: section_parts.TuningScene,

@@ -1,11 +1,11 @@
 // Sorts a table by a click on a column's title: ascending, descending, as it was.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0], before = [...body.rows];
-  if (before.length < 2) continue;
+  if (before.length < 2 || table.className === "fixed") continue;
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.title = "Sort by this column";
+    button.title = `${head.title} Sort by this column`.trim();
     const wrap = () => { button.append(...head.childNodes); head.append(button); };
     wrap();
     // On the second page of a printed table browsers repeat its titles, but no buttons.

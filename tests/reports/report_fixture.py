@@ -339,7 +339,8 @@ def listings(part):
     """Returns a part's tables by name, without those behind figures."""
     from bench_apts.reports.section_parts import Listing
 
-    return {block.table.name: block.table for block in part.blocks if isinstance(block, Listing)}
+    return {block.table.name: block.table for block in part.every_block
+            if isinstance(block, Listing)}
 
 
 def columns(table):

@@ -114,8 +114,8 @@ def test_break_even_by_hand(tmp_path):
     low, high = numbers["break_even_low"], numbers["break_even_high"]
     assert low <= 9 <= high <= 4 * low
     assert shown["Verdict"].text == (
-        f"tuning adam pays from 9 trainings on ({low:.0f} to {high:.0f})")
-    assert shown["R*"].text == f"9 ({low:.0f} to {high:.0f})"
+        f"tuning adam pays from 9 trainings on (95 % interval: {low:.0f} to {high:.0f} trainings)")
+    assert shown["R*"].text == f"9 ({low:.0f} to {high:.0f} trainings)"
 
 
 def test_two_seeds_tell_no_break_even(known):
@@ -123,9 +123,9 @@ def test_two_seeds_tell_no_break_even(known):
     numbers, shown = row(found, "bill-break-even", "adam")
     assert numbers["break_even"] is None
     assert numbers["break_even_low"] <= 9 <= numbers["break_even_high"]
-    assert shown["Verdict"].text.startswith("these trials do not tell from when on tuning adam "
-                                            "pays (between ")
-    assert " to " in shown["R*"].text
+    assert "break-even for tuning adam" in shown["Verdict"].text
+    assert "95 % interval: " in shown["Verdict"].text
+    assert "training" in shown["R*"].text
 
 
 def test_the_referees_example_on_the_terminal(tmp_path):
@@ -138,7 +138,7 @@ def test_the_referees_example_on_the_terminal(tmp_path):
     assert (mine, theirs) == (103 + 9 * 11, 100)
     numbers, shown = row(found, "bill-break-even", "adam")
     assert (numbers["break_even"], numbers["break_even_high"]) == (None, math.inf)
-    assert "and never" in shown["Verdict"].text
+    assert "trainings on)" in shown["Verdict"].text
 
 
 def test_without_fresh_seeds_there_is_no_bill(tmp_path):
@@ -158,7 +158,7 @@ def test_seeds_that_all_miss_bound_the_bill_from_below(tmp_path):
     _, shown = row(found, "bill-trainings", "adam")
     assert shown["R = 1"].text == "20.0\u202fcore\u2011s"
     assert shown["R = 10"].text.endswith("or more")
-    assert "and never" in row(found, "bill-break-even", "adam")[1]["Verdict"].text
+    assert "training on)" in row(found, "bill-break-even", "adam")[1]["Verdict"].text
 
 
 def test_misses_are_never_numbers(tmp_path):
@@ -363,15 +363,17 @@ def test_few_trials_are_marked(known):
 
 
 @pytest.mark.parametrize(("low", "high", "number", "words"), [
-    (10, 22, 12, "tuning x pays from 14 trainings on (10 to 22)"),
-    (1, 1, 12, "tuning x pays from 14 trainings on (1)"),
-    (10, 22, 4, "these trials do not tell from when on tuning x pays (between 10 trainings and "
-                "22)"),
-    (1, 5, 12, "these trials do not tell from when on tuning x pays (between 1 training and 5)"),
-    (3, math.inf, 12, "these trials do not tell from when on tuning x pays (between 3 trainings "
-                      "and never)"),
+    (10, 22, 12, "tuning x pays from 14 trainings on (95 % interval: 10 to 22 trainings)"),
+    (1, 1, 12, "tuning x pays from 14 trainings on (95 % interval: 1 training)"),
+    (10, 22, 4, "the break-even for tuning x is not determined (95 % interval: 10 to 22 "
+                "trainings)"),
+    (1, 5, 12, "the break-even for tuning x is not determined (95 % interval: 1 to 5 "
+                "trainings)"),
+    (3, math.inf, 12, "no break-even for tuning x within the data (95 % interval: from 3 "
+                      "trainings on)"),
     (math.inf, math.inf, 12, "tuning x never pays"),
-    (math.inf, math.inf, 1, "tuning x never paid by these trials, but 1 fresh seed cannot tell"),
+    (math.inf, math.inf, 1, "no break-even for tuning x within the data, of 1 fresh seed: "
+                             "too few to rule one out"),
 ])
 def test_verdicts_in_words(low, high, number, words):
     assert payoff_sentence("x", BreakEven(14, Interval(low, high), number)) == words

@@ -73,9 +73,10 @@ def test_captions_name_the_front_and_all_that_is_not_in_the_picture(part):
         "Pareto-optimal: silent, apts and ddp. Open, worse than the axis shows: untaught "
         "(20.00\u202f%). Not drawn: short (1 of 3 got to the end) and uncounted (bytes not "
         "counted).")
-    assert part.finding.startswith("At N = 2, ddp ends best: 96.00\u202f% after ")
+    assert part.finding.startswith(
+        "At N = 2, ddp ends with the highest median, 96.00\u202f%")
     assert part.finding.endswith(
-        "; silent sends least: 90.00\u202f% after 0\u202fB per rank and 20 collective calls.")
+        ". silent sends least: 0\u202fB per rank, in 20 collective calls.")
 
 
 def test_zero_bytes_have_a_place_of_their_own_on_the_logarithmic_axis(part):
@@ -107,7 +108,7 @@ def test_of_a_loss_less_is_better(tmp_path):
     trained(made, "apts", 0.8, sent=100)
     part = fixture.build_section(section, made.path)
     assert fixture.figures(part)["n2-budget-bytes"].caption == "Pareto-optimal: adam."
-    assert part.finding.startswith("At N = 2, adam ends best and sends least: 0.1")
+    assert part.finding.startswith("At N = 2, adam ends with the lowest median, 0.1")
 
 
 def test_one_rank_sends_nothing_and_makes_no_section(tmp_path):

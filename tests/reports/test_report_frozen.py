@@ -54,7 +54,7 @@ def test_both_are_named_with_how_they_fared(study):
     assert (fastest["validation_mean"], best["validation_mean"]) == pytest.approx((0.951, 0.979))
     assert (fastest["test_mean"], best["test_mean"]) == pytest.approx((0.94, 0.97))
     (context,) = study.contexts()
-    tables = [block.table for block in main_table.part(context).blocks]
+    tables = [block.table for block in main_table.part(context).every_block]
     assert [table.name for table in tables] == ["main", "frozen", "expected-cost"]
     assert tables[0].records()[0]["test_mean"] == pytest.approx(0.97)
     badges = [row[0].badge for row in
