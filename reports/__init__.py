@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-FORMATS = ("html", "csv", "svg", "png", "json", "md", "pdf")
+FORMATS = ("html", "csv", "svg", "png", "json", "md", "pdf", "notebook")
 """What can be written: see ``build``."""
 
 STANDARD = ("html", "csv", "svg", "json")
@@ -34,7 +34,8 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
         formats: Of ``FORMATS``: ``html``: ``report.html``, which needs no other file; ``csv``:
             ``tables/*.csv``, numbers in base units; ``svg`` and ``png``: ``figures/*``;
             ``json``: ``report.json`` (docs/formats.md); ``md``: ``report.md``, at most 60 lines;
-            ``pdf``: ``report.pdf``, the page as a browser prints it.
+            ``pdf``: ``report.pdf``, the page as a browser prints it; ``notebook``:
+            ``report.ipynb``, executed, with the files of ``csv`` and ``json`` that it reads.
         out: Where to write, ``folder`` itself by default.
         history: asv's results folder, whose numbers over commits the report is to show.
 
@@ -50,6 +51,8 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
     from bench_apts.reports.gather import gather
 
     _check(formats)
+    if "notebook" in formats:
+        formats = (*formats, "csv", "json")
     past = None
     if history is not None:
         from bench_apts.reports.asv_results import read_history
@@ -90,6 +93,8 @@ def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
     from bench_apts.reports.gather import gather
 
     _check(formats)
+    if "notebook" in formats:
+        raise UserError("--format notebook is of one results folder; leave it out")
     studies = gather(first), gather(second)
     _make(out or second)
     from bench_apts.reports import compared_page
@@ -139,6 +144,10 @@ def _write(folder: Path, stem: str, formats: Sequence[str], page: Callable[[], s
         # Each file waits for the disk, and many can wait at once.
         with ThreadPoolExecutor(_WRITERS) as writers:
             list(writers.map(lambda name: write_bytes(folder / name, chosen[name]), chosen))
+        if "notebook" in formats:
+            from bench_apts.reports import notebook
+
+            write_bytes(folder / notebook.NAME, notebook.notebook_document(folder))
         if "html" not in formats:
             return folder
         write_bytes(folder / f"{stem}.html", html)

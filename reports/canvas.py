@@ -188,7 +188,7 @@ def offer_scale(axes: Axes, form: Callable[[float], str], *, log: bool,
              else [tick for tick in RoundTicks(ticks, form).tick_values(low, high)
                    if low <= tick <= high])
     place = axes.get_position()
-    width = axes.figure.get_figwidth() * 72
+    width = axes.figure.bbox.width * 72 / axes.figure.dpi
     axes.xaxis.set_gid(figure_style.AXIS + json.dumps({
         "log": not log, "x": [round(width * place.x0, 2), round(width * place.x1, 2)],
         "now": [float(end) for end in axes.get_xlim()], "other": [low, high],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.table import Plain
-    from bench_apts.stats.modelled_training import Efficiency, RecordedWork
+    from bench_apts.stats.modelled_training import KnownEfficiency, RecordedWork
     from bench_apts.stats.network_model import Interconnect
 
 RANKS = (8, 64, 512, 4096)
@@ -58,7 +58,7 @@ class ProjectedRow(NamedTuple):
     ranks: int
     basis: str
     middle: Projection | None
-    efficiency: Efficiency = "measured"
+    efficiency: KnownEfficiency = "measured"
 
     @property
     def to_target(self) -> str:
@@ -144,7 +144,7 @@ def project_times(gathered: Gathered, ranks: Sequence[int], networks: Mapping[st
                 scalings, networks.items(), ranks):
             middle = _median([project(w, n, scaling, network, algorithm, wish(scaling, n))
                               for w in done])
-            known: Efficiency = "unknown"
+            known: KnownEfficiency = "unknown"
             if middle:
                 known = statistical_efficiency(middle.batch_size, run, samples)
             if middle and known == "unknown" and math.isfinite(middle.to_target_s):

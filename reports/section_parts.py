@@ -7,6 +7,7 @@ have the very same ``data`` object show it once, below them all.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from bench_apts.reports.replayed_searches import Replays
     from bench_apts.reports.table import DecisionVerdict, Plain
     from bench_apts.reports.tuning_pools import CostView, Pool
+
+
+_SENTENCE_ENDS = re.compile(r"(?<=[.?!]) (?=[A-Z])")
+_EXPLANATIONS = (
+    "A search", "All tuning", "At the lower", "Band", "Bars", "Dashed", "Each", "Filled", "Large",
+    "Marks", "Memory is", "Open:", "Recorded", "Replayed", "Rings", "Samples")
+"""How the sentences of captions begin that say how to read a figure, and nothing of the data."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,17 @@ class Part:
         """What most of its figures rest on, to be said once; "" where no two rest on the same."""
         found = Counter(figure.basis for figure in self.figures).most_common(1)
         return found[0][0] if found and found[0][1] > 1 else ""
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """The caption of each figure by its name; how to read it is said of the first alone."""
+        said: set[str] = set()
+        found = {}
+        for figure in self.figures:
+            sentences = _SENTENCE_ENDS.split(figure.caption)
+            found[figure.slug] = " ".join(each for each in sentences if each not in said)
+            said.update(each for each in sentences if each.startswith(_EXPLANATIONS))
+        return found
 
     @property
     def figures(self) -> list[Figure]:

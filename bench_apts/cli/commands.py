@@ -16,6 +16,7 @@ from bench_apts.cli import (
     check,
     compare,
     cost,
+    gallery,
     import_,
     info,
     list_,
@@ -59,6 +60,7 @@ app.command("list")(list_.command)
 app.command("show")(show.command)
 app.command("info")(info.command)
 app.command("report")(report.command)
+app.command("gallery")(gallery.command)
 app.command("check", short_help="Check records, or whether a change costs time or traffic.")(
     check.command)
 app.command("compare")(compare.command)

@@ -160,10 +160,10 @@ MOST_GROWTH, MOST_SHARE = 4, 0.1
 """How far a minibatch that was never run may be from one that was, as a multiple, and the share of
 the training set that it may be."""
 
-Efficiency = Literal["measured", "assumed", "unknown"]
+KnownEfficiency = Literal["measured", "assumed", "unknown"]
 
 
-def statistical_efficiency(batch: float, run: Collection[int], samples: int) -> Efficiency:
+def statistical_efficiency(batch: float, run: Collection[int], samples: int) -> KnownEfficiency:
     """Say what is known of how many samples a minibatch needs to the target.
 
     Args:

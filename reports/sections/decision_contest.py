@@ -188,8 +188,15 @@ def brief_words(contested: Contest, show: Callable[[float], str]) -> str:
     if contested.verdict == "clear":
         return f"{least}; next: {_against(contested.rivals[0])}"
     tied = contested.tied or contested.rivals
-    more = f" and {len(tied) - 1} more" if len(tied) > 1 else ""
-    return (f"lowest: {label}, {least}; {contested.verdict}: {_against(tied[0])}{more}")
+    equal = [r.entrant.cell.label for r in tied if r.comparison.ratio < RULE.least]
+    near = [rival for rival in tied if rival.comparison.ratio >= RULE.least]
+    said = [f"equal within half a percent: {_some(equal)}"] if equal else []
+    if near:
+        doubt = ("not told apart" if contested.verdict == "not told apart"
+                 else "too few trials to tell")
+        more = f" and {len(near) - 1} more" if len(near) > 1 else ""
+        said.append(f"{doubt}: {_against(near[0])}{more}")
+    return "; ".join([f"lowest: {label}, {least}", *said])
 
 
 def _some(texts: Sequence[str]) -> str:

@@ -6,9 +6,9 @@ import re
 from html.parser import HTMLParser
 
 HIDDEN = ("style", "script", "head")
-INLINE = ("a", "b", "em", "strong", "span", "small", "code", "use", "path", "g", "symbol", "defs",
-          "rect", "circle", "line", "polyline", "polygon", "clippath", "button", "title", "desc",
-          "text", "tspan", "pattern", "meta", "link", "svg")
+INLINE = ("a", "abbr", "b", "em", "strong", "span", "small", "code", "use", "path", "g",
+          "symbol", "defs", "rect", "circle", "line", "polyline", "polygon", "clippath", "button",
+          "title", "desc", "text", "tspan", "pattern", "meta", "link", "svg")
 CELLS = ("td", "th", "dt", "dd", "text", "title", "desc", "small", "span")
 
 

@@ -167,6 +167,61 @@ def test_a_column_is_sorted_by_keyboard(chromium, pages):
     assert set(orders) == {"ascending", "descending"}
 
 
+SHOWN = "[...document.querySelectorAll('#s0-curves .pair')[0].children].map(f => f.dataset.choice)"
+
+
+def test_links_open_what_is_folded_and_curves_change_their_axis(chromium, pages):
+    tab = chromium.page(pages["report"])
+    assert tab.run("document.querySelector('#s0-tuning').closest('details').open") is False
+    tab.run("document.querySelector('.answers a[href=\"#s0-tuning\"]').click()")
+    assert tab.run("""new Promise(done => setTimeout(() => done(
+        document.querySelector('#s0-tuning').closest('details').open), 300))""")
+    assert set(tab.run(SHOWN)) == {"samples"}
+    tab.run("document.querySelectorAll('#s0-curves input[type=radio]')[1].click()")
+    assert set(tab.run(SHOWN)) == {"training time"}
+    # A point at 10 k samples is at the tick of 10 k on either scale.
+    tab.run("document.querySelectorAll('#s0-curves input[type=radio]')[0].click()")
+    places = """(() => {
+        const svg = document.querySelector('#s0-curves svg.figure');
+        const ring = svg.querySelector('.moves use');
+        const ticks = [...svg.querySelectorAll('.tick text')].map(
+            text => [text.textContent, Number(text.getAttribute('x'))]);
+        return [Number(ring.getAttribute('x')), ticks];
+    })()"""
+    first, linear = tab.run(places)
+    tab.run("document.querySelector('#s0-curves input[type=checkbox]').click()")
+    then, log = tab.run(places)
+    assert linear != log
+    tab.run("document.querySelector('#s0-curves input[type=checkbox]').click()")
+    again, back = tab.run(places)
+    assert then != pytest.approx(first, abs=1)
+    assert again == pytest.approx(first, abs=0.5)
+    assert [label for label, _ in back] == [label for label, _ in linear]
+    assert tab.complaints() == []
+
+
+def test_the_legend_highlights_one_optimizer_by_keyboard(chromium, pages):
+    tab = chromium.page(pages["report"])
+    dimmed = ("[document.querySelectorAll('svg.figure .dim').length, "
+              "document.querySelectorAll('tr.dim').length]")
+    assert tab.run(dimmed) == [0, 0]
+    tab.run("document.querySelector('nav .legend button').focus()")
+    tab.press("Enter")
+    shapes, rows = tab.run(dimmed)
+    assert shapes > 20
+    assert rows > 5
+    assert tab.run("document.activeElement.getAttribute('aria-pressed')") == "true"
+    tab.press("Enter")
+    assert tab.run(dimmed) == [0, 0]
+
+
+def test_without_scripts_all_is_there_folded(chromium, pages):
+    tab = chromium.page(pages["report"], scripts=False)
+    tab.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert tab.run("document.querySelectorAll('input, button').length") == 0
+    assert tab.run("document.querySelectorAll('.others figure').length") > 2
+
+
 def test_it_prints(chromium, pages):
     data = chromium.page(pages["report"]).call("Page.printToPDF")["data"]
     assert len(data) > 50_000

@@ -28,10 +28,10 @@ def figures(tree):
             siblings = list(parents[block])
             after = siblings[siblings.index(block) + 1:]
             shared = [*itertools.takewhile(lambda each: each.get("class") == "data", after)]
-            # Of several tables that of the figure's N.
+            # Of several tables that of the figure's N; other tables follow.
             place = re.search(r"N = \d+", html_tree.text(figure.find("svg/title")))
-            data = next(each for each in shared if len(shared) == 1
-                        or f"{place[0]} " in html_tree.text(each.find("summary")))
+            data = next((each for each in shared if place and f"{place[0]} " in html_tree.text(
+                each.find("summary"))), shared[0])
         yield figure, data
 
 

@@ -16,6 +16,7 @@ from bench_apts.stats.modelled_training import (
     computing,
     project,
     recorded_work,
+    statistical_efficiency,
 )
 from bench_apts.stats.network_model import (
     COLLECTIVES,
@@ -286,3 +287,17 @@ def test_computing_is_that_of_one_rank_alone(hit):
 def test_without_a_step_there_is_no_work():
     assert recorded_work(record([]), 0.01) is None
     assert recorded_work(record([0.1]), 0.01) is None
+
+
+@pytest.mark.parametrize(("batch", "known"), [
+    (64, "measured"), (128, "measured"), (100, "assumed"), (512, "assumed"), (513, "unknown"),
+    (32_768, "unknown")])
+def test_samples_to_the_target_are_known_of_minibatches_that_were_run(batch, known):
+    assert statistical_efficiency(batch, {64, 128}, 50_000) == known
+
+
+def test_no_minibatch_beyond_a_tenth_of_the_training_set_is_modelled():
+    assert statistical_efficiency(128, {64}, 1_280) == "assumed"
+    assert statistical_efficiency(128, {64}, 1_279) == "unknown"
+    assert statistical_efficiency(1_000, {1_000}, 1_437) == "measured"
+    assert statistical_efficiency(1, (), 1_437) == "unknown"
