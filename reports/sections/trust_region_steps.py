@@ -178,8 +178,9 @@ def _figure_table(context: Context, group: CellGroup, rows: pd.DataFrame) -> Tab
         "optimizer": row["optimizer"], "suite": context.suite.name, "ranks": group.ranks,
         "run_id": row["run_id"], "evaluation": row["evaluation"], "samples": row["samples"],
         **{column: row[column] if math.isfinite(row[column]) else None for column in _TABLED}}
-        for row in rows[["optimizer", "run_id", "evaluation", "samples", *_TABLED]].to_dict(
-            "records")]
+        # The page shows the first rows alone: of every optimizer, then.
+        for row in rows.sort_values("evaluation", kind="stable")[
+            ["optimizer", "run_id", "evaluation", "samples", *_TABLED]].to_dict("records")]
     return Table(
         "trust-region-course", f"Course of the trust region at N = {group.ranks}",
         "What was reported at each evaluation: shares are of the steps since the one before, "

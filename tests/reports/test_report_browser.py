@@ -183,7 +183,8 @@ def test_links_open_what_is_folded_and_curves_change_their_axis(chromium, pages)
     tab.run("document.querySelectorAll('#s0-curves input[type=radio]')[0].click()")
     places = """(() => {
         const svg = document.querySelector('#s0-curves svg.figure');
-        const ring = svg.querySelector('.moves use');
+        const ring = [...svg.querySelectorAll('.moves use')].find(
+            use => Number(use.getAttribute('x')));
         const ticks = [...svg.querySelectorAll('.tick text')].map(
             text => [text.textContent, Number(text.getAttribute('x'))]);
         return [Number(ring.getAttribute('x')), ticks];
