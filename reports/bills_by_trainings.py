@@ -142,7 +142,7 @@ def _payoff(mine: Pool, theirs: Pool, view: CostView) -> tuple[Value, ...]:
         said, verdict = payoff_sentence(label, found), payoff_words(found)
     shown, known = "none", None
     if found:
-        shown = _span(found.interval)
+        shown = payoff_span(found.interval)
         if found.is_known:
             shown, known = f"{found.trainings:.0f} ({shown})", found.trainings
     return (
@@ -158,7 +158,7 @@ def payoff_words(found: BreakEven) -> str:
         return "never"
     if found.is_known:
         return f"from {found.trainings:.0f} training{'s' * (found.trainings != 1)} on"
-    return f"not told: 95 % interval {_span(found.interval)}"
+    return f"not told: 95 % interval {payoff_span(found.interval)}"
 
 
 def payoff_sentence(label: str, found: BreakEven) -> str:
@@ -167,17 +167,17 @@ def payoff_sentence(label: str, found: BreakEven) -> str:
         return f"tuning {label} never pays"
     if found.is_known:
         return (f"tuning {label} pays {payoff_words(found)} (95 % interval: "
-                f"{_span(found.interval)})")
+                f"{payoff_span(found.interval)})")
     if math.isinf(found.interval.low):
         return (f"no break-even for tuning {label} within the data, of "
                 f"{units.plural(found.seeds, 'fresh seed')}: too few to rule one out")
     said = (f"no break-even for tuning {label} within the data"
             if math.isinf(found.interval.high)
             else f"the break-even for tuning {label} is not determined")
-    return f"{said} (95 % interval: {_span(found.interval)})"
+    return f"{said} (95 % interval: {payoff_span(found.interval)})"
 
 
-def _span(interval: Interval) -> str:
+def payoff_span(interval: Interval) -> str:
     """Format an interval of R*: ``4 to 9 trainings``, or ``from 4 trainings on``."""
     low, high = interval
     if math.isinf(low):

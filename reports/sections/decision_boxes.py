@@ -222,14 +222,15 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
                   if math.isinf(found.interval.high) else "Not determined")
         text = (f"Against {other}, which is not tuned." if found.is_known else
                 f"{said}, against {other}, which is not tuned.")
-    brief = ("" if found.is_known or found.never
-             else f"{label}, {bills_by_trainings.payoff_words(found)}; ")
+    brief = f"{label} against {other}, which is not tuned"
+    if not (found.is_known or found.never):
+        brief += f"; 95 % interval: {bills_by_trainings.payoff_span(found.interval)}"
     return section_parts.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": bills_by_trainings.payoff_words(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
         "break_even_low": found.interval.low, "break_even_high": found.interval.high},
-        f"{brief}against {other}, which is not tuned", "tuning")
+        brief, "tuning")
 
 
 def _headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view: CostView) -> str:

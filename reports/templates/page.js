@@ -63,14 +63,20 @@ function rescale(svg) {
     return log ? Math.exp(found) : found;
   };
   const move = at => place(value(at)).toFixed(1);
-  const redraw = path => path.setAttribute("d", path.getAttribute("d").replace(
+  // What was moved goes back to where it was drawn: a logarithm has no place for zero.
+  svg.first ??= { log };
+  const change = (element, name, moved) => {
+    element.first ??= element.getAttribute(name);
+    element.setAttribute(name, log === svg.first.log ? moved(element.first) : element.first);
+  };
+  const redraw = path => change(path, "d", drawn => drawn.replace(
     /(-?[\d.]+) (-?[\d.]+)/g, (_, x, y) => `${move(Number(x))} ${y}`));
   for (const group of all(".moves", svg)) {
     const marks = all("use", group);
     // An area is one shape that is used where it stands; marks are small shapes used anywhere.
     const area = marks.length === 1 && Number(marks[0].getAttribute("x")) === 0;
     all(area ? "defs path" : ":scope > path", group).forEach(redraw);
-    if (!area) for (const use of marks) use.setAttribute("x", move(Number(use.getAttribute("x"))));
+    if (!area) for (const use of marks) change(use, "x", x => move(Number(x)));
   }
   const old = all(".tick", svg);
   const made = ticks.map(([value, label]) => {
