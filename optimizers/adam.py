@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts import contract
+from bench_apts.optimizers import fused_kernels, schedule
 from bench_apts.optimizers.frozen import frozen
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ HYPERPARAMETERS = {
     "beta2": contract.Hyperparameter(0.999, "decay of the second moment", least=0, below=1),
     "weight_decay": contract.Hyperparameter(0.0, "decoupled weight decay",
                                             wide=contract.LogUniform(1e-6, 1e-1), least=0),
+    **schedule.KNOBS,
 }
 
 
@@ -28,9 +30,10 @@ def adamw(parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any]
     """Make the AdamW that all Adam-like backends share."""
     import torch
 
+    tensors = list(parameters)
     return torch.optim.AdamW(
-        parameters, lr=values["lr"], betas=(values["beta1"], values["beta2"]),
-        weight_decay=values["weight_decay"])
+        tensors, lr=values["lr"], betas=(values["beta1"], values["beta2"]),
+        weight_decay=values["weight_decay"], fused=fused_kernels.take(tensors))
 
 
 def build(
@@ -39,7 +42,8 @@ def build(
     """Build ``torch.optim.AdamW`` under DistributedDataParallel."""
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
-    return DataParallelStepper(model, loss, world, lambda parameters: adamw(parameters, values))
+    return DataParallelStepper(
+        model, loss, world, lambda parameters: adamw(parameters, values), schedule.find(values))
 
 
 backend = contract.Backend(
@@ -49,7 +53,8 @@ backend = contract.Backend(
     build=build,
     rank_invariant=True,
     traffic=contract.GRADIENT_SUM,
-    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
+    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule",
+             "bench_apts.optimizers.fused_kernels"),
 )
 
 default = frozen(

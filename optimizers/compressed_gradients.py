@@ -27,7 +27,7 @@ from bench_apts.contract import (
     TrafficFormula,
     World,
 )
-from bench_apts.optimizers import adam, quantized_layout
+from bench_apts.optimizers import adam, quantized_layout, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +48,13 @@ def build(
         options["start"] = round(values["start"] * world.budget_samples / world.batch_size)
     return DataParallelStepper(
         model, loss, world, lambda parameters: adam.adamw(parameters, values),
-        hook=gradient_hooks.find(hook, **options))
+        schedule.find(values), hook=gradient_hooks.find(hook, **options))
 
 
 _SOURCES = ("bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.quantized_layout",
             "bench_apts.optimizers.data_parallel", "bench_apts.optimizers.gradient_hooks",
-            "bench_apts.optimizers.adam", "bench_apts.optimizers.schedule")
+            "bench_apts.optimizers.adam", "bench_apts.optimizers.schedule",
+            "bench_apts.optimizers.fused_kernels")
 
 fp16 = Backend(
     name="ddp-fp16",

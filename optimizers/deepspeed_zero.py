@@ -19,8 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Batch, Loss, StepReport, TrafficFormula, World
+from bench_apts.optimizers import schedule
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
-from bench_apts.optimizers.schedule import cosine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ZeroStepper:
-    """A DeepSpeed engine, stepped on a cosine schedule."""
+    """A DeepSpeed engine, stepped on a schedule."""
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World,
@@ -63,7 +63,7 @@ class ZeroStepper:
         })
         # ZeRO-3 leaves its own in place of torch's, for all that runs in this process.
         self._linear, torch.nn.functional.linear = torch.nn.functional.linear, linear
-        self.loss, self.peak = loss, values["lr"]
+        self.loss, self.peak, self.schedule = loss, values["lr"], schedule.find(values)
         self.steps = math.ceil(world.budget_samples / world.batch_size)
         self.taken = 0
 
@@ -72,7 +72,7 @@ class ZeroStepper:
         from bench_apts.plugins import micro_batches
 
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.peak * cosine(self.taken, self.steps)
+            group["lr"] = self.peak * self.schedule(self.taken, self.steps)
         parts = micro_batches.parts(batch, self.most)
         losses = []
         for part, share in parts:
@@ -181,7 +181,7 @@ def _backend(stage: int, partitioned: str, **options: Any) -> Backend:
         follows="adam",
         rank_invariant=True,
         sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
-                 "bench_apts.optimizers.schedule"),
+                 "bench_apts.optimizers.schedule", "bench_apts.optimizers.fused_kernels"),
         traffic=_STAGE_3 if stage == 3 else _STAGES_1_2,
     )
 

@@ -22,10 +22,10 @@ import torch
 
 from bench_apts.contract import Batch, Loss, StepReport, World
 from bench_apts.core.errors import UserError
+from bench_apts.optimizers import schedule
 from bench_apts.optimizers.apts.flat_problem import FlatBuffers
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.optimizers.quantized_mean import QuantizedMean
-from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro_batches
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class LocalRoundsStepper:
             field.name: values[field.name] for field in fields(Rounds) if field.name in values})
         self._steps = math.ceil(world.budget_samples / world.batch_size)
         self._switch = round(self._rounds.switch * self._steps)
-        self._warmup = values.get("warmup", 0.0)
+        self._schedule = schedule.find(values)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._flat = FlatBuffers(list(trained.values()), model.buffers, 0, list(trained))
         self._ranks = RankGroup(None)
@@ -141,7 +141,7 @@ class LocalRoundsStepper:
             together = rounds.synchronous or self._taken < self._switch
             if together:
                 self._average(slice(0, flat.size))
-            factor = cosine(self._taken, self._steps, self._warmup)
+            factor = self._schedule(self._taken, self._steps)
             for group, peak in zip(self._groups(), self._peaks, strict=True):
                 group["lr"] = peak * factor
             for each in self._optimizers:

@@ -74,7 +74,7 @@ def _backend(
         rank_invariant=fixed.get("synchronous", False),
         sources=("bench_apts.optimizers.local_rounds", "bench_apts.optimizers.apts.flat_problem",
                  "bench_apts.optimizers.apts.views", "bench_apts.optimizers.apts.rank_agreement",
-                 "bench_apts.optimizers.quantized_mean",
+                 "bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.fused_kernels",
                  "bench_apts.optimizers.quantized_layout", "bench_apts.optimizers.schedule",
                  *(muon.backend.sources if inner is _muon else
                    ("bench_apts.optimizers.adam", "bench_apts.optimizers.sgd"))))

@@ -19,7 +19,6 @@ the workload and are left out. It scales kernels by their first two dimensions a
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import (
@@ -32,9 +31,10 @@ from bench_apts.contract import (
     Uniform,
     World,
 )
+from bench_apts.optimizers import schedule
 from bench_apts.optimizers.adam import HYPERPARAMETERS
 from bench_apts.optimizers.frozen import frozen
-from bench_apts.optimizers.schedule import WARMUP, cosine
+from bench_apts.optimizers.schedule import WARMUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,7 +79,7 @@ def build(
 
     return DataParallelStepper(
         model, loss, world, lambda named: optimizers(model, named, values),
-        partial(cosine, warmup=values["warmup"]), named=True)
+        schedule.find(values), named=True)
 
 
 backend = Backend(

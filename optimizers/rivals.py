@@ -37,9 +37,10 @@ from bench_apts.contract import (
     Uniform,
     World,
 )
+from bench_apts.optimizers import schedule
 from bench_apts.optimizers.adam import HYPERPARAMETERS
 from bench_apts.optimizers.frozen import frozen
-from bench_apts.optimizers.schedule import WARMUP, cosine
+from bench_apts.optimizers.schedule import WARMUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ def build(
         lambda parameters: make(
             parameters, lr=values["lr"], weight_decay=values["weight_decay"],
             **options(values, steps)),
-        partial(cosine, warmup=values["warmup"]), clip=values.get("clip", 0.0))
+        schedule.find(values), clip=values.get("clip", 0.0))
 
 
 def _betas(values: Mapping[str, Any], steps: int) -> Options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts import contract
+from bench_apts.optimizers import fused_kernels, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,9 +18,9 @@ def optimizer(parameters: Iterable[torch.nn.Parameter], values: Mapping[str, Any
     """Make the SGD that all backends of SGD share."""
     import torch
 
-    momentum = values["momentum"]
-    return torch.optim.SGD(parameters, lr=values["lr"], momentum=momentum, nesterov=momentum > 0,
-                           weight_decay=values["weight_decay"])
+    momentum, tensors = values["momentum"], list(parameters)
+    return torch.optim.SGD(tensors, lr=values["lr"], momentum=momentum, nesterov=momentum > 0,
+                           weight_decay=values["weight_decay"], fused=fused_kernels.take(tensors))
 
 
 def build(
@@ -29,7 +30,8 @@ def build(
     from bench_apts.optimizers.data_parallel import DataParallelStepper
 
     return DataParallelStepper(
-        model, loss, world, lambda parameters: optimizer(parameters, values))
+        model, loss, world, lambda parameters: optimizer(parameters, values),
+        schedule.find(values))
 
 
 backend = contract.Backend(
@@ -41,9 +43,11 @@ backend = contract.Backend(
         "momentum": contract.Hyperparameter(0.9, "Nesterov momentum; 0 switches it off",
                                             wide=contract.Uniform(0.0, 0.99), least=0),
         "weight_decay": contract.Hyperparameter(0.0, "L2 penalty", least=0),
+        **schedule.KNOBS,
     },
     build=build,
     rank_invariant=True,
     traffic=contract.GRADIENT_SUM,
-    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule"),
+    sources=("bench_apts.optimizers.data_parallel", "bench_apts.optimizers.schedule",
+             "bench_apts.optimizers.fused_kernels"),
 )

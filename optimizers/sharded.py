@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Loss, Stepper, TrafficFormula, World
+from bench_apts.optimizers import fused_kernels, schedule
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def build_zero_redundancy(
             return adamw(parameters, values)
         return OwnShard(
             [p for p in parameters if p.requires_grad], torch.optim.AdamW, lr=values["lr"],
-            betas=(values["beta1"], values["beta2"]), weight_decay=values["weight_decay"])
+            betas=(values["beta1"], values["beta2"]), weight_decay=values["weight_decay"],
+            fused=fused_kernels.take(list(model.parameters())))
 
-    return DataParallelStepper(model, loss, world, make)
+    return DataParallelStepper(model, loss, world, make, schedule.find(values))
 
 
 def build_fully_sharded(
@@ -46,7 +48,7 @@ def build_fully_sharded(
 
 
 _SOURCES = ("bench_apts.optimizers.sharded_steppers", "bench_apts.optimizers.adam",
-            "bench_apts.optimizers.schedule")
+            "bench_apts.optimizers.schedule", "bench_apts.optimizers.fused_kernels")
 
 zero_redundancy = Backend(
     name="zero-redundancy",

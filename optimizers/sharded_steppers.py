@@ -12,8 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from bench_apts.contract import Batch, Loss, StepReport, World
+from bench_apts.optimizers import schedule
 from bench_apts.optimizers.adam import adamw
-from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.replicas import align_buffers, local_part
 
@@ -50,6 +50,7 @@ class FullyShardedStepper:
         fully_shard(model)  # in place: it gets the methods of FSDPModule
         self.model: Any = model
         self.loss, self.world, self.peak = loss, world, values["lr"]
+        self.schedule = schedule.find(values)
         self.optimizer = adamw(
             [p for p in self.model.parameters() if p.requires_grad], values)
         self.steps = math.ceil(world.budget_samples / world.batch_size)
@@ -62,7 +63,7 @@ class FullyShardedStepper:
         loss = micro_batches.backward(
             self.model, self.loss, batch, self.world.micro_batch, self._hold)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * cosine(self.taken, self.steps)
+            group["lr"] = self.peak * self.schedule(self.taken, self.steps)
         self.optimizer.step()
         self.taken += 1
         passes = micro_batches.count(len(batch.targets), self.world.micro_batch)

@@ -96,6 +96,9 @@ STOCHASTIC = {
         "tests", options=SEARCHES),
     "judge": Hyperparameter(True, "judge steps on fresh minibatches"),
     "schedule": Hyperparameter(True, "shrink steps to 0 over the second half of the budget"),
+    "finish": Hyperparameter(
+        0.0, "share of the budget after which the method learns its length; 0: at once", least=0,
+        below=1),
     "longest_round": Hyperparameter(4, "most local steps between two averages", least=1),
     "rounds_per_length": Hyperparameter(16, "rounds before their length doubles", least=1),
     "sharing": Hyperparameter(
@@ -114,7 +117,7 @@ class TrustRegionStepper:
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, world: World, variant: str,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any], finish: tuple[float, float] | None = None,
     ) -> None:
         from bench_apts.optimizers.apts import APTS
 
@@ -123,7 +126,9 @@ class TrustRegionStepper:
         self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
             model.parameters(), variant=variant, buffers=model.buffers(), **settings)
-        self.local_passes = 0
+        # After how many samples of this rank the optimizer is told how many are left.
+        self.finish = finish
+        self.seen = self.local_passes = 0
 
     def step(self, batch: Batch) -> StepReport:
         """Do one step of the method; all its passes are over the same share."""
@@ -141,8 +146,12 @@ class TrustRegionStepper:
             passed = True
             return self._losses(parts, backward)
 
+        if self.finish and self.seen >= self.finish[0]:
+            self.optimizer.finish(sum(self.finish) - self.seen)
+            self.finish = None
         loss = self.optimizer.step(closure)
         last = self.optimizer.last
+        self.seen += last["forwards"] * len(batch.targets)
         self.local_passes += last["local_passes"]
         shown = {name: last[name] for name in SHOWN if name in last}
         total = None
@@ -177,13 +186,14 @@ class TrustRegionStepper:
         """Return copies of weights, buffers and the optimizer's state."""
         return copy.deepcopy(
             {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-             "local_passes": self.local_passes})
+             "local_passes": self.local_passes, "seen": self.seen, "finish": self.finish})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.local_passes = state["local_passes"]
+        self.local_passes, self.seen = state["local_passes"], state["seen"]
+        self.finish = state["finish"]
 
     def evaluation_model(self) -> torch.nn.Module:
         """Return the model, the same on every rank wherever a step reports ``agreed``."""
@@ -209,9 +219,14 @@ def stochastic(
     model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World
 ) -> Stepper:
     """Build APTS-S; ``values`` are those of ``STOCHASTIC``."""
-    settings = {key: value for key, value in values.items() if key not in ("minibatch", "pooled")}
-    settings["samples"] = max(1, world.budget_samples // world.size)
-    return TrustRegionStepper(model, loss, world, "stochastic", settings)
+    settings = {key: value for key, value in values.items()
+                if key not in ("minibatch", "pooled", "finish")}
+    samples = max(1, world.budget_samples // world.size)
+    if not values["finish"]:
+        return TrustRegionStepper(model, loss, world, "stochastic", settings | {"samples": samples})
+    known = values["finish"] * samples
+    return TrustRegionStepper(
+        model, loss, world, "stochastic", settings, (known, samples - known))
 
 
 def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:

@@ -94,7 +94,7 @@ class APTS(torch.optim.Optimizer):
     Raises:
         ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a
             process outside of the group, or a setting out of its range.
-        TypeError: A setting that the variant does not have, or no ``samples`` where it needs them.
+        TypeError: A setting that the variant does not have.
     """
 
     def __init__(
@@ -112,9 +112,6 @@ class APTS(torch.optim.Optimizer):
         if unknown := ", ".join(sorted(settings.keys() - set(known))):
             raise TypeError(f"variant={variant!r} has no setting {unknown}; it has "
                             + ", ".join(known))
-        if variant == "stochastic" and "samples" not in settings:
-            raise TypeError("variant='stochastic' needs samples=…: how many samples this rank "
-                            "will process, every pass counted; its schedule runs over them")
         chosen = make_settings(**settings)
         super().__init__(params, {})
         everything = [p for group in self.param_groups for p in group["params"]]
@@ -175,6 +172,27 @@ class APTS(torch.optim.Optimizer):
             problem.withdraw()
         self.last = last | {name: late - before[name] for name, late in self._counts().items()}
         return loss
+
+    def finish(self, samples: float) -> None:
+        """Shrink the steps of the stochastic variant linearly to 0 from now on.
+
+        For trainings whose length was not known (no ``samples``), and for those that shall end
+        earlier or later than was said. All ranks call it between the same two steps.
+
+        Args:
+            samples: Over how many more samples of a rank, on average over the ranks, every pass
+                counted. A quarter of those so far and more serve well; a tenth costs a little
+                (docs/apts.md).
+
+        Raises:
+            TypeError: The variant is another one.
+            ValueError: ``samples`` is below 1.
+        """
+        if not isinstance(self._method, StochasticMethod):
+            raise TypeError("finish() is of variant='stochastic': no other has a schedule")
+        if not samples >= 1:
+            raise ValueError(f"samples must be a positive number, not {samples}")
+        self._method.finish(samples)
 
     def _counts(self) -> dict[str, int]:
         """Return what has been done and sent so far."""

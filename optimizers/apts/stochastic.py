@@ -27,8 +27,13 @@ _FULL = 0.5
 rejection; over the rest they shrink linearly. Half a cosine over the whole budget cost CIFAR-10
 two points (measured): it shrinks steps where the radius is being looked for."""
 
+_FAMILIAR = 256
+"""Local steps, without a known budget, after which a quarter of it counts as used up: steps then
+never shrink before ``finish``, and tests get rare after some 170."""
+
 _STATE = ("anchor", "start", "way", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "since_test", "processed", "testing", "following", "travel", "samples", "rate")
+          "taken", "since_test", "processed", "finishing", "testing", "following", "travel",
+          "samples", "rate")
 
 _WAY_SCALARS = 3
 """Numbers that measuring the way reduces over the ranks: see ``_follow_way``."""
@@ -92,7 +97,8 @@ class StochasticMethod:
         self._way = torch.zeros_like(self._start) if self._drift else None
         self._sums = self._start.new_zeros(self.slots(settings))
         self._window: deque[float] = deque(maxlen=5)
-        self._round = self._done = self._since_test = 0
+        self._round = self._done = self._since_test = self._taken = 0
+        self._finishing: tuple[float, float] | None = None
         self._processed = self._travel = 0.0
         self._samples, self._rate = 0, 0.0
         self._testing = self._following = False
@@ -116,8 +122,17 @@ class StochasticMethod:
 
     @property
     def _spent(self) -> float:
-        """Share of the budget that is used up."""
+        """Share of the budget that is used up; without a known one it nears a half."""
+        if self._finishing is not None:
+            begin, samples = self._finishing
+            return min(1.0, 1 - (1 - _FULL) * (1 - (self._processed - begin) / samples))
+        if self._settings.samples is None:
+            return _FULL * self._taken / (self._taken + _FAMILIAR)
         return min(1.0, self._processed / self._settings.samples)
+
+    def finish(self, samples: float) -> None:
+        """Let steps shrink linearly to 0 over so many more samples of a rank, on average."""
+        self._finishing = self._processed, samples
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Do one local step, and at the end of a round the all-reduce; see ``APTS.step``."""
@@ -164,6 +179,7 @@ class StochasticMethod:
             if len(losses):
                 self._step()
         self._done += 1
+        self._taken += 1
         self._since_test += 1
         return losses
 

@@ -16,7 +16,8 @@ class StochasticSettings:
 
     Attributes:
         samples: Budget: samples that a rank will process, on average over the ranks, every pass
-            counted. The schedule runs over it.
+            counted. The schedule runs over it. None where it is not known: steps keep their
+            length until ``APTS.finish``.
         radius: A fixed radius, without search or adaptation; 0 lets the method find its own.
         start: The radius that the search begins with.
         search: ``"drift"``: a radius that stays where it begins unless the way of the weights
@@ -38,7 +39,7 @@ class StochasticSettings:
         beta2: Decay of Adam's second moment.
     """
 
-    samples: int
+    samples: int | None = None
     radius: float = 0.0
     start: float = PRIOR
     search: str = "drift"
@@ -54,7 +55,7 @@ class StochasticSettings:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        if not self.samples >= 1:  # nor NaN
+        if self.samples is not None and not self.samples >= 1:  # nor NaN
             raise ValueError(f"samples must be a positive number, not {self.samples}")
         if not self.radius >= 0:
             raise ValueError(f"radius must be a number of at least 0, but is {self.radius}")

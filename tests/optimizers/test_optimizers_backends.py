@@ -169,7 +169,7 @@ def test_ordinary_backends_are_short():
     for name in ("sgd", "adam"):
         build = registry.optimizer(name).backend.build
         with open(inspect.getfile(build), encoding="utf-8") as file:
-            assert len(file.readlines()) <= 60, name
+            assert len(file.readlines()) <= 65, name
 
 
 @pytest.mark.parametrize("name", ZERO)
