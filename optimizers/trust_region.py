@@ -222,11 +222,12 @@ def stochastic(
     settings = {key: value for key, value in values.items()
                 if key not in ("minibatch", "pooled", "finish")}
     samples = max(1, world.budget_samples // world.size)
-    if not values["finish"]:
-        return TrustRegionStepper(model, loss, world, "stochastic", settings | {"samples": samples})
-    known = values["finish"] * samples
-    return TrustRegionStepper(
-        model, loss, world, "stochastic", settings, (known, samples - known))
+    finish = None
+    if values["finish"]:
+        finish = values["finish"] * samples, (1 - values["finish"]) * samples
+    else:
+        settings["samples"] = samples
+    return TrustRegionStepper(model, loss, world, "stochastic", settings, finish)
 
 
 def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:

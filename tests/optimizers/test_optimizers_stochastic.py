@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import math
 
 import pytest
@@ -233,6 +234,58 @@ def test_steps_have_full_length_over_half_of_the_budget_and_end_at_zero():
     before = task.weights()
     task.step()
     assert torch.equal(task.weights(), before)
+
+
+def test_without_a_budget_steps_keep_their_length_until_finish():
+    task = Task(samples=None, judge=False, radius=0.01, longest_round=1)
+    plain = Task(**FIXED)
+    for _ in range(60):
+        task.step()
+        plain.step()
+    assert task.digest() == plain.digest()
+    task.optimizer.finish(16 * 20)
+    lengths = []
+    for _ in range(20):
+        lengths.append(task.optimizer._method._factor())
+        task.step()
+    assert lengths == pytest.approx([1 - step / 20 for step in range(20)])
+    before = task.weights()
+    task.step()
+    assert torch.equal(task.weights(), before)
+
+
+def finishing(rank):
+    """A training without a budget whose end is announced in a round, and one resumed after it."""
+    straight, other = (Task(rank.rank, samples=None, rounds_per_length=4) for _ in range(2))
+    intervals = []
+    for step in range(300):
+        if "actual_reduction" in straight.step():
+            intervals.append(step)
+    straight.optimizer.finish(16 * 40)
+    straight.step()
+    other.model.load_state_dict(straight.model.state_dict())
+    other.optimizer.load_state_dict(straight.optimizer.state_dict())
+    other.generator.set_state(straight.generator.get_state())
+    for _ in range(45):
+        straight.step()
+        other.step()
+    return intervals, straight.digest(), straight.digest() == other.digest()
+
+
+def test_ranks_finish_together_and_resume_on_the_way(on_ranks):
+    (intervals, digest, same), other = on_ranks(finishing, 2)
+    assert same
+    assert other == (intervals, digest, same)
+    gaps = [late - early for early, late in itertools.pairwise(intervals)]
+    assert min(gaps) >= 4
+    assert gaps[-1] == 32
+
+
+def test_finish_is_refused_where_it_means_nothing():
+    with pytest.raises(ValueError, match="samples"):
+        Task().optimizer.finish(0)
+    with pytest.raises(TypeError, match="stochastic"):
+        Task(variant="paper").optimizer.finish(100)
 
 
 @pytest.mark.parametrize(("settings", "said"), [
