@@ -181,7 +181,7 @@ class APTS(torch.optim.Optimizer):
 
         Args:
             samples: Over how many more samples of a rank, on average over the ranks, every pass
-                counted. A quarter of those so far and more serve well; a tenth costs a little
+                counted. A third of those so far serve as well as a schedule from the start
                 (docs/apts.md).
 
         Raises:

@@ -98,7 +98,7 @@ class StochasticMethod:
         self._sums = self._start.new_zeros(self.slots(settings))
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._taken = 0
-        self._finishing: tuple[float, float] | None = None
+        self._finishing: tuple[float, float, float] | None = None
         self._processed = self._travel = 0.0
         self._samples, self._rate = 0, 0.0
         self._testing = self._following = False
@@ -124,15 +124,15 @@ class StochasticMethod:
     def _spent(self) -> float:
         """Share of the budget that is used up; without a known one it nears a half."""
         if self._finishing is not None:
-            begin, samples = self._finishing
-            return min(1.0, 1 - (1 - _FULL) * (1 - (self._processed - begin) / samples))
+            share, begin, samples = self._finishing
+            return min(1.0, share + (1 - share) * (self._processed - begin) / samples)
         if self._settings.samples is None:
             return _FULL * self._taken / (self._taken + _FAMILIAR)
         return min(1.0, self._processed / self._settings.samples)
 
     def finish(self, samples: float) -> None:
         """Let steps shrink linearly to 0 over so many more samples of a rank, on average."""
-        self._finishing = self._processed, samples
+        self._finishing = max(self._spent, _FULL), self._processed, samples
 
     def iterate(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """Do one local step, and at the end of a round the all-reduce; see ``APTS.step``."""

@@ -308,3 +308,19 @@ def test_settings_out_of_range_are_refused(settings, said):
         APTS([nn.Parameter(torch.ones(2))], variant="best")
     with pytest.raises(TypeError):
         Task(learning_rate=0.1)
+
+
+def crowd(rank, variant):
+    settings = {"rounds_per_length": 4, "samples": 16 * 60} if variant == "stochastic" else {}
+    task = Task(rank.rank, batch_norm=True, variant=variant, **settings)
+    digests = [task.digest() for _ in range(30) if task.step().get("agreed", True)]
+    return digests, bool(torch.isfinite(task.weights()).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["stochastic", "paper"])
+def test_sixteen_ranks_agree(on_ranks, variant):
+    first, *others = on_ranks(crowd, 16, variant)
+    assert len(first[0]) > 10
+    assert first[1]
+    assert all(other == first for other in others)
