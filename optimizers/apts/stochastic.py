@@ -27,9 +27,9 @@ _FULL = 0.5
 rejection; over the rest they shrink linearly. Half a cosine over the whole budget cost CIFAR-10
 two points (measured): it shrinks steps where the radius is being looked for."""
 
-_FAMILIAR = 256
+_FAMILIAR = 64
 """Local steps, without a known budget, after which a quarter of it counts as used up: steps then
-never shrink before ``finish``, and tests get rare after some 170."""
+never shrink before ``finish``, and tests get rare after some 40."""
 
 _STATE = ("anchor", "start", "way", "anchor_buffers", "start_buffers", "sums", "round", "done",
           "taken", "since_test", "processed", "finishing", "testing", "following", "travel",
