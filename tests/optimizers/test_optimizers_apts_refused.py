@@ -81,7 +81,6 @@ def test_sparse_gradients_count(variant, clears):
 
 
 @pytest.mark.parametrize(("variant", "settings", "token"), [
-    ("stochastic", {}, "samples="), ("stochastic", {"radius": 1e-3}, "samples="),
     ("stochastic", {"samples": 0}, "samples"),
     ("stochastic", {"samples": float("nan")}, "samples"),
     ("stochastic", {"samples": 9, "radius": float("nan")}, "radius"),
