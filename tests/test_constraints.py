@@ -80,6 +80,10 @@ def test_another_torch_has_an_environment_of_its_own():
     ignored = subprocess.run(["git", "check-ignore", "--quiet", ".venv-torch-2.11/bin"], cwd=ROOT,
                              check=False)
     assert ignored.returncode == 0 or not (ROOT / ".git").exists()
+    (oldest,) = [part.version for part in named()["torch"]]
+    code, shown = commands("test-oldest")
+    assert code == 0
+    assert f"'torch=={oldest}.*'" in shown
     code, shown = commands("test-torch")
     assert code == 2
     assert "VERSION" in shown

@@ -76,8 +76,8 @@ def selectors() -> list[str]:
 
 
 def driver() -> str | None:
-    """Return the version of the driver; None where it is not known."""
-    return _machine()[1]
+    """Return the version of the driver; None without a visible GPU, or where it is not known."""
+    return _machine()[1] if visible() else None
 
 
 @lru_cache(maxsize=1)
