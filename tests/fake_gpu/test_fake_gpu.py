@@ -184,6 +184,7 @@ def command(environ, *arguments):
 RUN = ("run", "--optimizers", "sgd", "--trials", "0", "--seeds", "1", "--offline", "--gpus")
 
 
+@pytest.mark.slow
 def test_without_nvidia_smi_the_driver_s_gpus_are_found(stand_in, tmp_path):
     found = command(stand_in, *RUN, "4", "--out", str(tmp_path))
     assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
