@@ -116,6 +116,14 @@ class RadiusDrift(RadiusSearch):
         since = spent - self.rejected
         return min(1.0, FIRST_STEP + spent / RAMP) * min(1.0, 0.5 + 0.5 * since / RAMP)
 
+    def double_budget(self) -> None:
+        """Halve the shares that are remembered, and have the late stage begin once more."""
+        super().double_budget()
+        self.spent /= 2
+        if self.rejected > 0:
+            self.rejected /= 2
+        self.renewed = False
+
     def renews(self, spent: float) -> bool:
         """Say, once, that the way begins anew at the present weights."""
         if self.renewed or spent < EARLY.end:
@@ -140,7 +148,7 @@ class RadiusDrift(RadiusSearch):
         Returns:
             The overshoot.
         """
-        passed, self.spent = spent - self.spent, spent
+        passed, self.spent = max(0.0, spent - self.spent), spent
         if not (math.isfinite(slope) and math.isfinite(loss)):
             return math.nan  # the next test rejects such weights
         self._count(slope, loss)

@@ -218,6 +218,10 @@ class RadiusSearch:
         elif length < 0.4:
             self._resize(1 / move)
 
+    def double_budget(self) -> None:
+        """Halve the shares of the budget that are remembered: it is twice as long as thought."""
+        self.ended /= 2
+
     def _resize(self, factor: float) -> None:
         self.radius = min(LARGEST, max(SMALLEST, self.radius * factor))
 

@@ -27,13 +27,14 @@ _FULL = 0.5
 rejection; over the rest they shrink linearly. Half a cosine over the whole budget cost CIFAR-10
 two points (measured): it shrinks steps where the radius is being looked for."""
 
-_FAMILIAR = 64
-"""Local steps, without a known budget, after which a quarter of it counts as used up: steps then
-never shrink before ``finish``, and tests get rare after some 40."""
+_HORIZON = 128
+"""Local steps that a training without a known budget is taken to have, before it is taken to have
+twice as many whenever half of them are done: a part of each is like the second fourth of a known
+budget, in which the radius moves, and steps never shrink before ``finish``."""
 
 _STATE = ("anchor", "start", "way", "anchor_buffers", "start_buffers", "sums", "round", "done",
-          "taken", "since_test", "processed", "finishing", "testing", "following", "travel",
-          "samples", "rate")
+          "taken", "since_test", "processed", "horizon", "finishing", "testing", "following",
+          "travel", "samples", "rate")
 
 _WAY_SCALARS = 3
 """Numbers that measuring the way reduces over the ranks: see ``_follow_way``."""
@@ -98,6 +99,7 @@ class StochasticMethod:
         self._sums = self._start.new_zeros(self.slots(settings))
         self._window: deque[float] = deque(maxlen=5)
         self._round = self._done = self._since_test = self._taken = 0
+        self._horizon = _HORIZON
         self._finishing: tuple[float, float, float] | None = None
         self._processed = self._travel = 0.0
         self._samples, self._rate = 0, 0.0
@@ -122,12 +124,12 @@ class StochasticMethod:
 
     @property
     def _spent(self) -> float:
-        """Share of the budget that is used up; without a known one it nears a half."""
+        """Share of the budget that is used up; without a known one at most a half."""
         if self._finishing is not None:
             share, begin, samples = self._finishing
             return min(1.0, share + (1 - share) * (self._processed - begin) / samples)
         if self._settings.samples is None:
-            return _FULL * self._taken / (self._taken + _FAMILIAR)
+            return min(_FULL, self._taken / self._horizon)
         return min(1.0, self._processed / self._settings.samples)
 
     def finish(self, samples: float) -> None:
@@ -219,6 +221,10 @@ class StochasticMethod:
 
     def _begin_round(self) -> None:
         """Begin a round and decide whether the point it starts from will be judged."""
+        unknown = self._settings.samples is None and self._finishing is None
+        while unknown and 2 * self._taken >= self._horizon:
+            self._horizon *= 2
+            self._search.double_budget()
         self._begin_way()
         self._start.copy_(self._flat.values)
         self._start_buffers = self._flat.save_buffers()
