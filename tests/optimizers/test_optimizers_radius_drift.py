@@ -116,12 +116,12 @@ def test_only_a_rejection_moves_it_by_a_test_and_a_radius_is_ready_from_the_begi
     assert search.radius == 0.008
     search.update(StepQuality(2, 9, 9, 0.1, 0.1, 8), accepted=False, spent=0.2, settled=True)
     assert search.radius == 0.008  # once may be an accident: shorter steps for a while
-    assert [search.ramp(spent) for spent in (0.2, 0.225, 0.3)] == pytest.approx([0.5, 0.75, 1])
+    assert [search.ramp(spent) for spent in (0.2, 0.25, 0.4)] == pytest.approx([0.5, 0.75, 1])
     search.update(StepQuality(2, 9, 9, 0.1, 0.1, 8), accepted=False, spent=0.29, settled=True)
     assert search.radius == 0.004
     search.update(StepQuality(2, 9, 9, 0.1, 0.1, 8), accepted=False, spent=0.4, settled=True)
     assert search.radius == 0.004
-    assert [RadiusDrift(0.1).ramp(spent) for spent in (0, 0.025, 0.1)] == pytest.approx(
+    assert [RadiusDrift(0.1).ramp(spent) for spent in (0, 0.05, 0.1)] == pytest.approx(
         [0.05, 0.55, 1])
 
 
