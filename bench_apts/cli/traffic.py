@@ -14,7 +14,7 @@ from bench_apts.core.errors import UserError, one_line, unknown
 from bench_apts.stats.network_model import Algorithm
 
 if TYPE_CHECKING:
-    from bench_apts.stats.strategy_traffic import NetworkSizes
+    from bench_apts.optimizers.strategy_traffic import NetworkSizes
 
 _ASSUMED = (
     "bytes are ideal ones that a rank sends in a step; times are modelled, none is measured: "
@@ -51,8 +51,8 @@ def command(
     from rich.table import Table
 
     from bench_apts.core import units
+    from bench_apts.optimizers.strategy_traffic import STRATEGIES
     from bench_apts.stats import network_model as known
-    from bench_apts.stats.strategy_traffic import STRATEGIES
     from bench_apts.study import resolve
 
     there = known.load_fabrics(fabrics)
@@ -100,8 +100,8 @@ def _sizes(reference: str, arguments: dict[str, Any]) -> NetworkSizes:
     """Make the network without memory, and return the sizes of its tensors."""
     import torch
 
+    from bench_apts.optimizers.strategy_traffic import NetworkSizes, TensorSize
     from bench_apts.plugins import user_code
-    from bench_apts.stats.strategy_traffic import NetworkSizes, TensorSize
 
     def size(tensor: torch.Tensor) -> TensorSize:
         return TensorSize(tuple(tensor.shape), tensor.element_size(),

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core.wire import ideal_bytes
+from bench_apts.optimizers import trust_region
 from bench_apts.stats.network_model import Algorithm, collective_seconds
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ _ZERO_BUCKET = 500_000_000
 
 _PERSISTENT = 100_000
 """Elements below which ZeRO-3 gathers a parameter after the step, not where it is used."""
-
-APTS_ROUND = 16
-"""Local steps in a round of ``apts`` from its 65th round on; rounds of 1, 2, 4 and 8 precede."""
-
-_APTS_JUDGED = 24
-"""Bytes that a round of ``apts`` sends more if it judges a point."""
 
 
 class TensorSize(NamedTuple):
@@ -162,12 +157,13 @@ def zero_3(sizes: NetworkSizes, ranks: int) -> StrategyTraffic:
 
 
 def apts(sizes: NetworkSizes, ranks: int) -> StrategyTraffic:
-    """Return the traffic of APTS-S: one all-reduce of n floats in a round of local steps."""
-    elements = sum(tensor.elements for tensor in sizes.parameters)
+    """Return the traffic of APTS-S by its own formula: a mean of displacements in few bits."""
+    formula = trust_region.SHORT_ROUNDS
+    steps = int(trust_region.STOCHASTIC["longest_round"].default)
+    payloads = formula.payloads(sum(tensor.elements for tensor in sizes.parameters), ranks)
     return StrategyTraffic(
-        (Message("all_reduce", 4 * elements),), APTS_ROUND,
-        f"a round of {APTS_ROUND} local steps; the first 64 rounds have 1, 2, 4 and 8, and rounds "
-        f"that judge a point send {_APTS_JUDGED} bytes more")
+        tuple(Message(name, size) for name, size in payloads.items()), steps,
+        f"a round of {steps} local steps, as all but the first have; it {formula.note}")
 
 
 STRATEGIES: dict[str, Callable[[NetworkSizes, int], StrategyTraffic]] = {

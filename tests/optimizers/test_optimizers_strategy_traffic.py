@@ -7,8 +7,7 @@ import pytest
 from harness_ranks import run_ranks
 
 from bench_apts import CommMeter
-from bench_apts.stats import network_model
-from bench_apts.stats.strategy_traffic import (
+from bench_apts.optimizers.strategy_traffic import (
     STRATEGIES,
     Message,
     NetworkSizes,
@@ -16,6 +15,7 @@ from bench_apts.stats.strategy_traffic import (
     _buckets,
     ddp,
 )
+from bench_apts.stats import network_model
 
 STEPS = 4
 
@@ -144,7 +144,9 @@ def test_the_command_prints_a_row_for_each_strategy(cli, tmp_path):
     rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line}
     assert rows["ddp"][1:6] == ["1", "4.00", "kB", "6.00", "kB"]
     assert rows["fsdp2"][4:6] == ["24.0", "kB"], "its one row is padded to four"
-    assert rows["apts"][4:6] == ["375", "B"]
+    # 4 chunks of 256 numbers in 4 bits with one step: 132 bytes to each of 3 ranks, twice, and a
+    # float32 in the second message, in a round of 4 steps.
+    assert rows["apts"][4:6] == ["201", "B"]
     assert "none is measured" in done.out
 
 
