@@ -68,7 +68,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 # What is looked at, not replaced: a template for each number would take most of the time.
-_LONG = re.compile(r"(?<=\.\d\d)\d+")
+_LONG = re.compile(r"(?<=\.\d)\d+")
 _PATH = re.compile(r"(?<=\.\d)\d+")  # a tenth of a point is finer than any screen
 _POINTLESS = re.compile(r"(?<=\d)\.0(?!\d)")
 _STRAIGHT = re.compile(r"[ML\d .-]*z?")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from bench_apts.reports.sections.scaling_factors import ScaledOptimizer
     from bench_apts.stats.world_sizes import Efficiency
 
+_SEEDS = 10
+"""Seeds of an optimizer that are drawn one by one at each N."""
+
 SECTION = section_parts.Section("scaling", "Scaling", order=40, compares=True, evidence=True)
 
 def part(context: Context) -> Part | None:
@@ -115,7 +118,7 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
         for cell in (cell for cell in group.cells if cell.seeds):
             x = at + shifts[cell.label]
             values.append((cell.label, x, [o.cost[currency] for o in cell.finals
-                                           if 0 < o.cost[currency] < math.inf]))
+                                           if 0 < o.cost[currency] < math.inf][:_SEEDS]))
             median = cell.to_target(currency).median
             if 0 < median < math.inf:
                 medians.append((cell.label, group.ranks, x, median))
@@ -152,7 +155,9 @@ def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figu
         caption += " At the top, crosses: the median seed missed (" + "; ".join(
             f"{label} at N = {', '.join(map(str, missed[label]))}"
             for label in context.looks if label in missed) + ")."
-    caption += " Large: medians over seeds; small: single seeds."
+    many = max(len(cell.seeds) for group in groups for cell in group.cells) > _SEEDS
+    caption += (" Large: medians over seeds; small: "
+                f"{f'the first {_SEEDS} that hit' if many else 'single seeds'}.")
     if row.is_clock and len(groups) < len(context.groups):
         caption += " Not drawn: N with more ranks than cores, whose times measure the machine."
     return context.figure(

@@ -166,7 +166,7 @@ def test_the_report_models_as_the_command_does(folder, tmp_path):
 
 def test_a_study_of_single_ranks_models_nothing(tmp_path):
     page = reports.build(fixture.populate(tmp_path / "study", fixture.study(ranks=(1,))))
-    assert "Modelled" not in page.read_text(encoding="utf-8")
+    assert "Modelled time on other networks" not in page.read_text(encoding="utf-8")
     assert not (tmp_path / "study" / "tables" / "modelled.csv").exists()
 
 
