@@ -1,5 +1,7 @@
 """The meter for scripts that know nothing of the harness: in code, and around a command."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -210,9 +212,9 @@ def test_lightning_is_counted():
 
 def test_the_import_brings_none_of_the_harness():
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, torch; from bench_apts import CommMeter\n"
+        [sys.executable, "-c", "import sys; from bench_apts import CommMeter\n"
          "print(*(name for name in sys.modules if name.startswith('bench_apts.')))\n"
-         "print(*{'typer', 'pandas', 'matplotlib', 'optuna', 'jinja2', 'psutil'} "
+         "print(*{'torch', 'typer', 'pandas', 'matplotlib', 'optuna', 'jinja2', 'psutil'} "
          "& set(sys.modules))"], capture_output=True, text=True, check=True)
     ours, heavy = done.stdout.splitlines()
     assert {name.split(".")[1] for name in ours.split()} == {"core", "meters"}
@@ -227,13 +229,16 @@ def test_a_meter_is_for_one_block():
         pass
 
 
-def test_the_page_s_example_in_code_runs(tmp_path):
-    (tmp_path / "code.py").write_text(IN_CODE)
-    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, capture_output=True,
-                          text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 1 4000\n2 1 4000\n3 1 4000\n1 rank, 3 steps")
-    assert "gradients  all_reduce  all 1 rank      3    12 kB" in done.stdout
+def page_s_code(connect):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(IN_CODE, {})
+    return said.getvalue()
+
+
+def test_the_page_s_example_in_code_runs():
+    (said,) = run_ranks(page_s_code, 1)
+    assert said.startswith("1 1 4000\n2 1 4000\n3 1 4000\n1 rank, 3 steps")
+    assert "gradients  all_reduce  all 1 rank      3    12 kB" in said
 
 
 @pytest.fixture
@@ -284,8 +289,9 @@ dist.all_reduce(torch.ones(5))
 
 
 @pytest.mark.parametrize(("ending", "code", "note"), [
-    ("raise ValueError('too large')", 1, "rank 0 ended in ValueError: too large"),
-    ("sys.exit(7)", 7, ""),
+    pytest.param("raise ValueError('too large')", 1, "rank 0 ended in ValueError: too large",
+                 marks=pytest.mark.slow),
+    pytest.param("sys.exit(7)", 7, "", marks=pytest.mark.slow),
     ("time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL,
      "rank 0 did not end by itself"),
 ], ids=["raises", "exits", "killed"])

@@ -91,6 +91,7 @@ def test_files_of_each_state_are_taken(repository, tmp_path):
         gate_trainings.committed_tree(repository, "HEAD", tmp_path / "n", repository / "new")
 
 
+@pytest.mark.slow
 def test_a_package_of_each_state_is_installed(repository, tmp_path):
     (repository / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
