@@ -59,9 +59,10 @@ class CommMeter:
     """Counts every collective of this process while its block runs.
 
     Process groups may be made before the block or in it. Phases are told apart by themselves:
-    ``setup`` is what comes before the first backward pass, ``backward`` what a backward pass
-    issues, ``optimizer`` what ``step`` of a torch optimizer issues, and ``other`` the rest, for
-    instance the forward pass and evaluation. ``during`` and ``phase`` name others.
+    ``setup`` is what comes before the first collective of a backward pass or the first step of a
+    torch optimizer, ``backward`` what a backward pass issues, ``optimizer`` what ``step`` of such
+    an optimizer issues, and ``other`` the rest, for instance the forward pass and evaluation.
+    ``during`` and ``phase`` name others.
 
     Args:
         time: Whether to time collectives, which may make a synchronous one wait a little longer.
