@@ -82,6 +82,8 @@ class CommMeter:
             self._current_phase, self._times.begin if self._times else None)
         self._automatic, self._on_step = automatic_steps, on_step
         self._in_optimizer = self._trained = False
+        self._unaudited = True
+        self._backward_pass: Callable[[], int] = lambda: -1
         self._by_optimizer: dict[int, int] = {}
         self._handles: list[Any] = []
         self._began = self._last = self._first_step = 0.0
@@ -97,12 +99,14 @@ class CommMeter:
             RuntimeError: It counts, or did so already.
             UserError: ``BENCH_APTS_COMM_METER`` asks for what does not exist.
         """
+        import torch
         from torch.optim import optimizer
 
         if self._began:
             raise RuntimeError("a CommMeter measures one block; make another one")
         self._handles = [optimizer.register_optimizer_step_pre_hook(self._before_optimizer),
                          optimizer.register_optimizer_step_post_hook(self._after_optimizer)]
+        self._backward_pass = torch._C._current_graph_task_id
         self._began = self._last = time.perf_counter()
         self._counter.install()
         self._counter.watch_existing()
@@ -230,13 +234,12 @@ class CommMeter:
                           for text in traffic_complaints(found)))
 
     def _current_phase(self) -> str:
-        import torch
-
-        if self._kernel is None and self._audited.skipped == "no collective was issued":
+        if self._unaudited:
+            self._unaudited = False
             self._begin_audit()
         if self.phase is not None:
             return self.phase
-        if torch._C._current_graph_task_id() != -1:
+        if self._backward_pass() != -1:
             self._trained = True
             return "backward"
         if self._in_optimizer:
