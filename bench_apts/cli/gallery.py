@@ -14,7 +14,7 @@ def command(
         help="Results folders, for instance results/*. What holds no study is left out.")],
     out: Annotated[Path, Option(help="Folder of the site.")] = Path("site"),
 ) -> None:
-    """Join the reports of many studies into a static site with an index."""
+    """Join the reports of studies into a static site."""
     from bench_apts.reports.study_gallery import build_gallery
 
     studies = [folder for folder in results if (folder / "study.json").exists()]

@@ -35,6 +35,9 @@ _FIRST_LINE_S = 1.0
 
 _THREAD = "bench-apts meter"
 
+_PATIENCE_S = 10.0
+"""How long the end of a process waits for a line that is being written."""
+
 
 class _Writer:
     """Meters this process and writes its lines."""
@@ -48,7 +51,8 @@ class _Writer:
         self.ended = threading.Event()
         self.meter = CommMeter(time=settings.timed, automatic_steps=True)
         self.meter.__enter__()
-        threading.Thread(target=self._write_lines, name=_THREAD, daemon=True).start()
+        self._thread = threading.Thread(target=self._write_lines, name=_THREAD, daemon=True)
+        self._thread.start()
 
     def _write_lines(self) -> None:
         wait = min(_FIRST_LINE_S, self._settings.interval_s)
@@ -98,6 +102,8 @@ class _Writer:
         self.meter.__exit__(type(error) if error else None, error)
         if not self.ended.is_set():
             self.ended.set()
+            # An interpreter that ends while a thread is in torch's code aborts the process.
+            self._thread.join(_PATIENCE_S)
             self._guarded(lambda: self._write(self._line(
                 end=True, error=describe_error(error) if error else "",
                 audit=self.meter.audit())))

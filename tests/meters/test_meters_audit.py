@@ -113,7 +113,8 @@ def test_and_of_one_on_four_ranks(name):
 
 
 APTS = [
-    ("apts", {}), ("apts", {"radius": 0.01}), ("apts", {"sharing": 0.0}),
+    ("apts", {}), ("apts", {"bits": 32}), ("apts", {"preset": "2026-11"}),
+    ("apts", {"radius": 0.01}), ("apts", {"sharing": 0.0}),
     ("apts", {"sharing": 1.0}), ("apts", {"judge": False}), ("apts", {"schedule": False}),
     ("apts", {"longest_round": 1}), ("apts", {"rounds_per_length": 1}),
     ("apts", {"longest_round": 1, "sharing": 0.0, "radius": 0.05}),
@@ -144,8 +145,13 @@ def test_and_of_every_kind_of_apts(size):
                 assert part.seen_bytes == 0, kind
                 assert str(number) not in counts, kind
             else:
-                assert part.seen_bytes > 4 * n, kind
-                assert set(counts[str(number)]) == {"all_reduce"}, kind
+                few_bits = kind[0] == "apts" and not {"bits", "preset"} & set(kind[1])
+                assert part.seen_bytes > (n if few_bits else 4 * n), kind
+                assert set(counts[str(number)]) == (
+                    {"all_to_all", "all_gather", "all_reduce"} if few_bits else {"all_reduce"}
+                ), kind
+                if few_bits:  # the ranks' counts of samples, once
+                    assert counts[str(number)]["all_reduce"]["calls"] == 1, kind
         assert doubts is None
 
 

@@ -49,7 +49,10 @@ def tables(page, name):
 def entry(cell):
     small = cell.find("small")
     who = cell.find("div/div")
-    shown = who.text if who is not None else cell.text
+    mark = cell.find("svg")  # of an optimizer, before its name
+    shown = cell.text if mark is None else mark.tail
+    if who is not None:
+        shown = who.text
     return (shown or "").strip(), (small.text or "").strip() if small is not None else ""
 
 
@@ -166,7 +169,8 @@ def test_when_tuning_pays(page, records, ranks):
     told = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
     for label in fixture.STARTS:
         mine, theirs = bill_of(records, "sgd", ranks), bill_of(records, label, ranks)
-        assert told[label] == payoff_sentence("sgd", break_even(mine, theirs))
+        expected = payoff_sentence("sgd", break_even(mine, theirs))
+        assert told[label].split() == expected.split()  # whatever kind of space
 
 
 @pytest.mark.parametrize("label", LABELS)
