@@ -27,14 +27,14 @@ class Ranks:
     def run(self, job, limit_s):
         self.job = job
         try:
-            told = run_ranks(checkpoint_ranks.train, job.trial.ranks, msgspec.json.encode(job),
+            statuses = run_ranks(checkpoint_ranks.train, job.trial.ranks, msgspec.json.encode(job),
                              self.steps, self.fail, patience_s=limit_s)
         except AssertionError as error:
             return ProcessOutcome("error", str(error))
-        assert len(set(told)) == 1
-        if told[0] == "interrupted":
+        assert len(set(statuses)) == 1
+        if statuses[0] == "interrupted":
             raise Interrupted(15)
-        return ProcessOutcome(told[0])
+        return ProcessOutcome(statuses[0])
 
 
 class Nobody(Ranks):

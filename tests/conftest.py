@@ -22,7 +22,7 @@ from bench_apts.core.spec import Study
 from bench_apts.plugins import registry
 from bench_apts.study.plan import Plan
 
-# What a terminal, a git hook, a batch job or make told the tests is not meant for what they start.
+# What a terminal, a git hook, a batch job or make set is not meant for what tests start.
 for name in list(os.environ):
     if name.startswith(("GIT_", "SLURM_")) or name in (
             "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "LANGUAGE",

@@ -8,7 +8,7 @@ LISTED = Path(__file__).parent / "npm"
 
 
 def modules(folder, give_up):
-    """Installs them in a folder and returns ``node_modules``; ``give_up`` is told why not."""
+    """Installs them in a folder and returns ``node_modules``; ``give_up`` gets the reason."""
     npm = shutil.which("npm")
     if npm is None:
         give_up("needs npm: apt-get install npm")

@@ -173,7 +173,7 @@ def ratios(results, what):
     return (harness / bare)[WARM:]
 
 
-def told(values):
+def median_text(values):
     low, high = median_interval(values)
     return f"{statistics.median(values):.4f} [{low:.4f}, {high:.4f}]"
 
@@ -213,10 +213,10 @@ def test_harness_beside_a_bare_loop(benchmark, tmp_path, name, device, ranks, op
         return
     taken, cpu = ratios(results, "seconds"), ratios(results, "cpu_seconds")
     without = "" if metered else " without the meter"
-    benchmark.group = f"harness{without} by bare loop, {name}, N = {ranks}: {told(taken)}"
+    benchmark.group = f"harness{without} by bare loop, {name}, N = {ranks}: {median_text(taken)}"
     benchmark.extra_info |= {
-        "train time of a step, ratio": told(taken),
-        "CPU time of a step, ratio": told(cpu),
+        "train time of a step, ratio": median_text(taken),
+        "CPU time of a step, ratio": median_text(cpu),
         "microseconds of a step": {which: round(1e6 * statistics.median(times) / steps, 1)
                                    for which, times in results[0].seconds.items()}}
     # On a busy machine the interval is wide; only what is beyond doubt fails.

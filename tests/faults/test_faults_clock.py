@@ -57,9 +57,9 @@ def test_a_clock_set_back_during_a_trial(cli, plugin, tmp_path):
     assert "kept from an earlier run" in again.out
 
 
-def rewritten(folder, **told):
+def rewritten(folder, **changes):
     path = folder / "study.json"
-    write_json(path, msgspec.structs.replace(store.read_study(folder), **told))
+    write_json(path, msgspec.structs.replace(store.read_study(folder), **changes))
 
 
 def seeds(folder, label):

@@ -79,10 +79,10 @@ def survive(launch, out, victim, moment):
     after = finished(folder)
     for name, content in before.items():
         assert after[name] == content, "a finished trial was written to"
-    # What was shown as finished is on the disk: an event is synchronised before it is told.
-    told = sum(f": {status}" in line for line in shown.splitlines() if line.startswith("[")
+    # What was shown as finished is on the disk: an event is synchronised before it is shown.
+    ended = sum(f": {status}" in line for line in shown.splitlines() if line.startswith("[")
                for status in ("hit", "miss"))
-    assert len(after) >= told
+    assert len(after) >= ended
     assert not list(folder.glob("trials/.*"))
     for record in store.read_trials(folder) if folder.exists() else []:
         assert not record.torn or not record.finished

@@ -15,13 +15,13 @@ NAME = "peerless"
 class Peerless(dist.distributed_c10d.C10DBackend):
     """One of ``size`` ranks that are all alike; the others do not exist.
 
-    ``told`` collects what this rank broadcasts. ``heard`` is what others told, in order: without
-    it, a broadcast leaves a rank with what it has.
+    ``outgoing`` collects what this rank broadcasts. ``incoming`` is what others sent, in order:
+    without it, a broadcast leaves a rank with what it has.
     """
 
-    def __init__(self, rank, size, told, heard):
+    def __init__(self, rank, size, outgoing, incoming):
         super().__init__(rank, size)
-        self.told, self.heard = told, heard
+        self.outgoing, self.incoming = outgoing, incoming
 
     def getBackendName(self):  # c10d calls it so
         return NAME
@@ -37,9 +37,9 @@ class Peerless(dist.distributed_c10d.C10DBackend):
     def broadcast(self, tensors, options):
         for tensor in tensors:
             if options.rootRank == self.rank():
-                self.told.append(tensor.numpy().copy())
-            elif self.heard is not None:
-                tensor.copy_(torch.from_numpy(next(self.heard)))
+                self.outgoing.append(tensor.numpy().copy())
+            elif self.incoming is not None:
+                tensor.copy_(torch.from_numpy(next(self.incoming)))
         return _done(tensors)
 
     def allgather(self, outputs, inputs, options):
@@ -85,14 +85,14 @@ def _done(tensors):
     return _create_work_from_future(future)
 
 
-def connect(rank, size, heard=None):
+def connect(rank, size, incoming=None):
     """Joins a world of ``size`` ranks as ``rank``, once per process.
 
-    ``heard``: what its rank 0 returned. Returns the list of what this rank will broadcast.
+    ``incoming``: what its rank 0 returned. Returns the list of what this rank will broadcast.
     """
-    told, heard = [], None if heard is None else iter(heard)
+    outgoing, incoming = [], None if incoming is None else iter(incoming)
     dist.Backend.register_backend(
-        NAME, lambda store, rank, size, timeout: Peerless(rank, size, told, heard),
+        NAME, lambda store, rank, size, timeout: Peerless(rank, size, outgoing, incoming),
         devices=["cpu"])
     dist.init_process_group(NAME, store=dist.HashStore(), rank=rank, world_size=size)
-    return told
+    return outgoing

@@ -31,14 +31,14 @@ class Sequence(CollectiveCounter):
         self.calls.append((self.phase.split()[0], made.collective, payload, seen.ranks))
 
 
-def joined(connect, place, heard=None):
-    """Joins gloo, or without peers as rank ``place[0]`` of ``place[1]``; returns what is told."""
+def joined(connect, place, incoming=None):
+    """Joins gloo, or without peers as rank ``place[0]`` of ``place[1]``; returns what it sends."""
     meter = Sequence()
     meter.install()
-    return meter, peerless.connect(*place, heard) if place else connect()
+    return meter, peerless.connect(*place, incoming) if place else connect()
 
 
-def trained(connect, cases, steps, place=None, suite="digits", heard=None):
+def trained(connect, cases, steps, place=None, suite="digits", incoming=None):
     """Trains by each optimizer as a trial does, from equal weights on equal data on all ranks.
 
     Args:
@@ -47,15 +47,15 @@ def trained(connect, cases, steps, place=None, suite="digits", heard=None):
         steps: Training steps of each.
         place: Rank and size of a world without peers.
         suite: Its model is trained.
-        heard: What rank 0 of that world told.
+        incoming: What rank 0 of that world broadcast.
 
     Returns:
-        What was seen of each optimizer, and what this rank told.
+        What was seen of each optimizer, and what this rank broadcast.
     """
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-    meter, told = joined(connect, place, heard)
+    meter, outgoing = joined(connect, place, incoming)
     return [_train(meter, number, name, values, steps, suite)
-            for number, (name, values) in enumerate(cases)], told
+            for number, (name, values) in enumerate(cases)], outgoing
 
 
 def _train(meter, number, name, values, steps, suite):
@@ -103,12 +103,12 @@ def _train(meter, number, name, values, steps, suite):
         traffic=msgspec.to_builtins(meter.snapshot()[meter.phase]))
 
 
-def reduced(connect, place=None, heard=None):
+def reduced(connect, place=None, incoming=None):
     """What collectives make of tensors that are the same on every rank, by name."""
     import torch
     import torch.distributed as dist
 
-    _, told = joined(connect, place, heard)
+    _, outgoing = joined(connect, place, incoming)
     group, size = dist.group.WORLD, dist.get_world_size()
 
     def one():
@@ -152,7 +152,8 @@ def reduced(connect, place=None, heard=None):
             out, [whole, whole + 1]).wait(), 4, 4),
     }
     dist.barrier()
-    return {name: [tensor.tolist() for tensor in tensors] for name, tensors in found.items()}, told
+    return {name: [tensor.tolist() for tensor in tensors]
+            for name, tensors in found.items()}, outgoing
 
 
 def refused(connect):

@@ -51,9 +51,9 @@ def asked(found, ranks):
     return [[call[1:3] for call in step] for step in found.steps]
 
 
-def alone(rank, ranks, cases=CASES, steps=STEPS, suite="digits", heard=None):
-    ((found, told),) = run_ranks(trained, 1, cases, steps, (rank, ranks), suite, heard)
-    return found, told
+def alone(rank, ranks, cases=CASES, steps=STEPS, suite="digits", incoming=None):
+    ((found, outgoing),) = run_ranks(trained, 1, cases, steps, (rank, ranks), suite, incoming)
+    return found, outgoing
 
 
 def by_case(found):
@@ -75,8 +75,8 @@ def large():
 
 def test_a_rank_without_peers_gets_what_equal_ranks_get():
     gloo = run_ranks(reduced, 3)
-    ((first, told),) = run_ranks(reduced, 1, (0, 3))
-    ((last, _),) = run_ranks(reduced, 1, (2, 3), told)
+    ((first, outgoing),) = run_ranks(reduced, 1, (0, 3))
+    ((last, _),) = run_ranks(reduced, 1, (2, 3), outgoing)
     assert first == gloo[0][0]
     assert last == gloo[2][0]
     assert first["sum"] == [[3, 6, 9, 12]]
@@ -209,16 +209,16 @@ def test_a_shorter_training_of_apts_has_more_rounds_in_a_step_than_was_recorded(
 @pytest.fixture(scope="module")
 def zero():
     """Ranks of worlds without peers; the first one's broadcasts are there for the last one."""
-    done, told = {}, {}
+    done, outgoing = {}, {}
 
     def get(name, rank, ranks, suite="digits"):
         if (name, rank, ranks, suite) not in done:
-            heard = None
+            incoming = None
             if rank:
                 get(name, 0, ranks, suite)
-                heard = told[name, ranks, suite]
-            (found,), told[name, ranks, suite] = alone(
-                rank, ranks, [(name, {})], STEPS, suite, heard)
+                incoming = outgoing[name, ranks, suite]
+            (found,), outgoing[name, ranks, suite] = alone(
+                rank, ranks, [(name, {})], STEPS, suite, incoming)
             done[name, rank, ranks, suite] = found
         return done[name, rank, ranks, suite]
 

@@ -81,7 +81,7 @@ def test_a_training_by_ddp_has_its_known_answer(dispatch):
         alone = rows.get(("evaluation", "all_reduce", "rank 0"))
         assert (alone.ideal_bytes if alone else None) == (0 if rank == 0 else None)
         assert {row.phase for row in inside} >= {"setup", "backward", "optimizer", "evaluation"}
-        # Both count all; the other one was told no phase.
+        # Both count all; the other one has no phase.
         assert sum(row.payload_bytes for row in other) == sum(row.payload_bytes for row in inside)
         assert steps == 4
         assert [step.step for step in each] == [1, 2, 3]

@@ -15,9 +15,9 @@ from bench_apts.meters import collective_hooks, procfs
 ARGUMENTS = {
     "raising": lambda args: Raising(),
     "nothing": lambda args: SimpleNamespace(),
-    "single tensors": lambda args: told(args, args.input_tensors[0], None),
-    "nested tensors": lambda args: told(args, [args.input_tensors], []),
-    "sizes that cannot be hashed": lambda args: told(args, [Unhashable()], []),
+    "single tensors": lambda args: reported(args, args.input_tensors[0], None),
+    "nested tensors": lambda args: reported(args, [args.input_tensors], []),
+    "sizes that cannot be hashed": lambda args: reported(args, [Unhashable()], []),
 }
 """What the pre-hook of another torch might be given."""
 
@@ -50,7 +50,7 @@ class Number:
         return self
 
 
-def told(args, inputs, outputs):
+def reported(args, inputs, outputs):
     return SimpleNamespace(name=args.name, root=args.root, op_id=args.op_id,
                            input_tensors=inputs, output_tensors=outputs)
 

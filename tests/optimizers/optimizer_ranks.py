@@ -31,7 +31,7 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class Rank:
-    """What the tested function is told; ``meter`` counts every collective of this process."""
+    """What the tested function gets; ``meter`` counts every collective of this process."""
 
     rank: int
     size: int

@@ -156,7 +156,7 @@ def outer_iteration(theta, radius, shards, settings):
 
     own = [evaluate(theta) for evaluate in shards]
     loss, gradient = mean(own)
-    told = {"loss": loss}
+    reported = {"loss": loss}
     local = [local_phase(evaluate, theta, *pair, gradient,
                          radius / size if norm == "l2" else radius, settings)
              for evaluate, pair in zip(shards, own, strict=True)]
@@ -164,17 +164,17 @@ def outer_iteration(theta, radius, shards, settings):
     step = sum(s for s, _ in local) / share
     predicted = sum(m for _, m in local) / share
     accepted, rho, trial, slope, radius = judged(theta, step, loss, predicted, radius)
-    told |= {"rho": rho, "accepted": accepted, "predicted_reduction": predicted}
+    reported |= {"rho": rho, "accepted": accepted, "predicted_reduction": predicted}
     if accepted:
         theta, loss, gradient = theta + step, trial, slope
     if settings["global_pass"]:
         step = first_order(gradient, radius, norm)
         accepted, rho, trial, _, radius = judged(
             theta, step, loss, -(gradient @ step).item(), radius)
-        told |= {"global_rho": rho, "global_accepted": accepted}
+        reported |= {"global_rho": rho, "global_accepted": accepted}
         if accepted:
             theta = theta + step
-    return theta, radius, told
+    return theta, radius, reported
 
 
 # --- what the ranks do --------------------------------------------------------------------------
@@ -182,12 +182,12 @@ def outer_iteration(theta, radius, shards, settings):
 
 def trajectories(ranks):
     """Every setting for a few steps in both precisions, with all that a test may ask."""
-    told, meter = [], ranks.meter
+    reported, meter = [], ranks.meter
     for settings, dtype in itertools.product(SETTINGS, (torch.float64, torch.float32)):
         net = Trained(ranks.rank, ranks.size, dtype, **settings)
         steps = []
         for number in range(STEPS):
-            meter.phase = f"{len(told)} {number}"
+            meter.phase = f"{len(reported)} {number}"
             before, radius = flat(net.model), net.optimizer.radius
             loss = net.step()
             traffic = meter.snapshot().get(meter.phase, {})
@@ -197,8 +197,8 @@ def trajectories(ranks):
                 "backwards": [backward for _, backward in net.seen],
                 "first": (net.seen[1][0] - before).numpy(),
                 "traffic": {name: (t.calls, t.payload_bytes) for name, t in traffic.items()}})
-        told.append((settings, str(dtype), steps))
-    return told
+        reported.append((settings, str(dtype), steps))
+    return reported
 
 
 def linear(ranks, norm):
@@ -219,7 +219,7 @@ def linear(ranks, norm):
 
 def batch_norm(ranks):
     """BatchNorm statistics after accepted and rejected steps, with what one pass leaves."""
-    told = []
+    reported = []
     for radius in (0.1, 4.0):
         net = Trained(ranks.rank, ranks.size, torch.float32, batch_norm=True, radius=radius,
                       local_iterations=3)
@@ -232,18 +232,18 @@ def batch_norm(ranks):
             for buffer in expected:
                 dist.all_reduce(buffer)
             net.step()
-            told.append({
+            reported.append({
                 "hash": fingerprint(net.model),
                 "accepted": [net.optimizer.last[key] for key in ("accepted", "global_accepted")],
                 "buffers": [b.double().numpy() for b in net.model.buffers()],
                 "expected": [(b / ranks.size).numpy() for b in expected],
                 "floats": net.optimizer.last["floats"], "calls": net.optimizer.last["calls"]})
-    return told
+    return reported
 
 
 def not_finite(ranks):
     """One rank's loss turns NaN at each call in turn; everyone has to come out alike."""
-    told = []
+    reported = []
     for call in range(1, 7):
         net = Trained(ranks.rank, ranks.size, torch.float32, radius=0.1, local_iterations=3)
         net.step()
@@ -261,8 +261,8 @@ def not_finite(ranks):
         after, last = fingerprint(net.model), dict(net.optimizer.last)
         net.disturb = lambda number, value: value
         net.step()
-        told.append((raised, before, after, last, fingerprint(net.model)))
-    return told
+        reported.append((raised, before, after, last, fingerprint(net.model)))
+    return reported
 
 
 def halves(ranks):
@@ -310,14 +310,14 @@ def test_n_processes_equal_n_simulated_ranks(runs, size):
         theta, radius = flat(network()), settings["radius"]
         for number, step in enumerate(steps):
             where = f"step {number} of {settings}"
-            theta, radius, told = outer_iteration(theta, radius, shards, settings)
+            theta, radius, reported = outer_iteration(theta, radius, shards, settings)
             np.testing.assert_allclose(step["theta"], theta.numpy(), rtol=0, atol=1e-9,
                                        err_msg=where)
             assert step["last"]["radius"] == radius, where
-            assert step["loss"] == pytest.approx(told.pop("loss"), abs=1e-10), where
-            for key, value in told.items():
+            assert step["loss"] == pytest.approx(reported.pop("loss"), abs=1e-10), where
+            for key, value in reported.items():
                 assert step["last"][key] == pytest.approx(value, rel=1e-6, abs=1e-9), (where, key)
-            decisions |= {(key, value) for key, value in told.items() if "accepted" in key}
+            decisions |= {(key, value) for key, value in reported.items() if "accepted" in key}
     # The comparison is worth something only if both answers were given in both places.
     assert decisions >= {("accepted", True), ("accepted", False), ("global_accepted", True),
                          ("global_accepted", False)}

@@ -145,14 +145,14 @@ def test_apts_pays_one_more_forward_pass_where_it_judges(trained, size):
 @pytest.mark.parametrize("name", ["apts-paper", "napts", "tr"])
 def test_trust_region_methods_report_diagnostics(trained, name):
     for report in trained(name, 2)[0]["reports"]:
-        told = report["diagnostics"]
-        assert {key for key in told if not key.startswith("global_")} == {
+        results = report["diagnostics"]
+        assert {key for key in results if not key.startswith("global_")} == {
             "radius", "rho", "accepted", "predicted_reduction", "actual_reduction", "at_bound",
             "judged", "local_passes"}
-        assert ("global_accepted" in told) == (name != "tr")
-        assert told["at_bound"] == (told["radius"] in (1e-3, 4))
-        assert told["judged"] == 1
-        assert told["accepted"] in (0, 1)
+        assert ("global_accepted" in results) == (name != "tr")
+        assert results["at_bound"] == (results["radius"] in (1e-3, 4))
+        assert results["judged"] == 1
+        assert results["accepted"] in (0, 1)
 
 
 @pytest.mark.parametrize(("name", "expected"), [

@@ -36,12 +36,12 @@ def course(ranks):
 
     problem = FlatProblem(FlatBuffers(list(model.parameters()), [], 1))
     method = PaperMethod(problem, ranks, paper_settings("reference", radius=2.0))
-    told = []
+    results = []
     for _ in range(12):
         problem.pose(closure)
         _, last = method.iterate()
-        told.append((last, problem.flat.values.tolist(), ranks.floats, ranks.calls))
-    return told
+        results.append((last, problem.flat.values.tolist(), ranks.floats, ranks.calls))
+    return results
 
 
 def on_equal_ranks(rank):

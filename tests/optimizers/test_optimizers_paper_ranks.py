@@ -76,7 +76,7 @@ def shares(counts):
 
 def weighted(ranks, counts):
     """Losses and iterates with shards of these sizes, with and without a local phase."""
-    told = []
+    reported = []
     for iterations in (0, 3):
         for norm in ("l2", "linf"):
             net = Trained(shares(counts)[ranks.rank], local_iterations=iterations, norm=norm)
@@ -85,9 +85,9 @@ def weighted(ranks, counts):
                 loss = net.step()
                 steps.append((loss, net.optimizer.last["floats"], net.optimizer.last["calls"],
                               net.calls))
-            told.append((iterations, norm, steps, flat(net.model).numpy(),
+            reported.append((iterations, norm, steps, flat(net.model).numpy(),
                          net.optimizer.last["loss"]))
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("counts", [c for size in SHARES.values() for c in size], ids=str)
@@ -104,14 +104,14 @@ def test_the_mean_is_over_all_samples_whatever_the_shards(on_ranks, counts):
             nn.functional.cross_entropy(model(inputs), targets).item(), rel=1e-12)
         if iterations == 0:  # without subdomains the shards make no difference at all
             alone = Trained(slice(0, SAMPLES), local_iterations=0, norm=norm)
-            for told, *_ in steps:
-                assert told == pytest.approx(alone.step(), rel=1e-10)
+            for reported, *_ in steps:
+                assert reported == pytest.approx(alone.step(), rel=1e-10)
             np.testing.assert_allclose(theta, flat(alone.model).numpy(), rtol=0, atol=1e-10)
         nn.utils.vector_to_parameters(torch.from_numpy(theta), model.parameters())
         assert loss == pytest.approx(
             nn.functional.cross_entropy(model(inputs), targets).item(), rel=1e-10)
         floats, calls, passes = (3 * n + 4, 4, 6) if iterations else (n + 2, 2, 2)
-        # The counts are told once, in a small message of its own after the first pass, which
+        # The counts are sent once, in a small message of its own after the first pass, which
         # is repeated; then never again.
         assert [step[1:] for step in steps] == (
             [(floats + n + 1 + 1 + 2 * size, calls + 2, passes + 1)]
@@ -133,11 +133,11 @@ def test_shards_may_change_from_step_to_step(on_ranks):
     assert losses == others
     assert np.array_equal(theta, also)
     alone = Trained(None, local_iterations=0)
-    for (loss, calls), (count, told) in zip(
+    for (loss, calls), (count, reported) in zip(
             losses, [(30, 4), (30, 2), (30, 5), (10, 5), (25, 5), (25, 2), (9, 5)], strict=True):
         alone.place = slice(0, count)
         assert loss == pytest.approx(alone.step(), rel=1e-10)
-        assert calls == told
+        assert calls == reported
     np.testing.assert_allclose(theta, flat(alone.model).numpy(), rtol=0, atol=1e-10)
 
 
@@ -156,7 +156,7 @@ def outcome(net):
 
 def failing(ranks, what, iterations, reduction):
     """One rank goes wrong at each call in turn; then all go on."""
-    told = []
+    reported = []
     for call in range(1, (iterations or -1) + 4):
         for culprit in range(ranks.size):
             net = Trained(shares([15, 15])[ranks.rank], reduction, local_iterations=iterations)
@@ -168,8 +168,8 @@ def failing(ranks, what, iterations, reduction):
             result = outcome(net)
             net.disturb = lambda number, losses: losses
             after = outcome(net)
-            told.append((call, culprit, before, result, after))
-    return told
+            reported.append((call, culprit, before, result, after))
+    return reported
 
 
 def what_happens(what, losses, model):
@@ -234,9 +234,9 @@ def careful(ranks, what, settings):
 @pytest.mark.parametrize("consistency", ["gradient", "value"])
 def test_an_unsound_iteration_stays_where_it_began(on_ranks, what, solver, consistency):
     settings = {"solver": solver, "global_solver": solver, "consistency": consistency}
-    told, *others = on_ranks(careful, 2, what, settings)
-    assert all(other == told for other in others)
-    assert told == (("RankError", "the closure failed on rank 1") if what == "exception" else (
+    reported, *others = on_ranks(careful, 2, what, settings)
+    assert all(other == reported for other in others)
+    assert reported == (("RankError", "the closure failed on rank 1") if what == "exception" else (
         "FloatingPointError", "the loss at the current iterate or its gradient is not finite on "
         "rank 1"), True, True)
 
@@ -299,7 +299,7 @@ def test_alone_the_exception_is_the_closures_own():
 
 def solved(ranks):
     """Every pair of solvers: replicas, floats, passes, and whether the local gradient agrees."""
-    told = []
+    reported = []
     for solver in SOLVERS:
         for global_solver in SOLVERS:
             for norm, iterations in (("l2", 3), ("linf", 2), ("l2", 0)):
@@ -318,8 +318,8 @@ def solved(ranks):
                     steps.append((loss, fingerprint(net.model), dict(net.optimizer.last),
                                   {k: (t.calls, t.payload_bytes) for k, t in traffic.items()},
                                   moved.numpy(), radius))
-                told.append((solver, global_solver, norm, iterations, steps))
-    return told
+                reported.append((solver, global_solver, norm, iterations, steps))
+    return reported
 
 
 def test_solvers_keep_replicas_together_and_send_what_the_table_says(on_ranks):
@@ -351,7 +351,7 @@ def capped(ranks, solver):
     theta = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     opt = APTS([theta], radius=0.1, solver=solver, global_pass=False, local_iterations=5)
     goal = torch.tensor([9.0, 9.0, -9.0, 0.1 * ranks.rank], dtype=torch.float64)
-    told = []
+    reported = []
 
     def closure(backward):
         loss = (theta - goal).square().sum()
@@ -362,13 +362,13 @@ def capped(ranks, solver):
     for _ in range(5):
         before, radius = theta.detach().clone(), opt.radius
         opt.step(closure)
-        told.append((radius, torch.linalg.vector_norm(theta.detach() - before).item()))
-    return told
+        reported.append((radius, torch.linalg.vector_norm(theta.detach() - before).item()))
+    return reported
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_sum_of_local_steps_is_capped_by_the_radius(on_ranks, solver):
-    for told in on_ranks(capped, 3, solver):
-        assert max(length / radius for radius, length in told) == pytest.approx(1, rel=1e-3)
-        for radius, length in told:
+    for reported in on_ranks(capped, 3, solver):
+        assert max(length / radius for radius, length in reported) == pytest.approx(1, rel=1e-3)
+        for radius, length in reported:
             assert length <= radius * (1 + 1e-9)

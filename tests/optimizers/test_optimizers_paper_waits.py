@@ -78,12 +78,12 @@ def counted(ranks, settings):
     """What the host waited for in each of some outer iterations, and what was decided."""
     optimizer, closure = trained(**settings)
     optimizer.step(closure)  # the first one tells how many samples there are
-    told = []
+    results = []
     for _ in range(8):
         with Waits() as waits:
             optimizer.step(closure)
-        told.append((waits.calls, [v for k, v in optimizer.last.items() if "accepted" in k]))
-    return told
+        results.append((waits.calls, [v for k, v in optimizer.last.items() if "accepted" in k]))
+    return results
 
 
 @pytest.mark.parametrize("settings", [
@@ -93,16 +93,17 @@ def counted(ranks, settings):
     {"dtype": torch.float32}, {"dtype": torch.bfloat16},
 ], ids=str)
 def test_one_wait_decides_all(settings):
-    told = counted(None, settings)
-    assert [calls for calls, _ in told] == [["tolist"]] * len(told)
+    results = counted(None, settings)
+    assert [calls for calls, _ in results] == [["tolist"]] * len(results)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_several_ranks_wait_no_more_than_one(on_ranks, solver):
-    for told in on_ranks(counted, 2, {"solver": solver, "global_solver": solver, "radius": 2.0}):
-        assert [calls for calls, _ in told] == [["tolist"]] * len(told)
+    settings = {"solver": solver, "global_solver": solver, "radius": 2.0}
+    for results in on_ranks(counted, 2, settings):
+        assert [calls for calls, _ in results] == [["tolist"]] * len(results)
         if solver == "first-order":  # both answers were given
-            assert {d for _, decisions in told for d in decisions} == {True, False}
+            assert {d for _, decisions in results for d in decisions} == {True, False}
 
 
 def test_every_trial_that_may_be_retried_costs_a_wait():

@@ -42,7 +42,7 @@ rounds = st.lists(st.fixed_dictionaries({
 }), min_size=1, max_size=8)
 
 
-def one_rank(rank, size, shared, plan, buffers, told):
+def one_rank(rank, size, shared, plan, buffers, results):
     theta = nn.Parameter(torch.zeros(N, dtype=torch.float64))
     statistics = [torch.zeros(2, dtype=torch.float64)] if buffers else []
     flat, ranks = FlatBuffers([theta], statistics, 6), Threads(rank, size, shared)
@@ -66,24 +66,24 @@ def one_rank(rank, size, shared, plan, buffers, told):
             answer = type(error).__name__, str(error)
         else:
             answer = flat.payload.clone(), total, [s.clone() for s in statistics]
-        told[rank].append((answer, own, ranks.floats - floats, ranks.calls - calls,
+        results[rank].append((answer, own, ranks.floats - floats, ranks.calls - calls,
                            agreement.total / size))
 
 
 @settings(deadline=None, max_examples=60)
 @given(rounds, st.sampled_from([2, 3]), st.booleans())
 def test_the_mean_is_weighted_and_all_ranks_hear_the_same(plan, size, buffers):
-    told = [[] for _ in range(size)]
+    results = [[] for _ in range(size)]
     shared = threading.Barrier(size), [None] * size
-    threads = [threading.Thread(target=one_rank, args=(rank, size, shared, plan, buffers, told))
+    threads = [threading.Thread(target=one_rank, args=(rank, size, shared, plan, buffers, results))
                for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(2 * PATIENCE_S)
-    assert [len(rows) for rows in told] == [len(plan)] * size  # nobody hung
+    assert [len(rows) for rows in results] == [len(plan)] * size  # nobody hung
     known = None
-    for what, *cells in zip(plan, *told, strict=True):
+    for what, *cells in zip(plan, *results, strict=True):
         counts = what["counts"][:size]
         failing = [rank for rank in what["failing"] if rank < size]
         assert len({cell[2:] for cell in cells}) == 1

@@ -63,7 +63,7 @@ SCENARIOS = [
 
 
 def failing(ranks, batch_norm, judge):
-    told = []
+    reported = []
     for length, testing, steps, fault in SCENARIOS:
         if testing and not judge:
             continue
@@ -95,8 +95,8 @@ def failing(ranks, batch_norm, judge):
                     agreed += 1
             processed = task.optimizer.state_dict()["apts"]["processed"]
             moved = not torch.equal(task.weights(), point)
-            told.append((culprit, raised, ended, calls, same, moved, digests, processed))
-    return told
+            reported.append((culprit, raised, ended, calls, same, moved, digests, processed))
+    return reported
 
 
 @pytest.mark.parametrize(("size", "batch_norm", "judge"), [
@@ -278,8 +278,8 @@ def test_means_are_over_all_samples_whatever_the_shards(on_ranks, longest):
     assert processed == spent
     np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)
     if longest == 1:  # who has another number than before says so once
-        told = [True, *(a != b for a, b in itertools.pairwise(shares(1)))]
-        assert calls == [(True, 1 + more) for more in told]
+        reported = [True, *(a != b for a, b in itertools.pairwise(shares(1)))]
+        assert calls == [(True, 1 + more) for more in reported]
 
 
 def judged(ranks, counts):
@@ -305,7 +305,7 @@ def test_all_ranks_decide_alike_whatever_the_shards(on_ranks, counts):
 def no_samples(ranks):
     task = Task(ranks.rank, **ROUNDS)
     task.size = 0
-    told = []
+    reported = []
     for _ in range(2):
         with pytest.raises(ValueError, match="no rank has a sample"):
             task.step()
@@ -316,11 +316,11 @@ def no_samples(ranks):
         task.step()
         task.size = 16
         last = [task.step() for _ in range(3)][-1]
-        told.append((last["agreed"], "accepted" in last, task.digest()))
+        reported.append((last["agreed"], "accepted" in last, task.digest()))
         task = Task(ranks.rank, **ROUNDS)
         task.step()
         task.size = 0
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("size", [1, 2])

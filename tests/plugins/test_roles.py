@@ -82,10 +82,10 @@ def test_a_network_may_say_it_itself():
     assert found["0.weight"] == "matrix"
 
 
-@pytest.mark.parametrize(("told", "token"), [
+@pytest.mark.parametrize(("claimed", "token"), [
     ({"mixed": "head"}, "mixed"), ({"mix": "tail"}, "tail")])
-def test_what_a_network_says_wrongly_is_refused(told, token):
+def test_what_a_network_says_wrongly_is_refused(claimed, token):
     network = Vit()
-    network.roles = told
+    network.roles = claimed
     with pytest.raises(UserError, match=token):
         roles(network)

@@ -67,6 +67,6 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def told(done):
+def shown_output(done):
     """What a command said, for a failing assertion."""
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -60,12 +60,12 @@ def test_any_change_of_a_count_is_told_the_worse_ones_first(beyond):
 
 
 def test_seconds_have_a_threshold_and_the_largest_counts(beyond):
-    numbers, told = beyond({
+    numbers, shown_output = beyond({
         ("seconds.time_step", "usual"): (1.0, 1.24), ("seconds.time_step", "slow"): (1.0, 1.26),
         ("seconds.time_step", "fast"): (1.0, 0.7), ("seconds.time_short", ""): (1.0, 1.4),
         ("unnamed.track", "some"): (100.0, 104.0), ("unnamed.track", "more"): (100.0, 106.0)})
     assert numbers == 6
-    assert [text.split(":")[0] for text in told] == [
+    assert [text.split(":")[0] for text in shown_output] == [
         "worse  seconds.time_step(slow)", "worse  unnamed.track(more)",
         "better seconds.time_step(fast)"]
 

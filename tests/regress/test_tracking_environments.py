@@ -54,7 +54,7 @@ def test_base_and_head_are_built_and_compared(tracked, offline):
     head = clones.commit(clone, "an import too many")
     done = tracked.run("asv", *offline, "continuous", "--split", "--factor", "1.001", "--bench",
                        "track_modules_at_start", base, head)
-    assert done.returncode == 1, scratch.told(done)  # asv's word for a regression
+    assert done.returncode == 1, scratch.shown_output(done)  # asv's word for a regression
     assert "PERFORMANCE DECREASED" in done.stdout
 
     (environment,) = (clone / ".asv" / "env").iterdir()
@@ -74,6 +74,6 @@ def test_base_and_head_are_built_and_compared(tracked, offline):
     made = (environment / "pyvenv.cfg").stat().st_mtime_ns
     last = clones.commit(clone, "nothing changed")
     done = tracked.run("asv", *offline, "run", "--bench", "track_modules_at_start", "main^!")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     assert (environment / "pyvenv.cfg").stat().st_mtime_ns == made
     assert any(path.name.startswith(last[:8]) for path in tracked.files())

@@ -24,7 +24,7 @@ BYTES_OF_TWO = {
 def test_asv_stores_exact_numbers(tracked, regressions):
     costs = regressions("backend_costs")
     done = tracked.track("--bench", r"^(per_step|to_target|memory|report)\.")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     (file,) = tracked.files()
     stored = json.loads(file.read_text())["results"]
     keys = [(backend, ranks) for backend in costs.BACKENDS for ranks in costs.RANKS]

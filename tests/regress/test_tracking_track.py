@@ -36,19 +36,19 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
     assert done.returncode == 2
     assert done.stderr.startswith(f"bench-apts: notes.py in {clone} not committed")
     done = tracked.track(*MODULES, "--dirty")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     assert "nothing was stored: numbers of --dirty belong to no commit" in done.stdout
     (clone / "notes.py").unlink()
     done = tracked.track(*MODULES, "--dirty")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     assert not tracked.files()
     done = tracked.track(*MODULES, "--quick")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     assert "nothing was stored: a quick run" in done.stdout
     assert not tracked.files()
 
     done = tracked.track(*MODULES)
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     (file,) = tracked.files()
     assert file.name.startswith(f"{first[:8]}-existing")
     assert json.loads(file.read_text())["commit_hash"] == first
@@ -60,7 +60,7 @@ def test_numbers_are_stored_under_their_commit_and_compared(tracked):
                  "import signal\nimport this\n")
     second = clones.commit(clone, "an import too many")
     done = tracked.track(*MODULES)
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     assert f"since {first[:8]}: of 4 numbers 4 worse, 0 better" in done.stdout
     lines = {line.parameters: [point.value for point in line.points]
              for line in asv_results.read_history(clone / ".asv" / "results").lines}
@@ -120,13 +120,13 @@ def test_publishing_and_the_history_survive_a_failed_benchmark(tracked):
     (clone / "suites" / "regressions" / "broken.py").write_text(BROKEN)
     commit = clones.commit(clone, "a benchmark that fails")
     done = tracked.track(*MODULES, "--bench", "track_missed")
-    assert done.returncode == 1, scratch.told(done)
+    assert done.returncode == 1, scratch.shown_output(done)
     assert "the target was missed" in done.stdout + done.stderr
     assert "benchmarks failed" in done.stdout
     assert any(file.name.startswith(commit[:8]) for file in tracked.files())
 
     done = tracked.run("asv", "publish")
-    assert done.returncode == 0, scratch.told(done)
+    assert done.returncode == 0, scratch.shown_output(done)
     html = clone / ".asv" / "html"
     assert "broken.track_missed" in json.loads((html / "index.json").read_text())["benchmarks"]
     graphs = [json.loads(path.read_text())

@@ -189,7 +189,7 @@ def test_memory_counts_only_for_those_that_reach_the_target(make):
 
 
 def test_a_process_on_cpus_is_no_answer_where_memory_is_short(make):
-    """Its resident set is Python's: 540 against 544 MB of a model of 26 kB told nothing."""
+    """Its resident set is Python's: 540 against 544 MB of a model of 26 kB said nothing."""
     group = make(1, sgd=[4.0] * 6, apts=[1.5] * 6)
     assert answer(box(group), "memory").verdict != "clear"  # equal tensors
     (first, *_) = group.cells[1].draws

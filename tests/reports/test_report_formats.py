@@ -33,28 +33,29 @@ def folder(searched):
 
 
 @pytest.fixture(scope="module")
-def told(written):
+def document(written):
     return strict((written / "report.json").read_bytes())
 
 
-def test_the_document_says_what_it_is(told):
-    assert (told["schema"], told["kind"]) == (report_formats.SCHEMA, "report") == (1, "report")
-    assert told["suites"][0]["target"] == {"metric": "accuracy", "direction": "max",
+def test_the_document_says_what_it_is(document):
+    assert document["kind"] == "report"
+    assert document["schema"] == report_formats.SCHEMA == 1
+    assert document["suites"][0]["target"] == {"metric": "accuracy", "direction": "max",
                                            "value": 0.94, "version": 1}
-    assert told["suites"][0]["cap"] == {"samples": 28_000, "seconds": 120.0}
-    assert [c["title"] for c in told["caveats"]]
-    assert "history" not in [part["slug"] for part in told["overall"]]
-    assert ["Created", "2026-01-02T03:00:00+00:00"] in told["provenance"][0]["items"]
+    assert document["suites"][0]["cap"] == {"samples": 28_000, "seconds": 120.0}
+    assert [c["title"] for c in document["caveats"]]
+    assert "history" not in [part["slug"] for part in document["overall"]]
+    assert ["Created", "2026-01-02T03:00:00+00:00"] in document["provenance"][0]["items"]
 
 
-def test_its_tables_are_the_csv_files(written, told):
+def test_its_tables_are_the_csv_files(written, document):
     files = {path.stem for path in (written / "tables").glob("*.csv")}
     # The curves' file holds every evaluation, and no table of the page has all of them.
-    assert files - {"curves"} == set(told["tables"]) - {
-        name for name, rows in told["tables"].items() if not rows}
+    assert files - {"curves"} == set(document["tables"]) - {
+        name for name, rows in document["tables"].items() if not rows}
     for name in files - {"curves"}:
         frame = pd.read_csv(written / "tables" / f"{name}.csv")
-        rows = told["tables"][name]
+        rows = document["tables"][name]
         assert len(frame) == len(rows)
         for column in frame.select_dtypes("number"):
             for value, row in zip(frame[column], rows, strict=True):
@@ -62,21 +63,21 @@ def test_its_tables_are_the_csv_files(written, told):
                 assert (math.isnan(value) or math.isinf(value)) if here is None else value == here
 
 
-def test_its_numbers_are_those_of_stats_on_the_raw_records(folder, told):
+def test_its_numbers_are_those_of_stats_on_the_raw_records(folder, document):
     records = store.read_trials(folder)
     for ranks in fixture.RANKS:
         drawn = [outcome(r) for r in records if (r.trial.label, r.trial.ranks, r.trial.stage)
                  == ("sgd", ranks, "tune")]
         expected = ert([o.spent["samples"] for o in drawn], [o.cost["samples"] for o in drawn])
-        (row,) = [r for r in told["tables"]["main"]
+        (row,) = [r for r in document["tables"]["main"]
                   if (r["optimizer"], r["ranks"]) == ("sgd", ranks)]
         assert row["ert_samples"] == pytest.approx(expected.cost, rel=1e-12)
 
 
-def test_every_finding_of_the_page_is_in_the_document(written, told):
+def test_every_finding_of_the_page_is_in_the_document(written, document):
     page = (written / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page))
-    parts = [*told["suites"][0]["parts"], *told["overall"]]
+    parts = [*document["suites"][0]["parts"], *document["overall"]]
     assert {"sensitivity", "trust"} <= {part["slug"] for part in parts}
     for part in parts:
         assert part["title"] in text
@@ -86,7 +87,7 @@ def test_every_finding_of_the_page_is_in_the_document(written, told):
             assert (written / "figures" / f"{figure['slug']}.svg").exists()
             assert (written / "figures" / f"{figure['slug']}.png").exists()
             assert figure["caption"]
-    for box in told["suites"][0]["decisions"]:
+    for box in document["suites"][0]["decisions"]:
         assert box["answers"]
         assert re.sub(r"\s+", " ", box["headline"]) in text
 
@@ -104,10 +105,10 @@ def test_the_same_records_give_the_same_bytes(folder, slower, written, compared,
             assert (again / name).read_bytes() == (first / name).read_bytes(), name
 
 
-def test_the_markdown_is_short_and_says_who_wins(written, told):
+def test_the_markdown_is_short_and_says_who_wins(written, document):
     text = (written / "report.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= report_formats.LINES == 60
-    for box in told["suites"][0]["decisions"]:
+    for box in document["suites"][0]["decisions"]:
         assert box["heading"] in text
     assert "Expected cost" in text
     assert "| sgd |" in text
@@ -180,10 +181,11 @@ def test_two_studies_stand_side_by_side(cli, folder, slower, tmp_path):
     assert (done.code, done.out) == (0, f"report: {tmp_path / 'compared.html'}\n")
     page = (tmp_path / "compared.html").read_text(encoding="utf-8")
     assert "B is worse: apts on digits at N = 2" in page
-    told = strict((tmp_path / "compared.json").read_bytes())
-    assert (told["kind"], told["a"], told["b"]) == ("comparison", str(folder), str(slower))
+    document = strict((tmp_path / "compared.json").read_bytes())
+    assert document["kind"] == "comparison"
+    assert (document["a"], document["b"]) == (str(folder), str(slower))
     found = compare_studies(gather(folder), gather(slower), ("a", "b"), 1.0)
-    rows = told["tables"]["compared"]
+    rows = document["tables"]["compared"]
     assert len(rows) == len(found.rows) == len(pd.read_csv(tmp_path / "tables/compared.csv"))
     for row, expected in zip(rows, found.rows, strict=True):
         effect = expected.measure.effect
@@ -193,7 +195,7 @@ def test_two_studies_stand_side_by_side(cli, folder, slower, tmp_path):
     assert {(row["optimizer_b"], row["ranks"], row["measure"]) for row in worse} >= {
         ("apts", 2, "wire bytes per step"), ("apts", 4, "wire bytes per step")}
     assert all(row["effect"] == 1.25 for row in worse if row["measure"] == "wire bytes per step")
-    for figure in (f for part in told["parts"] for f in part["figures"]):
+    for figure in (f for part in document["parts"] for f in part["figures"]):
         assert (tmp_path / "figures" / f"{figure['slug']}.svg").exists()
     text = (tmp_path / "compared.md").read_text(encoding="utf-8")
     assert text.startswith("**B is worse")

@@ -119,10 +119,10 @@ def test_decision_box(page, records, ranks):
     best, second, *_ = sorted(LABELS, key=lambda label: costs[label])
     rival = compare(Bill(*all_bills[second]), Bill(*all_bills[best]),
                     paired="sgd" not in (best, second))  # seeds of equal numbers, or tuning trials
-    told = (f"Lowest is {best}, {shown(costs[best])}; not told apart: {second} at "
+    results = (f"Lowest is {best}, {shown(costs[best])}; not told apart: {second} at "
             f"{units.times(rival.ratio)} that ({units.digits(rival.interval.low)} to "
             f"{units.digits(rival.interval.high)})")
-    assert " ".join(told.split()) in answers["Training once"]
+    assert " ".join(results.split()) in answers["Training once"]
     headline = f"No clear winner. {best} has the lowest expected cost, {shown(costs[best])}, but "
     assert html_tree.text(box.find("h3")).startswith(" ".join(headline.split()))
     # All tuning trials and nine trainings with the frozen configuration.
@@ -166,11 +166,11 @@ def test_tables_of_the_tuning_cost(page, records, label, ranks):
 @pytest.mark.parametrize("ranks", fixture.RANKS)
 def test_when_tuning_pays(page, records, ranks):
     (table,) = tables(page, "bill-break-even")
-    told = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
+    results = {row[2][0]: row[3][0] for row in table if row[1][0] == str(ranks)}
     for label in fixture.STARTS:
         mine, theirs = bill_of(records, "sgd", ranks), bill_of(records, label, ranks)
         expected = payoff_sentence("sgd", break_even(mine, theirs))
-        assert told[label].split() == expected.split()  # whatever kind of space
+        assert results[label].split() == expected.split()  # whatever kind of space
 
 
 @pytest.mark.parametrize("label", LABELS)

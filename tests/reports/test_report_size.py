@@ -50,9 +50,9 @@ def test_what_the_page_leaves_out_is_said_and_stands_in_the_files(built):
     for name in ("trials", "trust-region-course", "sensitivity-lr", "tuning"):
         rows = len((folder / "tables" / f"{name}.csv").read_text().splitlines()) - 1
         assert rows > MOST_ROWS
-        told = re.findall(rf"Here the first {MOST_ROWS} of (\d+) rows; the file has all\. "
+        results = re.findall(rf"Here the first {MOST_ROWS} of (\d+) rows; the file has all\. "
                           rf'<span class="file">tables/{name}\.csv', page)
-        assert sum(map(int, told)) == rows
+        assert sum(map(int, results)) == rows
     bodies = re.findall(r"<tbody>.*?</tbody>", page, re.DOTALL)
     assert max(body.count("<tr") for body in bodies) == MOST_ROWS
     trained = re.findall(r"<figcaption>.*?figures/digits-n\d-radius\.svg", page)

@@ -145,7 +145,7 @@ def tables(rounds: int = 1000) -> None:
     head("six equal: any star against one of them")
     for name, (_, stars) in both.items():
         row(name, stars)
-    head("a factor of 1.2 told")
+    head("a factor of 1.2 detected")
     for scatter in (0.05, 0.1, 0.3):
         for paired in (True, False):
             row(f"{100 * scatter:.0f} %, {'pairs' if paired else 'unpaired'}", [

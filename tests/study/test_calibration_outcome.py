@@ -104,9 +104,9 @@ def test_an_optimizer_without_all_reruns_sets_no_target():
                              candidate("adam", [0.99] * 4,
                                        statuses={"to the end": 4, "diverged": 1})))
     assert found.winner.label == "sgd"
-    told = target_calibration.provenance(found, study(suite()), CARD, dt.date(2026, 11, 30))
-    assert told.note.startswith("provisional, without adam: ")
-    assert "adam: not all reruns ran to the end" in told.note
+    origin = target_calibration.provenance(found, study(suite()), CARD, dt.date(2026, 11, 30))
+    assert origin.note.startswith("provisional, without adam: ")
+    assert "adam: not all reruns ran to the end" in origin.note
 
 
 @pytest.mark.parametrize(("tuned", "remedy"), [
@@ -134,14 +134,14 @@ def test_a_target_that_is_not_above_0_is_refused():
 def test_provenance_says_how_the_target_was_made(trials, seeds, begins):
     both = (candidate("sgd", [0.7] * seeds, seeds=seeds),
             candidate("adam", [0.94, 0.95, 0.96, 0.95, 0.95][:seeds], seeds=seeds))
-    told = target_calibration.provenance(
+    origin = target_calibration.provenance(
         decide_target(suite(), both), study(suite(), trials, seeds), CARD, dt.date(2026, 11, 30)
     )
-    assert (told.optimizer, told.trials, told.seeds) == ("adam", trials, seeds)
-    assert told.note.startswith(begins)
+    assert (origin.optimizer, origin.trials, origin.seeds) == ("adam", trials, seeds)
+    assert origin.note.startswith(begins)
     for part in ("(95.00 %)", "rounded down", "sgd: 70.00 %", f"by {trials} trial", "N = 1",
                  "base seed 7", "torch 2.15.0 on a CPU", "November 2026"):
-        assert part in told.note
+        assert part in origin.note
 
 
 def test_the_trials_do_not_depend_on_the_target_that_was_there():

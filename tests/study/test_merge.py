@@ -264,12 +264,12 @@ def test_broken_inputs_and_a_folder_that_is_there_are_refused(folders, cli, tmp_
     assert not (tmp_path / "joined").exists()
 
 
-def asked(plan, folder, told, count):
-    """A search that asked for ``count`` trials and was told of some."""
+def asked(plan, folder, added, count):
+    """A search that asked for ``count`` trials and has the results of some."""
     search, (cell,) = Search(plan, folder), plan.cells
     for number in range(count):
         trial, _ = search.trial(cell, number)
-        if number in told:
+        if number in added:
             path = written(folder, trial, 2, "miss")
             search.add_result(cell, store.read_trial(path))
     return search, cell

@@ -92,7 +92,7 @@ def test_only_answers_are_told(plan, tmp_path):
     search = Search(planned, tmp_path)
     trials = [search.trial(cell, k)[0] for k in range(5)]
     search.add_result(cell, record(trials[0], 0.1, 0.5))
-    search.add_result(cell, record(trials[0], 0.1, 0.9))  # told once
+    search.add_result(cell, record(trials[0], 0.1, 0.9))  # added once
     search.add_result(cell, record(trials[1], 0.1, 0.3, status="interrupted"))
     search.add_result(cell, record(trials[2], 0.1, 0.2, status="pruned"))
     search.add_result(cell, record(trials[3], status="oom"))

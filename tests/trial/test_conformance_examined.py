@@ -1,4 +1,4 @@
-"""``bench-apts test OPTIMIZER``: what is built in passes, and what is broken is told from it."""
+"""``bench-apts test OPTIMIZER``: what is built in passes, and what is broken fails."""
 
 import os
 from pathlib import Path
