@@ -49,11 +49,11 @@ BARS = {("digits", "cpu", 2): 1.05, ("mnist", "cpu", 2): 1.01,
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(
-        parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.0),
+        parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.0, fused=True),
     "adam": lambda parameters: torch.optim.AdamW(
-        parameters, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0),
+        parameters, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0, fused=True),
 }
-"""With the defaults of the backends of these names."""
+"""With the defaults of the backends of these names, and their kernels."""
 
 
 class Interleaved(TrialRun):
