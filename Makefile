@@ -13,8 +13,8 @@ VERSION =
 # For gpu-check: cuda, or cpu to try the checks.
 DEVICE = cuda
 
-# Two test files side by side: most tests wait for processes to start. 0 runs them one by one.
-WORKERS = 2
+# Three test files at once on two cores: most tests wait for processes. 0 runs them one by one.
+WORKERS = 3
 PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
 
 help:  ## this list

@@ -137,8 +137,10 @@ def test_a_channel_is_what_one_sends_to_and_another_receives_from(ranks, lines):
     ("open(f'{os.environ[\"TMPDIR\"]}/{self.steps}-{rank}', 'wb').write(bytes(20000)); "
      "dist.barrier(); "
      "open(f'{os.environ[\"TMPDIR\"]}/{self.steps}-{1 - rank}', 'rb').read()", "/1-0, "),
-    ("s = dist.distributed_c10d._get_default_store(); s.set(f'{self.steps}-{rank}', "
-     "bytes(20000)); s.get(f'{self.steps}-{1 - rank}')", "the store (")])
+    pytest.param(
+        "s = dist.distributed_c10d._get_default_store(); s.set(f'{self.steps}-{rank}', "
+        "bytes(20000)); s.get(f'{self.steps}-{1 - rank}')", "the store (",
+        marks=pytest.mark.slow)])
 def test_a_trial_that_exchanges_data_by_other_ways_is_an_error(
         on_step, named, command, plugin, tmp_path, short_path, monkeypatch, environment):
     monkeypatch.setitem(environment, "TMPDIR", str(short_path))
@@ -152,6 +154,7 @@ def test_a_trial_that_exchanges_data_by_other_ways_is_an_error(
     assert record.end.audit.parts["train"].difference == 0
 
 
+@pytest.mark.slow
 def test_a_plug_in_with_a_loader_and_a_log_is_no_cheat(command, plugin, tmp_path):
     """Its workers, their pipes and sockets live through all pauses."""
     lines = ["import torch", "D = torch.utils.data",

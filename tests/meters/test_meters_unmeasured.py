@@ -20,7 +20,8 @@ AUDIT_ONLY = {"reading sockets of one rank", "closing a group"}
 KNOWN = {"no gap", *AUDIT_ONLY}
 
 
-@pytest.fixture(scope="module", params=["pre-hook", "dispatch"])
+@pytest.fixture(scope="module", params=[
+    "pre-hook", pytest.param("dispatch", marks=pytest.mark.slow if torch_names.HOOKED else ())])
 def study(request, tmp_path_factory, command, environment):
     """Records of real trials over gloo, by gap, and their folder."""
     kinds = [kind for kind in GAPS if request.param == "pre-hook" or kind not in BY_HOOK]

@@ -163,6 +163,7 @@ def test_helpers_are_found_in_the_ranks_each_plugin_its_own(write, command, tmp_
     assert len(set(losses["two"])) == 1  # its factor is 0
 
 
+@pytest.mark.slow
 def test_a_changed_helper_is_another_trial_and_a_moved_folder_is_not(write, command, tmp_path):
     path, out = write("a"), tmp_path / "out"
     first = run(command, out, path, gpus="1")

@@ -57,8 +57,8 @@ def unbegun(event):
     (met, lambda trial: True),
     (met, lambda trial: trial.label == "apts"),
     (met, lambda trial: trial.stage == "tune"),
-    (met, lambda trial: trial.repetition == 0),
-    (idle, lambda trial: trial.label != "sgd"),
+    pytest.param(met, lambda trial: trial.repetition == 0, marks=pytest.mark.slow),
+    pytest.param(idle, lambda trial: trial.label != "sgd", marks=pytest.mark.slow),
     (idle, lambda trial: True),
     (unbegun, lambda trial: trial.ranks == 1),
 ], ids=["all", "untuned", "tuning", "some seeds", "idle", "all idle", "unbegun"])
@@ -69,8 +69,10 @@ def test_the_page_and_its_tables_are_built(study, tmp_path, change, wanted):
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("wanted", [
-    lambda trial: True, lambda trial: trial.ranks == 2,
-    lambda trial: trial.stage == "report" and trial.label == "sgd"], ids=["all", "N = 2", "sgd"])
+    lambda trial: True,
+    pytest.param(lambda trial: trial.ranks == 2, marks=pytest.mark.slow),
+    pytest.param(lambda trial: trial.stage == "report" and trial.label == "sgd",
+                 marks=pytest.mark.slow)], ids=["all", "N = 2", "sgd"])
 def test_so_are_those_of_a_searched_study(searched, tmp_path, wanted):
     check(searched, spoilt(searched, tmp_path / "study", met, wanted), reached=True)
 

@@ -160,6 +160,7 @@ def test_two_commands_share_a_search(environment, tmp_path):
     assert all(0 < count < len(records) for count in left)
 
 
+@pytest.mark.slow
 def test_zero_takes_over_the_search_of_adam(command, tmp_path):
     pytest.importorskip("deepspeed")
     arguments = ("--gpus", "2", "--optimizers", "zero2,adam", "--trials", "3", "--out", tmp_path,

@@ -88,7 +88,7 @@ def test_a_limit_under_which_no_trial_starts(shell, short_path, before, prefix, 
 
 @pytest.mark.parametrize(("before", "prefix"), [
     ("export OMP_NUM_THREADS=2,1;", ()),
-    (NO_NAMES, NAMESPACES),
+    pytest.param(NO_NAMES, NAMESPACES, marks=pytest.mark.slow),
 ])
 def test_what_is_unusual_but_allowed(shell, tmp_path, before, prefix):
     done = shell(*RUN, "--gpus", "2", "--optimizers", "adam-default", "--out", tmp_path,
@@ -111,7 +111,7 @@ def test_closed_standard_streams(shell, tmp_path, streams):
     assert all(record.finished for record in store.read_trials(tmp_path / "digits"))
 
 
-@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("safe", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_files_of_the_working_directory_stand_in_for_no_module(shell, tmp_path, plugin, safe):
     for name in ("random", "tempfile", "socket", "selectors", "torch", "numpy", "signal"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of mine')")
@@ -137,6 +137,7 @@ def test_the_fork_servers_own_words_are_shown_and_the_study_stops(shell, tmp_pat
     assert sorted(record.trial.label for record in records) == ["adam-default", "apts"]
 
 
+@pytest.mark.slow
 def test_a_plugin_that_never_starts_is_given_up_and_the_others_go_on(command, plugin, tmp_path):
     path = plugin(on_step="raise ValueError(f'no luck on {self.world.size}')")
     line = path.read_text().splitlines().index(

@@ -256,6 +256,7 @@ def test_the_docs_show_the_examples_as_they_are():
         assert all(f"`{metric}`" in text for metric in task().metrics)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs_run_from_another_folder(command, tmp_path):
     done = command(
         "run", *(word for path in SUITES for word in ("--suite", path)), "--optimizers",

@@ -27,6 +27,7 @@ def records(command, tmp_path_factory):
     return folder, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FINE)
 def test_honest_plugins_run_to_their_end(records, name):
     _, found = records
