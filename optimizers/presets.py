@@ -5,9 +5,11 @@ A module of its own, because listing backends must not import torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bench_apts.core.spec import Scalar
 
 SOLVERS = ("first-order", "l-sr1", "tr-adam")
@@ -43,3 +45,15 @@ STOCHASTIC_PRESETS: dict[str, dict[str, Scalar]] = {
 }
 """``"current"``: the defaults of ``StochasticSettings``; ``"2026-11"``: those of the numbers of
 November 2026 in docs/evidence."""
+
+
+def preset_values(presets: Mapping[str, Mapping[str, Scalar]], preset: str,
+                  explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a preset; explicit ones override it.
+
+    Raises:
+        ValueError: The preset is unknown.
+    """
+    if preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, not {preset!r}")
+    return {**presets[preset], **explicit}

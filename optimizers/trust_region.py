@@ -126,7 +126,7 @@ class TrustRegionStepper:
         self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
             model.parameters(), variant=variant, buffers=model.buffers(), **settings)
-        # After how many samples of this rank the optimizer is told how many are left.
+        # Samples of this rank before ``finish`` is called, and those left then.
         self.finish = finish
         self.seen = self.local_passes = 0
 

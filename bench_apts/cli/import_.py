@@ -39,6 +39,9 @@ _Direction = Annotated[Literal["max", "min"], Option(
 _Batch = Annotated[int | None, Option(
     min=1, help="Samples of a global minibatch, if steps are all that was logged.",
     show_default=False)]
+_Samples = Annotated[str, Option(
+    metavar="COLUMN", help="Column of training samples so far, of all ranks.",
+    show_default=False)]
 _Consecutive = Annotated[int, Option(
     min=1, help="Evaluations in a row at the target that make a hit.")]
 _Free = Annotated[str, Option(
@@ -114,9 +117,7 @@ def csv(
     wall: Annotated[str, Option(
         metavar="COLUMN", help="Column of seconds since the trial began.",
         show_default=False)] = "",
-    samples: Annotated[str, Option(
-        metavar="COLUMN", help="Column of training samples so far, of all ranks.",
-        show_default=False)] = "",
+    samples: _Samples = "",
     batch_size: _Batch = None,
     suite: _Suite = "imported",
     suite_column: Annotated[str, Option(
@@ -176,9 +177,7 @@ def wandb_export(
     time: Annotated[str, Option(
         metavar="COLUMN", help="Column of seconds so far; _runtime holds evaluations, "
                                "too.")] = "_runtime",
-    samples: Annotated[str, Option(
-        metavar="COLUMN", help="Column of training samples so far, of all ranks.",
-        show_default=False)] = "",
+    samples: _Samples = "",
     batch_size: _Batch = None,
     suite: _Suite = "imported",
     tuning_free: _Free = "",

@@ -55,7 +55,7 @@ def command(
         raise UserError("meter takes a command, for instance "
                         "`bench-apts meter -- torchrun --nproc-per-node 2 train.py`")
     if shutil.which(program[0]) is None:
-        raise UserError(f"there is no command {program[0]}; see that it is installed and in PATH")
+        raise UserError(f"no command {program[0]} was found; install it or add its folder to PATH")
     folder = _new_folder(out)
     code = _run(program, folder, interval, time)
     try:

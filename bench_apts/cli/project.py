@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from bench_apts.cli import session
+from bench_apts.cli import network_options, session
 from bench_apts.stats.modelled_training import BatchScaling
 from bench_apts.stats.network_model import Algorithm
 
@@ -23,18 +22,11 @@ _ASSUMED = (
 def command(
     results: session.Results,
     ranks: Annotated[str, Option(help="World sizes to model.")] = "8,64,512,4096",
-    fabric: Annotated[str | None, Option(
-        help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",
-        show_default=False)] = None,
-    fabrics: Annotated[Path | None, Option(
-        help="TOML file with networks of your own, see docs/projection.md.",
-        show_default=False)] = None,
-    algorithm: Annotated[Algorithm, Option(
-        help="Of the collectives; best takes the fastest for each, gloo is what CPU ranks "
-             "do.")] = Algorithm.best,
-    node_ranks: Annotated[int, Option(
-        min=1, help="Ranks of a node, joined by --node-fabric; 1: every rank is alone.")] = 1,
-    node_fabric: Annotated[str, Option(help="Network within a node.")] = "nvlink4",
+    fabric: network_options.Names = None,
+    fabrics: network_options.File = None,
+    algorithm: network_options.Collectives = Algorithm.best,
+    node_ranks: network_options.NodeRanks = 1,
+    node_fabric: network_options.NodeFabric = "nvlink4",
     scaling: Annotated[BatchScaling | None, Option(
         help="strong: the global minibatch stays; weak: each rank's share of it.  "
              "[default: both]", show_default=False)] = None,
@@ -45,15 +37,13 @@ def command(
     from bench_apts.reports import modelled_times
     from bench_apts.reports.gather import gather
     from bench_apts.reports.table import csv_bytes
-    from bench_apts.stats import network_model as known
     from bench_apts.study import resolve
 
     sizes = resolve.parse_sizes("--ranks", ranks)
-    there = known.load_fabrics(fabrics)
-    names = list(there) if fabric is None else [name.strip() for name in fabric.split(",")]
     gathered = gather(results)
+    networks = network_options.chosen_networks(fabric, fabrics, node_ranks, node_fabric)
     rows, notes = modelled_times.project_times(
-        gathered, sizes, known.networks(names, there, node_ranks, node_fabric),
+        gathered, sizes, networks,
         list(BatchScaling) if scaling is None else [scaling], algorithm)
     console = session.table_console()
     for suite, group in itertools.groupby(rows, lambda row: row.cell.suite):

@@ -17,7 +17,7 @@ def command(
 ) -> None:
     """Check clocks, meter, memory, precision, speed and all optimizers on a GPU, in five minutes.
 
-    Exit code 1: a check failed; 2: there is no such device.
+    Exit code 1: a check failed; 2: the device is not available.
     """
     from bench_apts.core.errors import unknown
     from bench_apts.selftest import run_checks

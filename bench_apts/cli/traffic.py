@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from bench_apts.cli import session
+from bench_apts.cli import network_options, session
 from bench_apts.core.errors import UserError, one_line, unknown
 from bench_apts.stats.network_model import Algorithm
 
@@ -34,30 +34,20 @@ def command(
     model_args: Annotated[str, Option(
         metavar="JSON", help="Arguments by name for the network, for instance "
                              "'{\"num_classes\": 10}'.")] = "{}",
-    fabric: Annotated[str | None, Option(
-        help="Networks by name, for instance ib-ndr,eth10g.  [default: all that are known]",
-        show_default=False)] = None,
-    fabrics: Annotated[Path | None, Option(
-        help="TOML file with networks of your own, see docs/projection.md.",
-        show_default=False)] = None,
-    algorithm: Annotated[Algorithm, Option(
-        help="Of the collectives; best takes the fastest for each, gloo is what CPU ranks "
-             "do.")] = Algorithm.best,
-    node_ranks: Annotated[int, Option(
-        min=1, help="Ranks of a node, joined by --node-fabric; 1: every rank is alone.")] = 1,
-    node_fabric: Annotated[str, Option(help="Network within a node.")] = "nvlink4",
+    fabric: network_options.Names = None,
+    fabrics: network_options.File = None,
+    algorithm: network_options.Collectives = Algorithm.best,
+    node_ranks: network_options.NodeRanks = 1,
+    node_fabric: network_options.NodeFabric = "nvlink4",
 ) -> None:
     """Print what a network sends per step, without training it."""
     from rich.table import Table
 
     from bench_apts.core import units
     from bench_apts.optimizers.strategy_traffic import STRATEGIES
-    from bench_apts.stats import network_model as known
     from bench_apts.study import resolve
 
-    there = known.load_fabrics(fabrics)
-    names = list(there) if fabric is None else [name.strip() for name in fabric.split(",")]
-    networks = known.networks(names, there, node_ranks, node_fabric)
+    networks = network_options.chosen_networks(fabric, fabrics, node_ranks, node_fabric)
     ranks = resolve.parse_sizes("--gpus", gpus)
     wanted = [name.strip() for name in strategy.split(",")]
     for name in wanted:

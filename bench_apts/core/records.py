@@ -132,7 +132,7 @@ class Imported(Struct, frozen=True):
         format: The name of the subcommand that read it, for instance ``csv``.
         source: The file that was read, relative to the folder that was named.
         unmeasured: Fields of ``Trial`` and ``Eval`` that the log does not say, sorted; the
-            record's values of them are placeholders, not measurements. Without ``samples`` in the
+            record holds defaults there, not measurements. Without ``samples`` in the
             log, that field counts steps.
     """
 

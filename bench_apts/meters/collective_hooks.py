@@ -182,7 +182,7 @@ def by_dispatch(count: Callable[[Any, Fields], Finish]) -> Callable[[], None]:
 
 
 def _override_operators() -> Any:
-    """Override c10d's operators so that all listeners are told of a call before it is made.
+    """Override c10d's operators so that every listener is called before a collective is issued.
 
     BackendSelect is the one key that all calls pass, those in inference mode included.
     """

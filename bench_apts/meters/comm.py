@@ -60,7 +60,7 @@ class CollectiveCounter:
 
     Args:
         phase_now: Says what is being done now, if not ``phase`` does.
-        begin: Is told of a call before it is made, and returns what to call when it is complete.
+        begin: Called before a collective is issued; returns what to call when it is complete.
 
     Attributes:
         phase: What is being done now, in trials a ``records.Phase``.

@@ -58,7 +58,7 @@ class StepTraffic(NamedTuple):
 class CommMeter:
     """Counts every collective of this process while its block runs.
 
-    Process groups may be made before the block or in it. Phases are told apart by themselves:
+    Process groups may be made before the block or in it. Phases are detected:
     ``setup`` is what comes before the first collective of a backward pass or the first step of a
     torch optimizer, ``backward`` what a backward pass issues, ``optimizer`` what ``step`` of such
     an optimizer issues, and ``other`` the rest, for instance the forward pass and evaluation.

@@ -1,4 +1,4 @@
-"""The lines that a metered process writes, and how it is told what to do; docs/meter.md."""
+"""The lines that a metered process writes, and the settings that it reads; docs/meter.md."""
 
 from __future__ import annotations
 

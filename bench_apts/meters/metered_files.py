@@ -32,7 +32,7 @@ def read_ranks(folder: Path) -> list[MeteredRank]:
     A line that was cut off when its process was killed is left out.
 
     Raises:
-        UserError: There is no such folder, or no process wrote a line into it.
+        UserError: The folder does not exist, or no process wrote a line into it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one that `bench-apts meter --out` wrote")

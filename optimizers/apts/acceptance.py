@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench_apts.optimizers.presets import PRESETS, SOLVERS
+from bench_apts.optimizers.presets import PRESETS, SOLVERS, preset_values
 
 if TYPE_CHECKING:
     from collections import deque
@@ -182,10 +182,7 @@ def paper_settings(preset: str = "paper", **explicit: Any) -> PaperSettings:
         ValueError: The preset is unknown, or a value is out of its range.
         TypeError: A setting is unknown.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
-    settings: dict[str, Any] = PRESETS[preset] | explicit
-    return PaperSettings(**settings)
+    return PaperSettings(**preset_values(PRESETS, preset, explicit))
 
 
 class IterationDecision:

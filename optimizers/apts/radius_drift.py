@@ -129,7 +129,7 @@ class RadiusDrift(RadiusSearch):
         self.renewed = False
 
     def renews(self, spent: float) -> bool:
-        """Say, once, that the way begins anew at the present weights."""
+        """Say, once, that the way starts again at the present weights."""
         if self.renewed or spent < EARLY.end:
             return False
         self.renewed = True

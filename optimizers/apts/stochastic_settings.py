@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench_apts.optimizers.apts.radius_search import LARGEST, SMALLEST
-from bench_apts.optimizers.presets import PRIOR, SEARCHES, STOCHASTIC_PRESETS
+from bench_apts.optimizers.presets import PRIOR, SEARCHES, STOCHASTIC_PRESETS, preset_values
 from bench_apts.optimizers.quantized_layout import BITS
 
 
@@ -90,7 +90,4 @@ def stochastic_settings(preset: str = "current", **explicit: Any) -> StochasticS
         ValueError: The preset is unknown, or a value is out of its range.
         TypeError: A setting is unknown.
     """
-    if preset not in STOCHASTIC_PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(STOCHASTIC_PRESETS)}, not {preset!r}")
-    settings: dict[str, Any] = STOCHASTIC_PRESETS[preset] | explicit
-    return StochasticSettings(**settings)
+    return StochasticSettings(**preset_values(STOCHASTIC_PRESETS, preset, explicit))
