@@ -12,90 +12,49 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench_apts.contract import Backend, Batch, Loss, StepReport, TrafficFormula, World
-from bench_apts.optimizers import schedule
+from bench_apts.contract import Backend, Loss, TrafficFormula, World
 from bench_apts.optimizers.adam import HYPERPARAMETERS, adamw
+from bench_apts.optimizers.deepspeed_engine import EngineStepper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import torch
 
 
-class ZeroStepper:
-    """A DeepSpeed engine, stepped on a schedule."""
+class ZeroStepper(EngineStepper):
+    """An engine that divides the state of an AdamW, gradients and parameters over the ranks."""
 
     def __init__(
         self, model: torch.nn.Module, loss: Loss, values: Mapping[str, Any], world: World,
         stage: int, options: Mapping[str, Any] = {},
     ) -> None:
-        import deepspeed
         import torch
 
-        from bench_apts.plugins import micro_batches
-
-        if world.device.type == "cpu":
-            # Its shared-memory op takes minutes to compile, and ZeRO does not use it.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-            os.environ.pop("LOCAL_SIZE", None)
-        deepspeed.init_distributed(verbose=False)
-        share, self.most = world.batch_size // world.size, world.micro_batch
-        parts = micro_batches.count(share, self.most)
         self.optimizer = adamw(model.parameters(), values)
         linear = torch.nn.functional.linear
-        self.engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config={
-            "train_micro_batch_size_per_gpu": math.ceil(share / parts),
-            "gradient_accumulation_steps": parts,
+        super().__init__(model, loss, values, world, {
             # Its default, 5e8 numbers, is allocated on a GPU whatever the model's size.
             "zero_optimization": {
                 "stage": stage,
                 "reduce_bucket_size": sum(p.numel() for p in model.parameters()), **options},
-            "timers": {"throughput": {"enabled": False}},  # waits for the device twice a step
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # where state is offloaded, too
-            "gradient_clipping": 0.0,  # its default of 1 would make another optimizer of it
-        })
+        }, self.optimizer)
         # ZeRO-3 leaves its own in place of torch's, for all that runs in this process.
         self._linear, torch.nn.functional.linear = torch.nn.functional.linear, linear
-        self.loss, self.peak, self.schedule = loss, values["lr"], schedule.find(values)
-        self.steps = math.ceil(world.budget_samples / world.batch_size)
-        self.taken = 0
 
-    def step(self, batch: Batch) -> StepReport:
-        """Do one forward and backward pass of each micro-batch and one step of the AdamW."""
-        from bench_apts.plugins import micro_batches
-
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.peak * self.schedule(self.taken, self.steps)
-        parts = micro_batches.parts(batch, self.most)
-        losses = []
-        for part, share in parts:
-            with self._linear_layers():
-                output = self.engine(part.inputs)
-            loss = self.loss(output, part.targets)
-            if len(parts) > 1:
-                loss = loss * share
-            losses.append(loss.detach())
-            # The engine divides by the number of micro-batches, and steps at the last one.
-            self.engine.backward(loss * len(parts) if len(parts) > 1 else loss)
-            self.engine.step()
-        self.taken += 1
-        return StepReport(sum(losses[1:], losses[0]), len(batch.targets), len(parts), len(parts))
-
-    @contextmanager
-    def _linear_layers(self) -> Iterator[None]:
-        """Have linear layers keep no gathered weights for the backward pass, in this block."""
+    def forward(self, inputs: Any) -> Any:
+        """Return the model's output; linear layers keep no gathered weights until backward."""
         from torch.nn import functional
 
         before, functional.linear = functional.linear, self._linear
         try:
-            yield
+            return super().forward(inputs)
         finally:
             functional.linear = before
 
@@ -145,17 +104,6 @@ class ZeroStepper:
         stage12 = getattr(zero, "single_partition_of_fp32_groups", None)
         return list(stage12 if stage12 is not None else zero.fp32_partitioned_groups_flat)
 
-    def evaluation_model(self) -> torch.nn.Module:
-        """Return the engine, which gathers partitioned parameters in its forward pass.
-
-        All ranks then have the buffers of rank 0.
-        """
-        from bench_apts.plugins.replicas import align_buffers
-
-        module: torch.nn.Module = self.engine
-        align_buffers(module)
-        return module
-
 
 def _partitioned(parameters: int, ranks: int) -> dict[str, int]:
     """Sum the gradient and a flag of 4 bytes; gather parameters, padded to a multiple of 2N."""
@@ -180,7 +128,7 @@ def _backend(stage: int, partitioned: str, **options: Any) -> Backend:
         install="deepspeed",
         follows="adam",
         rank_invariant=True,
-        sources=("bench_apts.optimizers.deepspeed_zero", "bench_apts.optimizers.adam",
+        sources=("bench_apts.optimizers.deepspeed_engine", "bench_apts.optimizers.adam",
                  "bench_apts.optimizers.schedule", "bench_apts.optimizers.fused_kernels"),
         traffic=_STAGE_3 if stage == 3 else _STAGES_1_2,
     )

@@ -43,7 +43,8 @@ class Backend:
         tuning_free: Claims that its defaults serve everywhere; it is then never tuned.
         requires: Importable packages it needs.
         install: What ``pip install`` takes to bring them, for instance
-            ``"bench-apts[rivals]"``; names of modules are not those of distributions.
+            ``"bench-apts[rivals]"``, several with a space between them; names of modules are not
+            those of distributions.
         gpu_only: Why it runs on GPUs alone; "" where it runs on CPUs too.
         min_ranks: The smallest world it makes sense in.
         batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
@@ -167,10 +168,15 @@ class Backend:
     def unavailable(self) -> str | None:
         """Return why the backend cannot run here, or None if it can."""
         missing = [name for name in self.requires if not installed(name)]
-        if not missing:
-            return f"needs GPUs: {self.gpu_only}" if self.gpu_only and not gpu_count() else None
-        remedy = f": pip install '{self.install}'" if self.install else ""
-        return f"package {', '.join(missing)} is not installed{remedy}"
+        reasons = []
+        if missing:
+            packages = "package {} is" if len(missing) == 1 else "packages {} are"
+            names = " ".join(f"'{each}'" for each in self.install.split())
+            reasons.append(f"{packages.format(', '.join(missing))} not installed"
+                           + (f": pip install {names}" if names else ""))
+        if self.gpu_only and not gpu_count():
+            reasons.append(f"needs GPUs: {self.gpu_only}")
+        return "; ".join(reasons) or None
 
     def searched(
         self, pinned: Mapping[str, Scalar] = {}, space: Literal["narrow", "wide"] = "narrow"

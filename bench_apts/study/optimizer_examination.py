@@ -65,7 +65,7 @@ def examine_optimizer(
     entry, plugin = resolve.resolve_entry(selector)
     reason = plugin.backend.unavailable()
     if reason:
-        raise UserError(f"optimizer {entry.label} is unavailable: {reason}; install it first")
+        raise UserError(f"optimizer {entry.label} is unavailable: {reason}")
     launches: list[ExaminedRanks] = []
     for ranks in sizes:
         if ranks < plugin.backend.min_ranks:

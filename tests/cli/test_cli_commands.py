@@ -126,7 +126,7 @@ def test_list_says_what_cannot_run_here(cli, monkeypatch):
     assert "unavailable" not in sgd
     rows = json.loads(cli("list", "optimizers", "--json").out)["optimizers"]
     assert {row["name"] for row in rows if not row["available"]} == {
-        "zero1", "zero2", "zero3", "zero-offload", "zeropp"}
+        "zero1", "zero2", "zero3", "zero-offload", "zeropp", "onebit-adam"}
     assert all(bool(row["reason"]) is not row["available"] for row in rows)
 
 
