@@ -34,6 +34,9 @@ SAMPLING: dict[str, dict[str, Scalar]] = {"2026": {"growth": 1.5, "overlap": 0.3
 SEARCHES = ("drift", "bracket")
 """How APTS-S finds its radius."""
 
+DIRECTIONS = ("adam", "muon")
+"""What the local steps of APTS-S follow; "muon" for hidden matrices alone."""
+
 PRIOR = 0.01
 """Where the radius of APTS-S begins: within a factor of two of the best fixed one on CIFAR-10 at
 8x8, MNIST and digits, 4 times too short for Friedman-1 (validation data, N = 4 to 16)."""
@@ -45,6 +48,9 @@ STOCHASTIC_PRESETS: dict[str, dict[str, Scalar]] = {
 }
 """``"current"``: the defaults of ``StochasticSettings``; ``"2026-11"``: those of the numbers of
 November 2026 in docs/evidence."""
+
+STOCHASTIC_SAMPLING: dict[str, dict[str, Scalar]] = {"2026-11": {"minibatch": 16, "pooled": 128}}
+"""As ``SAMPLING``."""
 
 
 def preset_values(presets: Mapping[str, Mapping[str, Scalar]], preset: str,

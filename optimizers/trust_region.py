@@ -21,12 +21,14 @@ from bench_apts.contract import (
     World,
 )
 from bench_apts.optimizers.presets import (
+    DIRECTIONS,
     PRESETS,
     PRIOR,
     SAMPLING,
     SEARCHES,
     SOLVERS,
     STOCHASTIC_PRESETS,
+    STOCHASTIC_SAMPLING,
 )
 from bench_apts.optimizers.quantized_layout import Layout, message
 
@@ -87,8 +89,10 @@ STOCHASTIC = {
     "preset": Hyperparameter(
         "current", "these defaults, or those of the numbers of November 2026; the rest overrides "
         "it", options=tuple(STOCHASTIC_PRESETS)),
-    "minibatch": Hyperparameter(16, "fewest fresh samples of one rank per local step", least=1),
-    "pooled": Hyperparameter(128, "fewest fresh samples of all ranks per local step", least=1),
+    "minibatch": Hyperparameter(2, "fewest fresh samples of one rank per local step", least=1),
+    "pooled": Hyperparameter(
+        0, "fewest fresh samples of all ranks per local step; 0: the suite's global batch",
+        least=0),
     "radius": Hyperparameter(0.0, "a fixed radius; 0 lets the method find its own", least=0),
     "start": Hyperparameter(PRIOR, "where that search begins", least=0),
     "search": Hyperparameter(
@@ -99,6 +103,9 @@ STOCHASTIC = {
     "finish": Hyperparameter(
         0.0, "share of the budget after which the method learns its length; 0: at once", least=0,
         below=1),
+    "direction": Hyperparameter(
+        "adam", "of local steps; muon: orthogonalised for matrices between the first layer and "
+        "the last", options=DIRECTIONS),
     "longest_round": Hyperparameter(4, "most local steps between two averages", least=1),
     "rounds_per_length": Hyperparameter(16, "rounds before their length doubles", least=1),
     "sharing": Hyperparameter(
@@ -118,6 +125,7 @@ class TrustRegionStepper:
     def __init__(
         self, model: torch.nn.Module, loss: Loss, world: World, variant: str,
         settings: Mapping[str, Any], finish: tuple[float, float] | None = None,
+        direction: str = "adam",
     ) -> None:
         from bench_apts.optimizers.apts import APTS
 
@@ -125,7 +133,8 @@ class TrustRegionStepper:
         # The published method needs means alone: all shards of the harness are equal.
         self.reduction = "mean" if variant == "paper" else "none"
         self.optimizer = APTS(
-            model.parameters(), variant=variant, buffers=model.buffers(), **settings)
+            _muon_groups(model) if direction == "muon" else model.parameters(),
+            variant=variant, buffers=model.buffers(), **settings)
         # Samples of this rank before ``finish`` is called, and those left then.
         self.finish = finish
         self.seen = self.local_passes = 0
@@ -220,14 +229,35 @@ def stochastic(
 ) -> Stepper:
     """Build APTS-S; ``values`` are those of ``STOCHASTIC``."""
     settings = {key: value for key, value in values.items()
-                if key not in ("minibatch", "pooled", "finish")}
+                if key not in ("minibatch", "pooled", "finish", "direction")}
     samples = max(1, world.budget_samples // world.size)
     finish = None
     if values["finish"]:
         finish = values["finish"] * samples, (1 - values["finish"]) * samples
     else:
         settings["samples"] = samples
-    return TrustRegionStepper(model, loss, world, "stochastic", settings, finish)
+    return TrustRegionStepper(
+        model, loss, world, "stochastic", settings, finish, values["direction"])
+
+
+def _muon_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return parameter groups: matrices of hidden layers, and all others.
+
+    A matrix that reads the inputs is not one of them: with it, two small MLPs lost two points
+    and more (measured).
+    """
+    from bench_apts.plugins.roles import roles
+
+    role, named = roles(model), dict(model.named_parameters())
+    wide = [name for name, p in named.items() if p.dim() > 1]
+    hidden = [name for name in wide if role[name] == "matrix"]
+    if hidden and hidden[0] == wide[0]:
+        del hidden[0]
+    others = [p for name, p in named.items() if name not in hidden]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if hidden:
+        groups.append({"params": [named[name] for name in hidden], "direction": "muon"})
+    return groups
 
 
 def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
@@ -236,13 +266,19 @@ def _minibatch(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
 
 
 def per_rank(suite_batch: int, values: Mapping[str, Any], ranks: int) -> int:
-    """Return the global batch of APTS-S: that of each rank times their number."""
-    each: int = max(int(values["minibatch"]), math.ceil(values["pooled"] / ranks))
+    """Return the global batch of APTS-S: that of each rank times their number.
+
+    By default the suite's, as for other optimizers: with fewer, larger steps short trainings of
+    transformers ended far behind (measured, docs/apts.md).
+    """
+    pooled = int(values["pooled"]) or suite_batch
+    each: int = max(int(values["minibatch"]), math.ceil(pooled / ranks))
     return each * ranks
 
 
 SOURCES = ("bench_apts.optimizers.apts", "bench_apts.optimizers.presets",
-           "bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.quantized_layout")
+           "bench_apts.optimizers.quantized_mean", "bench_apts.optimizers.quantized_layout",
+           "bench_apts.plugins.roles")
 """Modules that decide what APTS-S does."""
 
 LOCAL_STEPS = TrafficFormula("2f·P", "round", lambda n, _: {"all_reduce": 4 * n})
@@ -265,7 +301,8 @@ apts = Backend(
     batch_size=per_rank,
     sources=SOURCES,
     family="APTS",
-    presets={preset: values for preset, values in STOCHASTIC_PRESETS.items() if values},
+    presets={preset: values | STOCHASTIC_SAMPLING[preset]
+             for preset, values in STOCHASTIC_PRESETS.items() if values},
     traffic=SHORT_ROUNDS,
     developed_on=("digits", "mnist", "mnist-cnn", "cifar10"),
 )

@@ -85,9 +85,14 @@ class FlatBuffers:
         """The latest evaluation's gradients as vectors: one if collected, else per parameter."""
         return [self.payload] if self.collects else self._views.gradients
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of elements of each parameter that has any."""
+        return self._views.sizes
+
     def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """Return the parts ``(size,)`` of a vector ``(n,)`` that belong to ``gradients``."""
-        return [vector] if self.collects else list(torch.split(vector, self._views.sizes))
+        return [vector] if self.collects else list(torch.split(vector, self.sizes))
 
     @property
     def strides(self) -> list[list[int]]:

@@ -37,13 +37,19 @@ class Moments:
 
     def step(self, length: float) -> None:
         """Count the gradients in and move the values by ``length``·m̂/(√v̂ + ε) against them."""
+        self._adam(self._flat.gradients, length)
+
+    def _adam(self, gradients: list[torch.Tensor], length: float) -> None:
+        """Do Adam's step on the parts of the vectors that belong to the gradients."""
         beta1, beta2 = self._betas
         self._steps += 1
         self._count.fill_(self._steps)
+        if not gradients:
+            return  # the kernel refuses an empty list
         # What torch.optim.Adam(fused=True) calls, without its groups and checks, which cost as
         # much as the step of a small network.
         torch._fused_adam_(
-            self._values, self._flat.gradients, self._firsts, self._seconds, [], self._counts,
+            self._values, gradients, self._firsts, self._seconds, [], self._counts,
             lr=length, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=_EPSILON, amsgrad=False,
             maximize=False)
 

@@ -9,6 +9,7 @@ import torch
 
 from bench_apts.optimizers.apts.acceptance import PaperSettings, paper_settings
 from bench_apts.optimizers.apts.flat_problem import Closure, FlatBuffers, FlatProblem
+from bench_apts.optimizers.apts.muon_moments import muon_rows
 from bench_apts.optimizers.apts.paper import PaperMethod
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.optimizers.apts.stochastic import StochasticMethod
@@ -16,6 +17,7 @@ from bench_apts.optimizers.apts.stochastic_settings import (
     StochasticSettings,
     stochastic_settings,
 )
+from bench_apts.optimizers.presets import DIRECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,8 +70,11 @@ class APTS(torch.optim.Optimizer):
 
     Args:
         params: Real parameters of one dtype on one device, or parameter groups of them. All
-            groups are one problem with one radius: they have no options of their own, and none
-            can be added later. Those that are frozen now are left out for good.
+            groups are one problem with one radius, and none can be added later. Their one option
+            is ``direction``, of the stochastic variant: ``"adam"``, the default, or ``"muon"``,
+            for matrices of hidden layers (see ``MuonMoments``; kernels of convolutions are
+            matrices of one row per output channel). Those that are frozen now are left out for
+            good.
         process_group: The ranks that work together; None for the default group, or for a single
             process where torch.distributed is not initialised.
         variant: ``"paper"``, the published method (see ``PaperSettings`` and its presets), or
@@ -92,8 +97,8 @@ class APTS(torch.optim.Optimizer):
             ``forwards``.
 
     Raises:
-        ValueError: No parameters, mixed or complex dtypes, shared memory, a group with options, a
-            process outside of the group, or a setting out of its range.
+        ValueError: No parameters, mixed or complex dtypes, shared memory, a group with other
+            options, a process outside of the group, or a setting out of its range.
         TypeError: A setting that the variant does not have.
     """
 
@@ -125,8 +130,14 @@ class APTS(torch.optim.Optimizer):
         self._flat = FlatBuffers(list(trained.values()), buffers, make_method.slots(chosen),
                                  list(trained), make_method.COLLECTS)
         self._problem = FlatProblem(self._flat)
+        matrices = {id(p) for group in self.param_groups if group.get("direction") == "muon"
+                    for p in group["params"]}
+        if matrices and variant != "stochastic":
+            raise ValueError("direction='muon' is of variant='stochastic'")
+        rows = {"rows": [muon_rows(p) if id(p) in matrices else 0
+                         for p in trained.values() if p.numel()]} if matrices else {}
         self._method: PaperMethod | StochasticMethod = make_method(
-            self._problem, self._ranks, chosen)
+            self._problem, self._ranks, chosen, **rows)
         self.last: dict[str, Any] = {}
 
     @property
@@ -205,14 +216,18 @@ class APTS(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: The optimizer is in use.
-            ValueError: The group has options.
+            ValueError: The group has other options than ``direction``, or an unknown one.
         """
         if hasattr(self, "_method"):
             raise RuntimeError("parameters cannot be added: they share one buffer of fixed size")
-        options = set(param_group) - {"params", "param_names"}
+        options = set(param_group) - {"params", "param_names", "direction"}
         if options:
-            raise ValueError("APTS has no options per parameter group, but one has "
-                             + ", ".join(sorted(options)))
+            raise ValueError("the one option of a parameter group of APTS is direction, but one "
+                             "has " + ", ".join(sorted(options)))
+        direction = param_group.get("direction", "adam")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, not "
+                             f"{direction!r}")
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:

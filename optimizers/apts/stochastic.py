@@ -10,6 +10,7 @@ import torch
 
 from bench_apts.optimizers.apts import radius_search
 from bench_apts.optimizers.apts.moments import Moments
+from bench_apts.optimizers.apts.muon_moments import MuonMoments
 from bench_apts.optimizers.apts.radius_drift import RadiusDrift
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 from bench_apts.optimizers.quantized_mean import QuantizedMean
@@ -76,12 +77,20 @@ class StochasticMethod:
     the budget, the way, each of n floats, and nothing of that size for a while. Gradients stay
     where autograd writes them; what travels (a mean gradient with H = 1, else a displacement)
     takes the memory of the values.
+
+    Args:
+        problem: The rank's loss and its parameters.
+        ranks: The ranks that work together.
+        settings: See there.
+        rows: Of each parameter with elements, the rows of a matrix that goes in Muon's direction,
+            else 0; see ``MuonMoments``.
     """
 
     COLLECTS = False
 
     def __init__(
-        self, problem: FlatProblem, ranks: RankGroup, settings: StochasticSettings
+        self, problem: FlatProblem, ranks: RankGroup, settings: StochasticSettings,
+        rows: list[int] | None = None,
     ) -> None:
         self._problem, self._flat = problem, problem.flat
         self._settings = settings
@@ -90,7 +99,9 @@ class StochasticMethod:
         self._means = {several: QuantizedMean(
             self._flat.values, settings.bits if several else max(8, settings.bits),
             settings.block, group=ranks.group) for several in (True, False)}
-        self._moments = Moments(self._flat, settings.beta1, settings.beta2)
+        betas = settings.beta1, settings.beta2
+        self._moments = (MuonMoments(self._flat, *betas, rows) if rows
+                         else Moments(self._flat, *betas))
         self._agreement = RankAgreement(ranks, self._flat.values, presumed=0)
         self._anchor, self._start = self._flat.values.clone(), self._flat.values.clone()
         self._anchor_buffers = self._start_buffers = self._flat.save_buffers()

@@ -15,7 +15,7 @@ class Task:
     """
 
     def __init__(self, rank=0, batch_norm=False, samples=10**6, size=16, dtype=torch.float32,
-                 group=None, variant="stochastic", **settings):
+                 group=None, variant="stochastic", muon=False, **settings):
         torch.manual_seed(0)
         layers = [nn.Linear(5, 8), nn.BatchNorm1d(8)] if batch_norm else [nn.Linear(5, 8)]
         self.model = nn.Sequential(*layers, nn.Tanh(), nn.Linear(8, 3)).to(dtype)
@@ -25,7 +25,11 @@ class Task:
         self.disturb = lambda backward, losses: losses
         if variant == "stochastic":
             settings["samples"] = samples
-        self.optimizer = APTS(self.model.parameters(), group, variant=variant,
+        parameters = list(self.model.parameters())
+        if muon:  # for the first matrix
+            parameters = [{"params": parameters[:1], "direction": "muon"},
+                          {"params": parameters[1:]}]
+        self.optimizer = APTS(parameters, group, variant=variant,
                               buffers=self.model.buffers(), **settings)
         self.n = sum(p.numel() for p in self.model.parameters())
 

@@ -196,7 +196,7 @@ def test_groups_are_one_problem(variant):
     assert torch.equal(flat(one), flat(grouped))
 
 
-def test_groups_have_no_options_and_none_can_be_added(variant):
+def test_groups_have_no_options_but_a_direction_and_none_can_be_added(variant):
     model = network()
     with pytest.raises(ValueError, match="one has lr, weight_decay"):
         made(model, variant, [

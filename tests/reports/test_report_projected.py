@@ -29,7 +29,7 @@ def rows(folder, ranks=(8, 64), names=("eth10g",), scalings=(BatchScaling.strong
 def test_numbers_are_those_of_the_seeds_at_the_largest_n(folder):
     found, notes = rows(folder)
     assert notes == [
-        "apts on digits at N = 8 and more, strong scaling: time to the target is not modelled: "
+        "apts on digits at N = 64 and more, strong scaling: time to the target is not modelled: "
         "minibatch of 128 was never run"]
     assert [(r.cell.label, r.ranks) for r in found] == [
         (label, n) for label in fixture.PACE for n in (8, 64)]
@@ -62,7 +62,7 @@ def test_misses_have_no_time_to_target(folder):
 def test_no_smaller_share_than_a_sample(folder):
     found, _ = rows(folder, ranks=(65,), scalings=tuple(BatchScaling))
     for row in found:
-        if row.cell.label == "apts":  # keeps 16 samples to a rank, and so a larger minibatch
+        if row.cell.label == "apts":  # keeps 2 samples to a rank, and so a larger minibatch
             assert row.middle is not None
             continue
         assert (row.middle is None) == (row.scaling == "strong")
