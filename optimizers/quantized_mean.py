@@ -249,7 +249,8 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 8:
         return codes.to(torch.int8).view(torch.uint8)
     if bits == 4:  # of a pair of bytes, the first is the lower half of the word
-        pairs = (codes + 7).to(torch.uint8).view(torch.int16)
+        # Floats become bytes several times faster by way of 32 bits.
+        pairs = codes.to(torch.int32).add_(7).to(torch.uint8).view(torch.int16)
         return (pairs >> 4).bitwise_or_(pairs).to(torch.uint8)
     # A group of codes fills whole bytes: 4 of 2 bits, 8 of 3.
     group = 8 if bits == 3 else 8 // bits
