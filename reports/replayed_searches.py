@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench_apts.core import environment, store, units
+from bench_apts.core import store, units
 from bench_apts.core.currencies import CURRENCIES
-from bench_apts.core.errors import UserError
-from bench_apts.reports import workers
 from bench_apts.reports.table import Table, Value, hits_of_trials, number, words
 from bench_apts.reports.tuning_pools import opening_entries
 from bench_apts.stats.learning_curves import Curve, curve
 from bench_apts.stats.tuning_replay import Replayed, listed, replay, replay_all, sequential
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Sequence
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import ReportCell
@@ -60,76 +55,20 @@ class ReplayedPolicy(NamedTuple):
         return _TITLES.get(self.policy, self.policy)
 
 
-class Replays:
-    """Replays all policies over a study's trials, in worker processes while the report is drawn.
+def replayed_policies(pools: Sequence[Pool],
+                      view: CostView) -> tuple[list[ReplayedPolicy], list[str]]:
+    """Replay all policies over the trials of one suite.
 
     Args:
-        pools: Trials of all optimizers at all N, of any number of suites.
+        pools: Trials of all optimizers at all N.
         view: Currency, level and device; trials race only in a currency that is a clock.
 
+    Returns:
+        The policies, N by N, and notes on what could not be replayed.
+
     Raises:
-        UserError: A worker cannot be started, or a trial's file is corrupt.
+        UserError: A trial's file is corrupt.
     """
-
-    def __init__(self, pools: Iterable[Pool], view: CostView) -> None:
-        curves = {pool: [_curve(record, view) for record in pool.cell.tune] for pool in pools
-                  if pool.cell.tune and not pool.cell.search_owner
-                  and not tries_a_list(pool.cell) and not _not_replayable(pool)}
-        self._view = view
-        self._found: dict[Pool, Future[dict[str, Replayed]]] = {}
-        self._held = contextlib.ExitStack()
-        if not curves:
-            return
-        races = _RACES if view.currency in _CLOCKS else ()
-        with contextlib.ExitStack() as stack, workers.worker_environment():
-            try:
-                started = workers.start_workers(stack, min(len(curves), environment.cores()))
-                self._found = {pool: started.submit(
-                    replay_all, drawn, pool.cell.suite.target.direction, races=races,
-                    limit=min(ARRIVALS, len(drawn))) for pool, drawn in curves.items()}
-            except OSError as error:
-                raise _failed(f"cannot be started: {error.strerror}") from error
-            self._held = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the workers, whatever they are doing."""
-        self._held.close()
-
-    def of(self, pools: Sequence[Pool]) -> tuple[list[ReplayedPolicy], list[str]]:
-        """Return what policies would have cost on one suite; the first call waits for the workers.
-
-        Args:
-            pools: Those among this object's that are of the suite.
-
-        Returns:
-            The policies, N by N, and notes on what could not be replayed.
-
-        Raises:
-            UserError: A worker ended without an answer.
-        """
-        try:
-            return _replayed(pools, self._view, lambda pool: self._found[pool].result())
-        except BrokenProcessPool as error:
-            raise _failed("ended without an answer") from error
-
-
-def _failed(how: str) -> UserError:
-    return UserError(f"the process that replays tuning policies {how}; free some memory and run "
-                     "the command again")
-
-
-def _curve(record: TrialRecord, view: CostView) -> Curve:
-    try:
-        return curve(record, view.currency, view.level)
-    except ValueError as error:  # what was not counted is not replayed at all
-        raise store.broken(f"{record.path}: {error}") from error
-
-
-def _replayed(pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dict[str, Replayed]]
-              ) -> tuple[list[ReplayedPolicy], list[str]]:
     found: list[ReplayedPolicy] = []
     notes: list[str] = []
     for ranks in sorted({pool.cell.ranks for pool in pools}):
@@ -142,12 +81,19 @@ def _replayed(pools: Sequence[Pool], view: CostView, drawn: Callable[[Pool], dic
             if why := _not_replayable(pool):
                 without.setdefault(why, []).append(_where(pool.cell))
             else:
-                found += _own(pool, view, drawn)
+                found += _own(pool, view)
         notes += [f"not replayed: {units.listing(names)}, {why}" for why, names in without.items()]
         own = [pool.cell for pool in here if not _imported(pool.cell)]
         if tuned and len(own) > 1:
             found += _defaults(own, view, notes)
     return found, notes
+
+
+def _curve(record: TrialRecord, view: CostView) -> Curve:
+    try:
+        return curve(record, view.currency, view.level)
+    except ValueError as error:  # what was not counted is not replayed at all
+        raise store.broken(f"{record.path}: {error}") from error
 
 
 def tries_a_list(cell: ReportCell) -> bool:
@@ -194,8 +140,7 @@ def _imported(cell: ReportCell) -> bool:
     return any(record.header.imported for record in cell.draws)
 
 
-def _own(pool: Pool, view: CostView,
-         drawn: Callable[[Pool], dict[str, Replayed]]) -> list[ReplayedPolicy]:
+def _own(pool: Pool, view: CostView) -> list[ReplayedPolicy]:
     """Replay policies over one optimizer's own trials."""
     cell = pool.cell
     if tries_a_list(cell):
@@ -204,8 +149,11 @@ def _own(pool: Pool, view: CostView,
                   for index, records in enumerate(tried)}
         return [ReplayedPolicy(cell.suite.name, cell.ranks, cell, f"ordered list of {len(tried)}",
                        len(tried), replay(sequential, listed(curves, ordered=True)))]
+    found = replay_all(
+        [_curve(record, view) for record in cell.tune], cell.suite.target.direction,
+        races=_RACES if view.currency in _CLOCKS else (), limit=min(ARRIVALS, len(cell.tune)))
     return [ReplayedPolicy(cell.suite.name, cell.ranks, cell, policy, len(cell.tune), result)
-            for policy, result in drawn(pool).items()]
+            for policy, result in found.items()]
 
 
 def _listed(cell: ReportCell) -> list[list[TrialRecord]]:

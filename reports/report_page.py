@@ -24,10 +24,8 @@ from bench_apts.reports.canvas import swatch
 from bench_apts.reports.curve_data import curve_frame
 from bench_apts.reports.data_origin import provenance_cards
 from bench_apts.reports.figure_style import LOOKS, looks
-from bench_apts.reports.replayed_searches import Replays
 from bench_apts.reports.sections import decision_boxes, find_sections, trial_detail
 from bench_apts.reports.table import MOST_ROWS, csv_bytes, frame_csv, unstable_winner
-from bench_apts.reports.tuning_pools import CostView, read_pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -192,10 +190,8 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
     """
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
-    view = CostView(headline(gathered.device), 1.0, gathered.device)
-    with Replays(read_pools(gathered.groups, view), view) as replays:
-        contexts = _contexts(gathered, look, replays)
-        chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
+    contexts = _contexts(gathered, look)
+    chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
     drawn = [figure for part in parts for figure in part.figures]
@@ -205,7 +201,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
              *(caveats.Caveat("A section that failed", f"Left out: {line}.") for line in failures)]
     origin = provenance_cards(gathered)
     warnings = [line for group in gathered.groups
-                if (line := unstable_winner(group, view.currency))]
+                if (line := unstable_winner(group, headline(gathered.device)))]
     page = partial(
         render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
         labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
@@ -225,12 +221,14 @@ def _build(study: section_parts.StudyContext
     found, failures = find_sections()
     decisions = [decision_boxes.part(context) for context in study.suites]
     built: dict[str, list[Part | None]] = {}
-    for module in sorted(found, key=lambda each: each.section.last):
+    for module in found:
         section = module.section
         try:
             built[section.anchor] = [module.build(context) for context in (
                 [study] if section.study else study.suites)]
         except UserError as error:
+            if not module.source:  # of bench-apts: a file of the study is corrupt
+                raise
             failures.append(str(error))
     order = [each.section for each in found if each.section.anchor in built]
     chapters = [Chapter(context.suite, f"s{index}", decision, tuple(
@@ -241,8 +239,7 @@ def _build(study: section_parts.StudyContext
     return tuple(chapters), tuple(overall), failures
 
 
-def _contexts(gathered: Gathered, look: Mapping[str, Look],
-              replays: Replays) -> list[section_parts.Context]:
+def _contexts(gathered: Gathered, look: Mapping[str, Look]) -> list[section_parts.Context]:
     study = gathered.file.study
     crowded = {n: caveats.crowded(gathered, n) for n in study.ranks}
     data = curve_frame(gathered.groups)
@@ -252,7 +249,7 @@ def _contexts(gathered: Gathered, look: Mapping[str, Look],
         twins = [other for other in study.suites if other.name == suite.name]
         prefix = suite.name if len(twins) == 1 else f"{suite.name}-s{index}"
         found.append(section_parts.Context(
-            gathered, suite, prefix, groups, look, crowded, data, replays))
+            gathered, suite, prefix, groups, look, crowded, data))
     return found
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup
     from bench_apts.reports.figure_style import Look
     from bench_apts.reports.gather import Gathered
-    from bench_apts.reports.replayed_searches import Replays
     from bench_apts.reports.table import DecisionVerdict, Plain
     from bench_apts.reports.tuning_pools import CostView, Pool
 
@@ -238,7 +237,6 @@ class Section:
             the trials do not tell the optimizers apart.
         study: Whether it is about the whole study: ``part`` takes a ``StudyContext``, else the
             ``Context`` of each suite.
-        last: Whether it is built after all others, as it waits for something.
         evidence: Whether it stands open on the page, at its first blocks; others are folded.
     """
 
@@ -247,7 +245,6 @@ class Section:
     order: int
     compares: bool = False
     study: bool = False
-    last: bool = False
     evidence: bool = False
 
     def part(self, finding: str, blocks: Iterable[Block], *, more: Iterable[Block] = ()) -> Part:
@@ -267,7 +264,6 @@ class Context:
         looks: Each optimizer's look, by label.
         crowded: For each N, whether its times measure the machine rather than the method.
         curves: The evaluations of the frozen configurations' trainings, see ``curve_frame``.
-        replays: Tuning policies over the study's trials; None to leave them out.
     """
 
     gathered: Gathered
@@ -277,7 +273,6 @@ class Context:
     looks: Mapping[str, Look]
     crowded: Mapping[int, bool]
     curves: pd.DataFrame
-    replays: Replays | None = None
 
     def figure(self, draw: Callable[[], Drawing], slug: str, title: str, caption: str, *,
                basis: str, data: Table, ranks: int = 0, drawn: Iterable[str] = (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ from bench_apts.core.errors import UserError
 from bench_apts.reports import tuning_pools
 from bench_apts.reports.bills_by_trainings import interval_words, payoff_table, trainings_table
 from bench_apts.reports.canvas import Figure, heading, panel, scale
-from bench_apts.reports.replayed_searches import Replays, replay_table, tries_a_list
+from bench_apts.reports.replayed_searches import replay_table, replayed_policies, tries_a_list
 from bench_apts.reports.search_costs import search_cost_table, search_spread_table
 from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
 from bench_apts.reports.table import ENOUGH, Table, Value, mono, number, unstable_winner
@@ -77,10 +76,10 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
         gathered: The study.
         currency: What the main columns count; None for the headline of the study's device.
         level: Level of the target, the full one or one of the suites' own.
-        replay: Whether tuning policies are replayed, which takes seconds.
+        replay: Whether tuning policies are replayed.
 
     Raises:
-        UserError: A suite's target has no such level, or the replay ended without an answer.
+        UserError: A suite's target has no such level, or a trial's file is corrupt.
     """
     currency = currency or headline(gathered.device)
     view = tuning_pools.CostView(currency, level, gathered.device)
@@ -95,36 +94,32 @@ def study_bill(gathered: Gathered, currency: Currency | None = None, level: floa
                  f"differ in {group.unlike}" for group in groups
                  if currency in TIME_CURRENCIES and group.unlike]
     warnings += [line for group in groups if (line := unstable_winner(group, currency))]
-    with contextlib.ExitStack() as stack:
-        replays = stack.enter_context(
-            Replays(tuning_pools.read_pools(groups, view), view)) if replay else None
-        found = [suite_bill([group for group in groups if group.suite == suite], view, replays)
-                 for suite in suites]
+    found = [suite_bill([group for group in groups if group.suite == suite], view, replay=replay)
+             for suite in suites]
     notes = [note for each in found for note in each.notes]
     notes += remarks(gathered.file.study, groups, [pool for each in found for pool in each.pools])
     return StudyBill(warnings, [(suite, each.tables)
                                 for suite, each in zip(suites, found, strict=True)], notes)
 
 
-def suite_bill(groups: Sequence[CellGroup], view: tuning_pools.CostView,
-               replays: Replays | None) -> SuiteBill:
+def suite_bill(groups: Sequence[CellGroup], view: tuning_pools.CostView, *,
+               replay: bool = True) -> SuiteBill:
     """Work out the bill of one suite.
 
     Args:
         groups: Its optimizers at each N, N ascending.
         view: Currency, level and device.
-        replays: Tuning policies over trials of this suite at least; None to leave them out.
+        replay: Whether tuning policies are replayed.
 
     Raises:
-        UserError: The replay ended without an answer.
+        UserError: A trial's file is corrupt.
     """
     pools = tuning_pools.read_pools(groups, view)
     totals, notes = tuning_pools.transfer_bills(pools, view)
     tables = [search_cost_table(groups, view), search_spread_table(pools, view),
               trainings_table(pools, view), payoff_table(pools, view),
               width_table(narrow_searches(pools), view), totals]
-    # Last of all, as the worker replays them in the meantime.
-    policies, unplayed = replays.of(pools) if replays else ([], [])
+    policies, unplayed = replayed_policies(pools, view) if replay else ([], [])
     tables.append(replay_table(policies, view))
     known = {pool.cell for pool in pools}
     uncounted = [cell for group in groups for cell in group.cells

@@ -1,4 +1,4 @@
-"""Processes that do a part of a report's work in parallel, and end with this one."""
+"""Processes that draw a report's figures in parallel, and end with this one."""
 
 from __future__ import annotations
 
@@ -27,46 +27,6 @@ _figures: list[Figure] = []
 """What forked workers draw: a figure's function cannot be sent to another process."""
 
 
-def start_workers(stack: contextlib.ExitStack, count: int, *, forked: bool = False
-                  ) -> ProcessPoolExecutor:
-    """Return an executor whose processes end as soon as ``stack`` closes, or this process.
-
-    Args:
-        stack: Ends them, whatever they are doing.
-        count: How many processes.
-        forked: Whether they have all that this process has; else they import what they need.
-
-    Raises:
-        OSError: No process can be started.
-    """
-    context = multiprocessing.get_context("fork" if forked else "spawn")
-    reader, writer = context.Pipe(duplex=False)
-    stack.callback(reader.close)
-    # A forked worker has a copy of the other end too, which would keep the pipe open.
-    workers = ProcessPoolExecutor(
-        count, context, _end_with_report, (reader, writer if forked else None))
-    # Closing the pipe ends a job that is running, which an executor alone would wait for.
-    stack.callback(workers.shutdown, cancel_futures=True)
-    stack.callback(writer.close)
-    return workers
-
-
-@contextlib.contextmanager
-def worker_environment() -> Iterator[None]:
-    """Set what a worker inherits: no Ctrl-C, and no modules from the working folder."""
-    path = os.environ.get("PYTHONSAFEPATH")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if path is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = path
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 def draw_side_by_side(figures: Sequence[Figure]) -> None:
     """Draw figures on all cores, as matplotlib uses one; each then has its SVG.
 
@@ -79,23 +39,40 @@ def draw_side_by_side(figures: Sequence[Figure]) -> None:
     _ = first.rendered  # imports what all need, before the workers are forked
     _figures[:] = rest
     try:
-        with contextlib.ExitStack() as stack, worker_environment(), contextlib.suppress(
-                BrokenProcessPool, OSError):
-            workers = start_workers(stack, cores, forked=True)
-            for figure, rendered in zip(rest, workers.map(_render, range(len(rest))), strict=True):
+        with contextlib.suppress(BrokenProcessPool, OSError), _workers(cores) as workers:
+            # Workers are forked here, and inherit that Ctrl-C is blocked: this process ends them.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                drawn = workers.map(_render, range(len(rest)))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for figure, rendered in zip(rest, drawn, strict=True):
                 figure.__dict__["rendered"] = rendered
     finally:
         _figures.clear()
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Start workers that end with this block, whatever they are doing, or with this process."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    with contextlib.ExitStack() as stack:
+        stack.callback(reader.close)
+        workers = ProcessPoolExecutor(count, context, _end_with_report, (reader, writer))
+        # Closing the pipe ends a job that is running, which an executor alone would wait for.
+        stack.callback(workers.shutdown, cancel_futures=True)
+        stack.callback(writer.close)
+        yield workers
 
 
 def _render(index: int) -> tuple[str, str]:
     return _figures[index].rendered
 
 
-def _end_with_report(reader: Connection, writer: Connection | None) -> None:
+def _end_with_report(reader: Connection, writer: Connection) -> None:
     """End this worker once the report closes its end of the pipe or is killed."""
-    if writer is not None:
-        writer.close()
+    writer.close()  # a forked worker's copy, which would keep the pipe open
 
     def watch() -> None:
         with contextlib.suppress(EOFError, OSError):

@@ -1,15 +1,16 @@
-"""Optuna's own pruners, applied to recorded curves instead of running trainings.
+"""Optuna's pruners: built to follow a search, and their decisions on recorded curves.
 
-Each arrival order is an Optuna study in memory, to which trials are reported as while tuning. A
-replay has thousands of orders: to be fast, it calls successive halving only at its rungs. Tests
-compare the decisions with those of a study whose pruner is called at each evaluation.
+A replay has thousands of arrival orders, for which Optuna's studies would take minutes. It applies
+the same rules directly; tests compare each decision with that of an Optuna study, whatever the
+curves are.
 """
 
 from __future__ import annotations
 
-import warnings
-from bisect import bisect_right
-from typing import TYPE_CHECKING, Literal
+import binascii
+import math
+from bisect import bisect_right, insort
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 Kind = Literal["median", "asha", "hyperband"]
 KINDS: tuple[Kind, ...] = ("median", "asha", "hyperband")
 
-_FACTOR = {"asha": 4, "hyperband": 3}  # how much further each rung is than the one before
+# Optuna's defaults.
+_STARTUP = 5  # trials that complete before the median rule judges
+_ASHA_FACTOR, _HYPERBAND_FACTOR = 4, 3  # how much further each rung is than the one before
+_ASHA_SHARE = 100  # of the first trial that completes comes ASHA's first rung
 
 
 def make_pruner(pruner: Pruner, evaluations: int) -> BasePruner:
@@ -46,7 +50,7 @@ def count_evaluations(curves: Sequence[Curve]) -> int:
 
 
 class Arrivals:
-    """A study to which recorded trials arrive one after the other.
+    """A search to which recorded trials arrive one after the other.
 
     Args:
         kind: Which pruner.
@@ -56,17 +60,13 @@ class Arrivals:
     """
 
     def __init__(self, kind: Kind, length: int, direction: Direction, name: str) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._states = optuna.trial.TrialState
-        self._study = optuna.create_study(
-            study_name=name, pruner=make_pruner(kind, length),
-            direction="maximize" if direction == "max" else "minimize",
-            sampler=optuna.samplers.RandomSampler(seed=0))
-        self._factor = _FACTOR.get(kind)
-        # Optuna guesses ASHA's first rung from the first trial that completes.
-        self._first_rung = 1 if kind == "hyperband" else None
+        self._rule: _Rule
+        if kind == "median":
+            self._rule = _Median(direction == "max")
+        elif kind == "asha":
+            self._rule = _Halving(_ASHA_FACTOR, None, direction == "max")
+        else:
+            self._rule = _Hyperband(max(1, length), direction == "max", name)
 
     def arrive(self, curve: Curve) -> int | None:
         """Let a trial run until it hits, is pruned or ends.
@@ -78,28 +78,115 @@ class Arrivals:
             Index of the evaluation at which it is pruned, or None.
         """
         first = bisect_right(curve.steps, 0)
-        values = curve.values[first:curve.hit]
-        candidates = self._candidates(len(values))
-        trial = self._study.ask()
-        # Optuna provides for values that are unknown or infinite, of which NumPy warns.
-        with np.errstate(invalid="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-            for number, value in enumerate(values, 1):
-                trial.report(value, number)
-                if number in candidates and trial.should_prune():
-                    self._study.tell(trial, state=self._states.PRUNED)
-                    return first + number - 1
-        if self._first_rung is None and values:
-            self._first_rung = max(1, len(values) // 100)
-        self._study.tell(trial, 0.0)  # pruners read what was reported, not this value
+        stopped = self._rule.follow(curve.values[first:curve.hit])
+        return None if stopped is None else first + stopped
+
+
+class _Rule(Protocol):
+    """When the trials of a search are stopped."""
+
+    def follow(self, values: Sequence[float]) -> int | None:
+        """Report the next trial's evaluations; return the index of the one that stops it."""
+
+
+class _Median:
+    """Stop a trial whose best value is worse than the median of completed ones at that step.
+
+    Golovin et al. (2017), "Google Vizier", section 3.2.2, as Optuna's ``MedianPruner`` does it.
+    """
+
+    def __init__(self, maximised: bool) -> None:
+        self._maximised = maximised
+        self._completed = 0
+        self._values: list[list[float]] = []  # of completed trials by evaluation, known, ascending
+
+    def follow(self, values: Sequence[float]) -> int | None:
+        if self._completed >= _STARTUP:
+            best = math.nan
+            for index, value in enumerate(values):
+                if math.isnan(best) or (value > best if self._maximised else value < best):
+                    best = value
+                if math.isnan(best):
+                    return index
+                if index < len(self._values):
+                    middle = _median(self._values[index])
+                    if best < middle if self._maximised else best > middle:
+                        return index
+        self._completed += 1
+        self._values += [[] for _ in range(len(values) - len(self._values))]
+        for known, value in zip(self._values, values, strict=False):
+            if not math.isnan(value):
+                insort(known, value)
         return None
 
-    def _candidates(self, evaluations: int) -> Sequence[int]:
-        """Return the evaluations of a trial, from 1, at which it may be pruned."""
-        if self._factor is None:
-            return range(1, evaluations + 1)
-        found, rung = [], self._first_rung or evaluations + 1
-        while rung <= evaluations:
-            found.append(rung)
+
+class _Halving:
+    """Stop a trial that is not among the best of those that came as far, at each rung.
+
+    Asynchronous successive halving (Li et al., 2020, algorithm 2), as Optuna's
+    ``SuccessiveHalvingPruner`` does it: a trial goes on if it is among the best 1/η there.
+
+    Args:
+        factor: η, how much further each rung is than the one before.
+        first: Evaluation of the first rung, from 1; None to take a hundredth of the first trial
+            that completes, before which none is stopped.
+        maximised: Whether more is better.
+    """
+
+    def __init__(self, factor: int, first: int | None, maximised: bool) -> None:
+        self._factor, self._first = factor, first
+        self._sign = 1.0 if maximised else -1.0
+        self._rungs: dict[int, list[float]] = {}  # values there, ascending
+
+    def follow(self, values: Sequence[float]) -> int | None:
+        if self._first is None:
+            if values:
+                self._first = max(1, len(values) // _ASHA_SHARE)
+            return None
+        rung = self._first
+        while rung <= len(values):
+            value = self._sign * values[rung - 1]
+            if math.isnan(value):
+                return rung - 1
+            there = self._rungs.setdefault(rung, [])
+            insort(there, value)
+            if value < there[-max(1, len(there) // self._factor)]:
+                return rung - 1
             rung *= self._factor
-        return found
+        return None
+
+
+class _Hyperband:
+    """Divide trials among brackets of successive halving whose first rungs are ever later.
+
+    Li et al. (2018), "Hyperband", as Optuna's ``HyperbandPruner`` does it: a bracket is drawn by
+    a hash of the study's name and the trial's number.
+    """
+
+    def __init__(self, length: int, maximised: bool, name: str) -> None:
+        count = math.floor(math.log(length, _HYPERBAND_FACTOR)) + 1
+        self._brackets = [_Halving(_HYPERBAND_FACTOR, _HYPERBAND_FACTOR**bracket, maximised)
+                          for bracket in range(count)]
+        self._shares = [math.ceil(count * _HYPERBAND_FACTOR**left / (left + 1))
+                        for left in reversed(range(count))]
+        self._name, self._arrived = name, 0
+
+    def follow(self, values: Sequence[float]) -> int | None:
+        drawn = binascii.crc32(f"{self._name}_{self._arrived}".encode()) % sum(self._shares)
+        self._arrived += 1
+        bracket = 0
+        while drawn >= self._shares[bracket]:
+            drawn -= self._shares[bracket]
+            bracket += 1
+        return self._brackets[bracket].follow(values)
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median of ascending values as NumPy interpolates it; NaN of none."""
+    if not values:
+        return math.nan
+    if math.isinf(values[0]) or math.isinf(values[-1]):
+        with np.errstate(invalid="ignore"):
+            return float(np.percentile(values, 50))
+    low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
+    return high - (high - low) * 0.5

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Block, Context, Part
 
-SECTION = section_parts.Section("tuning", "Tuning cost", order=20, compares=True, last=True)
+SECTION = section_parts.Section("tuning", "Tuning cost", order=20, compares=True)
 
 _ENDINGS = {"hit": "", "miss": ", missed", "not run": ", tuning only"}
 """What stands behind a bill, by how the final training ended."""
@@ -32,7 +32,7 @@ def part(context: Context) -> Part | None:
     """Build the section from the suite's bill; None while nothing has been run."""
     device = context.gathered.device
     view = CostView(headline(device), 1.0, device)
-    found = suite_bill(context.groups, view, context.replays)
+    found = suite_bill(context.groups, view)
     if not found.pools:
         return None
     scenes = [section_parts.TuningScene(context, view, group.ranks, tuple(

@@ -14,11 +14,10 @@ from report_fixture import Folder as Results
 
 from bench_apts.core import store
 from bench_apts.core.spec import Searched
-from bench_apts.reports.replayed_searches import Replays
 from bench_apts.reports.search_figures import best_of_trials
 from bench_apts.reports.section_parts import Listing, Prose
 from bench_apts.reports.sections import tuning_section
-from bench_apts.reports.tuning_pools import CostView, read_pool, read_pools
+from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats.expected_cost import restart_quantile
 from bench_apts.stats.intervals import best_of_intervals
 from bench_apts.stats.learning_curves import curve
@@ -34,9 +33,7 @@ def built(folder):
 
 
 def section(context):
-    view = CostView("core_seconds", 1.0, "cuda")
-    with Replays(read_pools(context.groups, view), view) as replays:
-        return tuning_section.part(replace(context, replays=replays))
+    return tuning_section.part(context)
 
 
 def figures(part):

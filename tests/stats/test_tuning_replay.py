@@ -145,26 +145,11 @@ METRIC = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan, INF, -INF]),
 @given(direction=st.sampled_from(["max", "min"]), name=st.text("abc", max_size=9),
        curves=st.lists(st.lists(METRIC, max_size=14), min_size=7, max_size=14),
        length=st.sampled_from([1, 3, 9, 14, 30]))
-def test_calling_only_at_rungs_changes_no_decision(kind, direction, name, curves, length):
+def test_every_decision_is_optunas_whatever_the_curves_are(kind, direction, name, curves, length):
     order = [trial([0.0, *values]) for values in curves]
     ours = Arrivals(kind, length, direction, name)
     assert ([ours.arrive(arrived) for arrived in order]
             == decisions_of_a_real_study(kind, length, direction, name, order))
-
-
-@pytest.mark.parametrize(("kind", "pruner"), [
-    ("median", optuna.pruners.PercentilePruner),
-    ("asha", optuna.pruners.SuccessiveHalvingPruner),
-    ("hyperband", optuna.pruners.HyperbandPruner)])
-def test_what_decides_is_optunas_pruner(kind, pruner, monkeypatch):
-    pool = noisy(30, hits=0, evaluations=20)
-    assert replay(pruning(kind, 20, "max"), [pool]).pruned > 0
-    asked = []
-    monkeypatch.setattr(pruner, "prune", lambda _, study, trial: asked.append(trial.last_step))
-    assert replay(pruning(kind, 20, "max"), [pool]).pruned == 0
-    # Of ASHA's trials the first tells Optuna how long they are; halving is called at rungs only.
-    assert asked == {"median": [*range(1, 21)] * 30, "asha": [1, 4, 16] * 29,
-                     "hyperband": [1, 3, 9] * 30}[kind]
 
 
 def test_unknown_metrics_are_pruned_without_a_warning(recwarn):
