@@ -8,6 +8,7 @@ a learning rate that tuning finds, no point is judged, and no step is ever rejec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench_apts.contract import Backend, Hyperparameter, LogUniform, Loss, Stepper, World
@@ -43,6 +44,7 @@ backend = Backend(
         "lr": Hyperparameter(1e-3, "learning rate of local steps", LogUniform(1e-4, 1e-1),
                              above=0),
         **{key: knob for key, knob in STOCHASTIC.items() if key not in _TRUST_REGION},
+        "direction": replace(STOCHASTIC["direction"], default="adam"),
     },
     build=build,
     batch_size=per_rank,

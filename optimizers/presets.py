@@ -35,7 +35,7 @@ SEARCHES = ("drift", "bracket")
 """How APTS-S finds its radius."""
 
 DIRECTIONS = ("adam", "muon")
-"""What the local steps of APTS-S follow; "muon" for hidden matrices alone."""
+"""What the local steps of APTS-S follow; "muon" is for hidden matrices alone."""
 
 PRIOR = 0.01
 """Where the radius of APTS-S begins: within a factor of two of the best fixed one on CIFAR-10 at
@@ -49,8 +49,9 @@ STOCHASTIC_PRESETS: dict[str, dict[str, Scalar]] = {
 """``"current"``: the defaults of ``StochasticSettings``; ``"2026-11"``: those of the numbers of
 November 2026 in docs/evidence."""
 
-STOCHASTIC_SAMPLING: dict[str, dict[str, Scalar]] = {"2026-11": {"minibatch": 16, "pooled": 128}}
-"""As ``SAMPLING``."""
+STOCHASTIC_BACKEND: dict[str, dict[str, Scalar]] = {
+    "2026-11": {"minibatch": 16, "pooled": 128, "direction": "adam"}}
+"""What they change in the harness: the minibatch, and which parameters go in Muon's direction."""
 
 
 def preset_values(presets: Mapping[str, Mapping[str, Scalar]], preset: str,

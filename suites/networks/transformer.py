@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +156,8 @@ def attention(vocabulary: int, context: int, layers: int = 2, width: int = 64, h
 
 class ViT(nn.Module):
     """A transformer over the patches of an image; ``vit`` describes the arguments."""
+
+    roles: ClassVar = {"positions": "embedding"}
 
     def __init__(self, patches: nn.Conv2d, places: int, body: nn.Sequential, classes: int) -> None:
         super().__init__()

@@ -141,7 +141,7 @@ def test_batches_rounds_and_decays_are_those_of_apts():
     shared = set(local_adam.backend.hyperparameters) - {"lr"}
     assert shared == set(apts.hyperparameters) - {
         "radius", "start", "judge", "test_interval", "search"}
-    ours, theirs = local_adam.backend.configure({}), apts.configure({})
+    ours, theirs = local_adam.backend.configure({}), apts.configure({"direction": "adam"})
     assert all(ours[name] == theirs[name] for name in shared)
     for ranks in (1, 2, 4, 16):
         assert (local_adam.backend.batch_size(BATCH, ours, ranks)

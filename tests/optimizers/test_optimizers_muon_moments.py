@@ -10,7 +10,8 @@ from torch import nn
 from bench_apts.contract import World
 from bench_apts.optimizers.apts import APTS
 from bench_apts.optimizers.apts.muon_moments import muon_rows, orthogonalize
-from bench_apts.optimizers.trust_region import apts
+from bench_apts.optimizers.trust_region import apts, muon_groups
+from bench_apts.suites.networks import transformer
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(1e-6, 1e6), st.integers(0, 999))
@@ -120,23 +121,30 @@ def test_a_single_rank_learns():
 
 
 class Net(nn.Module):
-    def __init__(self):
+    """Three matrices, of which the first may be an embedding, and normalisation between them."""
+
+    def __init__(self, first, normalization):
         super().__init__()
-        self.first, self.hidden, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
-
-    def forward(self, x):
-        return self.last(self.hidden(self.first(x).relu()).relu())
+        self.first, self.normalization = first(4, 6), normalization(6)
+        self.hidden, self.last = nn.Linear(6, 6), nn.Linear(6, 2)
 
 
-def test_the_backend_gives_muon_the_matrices_between_first_and_last_layer():
-    model = Net()
-    stepper = apts.build(model, nn.functional.cross_entropy, {
-        key: knob.default for key, knob in apts.hyperparameters.items()
-    } | {"direction": "muon"}, World(0, 1, torch.device("cpu"), 16, budget_samples=1000))
+@pytest.mark.parametrize(("direction", "first", "normalization", "muon"), [
+    ("muon", nn.Linear, nn.BatchNorm1d, True), ("muon", nn.Embedding, nn.LayerNorm, True),
+    ("auto", nn.Embedding, nn.LayerNorm, True), ("auto", nn.Linear, nn.RMSNorm, True),
+    ("auto", nn.Linear, nn.BatchNorm1d, True), ("auto", nn.Linear, nn.Softmax, False),
+    ("adam", nn.Embedding, nn.LayerNorm, False)])
+def test_the_backend_gives_muon_the_matrices_between_first_and_last_layer(
+        direction, first, normalization, muon):
+    model = Net(first, normalization)
+    chosen = {key: knob.default for key, knob in apts.hyperparameters.items()}
+    assert chosen["direction"] == "auto"
+    stepper = apts.build(model, nn.functional.cross_entropy, chosen | {"direction": direction},
+                         World(0, 1, torch.device("cpu"), 16, budget_samples=1000))
     groups = stepper.optimizer.param_groups
-    assert {id(p) for g in groups if g.get("direction") == "muon" for p in g["params"]} == {
-        id(model.hidden.weight)}
-    assert sum(len(g["params"]) for g in groups) == 6
+    assert [p.shape for g in groups if g.get("direction") == "muon" for p in g["params"]] == [
+        model.hidden.weight.shape] * muon
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize(("suite_batch", "ranks", "values", "expected"), [
@@ -148,3 +156,16 @@ def test_the_minibatch_is_the_suites_unless_ranks_would_have_fewer_than_two_samp
     chosen = {key: knob.default for key, knob in apts.hyperparameters.items()}
     chosen |= apts.presets.get(values.get("preset", ""), {})
     assert apts.batch_size(suite_batch, chosen, ranks) == expected
+
+
+@pytest.mark.parametrize(("network", "matrices"), [
+    # Of each block: queries, keys and values together, the projection, and two of the MLP.
+    (lambda: transformer.gpt(11, 8, 2, 16, 2), 8),
+    (lambda: transformer.vit((3, 8, 8), 10, width=12, depth=2), 8),
+])
+def test_a_transformers_matrices_are_those_of_its_blocks(network, matrices):
+    model = network()
+    _, muon = muon_groups(model, "auto")
+    blocks = {id(p) for name, p in model.named_parameters() if name.startswith("body.")}
+    assert len(muon["params"]) == matrices
+    assert {id(p) for p in muon["params"]} <= blocks
