@@ -312,7 +312,8 @@ apts = Backend(
     presets={preset: values | STOCHASTIC_BACKEND[preset]
              for preset, values in STOCHASTIC_PRESETS.items() if values},
     traffic=SHORT_ROUNDS,
-    developed_on=("digits", "mnist", "mnist-cnn", "cifar10"),
+    developed_on=("digits", "mnist", "mnist-cnn", "cifar10", "cifar10-resnet8", "text-char",
+                  "shakespeare-char", "mqar"),
 )
 
 _DECOMPOSED = TrafficFormula(
