@@ -48,7 +48,7 @@ class MeteredGroup:
         calls: Collectives so far.
         first: Number that c10d gave the first of them, −1 where it gives none.
         last: Highest number so far.
-        counts: How often each was issued, by phase.
+        counts: How often each was issued, by phase, as the one number of a list.
         lost: Whether not all that the group does can be seen; why stands among the counts.
     """
 
@@ -60,7 +60,7 @@ class MeteredGroup:
     calls: int = 0
     first: int = 0
     last: int = -1
-    counts: dict[tuple[str, collective_hooks.Fields], int] = field(default_factory=dict)
+    counts: dict[tuple[str, collective_hooks.Fields], list[int]] = field(default_factory=dict)
     lost: bool = False
     # Backward passes and communication hooks count from threads of their own.
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,7 +71,10 @@ class MeteredGroup:
         try:
             with self._lock:
                 key = (phase, self._bounded(call) if len(call) > _READ else call)
-                self.counts[key] = self.counts.get(key, 0) + 1
+                count = self.counts.get(key)  # the one time that the key is hashed
+                if count is None:
+                    count = self.counts[key] = [0]
+                count[0] += 1
                 if not self.calls:
                     self.first = number
                 if number > self.last:
@@ -90,7 +93,8 @@ class MeteredGroup:
     def listed(self) -> list[tuple[str, Call, int]]:
         """Return the distinct calls so far with phase and number."""
         with self._lock:
-            return [(phase, Call(*call), calls) for (phase, call), calls in self.counts.items()]
+            return [(phase, Call(*call), count[0])
+                    for (phase, call), count in self.counts.items()]
 
 
 def describe_call(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:

@@ -267,15 +267,16 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _sizes(tensors: Sequence[Any]) -> tuple[int, ...]:
-    """Return the bytes of each tensor; the usual case, a single one, is the fastest."""
+    """Return the bytes of each tensor; the usual case, a single one, is the fastest.
+
+    Raises:
+        RuntimeError: A tensor is sparse.
+    """
     if not tensors:
         return ()
-    for tensor in tensors:
-        if tensor.is_sparse:  # its numel() is that of the dense tensor
-            raise ValueError("a sparse tensor, whose bytes are not known")
     if len(tensors) == 1:
-        return (tensors[0].numel() * tensors[0].element_size(),)
-    return tuple([tensor.numel() * tensor.element_size() for tensor in tensors])
+        return (tensors[0].nbytes,)
+    return tuple([tensor.nbytes for tensor in tensors])
 
 
 def _flat(tensors: Any) -> list[Any]:

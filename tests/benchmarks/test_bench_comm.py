@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from harness_ranks import run_ranks
+from torch.optim import optimizer as optimizers
 
 from bench_apts import CommMeter
 from bench_apts.contract import Batch, World
@@ -21,7 +22,7 @@ from bench_apts.suites import models
 ELEMENTS = 1000
 ROUNDS, CALLS = 41, 2000
 PAIRS, BLOCK = 1000, 5
-SCRIPT_PAIRS, SCRIPT_BLOCK, SETTLING = 80, 10, 3
+SCRIPT_PAIRS, SCRIPT_BLOCK, SETTLING, IN_PLACE = 80, 10, 3, 50
 
 
 class Switch:
@@ -148,16 +149,26 @@ class BlockSwitch:
         self.steps += self._meter.steps
 
 
-def script_steps(connect, pairs, block):
-    """Steps with a ``CommMeter`` and without; times as ``alternated``, and the meter's steps."""
-    connect()
-    torch.manual_seed(0)
-    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(
+def mlp():
+    """Return a network for MNIST and its minibatch: 2 all-reduces a step."""
+    return torch.nn.Sequential(
         torch.nn.Linear(784, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512), torch.nn.ReLU(),
-        torch.nn.Linear(512, 10)))
+        torch.nn.Linear(512, 10)), torch.randn(128, 784)
+
+
+def resnet():
+    """Return ResNet-18 and a minibatch of CIFAR-10's size: 3 or more collectives a step."""
+    torchvision = pytest.importorskip("torchvision")
+    return torchvision.models.resnet18(num_classes=10), torch.randn(32, 3, 32, 32)
+
+
+def script_step(make):
+    """Return a step of AdamW under DDP, after those in which DDP settles."""
+    torch.manual_seed(0)
+    network, inputs = make()
+    model = torch.nn.parallel.DistributedDataParallel(network)
     optimizer = torch.optim.AdamW(model.parameters())
-    inputs, targets = torch.randn(128, 784), torch.randint(10, (128,))
-    switch = BlockSwitch()
+    targets = torch.randint(10, (len(inputs),))
 
     def step():
         optimizer.zero_grad()
@@ -166,6 +177,64 @@ def script_steps(connect, pairs, block):
 
     for _ in range(SETTLING):  # DDP rebuilds its buckets in the second
         step()
+    return step
+
+
+class ClockedHooks:
+    """Has torch note the CPU time of each hook that is registered from now on."""
+
+    def __init__(self):
+        self.seconds = []
+        for place, name in ((dist.ProcessGroup, "register_pre_hook"),
+                            (optimizers, "register_optimizer_step_pre_hook"),
+                            (optimizers, "register_optimizer_step_post_hook")):
+            setattr(place, name, self._clocked(getattr(place, name)))
+
+    def _clocked(self, register):
+        def register_clocked(*arguments):
+            *before, hook = arguments
+
+            def clocked(*given):
+                own = time.thread_time_ns()
+                hook(*given)
+                self.seconds.append((time.thread_time_ns() - own) / 1e9)
+
+            return register(*before, clocked)
+
+        return register_clocked
+
+
+def hooks_in_place(connect, make, steps):
+    """CPU seconds of a step, of the meter's hooks in it, and of as many that do nothing.
+
+    Measured where they run: after the step's work the caches hold nothing of theirs. The clock's
+    own time is in both, so that their difference is what the hooks take.
+    """
+    connect()
+    step = script_step(make)
+    clocked, group = ClockedHooks(), dist.group.WORLD
+    group.register_pre_hook(1, lambda args: None)
+    own = time.thread_time()
+    for _ in range(steps):
+        step()
+    whole = (time.thread_time() - own) / steps
+    group.unregister_pre_hook(1)
+    nothing = statistics.fmean(clocked.seconds)
+    with CommMeter(automatic_steps=True) as meter:
+        for _ in range(SETTLING):
+            step()
+        clocked.seconds.clear()
+        for _ in range(steps):
+            step()
+        found = list(clocked.seconds)
+    assert meter.steps == steps + SETTLING
+    return whole, sum(found) / steps, nothing * len(found) / steps
+
+
+def script_steps(connect, pairs, block):
+    """Steps with a ``CommMeter`` and without; times as ``alternated``, and the meter's steps."""
+    connect()
+    step, switch = script_step(mlp), BlockSwitch()
 
     def settle():
         """A script begins its meter once; here the caches get over it."""
@@ -236,6 +305,29 @@ def test_share_of_a_digits_step(benchmark):
         "share of a digits step, wall": share(times[:, :, 0]),
         "share of a digits step, CPU": share(times[:, :, 1]),
         "share of a digits step, warm hook": f"{cost / step:.3%}",
+    }
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_what_the_hooks_take_of_a_step(benchmark, make):
+    """CPU time of all that ``CommMeter`` does in a step of two ranks: it should stay below 1 %.
+
+    What it does is what its hooks do; other processes disturb this less than whole steps.
+    """
+    skip_without_hooks("pre-hook")
+    benchmark.group = "meter, hooks in place"
+    ranks = benchmark.pedantic(
+        run_ranks, (hooks_in_place, 2, make, IN_PLACE if benchmark.enabled else 2),
+        {"patience_s": 550}, rounds=1)
+    for whole, hooks, nothing in ranks:
+        assert whole > 0
+        assert min(hooks, nothing) > 0
+    whole, hooks, nothing = np.mean(ranks, axis=0)
+    benchmark.extra_info |= {
+        "microseconds of CPU of a step": round(1e6 * whole),
+        "of its hooks": round(1e6 * hooks, 1),
+        "of hooks that do nothing, by the clock": round(1e6 * nothing, 1),
+        "share of a step, CPU": f"{(hooks - nothing) / whole:.3%}",
     }
 
 

@@ -20,8 +20,8 @@ from bench_apts.meters.metered_files import read_ranks, table_of
 from bench_apts.meters.traffic_table import TrafficRow, TrafficTable, compare, group_label
 
 PAGE = Path(__file__).parents[2] / "docs" / "meter.md"
-TRAINED, IN_CODE = re.findall(
-    r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+TRAINED, IN_CODE, TENSORBOARD, WANDB = re.findall(
+    r"^```python(?: notest)?\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 SIZE = 12 * 16 + 16  # parameters of the network below
 
 
@@ -242,15 +242,52 @@ def test_the_page_s_example_in_code_runs():
     assert "gradients  all_reduce  all 1 rank      3    12 kB" in said
 
 
+def page_s_tracker(connect, code, folder):
+    """Run a tracker's example around three steps of one all-reduce of 4 kB each."""
+    import torch
+    import torch.distributed as dist
+
+    def train(meter):
+        for _ in range(3):
+            dist.all_reduce(torch.ones(1000))
+            meter.step()
+
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    os.chdir(folder)
+    connect()
+    exec(code, {"CommMeter": CommMeter, "dist": dist, "train": train})
+
+
+def test_the_page_s_tensorboard_example_writes_each_step(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_ranks(page_s_tracker, 2, TENSORBOARD, str(tmp_path))
+    for rank in (0, 1):
+        found = EventAccumulator(str(tmp_path / "runs" / f"rank-{rank}")).Reload()
+        for name, value in (("ideal bytes", 4000), ("collectives", 1)):
+            assert [(event.step, event.value) for event in found.Scalars(name)] == [
+                (1, value), (2, value), (3, value)]
+
+
+def test_the_page_s_wandb_example_writes_each_step(tmp_path):
+    pytest.importorskip("wandb", reason="needs wandb")
+    run_ranks(page_s_tracker, 2, WANDB, str(tmp_path))
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    written = path.read_bytes()
+    assert written.count(b"ideal bytes") >= 3
+    assert b"4000" in written
+
+
 @pytest.fixture
 def metered(environment, tmp_path):
     """Runs ``bench-apts meter`` in an empty folder, around a script."""
 
-    def run(script, *options, launcher=(), **variables):
+    def run(script, *options, launcher=(sys.executable,), **variables):
         (tmp_path / "train.py").write_text(script)
         return subprocess.run(
-            [sys.executable, "-m", "bench_apts", "meter", *options, "--", sys.executable,
-             *launcher, "train.py"], cwd=tmp_path, env=environment | variables,
+            [sys.executable, "-m", "bench_apts", "meter", *options, "--", *launcher, "train.py"],
+            cwd=tmp_path, env=environment | variables,
             capture_output=True, text=True, check=False, timeout=300)
 
     return run
@@ -264,7 +301,7 @@ def test_a_command_is_metered_without_a_change_to_its_script(metered, tmp_path):
         TRAINED + "import os, sys\nassert os.environ['MINE'] == 'yes'\n"
         "assert not any('bootstrap' in path for path in sys.path)\n",
         "--time", "--html", "page.html",
-        launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        launcher=(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
         PYTHONPATH="mine", GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
     ranks = read_ranks(tmp_path / "meter")
@@ -279,6 +316,38 @@ def test_a_command_is_metered_without_a_change_to_its_script(metered, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<table>") == 3
     assert "share of the step" in page
+
+
+SRUN = """#!/bin/sh
+case "$1 $2" in "--ntasks 2") shift 2;; *) exit 3;; esac
+for task in 0 1; do
+    SLURM_NTASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+done
+wait
+"""
+
+SRUN_TRAINED = '''
+import os, torch, torch.distributed as dist
+dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/store",
+                        rank=int(os.environ["SLURM_PROCID"]),
+                        world_size=int(os.environ["SLURM_NTASKS"]))
+dist.all_reduce(torch.ones(5))
+'''
+
+
+def test_every_task_of_srun_is_metered(metered, tmp_path):
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    done = metered(SRUN_TRAINED, launcher=("srun", "--ntasks", "2", sys.executable),
+                   PATH=f"{srun.parent}:{os.environ['PATH']}", GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 0, done.stderr
+    ranks = read_ranks(tmp_path / "meter")
+    assert [(rank.header.rank, rank.header.world_size) for rank in ranks] == [(0, 2), (1, 2)]
+    for rank in ranks:
+        assert [(row.collective, row.payload_bytes) for row in rank.last.rows] == [
+            ("all_reduce", 20)]
 
 
 ALONE = '''

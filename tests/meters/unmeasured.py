@@ -34,20 +34,7 @@ class Raising:
 
 
 class Unhashable:
-    dtype, is_sparse = torch.float32, False
-
-    def numel(self):
-        return Number()
-
-    def element_size(self):
-        return 4
-
-
-class Number:
-    __hash__ = None
-
-    def __mul__(self, other):
-        return self
+    dtype, nbytes = torch.float32, [4]
 
 
 def reported(args, inputs, outputs):
