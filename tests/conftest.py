@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from hypothesis import settings
+from warm_processes import WarmPopen, fork_servers
 
 from bench_apts.cli import main
 from bench_apts.core import store
@@ -29,11 +30,16 @@ for name in list(os.environ):
             "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VERSION"):
         del os.environ[name]
 os.environ["LC_ALL"] = "C.UTF-8"
+# Some hundred interpreters would compile the same files, and each worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples on every run, so that one failure in a thousand is found where it was made;
 # `--hypothesis-profile random` looks for new ones. Neither counts seconds.
 settings.register_profile("random", settings.get_profile("ci"), derandomize=False)
 settings.load_profile("ci")
+
+fork_servers()
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
 
@@ -126,9 +132,10 @@ def command(environment):
     """Runs ``bench-apts …`` in a process of its own."""
 
     def run(*arguments, cwd=None):
-        return subprocess.run(
-            [sys.executable, "-m", "bench_apts", *map(str, arguments)], cwd=cwd,
-            env=environment, capture_output=True, text=True, check=False, timeout=600)
+        with WarmPopen(arguments, cwd=cwd, env=environment, stdout=subprocess.PIPE,
+                       stderr=subprocess.PIPE, text=True) as process:
+            out, err = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
 
@@ -139,9 +146,9 @@ def started(environment):
     running = []
 
     def start(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench_apts", *map(str, arguments)], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        process = WarmPopen(
+            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
             # A shell that runs the tests in the background has them ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         running.append(process)

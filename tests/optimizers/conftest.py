@@ -17,9 +17,10 @@ def on_ranks(request):
     """``on_ranks(function, size, *arguments)``: each rank's result, in order of the ranks.
 
     The function is a module's own, called with a ``Rank`` first; results are plain Python or
-    NumPy. A module names what else its ranks need in ``PRELOAD``.
+    NumPy. The server imports the module, and what it names in ``PRELOAD``, before it forks them.
     """
-    preload = optimizer_ranks.PRELOAD + getattr(request.module, "PRELOAD", [])
+    preload = [*optimizer_ranks.PRELOAD, *getattr(request.module, "PRELOAD", ()),
+               request.module.__name__]
     optimizer_ranks.stop_server()
 
     def run(function, size, *arguments, timeout=optimizer_ranks.PATIENCE_S, killed=()):
