@@ -15,12 +15,12 @@ DEVICE = cuda
 
 # Three test files at once on two cores: most tests wait for processes. 0 runs them one by one.
 WORKERS = 3
-PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile
+PYTEST = -m pytest --benchmark-disable -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-.PHONY: help demo test test-torch test-oldest gpu-check test-all browser lint workflows wheel bench bench-compare \
+.PHONY: help demo test pytest test-torch test-oldest gpu-check test-all browser lint workflows wheel bench bench-compare \
 	check-baseline asv-continuous asv-nightly asv-publish clean
 
 $(STAMP): pyproject.toml $(wildcard constraints.txt)
@@ -35,8 +35,11 @@ $(STAMP): pyproject.toml $(wildcard constraints.txt)
 demo: $(STAMP)  ## compare APTS, SGD, Adam and ZeRO-2 on real data, at 1 and 2 ranks
 	$(BIN)/bench-apts run --suite digits --gpus 1,2 --optimizers apts,sgd,adam,zero2
 
+# At once: mypy uses one core.
 test: $(STAMP)  ## lint, types and all tests but the slow ones
-	$(MAKE) lint
+	$(MAKE) --jobs=2 lint pytest
+
+pytest: $(STAMP)
 	$(BIN)/python $(PYTEST)
 
 test-torch:  ## the tests with VERSION of torch, in an environment of its own

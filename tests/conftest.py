@@ -1,5 +1,6 @@
 """What the harness's tests share: real commands, a plug-in, trials on the bundled digits."""
 
+import gc
 import importlib
 import os
 import signal
@@ -13,8 +14,8 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import warm_processes
 from hypothesis import settings
-from warm_processes import WarmPopen, fork_servers
 
 from bench_apts.cli import main
 from bench_apts.core import store
@@ -39,7 +40,32 @@ sys.dont_write_bytecode = False
 settings.register_profile("random", settings.get_profile("ci"), derandomize=False)
 settings.load_profile("ci")
 
-fork_servers()
+warm_processes.serve_multiprocessing()
+
+# Begun first, so that no worker is left with one of them at the end. Not in the order of their
+# seconds, which change: each takes more than ten.
+LONG = (
+    "test_conformance_examined", "test_run_study", "test_launch_elastic", "test_startups",
+    "test_optimizers_backends", "test_meters_channels", "test_meters_unmeasured",
+    "test_report_untrained", "test_conformance_plugins", "test_search", "test_report_html",
+    "test_gate_commands", "test_report_tuning", "test_optimizers_paper_ranks",
+    "test_launch_interrupts", "test_report_replays", "test_optimizers_apts_swaps",
+    "test_meters_standalone", "test_optimizers_apts_ranks", "test_bench_start", "test_soundness",
+    "test_cli_commands", "test_meters_peerless", "test_process_limits", "test_meters_audit",
+    "test_optimizers_baselines", "test_launch_nodes_commands", "test_network_projection",
+    "test_fake_gpu", "test_report_browser", "test_report_noise", "test_report_projected",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def pytest_collection_finish():
+    # The collector would otherwise look at all modules of torch time and again.
+    gc.collect()
+    gc.freeze()
+
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
 
@@ -111,6 +137,13 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
+def cold():
+    """Lets multiprocessing start new interpreters, for tests of what they find."""
+    with warm_processes.suspended():
+        yield
+
+
+@pytest.fixture
 def short_path():
     """A folder for temporary files of commands: sockets in pytest's own may have no room."""
     with tempfile.TemporaryDirectory(prefix="apts-") as folder:
@@ -132,10 +165,8 @@ def command(environment):
     """Runs ``bench-apts …`` in a process of its own."""
 
     def run(*arguments, cwd=None):
-        with WarmPopen(arguments, cwd=cwd, env=environment, stdout=subprocess.PIPE,
-                       stderr=subprocess.PIPE, text=True) as process:
-            out, err = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return warm_processes.run([sys.executable, "-m", "bench_apts", *map(str, arguments)],
+                                  cwd=cwd, env=environment)
 
     return run
 
@@ -146,9 +177,9 @@ def started(environment):
     running = []
 
     def start(*arguments):
-        process = WarmPopen(
-            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
+        process = warm_processes.WarmPopen(
+            [sys.executable, "-m", "bench_apts", *map(str, arguments)], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             # A shell that runs the tests in the background has them ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         running.append(process)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, suppress
 
 from alike import assert_alike
 from msgspec.structs import replace
+from warm_processes import WarmPopen
 
 STUDY = ("--optimizers", "adam-default,apts", "--trials", "0", "--seeds", "1", "--no-twins",
          "--offline", "--set", "suite.budget.samples=1280",
@@ -35,8 +36,9 @@ def node(rank, address, out, *arguments, before=(), nodes=2):
 
 def start(command, environment):
     """Starts a command in a session of its own."""
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+    popen = WarmPopen if command[0] == sys.executable else subprocess.Popen
+    return popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                 text=True, start_new_session=True)
 
 
 @contextmanager

@@ -12,16 +12,16 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import util
-from pathlib import Path
 
 import warm_server
 
 # Variables that Python, C libraries and packages read when they start or are imported; the values
 # are those of the server, and what a test takes for granted if it leaves them out.
-EARLY = ("CUDA", "DS_", "KMP", "LD_", "MALLOC", "MKL", "MPL", "OMP", "OPENBLAS", "PYTHON", "PYTORCH",
-         "TORCH")
+EARLY = ("CUDA", "DS_", "KMP", "LD_", "MALLOC", "MKL", "MPL", "OMP", "OPENBLAS", "PYTHON",
+         "PYTORCH", "TORCH")
 LATE = {"PYTHONSAFEPATH", "TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_CPP_LOG_LEVEL",
         "TORCH_MP_PARALLEL_START", "TORCH_DIST_INIT_BARRIER"}
 USUAL = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
@@ -53,23 +53,25 @@ def _ask(task, environ, **options):
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_SUBREAPER, 1)
     try:
-        warm_server.ask(requests, task, environ=environ, **options)
-        return int(requests.recv(32))
+        return int(warm_server.ask(requests, task, environ=environ, answered=True, **options))
     finally:
         prctl(_SUBREAPER, 0)
 
 
 class WarmPopen(subprocess.Popen):
-    """``subprocess.Popen`` of ``bench-apts ARGUMENTS``."""
-
-    def __init__(self, arguments, **options):
-        super().__init__([sys.executable, "-m", "bench_apts", *map(str, arguments)], **options)
+    """``subprocess.Popen`` of ``[sys.executable, "-m", MODULE, …]`` or ``-c CODE``."""
 
     def _execute_child(self, *given):
         value = inspect.signature(super()._execute_child).bind(*given).arguments
-        streams = [fd if fd != -1 else number for number, fd in enumerate(
+        python, *words = value["args"]
+        environ = dict(os.environ if value["env"] is None else value["env"])
+        safe = words[0] == "-P" or bool(environ.get("PYTHONSAFEPATH"))
+        words = words[words[0] == "-P":]
+        assert python == sys.executable
+        assert words[0] in ("-m", "-c")
+        streams = [number if fd == -1 else fd for number, fd in enumerate(
             (value["p2cread"], value["c2pwrite"], value["errwrite"]))]
-        pid = _ask({"arguments": value["args"][3:], "path": None}, value["env"], streams=streams,
+        pid = _ask({"run": words, "path": None, "safe": safe}, environ, streams=streams,
                    cwd=value["cwd"], new_session=value["start_new_session"])
         if pid is None:
             super()._execute_child(*given)
@@ -79,14 +81,39 @@ class WarmPopen(subprocess.Popen):
             "p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")))
 
 
-def fork_servers():
-    """Let this process's fork servers be warm ones, with its ``sys.path``."""
-    plain = util.spawnv_passfds
+def run(arguments, *, timeout=600, **options):
+    """Run a ``WarmPopen`` to its end, as ``subprocess.run`` does; return output as text."""
+    with WarmPopen(list(map(os.fspath, arguments)), stdout=subprocess.PIPE,
+                   stderr=subprocess.PIPE, text=True, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def spawn(path, arguments, fds):
-        pid = None
-        if warm_server.is_fork_server(arguments):
-            pid = _ask({"code": os.fsdecode(arguments[-1]), "path": sys.path}, dict(os.environ), fds=fds)
-        return plain(path, arguments, fds) if pid is None else pid
 
-    util.spawnv_passfds = spawn
+_plain = util.spawnv_passfds
+
+
+def serve_multiprocessing():
+    """Let what multiprocessing starts from here be warm, and find modules as this process does."""
+    util.spawnv_passfds = _spawn
+
+
+@contextmanager
+def suspended():
+    """Let it start new interpreters in the block."""
+    before, util.spawnv_passfds = util.spawnv_passfds, _plain
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = before
+
+
+def _spawn(path, arguments, fds):
+    pid = None
+    run = warm_server.multiprocessing_code(arguments, "forkserver", "spawn")
+    if run and os.fsdecode(path) == sys.executable:
+        pid = _ask({"run": run, "path": sys.path}, dict(os.environ), fds=fds)
+    return _plain(path, arguments, fds) if pid is None else pid

@@ -1,7 +1,7 @@
 """Forks processes that have torch and the rest imported; warm_processes.py starts and asks it.
 
-Each becomes what it would have been as a new interpreter: ``python -m bench_apts …``, or the
-server from which multiprocessing forks ranks. It starts no thread, and forks from a clean state.
+Each becomes what a new interpreter would be that runs a module or code, or the server from which
+multiprocessing forks ranks.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import types
 from contextlib import contextmanager, suppress
 from multiprocessing import util
 
@@ -70,23 +71,27 @@ def become(order, *fds):
     os.environ.update(task["environ"])
     tempfile.tempdir = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, task["mask"])
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH) for fd in fds]
     for fd in fds:
         os.close(fd)
     for fd, number in zip(moved, task["numbers"], strict=True):
         os.dup2(fd, number, inheritable=number <= 2)
         os.close(fd)
-    if task["path"]:
-        sys.path[:] = task["path"]
-    if "code" in task:
-        sys.argv = ["-c"]
-        exec(task["code"], {"__name__": "__main__"})
+    way, what, *arguments = task["run"]
+    sys.argv = [way, *arguments]
+    if task["path"] is not None:  # a process of multiprocessing's
+        sys.path[:] = task["path"] or sys.path
+        exec(what, {"__name__": "__main__"})
+        return
+    _keep_a_copy()
+    if not task["safe"]:
+        sys.path.insert(0, os.getcwd() if way == "-m" else "")
+    if way == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
-        _keep_a_copy()
-        sys.argv = ["bench_apts", *task["arguments"]]
-        if "PYTHONSAFEPATH" not in task["environ"]:
-            sys.path.insert(0, os.getcwd())
-        runpy.run_module("bench_apts", run_name="__main__", alter_sys=True)
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(what, vars(main))
 
 
 def _keep_a_copy():
@@ -105,9 +110,10 @@ def _keep_a_copy():
 
     def spawn(path, arguments, fds):
         nonlocal ours
-        if ours is None or not is_fork_server(arguments):
+        run = multiprocessing_code(arguments, "forkserver")
+        if ours is None or run is None:
             return plain(path, arguments, fds)
-        ask(ours, {"code": arguments[-1], "path": None}, fds)
+        ask(ours, {"run": run, "path": []}, fds)
         ours.close()
         ours = None
         return copy
@@ -115,23 +121,31 @@ def _keep_a_copy():
     util.spawnv_passfds = spawn
 
 
-def is_fork_server(arguments):
-    """Whether these arguments start multiprocessing's server."""
-    return b"multiprocessing.forkserver import main" in os.fsencode(arguments[-1])
+def multiprocessing_code(arguments, *modules):
+    """Return ``-c``, the code and its arguments if they start one of multiprocessing's modules."""
+    words = list(map(os.fsdecode, arguments))
+    run = words[words.index("-c"):] if "-c" in words else []
+    known = tuple(f"from multiprocessing.{name} import" for name in modules)
+    return run if run and run[1].startswith(known) else None
 
 
-def ask(requests, task, fds=(), streams=(0, 1, 2), cwd=None, environ=None, new_session=False):
-    """Send a request: what to run, and the file descriptors that it gets."""
+def ask(requests, task, fds=(), streams=(0, 1, 2), cwd=None, environ=None, new_session=False,
+        answered=False):
+    """Send a request: what to run, and the file descriptors that it gets; return the answer."""
     task = {"cwd": os.fspath(cwd or os.getcwd()), "new_session": new_session,
             "environ": dict(os.environ if environ is None else environ),
+            "mask": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
             "numbers": [0, 1, 2, *fds], **task}
     order, write = os.pipe()
     try:
         socket.send_fds(requests, [b"x"], [order, *streams, *fds])
     finally:
         os.close(order)
+    # The process waits for its task, and so until it is the child of the one that asks.
+    answer = requests.recv(32) if answered else None
     with open(write, "w", encoding="utf-8") as file:
         json.dump(task, file)
+    return answer
 
 
 def main():

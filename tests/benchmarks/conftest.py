@@ -1,9 +1,11 @@
 """What the benchmarks share."""
 
+import contextlib
 import os
 
 import pytest
 import torch
+import warm_processes
 
 
 @pytest.fixture
@@ -21,3 +23,11 @@ def kept():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cold_servers(request):
+    """Where something is measured, it is what users wait for: fork servers that import torch."""
+    with contextlib.nullcontext() if request.config.getoption("benchmark_disable") else (
+            warm_processes.suspended()):
+        yield

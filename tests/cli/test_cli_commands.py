@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import warm_processes
 
 from bench_apts import __version__
 from bench_apts.plugins import registry
@@ -62,9 +63,8 @@ def test_help_names_every_command(cli):
     ("bench-apts run --pruner h", ["hyperband"]),
 ])
 def test_the_shell_completes_commands_and_options(environment, tmp_path, words, expected):
-    done = subprocess.run(
-        [sys.executable, "-m", "bench_apts"], cwd=tmp_path, capture_output=True, text=True,
-        check=False, env=environment | {
+    done = warm_processes.run(
+        [sys.executable, "-m", "bench_apts"], cwd=tmp_path, env=environment | {
             "_BENCH_APTS_COMPLETE": "complete_bash", "COMP_WORDS": words,
             "COMP_CWORD": str(words.count(" "))})
     assert (done.stdout.split(), done.stderr) == (expected, "")

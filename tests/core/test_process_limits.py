@@ -127,13 +127,21 @@ def test_ranks_share_the_places_that_openmp_binds_them_to(variables, places):
     assert bound == frozenset(cores[:places] if places else cores)
 
 
-@pytest.mark.parametrize("variables", [
-    {"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "threads"}, {"OMP_PLACES": "{0}"},
-    {"OMP_PROC_BIND": "false", "OMP_PLACES": "{0}"}, {"GOMP_CPU_AFFINITY": "0"},
-    {"OMP_PLACES": "junk"}])
-def test_torch_is_bound_as_we_say(variables):
-    code = ("from bench_apts.core.process_limits import allowed_cores, openmp_bound_cores; "
-            "import os; bound = openmp_bound_cores(allowed_cores(), os.environ); import torch; "
+TORCH = "import torch"
+LIBRARY = '''import ctypes, importlib.util
+from pathlib import Path
+ctypes.CDLL(str(Path(importlib.util.find_spec("torch").origin).parent / "lib" / "libtorch_cpu.so"))
+'''
+"""What binds is loaded sooner without torch's modules."""
+
+
+@pytest.mark.parametrize(("variables", "load"), [
+    ({"OMP_PROC_BIND": "true"}, TORCH), ({"OMP_PLACES": "threads"}, LIBRARY),
+    ({"OMP_PLACES": "{0}"}, LIBRARY), ({"OMP_PROC_BIND": "false", "OMP_PLACES": "{0}"}, LIBRARY),
+    ({"GOMP_CPU_AFFINITY": "0"}, LIBRARY), ({"OMP_PLACES": "junk"}, LIBRARY)])
+def test_torch_is_bound_as_we_say(variables, load):
+    code = ("from bench_apts.core.process_limits import allowed_cores, openmp_bound_cores\n"
+            f"import os; bound = openmp_bound_cores(allowed_cores(), os.environ)\n{load}\n"
             "print(sorted(bound) == sorted(os.sched_getaffinity(0)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)

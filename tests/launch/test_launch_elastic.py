@@ -291,6 +291,7 @@ def test_nothing_of_a_trial_is_left_to_the_next(run, plugin):
     assert outcome.reason is None
 
 
+@pytest.mark.usefixtures("cold")
 def test_spawning_works_where_forking_does_not(make_trial, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with Launcher([], "cpu", start_method="spawn") as launcher:

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from warm_processes import WarmPopen
 
 GRACE_S = 2
 PATIENCE_S = 60.0
@@ -47,7 +48,7 @@ main()
 
 
 def interrupted(environment, processes, folder, place, number, after, everyone):
-    process = subprocess.Popen(
+    process = WarmPopen(
         [sys.executable, "-c", STRIKE, place, str(int(number)), str(after), str(everyone),
          *ARGUMENTS, "--out", str(folder)], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,

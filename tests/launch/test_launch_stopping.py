@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import stopping_ranks
 from harness_ranks import run_ranks
+from warm_processes import WarmPopen
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
@@ -65,8 +66,8 @@ def test_ranks_stop_after_the_same_step(tmp_path, agree_every):
 @pytest.mark.parametrize("asked", [True, False])
 def test_sigterm_ends_a_rank_unless_the_command_has_asked_it_to_stop(tmp_path, asked):
     flag = tmp_path / "stop"
-    rank = subprocess.Popen([sys.executable, "-c", RANK, str(flag), "60" if asked else "1"],
-                            stdout=subprocess.PIPE, text=True, start_new_session=True)
+    rank = WarmPopen([sys.executable, "-c", RANK, str(flag), "60" if asked else "1"],
+                     stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert rank.stdout.readline() == "ready\n"
     rank.send_signal(signal.SIGTERM)
     if asked:  # SLURM's signal may reach the ranks first
@@ -120,8 +121,8 @@ def test_what_killed_commands_leave_is_swept_and_what_living_ones_use_stays(
     script = ("from bench_apts.launch.elastic import Launcher; import sys, time; "
               "launcher = Launcher([], 'cpu').__enter__(); print(launcher._logs, flush=True); "
               "time.sleep(600)")
-    commands = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
-                                 env=os.environ | {"TMPDIR": str(short_path)}) for _ in range(2)]
+    commands = [WarmPopen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"TMPDIR": str(short_path)}) for _ in range(2)]
     try:
         living, killed = (Path(command.stdout.readline().strip()) for command in commands)
         commands[1].kill()

@@ -1,11 +1,11 @@
 """The meter for a torch without pre-hooks: the same counts, by overriding c10d's operators."""
 
-import subprocess
 import sys
 
 import comm_ranks
 import pytest
 import torch_names
+import warm_processes
 from comm_ranks import (
     assert_counts_are_the_hooks,
     assert_every_record_was_counted,
@@ -59,11 +59,10 @@ def test_it_knows_the_splits_of_an_uneven_all_to_all():
 
 
 def test_the_environment_forces_it_and_the_record_says_so(environment, tmp_path):
-    done = subprocess.run(
+    done = warm_processes.run(
         [sys.executable, "-m", "bench_apts", "run", "--gpus", "2", "--optimizers", "apts",
-         "--seeds", "1", "--offline", "--set", "suite.budget.samples=1280", "--out", tmp_path],
-        env=environment | {"BENCH_APTS_COMM_METER": "dispatch"}, capture_output=True, text=True,
-        check=False, timeout=200)
+         "--seeds", "1", "--offline", "--no-report", "--set", "suite.budget.samples=1280",
+         "--out", tmp_path], env=environment | {"BENCH_APTS_COMM_METER": "dispatch"})
     assert done.returncode == 0, done.stderr
     assert_every_record_was_counted(tmp_path / "digits", "c10d dispatcher")
 

@@ -324,11 +324,3 @@ def test_importing_the_package_imports_neither_torch_nor_drawing():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                            check=True)
     assert found.stdout.strip() == "[]"
-
-
-def test_building_does_not_import_torch(folder):
-    code = ("import sys, pathlib, bench_apts.reports as r; "
-            f"r.build(pathlib.Path({str(folder)!r})); print('torch' in sys.modules)")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                           check=True)
-    assert found.stdout.strip() == "False"
