@@ -114,12 +114,15 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
     from bench_apts.regress import gate_comparison, gate_trainings
 
     top = gate_trainings.repository_root(Path.cwd())
+    stored = (Path(baseline) / "study.json").is_file()
+    # Mistakes are found here, before anything is installed.
+    lacking = 0 if stored else gate_trainings.missing_commits(top, baseline)
     with (tempfile.TemporaryDirectory(prefix="bench-apts-gate-") as name,
           session.end_in_order("nothing was judged")):
         folder = Path(name)
-        head = gate_trainings.working_tree(top, _new(folder / "head"), Path.cwd())
         place = _new((out or folder / "results").absolute())
-        if (Path(baseline) / "study.json").is_file():
+        head = gate_trainings.working_tree(top, _new(folder / "head"), Path.cwd())
+        if stored:
             if gpus or optimizers or overrides or suites != ["digits"]:
                 raise UserError(f"--baseline {baseline} is a study, which says itself what "
                                 "is trained; leave --suite, --gpus, --optimizers and --set "
@@ -138,7 +141,7 @@ def _gate(baseline: str, suites: list[str], gpus: str | None, optimizers: str | 
         found = gate_comparison.compare_interleaved(
             base, head, request, place, pairs=pairs, factor=factor, base_seed=base_seed,
             say=_print_now, tolerated=quality_loss)
-        if lacking := gate_trainings.missing_commits(top, baseline):
+        if lacking:
             note = (f"head lacks {lacking} of base's commits, so what they gained counts as "
                     f"lost; compare with what git merge-base {baseline} HEAD says")
             found = dataclasses.replace(found, notes=(note, *found.notes))

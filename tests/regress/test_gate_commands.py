@@ -87,9 +87,12 @@ def test_what_cannot_be_told_is_in_the_summary_too(cli, monkeypatch, checkout):
 
 def test_a_mistake_does_not_use_up_the_folder(cli, monkeypatch, checkout):
     monkeypatch.chdir(checkout)
+    done = cli("check", "--baseline", "nowhere", "--out", "kept")
+    assert "give --baseline a revision" in done.err
+    assert not (checkout / "kept").exists()
     for _ in range(2):
-        done = cli("check", "--baseline", "nowhere", "--out", "kept")
-        assert "give --baseline a revision" in done.err
+        done = cli("check", "--baseline", "HEAD", "--optimizers", "nobody", "--out", "kept")
+        assert "nobody" in done.err
     (checkout / "kept" / "something").touch()
     done = cli("check", "--baseline", "HEAD", "--out", "kept")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
