@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -39,7 +40,7 @@ def fingerprint(tensors: Iterable[torch.Tensor]) -> int:
     total, remote = 0, []
     for tensor in tensors:
         part = local_part(tensor)
-        if part.device.type == "cpu":
+        if part.is_cpu:
             total = zlib.crc32(_memory(part.contiguous()), total)
         else:
             remote.append(_reduced(part))
@@ -62,6 +63,10 @@ class Weights:
         self._whole = all(_shard(tensor) is None for tensor in self._tensors)
         self._places: list[tuple[int, bool]] | None = None
         self._views: list[memoryview] | None = None
+
+    def are(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Say whether these are the very tensors."""
+        return len(tensors) == len(self._tensors) and all(map(is_, tensors, self._tensors))
 
     def bits(self) -> int | bytes:
         """Return what is equal as long as the bits are: a copy of few, a fingerprint of many."""

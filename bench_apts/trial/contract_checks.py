@@ -7,6 +7,7 @@ ranks reported together against what was counted on all of them.
 from __future__ import annotations
 
 import operator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +17,14 @@ from bench_apts.core.errors import ContractError, UserError, escape_non_utf8
 from bench_apts.plugins.optimizer_contract import StepReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from bench_apts.core.records import Eval
+    from bench_apts.core.spec import Suite
 
 _DTYPES = (torch.float32, torch.float64)
-_MAX = 2**53
+_BITS = 53
+_MAX = 2**_BITS
 """Largest count: JSON readers hold larger integers as inexact floats."""
 _MAX_NAMES = 256
 _MAX_LENGTH = 100
@@ -183,7 +188,7 @@ def usual(report: object, names: set[str]) -> bool:
     diagnostics: Any = report.diagnostics
     if not (
         type(samples) is int and type(forwards) is int and type(backwards) is int
-        and 0 <= samples <= _MAX and 0 <= forwards <= _MAX and 0 <= backwards <= _MAX
+        and not (samples | forwards | backwards) >> _BITS  # -1 where one is negative
         and (samples if total is None else type(total) is int and 0 < total <= _MAX)
         and type(report.agreed) is bool
         and (type(loss) is float or (type(loss) is _Tensor and loss.dtype is _FLOAT
@@ -251,6 +256,30 @@ def _name(field: str, key: str | None) -> str:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def require_agreement(samples: int, due: int, evals: Sequence[Eval], suite: Suite) -> None:
+    """Refuse to go on with a method whose ranks never hold the same weights again.
+
+    It may finish a round past the budget. No round so far was longer than the samples between two
+    evaluations, which are made where ranks agree.
+
+    Args:
+        samples: Samples of all ranks after a step that did not agree.
+        due: Samples since which an evaluation has waited.
+        evals: All evaluations so far.
+        suite: Says how many samples a trial has.
+
+    Raises:
+        ContractError: That much is exceeded.
+    """
+    late = samples - suite.budget.samples
+    if late < suite.evaluation.every_samples:
+        return
+    if late >= 2 * max((b.samples - a.samples for a, b in pairwise(evals)), default=0):
+        raise ContractError(
+            f"no step has reported agreed=True from {due} samples, when an evaluation was due, to "
+            f"{samples}, of a budget of {suite.budget.samples}: nothing can be evaluated")
 
 
 def require_true(

@@ -16,7 +16,6 @@ from bench_apts.trial.contract_checks import ReportCheck, usual
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench_apts.core.spec import Suite
     from bench_apts.meters.clock import Clock
     from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, StepReport
@@ -61,7 +60,6 @@ class Observer:
         self._stretch: BillingCheck | None = None
         self.handed = self._evaluated = 0
         self.steps_s = 0.0
-        self._agreed_at = self._longest = 0
 
     def begin(self) -> None:
         """Forget the passes of set-up and warm-up: training begins."""
@@ -74,13 +72,12 @@ class Observer:
         Raises:
             ContractError: The report is wrong.
         """
-        stretch = self._stretch
-        if stretch is None:
-            stretch = self._stretch = BillingCheck(self._clock, self._meter)
-        began = stretch.now()
+        if self._stretch is None:
+            self._stretch = BillingCheck(self._clock, self._meter, self.steps_s)
+        began = _now()
         report = self.stepper.step(batch)
-        stretch.steps_s += stretch.now() - began
-        handed = batch.targets.shape[0]
+        self.steps_s += _now() - began
+        handed = batch.targets.shape[0]  # len() is a Python function of torch
         self.handed += handed
         return report if usual(report, self._names) else self.reports.checked(report, handed)
 
@@ -91,8 +88,7 @@ class Observer:
             ContractError: Something other than training was billed in it.
         """
         if self._stretch is not None:
-            self._stretch.close()
-            self.steps_s += self._stretch.steps_s
+            self._stretch.close(self.steps_s)
             self._stretch = None
 
     def evaluation_model(
@@ -147,41 +143,15 @@ class Observer:
         """Samples of this rank that its claims must not be below."""
         return max(self.handed + self._evaluated, self.passes.samples)
 
-    def check_agreement(self, samples: int, agreed: bool, suite: Suite) -> None:
-        """Refuse to go on with a method whose ranks never hold the same weights again.
-
-        Past the budget it may finish a round that takes up to twice as long as the longest.
-
-        Args:
-            samples: Samples of all ranks so far.
-            agreed: Whether the ranks hold the same weights now.
-            suite: Says how many samples a trial has.
-
-        Raises:
-            ContractError: That much is exceeded.
-        """
-        if agreed:
-            if samples - self._agreed_at > self._longest:
-                self._longest = samples - self._agreed_at
-            self._agreed_at = samples
-            return
-        most = suite.budget.samples + max(2 * self._longest, suite.evaluation.every_samples)
-        if samples >= most:
-            raise ContractError(
-                f"no step has reported agreed=True for {samples - self._agreed_at} samples, up "
-                f"to {samples} of a budget of {suite.budget.samples}: nothing can be evaluated")
-
     def state(self) -> dict[str, Any]:
         """Return the counts so far as plain values."""
         return {"handed": self.handed, "evaluated": self._evaluated, "steps_s": self.steps_s,
-                "agreed_at": self._agreed_at, "longest": self._longest,
                 "passes": self.passes.state()}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from the counts that ``state`` returned."""
         self.handed, self._evaluated = state["handed"], state["evaluated"]
         self.steps_s = state["steps_s"]
-        self._agreed_at, self._longest = state["agreed_at"], state["longest"]
         self.passes.resume(state["passes"])
 
 
@@ -195,30 +165,29 @@ class BillingCheck:
     Args:
         clock: The trial's clock, in its part ``train``.
         meter: The trial's meter, in its phase ``train``.
-
-    Attributes:
-        now: The second clock.
-        steps_s: Seconds spent in steps by it; added to by what runs the steps.
+        steps_s: Seconds spent in steps so far by the second clock.
     """
 
-    def __init__(self, clock: Clock, meter: CollectiveCounter) -> None:
-        self._clock, self._meter = clock, meter
+    def __init__(self, clock: Clock, meter: CollectiveCounter, steps_s: float) -> None:
+        self._clock, self._meter, self._steps_s = clock, meter, steps_s
         self._train_s, self._others = clock.training()
         self._calls = self._calls_outside_training()
-        self.now, self.steps_s = _now, 0.0
 
-    def close(self) -> None:
+    def close(self, steps_s: float) -> None:
         """Compare the clocks and what was counted.
+
+        Args:
+            steps_s: Seconds spent in steps by now.
 
         Raises:
             ContractError: Something other than training was billed, or less time than the steps
                 took.
         """
         train_s, others = self._clock.training()
-        billed = train_s - self._train_s
-        if others != self._others or billed < self.steps_s * (1 - TOLERANCE) - TOLERANCE_S:
+        billed, taken = train_s - self._train_s, steps_s - self._steps_s
+        if others != self._others or billed < taken * (1 - TOLERANCE) - TOLERANCE_S:
             raise ContractError(
-                f"its steps took {self.steps_s:.3f} s by a second clock and {billed:.3f} s of "
+                f"its steps took {taken:.3f} s by a second clock and {billed:.3f} s of "
                 "training were billed: the trial's clock was changed from inside a step")
         if self._calls_outside_training() != self._calls:
             raise ContractError("collectives of its steps were counted in another phase than "

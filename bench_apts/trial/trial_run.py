@@ -31,7 +31,7 @@ from bench_apts.suites.suite_problem import SuiteProblem
 from bench_apts.tasks.named_tasks import Classification
 from bench_apts.trial import evaluation, numa_binding, pruning, trained_model, warmup
 from bench_apts.trial.checkpoints import Checkpoints
-from bench_apts.trial.contract_checks import require_true
+from bench_apts.trial.contract_checks import require_agreement, require_true
 from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, StepTotals, evaluate
 from bench_apts.trial.event_writer import EventWriter
 from bench_apts.trial.observer import Observer
@@ -220,12 +220,15 @@ class TrialRun:
             report = self.observer.step(batch)
             agreed = report.agreed
             self._count(report)
-            self.observer.check_agreement(self.samples, agreed, self.trial.suite)
-            if self.samples >= due and agreed:
-                status = self._evaluate()
-                due = self._next_evaluation()
-                if status is None:
-                    self.checkpoints.write_if_due()
+            if self.samples < due:
+                continue
+            if not agreed:
+                require_agreement(self.samples, due, self.evals, self.trial.suite)
+                continue
+            status = self._evaluate()
+            due = self._next_evaluation()
+            if status is None:
+                self.checkpoints.write_if_due()
         return status
 
     def _next_evaluation(self) -> int:

@@ -6,7 +6,6 @@ Also what a step may depend on: states as plain values, and those of random numb
 from __future__ import annotations
 
 import random
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +30,7 @@ _CLOSE = 0.01
 def rehearse(
     stepper: Stepper, batches: Sequence[Batch], world: World, report_check: ReportCheck,
     after_first: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, int | bytes] | None]:
     """Take a step on each batch and undo them all; all ranks call this together.
 
     Random number generators are restored as well.
@@ -86,21 +85,22 @@ def prove_undone(
     Raises:
         ContractError: As ``rehearse``, or a step is not undone.
     """
-    shown, exact = _weights(model), world.device.type == "cpu"
+    weights, exact = _ModelBits(model), world.device.type == "cpu"
+    shown = weights()
     fresh: list[Any] = []
     state, generators, kept = rehearse(
         stepper, batches, world, report_check,
-        lambda: fresh.append(_weights(model)) if exact and world.size == 1 else None)
+        lambda: fresh.append(weights()) if exact and world.size == 1 else None)
     begins: list[Any] = []
     ends: list[Any] = []
     for _ in range(2):
-        if _weights(model) != shown:
+        if weights() != shown:
             raise ContractError("load_state_dict() does not bring back the weights and buffers "
                                 "that state_dict() returned, so steps of the warm-up would stay")
         if not exact:
             begins.append(_copies(model))
         stepper.step(batches[0])
-        ends.append(_weights(model) if exact else _copies(model))
+        ends.append(weights() if exact else _copies(model))
         _undo(stepper, state, generators, world.device)
         if ends == fresh:  # with more ranks all would have to agree on it
             break
@@ -109,7 +109,7 @@ def prove_undone(
                             "took back, ends at different weights: state_dict() leaves out "
                             "something that decides a step (momentum, a step count, a generator)")
     now = _fingerprint(stepper.state_dict())
-    if now != kept or _weights(model) != shown:
+    if now != kept or weights() != shown:
         raise ContractError("state_dict() does not return what load_state_dict() took back, so "
                             "something of the undone steps of the warm-up is left")
     set_random_states(world.device, generators)
@@ -122,18 +122,32 @@ def _undo(
     set_random_states(device, generators)
 
 
-def _weights(model: torch.nn.Module) -> tuple[int, int]:
-    return replicas.fingerprint(model.parameters()), replicas.fingerprint(model.buffers())
+class _ModelBits:
+    """The bits of a model's parameters and buffers, also where it has exchanged them for others.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model, self._weights = model, replicas.Weights([])
+
+    def __call__(self) -> int | bytes:
+        """Return what is equal as long as the bits are."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        if not self._weights.are(tensors):
+            self._weights = replicas.Weights(tensors)
+        return self._weights.bits()
 
 
-def _fingerprint(state: dict[str, Any]) -> int | None:
-    """Return a state's fingerprint; None where it holds what no checkpoint could."""
+def _fingerprint(state: dict[str, Any]) -> tuple[str, int | bytes] | None:
+    """Return what is equal for equal states; None where one holds what no checkpoint could."""
     tensors: list[torch.Tensor] = []
     try:
         rest = _plain(state, "state", tensors.append)
     except UnsupportedState:
         return None
-    return zlib.crc32(repr(rest).encode(), replicas.fingerprint(tensors))
+    return repr(rest), replicas.Weights(tensors).bits()
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -163,6 +177,10 @@ def _require_same(numbers: Sequence[int], world: World) -> None:
             "every rank, agreed on in a collective that the step needs anyway")
 
 
+_Place = str | tuple[Any, Any]
+"""Where in a state something lies: its name, or the place around it and a key, None for a key."""
+
+
 class UnsupportedState(Exception):
     """A state holds something that cannot be kept as data."""
 
@@ -180,24 +198,32 @@ def plain_state(value: Any) -> Any:
     return _plain(value, "state", lambda tensor: tensor)
 
 
-def _plain(value: Any, where: str, keep: Callable[[torch.Tensor], Any]) -> Any:
+def _plain(value: Any, where: _Place, keep: Callable[[torch.Tensor], Any]) -> Any:
     kind = type(value)
     if value is None or kind in _SCALARS:
         return value
     if isinstance(value, torch.Tensor):
         if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
-            raise UnsupportedState(f"{where} is a {kind.__name__} ({value.layout})")
+            raise UnsupportedState(f"{_spelled(where)} is a {kind.__name__} ({value.layout})")
         return keep(value.detach())  # without attributes, which torch.save would write as well
     if isinstance(value, dict):
-        return {_plain(key, f"a key of {where}", keep): _plain(item, f"{where}.{key}", keep)
-                for key, item in value.items()}
+        return {key if type(key) is str else _plain(key, (where, None), keep):
+                _plain(item, (where, key), keep) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [_plain(item, f"{where}.{number}", keep) for number, item in enumerate(value)]
+        items = [_plain(item, (where, number), keep) for number, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     for scalar in _SCALARS:
         if isinstance(value, scalar):
             return scalar(value)
-    raise UnsupportedState(f"{where} is a {kind.__name__}")
+    raise UnsupportedState(f"{_spelled(where)} is a {kind.__name__}")
+
+
+def _spelled(where: _Place) -> str:
+    """Return a place as text, for instance ``state.optimizer.0``."""
+    if isinstance(where, str):
+        return where
+    outer, key = _spelled(where[0]), where[1]
+    return f"a key of {outer}" if key is None else f"{outer}.{key}"
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

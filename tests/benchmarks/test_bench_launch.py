@@ -1,16 +1,20 @@
 """What launching a trial adds to bare processes that the same server forks.
 
 Launches of ranks that return at once take turns with processes that do nothing, as many, started
-one after the other and joined. With ``--benchmark-disable`` both have to end well.
+one after the other and joined, and with torch's own launcher, whose ranks find each other by the
+c10d rendezvous of torchrun or by a static one. With ``--benchmark-disable`` all have to end well.
 """
 
+import importlib
 import multiprocessing
+import socket
 import statistics
 import time
 
 import msgspec
 import pytest
 from test_bench_harness import make_job
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bench_apts.launch.elastic import Launcher
 
@@ -29,6 +33,18 @@ def seconds(function):
     return time.monotonic() - began
 
 
+def launched_by_torch(rendezvous, ranks, function):
+    """Run a function on ranks forked from the same server by torch's agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id="empty", rdzv_backend=rendezvous,
+        rdzv_endpoint=f"127.0.0.1:{port}", rdzv_configs={"rank": 0}, start_method="forkserver",
+        max_restarts=0, monitor_interval=0.05)
+    assert elastic_launch(config, function)(b"") == dict.fromkeys(range(ranks), "miss")
+
+
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_an_empty_launch_beside_bare_processes(benchmark, tmp_path, monkeypatch, ranks):
@@ -36,7 +52,8 @@ def test_an_empty_launch_beside_bare_processes(benchmark, tmp_path, monkeypatch,
     monkeypatch.syspath_prepend(tmp_path)
     job = msgspec.structs.replace(make_job(tmp_path, "digits", "cpu", ranks, "sgd", 1, 1),
                                   program=PROGRAM)
-    taken = {"launch": [], "bare": []}
+    ended = importlib.import_module("rank_that_ends").main
+    taken = {"launch": [], "bare": [], "c10d": [], "static": []}
 
     def run():
         context = multiprocessing.get_context("forkserver")
@@ -57,14 +74,18 @@ def test_an_empty_launch_beside_bare_processes(benchmark, tmp_path, monkeypatch,
             for _ in range(PAIRS if benchmark.enabled else 1):
                 taken["launch"].append(seconds(launch))
                 taken["bare"].append(seconds(bare))
+                for kind in ("c10d", "static"):
+                    taken[kind].append(seconds(lambda kind=kind: launched_by_torch(
+                        kind, ranks, ended)))
 
     benchmark.pedantic(run, rounds=1, iterations=1)
-    launched, bare = (statistics.median(taken[kind]) for kind in ("launch", "bare"))
-    assert bare > 0
+    middle = {kind: statistics.median(times) for kind, times in taken.items()}
+    assert min(middle.values()) > 0
     if not benchmark.enabled:
         return
-    benchmark.group = f"empty launch at N = {ranks}: {launched / bare:.2f} of bare processes"
-    benchmark.extra_info |= {"launch, s": round(launched, 3), "bare processes, s": round(bare, 3),
-                             "fastest of each, s": [round(min(times), 3)
-                                                    for times in taken.values()]}
+    benchmark.group = (f"empty launch at N = {ranks}: {middle['launch'] / middle['bare']:.2f} of "
+                       f"bare processes, {middle['launch'] / middle['c10d']:.2f} of c10d")
+    benchmark.extra_info |= {"median, s": {k: round(v, 3) for k, v in middle.items()},
+                             "fastest, s": {k: round(min(v), 3) for k, v in taken.items()}}
+    assert min(taken["launch"]) < min(taken["c10d"])
     assert min(taken["launch"]) < BARS[ranks] * min(taken["bare"])

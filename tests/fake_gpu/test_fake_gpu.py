@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import fake_gpu_build
@@ -198,3 +199,21 @@ def test_a_driver_that_torch_cannot_use_is_found_before_the_first_trial(stand_in
     assert (found.returncode, len(found.stderr.splitlines())) == (2, 1)
     assert "cannot use them" in found.stderr
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+@pytest.mark.slow
+def test_trials_side_by_side_have_a_gpu_each(stand_in, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    done = command(
+        stand_in | {"NOTES": str(notes)}, "tune", "--optimizers", str(HERE / "noting_sgd.py"),
+        "--gpus", "1", "--trials", "5", "--jobs", "2", "--offline", "--out",
+        str(tmp_path / "results"), "--set", "suite.budget.samples=640",
+        "--set", "suite.evaluation.every_samples=320")
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads(note.read_text()) for note in notes.iterdir()]
+    assert len(seen) == 5
+    by_gpu = {gpu: sorted(note[1:] for note in seen if note[0] == gpu) for gpu, *_ in seen}
+    assert len(by_gpu) == 2
+    for times in by_gpu.values():
+        assert all(ended <= began for (_, ended), (began, _) in pairwise(times))
