@@ -49,7 +49,7 @@ _COLUMNS = ("suite", "ranks", "optimizer", "seed", "run_id", "evaluation", "step
             "radius", "accepted")
 """Columns of ``curves.csv``; those of axes that are not among them follow."""
 
-SINGLE = 10
+SINGLE = 5
 """Seeds of an optimizer that are drawn one by one; the band and the median are of all."""
 
 

@@ -69,20 +69,26 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 # What is looked at, not replaced: a template for each number would take most of the time.
 _LONG = re.compile(r"(?<=\.\d)\d+")
-_PATH = re.compile(r"(?<=\.\d)\d+")  # a tenth of a point is finer than any screen
 _POINTLESS = re.compile(r"(?<=\d)\.0(?!\d)")
-_STRAIGHT = re.compile(r"[ML\d .-]*z?")
+_POINT = re.compile(r"\s*M [\d.-]+ [\d.-]+\s*")
+_STRAIGHT = re.compile(r"[MLz\d\s.-]*")
+_COMMANDS = re.compile(r"([MLz])([^MLz]*)")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width")
+_INHERITED = ("class", "fill", "fill-opacity", "stroke", "stroke-linejoin",
+              "stroke-opacity", "stroke-width")
 _UNTURNED = re.compile(r"^rotate\(-?0(\.0+)? ")
 
+_MANY = 6
+"""Marks from which on one path with the mark at its corners is shorter than each by itself."""
+
+_THIN = "0.7"
+"""Width of the grid's lines, which the page's style says once."""
 
 _SMALL = "8px"
 """Size of most labels, which a figure says once."""
 
 FILE_ONLY = ("file-ground", "file-title", "file-legend")
 """Ids of what a figure's file needs, while the page says it in words of its own."""
-
 
 AXIS, MOVES = "axis:", "moves"
 """Ids of a horizontal axis that the page may show on another scale, followed by both scales, and
@@ -150,6 +156,7 @@ def _clean(source: str, slug: str) -> ET.Element:
         element.tail = None
     for element in root.iter():
         _share(element)
+    _merge_marks(root)
     for element in root.iter():
         element[:] = _unwrapped(element)
     return root
@@ -168,15 +175,78 @@ def _references(root: ET.Element) -> dict[str, None]:
 
 
 def _round(element: ET.Element) -> None:
-    """Drop digits that nobody can see, of a path also the letters that go without saying."""
+    """Drop digits that nobody can see: a tenth of a point is finer than any screen."""
     for name in ("x", "y", "transform", "width", "height", "points"):
         if name in element.attrib:
             element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))
     path = element.attrib.get("d")
     if path is not None:
-        path = _POINTLESS.sub("", _PATH.sub("", " ".join(path.split())))
-        # What follows a move is a line unless another letter says otherwise.
-        element.set("d", path.replace(" L ", " ") if _STRAIGHT.fullmatch(path) else path)
+        element.set("d", _relative(path) if _STRAIGHT.fullmatch(path) else _POINTLESS.sub(
+            "", _LONG.sub("", " ".join(path.split()))))
+
+
+def _relative(path: str) -> str:
+    """Write a path of straight lines by the steps from each corner to the next, in tenths."""
+    found: list[str] = []
+    x = y = 0
+    said = ""
+    for command, numbers in _COMMANDS.findall(path):
+        if command == "z":
+            found.append("z")
+            said = "z"
+            continue
+        places = iter([round(10 * float(number)) for number in numbers.split()])
+        for to_x, to_y in zip(places, places, strict=True):
+            if (to_x, to_y) == (x, y) and said not in ("M", "z", ""):
+                continue
+            if command == "M":
+                letter, steps = "M", (to_x, to_y)
+                command = "L"  # what follows a move without a letter is a line
+            elif to_x == x:
+                letter, steps = "v", (to_y - y,)
+            elif to_y == y:
+                letter, steps = "h", (to_x - x,)
+            else:
+                letter, steps = "l", (to_x - x, to_y - y)
+            for index, step in enumerate(steps):
+                number = f"{step / 10:g}"
+                if abs(step) < 10:
+                    number = number.replace("0.", ".", 1)
+                if index == 0 and letter != said:
+                    found.append(letter)
+                elif step >= 0:
+                    found.append(" ")
+                found.append(number)
+            x, y, said = to_x, to_y, letter
+    return "".join(found)
+
+
+def _merge_marks(root: ET.Element) -> None:
+    """Draw a mark that stands at many places as one path with the mark at its corners."""
+    shapes = {shape.get("id"): (defs, shape) for defs in root.iter("defs") for shape in defs}
+    for parent in [*root.iter()]:
+        for index, group in enumerate(parent):
+            if (group.tag != "g" or len(group) < _MANY or any(
+                    child.tag != "use" or child.attrib.keys() != {"x", "y", "href"}
+                    for child in group) or len({child.get("href") for child in group}) > 1):
+                continue
+            name = group[0].get("href", "").removeprefix("#")
+            defs, shape = shapes[name]
+            if shape.tag == "marker" or any(use.get("href") == f"#{name}" for use in root.iter(
+                    "use") if use not in list(group)):
+                continue
+            # A marker inherits nothing from the path that it stands on.
+            path = {"clip-path": clip} if (clip := group.attrib.pop("clip-path", "")) else {}
+            del shape.attrib["id"]
+            shape.attrib.update({**shape.attrib, **group.attrib})
+            defs.remove(shape)
+            marker = ET.SubElement(defs, "marker", {
+                "id": name, "markerUnits": "userSpaceOnUse", "overflow": "visible"})
+            marker.append(shape)
+            places = " ".join(f"{use.get('x')} {use.get('y')}" for use in group)
+            parent[index] = ET.Element("path", {
+                "d": _relative(f"M {places}"), "fill": "none", **path,
+                **{f"marker-{where}": f"url(#{name})" for where in ("start", "mid", "end")}})
 
 
 def _share(group: ET.Element) -> None:
@@ -205,7 +275,9 @@ def _is_needless(element: ET.Element) -> bool:
     """Say whether the page does without an element: styles, metadata, what is for files alone."""
     return (element.tag == f"{_SVG}style" or element.tag.endswith("metadata")
             or element.attrib.get("id") in FILE_ONLY
-            or (element.tag == f"{_SVG}defs" and not len(element)))
+            or (element.tag == f"{_SVG}defs" and not len(element))
+            # A line of a single point, as below a mark that stands alone.
+            or (element.tag == f"{_SVG}path" and _POINT.fullmatch(element.attrib["d"]) is not None))
 
 
 def _restyle(element: ET.Element) -> None:
@@ -223,6 +295,10 @@ def _restyle(element: ET.Element) -> None:
     if classes == ["s-grid"]:  # lines of the grid end where they are clipped
         for name in ("clip-path", "stroke-linecap"):
             element.attrib.pop(name, None)
+        if element.attrib.get("stroke-width") == _THIN:
+            element.set("class", "grid")
+            for name in ("fill", "stroke-width"):
+                del element.attrib[name]
     if element.attrib.get("font-size") == _SMALL:
         del element.attrib["font-size"]
     if _UNTURNED.match(element.attrib.get("transform", "")):

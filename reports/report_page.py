@@ -116,6 +116,7 @@ def _palette() -> str:
     dark = "".join(f"--{look.slot}:{look.dark};" for look in LOOKS)
     names = ["ink", "muted", "grid", *(look.slot for look in LOOKS)]
     rules = "".join(f".f-{n}{{fill:var(--{n})}}.s-{n}{{stroke:var(--{n})}}" for n in names)
+    rules += ".grid{fill:none;stroke:var(--grid);stroke-width:.7}"
     return (f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark)"
             f"{{:root{{{dark}}}}}\n{rules}\n")
 

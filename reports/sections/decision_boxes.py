@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.core.currencies import TIME_CURRENCIES, headline
+from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES, headline
 from bench_apts.reports import bills_by_trainings, search_costs, section_parts
 from bench_apts.reports.cells import computing
 from bench_apts.reports.expected_costs import expected_figure
@@ -37,6 +37,9 @@ _HOW = ("Ratios are to the lowest expected value and come with their 95 % interv
         "state, buffers).")
 
 _PAYS = "When tuning pays (R*)"
+
+_NAMED = 4
+"""Optimizers whose bytes are given one by one."""
 
 _SLOW = 2
 """Named networks that count as slow: those of the least bandwidth."""
@@ -108,7 +111,8 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
         answers[0] = replace(answers[0], brief=f"{answers[0].brief}. {depends}")
     remarks = _nobody(group, cells, view) if cells and once.best is None else []
     shared = shared_search_sentence(cells, view.currency, device)
-    answers += [answer for answer in (_spent(pools, view), _pays(pools, unlike)) if answer]
+    answers += [answer for answer in (
+        _sent(cells), _spent(pools, view), _pays(pools, unlike)) if answer]
     return section_parts.Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, f"{said} {depends}".rstrip(), tuple(answers),
@@ -172,6 +176,28 @@ def _networks(context: Context, group: CellGroup, cells: Sequence[ReportCell]) -
 def _speed(fabric: Fabric) -> str:
     return (f"{units.trim(units.digits(8 * fabric.bytes_per_s / 1e9))}{units.THIN}Gb/s, "
             f"{units.trim(units.format_seconds(fabric.latency_s))}")
+
+
+def _sent(cells: Sequence[ReportCell]) -> section_parts.Answer | None:
+    """Say what one rank sends until the target is reached; None where nobody sends anything."""
+    medians = [(cell.to_target("wire_bytes").median, cell) for cell in cells if cell.seeds]
+    found = sorted([(value, cell.label) for value, cell in medians if math.isfinite(value)])
+    if not found or not found[-1][0]:
+        return None
+    show = CURRENCIES["wire_bytes"].form
+    said = [f"{label} {show(value)}" for value, label in found[:_NAMED]]
+    if len(found) > _NAMED:
+        said.append(f"{len(found) - _NAMED} more up to {show(found[-1][0])}")
+    missed = [cell.label for value, cell in medians if not math.isfinite(value)]
+    brief = "sent by one rank in one training, the median seed's"
+    if missed:
+        brief += f"; target not reached: {units.listing(missed)}"
+    return section_parts.Answer(
+        "Bytes to the target", "not told apart", units.listing(said),
+        f"{units.capitalized(brief)}.", "", {
+            "suite": cells[0].suite.name, "ranks": cells[0].ranks, "question": "bytes_to_target",
+            "verdict": "counted", "currency": "wire_bytes", "lowest": found[0][1],
+            "value": found[0][0], "runner_up": None}, brief, "main")
 
 
 def _spent(pools: Sequence[Pool], view: CostView) -> section_parts.Answer | None:

@@ -50,6 +50,22 @@ for (const list of all("nav .legend")) {
   }
 }
 
+// Draws a path of straight lines anew, with each of its corners where `place` puts it.
+function trace(drawn, place) {
+  let x = 0, y = 0;
+  return drawn.replace(/([Mlhvz])([^Mlhvz]*)/g, (_, command, steps) => {
+    const numbers = (steps.match(/-?[\d.]+/g) ?? []).map(Number);
+    let found = command === "z" ? "z" : "";
+    while (numbers.length) {
+      if (command === "M") x = y = 0;
+      if (command !== "v") x += numbers.shift();
+      if (command !== "h") y += numbers.shift();
+      found += `${command === "M" ? "M" : "L"}${place(x, y)}`;
+    }
+    return found;
+  });
+}
+
 // Moves what is drawn of a figure from a linear horizontal axis to a logarithmic one, or back.
 function rescale(svg) {
   const { log, x, now, other, ticks } = JSON.parse(svg.dataset.axis);
@@ -69,8 +85,8 @@ function rescale(svg) {
     element.first ??= element.getAttribute(name);
     element.setAttribute(name, log === svg.first.log ? moved(element.first) : element.first);
   };
-  const redraw = path => change(path, "d", drawn => drawn.replace(
-    /(-?[\d.]+) (-?[\d.]+)/g, (_, x, y) => `${move(Number(x))} ${y}`));
+  const redraw = path => change(path, "d", drawn => trace(
+    drawn, (x, y) => `${move(x)} ${y.toFixed(1)}`));
   for (const group of all(".moves", svg)) {
     const marks = all("use", group);
     // An area is one shape that is used where it stands; marks are small shapes used anywhere.
@@ -82,8 +98,7 @@ function rescale(svg) {
   const made = ticks.map(([value, label]) => {
     const tick = old[0].cloneNode(true), at = place(value).toFixed(1);
     for (const path of all("path", tick)) {
-      path.setAttribute("d", path.getAttribute("d").replace(
-        /(-?[\d.]+) (-?[\d.]+)/g, (_, x, y) => `${at} ${y}`));
+      path.setAttribute("d", trace(path.getAttribute("d"), (x, y) => `${at} ${y.toFixed(1)}`));
     }
     for (const text of all("text", tick)) {
       text.setAttribute("x", at);

@@ -12,8 +12,11 @@ for (const table of document.querySelectorAll("table")) {
     addEventListener("beforeprint", () => button.replaceWith(...button.childNodes));
     addEventListener("afterprint", wrap);
     const entry = row => row.cells[column];
-    const numeric = before.some(row => entry(row).dataset.v !== undefined);
-    const number = row => parseFloat(entry(row).dataset.v ?? "");
+    // An entry that shows its number as it is does not give it a second time.
+    const key = row => entry(row).dataset.v ?? entry(row).firstChild?.textContent ?? "";
+    const numeric = before.some(row => entry(row).dataset.v !== undefined)
+      || before.every(row => key(row) && !isNaN(key(row)));
+    const number = row => parseFloat(key(row));
     button.addEventListener("click", () => {
       const was = head.ariaSort;
       for (const other of heads) other.ariaSort = null;
