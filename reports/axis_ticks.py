@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 from matplotlib.ticker import Locator, MaxNLocator
 
 from bench_apts.core import units
+from bench_apts.reports import page_svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
 
 _NUMBER = re.compile(r"[\d.,]+")
 _UNITS = (1.0, 60.0, 3600.0)
@@ -83,3 +87,30 @@ def _spaced_ticks(values: Sequence[float]) -> list[float]:
         if not kept or math.log10(value / kept[-1]) >= _NEAREST:
             kept.append(value)
     return kept
+
+
+def offer_scale(axes: Axes, form: Callable[[float], str], *, log: bool,
+                limits: tuple[float, float], ticks: int = 5) -> None:
+    """Let the page show the horizontal axis the other way, linear or logarithmic.
+
+    Args:
+        axes: With its final limits and all that is drawn.
+        form: Formats a value at a tick.
+        log: Whether the other axis is the logarithmic one.
+        limits: Of the other axis.
+        ticks: About how many it has.
+    """
+    low, high = limits
+    found = (log_ticks(low, high, ticks, form) if log
+             else [tick for tick in RoundTicks(ticks, form).tick_values(low, high)
+                   if low <= tick <= high])
+    place = axes.get_position()
+    width = axes.figure.bbox.width * 72 / axes.figure.dpi
+    axes.xaxis.set_gid(page_svg.AXIS + json.dumps({
+        "log": not log, "x": [round(width * place.x0, 2), round(width * place.x1, 2)],
+        "now": [float(end) for end in axes.get_xlim()], "other": [low, high],
+        "ticks": [[float(tick), units.trim(form(tick))] for tick in found]}))
+    crossing = axes.get_yaxis_transform()
+    for artist in (*axes.lines, *axes.collections):
+        if artist.get_transform() != crossing:
+            artist.set_gid(page_svg.MOVES)

@@ -11,9 +11,10 @@ import numpy as np
 
 from bench_apts.core import units
 from bench_apts.reports.canvas import Figure, heading, panel, scale
-from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
+from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import Table, Value, name, number, words
 from bench_apts.reports.tuning_pools import TRAININGS, opening_entries, unlike_environments
+from bench_apts.reports.tuning_scene import untuned_reference
 from bench_apts.stats.amortisation import break_even
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.reports.tuning_scene import TuningScene
     from bench_apts.stats.amortisation import BreakEven
     from bench_apts.stats.intervals import Interval
 

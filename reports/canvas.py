@@ -6,7 +6,6 @@ Importing this module does not import matplotlib, which takes longer than all ta
 from __future__ import annotations
 
 import io
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench_apts.core import units
-from bench_apts.reports import figure_style
+from bench_apts.reports import page_svg
 from bench_apts.reports.figure_style import GRID, INK, MUTED
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Figure:
     def inline(self) -> str:
         """The ``<svg>`` element for the page, without legend and ground."""
         svg, view = self.rendered
-        return figure_style.inline(svg, self.slug, self.title, self.caption, view)
+        return page_svg.inline(svg, self.slug, self.title, view)
 
     def file(self) -> bytes:
         """Return its SVG file."""
@@ -115,14 +114,15 @@ def panel(width: float = 3.7, height: float = 2.6, *, left: float = 0.5, right: 
 
     Fixed margins make the panels of a row line up, whatever their labels are.
     """
-    drawing = _empty_drawing(width, height)
+    drawing = empty_drawing(width, height)
     axes = drawing.subplots()
     drawing.subplots_adjust(left=left / width, right=1 - right / width,
                             bottom=bottom / height, top=1 - top / height)
     return drawing, axes
 
 
-def _empty_drawing(width: float, height: float) -> Drawing:
+def empty_drawing(width: float, height: float) -> Drawing:
+    """Return a drawing of this size in inches, without axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
@@ -170,35 +170,6 @@ def scale(axes: Axes, which: str, form: Callable[[float], str], *, log: bool = F
     axis.set_major_formatter(FuncFormatter(lambda value, _: units.trim(form(value))))
 
 
-def offer_scale(axes: Axes, form: Callable[[float], str], *, log: bool,
-                limits: tuple[float, float], ticks: int = 5) -> None:
-    """Let the page show the horizontal axis the other way, linear or logarithmic.
-
-    Args:
-        axes: With its final limits and all that is drawn.
-        form: Formats a value at a tick.
-        log: Whether the other axis is the logarithmic one.
-        limits: Of the other axis.
-        ticks: About how many it has.
-    """
-    from bench_apts.reports.axis_ticks import RoundTicks, log_ticks
-
-    low, high = limits
-    found = (log_ticks(low, high, ticks, form) if log
-             else [tick for tick in RoundTicks(ticks, form).tick_values(low, high)
-                   if low <= tick <= high])
-    place = axes.get_position()
-    width = axes.figure.bbox.width * 72 / axes.figure.dpi
-    axes.xaxis.set_gid(figure_style.AXIS + json.dumps({
-        "log": not log, "x": [round(width * place.x0, 2), round(width * place.x1, 2)],
-        "now": [float(end) for end in axes.get_xlim()], "other": [low, high],
-        "ticks": [[float(tick), units.trim(form(tick))] for tick in found]}))
-    crossing = axes.get_yaxis_transform()
-    for artist in (*axes.lines, *axes.collections):
-        if artist.get_transform() != crossing:
-            artist.set_gid(figure_style.MOVES)
-
-
 def headroom(low: float, high: float, share: float) -> tuple[float, float]:
     """Return limits of a logarithmic axis with ``share`` of its length left free above ``high``.
 
@@ -206,51 +177,6 @@ def headroom(low: float, high: float, share: float) -> tuple[float, float]:
     """
     room = share / (1 - share)
     return low, high * (high / low) ** room if low > 0 else high * (1 + room)
-
-
-def row_panels(panels: Sequence[Sequence[str]], *, right: float,
-               height: float = 0.27) -> tuple[Drawing, list[Axes]]:
-    """Return a drawing of panels from the top, each with a row for each of its labels.
-
-    Sizes are in inches. All panels are alike across, so that one axis of values serves them all.
-    """
-    names = [[plain(label, 20) for label in labels] for labels in panels]
-    drawing, found = stacked_panels(
-        [height * len(labels) for labels in names], right=right,
-        left=0.14 + 0.07 * max(len(name) for labels in names for name in labels))
-    for axes, labels in zip(found, names, strict=True):
-        axes.set_yticks(range(len(labels)), labels)
-        axes.tick_params(axis="y", labelcolor=INK, labelsize=8.5)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.grid(False, axis="y")
-    return drawing, found
-
-
-def stacked_panels(heights: Sequence[float], *, left: float,
-                   right: float) -> tuple[Drawing, list[Axes]]:
-    """Return a drawing with a panel of each height below the other; sizes in inches."""
-    width, above, below = 4.9, 0.38, 0.3
-    total = sum(heights) + (above + below) * len(heights)
-    drawing, at, found = _empty_drawing(width, total), total, []
-    for height in heights:
-        at -= height + above
-        found.append(drawing.add_axes((left / width, at / total, (width - left - right) / width,
-                                       height / total)))
-        at -= below
-    return drawing, found
-
-
-def row_panel(labels: Sequence[str], *, right: float,
-              height: float = 0.27) -> tuple[Drawing, Axes]:
-    """Return a drawing with a row for each label, see ``row_panels``."""
-    drawing, (axes,) = row_panels([labels], right=right, height=height)
-    return drawing, axes
-
-
-def write_value(axes: Axes, row: int, text: str) -> None:
-    """Write a number to the right of its row, so that nobody has to read it off."""
-    axes.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(9, 0),
-                  textcoords="offset points", va="center", color=INK, annotation_clip=False)
 
 
 def draw_lines(axes: Axes, data: pd.DataFrame, x: str, y: str, looks: Mapping[str, Look],
@@ -312,7 +238,7 @@ def _finish(drawing: Drawing, title: str, legend: Mapping[str, Look]) -> tuple[D
         artists.append(drawing.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.02, -0.02),
             ncols=min(len(handles), 4), frameon=False, fontsize=8, handlelength=3.2))
-    for name, artist in zip(figure_style.FILE_ONLY, (drawing.patch, *artists), strict=False):
+    for name, artist in zip(page_svg.FILE_ONLY, (drawing.patch, *artists), strict=False):
         artist.set_gid(name)
     # To measure all artists takes as long as to draw them; these stand outside of the figure.
     bounds = Bbox.union([drawing.bbox_inches, *(
@@ -324,7 +250,7 @@ def _finish(drawing: Drawing, title: str, legend: Mapping[str, Look]) -> tuple[D
 def swatch(look: Look, slug: str, label: str) -> str:
     """Return the legend's piece of line with marker as an SVG symbol of this id."""
     with theme():
-        drawing = _empty_drawing(0.5, 0.16)
+        drawing = empty_drawing(0.5, 0.16)
         axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.axis("off")
         axes.add_line(handle(look, label, [0.04, 0.5, 0.96], [0.5, 0.5, 0.5]))
@@ -332,7 +258,7 @@ def swatch(look: Look, slug: str, label: str) -> str:
         axes.lines[0].set_markersize(6.5)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        return figure_style.symbol(_svg(drawing, slug), slug)
+        return page_svg.symbol(_svg(drawing, slug), slug)
 
 
 def handle(look: Look, label: str, xs: list[float] | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, currency_noun, headline
-from bench_apts.reports import canvas, cost_tables, table
+from bench_apts.reports import canvas, cost_tables, panel_rows, table
 from bench_apts.reports.tuning_pools import CostView
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def expected_figure(context: Context) -> canvas.Figure | None:
     noun = currency_noun(view.currency, device)
 
     def draw() -> Drawing:
-        drawing, panels = canvas.row_panels(
+        drawing, panels = panel_rows.row_panels(
             [[cell.label for cell in cells] for _, cells in groups], right=1.65)
         for axes, (group, cells) in zip(panels, groups, strict=True):
             canvas.scale(axes, "x", CURRENCIES[view.currency].form, log=True, limits=limits,
@@ -61,14 +61,14 @@ def _draw_row(axes: Axes, context: Context, view: CostView, row: int, cell: Repo
     look, expected = context.looks[cell.label], cell.ert(view.currency)
     (low, high), interval = limits, cell.interval(view.currency)
     if not expected.hits:
-        canvas.write_value(axes, row, f"more than {view.show(expected.bound)}")
+        panel_rows.write_value(axes, row, f"more than {view.show(expected.bound)}")
         if expected.total > 0:
             axes.plot([expected.bound, high], [row, row], color=look.color, linewidth=1,
                       linestyle=":")
             canvas.draw_marks(axes, [expected.bound], [row], look, marker=">", size=8,
                               hollow=True)
         return
-    canvas.write_value(axes, row, view.show(expected.cost))
+    panel_rows.write_value(axes, row, view.show(expected.cost))
     if interval is not None:
         axes.plot([max(interval.low, low), min(interval.high, high)], [row, row],
                   color=look.color, linewidth=2, solid_capstyle="butt", alpha=0.6)

@@ -83,7 +83,7 @@ class ProjectedRow(NamedTuple):
         """Why there is no time to the target; "" where there is one."""
         if self.middle is None or self.efficiency != "unknown":
             return ""
-        return f"minibatch of {self.middle.batch_size:,} was never run"
+        return f"a minibatch of {self.middle.batch_size:,} was never run"
 
     def numbers(self) -> dict[str, Plain]:
         """Return the row of the CSV file; what is infinite or unknown is left empty."""
@@ -155,15 +155,18 @@ def project_times(gathered: Gathered, ranks: Sequence[int], networks: Mapping[st
 
 
 def refusals(rows: Sequence[ProjectedRow]) -> list[str]:
-    """Say of each optimizer from which N on no time to the target is modelled, and why."""
-    found: dict[tuple[str, str, str], ProjectedRow] = {}
+    """Say of optimizers from which N on no time to the target is modelled, and why."""
+    least: dict[tuple[str, str, str], ProjectedRow] = {}
     for row in rows:
         if row.refusal and row.hits:
             key = row.cell.suite.name, row.cell.label, row.scaling
-            found[key] = min(found.get(key, row), row, key=lambda each: each.ranks)
-    return [f"{label} on {suite} at N = {row.ranks:,} and more, {scaling} scaling: time to the "
-            f"target is not modelled: {row.refusal}"
-            for (suite, label, scaling), row in found.items()]
+            least[key] = min(least.get(key, row), row, key=lambda each: each.ranks)
+    found: dict[str, list[str]] = {}
+    for (suite, label, scaling), row in least.items():
+        found.setdefault(f"on {suite} at N = {row.ranks:,} and more, {scaling} scaling: "
+                         f"{row.refusal}", []).append(label)
+    return [f"time to the target is not modelled for {units.listing(labels)} {where}"
+            for where, labels in found.items()]
 
 
 def _recorded(mine: Sequence[ReportCell]) -> tuple[ReportCell, list[RecordedWork]] | str:

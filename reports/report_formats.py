@@ -15,7 +15,8 @@ from bench_apts import __version__
 from bench_apts.core import units
 from bench_apts.core.errors import UserError
 from bench_apts.core.units import escape_markdown
-from bench_apts.reports.section_parts import Boxes, Listing, Pictures
+from bench_apts.reports.decision_answers import Boxes
+from bench_apts.reports.section_parts import Listing, Pictures
 from bench_apts.reports.table import finite, markdown_table
 
 if TYPE_CHECKING:

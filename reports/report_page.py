@@ -62,7 +62,7 @@ def uncertainty_sentence(decision: Part) -> str:
     if not places:
         return ""
     said = "; ".join(f"{units.listing(where)}: {what}" for what, where in places.items())
-    return f"{units.capitalized(said)}, so that an order is that of this sample alone."
+    return f"{units.capitalized(said)}, so any ranking holds for this sample only."
 
 
 def render_page(*, marks: Mapping[str, str], look: Mapping[str, Look],
@@ -205,7 +205,7 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
                 if (line := unstable_winner(group, headline(gathered.device)))]
     page = partial(
         render_page, gathered=gathered, study=gathered.file.study, chapters=chapters,
-        labels=labels, marks={label: f"mark{index}" for index, label in enumerate(labels)},
+        labels=labels, marks={label: f"m{index}" for index, label in enumerate(labels)},
         look=look, caveats=notes, gravest=caveats.gravest(notes), cards=origin,
         warnings=warnings, caps=_caps(chapters), sources=sources, overall=overall,
         statuses=trial_detail.status_counts(gathered.trials), device=gathered.device)

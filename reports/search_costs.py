@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup, ReportCell
-    from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import CostView, Pool
+    from bench_apts.reports.tuning_scene import TuningScene
 
 _SHARES = (0.1, 0.5, 0.9)
 _PERCENTS = 100
@@ -132,19 +132,19 @@ def restart_figure(scene: TuningScene) -> Figure | None:
         scale(axes, "x", scene.axis, log=True, limits=(min(paid) / 1.3, max(paid) * 1.3))
         scale(axes, "y", lambda share: units.format_percent(share, 0), limits=(0, 1.02))
         axes.set_xlabel(f"bill of a search until it hits{scene.unit}")
-        heading(axes, "share of searches that such a bill suffices for")
+        heading(axes, "share of searches that cost no more")
         return drawing
 
     tails = [(expected_cost.restart_quantile(pool.spent, pool.cost, 0.9), pool.cell.label)
              for pool in able]
     tail, label = min(tails)
-    caption = f"Nine of ten searches end for the least with {label}: {scene.view.show(tail)}."
+    caption = f"Nine of ten searches cost at most {scene.view.show(tail)} with {label}, the least"
     if len(tails) > 1:
         most, other = max(tails)
-        caption += f" The most: {other}, {scene.view.show(most)}."
+        caption += f", and {scene.view.show(most)} with {other}, the most"
     return Figure(
         draw, scene.slug("restarts"), scene.title("how the cost of a search scatters"),
-        f"{caption} A search draws trials, with replacement, until one hits; 20,000 were "
+        f"{caption}. A search draws trials, with replacement, until one hits; 20,000 were "
         "simulated, and the line has a point for each percent of them."
         + scene.missed(scene.searches) + scene.shared_searches, scene.legend(able),
         basis=scene.basis, data=_restart_table(scene))

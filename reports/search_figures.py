@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.replayed_searches import ReplayedPolicy
-    from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import Pool
+    from bench_apts.reports.tuning_scene import TuningScene
 
 _POINTS = 12
 """Numbers of trials K that are shown at most."""
@@ -135,14 +135,14 @@ def _best_finding(scene: TuningScene, drawn: Sequence[tuple[Pool, BestOfTrials]]
     if not reached:
         return "On average not even the best of half of the trials reaches the target."
     bill, draws, label = min(reached)
-    text = ("Of what was tuned, the best of K trials is at the target, on average, for the least "
-            f"with {label}: K = {draws}, {scene.view.show(bill)}")
+    text = (f"Of the tuned optimizers, {label} needs the least for the best of K trials to reach "
+            f"the target on average: K = {draws}, {scene.view.show(bill)}")
     free = [(one.bills[0], pool.cell.label) for pool, one in drawn if not pool.cell.tune
             and pool.cell.suite.target.reached(one.values[0], scene.view.level)]
     if not free:
         return f"{text}."
     once, other = min(free)
-    return f"{text}; without tuning, {other} is there for {scene.view.show(once)}."
+    return f"{text}; {other} reaches it without tuning for {scene.view.show(once)}."
 
 
 def _best_table(scene: TuningScene, found: Sequence[tuple[Pool, BestOfTrials]]) -> Table:

@@ -14,8 +14,9 @@ from bench_apts.reports.bills_by_trainings import interval_words, payoff_table, 
 from bench_apts.reports.canvas import Figure, heading, panel, scale
 from bench_apts.reports.replayed_searches import replay_table, replayed_policies, tries_a_list
 from bench_apts.reports.search_costs import search_cost_table, search_spread_table
-from bench_apts.reports.section_parts import FIGURE_SIZE, untuned_reference
+from bench_apts.reports.section_parts import FIGURE_SIZE
 from bench_apts.reports.table import ENOUGH, Table, Value, mono, number, unstable_winner
+from bench_apts.reports.tuning_scene import untuned_reference
 from bench_apts.stats.expected_cost import ert
 from bench_apts.stats.intervals import ert_interval
 from bench_apts.stats.pairwise_comparison import Bill, compare
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.gather import Gathered
     from bench_apts.reports.replayed_searches import ReplayedPolicy
-    from bench_apts.reports.section_parts import TuningScene
     from bench_apts.reports.tuning_pools import Pool
+    from bench_apts.reports.tuning_scene import TuningScene
     from bench_apts.stats.expected_cost import Ert
     from bench_apts.stats.range_sensitivity import Width
 
@@ -148,20 +149,20 @@ def remarks(study: Study, groups: Sequence[CellGroup], pools: Sequence[Pool]) ->
         notes.append(f"trials of {_names(listed)} are a list that is tried in its order, not "
                      "draws; but for the replay, all numbers are those of a random order")
     if any(pool.cell.seeds and not pool.cell.search_owner for pool in tuned):
-        notes.append("seconds of tuning trials are their samples at the pace of the same "
-                     "optimizer's final trainings: tuning ran earlier, perhaps side by side with "
-                     "other trials (--jobs), and optimizers without tuning were timed later")
+        notes.append("seconds of tuning trials are their samples times the seconds per sample of "
+                     "the same optimizer's final trainings, as tuning ran earlier, perhaps while "
+                     "other trials ran too (--jobs)")
     if pruned := sum(record.end is not None and record.end.status == "pruned"
                      for pool in tuned for record in pool.cell.tune):
         notes.append(f"{units.plural(pruned, 'pruned trial')} "
                      f"{'counts' if pruned == 1 else 'count'} as misses, though some might have "
                      "hit")
     if followers := [pool.cell for pool in tuned if pool.cell.search_owner]:
-        notes.append(f"{_names(followers)} took over another's search: its trials, at the "
-                     "follower's own cost of a sample, are its bill; it is ranked nowhere by cost")
+        notes.append(f"another optimizer's search served {_names(followers)}: its bill is that "
+                     "search's trials at its own cost of a sample, and it is not ranked by cost")
     if tuning_pools.with_few_trials([cell for group in groups for cell in group.cells]):
-        notes.append(f"few trials: fewer than {ENOUGH}; believe neither their intervals nor a "
-                     "ranking")
+        notes.append(f"few trials: fewer than {ENOUGH}; do not rely on their intervals or "
+                     "on a ranking")
     return notes
 
 

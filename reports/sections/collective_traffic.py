@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
-from bench_apts.reports import canvas
+from bench_apts.reports import canvas, panel_rows
 from bench_apts.reports.cost_tables import UNCOUNTED
 from bench_apts.reports.figure_style import INK
 from bench_apts.reports.section_parts import Listing, Pictures, Section, opening
@@ -144,7 +144,7 @@ def _step_figure(context: Context, group: CellGroup,
     used = sorted((c for c, total in totals.items() if total), key=lambda c: (-totals[c], c))
 
     def draw() -> Drawing:
-        drawing, axes = canvas.row_panel([row.label for row in rows], right=0.8)
+        drawing, axes = panel_rows.row_panel([row.label for row in rows], right=0.8)
         for at, row in enumerate(rows):
             color, left = context.looks[row.label].color, 0.0
             for place, collective in enumerate(used):
@@ -155,7 +155,7 @@ def _step_figure(context: Context, group: CellGroup,
             axes.barh(at, left, height=0.5, facecolor="none", edgecolor=color, linewidth=1)
             if expected := row.of_step(row.expected):
                 axes.plot([expected] * 2, [at - 0.4, at + 0.4], color=INK, linewidth=2, zorder=4)
-            canvas.write_value(axes, at, units.format_size(left))
+            panel_rows.write_value(axes, at, units.format_size(left))
         canvas.scale(axes, "x", units.format_size, limits=(0, most * 1.05), ticks=4)
         canvas.heading(axes, "ideal wire bytes sent per rank in one step")
         return drawing
@@ -180,7 +180,7 @@ def _phase_figure(context: Context, group: CellGroup) -> canvas.Figure | None:
         return None
 
     def draw() -> Drawing:
-        drawing, axes = canvas.row_panel(list(totals), right=0.3)
+        drawing, axes = panel_rows.row_panel(list(totals), right=0.3)
         for at, (label, sums) in enumerate(totals.items()):
             for phase, sent in sums.items():
                 if sent > 0:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, TIME_CURRENCIES, headline
-from bench_apts.reports import bills_by_trainings, search_costs, section_parts
+from bench_apts.reports import (
+    bills_by_trainings,
+    decision_answers,
+    search_costs,
+    section_parts,
+    tuning_scene,
+)
 from bench_apts.reports.cells import computing
 from bench_apts.reports.expected_costs import expected_figure
-from bench_apts.reports.sections import decision_contest
-from bench_apts.reports.table import hits_of_trials, shared_search_sentence
+from bench_apts.reports.sections import decision_contest, decision_remarks
+from bench_apts.reports.table import shared_search_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pool
 from bench_apts.stats import network_model
 
@@ -71,11 +77,11 @@ def part(context: Context) -> section_parts.Part:
     drawn = expected_figure(context)
     return section_parts.Part(
         "decision", "Which optimizer to take", finding,
-        (section_parts.Boxes(boxes), *([section_parts.Pictures((drawn,))] if drawn else [])),
+        (decision_answers.Boxes(boxes), *([section_parts.Pictures((drawn,))] if drawn else [])),
         more=(section_parts.Prose(_HOW), *section_parts.tables(ratios, folded=False)))
 
 
-def _box(context: Context, group: CellGroup) -> section_parts.Box:
+def _box(context: Context, group: CellGroup) -> decision_answers.Box:
     device = context.gathered.device
     cells = [cell for cell in group.cells if cell.draws]
     view = CostView(headline(device), 1.0, device)
@@ -105,18 +111,18 @@ def _box(context: Context, group: CellGroup) -> section_parts.Box:
     if lacking:
         answers[1] = replace(answers[1], detail=(
             f"{answers[1].detail} Left out, as not run on fresh seeds: {units.listing(lacking)}."))
-    said = _headline(cells, once, view)
+    said = decision_remarks.headline(cells, once, view)
     depends = search_costs.order_sentence(group, device)
     if depends:
         answers[0] = replace(answers[0], brief=f"{answers[0].brief}. {depends}")
-    remarks = _nobody(group, cells, view) if cells and once.best is None else []
+    remarks = decision_remarks.nobody(group, cells, view) if cells and once.best is None else []
     shared = shared_search_sentence(cells, view.currency, device)
     answers += [answer for answer in (
         _sent(cells), _spent(pools, view), _pays(pools, unlike)) if answer]
-    return section_parts.Box(
+    return decision_answers.Box(
         (f"{context.suite.name}, " if len(context.gathered.file.study.suites) > 1 else "")
         + f"N = {group.ranks}", once.verdict, f"{said} {depends}".rstrip(), tuple(answers),
-        (*remarks, *_families(once, rivals, view), *([shared] if shared else [])),
+        (*remarks, *decision_remarks.families(once, rivals, view), *([shared] if shared else [])),
         "† more ranks than cores" if context.crowded[group.ranks] else "")
 
 
@@ -127,7 +133,7 @@ def _by_trainings(pools: Sequence[Pool], trainings: int) -> list[decision_contes
 
 
 def _answer(group: CellGroup, asked: _Question, found: decision_contest.Contest,
-            currency: Currency) -> section_parts.Answer:
+            currency: Currency) -> decision_answers.Answer:
     choice, detail = decision_contest.contest_words(found, asked.show)
     brief = decision_contest.brief_words(found, asked.show)
     best, second = found.best, found.rivals[0] if found.rivals else None
@@ -144,7 +150,7 @@ def _answer(group: CellGroup, asked: _Question, found: decision_contest.Contest,
         "ratio_high": interval.high if interval else None,
         "not_told_apart": ", ".join(rival.entrant.cell.label for rival in found.tied)}
     label = best.cell.label if best and found.verdict == "clear" else ""
-    return section_parts.Answer(
+    return decision_answers.Answer(
         asked.title, found.verdict, choice, detail, label, numbers, brief, asked.section)
 
 
@@ -178,7 +184,7 @@ def _speed(fabric: Fabric) -> str:
             f"{units.trim(units.format_seconds(fabric.latency_s))}")
 
 
-def _sent(cells: Sequence[ReportCell]) -> section_parts.Answer | None:
+def _sent(cells: Sequence[ReportCell]) -> decision_answers.Answer | None:
     """Say what one rank sends until the target is reached; None where nobody sends anything."""
     medians = [(cell.to_target("wire_bytes").median, cell) for cell in cells if cell.seeds]
     found = sorted([(value, cell.label) for value, cell in medians if math.isfinite(value)])
@@ -189,10 +195,10 @@ def _sent(cells: Sequence[ReportCell]) -> section_parts.Answer | None:
     if len(found) > _NAMED:
         said.append(f"{len(found) - _NAMED} more up to {show(found[-1][0])}")
     missed = [cell.label for value, cell in medians if not math.isfinite(value)]
-    brief = "sent by one rank in one training, the median seed's"
+    brief = "sent by one rank in one training (median seed)"
     if missed:
         brief += f"; target not reached: {units.listing(missed)}"
-    return section_parts.Answer(
+    return decision_answers.Answer(
         "Bytes to the target", "not told apart", units.listing(said),
         f"{units.capitalized(brief)}.", "", {
             "suite": cells[0].suite.name, "ranks": cells[0].ranks, "question": "bytes_to_target",
@@ -200,7 +206,7 @@ def _sent(cells: Sequence[ReportCell]) -> section_parts.Answer | None:
             "value": found[0][0], "runner_up": None}, brief, "main")
 
 
-def _spent(pools: Sequence[Pool], view: CostView) -> section_parts.Answer | None:
+def _spent(pools: Sequence[Pool], view: CostView) -> decision_answers.Answer | None:
     """Say what tuning cost, of each optimizer that was tuned; None where none was."""
     tuned = [pool for pool in pools if pool.cell.tune]
     if not tuned:
@@ -210,7 +216,7 @@ def _spent(pools: Sequence[Pool], view: CostView) -> section_parts.Answer | None
     most = units.plural(trials[-1], "trial")
     each = most if len(trials) == 1 else f"{trials[0]} to {most}"
     cell = tuned[0].cell
-    return section_parts.Answer(
+    return decision_answers.Answer(
         "What tuning cost", "not told apart", units.listing(bills), f"For {each} each.", "", {
             "suite": cell.suite.name, "ranks": cell.ranks, "question": "tuning_cost",
             "verdict": "counted", "currency": view.currency, "lowest": None,
@@ -218,14 +224,14 @@ def _spent(pools: Sequence[Pool], view: CostView) -> section_parts.Answer | None
         f"for {each} each; all others: nothing", "tuning")
 
 
-def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
+def _pays(pools: Sequence[Pool], unlike: str) -> decision_answers.Answer | None:
     """Say from how many trainings on the first tuned optimizer costs no more than an untuned one.
 
     Args:
         pools: Trials of all optimizers that have a search of their own, or need none.
         unlike: In what their environments differ, so that this is not judged; or "".
     """
-    against = section_parts.untuned_reference(pools)
+    against = tuning_scene.untuned_reference(pools)
     first = bills_by_trainings.first_to_pay(
         bills_by_trainings.crossings(pools, [against] if against else []))
     if first is None:
@@ -234,7 +240,7 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
     numbers: dict[str, Plain] = {
         "suite": mine.cell.suite.name, "ranks": mine.cell.ranks, "question": "break_even"}
     if unlike:
-        return section_parts.Answer(
+        return decision_answers.Answer(
             _PAYS, "not judged", "Not judged", f"Trials differ in {unlike}.",
             numbers=numbers | {"verdict": "not judged"})
     label, other = mine.cell.label, theirs.cell.label
@@ -251,70 +257,9 @@ def _pays(pools: Sequence[Pool], unlike: str) -> section_parts.Answer | None:
     brief = f"{label} against {other}, which is not tuned"
     if not (found.is_known or found.never):
         brief += f"; 95 % interval: {bills_by_trainings.payoff_span(found.interval)}"
-    return section_parts.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
+    return decision_answers.Answer(_PAYS, "not told apart", choice, text, "", numbers | {
         "verdict": bills_by_trainings.payoff_words(found), "lowest": label, "runner_up": other,
         "value": found.trainings if found.is_known else None,
         "ratio_low": None, "ratio_high": None,
         "break_even_low": found.interval.low, "break_even_high": found.interval.high},
         brief, "tuning")
-
-
-def _headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view: CostView) -> str:
-    if once.best is None:
-        return "No optimizer reached the target." if cells else "Nothing has been run yet."
-    label, cost = once.best.cell.label, view.show(once.best.value)
-    if not once.rivals:
-        return f"{label} reaches the target for {cost}; nothing was run to compare it."
-    if once.verdict == "not judged":
-        return (f"Not judged: trials differ in {once.unlike}. {label} has the lowest cost on "
-                f"record, {cost}.")
-    if once.verdict == "clear":
-        return f"{label} reaches the target for the least: {cost}, tuning included."
-    tied = [rival.entrant.cell.label for rival in once.tied or once.rivals]
-    who = units.listing(tied) if len(tied) < 4 else f"{len(tied)} others"
-    return (f"No clear winner. {label} has the lowest expected cost, {cost}, but "
-            + (f"{who} could not be told from it by so few trials."
-               if once.verdict == "cannot be told" else f"the trials do not tell {who} from it."))
-
-
-def _nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> list[str]:
-    """Say of a target that nobody reached what the cap was, and which lower level was reached."""
-    target = group.suite.target
-    lines = [f"The cap of each trial was {units.format_budget(group.suite.budget)} of training."]
-    for level in sorted((x for x in target.levels if x < 1), reverse=True):
-        labels = [cell.label for cell in cells if cell.ert(view.currency, level).hits]
-        if labels:
-            return [*lines, f"The lower level of {units.format_goal(target, level)} was reached "
-                            f"by {units.listing(labels)}."]
-    return lines
-
-
-def _families(once: decision_contest.Contest, cells: Sequence[ReportCell],
-              view: CostView) -> list[str]:
-    """Say how each family fared whose cheapest member is not the best."""
-    if once.best is None or len(cells) == 1 or once.verdict == "not judged":
-        return []
-    if not once.best.value:  # the untrained model met the target
-        return []
-    families: dict[str, list[ReportCell]] = {}
-    for cell in cells:
-        families.setdefault(cell.family, []).append(cell)
-    return [_loss(once, members, view) for family, members in families.items()
-            if family and once.best.cell not in members]
-
-
-def _loss(once: decision_contest.Contest, members: Sequence[ReportCell], view: CostView) -> str:
-    assert once.best is not None
-    mine = min(members, key=lambda cell: (
-        cell.ert(view.currency).cost, cell.ert(view.currency).total))
-    expected = mine.ert(view.currency)
-    tied = any(rival.entrant.cell is mine for rival in once.tied)
-    if not expected.hits:
-        return (f"{mine.label} {'is behind' if tied else 'loses here'}: it costs more than "
-                f"{view.show(expected.bound)}, as {hits_of_trials(0, expected.trials)}"
-                + (", which so few trials cannot tell from chance." if tied else "."))
-    ratio = units.times(expected.cost / once.best.value)
-    if tied:
-        return (f"{mine.label} is behind at {ratio} the lowest cost, within the uncertainty of "
-                "these few trials.")
-    return f"{mine.label} loses here: it costs {ratio} as much as {once.best.cell.label}."

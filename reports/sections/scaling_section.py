@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench_apts.core import units
 from bench_apts.core.currencies import CURRENCIES, headline
-from bench_apts.reports import canvas, modelled_times, section_parts
+from bench_apts.reports import canvas, modelled_times, panel_rows, section_parts
 from bench_apts.reports.figure_style import MUTED
 from bench_apts.reports.sections import scaling_factors
 from bench_apts.reports.table import Table, name, number, reached, words
@@ -282,7 +282,7 @@ def _network_figure(context: Context, rows: Sequence[ProjectedRow],
               max(time for time, _ in times.values()) * 1.4)
 
     def draw() -> Drawing:
-        drawing, panels = canvas.stacked_panels([1.25] * len(sizes), left=0.62, right=0.2)
+        drawing, panels = panel_rows.stacked_panels([1.25] * len(sizes), left=0.62, right=0.2)
         for axes, ranks in zip(panels, sizes, strict=True):
             for label in labels:
                 found = [(at, *times[ranks, label, fabric]) for at, fabric in enumerate(fabrics)

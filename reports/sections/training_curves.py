@@ -55,9 +55,11 @@ def part(context: Context) -> Part | None:
     axes = sorted(AXES, key=lambda axis: axis.currency not in _firsts(context))
     drawn = sorted((figure for group in context.groups for figure in _figures(context, group)),
                    key=lambda figure: [axis.label for axis in axes].index(figure.choice))
-    noises = [f"{noise} at {context.size(group.ranks)}" for group in context.groups
-              if (noise := context.noise(group.ranks))]
-    key = " ".join((_KEY, *(f"{units.capitalized(noise)}." for noise in noises)))
+    noises = [f"{units.times(group.noise.factor)} at {context.size(group.ranks)}"
+              for group in context.groups if group.noise]
+    key = _KEY
+    if noises:
+        key += f" Times of equal trials: up to {units.listing(noises)} apart."
     return (SECTION.part(_finding(context), [Pictures(tuple(drawn), key=key)])
             if drawn else None)
 
@@ -117,6 +119,8 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
     title = units.metric_title(target.metric)
 
     def draw() -> Drawing:
+        from bench_apts.reports.axis_ticks import offer_scale
+
         drawing, axes = canvas.panel(*FIGURE_SIZE)
         axes.axhline(target.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
         if floored:
@@ -138,7 +142,7 @@ def _figure(context: Context, group: CellGroup, axis: CurveAxis, found: Sequence
         unit = units.metric_unit(target, target.metric)
         canvas.heading(axes, f"validation {title}" + (f" ({unit})" if unit else "")
                        + (", by the logarithm of its errors" if share else ""))
-        canvas.offer_scale(axes, axis.form, log=not log, limits=ends[not log])
+        offer_scale(axes, axis.form, log=not log, limits=ends[not log])
         return drawing
 
     dotted = (f" Dotted: {units.format_metric(target, target.metric, floor)}, the best that any "

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core import units
 from bench_apts.core.currencies import currency_noun, headline
-from bench_apts.reports import bills_by_trainings, canvas, section_parts, table
+from bench_apts.reports import (
+    bills_by_trainings,
+    canvas,
+    panel_rows,
+    section_parts,
+    table,
+    tuning_scene,
+)
 from bench_apts.reports.search_costs import restart_figure
 from bench_apts.reports.search_figures import best_of_k_figure, replay_figures
 from bench_apts.reports.tuning_bill import remarks, suite_bill, width_figure
@@ -35,7 +42,7 @@ def part(context: Context) -> Part | None:
     found = suite_bill(context.groups, view)
     if not found.pools:
         return None
-    scenes = [section_parts.TuningScene(context, view, group.ranks, tuple(
+    scenes = [tuning_scene.TuningScene(context, view, group.ranks, tuple(
         pool for pool in found.pools if pool.cell.ranks == group.ranks))
         for group in context.groups]
     blocks: list[Block] = []
@@ -59,7 +66,7 @@ def part(context: Context) -> Part | None:
          *(section_parts.Prose(f"{units.capitalized(note)}.") for note in notes)))
 
 
-def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningScene],
+def _finding(groups: Sequence[CellGroup], scenes: Sequence[tuning_scene.TuningScene],
              currency: Currency) -> str:
     """Say for each N from how many trainings on the first tuned optimizer pays, if known."""
     if not any(pool.cell.tune for scene in scenes for pool in scene.pools):
@@ -76,10 +83,10 @@ def _finding(groups: Sequence[CellGroup], scenes: Sequence[section_parts.TuningS
     return f"{units.capitalized(text)}."
 
 
-def _pays(scene: section_parts.TuningScene) -> str:
+def _pays(scene: tuning_scene.TuningScene) -> str:
     if unlike := unlike_environments(scene.pools, scene.view):
         return f"costs are not judged, as trials differ in {unlike}"
-    against = section_parts.untuned_reference(scene.pools)
+    against = tuning_scene.untuned_reference(scene.pools)
     tuned = any(pool.cell.tune and pool.ert.hits for pool in scene.pools)
     if against is None:
         return ("only what was tuned reached the target" if tuned
@@ -118,7 +125,7 @@ def _spending(cell: ReportCell, currency: Currency) -> _Spending:
                      "hit" if hit else "miss" if cell.seeds else "not run")
 
 
-def _spent_figure(scene: section_parts.TuningScene,
+def _spent_figure(scene: tuning_scene.TuningScene,
                   cells: Sequence[ReportCell]) -> canvas.Figure | None:
     """Draw what was spent: the tuning trials, and one training with the result."""
     view = scene.view
@@ -128,12 +135,13 @@ def _spent_figure(scene: section_parts.TuningScene,
         return None
 
     def draw() -> Drawing:
-        drawing, axes = canvas.row_panel([cell.label for cell in cells], right=1.65, height=0.33)
+        drawing, axes = panel_rows.row_panel(
+            [cell.label for cell in cells], right=1.65, height=0.33)
         for row, (cell, bill) in enumerate(bills):
             color = scene.context.looks[cell.label].color
             axes.barh(row, bill.tuning, height=0.52, color=color, alpha=0.4, linewidth=0)
             axes.barh(row, bill.training, left=bill.tuning, height=0.52, color=color, linewidth=0)
-            canvas.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
+            panel_rows.write_value(axes, row, f"{view.show(bill.together)}{_ENDINGS[bill.ended]}")
         canvas.scale(axes, "x", scene.axis, ticks=4, limits=(0, most * 1.04))
         canvas.heading(axes, "tuning (pale) and one final training (solid), in "
                        f"{currency_noun(view.currency, view.device)}")
@@ -155,7 +163,7 @@ def _spent_figure(scene: section_parts.TuningScene,
         basis=scene.basis, data=_spent_table(scene, bills))
 
 
-def _spent_table(scene: section_parts.TuningScene,
+def _spent_table(scene: tuning_scene.TuningScene,
                  bills: Sequence[tuple[ReportCell, _Spending]]) -> table.Table:
     view = scene.view
 

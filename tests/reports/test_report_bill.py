@@ -352,7 +352,7 @@ def test_whose_search_served_another_is_said(known):
     cells = tuple(replace(cell, search_owner="sgd" if cell.tune else "") for cell in group.cells)
     found = study_bill(replace(gathered, groups=(replace(group, cells=cells),)), replay=False)
     assert "tuned as sgd" in row(found, "bill-search", "adam")[1]["Optimizer"].badge
-    assert any("adam at N = 1 took over another's search" in note for note in found.notes)
+    assert any("another optimizer's search served adam at N = 1" in note for note in found.notes)
 
 
 def test_few_trials_are_marked(known):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from bench_apts.reports.decision_answers import Answer, Box, Boxes
 from bench_apts.reports.report_page import add_uncertainty, uncertainty_sentence
-from bench_apts.reports.section_parts import Answer, Box, Boxes, Part
+from bench_apts.reports.section_parts import Part
 from bench_apts.reports.sections import find_sections
 
 

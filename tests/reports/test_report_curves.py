@@ -136,7 +136,6 @@ def test_figures_are_images_with_words_and_real_text(part):
     for figure in fixture.figures(part).values():
         assert re.match(r'<svg [^>]*role="img"', figure.inline)
         assert "<title" in figure.inline
-        assert "<desc" in figure.inline
         assert re.search(r"<text[^>]*>validation accuracy", figure.inline)
         assert figure.data is not None
 

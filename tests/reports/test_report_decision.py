@@ -221,7 +221,7 @@ def test_slow_networks_are_modelled_from_two_ranks_on(make):
     assert alone == ["train_once", "train_ten_times", "memory", "tuning_cost"]
     both = [a.numbers["question"] for a in box(make(2, **paces), make(1, **paces)).answers]
     assert both == ["train_once", "train_ten_times", "network_eth10g", "network_wan", "memory",
-                    "tuning_cost"]
+                    "bytes_to_target", "tuning_cost"]
 
 
 def test_without_one_rank_alone_bytes_stand_in_for_modelled_time(make):

@@ -3,7 +3,8 @@
 import pytest
 from report_fixture import Folder
 
-from bench_apts.reports.section_parts import Boxes, StudyContext
+from bench_apts.reports.decision_answers import Boxes
+from bench_apts.reports.section_parts import StudyContext
 from bench_apts.reports.sections import collective_traffic, decision_boxes, optimizer_ranking
 
 BACKEND = """

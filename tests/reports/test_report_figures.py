@@ -48,12 +48,11 @@ def test_every_figure_is_an_image_with_a_title_and_a_description(made):
     by_id = {e.get("id"): e for e in tree.iter() if e.get("id")}
     for svg in drawn:
         assert svg.get("role") == "img"
-        title, desc = (by_id[name] for name in svg.get("aria-labelledby").split())
-        assert (title.tag, desc.tag) == ("title", "desc")
+        title, caption = (by_id[svg.get(f"aria-{how}")] for how in ("labelledby", "describedby"))
+        assert (title.tag, caption.tag) == ("title", "figcaption")
         assert title in list(svg)
-        assert desc in list(svg)
         assert html_tree.text(title)
-        assert html_tree.text(desc)
+        assert html_tree.text(caption)
         assert len([*svg.iter("text")]) > 2
 
 

@@ -233,7 +233,8 @@ def test_figures_are_described_for_those_who_cannot_see_them(page):
     figures = re.findall(r"<svg[^>]*role=\"img\".*?</svg>", page, re.DOTALL)
     assert len(figures) == page.count("<figure")
     for figure in figures:
-        assert re.search(r"<title [^>]*>[^<]+</title><desc [^>]*>[^<]+</desc>", figure)
+        assert re.search(r"<title [^>]*>[^<]+</title>", figure)
+        assert re.search(r'aria-describedby="[\w-]+-caption"', figure)
         assert "<text" in figure
 
 

@@ -161,8 +161,8 @@ def test_modelled_times_are_one_figure_and_only_of_minibatches_that_were_run(par
     modelled = fixture.listings(part)["modelled"]
     assert {r["samples_to_target"] for r in modelled.records()} == {"measured", "unknown"}
     said = [block.text for block in part.every_block if isinstance(block, Prose)]
-    assert ("Apts on digits at N = 64 and more, strong scaling: time to the target is not "
-            "modelled: minibatch of 128 was never run.") in said
+    assert ("Time to the target is not modelled for apts on digits at N = 64 and more, strong "
+            "scaling: a minibatch of 128 was never run.") in said
 
 
 def test_weak_scaling_is_labelled(tmp_path):

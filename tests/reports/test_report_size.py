@@ -13,9 +13,9 @@ from bench_apts.reports.table import MOST_ROWS
 
 OPTIMIZERS, EACH = 5, 200
 
-MOST_BYTES = 2_200_000
+MOST_BYTES = 1_500_000
 
-BAR_S, SLACK = 15, 3
+BAR_S, SLACK = 15, 2
 """CPU seconds on an idle machine, and how many times that a busy one may take."""
 
 pytestmark = pytest.mark.slow

@@ -4,9 +4,9 @@ import pytest
 from report_fixture import Folder
 
 from bench_apts.core.spec import Searched
-from bench_apts.reports.section_parts import TuningScene, untuned_reference
 from bench_apts.reports.tuning_bill import narrow_searches, width_figure, width_sentence
 from bench_apts.reports.tuning_pools import CostView, read_pools
+from bench_apts.reports.tuning_scene import TuningScene, untuned_reference
 
 # Learning rates 0.01 · 2^k, k = 0 … 7: the best is in the middle, the ends are in vain.
 DRAWS = (-20, -20, 3, 2, 3, -20, -20, -20)
