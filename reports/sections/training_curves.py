@@ -59,7 +59,7 @@ def part(context: Context) -> Part | None:
               for group in context.groups if group.noise]
     key = _KEY
     if noises:
-        key += f" Times of equal trials: up to {units.listing(noises)} apart."
+        key += f" Times of equal trials differ by up to {units.listing(noises)}."
     return (SECTION.part(_finding(context), [Pictures(tuple(drawn), key=key)])
             if drawn else None)
 

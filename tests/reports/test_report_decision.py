@@ -25,6 +25,7 @@ from bench_apts.reports.sections.decision_contest import (
 )
 from bench_apts.reports.table import unstable_winner
 from bench_apts.reports.tuning_pools import CostView, read_pool
+from bench_apts.stats import trial_costs
 from bench_apts.stats.amortisation import break_even
 from bench_apts.stats.network_model import Fabric
 from bench_apts.stats.pairwise_comparison import Bill, compare
@@ -221,7 +222,17 @@ def test_slow_networks_are_modelled_from_two_ranks_on(make):
     assert alone == ["train_once", "train_ten_times", "memory", "tuning_cost"]
     both = [a.numbers["question"] for a in box(make(2, **paces), make(1, **paces)).answers]
     assert both == ["train_once", "train_ten_times", "network_eth10g", "network_wan", "memory",
-                    "bytes_to_target", "tuning_cost"]
+                    "tuning_cost"]
+
+
+def test_bytes_to_the_target_are_those_of_the_median_final_training(make):
+    group = make(2, fresh=[4.0, 1.0, 2.0], sgd=[4.0] * 6, apts=[0.05] * 3)
+    found = answer(box(group), "bytes_to_target")
+    sent = sorted(trial_costs.outcome(record).cost["wire_bytes"]
+                  for record in group.cells[0].seeds)
+    assert (found.numbers["lowest"], found.numbers["value"]) == ("sgd", sent[1])
+    assert found.choice.startswith("sgd ")
+    assert found.brief.endswith("target not reached: apts")
 
 
 def test_without_one_rank_alone_bytes_stand_in_for_modelled_time(make):
