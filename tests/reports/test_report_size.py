@@ -55,6 +55,6 @@ def test_what_the_page_leaves_out_is_said_and_stands_in_the_files(built):
         assert sum(map(int, results)) == rows
     bodies = re.findall(r"<tbody>.*?</tbody>", page, re.DOTALL)
     assert max(body.count("<tr") for body in bodies) == MOST_ROWS
-    trained = re.findall(r"<figcaption>.*?figures/digits-n\d-radius\.svg", page)
+    trained = re.findall(r"<figcaption[^>]*>.*?figures/digits-n\d-radius\.svg", page)
     assert len(trained) == len(large_study.RANKS)
     assert all(f"Single: the first {SINGLE} seeds of each." in caption for caption in trained)
