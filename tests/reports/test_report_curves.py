@@ -164,14 +164,14 @@ def test_hits_are_ringed_and_misses_crossed(folder, seeds):
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """Curves of 242 evaluations of six seeds of sgd."""
+    """Curves of 242 evaluations of five seeds of sgd."""
     suite = msgspec.structs.replace(fixture.SUITE, budget=Budget(241 * 1_400, 120.0))
     folder = tmp_path_factory.mktemp("results") / "long"
     folder.mkdir()
     write_json(folder / "study.json", store.StudyFile(
-        fixture.study((1,), 0, 6, (suite,)), [], "2026-01-02T03:00:00+00:00",
+        fixture.study((1,), 0, 5, (suite,)), [], "2026-01-02T03:00:00+00:00",
         fixture.ENVIRONMENT))
-    for seed in range(6):
+    for seed in range(5):
         spec = fixture.trial("sgd", 1, "report", seed, suite=suite)
         fixture.write(folder, spec, fixture.evals(
             spec, pace=0.2 + 0.1 * seed, step_s=0.01, backwards=1, every=1), "hit", test=0.95)
@@ -217,10 +217,10 @@ def test_of_many_seeds_some_are_drawn_singly_and_all_count(tmp_path):
                                                   every=1), "hit", test=0.95)
     context = fixture.contexts(folder)[0]
     (sgd,), _ = curves.curve_bands(context.curves, ["sgd"], "validation", ["validation"])
-    assert [run["seed"].iat[0] for run in sgd.runs] == list(range(10))
+    assert [run["seed"].iat[0] for run in sgd.runs] == list(range(5))
     assert sgd.shared["validation"].shape == (21, 13)
     part = fixture.build_section(section, folder)
-    assert "Single: the first 10 seeds of each." in (
+    assert "Single: the first 5 seeds of each." in (
         fixture.figures(part)["n1-accuracy-samples"].caption)
     assert part.finding.startswith("13 of 13 final trainings reached the target")
 

@@ -94,8 +94,8 @@ def test_best_of_k_by_hand(known):
 def test_the_best_of_k_is_held_against_what_needs_no_tuning(tmp_path):
     folder = Folder(tmp_path / "study").add("adam", "tune", (2, 3, 4, 5))
     caption = figures(built(folder.add("apts", "report", FREE)))["best-of-k"].caption
-    assert "on average, for the least with adam: K = 1, 3.50\u202fGPU\u2011s; without " in caption
-    assert "without tuning, apts is there for 4.00\u202fGPU\u2011s." in caption
+    assert "to reach the target on average: K = 1, 3.50\u202fGPU\u2011s; apts " in caption
+    assert "apts reaches it without tuning for 4.00\u202fGPU\u2011s." in caption
 
 
 def test_the_finding_joins_the_n_of_one_answer(tmp_path):
@@ -132,7 +132,7 @@ def test_searches_of_any_length_are_drawn(tmp_path):
                 msgspec.structs.replace(event, train_s=1e-9 * event.train_s)
                 for event in record.evals], "hit")
     figure = figures(built(folder))["restarts"]
-    assert "end for the least with apts" in figure.caption
+    assert "with apts, the least" in figure.caption
     low, high = figure.draw().axes[0].get_xlim()
     assert low < 4e-9
     assert high > 10
@@ -144,7 +144,7 @@ def test_what_a_bill_did_not_pay_for_was_not_seen(tmp_path):
     folder.add("adam", "tune", (2, 2, 2, 2), values=[MISS, MISS, HIT, 0.99], status="hit")
     figure = figures(built(folder))["best-of-k"]
     assert [record["best"] for record in rows(figure)] == pytest.approx([HIT, HIT])
-    assert "for the least with adam: K = 1, 2.00\u202fGPU\u2011s" in figure.caption
+    assert "on average: K = 1, 2.00\u202fGPU\u2011s" in figure.caption
 
 
 def test_a_loss_is_best_where_it_is_least(tmp_path):
