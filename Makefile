@@ -89,8 +89,8 @@ wheel: $(STAMP)  ## build the wheel, install it elsewhere and use it there
 		--gpus 1 --optimizers sgd --trials 0 --seeds 1 --offline --out installed/results
 
 # One thread: kernels of this size lose by more, and their seconds scatter more.
-MICRO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only \
-	--benchmark-autosave --benchmark-storage=.benchmarks
+MICRO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m "slow or not slow" \
+	--benchmark-only --benchmark-autosave --benchmark-storage=.benchmarks
 
 bench: $(STAMP)  ## microbenchmarks, kept in .benchmarks
 	$(MICRO)
