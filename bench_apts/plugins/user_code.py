@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,7 @@ from bench_apts.core.files import require_utf8
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
 _INSTALLED = ("site-packages", "dist-packages")
 """Folders whose modules are installed, not a plug-in's own."""
@@ -110,7 +110,9 @@ def from_file(path: Path, what: str) -> tuple[ModuleType, SiblingModules]:
         raise UserError(f"no {what} file {path}")
     whole = require_utf8(f"the {what} file", path.resolve())
     place = hashlib.sha256(whole.encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"bench_apts_plugin_{path.stem}_{place}", path)
+    name = f"bench_apts_plugin_{path.stem}_{place}"
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_SourceLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -142,6 +144,18 @@ def sha256(loaded: tuple[Loaded, ...]) -> str:
     return total.hexdigest()
 
 
+class _SourceLoader(SourceFileLoader):
+    """Loads what a file says now, which is what records have the hash of.
+
+    Python's own loader takes bytecode of an earlier version for the file's where both have the
+    same size and the same second of their last change.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 class SiblingModules(MetaPathFinder):
     """Finds modules in a plug-in's folder that nothing else provides.
 
@@ -164,11 +178,18 @@ class SiblingModules(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find a module or package of the folder; what lies in a package is found through it."""
-        if path is not None or not self._provides(fullname):
+        """Find a module or package of the folder, or what lies in such a package."""
+        if path is None:
+            if not self._provides(fullname):
+                return None
+            self._names.add(fullname)
+            path = [str(self._folder)]
+        elif fullname.partition(".")[0] not in self._names:
             return None
-        self._names.add(fullname)
-        return PathFinder.find_spec(fullname, [str(self._folder)], target)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _SourceLoader(spec.loader.name, spec.loader.path)
+        return spec
 
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Modules in the folder of a plug-in file: found, hashed, and never those of another folder."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from bench_apts.core import store
 from bench_apts.core.errors import UserError
-from bench_apts.plugins import registry
+from bench_apts.plugins import registry, user_code
 from bench_apts.plugins.user_code import SiblingModules
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
@@ -176,3 +177,21 @@ def test_a_changed_helper_is_another_trial_and_a_moved_folder_is_not(write, comm
     assert len({r.trial.plugin_sha256 for r in records}) == 2
     checked = command("check", out / "digits")
     assert checked.returncode == 0, checked.stdout
+
+
+def test_a_file_that_was_changed_within_a_second_is_read_again(tmp_path, monkeypatch):
+    """Python's bytecode is taken for a file's by its size and the second of its last change."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    package = tmp_path / "parts"
+    package.mkdir()
+    files = [tmp_path / "own.py", tmp_path / "helper.py", package / "__init__.py",
+             package / "part.py"]
+    texts = ["import helper, parts.part\nvalues = [{}, helper.value, parts.value,"
+             " parts.part.value]",
+             "value = {}", "value = {}", "value = {}"]
+    for number in (1, 2):
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text.format(number))
+            os.utime(file, (1, 1))
+        module, _ = user_code.from_file(files[0], "optimizer")
+        assert module.values == [number] * 4
