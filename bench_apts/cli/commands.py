@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import typer
+import typer.core
 
 from bench_apts import __version__
 from bench_apts.cli import (
@@ -42,8 +43,25 @@ _MisusedOption: Any = typer.BadParameter.__mro__[1]
 
 _NAME = "bench-apts"
 
+
+class _Interruption(BaseException):
+    """Ctrl-C, which Typer would turn into an exit code without a line."""
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C passes Typer unchanged."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interruption from error
+
+
 app = typer.Typer(
     name=_NAME,
+    cls=_Group,
     help="Which optimizer reaches the accuracy you need, on N GPUs, for the least time, bytes "
          "and total bill, tuning included?",
     no_args_is_help=True,
@@ -106,7 +124,7 @@ def main() -> None:
             sys.exit(2)
         command = error.ctx.command_path if error.ctx else _NAME
         _fail(f"{error.format_message().rstrip('.?')}; see `{command} --help`", 2)
-    except typer.Abort as error:
+    except (typer.Abort, _Interruption) as error:
         raise KeyboardInterrupt from error
     except BrokenPipeError:
         # The reader of the output has ended, as `| head` does.

@@ -255,8 +255,7 @@ def end_in_order(message: str = "") -> Iterator[None]:
         with interruptible():
             yield
     except Interrupted as error:
-        if message:
-            print(f"interrupted: {message}")
+        print(f"interrupted: {message}" if message else "interrupted")
         raise typer.Exit(128 + error.number) from error
 
 

@@ -9,6 +9,7 @@ import pytest
 import warm_processes
 
 from bench_apts import __version__
+from bench_apts.cli import commands, main
 from bench_apts.plugins import registry
 
 WATCH = """
@@ -155,3 +156,18 @@ def test_a_reader_that_goes_away_is_no_error(environment, tmp_path):
     os.close(writing)
     assert done.returncode in (1, 128 + 13)
     assert done.stderr == ""
+
+
+def test_an_interrupt_anywhere_in_a_command_ends_in_a_line(monkeypatch, capsys):
+    """Also outside of the blocks in which commands end in order; Typer itself says nothing."""
+    def interrupt():
+        raise KeyboardInterrupt
+
+    known = {command.name: command for command in commands.app.registered_commands}
+    monkeypatch.setattr(known["info"], "callback", interrupt)
+    monkeypatch.setattr(sys, "argv", ["bench-apts", "info"])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # main replaces it
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "bench-apts: interrupted\n"
