@@ -118,7 +118,7 @@ def read_history(folder: Path) -> History:
     """Read all result files below a folder.
 
     Numbers of another version of a benchmark than the present one mean something else and are
-    left out, as asv does; without ``benchmarks.json`` nobody knows, and all count.
+    left out, as asv does; without ``benchmarks.json`` that is unknown, and all count.
 
     Args:
         folder: asv's ``results_dir``.

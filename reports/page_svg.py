@@ -2,8 +2,8 @@
 
 Style attributes become presentation attributes (a strict Content-Security-Policy forbids the
 former), known colours get CSS classes (dark mode), and every id gets the figure's name in front.
-Paths are written by their steps, a mark that stands at many places is one path, and digits that
-nobody can see are dropped.
+Paths are written by their steps, a mark that stands at many places is one path, and digits below
+a tenth of a point are dropped.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _references(root: ET.Element) -> dict[str, None]:
 
 
 def _round(element: ET.Element) -> None:
-    """Drop digits that nobody can see: a tenth of a point is finer than any screen."""
+    """Drop digits below a tenth of a point, which is finer than the pixels of a screen."""
     for name in ("x", "y", "transform", "width", "height", "points"):
         if name in element.attrib:
             element.set(name, " ".join(_LONG.sub("", element.attrib[name]).split()))

@@ -54,6 +54,6 @@ def row_panel(labels: Sequence[str], *, right: float,
 
 
 def write_value(axes: Axes, row: int, text: str) -> None:
-    """Write a number to the right of its row, so that nobody has to read it off."""
+    """Write a number to the right of its row, so that it need not be read off the axis."""
     axes.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(9, 0),
                   textcoords="offset points", va="center", color=INK, annotation_clip=False)

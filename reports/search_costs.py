@@ -111,7 +111,7 @@ def _best(pool: Pool, view: CostView, draws: int, column: str) -> Value:
 
 
 def restart_figure(scene: TuningScene) -> Figure | None:
-    """Draw the share of searches that a budget suffices for; None where nobody hit."""
+    """Draw the share of searches that a budget suffices for; None where no trial hit."""
     able = [pool for pool in scene.searches if pool.ert.hits]
     if not able:
         return None

@@ -195,7 +195,7 @@ def rank_by_cost(cells: Sequence[ReportCell], currency: Currency) -> list[Report
 
 
 def shared_search_sentence(cells: Sequence[ReportCell], currency: Currency, device: str) -> str:
-    """Say who is not ranked by cost as it shared a search, with its own cost; "" if nobody."""
+    """Say who is not ranked by cost as it shared a search, with its own cost; "" if none."""
     return " ".join(
         f"{cell.label} took over what {cell.search_owner}'s search found and is not ranked by "
         f"cost; the same search at {cell.label}'s own cost of a sample: "

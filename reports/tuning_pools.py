@@ -100,7 +100,7 @@ class Pool:
         return _ert(self.again)
 
     def trained(self, like: TrialRecord) -> Ert | None:
-        """ERT here of the configuration of a trial at any N; None if nobody ran it here.
+        """ERT here of the configuration of a trial at any N; None if it was not run here.
 
         From fresh report-stage seeds if it is the frozen one, else from tuning trials.
         """
@@ -162,7 +162,7 @@ def transfer_bills(pools: Sequence[Pool], view: CostView) -> tuple[Table | None,
         view: Currency, level and device.
 
     Returns:
-        The table, None for a single N or if nobody was tuned; and notes on which optimizers are
+        The table, None for a single N or if no optimizer was tuned; and notes on which ones are
         left out, and why.
     """
     sizes = sorted({pool.cell.ranks for pool in pools})

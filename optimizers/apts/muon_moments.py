@@ -26,7 +26,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Return U Vᵀ of the singular value decompositions U Σ Vᵀ, roughly.
 
     Newton-Schulz iterations of the quintic polynomial of Jordan et al. (2024): singular values
-    come out between 0.7 and 1.2, those far below a hundredth of the largest norm smaller.
+    come out between 0.7 and 1.2; those far below a hundredth of the matrix norm come out smaller.
 
     Args:
         matrices: ``(k, r, c)``.

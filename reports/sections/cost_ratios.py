@@ -51,7 +51,7 @@ class Ranking:
     Attributes:
         group: Suite and N.
         reference: The cheapest that declares a family and reached the target, else the cheapest of
-            all; None if nobody reached it.
+            all; None if no optimizer reached it.
         rivals: The cheapest first, without those whose search was another's: they would be the
             same rival again.
         unlike: In what the environments of all their trials differ, so that no optimizer is called
@@ -65,7 +65,7 @@ class Ranking:
 
     @property
     def best(self) -> RankedOptimizer | None:
-        """Who is first most often; None where that is unknown or nobody hit."""
+        """Who is first most often; None where that is unknown or none hit."""
         known = [rival for rival in self.rivals if rival.first > 0]
         return max(known, key=lambda rival: rival.first, default=None)
 

@@ -115,7 +115,7 @@ def _box(context: Context, group: CellGroup) -> decision_answers.Box:
     depends = search_costs.order_sentence(group, device)
     if depends:
         answers[0] = replace(answers[0], brief=f"{answers[0].brief}. {depends}")
-    remarks = decision_remarks.nobody(group, cells, view) if cells and once.best is None else []
+    remarks = decision_remarks.missed(group, cells, view) if cells and once.best is None else []
     shared = shared_search_sentence(cells, view.currency, device)
     answers += [answer for answer in (
         _sent(cells), _spent(pools, view), _pays(pools, unlike)) if answer]
@@ -185,7 +185,7 @@ def _speed(fabric: Fabric) -> str:
 
 
 def _sent(cells: Sequence[ReportCell]) -> decision_answers.Answer | None:
-    """Say what one rank sends until the target is reached; None where nobody sends anything."""
+    """Say what one rank sends until the target is reached; None where no rank sends anything."""
     medians = [(cell.to_target("wire_bytes").median, cell) for cell in cells if cell.seeds]
     found = sorted([(value, cell.label) for value, cell in medians if math.isfinite(value)])
     if not found or not found[-1][0]:

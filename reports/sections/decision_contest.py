@@ -91,7 +91,7 @@ class Contest:
     """A ranking by one quantity.
 
     Attributes:
-        best: The lowest value; None if nobody reached the target.
+        best: The lowest value; None if no optimizer reached the target.
         rivals: All others, the lowest first.
         trials: How many trials the optimizers have, all together.
         unlike: In what the trials' environments differ, so that nothing is judged; "" if they
@@ -107,7 +107,7 @@ class Contest:
 
     @property
     def verdict(self) -> DecisionVerdict:
-        """What the trials say: one wins, they tell nobody apart, or so few never could."""
+        """What the trials say: one wins, none can be told apart, or they are too few to tell."""
         if self.best is None:
             return "none"
         if self.rivals and self.unlike:

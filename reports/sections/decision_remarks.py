@@ -1,4 +1,4 @@
-"""What the decision says in sentences: its headline, who was left behind, what nobody reached."""
+"""Sentences of the decision: its headline, optimizers that lose, and a target that all missed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def headline(cells: Sequence[ReportCell], once: decision_contest.Contest, view: 
                if once.verdict == "cannot be told" else f"the trials do not tell {who} from it."))
 
 
-def nobody(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> list[str]:
-    """Say of a target that nobody reached what the cap was, and which lower level was reached."""
+def missed(group: CellGroup, cells: Sequence[ReportCell], view: CostView) -> list[str]:
+    """Return the cap of a trial and the lower level reached, for a target that all missed."""
     target = group.suite.target
     lines = [f"The cap of each trial was {units.format_budget(group.suite.budget)} of training."]
     for level in sorted((x for x in target.levels if x < 1), reverse=True):

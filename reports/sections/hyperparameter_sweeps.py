@@ -131,7 +131,7 @@ def _sweep_points(cell: ReportCell, name: str) -> list[SweepPoint]:
 
 
 def transfer_table(context: Context) -> Table | None:
-    """Fill the transfer matrix of one suite; None for a single N or where nobody was tuned.
+    """Fill the transfer matrix of one suite; None for a single N or where no optimizer was tuned.
 
     Optimizers that took over another's search are left out: the matrix is the other's.
     """

@@ -106,7 +106,7 @@ def _place_ranks(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _cost_figure(context: Context, currency: Currency, slug: str) -> canvas.Figure | None:
-    """Draw a cost to the target against N, never as a speed-up; None if nobody has any."""
+    """Draw a cost to the target against N, never as a speed-up; None if no optimizer has one."""
     row = CURRENCIES[currency]
     groups = [g for g in context.groups if row.applies(context.gathered.device, g.ranks)
               and not (row.is_clock and context.crowded[g.ranks])]
