@@ -271,10 +271,8 @@ def grouped(ranks, variant):
     for _ in range(21):
         task.step()
     other = Task(ranks.rank, group=groups[ranks.rank // 2], variant=variant, **more)
-    other.model.load_state_dict(task.model.state_dict())
-    other.optimizer.load_state_dict(task.optimizer.state_dict())
     other.size = task.size
-    other.generator.set_state(task.generator.get_state())
+    other.take_over(task)
     for _ in range(11):  # ends a round
         task.step()
         last = other.step()

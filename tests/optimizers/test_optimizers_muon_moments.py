@@ -95,9 +95,7 @@ def train_and_resume(rank):
     for _ in range(26):
         if straight.step()["agreed"]:
             digests.append(straight.digest())
-    other.model.load_state_dict(straight.model.state_dict())
-    other.optimizer.load_state_dict(straight.optimizer.state_dict())
-    other.generator.set_state(straight.generator.get_state())
+    other.take_over(straight)
     for _ in range(20):
         straight.step()
         other.step()

@@ -113,9 +113,7 @@ def resumed(rank, cut):
     straight, other = (Task(rank.rank, **settings) for _ in range(2))
     for _ in range(cut):
         straight.step()
-    other.model.load_state_dict(straight.model.state_dict())
-    other.optimizer.load_state_dict(straight.optimizer.state_dict())
-    other.generator.set_state(straight.generator.get_state())
+    other.take_over(straight)
     lasts = [(straight.step(), other.step()) for _ in range(40)]
     # A new one asks for counts of samples once more.
     same = all(one[name] == two[name] for one, two in lasts for name in one
@@ -263,9 +261,7 @@ def finishing(rank):
             intervals.append(step)
     straight.optimizer.finish(16 * 40)
     straight.step()
-    other.model.load_state_dict(straight.model.state_dict())
-    other.optimizer.load_state_dict(straight.optimizer.state_dict())
-    other.generator.set_state(straight.generator.get_state())
+    other.take_over(straight)
     for _ in range(45):
         straight.step()
         other.step()
