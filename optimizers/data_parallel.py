@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from bench_apts.optimizers.schedule import cosine
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.randomness import Redraw
 from bench_apts.plugins.replicas import align_buffers
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -154,7 +154,7 @@ class DataParallelStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights, buffers, optimizer state and the count of minibatches."""
-        return copy.deepcopy({
+        return copied({
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
             "hook": self.hook.state_dict() if self.hook else {},
@@ -165,7 +165,7 @@ class DataParallelStepper:
         """Restore what ``state_dict`` returned."""
         self.model.load_state_dict(state["model"])
         # They take the tensors themselves.
-        for each, saved in zip(self.optimizers, copy.deepcopy(state["optimizers"]), strict=True):
+        for each, saved in zip(self.optimizers, copied(state["optimizers"]), strict=True):
             each.load_state_dict(saved)
         if self.hook:
             self.hook.load_state_dict(state["hook"])

@@ -5,7 +5,6 @@ A hook takes the place of the all-reduce of the gradients. At one rank there is 
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 
 from bench_apts.core.errors import unknown
 from bench_apts.optimizers.quantized_mean import QuantizedMean
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,13 +140,13 @@ class PowerSGDHook(OrderedHook):
         state = self._state
         rng: Any = state.rng.get_state(legacy=False)
         rng["state"]["key"] = rng["state"]["key"].tolist()
-        return copy.deepcopy({
+        return copied({
             "iter": state.iter, "error": state.error_dict, "p": state.p_memory_dict,
             "q": state.q_memory_dict, "rng": rng})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        state = copy.deepcopy(state)
+        state = copied(state)
         mine = self._state
         mine.iter, mine.error_dict = state["iter"], state["error"]
         mine.p_memory_dict, mine.q_memory_dict = state["p"], state["q"]

@@ -12,7 +12,6 @@ statistics are averaged along.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -27,6 +26,7 @@ from bench_apts.optimizers.apts.flat_problem import FlatBuffers
 from bench_apts.optimizers.apts.rank_agreement import RankGroup
 from bench_apts.optimizers.quantized_mean import QuantizedMean
 from bench_apts.plugins import micro_batches
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -229,7 +229,7 @@ class LocalRoundsStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights, buffers and all that decides the future, on this rank."""
-        return copy.deepcopy({
+        return copied({
             "model": self.model.state_dict(), "outer": self._outer, "momentum": self._momentum,
             "trained": self._trained, "taken": self._taken,
             "means": [mean.state_dict() for mean in self._means],
@@ -241,10 +241,10 @@ class LocalRoundsStepper:
         self._outer.copy_(state["outer"])
         if self._momentum is not None:
             self._momentum.copy_(state["momentum"])
-        self._trained = copy.deepcopy(state["trained"])
+        self._trained = copied(state["trained"])
         self._taken = state["taken"]
         for mean, saved in zip(self._means, state["means"], strict=True):
             mean.load_state_dict(saved)
         # They take the tensors themselves.
-        for each, saved in zip(self._optimizers, copy.deepcopy(state["optimizers"]), strict=True):
+        for each, saved in zip(self._optimizers, copied(state["optimizers"]), strict=True):
             each.load_state_dict(saved)

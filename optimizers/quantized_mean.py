@@ -19,7 +19,6 @@ decode the same bytes and end with the same bits.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ import torch.distributed as dist
 
 from bench_apts.core.errors import UserError
 from bench_apts.optimizers.quantized_layout import BITS, Layout
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,7 +185,7 @@ class QuantizedMean:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of the errors on this rank."""
-        return copy.deepcopy({"lost": self._lost, "lost_mean": self._lost_mean})
+        return copied({"lost": self._lost, "lost_mean": self._lost_mean})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned on this rank."""

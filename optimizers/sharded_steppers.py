@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from bench_apts.optimizers import schedule
 from bench_apts.optimizers.adam import adamw
 from bench_apts.plugins import micro_batches
 from bench_apts.plugins.replicas import align_buffers, local_part
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ class FullyShardedStepper:
         moments = [{name: local_part(value) if isinstance(value, torch.Tensor) else value
                     for name, value in self.optimizer.state.get(p, {}).items()}
                    for p in self._trained()]
-        return copy.deepcopy({
+        return copied({
             "weights": [local_part(p) for p in self.model.parameters()],
             "buffers": list(self.model.buffers()), "moments": moments, "taken": self.taken})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from bench_apts.optimizers.presets import (
     STOCHASTIC_PRESETS,
 )
 from bench_apts.optimizers.quantized_layout import Layout, message
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -194,7 +194,7 @@ class TrustRegionStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights, buffers and the optimizer's state."""
-        return copy.deepcopy(
+        return copied(
             {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
              "local_passes": self.local_passes, "seen": self.seen, "finish": self.finish})
 

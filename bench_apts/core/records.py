@@ -194,7 +194,8 @@ class Counted(Struct, gc=False):
         samples: Of all ranks: the larger of what was handed out and what passed through the model.
         forwards: Passes of the model, the maximum over ranks.
         backwards: Likewise.
-        steps_s: Seconds that rank 0 spent in steps, by a second clock.
+        steps_s: Seconds of rank 0 from the first step after each evaluation to the next one,
+            without waits for data, by a second clock.
     """
 
     samples: Int64

@@ -96,6 +96,15 @@ class MeteredGroup:
             return [(phase, Call(*call), count[0])
                     for (phase, call), count in self.counts.items()]
 
+    def calls_outside(self, phase: str) -> int:
+        """Return how many calls so far were made in other phases."""
+        with self._lock:
+            total = 0
+            for (made_in, _), count in self.counts.items():
+                if made_in != phase:
+                    total += count[0]
+            return total
+
 
 def describe_call(call: Call, rank: int, ranks: int, backend: str) -> DistinctCall:
     """Return what one call is and moves, without its phase and number; never raises.

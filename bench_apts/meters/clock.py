@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 PARTS = ("setup", "compile", "warmup", "train", "data", "eval", "log", "checkpoint")
 """``data`` is what a rank waits for streamed samples while it trains."""
+
+_others = itemgetter(*(part for part in PARTS if part not in ("train", "data")))
 
 TOLERANCE, TOLERANCE_S = 0.01, 1e-3
 """Share, and seconds, by which two clocks may differ over the same steps."""
@@ -126,15 +129,12 @@ class Clock:
         return {f"{part}_s": seconds for part, seconds in self._seconds.items()
                 if seconds or part != "data"}
 
-    def training(self) -> tuple[float, dict[str, float]]:
+    def training(self) -> tuple[float, float]:
         """Return the seconds of training up to now, and those of other parts, without ``data``.
 
         For calls in training: what runs in another part is not billed for it.
         """
-        others = dict(self._seconds)
-        del others["data"]
-        del others["train"]
-        return self.seconds("train"), others
+        return self.seconds("train"), sum(_others(self._seconds))
 
     def closed(self) -> tuple[float, dict[str, float]]:
         """Return the wall clock in seconds and the ledger, both of the same instant."""

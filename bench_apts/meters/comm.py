@@ -174,13 +174,12 @@ class CollectiveCounter:
         """Whether this meter sees anything at all."""
         return not self.name.startswith("none")
 
-    def calls_by_phase(self) -> dict[str, int]:
-        """Return how many collectives were seen in each phase, without pricing them."""
-        calls: dict[str, int] = {}
+    def calls_outside(self, phase: str) -> int:
+        """Return how many collectives were seen in other phases, without pricing them."""
+        total = 0
         for seen in self._groups:
-            for phase, _, number in seen.listed():
-                calls[phase] = calls.get(phase, 0) + number
-        return calls
+            total += seen.calls_outside(phase)
+        return total
 
     def calls_by_group(self) -> list[tuple[MeteredGroup, list[DistinctCall]]]:
         """Return each process group with its distinct calls so far, those without any left out."""

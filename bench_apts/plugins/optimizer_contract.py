@@ -38,6 +38,11 @@ class Sampling:
         if not 1 <= self.growth < math.inf:
             raise UserError(f"growth={self.growth}: expected a number of at least 1")
 
+    def share(self, batch_size: int, ranks: int) -> int:
+        """Return how many samples of a global minibatch a rank gets."""
+        own = batch_size // ranks
+        return own + min(round(self.overlap * own), batch_size - own)
+
     def require_apart(self) -> None:
         """Refuse slices that overlap, for suites that divide the samples among the ranks.
 

@@ -63,6 +63,7 @@ class Weights:
         self._whole = all(_shard(tensor) is None for tensor in self._tensors)
         self._places: list[tuple[int, bool]] | None = None
         self._views: list[memoryview] | None = None
+        self._copied = False
 
     def are(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Say whether these are the very tensors."""
@@ -78,9 +79,10 @@ class Weights:
             self._views = ([_memory(tensor.detach()) for tensor in self._tensors]
                            if all(tensor.is_cpu and tensor.is_contiguous()
                                   for tensor in self._tensors) else None)
+            self._copied = sum(view.nbytes for view in self._views or ()) <= _COPIED
         if self._views is None:
             return fingerprint(self._tensors)
-        if sum(view.nbytes for view in self._views) <= _COPIED:
+        if self._copied:
             return b"".join(self._views)
         total = 0
         for view in self._views:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench_apts.meters.comm import CollectiveCounter
     from bench_apts.meters.gpu_sensors import GpuSensors
     from bench_apts.plugins.optimizer_contract import World
+    from bench_apts.trial.step_totals import StepTotals
 
 
 class Resumable(Protocol):
@@ -34,8 +35,7 @@ class Resumable(Protocol):
     audit: Audit
     sensors: GpuSensors
     events: Path
-    step: int
-    samples: int
+    totals: StepTotals
 
     def state(self) -> dict[str, Any]:
         """Return all that decides the further course and the record; all ranks together."""
@@ -79,15 +79,15 @@ class Checkpoints:
 
     def write_if_due(self) -> None:
         """Write a checkpoint if a multiple of the cadence has been passed."""
-        if self._next is not None and self._run.samples >= self._next:
+        if self._next is not None and self._run.totals.samples >= self._next:
             self.write()
 
     def write(self) -> None:
         """Write a checkpoint, unless this point has one; all ranks call it while training."""
         run = self._run
-        if self._saving is None or run.samples in (0, self._tried):
+        if self._saving is None or run.totals.samples in (0, self._tried):
             return
-        self._tried = run.samples
+        self._tried = run.totals.samples
         self._plan()
         run.meter.phase = "checkpoint"
         with run.clock.during("checkpoint"):
@@ -101,14 +101,14 @@ class Checkpoints:
     def _plan(self) -> None:
         if self._saving is not None and self._saving.every is not None:
             every = self._saving.every
-            self._next = (self._run.samples // every + 1) * every
+            self._next = (self._run.totals.samples // every + 1) * every
 
     def _write(self) -> None:
         run, digest, trouble = self._run, "", ""
         state = run.state()
         try:
             digest = checkpoint_files.write_rank(
-                self._folder, run.samples, run.world.rank, plain_state(state))
+                self._folder, run.totals.samples, run.world.rank, plain_state(state))
         except Exception as error:  # whatever it is, the trial can do without
             trouble = f"rank {run.world.rank}: {describe_error(error)}"
         written = [(digest, trouble)] * run.world.size
@@ -123,15 +123,16 @@ class Checkpoints:
     def _conclude(self, digests: list[str], reason: str) -> None:
         """Commit on rank 0, or skip for a reason; remove what is no longer needed."""
         run = self._run
-        event = Checkpoint(run.step, run.samples, skipped=reason)
+        event = Checkpoint(run.totals.step, run.totals.samples, skipped=reason)
         if not reason:
             try:
                 event.sha256 = checkpoint_files.commit(self._folder, checkpoint_files.Manifest(
-                    run.trial.run_id, run.step, run.samples, digests, checkpoint_files.FORMAT))
+                    run.trial.run_id, run.totals.step, run.totals.samples, digests,
+                    checkpoint_files.FORMAT))
                 event.folder = "/".join(
-                    [checkpoint_files.FOLDER, run.trial.run_id, str(run.samples)])
+                    [checkpoint_files.FOLDER, run.trial.run_id, str(run.totals.samples)])
             except OSError as error:
                 event.skipped = describe_error(error)
         store.append(run.events, event)
-        self._kept = run.samples if event.sha256 else self._kept
+        self._kept = run.totals.samples if event.sha256 else self._kept
         checkpoint_files.sweep(self._folder, self._kept)

@@ -28,6 +28,7 @@ _MAX = 2**_BITS
 """Largest count: JSON readers hold larger integers as inexact floats."""
 _MAX_NAMES = 256
 _MAX_LENGTH = 100
+_PLAIN = frozenset({float, bool})
 _Tensor, _FLOAT = torch.Tensor, torch.float32  # found faster than attributes of torch
 
 
@@ -112,14 +113,10 @@ def _short(parameter: torch.nn.Parameter) -> str:
 
 
 class ReportCheck:
-    """Checks the reports of one stepper, one after the other.
-
-    Attributes:
-        names: Names of diagnostics so far.
-    """
+    """Checks the reports of one stepper, one after the other."""
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
+        self._names: set[str] = set()
 
     def checked(self, report: object, handed: int) -> StepReport:
         """Return a step's report with plain integers as its counts.
@@ -151,12 +148,35 @@ class ReportCheck:
         self._check_diagnostics(report.diagnostics)
         return report
 
+    def require_total(self, total: StepReport) -> StepReport:
+        """Return the reports of many checked or unchecked steps, added up, as ``checked`` does.
+
+        The usual ones are found in few instructions, as a pause has to fetch all of them again.
+
+        Args:
+            total: Sums of counts and losses, and the latest diagnostics.
+
+        Raises:
+            ContractError: As ``checked``.
+        """
+        samples, forwards, backwards = total.samples, total.forwards, total.backwards
+        loss: Any = total.loss
+        if (type(samples) is int and type(forwards) is int and type(backwards) is int
+                and samples and not (samples | forwards | backwards) >> _BITS  # -1 if negative
+                and (type(loss) is float
+                     or (type(loss) is _Tensor and loss.dtype is _FLOAT
+                         and loss.ndim == 0 and not loss.requires_grad))
+                and self._names.issuperset(total.diagnostics)
+                and _PLAIN.issuperset(map(type, total.diagnostics.values()))):
+            return total
+        return self.checked(total, samples)
+
     def _check_diagnostics(self, diagnostics: object) -> None:
         if not isinstance(diagnostics, dict):
             raise ContractError(f"StepReport.diagnostics is {_kind(diagnostics)}; a dict was "
                                 "expected")
         for name, value in diagnostics.items():
-            if name not in self.names:
+            if name not in self._names:
                 self._add(name)
             if not isinstance(value, bool | float):
                 _check_number("diagnostics", value, name)
@@ -165,46 +185,10 @@ class ReportCheck:
         if not isinstance(name, str) or len(name) > _MAX_LENGTH or name != escape_non_utf8(name):
             raise ContractError(f"a name in StepReport.diagnostics is {name!a:.120}; a text of at "
                                 f"most {_MAX_LENGTH} characters was expected")
-        self.names.add(name)
-        if len(self.names) > _MAX_NAMES:
+        self._names.add(name)
+        if len(self._names) > _MAX_NAMES:
             raise ContractError(f"StepReport.diagnostics had more than {_MAX_NAMES} different "
                                 "names; a record holds no more")
-
-
-def usual(report: object, names: set[str]) -> bool:
-    """Say whether a report is of the usual kind, in which ``checked`` would find no fault.
-
-    It does so in few instructions, as each step has to fetch all of them again.
-
-    Args:
-        report: What ``step`` returned.
-        names: Names of diagnostics that have been checked.
-    """
-    if type(report) is not StepReport:
-        return False
-    samples, forwards, backwards = report.samples, report.forwards, report.backwards
-    total: Any = report.total_samples
-    loss: Any = report.loss
-    diagnostics: Any = report.diagnostics
-    if not (
-        type(samples) is int and type(forwards) is int and type(backwards) is int
-        and not (samples | forwards | backwards) >> _BITS  # -1 where one is negative
-        and (samples if total is None else type(total) is int and 0 < total <= _MAX)
-        and type(report.agreed) is bool
-        and (type(loss) is float or (type(loss) is _Tensor and loss.dtype is _FLOAT
-                                     and loss.ndim == 0 and not loss.requires_grad))
-        and type(diagnostics) is dict
-    ):
-        return False
-    if diagnostics:
-        if not names.issuperset(diagnostics):
-            return False
-        for value in diagnostics.values():
-            kind = type(value)
-            if kind is not float and kind is not bool and (
-                    kind is not int or not -_MAX <= value <= _MAX):
-                return False
-    return True
 
 
 def rank_independent(report: StepReport) -> list[int]:

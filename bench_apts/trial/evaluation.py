@@ -1,6 +1,6 @@
 """Evaluation over all ranks, what the steps before it reported, and whether the trial ends there.
 
-Sums and counts are exact, every sample counts once. Steps are summed without waiting for a device.
+Sums and counts are exact, every sample counts once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bench_apts.core.records import Eval, Status
     from bench_apts.core.spec import Suite
-    from bench_apts.plugins.optimizer_contract import StepReport, World
+    from bench_apts.plugins.optimizer_contract import World
     from bench_apts.tasks.task import Task
     from bench_apts.trial.pruning import TrialPruner
     from bench_apts.trial.trial_data import Split
@@ -37,47 +37,6 @@ _DIVERGED = 10.0
 
 _STATUSES: tuple[Status | None, ...] = (None, "hit", "miss", "timeout", "diverged", "pruned")
 """What ``end_status`` may return; the first stands for the least number."""
-
-
-class StepTotals:
-    """Sums of losses, and diagnostics as the record holds them.
-
-    Attributes:
-        loss: Sum of the steps' losses, a scalar (tensor).
-        steps: Number of steps.
-    """
-
-    def __init__(self) -> None:
-        self.loss: torch.Tensor | float = 0.0
-        self.steps = 0
-        self._shares: dict[str, list[Any]] = {}
-        self._latest: dict[str, Any] = {}
-
-    def add(self, report: StepReport) -> None:
-        """Add one step's report."""
-        self.loss += report.loss  # from 0.0 a tensor of our own, which then grows in place
-        self.steps += 1
-        for name, value in report.diagnostics.items():
-            if isinstance(value, bool):
-                self._shares.setdefault(name, []).append(value)
-            else:
-                self._latest[name] = value
-
-    def state(self) -> dict[str, Any]:
-        """Return the sums, nested values and tensors."""
-        return {"loss": self.loss, "steps": self.steps, "shares": self._shares,
-                "latest": self._latest}
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Restore what ``state`` returned."""
-        self.loss, self.steps = state["loss"], state["steps"]
-        self._shares, self._latest = state["shares"], state["latest"]
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return bools as the share of steps where they held, numbers as their latest value."""
-        shares = {name: sum(values) / len(values) for name, values in self._shares.items()}
-        latest = {name: float(value) for name, value in self._latest.items()}
-        return {name: value for name, value in (latest | shares).items() if math.isfinite(value)}
 
 
 class RankSums(NamedTuple):

@@ -180,7 +180,10 @@ class ExaminedTraining:
                 parameter.grad = None
         measured = self._seen.stage == "warmed"
         before = self._sent() if measured else {}
-        report = self._observer.step(batch)
+        observer = self._observer
+        handed = len(batch.targets)
+        report = observer.reports.checked(observer.step(batch), handed)
+        observer.handed += handed
         if measured:
             self._seen.sent.append({name: sent - before.get(name, 0)
                                     for name, sent in self._sent().items()

@@ -213,8 +213,8 @@ class Order:
             while len(pending) < batches * width:
                 pending, number = torch.cat(
                     [pending, self._of(rank, number) + number * stride]), number + 1
-            more = min(round(sampling.overlap * share), batch_size - share)
-            own = ((0 if divided else rank * share) + torch.arange(share + more)) % width
+            taken = torch.arange(sampling.share(batch_size, ranks))
+            own = ((0 if divided else rank * share) + taken) % width
             cut, pending = pending.tensor_split([batches * width])
             yield from cut.view(batches, width).index_select(1, own).to(device).unbind()
             epochs, given = given // self.samples, given + batches * batch_size

@@ -11,7 +11,7 @@ import torch
 from bench_apts.core.errors import ContractError
 from bench_apts.meters.clock import TOLERANCE, TOLERANCE_S
 from bench_apts.plugins import replicas
-from bench_apts.trial.contract_checks import ReportCheck, usual
+from bench_apts.trial.contract_checks import ReportCheck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,10 @@ class Observer:
         moves_weights: Whether ``evaluation_model`` may change the model's weights.
 
     Attributes:
-        handed: Samples in the batches that the stepper was given.
-        steps_s: Seconds spent in steps, by a clock of its own.
+        handed: Samples in the batches that the stepper was given; the caller counts them.
+        steps_s: Seconds from the first step between two pauses to the second pause, without what
+            was waited for data, by a clock of its own.
+        reports: Checks what the stepper reports.
 
     Raises:
         ContractError: The stepper lacks a method.
@@ -53,13 +55,14 @@ class Observer:
             raise ContractError(f"build() returned a {type(stepper).__name__} without the "
                                 f"method{'s' * (len(missing) > 1)} {', '.join(missing)}")
         self.stepper, self.passes = stepper, passes
+        self._prepare = getattr(stepper, "prepare_for_eval", None)
         self._weights = replicas.Weights(model.parameters())
         self._clock, self._meter, self._moves_weights = clock, meter, moves_weights
         self.reports = ReportCheck()
-        self._names = self.reports.names
-        self._stretch: BillingCheck | None = None
+        self._billing = BillingCheck(clock, meter)
+        self._in_stretch = False
         self.handed = self._evaluated = 0
-        self.steps_s = 0.0
+        self.steps_s = self._waited_s = 0.0
 
     def begin(self) -> None:
         """Forget the passes of set-up and warm-up: training begins."""
@@ -67,19 +70,23 @@ class Observer:
         self.passes.reset()
 
     def step(self, batch: Batch) -> StepReport:
-        """Take a step and return its report.
+        """Take a step and return its report, unchecked."""
+        if not self._in_stretch:
+            self.begin_steps()
+        return self.stepper.step(batch)
 
-        Raises:
-            ContractError: The report is wrong.
-        """
-        if self._stretch is None:
-            self._stretch = BillingCheck(self._clock, self._meter, self.steps_s)
+    def begin_steps(self) -> None:
+        """Begin a stretch of steps."""
+        self._billing.begin(self._waited_s)
+        self._in_stretch = True
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Bill a wait for data apart from training, by both clocks."""
         began = _now()
-        report = self.stepper.step(batch)
-        self.steps_s += _now() - began
-        handed = batch.targets.shape[0]  # len() is a Python function of torch
-        self.handed += handed
-        return report if usual(report, self._names) else self.reports.checked(report, handed)
+        with self._clock.aside("data"):
+            yield
+        self._waited_s += _now() - began
 
     def pause(self) -> None:
         """Close the stretch of steps since the last pause.
@@ -87,9 +94,9 @@ class Observer:
         Raises:
             ContractError: Something other than training was billed in it.
         """
-        if self._stretch is not None:
-            self._stretch.close(self.steps_s)
-            self._stretch = None
+        if self._in_stretch:
+            self.steps_s += self._billing.close(self._waited_s)
+            self._in_stretch = False
 
     def evaluation_model(
         self, batches: Iterator[Batch], most: int
@@ -104,13 +111,13 @@ class Observer:
             ContractError: It is not a module, the model's weights changed without the backend
                 saying that they may, or too many minibatches were drawn.
         """
-        before = self._weights.bits()
-        since = self.passes.copy()
-        offered = OfferedBatches(batches, most)
-        prepare = getattr(self.stepper, "prepare_for_eval", None)
-        if prepare is not None:
-            prepare(offered)
-        offered.close()
+        before, since = self._weights.bits(), self.passes.state()
+        offered = 0
+        if self._prepare is not None:
+            drawn = OfferedBatches(batches, most)
+            self._prepare(drawn)
+            drawn.close()
+            offered = drawn.samples
         module = self.stepper.evaluation_model()
         if not isinstance(module, torch.nn.Module):
             raise ContractError(f"evaluation_model() returned a {type(module).__name__}; a "
@@ -122,7 +129,7 @@ class Observer:
                 "in step(), or, for a method that is evaluated at other weights, set "
                 "Backend.moves_weights; what it does there is billed to it")
         made = self.passes.since(since)
-        made.samples = max(made.samples, offered.samples)
+        made.samples = max(made.samples, offered)
         self._evaluated += made.samples
         return module, made
 
@@ -163,39 +170,46 @@ class BillingCheck:
     wait for data.
 
     Args:
-        clock: The trial's clock, in its part ``train``.
-        meter: The trial's meter, in its phase ``train``.
-        steps_s: Seconds spent in steps so far by the second clock.
+        clock: The trial's clock.
+        meter: The trial's meter.
     """
 
-    def __init__(self, clock: Clock, meter: CollectiveCounter, steps_s: float) -> None:
-        self._clock, self._meter, self._steps_s = clock, meter, steps_s
-        self._train_s, self._others = clock.training()
-        self._calls = self._calls_outside_training()
+    def __init__(self, clock: Clock, meter: CollectiveCounter) -> None:
+        self._clock, self._meter = clock, meter
+        self._waited_s = 0.0
 
-    def close(self, steps_s: float) -> None:
-        """Compare the clocks and what was counted.
+    def begin(self, waited_s: float) -> None:
+        """Begin a stretch of steps; the clock's part and the meter's phase are ``train``.
 
         Args:
-            steps_s: Seconds spent in steps by now.
+            waited_s: Seconds of waiting for data so far by the second clock.
+        """
+        self._waited_s = waited_s
+        self._calls = self._meter.calls_outside("train")
+        self._train_s, self._others_s = self._clock.training()
+        self._began = _now()
+
+    def close(self, waited_s: float) -> float:
+        """Compare the clocks and what was counted; return the seconds by the second clock.
+
+        Args:
+            waited_s: Seconds of waiting for data by now.
 
         Raises:
             ContractError: Something other than training was billed, or less time than the steps
                 took.
         """
-        train_s, others = self._clock.training()
-        billed, taken = train_s - self._train_s, steps_s - self._steps_s
-        if others != self._others or billed < taken * (1 - TOLERANCE) - TOLERANCE_S:
+        taken = _now() - self._began - (waited_s - self._waited_s)
+        train_s, others_s = self._clock.training()
+        billed = train_s - self._train_s
+        if others_s != self._others_s or billed < taken * (1 - TOLERANCE) - TOLERANCE_S:
             raise ContractError(
                 f"its steps took {taken:.3f} s by a second clock and {billed:.3f} s of "
                 "training were billed: the trial's clock was changed from inside a step")
-        if self._calls_outside_training() != self._calls:
+        if self._meter.calls_outside("train") != self._calls:
             raise ContractError("collectives of its steps were counted in another phase than "
                                 "training: the trial's meter was changed from inside a step")
-
-    def _calls_outside_training(self) -> int:
-        return sum(calls for phase, calls in self._meter.calls_by_phase().items()
-                   if phase != "train")
+        return taken
 
 
 class OfferedBatches:

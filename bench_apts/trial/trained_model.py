@@ -15,7 +15,7 @@ from bench_apts.plugins import micro_batches
 from bench_apts.tasks import loss_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from bench_apts.core.spec import Trial
     from bench_apts.plugins.optimizer_contract import Batch
@@ -137,14 +137,11 @@ class PassCounter:
         """
         self.settled = 0 < self.backwards == self._at_parameter
 
-    def copy(self) -> PassCounter:
-        """Return the counts of now."""
-        return PassCounter(self.samples, self.forwards, self.backwards)
-
-    def since(self, before: PassCounter) -> PassCounter:
-        """Return what was counted since ``before`` was copied."""
-        return PassCounter(self.samples - before.samples, self.forwards - before.forwards,
-                           self.backwards - before.backwards)
+    def since(self, before: Sequence[int]) -> PassCounter:
+        """Return what was counted since ``state`` returned ``before``."""
+        samples, forwards, backwards = before
+        return PassCounter(self.samples - samples, self.forwards - forwards,
+                           self.backwards - backwards)
 
     def state(self) -> list[int]:
         """Return the counts as plain values."""

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from bench_apts.core.errors import UserError
 from bench_apts.core.job import derive_seed
+from bench_apts.plugins.optimizer_contract import Sampling
 from bench_apts.suites import data, returned_data, user_data
 from bench_apts.suites.generated import derived
 from bench_apts.tasks.loss_module import model_inputs
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset as TorchDataset
 
     from bench_apts.core.spec import Trial
-    from bench_apts.plugins.optimizer_contract import Batch, Sampling, World
+    from bench_apts.plugins.optimizer_contract import Batch, World
     from bench_apts.suites.data import Dataset
     from bench_apts.suites.returned_data import SampleReader
     from bench_apts.suites.suite_problem import SuiteProblem
@@ -255,6 +256,7 @@ class TrialBatches:
 
     Attributes:
         order: The order of the training samples.
+        share: Samples of this rank in each minibatch; None where minibatches grow.
     """
 
     def __init__(self, splits: TrialSplits, task: Task, trial: Trial, world: World,
@@ -266,6 +268,9 @@ class TrialBatches:
             self._train.targets.cpu().numpy(), world.size, partition.concentration))
             if partition else None)
         self.order = Order(len(self._train), trial.seeds.data, self._owners)
+        sampling = sampling or Sampling()
+        self.share = (None if sampling.growth > 1
+                      else sampling.share(world.batch_size, world.size))
 
     def training(self, step: int) -> Iterator[Batch]:
         """Yield this rank's share of each minibatch from a step on."""

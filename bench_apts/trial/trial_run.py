@@ -24,7 +24,7 @@ from bench_apts.meters.clock import Clock
 from bench_apts.meters.comm import CollectiveCounter
 from bench_apts.meters.gpu_sensors import GpuSensors
 from bench_apts.plugins import registry
-from bench_apts.plugins.optimizer_contract import StepReport, World
+from bench_apts.plugins.optimizer_contract import World
 from bench_apts.plugins.randomness import StepSeeds
 from bench_apts.suites import data
 from bench_apts.suites.suite_problem import SuiteProblem
@@ -32,9 +32,10 @@ from bench_apts.tasks.named_tasks import Classification
 from bench_apts.trial import evaluation, numa_binding, pruning, trained_model, warmup
 from bench_apts.trial.checkpoints import Checkpoints
 from bench_apts.trial.contract_checks import require_agreement, require_true
-from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, StepTotals, evaluate
+from bench_apts.trial.evaluation import RankPeaks, RankSums, SplitResult, evaluate
 from bench_apts.trial.event_writer import EventWriter
 from bench_apts.trial.observer import Observer
+from bench_apts.trial.step_totals import StepTotals
 from bench_apts.trial.stopping import GracefulStop
 from bench_apts.trial.trained_model import TrialNetwork
 from bench_apts.trial.trial_data import TrialBatches, TrialSplits
@@ -52,7 +53,7 @@ _MAX_OFFERED = 100
 _WATCHDOG_S = 60.0
 """Seconds beyond the trial's time limit after which NCCL may give up waiting for a collective."""
 
-_COUNTERS = ("step", "samples", "forwards", "backwards", "peak", "tensors")
+_PEAKS = ("peak", "tensors")
 """Attributes of a run that a checkpoint keeps as they are."""
 
 
@@ -130,7 +131,7 @@ class TrialRun:
         backend = registry.optimizer(trial.optimizer_reference).backend
         sampling = backend.sampling(trial.hyperparameters) if backend.sampling else None
         self.batches = TrialBatches(self.splits, self.task, trial, self.world, sampling,
-                                    lambda: clock.aside("data"))
+                                    lambda: self.observer.waiting())
         began = time.perf_counter()
         stepper = backend.build(self.model, self.network.loss, trial.hyperparameters, self.world)
         self.build_s, self.build_backwards = time.perf_counter() - began, passes.backwards
@@ -141,8 +142,8 @@ class TrialRun:
                       if job.pruning and self.world.rank == 0 else None)
 
         self.evals: list[Eval] = []
-        self.step = self.samples = self.forwards = self.backwards = self.peak = self.tensors = 0
-        self.pending = StepTotals()
+        self.peak = self.tensors = 0
+        self.totals = StepTotals(self.world, self.observer.reports)
         self.checkpoints = Checkpoints(self, job.saving)
 
     def _synchronize(self) -> None:
@@ -193,12 +194,12 @@ class TrialRun:
         self.meter.phase = "warmup"
         stepper, reports = self.observer.stepper, self.observer.reports
         steps = GPU_WARMUP_STEPS if self.world.device.type == "cuda" else WARMUP_STEPS
-        batches = list(itertools.islice(self.batches.training(self.step), steps))
+        batches = list(itertools.islice(self.batches.training(self.totals.step), steps))
         if self.trial.suite.compile:
             with self.clock.during("compile"):
                 state, *_ = warmup.rehearse(stepper, batches, self.world, reports)
                 if callable(prepare := getattr(stepper, "prepare_for_eval", None)):
-                    prepare(itertools.islice(self.batches.spare(self.step), _MAX_OFFERED))
+                    prepare(itertools.islice(self.batches.spare(self.totals.step), _MAX_OFFERED))
                     stepper.load_state_dict(state)
                 # Passes for evaluation are compiled apart, and once more for restored weights.
                 evaluate(self.model, self.validation, self.task, self.world)
@@ -209,21 +210,21 @@ class TrialRun:
     def _train(self, stop: GracefulStop | None) -> Status:
         status = None if self.checkpoints.resume() else self._evaluate()
         due, agreed = self._next_evaluation(), True
-        batches = self.batches.training(self.step)
+        batches, share = self.batches.training(self.totals.step), self.batches.share
         while status is None:
             if stop and not stop.go_on(agreed):
-                self.observer.pause()
+                self._pause()
                 self.checkpoints.write()
                 return "interrupted"
             batch = next(batches)
-            self.draws.begin(self.step)
-            report = self.observer.step(batch)
-            agreed = report.agreed
-            self._count(report)
-            if self.samples < due:
+            self.draws.begin(self.totals.step)
+            agreed = self.totals.add(self.observer.step(batch))
+            if share is None:
+                self.observer.handed += len(batch.targets)
+            if self.totals.samples < due:
                 continue
             if not agreed:
-                require_agreement(self.samples, due, self.evals, self.trial.suite)
+                require_agreement(self.totals.samples, due, self.evals, self.trial.suite)
                 continue
             status = self._evaluate()
             due = self._next_evaluation()
@@ -235,32 +236,31 @@ class TrialRun:
         """Return the samples after which the next evaluation is due."""
         suite = self.trial.suite
         every = suite.evaluation.every_samples
-        return min((self.samples // every + 1) * every, suite.budget.samples)
+        return min((self.totals.samples // every + 1) * every, suite.budget.samples)
 
-    def _count(self, report: StepReport) -> None:
-        self.step += 1
-        total = report.total_samples
-        self.samples += report.samples * self.world.size if total is None else total
-        self.forwards += report.forwards
-        self.backwards += report.backwards
-        self.pending.add(report)
+    def _pause(self) -> None:
+        """Close the steps since the last pause, and check what their reports add up to."""
+        if self.batches.share is not None:
+            self.observer.handed = self.totals.step * self.batches.share
+        self.observer.pause()
+        self.totals.check()
 
     def _evaluate(self) -> Status | None:
         """Evaluate, write the event and return how the trial ends, or None to go on."""
-        self.observer.pause()
+        self._pause()
         # What the stepper does to provide the model is billed to training.
         self.meter.phase = "validate"
-        self.draws.begin(f"evaluation model {self.step}")
+        self.draws.begin(f"evaluation model {self.totals.step}")
         self.evaluated, made = self.observer.evaluation_model(
-            self.batches.spare(self.step),
+            self.batches.spare(self.totals.step),
             max(_MAX_OFFERED, len(self.train) // self.world.batch_size))
-        self.forwards += made.forwards
-        self.backwards += made.backwards
+        self.totals.forwards += made.forwards
+        self.totals.backwards += made.backwards
         # The harness's own evaluation is not.
         self.meter.phase = "eval"
         self.clock.switch("eval")
         sums = self._own_sums(made.samples)
-        self.audit.bill("train" if self.step else "setup")
+        self.audit.bill("train" if self.totals.step else "setup")
         self.draws.begin("evaluation")
         result = evaluate(self.evaluated, self.validation, self.task, self.world,
                           sums if self.world.device.type == "cuda" else sums[:-1],
@@ -268,11 +268,11 @@ class TrialRun:
                           self.observer.validating(self.evaluated))
         memory_use.reset_peak(self.world.device.type)  # evaluations have larger batches
         sums, peaks = RankSums(*result.sums), RankPeaks(*result.peaks)
-        self.samples += int(sums.made_samples)
-        require_true(result.unequal, self.samples, sums.counted_samples, peaks.missing_forwards,
-                     peaks.missing_backwards)
+        self.totals.samples += int(sums.made_samples)
+        require_true(result.unequal, self.totals.samples, sums.counted_samples,
+                     peaks.missing_forwards, peaks.missing_backwards)
         self.evals.append(self._record(result, sums, peaks))
-        self.pending = StepTotals()
+        self.totals.begin()
         status = evaluation.end_status(
             self.trial.suite, self.evals, result.loss, sums.loss, self.watch)
         self.clock.switch("log", in_step=True)
@@ -286,7 +286,7 @@ class TrialRun:
         return status
 
     def _own_sums(self, made_samples: int) -> RankSums:
-        return RankSums(float(self.pending.loss), self.pending.steps, made_samples,
+        return RankSums(float(self.totals.loss), self.totals.steps, made_samples,
                         self.observer.counted_samples, self.clock.cpu_seconds("train"),
                         self.sensors.pause())
 
@@ -297,22 +297,22 @@ class TrialRun:
             self.tensors = max(self.tensors, memory_use.held_tensor_bytes(
                 [self.model, self.observer.stepper], [self.dataset, self.train, self.validation]))
         return RankPeaks(
-            self.clock.cpu_seconds("train"), self.peak, self.tensors, self.forwards,
-            self.backwards, counted.forwards, counted.backwards,
-            counted.forwards - self.forwards, counted.backwards - self.backwards)
+            self.clock.cpu_seconds("train"), self.peak, self.tensors, self.totals.forwards,
+            self.totals.backwards, counted.forwards, counted.backwards,
+            counted.forwards - self.totals.forwards, counted.backwards - self.totals.backwards)
 
     def _record(self, result: SplitResult, sums: RankSums, peaks: RankPeaks) -> Eval:
         forwards, backwards = int(peaks.forwards), int(peaks.backwards)
-        operations = self.network.flops
+        operations, samples = self.network.flops, self.totals.samples
         return Eval(
-            step=self.step, samples=self.samples, epoch=self.samples / len(self.train),
+            step=self.totals.step, samples=samples, epoch=samples / len(self.train),
             train_s=self.clock.seconds("train"), wall_s=self.clock.wall, cpu_s=peaks.cpu_s,
             all_ranks_cpu_s=sums.cpu_s, forwards=forwards, backwards=backwards,
-            flops=operations and operations.total(self.samples, forwards, backwards),
+            flops=operations and operations.total(samples, forwards, backwards),
             peak_memory_bytes=int(peaks.memory), tensor_bytes=int(peaks.tensors),
             train_loss=sums.mean_loss(), validation=result.metrics(),
             energy_j=sums.energy_j if math.isfinite(sums.energy_j) else None,
-            comm=self.meter.snapshot(), diagnostics=self.pending.diagnostics(),
+            comm=self.meter.snapshot(), diagnostics=self.totals.diagnostics(),
             counted=Counted(int(sums.counted_samples), int(peaks.counted_forwards),
                             int(peaks.counted_backwards), self.observer.steps_s))
 
@@ -340,9 +340,9 @@ class TrialRun:
         return {
             "stepper": stepper,
             "random": warmup.random_states(self.world.device),
-            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "counters": self.totals.counts() | {name: getattr(self, name) for name in _PEAKS},
             "observer": self.observer.state(),
-            "pending": self.pending.state(),
+            "pending": self.totals.state(),
             "evals": msgspec.to_builtins(self.evals),
             "clock": self.clock.state(),
             "traffic": self.meter.state(),
@@ -354,10 +354,10 @@ class TrialRun:
         """Put a run that has warmed up where ``state`` was called; all ranks together."""
         self.observer.stepper.load_state_dict(state["stepper"])
         self.audit.bill("checkpoint")
-        for name in _COUNTERS:
+        for name in _PEAKS:
             setattr(self, name, state["counters"][name])
         self.observer.resume(state["observer"])
-        self.pending.resume(state["pending"])
+        self.totals.resume(state["counters"], state["pending"])
         self.evals = msgspec.convert(state["evals"], list[Eval])
         self.clock.resume(state["clock"])
         self.meter.resume(state["traffic"])

@@ -5,6 +5,7 @@ Also what a step may depend on: states as plain values, and those of random numb
 
 from __future__ import annotations
 
+import marshal
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, World
 
+_WITHOUT_REFERENCES = 2
+"""Version of marshal's format in which equal values have equal bytes."""
+
 _SCALARS = (bool, int, float, str)
 
 _CLOSE = 0.01
@@ -30,7 +34,7 @@ _CLOSE = 0.01
 def rehearse(
     stepper: Stepper, batches: Sequence[Batch], world: World, report_check: ReportCheck,
     after_first: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, int | bytes] | None]:
+) -> tuple[dict[str, Any], dict[str, Any], tuple[bytes, int | bytes] | None]:
     """Take a step on each batch and undo them all; all ranks call this together.
 
     Random number generators are restored as well.
@@ -44,20 +48,21 @@ def rehearse(
 
     Returns:
         The stepper's state before the steps, the states of the random number generators, and
-        the fingerprint of the stepper's state; None where it has none.
+        the bits of the stepper's state; None where it has none.
 
     Raises:
         ContractError: A report is wrong or differs between ranks, or the state changed with the
             steps that followed it.
     """
     generators, state = random_states(world.device), stepper.state_dict()
-    kept = _fingerprint(state)
+    bits = _StateBits(state)
+    kept = bits()
     for number, batch in enumerate(batches):
         report = report_check.checked(stepper.step(batch), len(batch.targets))
         _require_same(rank_independent(report), world)
         if not number:
             after_first()
-    if _fingerprint(state) != kept:
+    if bits() != kept:
         raise ContractError("what state_dict() returned changed when the stepper went on; return "
                             "copies, for instance by copy.deepcopy")
     _undo(stepper, state, generators, world.device)
@@ -108,7 +113,7 @@ def prove_undone(
         raise ContractError("the same step, taken twice from the state that load_state_dict() "
                             "took back, ends at different weights: state_dict() leaves out "
                             "something that decides a step (momentum, a step count, a generator)")
-    now = _fingerprint(stepper.state_dict())
+    now = _StateBits(stepper.state_dict())()
     if now != kept or weights() != shown:
         raise ContractError("state_dict() does not return what load_state_dict() took back, so "
                             "something of the undone steps of the warm-up is left")
@@ -134,20 +139,34 @@ class _ModelBits:
 
     def __call__(self) -> int | bytes:
         """Return what is equal as long as the bits are."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
+        tensors = [tensor for module in self._model.modules()
+                   for held in (module._parameters, module._buffers)
+                   for tensor in held.values() if tensor is not None]
         if not self._weights.are(tensors):
             self._weights = replicas.Weights(tensors)
         return self._weights.bits()
 
 
-def _fingerprint(state: dict[str, Any]) -> tuple[str, int | bytes] | None:
-    """Return what is equal for equal states; None where one holds what no checkpoint could."""
-    tensors: list[torch.Tensor] = []
-    try:
-        rest = _plain(state, "state", tensors.append)
-    except UnsupportedState:
-        return None
-    return repr(rest), replicas.Weights(tensors).bits()
+class _StateBits:
+    """The values of a state, bit for bit.
+
+    Args:
+        state: As a stepper returned it.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state, self._tensors = state, replicas.Weights([])
+
+    def __call__(self) -> tuple[bytes, int | bytes] | None:
+        """Return what is equal for equal states; None where one holds what no checkpoint could."""
+        tensors: list[torch.Tensor] = []
+        try:
+            rest = _plain(self._state, "state", tensors.append)
+        except UnsupportedState:
+            return None
+        if not self._tensors.are(tensors):
+            self._tensors = replicas.Weights(tensors)
+        return marshal.dumps(rest, _WITHOUT_REFERENCES), self._tensors.bits()
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -195,7 +214,8 @@ def plain_state(value: Any) -> Any:
     Raises:
         UnsupportedState: It holds anything else; the message says what and where.
     """
-    return _plain(value, "state", lambda tensor: tensor)
+    # Without attributes, which torch.save would write as well.
+    return _plain(value, "state", lambda tensor: tensor.detach())
 
 
 def _plain(value: Any, where: _Place, keep: Callable[[torch.Tensor], Any]) -> Any:
@@ -205,7 +225,7 @@ def _plain(value: Any, where: _Place, keep: Callable[[torch.Tensor], Any]) -> An
     if isinstance(value, torch.Tensor):
         if kind not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided:
             raise UnsupportedState(f"{_spelled(where)} is a {kind.__name__} ({value.layout})")
-        return keep(value.detach())  # without attributes, which torch.save would write as well
+        return keep(value)
     if isinstance(value, dict):
         return {key if type(key) is str else _plain(key, (where, None), keep):
                 _plain(item, (where, key), keep) for key, item in value.items()}

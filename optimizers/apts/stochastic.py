@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from bench_apts.optimizers.apts.muon_moments import MuonMoments
 from bench_apts.optimizers.apts.radius_drift import RadiusDrift
 from bench_apts.optimizers.apts.rank_agreement import RankAgreement, average_round
 from bench_apts.optimizers.quantized_mean import QuantizedMean
+from bench_apts.plugins.state_copies import copied
 
 if TYPE_CHECKING:
     from bench_apts.optimizers.apts.flat_problem import FlatProblem
@@ -349,13 +349,13 @@ class StochasticMethod:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that decides the future, on this rank."""
-        return copy.deepcopy({name: getattr(self, f"_{name}") for name in _STATE} | {
+        return copied({name: getattr(self, f"_{name}") for name in _STATE} | {
             "search": self._search.state_dict(), "window": list(self._window),
             "failure": self._agreement.failure, "moments": self._moments.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned on this rank."""
-        state = copy.deepcopy(state)
+        state = copied(state)
         for name in _STATE:
             setattr(self, f"_{name}", state[name])
         self._search.load_state_dict(state["search"])

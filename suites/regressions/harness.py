@@ -70,8 +70,8 @@ def _calls(steps: int) -> int:
             sys.setprofile(None)
             gc.enable()
             dist.destroy_process_group()
-    if run.step != steps:
-        raise RuntimeError(f"the trial took {run.step} steps, not {steps}")
+    if run.totals.step != steps:
+        raise RuntimeError(f"the trial took {run.totals.step} steps, not {steps}")
     return count
 
 

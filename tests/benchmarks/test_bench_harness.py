@@ -88,7 +88,7 @@ class Interleaved(TrialRun):
     def _write(self, event):
         super()._write(event)
         assert isinstance(event, Eval)
-        if self.step:
+        if self.totals.step:
             self._note("harness", event.train_s - sum(self.seconds["harness"]),
                        self.clock.cpu_seconds("train") - sum(self.cpu_seconds["harness"]))
         for _ in range(2 * (len(self.evals) % 2 == 0)):
@@ -136,16 +136,17 @@ def trained(connect, job, metered):
     weights = [torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().numpy()
                for model in (run.evaluated, run.bare.model)]
     return SimpleNamespace(
-        steps=(run.step, run.bare.taken), weights=weights, seconds=run.seconds,
+        steps=(run.totals.step, run.bare.taken), weights=weights, seconds=run.seconds,
         cpu_seconds=run.cpu_seconds, counted=meter.snapshot())
 
 
-def make_job(folder, name, device, ranks, optimizer, steps, pairs):
+def make_job(folder, name, device, ranks, optimizer, steps, pairs, validation=100):
     """A trial on random numbers of the real shape, with an evaluation after each block."""
     batch_size = registry.suite(name).batch_size
     suite = registry.suite(name, (
         f"suite.budget.samples={batch_size * steps * pairs}", "suite.budget.seconds=3600",
-        f"suite.evaluation.every_samples={batch_size * steps}", "suite.data.validation=100"))
+        f"suite.evaluation.every_samples={batch_size * steps}",
+        f"suite.data.validation={validation}"))
     facts = KNOWN[suite.data.name]
     meta = arrays.store(folder / "arrays", facts, lambda _: (numbers(facts), "random numbers"))
     prepared = data.Prepared(suite.data.name, folder / "arrays", meta["sha256"], meta["source"])

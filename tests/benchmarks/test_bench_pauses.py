@@ -43,7 +43,7 @@ def measured(connect, job, pauses, path):
     run = TrialRun(job, clock, meter, torch.device("cpu"))
     run._warm_up()
     run._evaluate()
-    batches = itertools.cycle(list(itertools.islice(run.batches.training(run.step), STEPS)))
+    batches = itertools.cycle(list(itertools.islice(run.batches.training(run.totals.step), STEPS)))
     taken = {"pause": [], "bare": []}
 
     def bare():
@@ -57,7 +57,7 @@ def measured(connect, job, pauses, path):
 
     for pause in range(2 * pauses):
         for batch in itertools.islice(batches, STEPS):
-            run._count(run.observer.step(batch))
+            run.totals.add(run.observer.step(batch))
         kind, made = (("pause", run._evaluate), ("bare", bare))[pause % 2]
         taken[kind].append(seconds(made))
     return SimpleNamespace(taken=taken, evaluations=len(run.evals))

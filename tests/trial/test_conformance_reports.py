@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_apts.contract import StepReport
+from bench_apts.contract import StepReport, World
 from bench_apts.core.errors import ContractError
 from bench_apts.core.records import Eval, Event
-from bench_apts.trial.contract_checks import ReportCheck, usual
-from bench_apts.trial.evaluation import StepTotals
+from bench_apts.trial.contract_checks import ReportCheck
+from bench_apts.trial.step_totals import StepTotals
 
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
@@ -23,27 +23,56 @@ ODD = st.one_of(
     st.just(torch.ones((), dtype=torch.complex64)))
 
 
-@given(loss=ODD, samples=ODD, forwards=ODD, backwards=ODD, total=ODD, agreed=ODD,
-       diagnostics=st.one_of(ODD, st.dictionaries(st.one_of(st.text(), st.integers()), ODD)))
-def test_a_report_is_refused_or_can_be_recorded(
-    loss, samples, forwards, backwards, total, agreed, diagnostics
-):
-    report = StepReport(loss, samples, forwards, backwards, total, agreed, diagnostics)
-    known = {name for name in diagnostics if type(name) is str and name.isascii()
-             and len(name) <= 100} if isinstance(diagnostics, dict) else set()
-    passed_over = usual(report, known)
+def totals():
+    world = World(0, 2, torch.device("cpu"), 8, 1000)
+    return StepTotals(world, ReportCheck())
+
+
+def recorded(sums):
+    event = Eval(1, sums.samples, 0.0, 0.0, 0.0, 0.0, sums.forwards, sums.backwards, 1,
+                 float(sums.loss), {}, {}, sums.diagnostics())
+    return msgspec.json.decode(msgspec.json.encode(event), type=Event)
+
+
+def added(reports):
+    sums = totals()
+    for report in reports:
+        sums.add(report)
+    sums.check()
+    return sums
+
+
+ANY = st.builds(StepReport, ODD, ODD, ODD, ODD, ODD, ODD, st.one_of(
+    ODD, st.dictionaries(st.one_of(st.text(), st.integers()), ODD)))
+
+
+@given(ANY)
+def test_a_report_is_refused_or_can_be_recorded(report):
     try:
-        checked = ReportCheck().checked(report, 8)
+        sums = added([ReportCheck().checked(report, 8)])
     except ContractError:
-        assert not passed_over
         return
-    pending = StepTotals()
-    pending.add(checked)
-    event = Eval(1, checked.samples, 0.0, 0.0, 0.0, 0.0, checked.forwards, checked.backwards, 1,
-                 float(pending.loss), {}, {}, pending.diagnostics())
-    read = msgspec.json.decode(msgspec.json.encode(event), type=Event)
-    assert read.samples == checked.samples
-    assert read.diagnostics == pending.diagnostics()
+    read = recorded(sums)
+    assert read.samples == sums.samples > 0
+    assert read.diagnostics == sums.diagnostics()
+
+
+SENSIBLE = st.builds(
+    StepReport, st.floats() | st.floats(width=32).map(torch.tensor), st.integers(1, 99),
+    st.integers(0, 9), st.integers(0, 9), st.none() | st.integers(1, 99), st.booleans(),
+    st.dictionaries(st.sampled_from("abc"), st.floats() | st.booleans() | st.integers(0, 9)))
+
+
+@given(st.lists(SENSIBLE, max_size=3), ANY, st.lists(SENSIBLE, max_size=3))
+def test_sums_are_refused_or_can_be_recorded(before, odd, after):
+    try:
+        sums = added([*before, odd, *after])
+    except ContractError:
+        return
+    read = recorded(sums)
+    assert read.samples == sums.samples > 0
+    assert (read.forwards, read.backwards) == (sums.forwards, sums.backwards)
+    assert read.diagnostics == sums.diagnostics()
 
 
 @given(st.integers(1, 2**53), st.integers(0, 2**53), st.integers(0, 2**53),
@@ -58,19 +87,42 @@ def test_sensible_reports_pass_unchanged(samples, forwards, backwards, loss, dia
     assert ReportCheck().checked(report, 1) is report
 
 
-@given(st.integers(1, 2**53 - 1), st.integers(0, 2**53 - 1), st.sampled_from([None, 1, 2**53]),
-       st.one_of(st.floats(), st.floats(width=32).map(torch.tensor)), st.dictionaries(
-           st.sampled_from("abc"), st.floats() | st.booleans() | st.integers(-2**53, 2**53)))
-def test_usual_reports_are_known_at_sight_unless_a_name_is_new(
-    samples, forwards, total, loss, diagnostics
-):
-    report = StepReport(loss, samples, forwards, 1, total, diagnostics=diagnostics)
-    assert usual(report, {"a", "b", "c"})
-    assert usual(report, set()) == (not diagnostics)
-    for name, value in [("loss", torch.ones(2)), ("loss", torch.ones((), requires_grad=True)),
-                        ("samples", True), ("samples", -1), ("backwards", 2**53 + 1),
-                        ("agreed", 1), ("total_samples", 0), ("diagnostics", {"a": 10**400})]:
-        assert not usual(replace(report, **{name: value}), {"a"})
+@given(st.lists(SENSIBLE, min_size=1, max_size=4))
+def test_sums_of_sensible_reports_are_exact(reports):
+    sums = totals()
+    assert [sums.add(report) for report in reports] == [report.agreed for report in reports]
+    sums.check()
+    assert sums.step == sums.steps == len(reports)
+    assert sums.samples == sum(
+        2 * r.samples if r.total_samples is None else r.total_samples for r in reports)
+    assert sums.forwards == sum(r.forwards for r in reports)
+    assert sums.backwards == sum(r.backwards for r in reports)
+    assert {type(n) for n in (sums.samples, sums.forwards, sums.backwards)} == {int}
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("loss", torch.ones(2), "shape"), ("loss", torch.ones((), requires_grad=True), "graph"),
+    ("loss", None, "loss"), ("loss", torch.ones((), dtype=torch.complex64), "complex64"),
+    ("samples", -8, "samples"), ("samples", 1.5, "samples"), ("samples", torch.tensor(8), "int"),
+    ("backwards", 2**53 + 1, "backwards"), ("forwards", "2", "forwards"),
+    ("total_samples", 0, "never end"), ("diagnostics", {"a": 10**400}, "diagnostics"),
+    ("diagnostics", {1: 0.5}, "name"), ("diagnostics", [], "dict"),
+    ("diagnostics", {"a": torch.ones(3)}, "shape")])
+def test_a_wrong_report_is_refused_at_the_latest_when_training_pauses(field, value, message):
+    sensible = StepReport(1.0, 8, 1, 1)
+    wrong = replace(sensible, **{field: value})
+    with pytest.raises(ContractError, match=message):
+        added([sensible, wrong, wrong])
+
+
+def test_no_report_at_all_is_refused():
+    with pytest.raises(ContractError, match="None"):
+        totals().add(None)
+
+
+def test_numpy_integers_count_as_integers():
+    sums = added([StepReport(1.0, np.int64(8), np.int64(1), np.int64(1))])
+    assert (type(sums.samples), sums.samples, sums.backwards) == (int, 16, 1)
 
 
 def test_names_are_counted_over_all_steps():

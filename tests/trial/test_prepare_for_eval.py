@@ -36,7 +36,7 @@ def test_statistics_are_those_of_the_average_over_training_minibatches(trained):
     run, _ = trained(5)
     first, norm = run.evaluated[0], run.evaluated[1]
     with torch.no_grad():
-        hidden = [first(batch.inputs) for batch in islice(run.batches.spare(run.step), 5)]
+        hidden = [first(batch.inputs) for batch in islice(run.batches.spare(run.totals.step), 5)]
     means = torch.stack([each.mean(0) for each in hidden]).mean(0)
     variances = torch.stack([each.var(0) for each in hidden]).mean(0)
     torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
