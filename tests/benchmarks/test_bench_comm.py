@@ -22,7 +22,7 @@ from bench_apts.suites import models
 ELEMENTS = 1000
 ROUNDS, CALLS = 41, 2000
 PAIRS, BLOCK = 1000, 5
-SCRIPT_PAIRS, SCRIPT_BLOCK, SETTLING, IN_PLACE = 80, 10, 3, 50
+SETTLING, IN_PLACE = 3, 50
 
 
 class Switch:
@@ -144,8 +144,9 @@ class BlockSwitch:
 
     def off(self):
         self._meter.__exit__(None, None, None)
-        (row,) = self._meter.rows()
-        assert (row.phase, row.calls % self._meter.steps) == ("backward", 0)
+        rows = self._meter.rows()
+        assert "backward" in {row.phase for row in rows}
+        assert sum(row.calls for row in rows) % self._meter.steps == 0
         self.steps += self._meter.steps
 
 
@@ -231,10 +232,10 @@ def hooks_in_place(connect, make, steps):
     return whole, sum(found) / steps, nothing * len(found) / steps
 
 
-def script_steps(connect, pairs, block):
+def script_steps(connect, make, pairs, block):
     """Steps with a ``CommMeter`` and without; times as ``alternated``, and the meter's steps."""
     connect()
-    step, switch = script_step(mlp), BlockSwitch()
+    step, switch = script_step(make), BlockSwitch()
 
     def settle():
         """A script begins its meter once; here the caches get over it."""
@@ -331,21 +332,23 @@ def test_what_the_hooks_take_of_a_step(benchmark, make):
     }
 
 
-def test_comm_meter_s_share_of_a_step(benchmark):
-    """``CommMeter`` in a script on two ranks, an MLP for MNIST: it should stay below 1 %.
+@pytest.mark.parametrize(("make", "pairs", "block"), [(mlp, 80, 10), (resnet, 40, 4)])
+def test_comm_meter_s_share_of_a_step(benchmark, make, pairs, block):
+    """``CommMeter`` in a script on two ranks: it should stay below 1 %.
 
     Phases are told apart, steps of the optimizer counted and the audit begun: all that
     ``bench-apts meter`` does without ``--time``, but for a line in ten seconds.
     """
     skip_without_hooks("pre-hook")
-    pairs, block = (SCRIPT_PAIRS, SCRIPT_BLOCK) if benchmark.enabled else (2, 2)
+    if not benchmark.enabled:
+        pairs, block = 2, 2
     benchmark.group = "meter, a script on two ranks"
     ranks = benchmark.pedantic(
-        run_ranks, (script_steps, 2, pairs, block), {"patience_s": 250}, rounds=1)
+        run_ranks, (script_steps, 2, make, pairs, block), {"patience_s": 550}, rounds=1)
     for times, steps in ranks:
         assert steps == pairs * (block + 1 + SETTLING)
         assert times.shape == (pairs, 2, 2)
-    times = ranks[0][0]
+    times = np.mean([times for times, _ in ranks], axis=0)
     benchmark.extra_info |= {
         "microseconds of a step": round(1e6 * np.median(times[:, 0, 0])),
         "share of a step, wall": share(times[:, :, 0]),
