@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from bench_apts.plugins import micro_batches
 from bench_apts.plugins.optimizer_contract import Batch
 from bench_apts.study import suite_data_checks
 from bench_apts.study.check_findings import CheckFinding, worst_finding
-from bench_apts.suites import data
+from bench_apts.suites import arrays, data
 from bench_apts.tasks.loss_module import measured, model_inputs, trained
 from bench_apts.tasks.named_tasks import Classification, LanguageModel, Regression
 from bench_apts.tasks.task import OutputTask, every_metric
@@ -24,6 +24,8 @@ from bench_apts.trial.loader import Conversion, Resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
     from bench_apts.plugins.optimizer_contract import Loss
     from bench_apts.study.check_findings import Level
@@ -53,6 +55,7 @@ _LOW = 0.5
 def rehearse_batch(problem: SuiteProblem, dataset: Dataset) -> int:
     """Build the network and run one batch forward, backward and through the metrics, on the CPU.
 
+    The samples of each split with the largest labels or tokens go through the metrics, too.
     Random number generators are left as they were.
 
     Returns:
@@ -63,32 +66,46 @@ def rehearse_batch(problem: SuiteProblem, dataset: Dataset) -> int:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        suite = problem.suite
+        train, held = data.divided(
+            dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
+        first = list(range(min(len(train[1]), suite.batch_size, _MAX_SAMPLES)))
+        what = "model and task cannot be run on a batch"
         try:
             network = problem.network(dataset)
-            _run_passes(problem, network, _first_batch(problem, dataset))
+            contract_checks.check_parameters(network)
+            module, loss = trained(network.cpu(), problem.task, suite.loss_scale or 1.0)
+            _run_passes(problem, module, loss, _batch(dataset, train, first))
+            for part, pair in (("train", train), ("validation", held),
+                               ("test", (dataset.test_inputs, dataset.test_targets))):
+                what = (f"data: {part}: the sample with the largest label or token cannot be "
+                        "evaluated, so the network may lack an output or embedding for it")
+                with torch.no_grad():
+                    measured(module, problem.task, _batch(dataset, pair, [0, *_largest(*pair)]))
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"model and task cannot be run on a batch: {describe_error(error)}"
-                            ) from error
+            raise UserError(f"{what}: {describe_error(error)}") from error
     return sum(p.numel() for p in network.parameters())
 
 
-def _first_batch(problem: SuiteProblem, dataset: Dataset) -> Batch:
-    """Return the first training samples, and the one of the largest target."""
-    suite = problem.suite
-    (inputs, targets), _ = data.divided(
-        dataset, suite.data.validation, suite.data.name, problem.task.contiguous)
-    largest = int(np.argmax(targets.reshape(len(targets), -1).max(axis=1)))
-    chosen = [*range(max(1, min(len(targets), suite.batch_size, _MAX_SAMPLES) - 1)), largest]
+def _largest(inputs: NDArray[Any], targets: NDArray[Any]) -> list[int]:
+    """Return the sample with the largest target and, of tokens, those with the largest inputs."""
+    numbers = [targets, *([inputs[name] for name in inputs.dtype.names] if inputs.dtype.names
+                          else [inputs])]
+    return [int(np.argmax(each.reshape(len(each), -1).max(axis=1))) for each in numbers
+            if each is targets or (each.dtype.kind in "iu" and not arrays.scaled(each))]
+
+
+def _batch(dataset: Dataset, pair: tuple[NDArray[Any], NDArray[Any]], chosen: list[int]) -> Batch:
+    """Return so many samples of a split on the CPU."""
+    inputs, targets = pair
     split = Resident(inputs[chosen], targets[chosen],
                      Conversion.of(dataset, inputs, targets, torch.device("cpu")))
     return split.take(torch.arange(len(chosen)))
 
 
-def _run_passes(problem: SuiteProblem, network: torch.nn.Module, batch: Batch) -> None:
-    contract_checks.check_parameters(network)
-    module, loss = trained(network.cpu(), problem.task, problem.suite.loss_scale or 1.0)
+def _run_passes(problem: SuiteProblem, module: torch.nn.Module, loss: Loss, batch: Batch) -> None:
     given = model_inputs(problem.task, batch)
     module.train()
     with torch.enable_grad():

@@ -49,6 +49,14 @@ def splits(kind="plain"):
         "negative": lambda: ((x, y - 1), (x, y)),
         "float labels": lambda: ((x, y / 1.0), (x, y / 1.0)),
         "too many classes": lambda: ((x, y * 7), (x, y)),
+        **{f"label beyond the outputs: {part}": lambda part=part: {
+            name: (x[:20], np.where(np.arange(20) == 13, 2, y[:20]) if name == part else y[:20])
+            for name in ("train", "validation", "test")}
+           for part in ("train", "validation", "test")},
+        **{f"token beyond the embedding: {part}": lambda part=part: {
+            name: (np.arange(20)[:, None] % (9 if name == part else 8), y[:20])
+            for name in ("train", "validation", "test")}
+           for part in ("train", "validation", "test")},
         "text": lambda: ((x.astype(str), y), (x.astype(str), y)),
         "ragged": lambda: ([(x[0], 0), (x[1][:2], 1), (x[2], 0)], rows),
         "iterable": lambda: (iter(rows), rows),
@@ -60,6 +68,9 @@ def splits(kind="plain"):
 
 def net(outputs=2):
     return nn.Linear(3, outputs)
+
+def embedding():
+    return nn.Sequential(nn.Embedding(8, 2), nn.Flatten())
 
 class Mean(Task):
     def losses(self, model, batch):
@@ -105,7 +116,7 @@ def tried(tmp_path, cache):
         for key, value in changes.items():
             raw[key] = {**raw[key], **value} if key in raw and isinstance(value, dict) else value
         kinds = raw["data"].get("options", {}).get("kind")
-        if kinds in ("mapping", "three"):
+        if kinds in ("mapping", "three") or "beyond" in (kinds or ""):
             raw["data"] = {k: v for k, v in raw["data"].items() if k != "validation"}
         path = tmp_path / "mine.toml"
         path.write_text(_toml(raw), encoding="utf-8")
@@ -278,3 +289,12 @@ def test_the_examples_of_the_docs_run_from_another_folder(command, tmp_path):
     for name in {r.trial.suite.name for r in records}:
         starts = {r.start.initial_weights_sha256 for r in records if r.trial.suite.name == name}
         assert len(starts) == 1
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize(("kind", "network"), [
+    ("label beyond the outputs", "net"), ("token beyond the embedding", "embedding")])
+def test_a_label_or_token_that_the_network_lacks_is_found_in_any_split(tried, part, kind, network):
+    with pytest.raises(UserError, match=f"data: {part}: .*lack"):
+        tried(data={"options": {"kind": f"{kind}: {part}"}},
+              model={"source": f"mine.py:{network}"})
