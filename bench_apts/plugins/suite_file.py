@@ -30,6 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIVIDING = frozenset({"validation", "partition", "augment", "workers"})
 """Keys of [data] that leave the data set as it is."""
 
+_MEASURED = "code_sha256"
+"""Key of a suite that no file gives: it is measured."""
+
 
 def split(name: str) -> tuple[str, str]:
     """Return the suite, a name or a TOML file, and the variant that ``suite@variant`` asks for.
@@ -122,7 +125,7 @@ def changed(suite: Suite, overrides: tuple[str, ...], where: str) -> Suite:
         UserError: A key is unknown or its value wrong; names all such keys.
     """
     raw = msgspec.to_builtins(suite)
-    code = {"code_sha256": raw.pop("code_sha256")} if suite.code_sha256 else {}
+    code = {_MEASURED: raw.pop(_MEASURED)} if suite.code_sha256 else {}
     if suite.task:
         del raw["loss"]
     names = {table: raw[table].pop("name") for table in suite.sources if "name" in raw[table]}
@@ -227,7 +230,8 @@ def _override(raw: Table, assignment: str) -> None:
 @functools.cache
 def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
     """Return a table's keys; evaluating their annotations takes most of the time of a check."""
-    return {field.name: field for field in msgspec.structs.fields(kind)}
+    return {field.name: field for field in msgspec.structs.fields(kind)
+            if field.name != _MEASURED}
 
 
 def _mistakes(raw: Table, kind: type[Struct], path: str, whole: bool = True) -> Iterator[str]:

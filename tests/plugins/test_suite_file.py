@@ -109,6 +109,12 @@ def test_an_unknown_variant_names_the_known_ones(write):
         registry.suite("digit@tanh")
 
 
+def test_what_is_measured_of_a_suite_is_no_key_of_its_file(write):
+    message = refused(write(), overrides=("suite.code_sha256=abc",))
+    assert "unknown key 'code_sha256'" in message
+    assert "code_sha256" not in message.partition("Known: ")[2]
+
+
 @pytest.mark.parametrize("variant", ["", "a"])
 @pytest.mark.parametrize(("table", "tokens"), [
     ("[variant.a]\nbatch_sise = 3", ["[variant.a] 'batch_sise'", "batch_size"]),
