@@ -39,6 +39,7 @@ from bench_apts.core.spec import (
     Suite,
     Target,
     Trial,
+    digest,
 )
 
 if TYPE_CHECKING:
@@ -135,31 +136,44 @@ def _record(folder: Path, spec: Trial, pace: float, generator: np.random.Generat
             float(samples[index]) * 30_592.0))
     last = events[-1]
     hit = bool((accuracies[1:] >= 0.955)[:-1].any() and (accuracies >= 0.955)[-2:].all())
-    parts = {name: AuditPart(81_752, 81_752, 8) for name in ("setup", "train", "eval")}
+    parts = {}
+    for name, phase in (("setup", "warmup"), ("train", "train"), ("eval", "eval")):
+        sent = sum(traffic.actual_bytes or 0 for traffic in last.comm[phase].values())
+        parts[name] = AuditPart(sent, sent, 8 * (spec.ranks > 1))
     ledger = {"setup_s": 0.2, "compile_s": 0.0, "warmup_s": 0.1, "train_s": last.train_s,
               "eval_s": 0.2 * last.train_s, "log_s": 0.1, "checkpoint_s": 0.0}
-    calls = [DistinctCall(phase, "all_reduce", spec.ranks, "ALLREDUCE", "float64", None, 8 * size,
-                          8.0 * size, 76 * size, 41) for phase in ("eval", "train", "warmup")
-             for size in (1, 3, 4)]
+    calls = [DistinctCall(phase, collective, spec.ranks, collective.upper(), "float64", None, size,
+                          *_sent(size, spec.ranks), count)
+             for phase, made in _calls(last.step, EVALUATIONS).items()
+             for collective, (count, size) in made.items()]
     test = {"accuracy": float(accuracies[-1]) - 0.01, "loss": 0.1}
     events.append(End(
         "hit" if hit else "miss", "2026-01-02T03:04:05+00:00", sum(ledger.values()), ledger,
         last.cpu_s, last.peak_memory_bytes, last.samples, last.comm,
         test if spec.stage == "report" else None,
-        f"{generator.integers(2**63):064x}", audit=Audited(parts=parts), calls=calls))
+        digest([spec.label, spec.ranks, spec.seeds]), audit=Audited(parts=parts), calls=calls))
     (folder / "trials" / f"{spec.run_id}.jsonl").write_bytes(
         b"".join(msgspec.json.encode(event) + b"\n" for event in events))
 
 
+def _calls(step: int, index: int) -> dict[str, dict[str, tuple[int, int]]]:
+    """Returns the number of calls up to a step, and the bytes of each."""
+    return {"eval": {"all_reduce": (2 * index, 36), "barrier": (3 * index, 0)},
+            "train": {"all_reduce": (step, 4 * PARAMETERS)},
+            "warmup": {"all_reduce": (4, 19_718), "barrier": (2, 0)}}
+
+
+def _sent(size: int, ranks: int) -> tuple[float, int]:
+    """Returns ideal and actual bytes of a call."""
+    return 2 * (ranks - 1) / ranks * size, (size + 152) * (ranks > 1)
+
+
 def _traffic(step: int, index: int, ranks: int) -> Communication:
-    share = 2 * (ranks - 1) / ranks
-
     def calls(count: int, size: int) -> Traffic:
-        return Traffic(count, count * size, share * count * size, count * (size + 152))
+        return Traffic(count, count * size, *(count * sent for sent in _sent(size, ranks)))
 
-    return {"eval": {"all_reduce": calls(2 * index, 36), "barrier": calls(3 * index, 0)},
-            "train": {"all_reduce": calls(step, 4 * PARAMETERS)},
-            "warmup": {"all_reduce": calls(4, 19_718), "barrier": calls(2, 0)}}
+    return {phase: {collective: calls(*each) for collective, each in made.items()}
+            for phase, made in _calls(step, index).items()}
 
 
 if __name__ == "__main__":
