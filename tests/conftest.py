@@ -2,7 +2,9 @@
 
 import gc
 import importlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import warm_processes
+from filelock import FileLock
 from hypothesis import settings
 
 from bench_apts.cli import main
@@ -61,10 +64,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
-def pytest_collection_finish():
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     # The collector would otherwise look at all modules of torch time and again.
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 SMALL = ("--set", "suite.budget.samples=2000", "--set", "suite.evaluation.every_samples=500")
@@ -300,13 +309,54 @@ def make_trial(make_study, digits):
 
 
 @pytest.fixture(scope="session")
-def finished(command, tmp_path_factory):
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: a copy of the folder that ``make(folder)`` fills.
+
+    Of several pytest workers the first one fills it; each has a copy of its own to change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def copy(name, make):
+        original, made = shared / f"made-once-{name}", shared / f"made-once-{name}.made"
+        with FileLock(f"{original}.lock"):
+            if not made.exists():
+                shutil.rmtree(original, ignore_errors=True)
+                original.mkdir()
+                make(original)
+                made.touch()
+        return Path(shutil.copytree(original, tmp_path_factory.mktemp(name) / "copy"))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def finished(command, made_once):
     """A small study from end to end, by the real command."""
-    folder = tmp_path_factory.mktemp("study")
-    arguments = ("run", "--gpus", "1,2", "--optimizers", "sgd,adam,apts", "--trials", "2",
-                 "--seeds", "1", "--offline", *SMALL, "--out", folder)
-    done = command(*arguments)
-    assert done.returncode == 0, done.stderr
-    results = folder / "digits"
-    return SimpleNamespace(done=done, arguments=arguments, folder=results,
+    options = ("run", "--gpus", "1,2", "--optimizers", "sgd,adam,apts", "--trials", "2",
+               "--seeds", "1", "--offline", *SMALL, "--out")
+
+    def make(folder):
+        done = command(*options, folder / "results")
+        assert done.returncode == 0, done.stderr
+        (folder / "output.json").write_text(json.dumps(
+            [str(folder), done.stdout, done.stderr]), "utf-8")
+
+    folder = made_once("study", make)
+    original, *output = json.loads((folder / "output.json").read_text("utf-8"))
+    # As if the command had been told to write here.
+    out, err = (text.replace(original, str(folder)) for text in output)
+    results = folder / "results" / "digits"
+    return SimpleNamespace(done=SimpleNamespace(stdout=out, stderr=err),
+                           arguments=(*options, folder / "results"), folder=results,
                            records=store.read_trials(results))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures of reports empty, for tests that read what stands beside them."""
+    from bench_apts.reports import canvas, workers
+
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
+    monkeypatch.setattr(canvas.Figure, "rendered", (empty, "0 0 1 1"))
+    monkeypatch.setattr(workers, "draw_side_by_side", lambda figures: None)

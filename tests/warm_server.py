@@ -151,10 +151,12 @@ def ask(requests, task, fds=(), streams=(0, 1, 2), cwd=None, environ=None, new_s
 def main():
     """Import everything, serve, and be what is asked for in the forks."""
     requests = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()  # its walks take a fifth of the imports' time, and find little
     for name in PRELOAD:
         with suppress(ImportError):
             importlib.import_module(name)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.enable()
     gc.collect()
     gc.freeze()
     with _quick_end():

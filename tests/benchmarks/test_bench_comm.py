@@ -309,7 +309,7 @@ def test_share_of_a_digits_step(benchmark):
     }
 
 
-@pytest.mark.parametrize("make", [mlp, resnet])
+@pytest.mark.parametrize("make", [mlp, pytest.param(resnet, marks=pytest.mark.slow)])
 def test_what_the_hooks_take_of_a_step(benchmark, make):
     """CPU time of all that ``CommMeter`` does in a step of two ranks: it should stay below 1 %.
 
@@ -332,7 +332,8 @@ def test_what_the_hooks_take_of_a_step(benchmark, make):
     }
 
 
-@pytest.mark.parametrize(("make", "pairs", "block"), [(mlp, 80, 10), (resnet, 40, 4)])
+@pytest.mark.parametrize(("make", "pairs", "block"), [
+    (mlp, 80, 10), pytest.param(resnet, 40, 4, marks=pytest.mark.slow)])
 def test_comm_meter_s_share_of_a_step(benchmark, make, pairs, block):
     """``CommMeter`` in a script on two ranks: it should stay below 1 %.
 

@@ -25,7 +25,8 @@ FIRST_STEP = "self.steps > 1 or rank or open({path!r}, 'w').write(str(time.monot
 
 
 @pytest.mark.usefixtures("kept")
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("ranks", [
+    1, 2, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (4, 8))])
 def test_start(benchmark, plugin, make_study, digits, tmp_path, ranks):
     mark = tmp_path / "first_step"
     path = plugin(on_step=FIRST_STEP.format(path=str(mark)))

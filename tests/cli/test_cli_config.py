@@ -88,7 +88,7 @@ def test_what_is_no_study_file_is_said_in_one_line(cli, name, expected):
     assert expected in done.err
 
 
-def test_a_study_starts_another_with_the_trials_of_its_own(cli, finished, tmp_path):
+def test_a_study_starts_another_with_the_trials_of_its_own(cli, finished, undrawn, tmp_path):
     """The trials have the ids of the study's, so that all are found finished in a copy."""
     shutil.copytree(finished.folder, tmp_path / "again" / "digits")
     before = {path.name for path in (tmp_path / "again" / "digits" / "trials").iterdir()}

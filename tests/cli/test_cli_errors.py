@@ -240,7 +240,7 @@ def test_a_comparison_that_cannot_be_written(cli, finished, tmp_path):
     assert "sgd" in done.out
 
 
-def test_corrupt_records(cli, finished, tmp_path):
+def test_corrupt_records(cli, finished, undrawn, tmp_path):
     folder = tmp_path / "digits"
     shutil.copytree(finished.folder, folder)
     path = min(folder.glob("trials/*.jsonl"))

@@ -145,8 +145,8 @@ def test_a_trial_that_exchanges_data_by_other_ways_is_an_error(
         on_step, named, command, plugin, tmp_path, short_path, monkeypatch, environment):
     monkeypatch.setitem(environment, "TMPDIR", str(short_path))
     command("run", "--gpus", "2", "--optimizers", plugin(on_step=on_step), "--trials", "0",
-            "--seeds", "1", "--no-twins", "--offline", "--set", "suite.budget.samples=1280",
-            "--out", tmp_path)
+            "--seeds", "1", "--no-twins", "--no-report", "--offline", "--set",
+            "suite.budget.samples=1280", "--out", tmp_path)
     (record,) = store.read_trials(tmp_path / "digits")
     assert record.end.status == "error"
     assert record.end.reason.startswith("ranks 0, 1 exchange data through")
@@ -162,7 +162,7 @@ def test_a_plug_in_with_a_loader_and_a_log_is_no_cheat(command, plugin, tmp_path
              "D.TensorDataset(torch.ones(999, 4)), num_workers=1))", "next(self.loader)",
              f"open(f'{tmp_path}/{{rank}}.log', 'a').write('loss 0.5\\n' * 20)"]
     command("run", "--gpus", "2", "--optimizers", plugin(on_step="; ".join(lines)), "--trials",
-            "0", "--seeds", "1", "--no-twins", "--offline", "--set",
+            "0", "--seeds", "1", "--no-twins", "--no-report", "--offline", "--set",
             "suite.budget.samples=1280", "--out", tmp_path)
     (record,) = store.read_trials(tmp_path / "digits")
     assert record.end.reason is None

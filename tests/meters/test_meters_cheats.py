@@ -337,7 +337,8 @@ def test_the_trial_of_a_cheat_fails_and_its_record_says_why(command, plugin, tmp
     path = plugin(on_step='import torch; dist.group.WORLD._get_backend(torch.device("cpu"))'
                           '.allreduce([torch.ones(5000)]).wait()')
     command("run", "--gpus", "2", "--optimizers", path, "--trials", "0", "--seeds", "1",
-            "--no-twins", "--offline", "--set", "suite.budget.samples=1280", "--out", tmp_path)
+            "--no-twins", "--no-report", "--offline", "--set", "suite.budget.samples=1280",
+            "--out", tmp_path)
     (record,) = store.read_trials(tmp_path / "digits")
     assert record.end.status == "error"
     assert "behind the meter's back" in record.end.reason

@@ -399,7 +399,7 @@ def test_what_is_no_results_folder_is_refused(tmp_path):
         soundness.check(tmp_path / "nowhere")
 
 
-def test_the_command(cli, finished, tmp_path):
+def test_the_command(cli, finished, undrawn, tmp_path):
     count = len(list((finished.folder / "trials").glob("*.jsonl")))  # other tests add to it
     done = cli("check", finished.folder)
     assert (done.code, done.out, done.err) == (0, f"trials: {count}, all sound\n", "")

@@ -80,7 +80,9 @@ def open_a_gap(kind):
                 procfs.own_sockets = raises
         case "closing a group":
             procfs.own_sockets = raises
-            dist.destroy_process_group(dist.new_group())
+            group = dist.new_group()
+            dist.barrier()  # the other rank is connected too
+            dist.destroy_process_group(group)
 
 
 class Stepper:

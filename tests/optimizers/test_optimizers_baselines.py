@@ -16,6 +16,11 @@ BACKENDS = {name: registry.optimizer(name).backend for name in (
     "adam-default", "nadamw", "nadamw-2026", "nadamw-list", "nadamw-tuned", "schedule-free",
     "schedule-free-warmup", "schedule-free-algoperf", "prodigy", "d-adapt", "dog", "momo", "muon",
     "muon-frozen", "lion", "lion-frozen", "ademamix", "ademamix-frozen", "soap", "adafactor")}
+RELATED = ("nadamw-2026", "nadamw-list", "nadamw-tuned", "schedule-free-warmup",
+           "schedule-free-algoperf", "muon-frozen", "lion-frozen", "ademamix-frozen")
+"""Another one's code at other numbers."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in RELATED else name
+         for name in BACKENDS]
 NETWORKS = {"mlp": (mlp, torch.float32), "cnn": (cnn, torch.float64)}
 # Muon iterates in bfloat16. SOAP's first matrices have not full rank, and which eigenvectors it
 # finds depends on rounding, so that it takes other steps of equal lengths.
@@ -62,8 +67,11 @@ def course_of(ranks, backend, network):
 
 
 @pytest.fixture(scope="module")
-def courses(on_ranks):
-    names = tuple(name for name, backend in BACKENDS.items() if not backend.unavailable())
+def courses(on_ranks, request):
+    asked = {item.callspec.params.get("name") for item in request.session.items
+             if item.path == request.path and hasattr(item, "callspec")}
+    names = tuple(name for name, backend in BACKENDS.items()
+                  if name in asked and not backend.unavailable())
     runs = {size: on_ranks(course, size, names) for size in (1, 2, 3)}
 
     def of(name, size, network="mlp"):
@@ -74,7 +82,7 @@ def courses(on_ranks):
     return of
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_sends_what_its_backend_declares(courses, name):
     for rank in courses(name, 2):
         # DDP rebuilds its buckets in its second step; MoMo sends its loss besides the gradient.
@@ -86,7 +94,7 @@ def test_a_step_sends_what_its_backend_declares(courses, name):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_number_of_ranks_changes_nothing_but_rounding(courses, name, network):
     (alone,), together = courses(name, 1, network), courses(name, 2, network)
     exact = {"rtol": 1e-4, "atol": 1e-6} if network == "mlp" else {"rtol": 1e-9, "atol": 1e-11}
@@ -99,7 +107,7 @@ def test_the_number_of_ranks_changes_nothing_but_rounding(courses, name, network
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_replicas_stay_equal_bit_for_bit(courses, name, size, network):
     first, *others = courses(name, size, network)
     assert first["losses"] != others[0]["losses"]  # on other samples
@@ -110,7 +118,7 @@ def test_replicas_stay_equal_bit_for_bit(courses, name, size, network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_goes_on_bit_for_bit_in_another_stepper(courses, name, size, network):
     for rank in courses(name, size, network):
         first, second = rank["ends"]

@@ -198,7 +198,8 @@ ON_STEP = ("few = (batch.targets < 5).double().mean().item(); "
            "assert few > 0.9 if rank == 0 else few < 0.1, few")
 
 
-def test_ranks_train_on_their_own_labels_in_a_variant_of_a_users_suite(cli, plugin, tmp_path):
+def test_ranks_train_on_their_own_labels_in_a_variant_of_a_users_suite(
+        cli, plugin, undrawn, tmp_path):
     """Two real ranks whose optimizer refuses the other rank's digits."""
     written = registry.suite_path("digits-noniid").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(

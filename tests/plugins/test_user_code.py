@@ -54,7 +54,7 @@ def write(tmp_path, plugin):
 
 def run(command, out, *plugins, gpus, cwd=None):
     done = command("run", "--optimizers", ",".join(map(str, plugins)), "--gpus", gpus, "--seeds",
-                   "1", "--no-twins", "--offline", "--out", out, *SMALL, cwd=cwd)
+                   "1", "--no-twins", "--no-report", "--offline", "--out", out, *SMALL, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     records = store.read_trials(out / "digits")
     assert all(r.end.status in ("hit", "miss") for r in records), [r.end for r in records]

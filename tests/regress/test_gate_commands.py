@@ -55,6 +55,13 @@ def check(environment, short_path):
     return run
 
 
+@pytest.fixture
+def uninstalled(monkeypatch):
+    """Leaves trees uninstalled, for tests in which none of them trains."""
+    monkeypatch.setattr(gate_trainings, "_installed",
+                        lambda name, text, source, root, inside: CodeTree(name, text, root))
+
+
 def plant(checkout, before="pass", factor=1.0):
     with (checkout / "optimizers" / "trust_region.py").open("a") as file:
         file.write(PLANTED.format(before=before, factor=factor))
@@ -85,6 +92,7 @@ def test_what_cannot_be_told_is_in_the_summary_too(cli, monkeypatch, checkout):
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("uninstalled")
 def test_a_mistake_does_not_use_up_the_folder(cli, monkeypatch, checkout):
     monkeypatch.chdir(checkout)
     done = cli("check", "--baseline", "nowhere", "--out", "kept")
@@ -124,6 +132,7 @@ def test_a_gate_that_is_killed_leaves_no_summary_of_another(cli, monkeypatch, tm
         "**cannot tell: the gate did not finish**\n")
 
 
+@pytest.mark.usefixtures("uninstalled")
 def test_the_gate_takes_lists_of_values_and_groups(cli, monkeypatch, checkout):
     asked = []
 
@@ -139,6 +148,7 @@ def test_the_gate_takes_lists_of_values_and_groups(cli, monkeypatch, checkout):
     assert asked == ["sgd[lr=0.1]", "sgd[lr=0.2]", "apts-paper", "napts"]
 
 
+@pytest.mark.usefixtures("uninstalled")
 def test_base_that_is_ahead_of_head_is_told(cli, monkeypatch, checkout):
     git(checkout, "switch", "--quiet", "--create", "topic")
     git(checkout, "switch", "--quiet", "main")

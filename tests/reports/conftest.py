@@ -9,7 +9,7 @@ import report_fixture as fixture
 from bench_apts import reports
 from bench_apts.plugins import registry
 
-FORMATS = ("html", "csv", "svg", "png", "json", "md")
+FORMATS = ("html", "csv", "svg", "json", "md")
 
 
 @pytest.fixture(scope="session")
@@ -33,19 +33,20 @@ def slower(searched, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def written(searched, tmp_path_factory):
-    """Folder of the study's report in all formats that need no browser."""
-    out = tmp_path_factory.mktemp("searched") / "made" / "on-demand"
-    assert reports.build(searched, FORMATS, out=out) == out / "report.html"
-    return out
+def written(searched, made_once):
+    """Folder of the study's report in all formats but pixels and those that need a browser."""
+    def make(folder):
+        out = folder / "made" / "on-demand"
+        assert reports.build(searched, FORMATS, out=out) == out / "report.html"
+
+    return made_once("written", make) / "made" / "on-demand"
 
 
 @pytest.fixture(scope="session")
-def compared(searched, slower, tmp_path_factory):
+def compared(searched, slower, made_once):
     """Folder of the comparison of the study with the slower one."""
-    out = tmp_path_factory.mktemp("searched") / "compared"
-    reports.compare(searched, slower, FORMATS, out=out, names=("first", "second"))
-    return out
+    return made_once("compared", lambda folder: reports.compare(
+        searched, slower, FORMATS, out=folder, names=("first", "second")))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def studies(tmp_path_factory):
     return first, second
 
 
-def test_the_index_lists_suites_and_optimizers_newest_first(studies, tmp_path, cli):
+def test_the_index_lists_suites_and_optimizers_newest_first(studies, undrawn, tmp_path, cli):
     (tmp_path / "other").mkdir()
     done = cli("gallery", *studies, tmp_path / "other", "--out", tmp_path / "site")
     assert (done.code, done.err) == (0, "")

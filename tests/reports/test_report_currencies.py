@@ -91,7 +91,7 @@ def test_times_of_more_ranks_than_cores_are_left_out(tmp_path):
     assert "depends" not in headlines(folder.path)[0]
 
 
-def test_the_page_has_the_table_beside_the_boxes(doubled):
+def test_the_page_has_the_table_beside_the_boxes(doubled, undrawn):
     page = reports.build(doubled).read_text(encoding="utf-8")
     assert "Expected cost over that of the cheapest, by what is counted" in page
     assert page.index("by what is counted") < page.index("Main table.")

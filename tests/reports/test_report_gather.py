@@ -171,7 +171,7 @@ def labels(folder):
     return [c.label for c in gather(folder).groups[0].cells]
 
 
-def test_files_of_older_studies_are_called_by_their_backends_names(tmp_path):
+def test_files_of_older_studies_are_called_by_their_backends_names(tmp_path, undrawn):
     folder = older(tmp_path, {"/home/me/first.py[lr=0.1]": ("sgd", "mine"),
                               "second.py": ("adam", "other")})
     found = gather(folder)

@@ -163,7 +163,7 @@ def test_no_results_at_all_say_how_to_make_some(tmp_path):
         history.read_history(tmp_path)
 
 
-def test_the_report_shows_it_where_it_is_asked_for(results, tmp_path):
+def test_the_report_shows_it_where_it_is_asked_for(results, tmp_path, undrawn):
     plan = report_fixture.study(ranks=(1,), trials=0, seeds=1)
     folder = report_fixture.populate(tmp_path / "study", plan)
     page = reports.build(folder, ("html", "csv"), history=results, out=tmp_path / "out")

@@ -238,6 +238,7 @@ def test_figures_are_described_for_those_who_cannot_see_them(page):
         assert "<text" in figure
 
 
+@pytest.mark.slow  # test_cli_commands builds a page again
 def test_two_builds_are_the_same_to_the_byte(folder):
     def content():
         return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -289,7 +290,7 @@ def test_it_is_small(page):
     assert len(page.encode()) < 3_000_000
 
 
-def test_more_ranks_than_cores_are_marked(tmp_path):
+def test_more_ranks_than_cores_are_marked(tmp_path, undrawn):
     folder = fixture.populate(tmp_path / "study", fixture.study(ranks=(1, 4), trials=2, seeds=1))
     page = reports.build(folder).read_text(encoding="utf-8")
     assert "More ranks than cores" in page
@@ -299,7 +300,7 @@ def test_more_ranks_than_cores_are_marked(tmp_path):
     assert "not shown" in page
 
 
-def test_a_loss_target_several_suites_and_a_clear_loser(tmp_path):
+def test_a_loss_target_several_suites_and_a_clear_loser(tmp_path, undrawn):
     target = msgspec.structs.replace(fixture.SUITE.target, metric="loss", direction="min",
                                      value=0.06)
     other = msgspec.structs.replace(fixture.SUITE, name="other", target=target)
@@ -312,7 +313,7 @@ def test_a_loss_target_several_suites_and_a_clear_loser(tmp_path):
     assert set(table(folder, "main")["suite"]) == {"digits", "other"}
 
 
-def test_a_study_in_which_nothing_hits(tmp_path):
+def test_a_study_in_which_nothing_hits(tmp_path, undrawn):
     hard = msgspec.structs.replace(
         fixture.SUITE, target=msgspec.structs.replace(fixture.SUITE.target, value=0.999))
     folder = fixture.populate(tmp_path / "study",

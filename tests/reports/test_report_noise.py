@@ -58,7 +58,7 @@ def test_an_unfinished_twin_makes_no_pair(folder):
     assert two.noise is not None
 
 
-def test_the_report_says_it_beside_its_times(folder):
+def test_the_report_says_it_beside_its_times(folder, undrawn):
     gathered = gather(folder)
     assert not [c for c in all_caveats(gathered) if c.title == "Noise unknown"]
     page = reports.build(folder).read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_times_to_the_target_that_are_further_apart_than_whole_trainings_count(f
     assert one.noise.pairs == 2
 
 
-def test_without_pairs_the_noise_is_unknown(tmp_path):
+def test_without_pairs_the_noise_is_unknown(tmp_path, undrawn):
     gathered = gather(fixture.populate(tmp_path / "plain"))
     (caveat,) = [c for c in all_caveats(gathered) if c.title == "Noise unknown"]
     assert "N = 1 and 2" in caveat.text

@@ -140,7 +140,7 @@ def test_check_leaves_trials_out_that_are_not_compared(other):
     assert not [line for line in soundness.check(machine)[1] if "unlike environments" in line]
 
 
-def test_times_and_memory_are_not_judged_and_samples_and_bytes_still_are(other):
+def test_times_and_memory_are_not_judged_and_samples_and_bytes_still_are(other, undrawn):
     folder = other(OTHERS["threads"])
     reports.build(folder, ("html", "json", "md"))
     document = json.loads((folder / "report.json").read_bytes())

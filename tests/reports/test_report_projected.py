@@ -146,7 +146,7 @@ def test_the_command_takes_own_networks_and_nodes(cli, finished, tmp_path):
     assert nodes < flat < ring
 
 
-def test_the_report_models_as_the_command_does(folder, tmp_path):
+def test_the_report_models_as_the_command_does(folder, undrawn, tmp_path):
     copy = tmp_path / "study"
     shutil.copytree(folder, copy)
     page = reports.build(copy).read_text(encoding="utf-8")
@@ -164,13 +164,13 @@ def test_the_report_models_as_the_command_does(folder, tmp_path):
     assert set(modelled["scaling"]) == {"strong", "weak"}
 
 
-def test_a_study_of_single_ranks_models_nothing(tmp_path):
+def test_a_study_of_single_ranks_models_nothing(tmp_path, undrawn):
     page = reports.build(fixture.populate(tmp_path / "study", fixture.study(ranks=(1,))))
     assert "Modelled time on other networks" not in page.read_text(encoding="utf-8")
     assert not (tmp_path / "study" / "tables" / "modelled.csv").exists()
 
 
-def test_a_record_does_not_decide_which_code_runs(tmp_path):
+def test_a_record_does_not_decide_which_code_runs(tmp_path, undrawn):
     plugin = tmp_path / "mine.py"
     plugin.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     study = fixture.populate(tmp_path / "study")

@@ -55,8 +55,8 @@ def unbegun(event):
 @pytest.mark.filterwarnings("error::UserWarning")  # of axes that zeros do not suit
 @pytest.mark.parametrize(("change", "wanted"), [
     (met, lambda trial: True),
-    (met, lambda trial: trial.label == "apts"),
-    (met, lambda trial: trial.stage == "tune"),
+    pytest.param(met, lambda trial: trial.label == "apts", marks=pytest.mark.slow),
+    pytest.param(met, lambda trial: trial.stage == "tune", marks=pytest.mark.slow),
     pytest.param(met, lambda trial: trial.repetition == 0, marks=pytest.mark.slow),
     pytest.param(idle, lambda trial: trial.label != "sgd", marks=pytest.mark.slow),
     (idle, lambda trial: True),

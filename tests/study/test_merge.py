@@ -59,7 +59,7 @@ def event(path, kind, change):
     path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def test_parts_give_the_whole_study_and_its_report(finished, cli, tmp_path):
+def test_parts_give_the_whole_study_and_its_report(finished, cli, undrawn, tmp_path):
     first = part(finished, tmp_path / "first", lambda number: number % 3 != 1)
     second = part(finished, tmp_path / "second", lambda number: number % 3 != 0)
     before = contents(first, "*.json*"), contents(first / "trials", "*")
@@ -85,7 +85,7 @@ def test_parts_give_the_whole_study_and_its_report(finished, cli, tmp_path):
         "alone", "first", "joined", "second"]
 
 
-def test_a_merged_study_runs_nothing_again(finished, cli, tmp_path):
+def test_a_merged_study_runs_nothing_again(finished, cli, undrawn, tmp_path):
     first = part(finished, tmp_path / "first", lambda number: number < 8)
     second = part(finished, tmp_path / "second", lambda number: number >= 8)
     results_merge.merge_results(tmp_path / "joined", [first, second], [])

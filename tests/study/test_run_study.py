@@ -284,7 +284,7 @@ def test_a_failing_optimizer_does_not_stop_the_others(command, plugin, tmp_path)
 
 def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
         started, command, processes, tmp_path):
-    arguments = ("run", "--gpus", "2", "--optimizers", "sgd,adam", "--trials", "2", "--seeds",
+    arguments = ("run", "--gpus", "2", "--optimizers", "sgd", "--trials", "2", "--seeds",
                  "1", "--no-twins", "--offline", "--set", "suite.budget.samples=28_000", "--set",
                  "suite.evaluation.every_samples=1_400", "--no-report", "--out", tmp_path)
     folder = tmp_path / "digits"
@@ -304,12 +304,12 @@ def test_a_killed_command_leaves_no_worker_and_goes_on_where_it_was(
 
     ended = {r.header.run_id: (folder / "trials" / f"{r.header.run_id}.jsonl").read_bytes()
              for r in store.read_trials(folder) if r.end}
-    assert 0 < len(ended) < 6
+    assert 0 < len(ended) < 3
     again = command(*arguments)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("kept from an earlier run") == len(ended)
     records = store.read_trials(folder)
-    assert len(records) == 6
+    assert len(records) == 3
     assert all(r.finished for r in records)
     assert {r.header.run_id for r in records if r.attempts == 2} <= {
         r.header.run_id for r in records} - set(ended)

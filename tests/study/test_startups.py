@@ -86,12 +86,12 @@ def test_a_limit_under_which_no_trial_starts(shell, short_path, before, prefix, 
         shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.mark.parametrize(("before", "prefix"), [
-    ("export OMP_NUM_THREADS=2,1;", ()),
-    pytest.param(NO_NAMES, NAMESPACES, marks=pytest.mark.slow),
+@pytest.mark.parametrize(("before", "prefix", "ranks"), [
+    ("export OMP_NUM_THREADS=2,1;", (), 1),  # two threads of two ranks would wait for cores
+    pytest.param(NO_NAMES, NAMESPACES, 2, marks=pytest.mark.slow),
 ])
-def test_what_is_unusual_but_allowed(shell, tmp_path, before, prefix):
-    done = shell(*RUN, "--gpus", "2", "--optimizers", "adam-default", "--out", tmp_path,
+def test_what_is_unusual_but_allowed(shell, tmp_path, before, prefix, ranks):
+    done = shell(*RUN, "--gpus", ranks, "--optimizers", "adam-default", "--out", tmp_path,
                  before=before, prefix=prefix)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -16,8 +16,11 @@ NAMES = [name for name in registry.optimizer_names()
          if not registry.optimizer(name).backend.unavailable()]
 HEAVY = ("apts-paper", "napts", "zero1", "zero2", "zero3", "zero-offload")
 """Each takes as long as five others."""
-SINGLE = ("adafactor", "ademamix", "d-adapt", "dog", "momo", "muon", "prodigy", "soap")
-"""Single-process optimizers under DistributedDataParallel; so are adam, lion and sgd."""
+SINGLE = ("adafactor", "ademamix", "d-adapt", "dog", "lion", "momo", "muon", "prodigy", "soap")
+"""Single-process optimizers under DistributedDataParallel; so are adam and sgd."""
+RELATED = ("ddp-fp16", "des-loc", "diloco-one-worker", "muloco", "post-local-sgd",
+           "streaming-diloco")
+"""Options of a stepper that others here take too, or with a shorter period below."""
 BUILDS = [registry.optimizer(name).backend.build for name in NAMES]
 ALIKE = [name for at, name in enumerate(NAMES) if BUILDS[at] in BUILDS[:at]]
 """Another name's code at other numbers."""
@@ -141,8 +144,8 @@ def plugin(folder, name, replacements):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in (*HEAVY, *SINGLE, *ALIKE) else name
-    for name in NAMES])
+    pytest.param(name, marks=pytest.mark.slow)
+    if name in (*HEAVY, *SINGLE, *RELATED, *ALIKE) else name for name in NAMES])
 def test_what_is_built_in_passes(examine, name):
     assert failures(examine(name, (1, 2))) == []
 

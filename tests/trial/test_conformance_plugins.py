@@ -6,7 +6,7 @@ from plugins import BROKEN, FINE, TOGETHER, source
 from bench_apts.core import store
 from bench_apts.meters import soundness
 
-SHORT = ("--trials", "0", "--seeds", "1", "--no-twins", "--offline",
+SHORT = ("--trials", "0", "--seeds", "1", "--no-twins", "--no-report", "--offline",
          "--set", "suite.budget.samples=2560", "--set", "suite.evaluation.every_samples=1280")
 
 

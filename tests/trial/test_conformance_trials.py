@@ -9,8 +9,8 @@ import pytest
 from bench_apts.core import store
 from bench_apts.core.records import method_bytes, train_bytes
 
-SHORT = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--offline",
-         "--set", "suite.budget.samples=1280")
+SHORT = ("--gpus", "2", "--trials", "0", "--seeds", "1", "--no-twins", "--no-report",
+         "--offline", "--set", "suite.budget.samples=1280")
 PARAMETERS = 6570
 
 
