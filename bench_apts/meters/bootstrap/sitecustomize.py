@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _MODULE = "torch.distributed.distributed_c10d"
 
+_REGISTERING = ("_register_pg_in_world", "_register_process_group")
+"""Functions of that module, one of which each new process group passes; torch 2.11 lacks the
+first."""
+
 
 class _Waiting:
     """Finds ``distributed_c10d`` as Python would, and has a function called after its import."""
@@ -41,15 +45,16 @@ class _Waiting:
 
 def _await_first_group(c10d: Any) -> None:
     """Have the meter begin with the first process group of this process."""
-    register = getattr(c10d, "_register_pg_in_world", None)
-    if register is None:
+    name = next((name for name in _REGISTERING if hasattr(c10d, name)), None)
+    if name is None:
         print("bench-apts meter: this torch registers no process groups; nothing is counted",
               file=sys.stderr)
         return
+    register = getattr(c10d, name)
 
-    def register_and_begin(group: Any, *args: Any, **kwargs: Any) -> None:
-        c10d._register_pg_in_world = register
-        register(group, *args, **kwargs)
+    def register_and_begin(*args: Any, **kwargs: Any) -> None:
+        setattr(c10d, name, register)
+        register(*args, **kwargs)
         try:
             from bench_apts.meters import metered_process
 
@@ -58,7 +63,7 @@ def _await_first_group(c10d: Any) -> None:
             print(f"bench-apts meter: nothing is counted: {type(error).__name__}: {error}",
                   file=sys.stderr)
 
-    c10d._register_pg_in_world = register_and_begin
+    setattr(c10d, name, register_and_begin)
 
 
 def _run_next(here: str) -> None:
