@@ -51,12 +51,11 @@ test-oldest:  ## the tests with the oldest torch that pyproject.toml allows
 	$(MAKE) test-torch VERSION=2.11
 
 # Needs torch and NumPy alone; checks that lack another package are skipped, and say which.
+gpu-check: PYTHON_HERE = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-check:  ## what only a GPU can show, in five minutes: build/gpu-check.json
-	rm -rf build/checked && mkdir -p build/checked
-	cp -rs $(CURDIR)/bench_apts build/checked/
-	for part in optimizers suites reports; do ln -s $(CURDIR)/$$part build/checked/bench_apts/; done
-	PYTHONPATH=build/checked $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -P -m \
-		bench_apts.selftest.run_checks --device $(DEVICE) --out build/gpu-check.json
+	$(PYTHON_HERE) bench_apts/selftest/checkout_layout.py build/checked
+	PYTHONPATH=$(CURDIR)/build/checked $(PYTHON_HERE) -P -m bench_apts.selftest.run_checks \
+		--device $(DEVICE) --out build/gpu-check.json
 
 test-all: $(STAMP)  ## the slow tests too, on examples that hypothesis draws anew
 	$(MAKE) lint

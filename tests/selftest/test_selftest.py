@@ -1,11 +1,15 @@
 """``bench-apts selftest``: each check on the CPU, and what is said where it cannot run."""
 
+import importlib.metadata
 import json
 import subprocess
+import sys
+import tomllib
 
 import pytest
 
-from bench_apts.selftest import device_checks, run_checks
+from bench_apts.plugins.selection import Selection
+from bench_apts.selftest import checkout_layout, device_checks, harness_checks, run_checks
 
 QUICK = [name for name, (place, _) in run_checks.CHECKS.items()
          if place.startswith("device_checks") and name not in ("compile", "meter")]
@@ -66,6 +70,45 @@ def test_a_check_that_dies_or_hangs_is_a_failure(monkeypatch):
 
 def _late(command, timeout, **options):
     raise subprocess.TimeoutExpired(command, timeout)
+
+
+def test_a_checkout_is_laid_out_as_it_would_be_installed(tmp_path):
+    if not (checkout_layout.CHECKOUT / "pyproject.toml").exists():
+        pytest.skip("not a checkout")
+    declared = tomllib.loads((checkout_layout.CHECKOUT / "pyproject.toml").read_text())
+    checkout_layout.lay_out(tmp_path / "there")
+    (found,) = importlib.metadata.distributions(path=[str(tmp_path / "there")])
+    offered = {}
+    for entry in found.entry_points:
+        offered.setdefault(entry.group, {})[entry.name] = entry.value
+    assert offered == declared["project"]["entry-points"]
+    assert found.name == declared["project"]["name"]
+    modules = [value.partition(":")[0] for entries in offered.values()
+               for value in entries.values()]
+    code = ("import importlib.util, sys\n"
+            "folder, *modules = sys.argv[1:]\n"
+            "sys.path.insert(0, folder)\n"
+            "for name in modules:\n"
+            "    assert importlib.util.find_spec(name).origin.startswith(folder), name\n")
+    # Without site: no other installation is seen.
+    subprocess.run([sys.executable, "-S", "-c", code, tmp_path / "there", *modules], check=True)
+
+
+def test_conformance_tries_what_can_run_here_and_says_what_cannot(monkeypatch):
+    tried = []
+
+    def train(device, names, *rest):
+        tried.extend(names)
+        return dict.fromkeys(names, ("", None))
+
+    monkeypatch.setenv(run_checks.LIMIT, "60")
+    monkeypatch.setattr(harness_checks.selection, "select", lambda text: Selection(
+        ["napts", "sgd"], ["zero2 is left out"]))
+    monkeypatch.setattr(harness_checks, "_trials", train)
+    text, numbers = harness_checks.check_conformance("cpu")
+    assert tried == ["sgd", "napts"]
+    assert "2 of 2" in text
+    assert numbers["left_out"] == ["zero2 is left out"]
 
 
 @pytest.mark.slow
