@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench_apts.core import units
 from bench_apts.meters.soundness import ledger_gap
-from bench_apts.reports.cells import pace, reached
+from bench_apts.reports.cells import pace, peak_memory, reached
 from bench_apts.reports.cost_tables import STATUS
 from bench_apts.reports.section_parts import Section, tables
 from bench_apts.reports.sections.main_table import tuning_trials_table
@@ -34,7 +34,8 @@ _PARTS = ("setup_s", "compile_s", "warmup_s", "train_s", "data_s", "eval_s", "lo
 
 def part(context: Context) -> Part | None:
     """Build the tables of what was recorded; None if nothing was."""
-    found = tables(_ledger_table(context.groups), _noise_table(context.groups),
+    found = tables(_ledger_table(context.groups), _gpu_table(context.groups),
+                   _noise_table(context.groups),
                    tuning_trials_table(context.groups, context.gathered.device))
     return SECTION.part(_finding(context), found) if found else None
 
@@ -82,6 +83,49 @@ def _ledger_row(cell: ReportCell, ends: Sequence[End], parts: Sequence[str]) -> 
             known("difference", (total - wall) / wall if wall else None,
                   lambda share: units.format_percent(share, 2)),
             number(str(len(ends)), trials=len(ends)))
+
+
+def _gpu_table(groups: Sequence[CellGroup]) -> Table | None:
+    """Return what the sensors of the GPUs said; None without any."""
+    rows = [[row for cell in group.cells if (row := _gpu_row(cell))] for group in groups]
+    return grouped_table(
+        "gpus", "GPUs in training",
+        "By the driver's sensors, over all ranks of an optimizer's seeds (of its tuning trials "
+        "where there is no seed): mean power and clock, the highest temperature, the share of the "
+        "readings in which heat or a limit of power held clocks down. Memory: the largest peak of "
+        "a GPU, as torch's allocator gave it out, and as the driver counts it, CUDA's own and "
+        "other programs' among it.",
+        (("Optimizer", ""), ("N", "ranks"), ("Power", "mean"), ("Temperature", "highest"),
+         ("Clock", "mean"), ("Held down", "of readings"), ("Memory", "of the allocator"),
+         ("Memory", "of the driver"), ("Trials", "read")),
+        filter(None, rows)) if any(rows) else None
+
+
+def _gpu_row(cell: ReportCell) -> tuple[Value, ...] | None:
+    """Return an optimizer's readings; None if none of its trials has any."""
+    read = [(record, gpus) for record in cell.seeds or cell.own
+            if (gpus := [gpu for gpu in (record.end and record.end.gpus) or [] if gpu])]
+    if not read:
+        return None
+
+    def values(sensor: str) -> list[float]:
+        return [value for _, gpus in read for gpu in gpus
+                if (value := getattr(gpu, sensor)) is not None]
+
+    def mean(sensor: str) -> float | None:
+        return statistics.fmean(values(sensor)) if values(sensor) else None
+
+    return (name(cell.label, suite=cell.suite.name), number(str(cell.ranks), ranks=cell.ranks),
+            known("power_w", mean("power_w"), lambda watts: f"{units.digits(watts)} W"),
+            known("temperature_c", max(values("temperature_c"), default=None),
+                  lambda degrees: f"{units.digits(degrees)} °C"),
+            known("clock_mhz", mean("clock_mhz"), lambda clock: f"{units.digits(clock)} MHz"),
+            known("throttled", mean("throttled"), units.format_percent),
+            known("peak_memory_bytes", max(peak_memory(record) for record, _ in read),
+                  units.format_size),
+            known("driver_memory_bytes", max(values("memory_bytes"), default=None),
+                  units.format_size),
+            number(str(len(read)), trials=len(read)))
 
 
 def _noise_table(groups: Sequence[CellGroup]) -> Table:

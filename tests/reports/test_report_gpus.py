@@ -1,10 +1,12 @@
 """What a report says of studies on GPUs: memory, TF32, clocks that were held down, energy."""
 
 import msgspec
+import pandas as pd
 import pytest
 import report_fixture as fixture
 from report_fixture import Folder
 
+from bench_apts import reports
 from bench_apts.core import store
 from bench_apts.core.records import GpuReadings
 from bench_apts.reports import search_costs
@@ -48,6 +50,16 @@ def test_memory_is_shown_beside_what_was_there_before_the_optimizer(study):
     cells = [value for row in table.rows for value in row if "peak_memory_bytes" in value.numbers]
     assert [value.numbers["peak_memory_bytes"] for value in cells] == [68_000_000] * 2
     assert all("before" in value.detail for value in cells)
+
+
+def test_sensors_are_a_table_with_the_driver_s_count_of_memory(study, tmp_path):
+    reports.build(study, ("csv",), out=tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out" / "tables" / "gpus.csv").set_index("optimizer")
+    assert rows.temperature_c.to_dict() == {"adam": 90, "apts": 60}
+    assert rows.throttled.to_dict() == {"adam": 0.25, "apts": 0}
+    for row in rows.itertuples():
+        assert (row.power_w, row.clock_mhz, row.trials) == (300, 1_500, 2)
+        assert (row.peak_memory_bytes, row.driver_memory_bytes) == (68_000_000, 70_000_000)
 
 
 def test_joules_are_compared_like_any_currency(study):
