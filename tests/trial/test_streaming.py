@@ -3,6 +3,7 @@
 import gc
 import itertools
 import multiprocessing
+import os
 import random
 from contextlib import contextmanager
 
@@ -121,6 +122,27 @@ def test_an_evaluation_reads_every_sample_each_time(workers):
     assert (torch.cat(one)[:, 0] // 10).tolist() == list(range(40))
     assert torch.equal(torch.cat(one), torch.cat(other))
     assert torch.equal(torch.cat(one), part.take(torch.arange(40)).inputs)
+
+
+class Places(Noisy):
+    """Samples whose targets are the processes that read them."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], os.getpid()
+
+
+def test_workers_live_as_long_as_the_training_and_those_of_evaluations_too():
+    part = split(Places(), 1)
+
+    def evaluated():
+        return {int(pid) for batch in part.sweep([torch.arange(9)]) for pid in batch.targets}
+
+    epochs = part.draw(itertools.islice(Order(40, 5).slices(8, 0, 1, numbered=True), 15))
+    training = {int(pid) for batch in epochs for pid in batch.targets}
+    first = evaluated()
+    assert len(training) == len(first) == 1
+    assert training.isdisjoint({os.getpid(), *first})
+    assert evaluated() == first != {os.getpid()}
 
 
 def test_images_are_augmented_as_resident_ones_are():
