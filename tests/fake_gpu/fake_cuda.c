@@ -24,9 +24,9 @@
 #define NO_DEVICE 100
 #define INVALID_DEVICE 101
 
-enum { LAUNCHES, PRODUCTS, TO_DEVICE, TO_HOST, ON_DEVICE, WAITS, COLLECTIVES, KINDS };
+enum { LAUNCHES, PRODUCTS, TO_DEVICE, TO_HOST, ON_DEVICE, WAITS, DEVICE_WAITS, COLLECTIVES, KINDS };
 static const char *kind_names[] = {"launches", "products", "to_device", "to_host", "on_device",
-                                   "waits", "collectives"};
+                                   "waits", "device_waits", "collectives"};
 static long counts[KINDS];
 static void count(int kind) { __atomic_add_fetch(&counts[kind], 1, __ATOMIC_RELAXED); }
 long fake_count(int kind) { return kind < KINDS ? counts[kind] : -1; }
@@ -214,7 +214,7 @@ int cudaEventCreate(void **event) { return handle(event); }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return handle(event); }
 int cudaEventElapsedTime(float *ms, void *begin, void *end) { *ms = 1; return 0; }
 int cudaStreamSynchronize(void *stream) { count(WAITS); return 0; }
-int cudaDeviceSynchronize(void) { count(WAITS); return 0; }
+int cudaDeviceSynchronize(void) { count(DEVICE_WAITS); return 0; }
 int cudaEventSynchronize(void *event) { count(WAITS); return 0; }
 int cudaStreamAddCallback(void *stream, void (*call)(void *, int, void *), void *data, unsigned f) {
     call(stream, 0, data);

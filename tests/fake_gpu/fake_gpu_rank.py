@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+import torch.distributed as dist
 
 from bench_apts.core.job import RankJob
 from bench_apts.plugins import replicas
@@ -56,7 +57,8 @@ warmup._require_same = lambda numbers, world: None
 def main(payload):
     """Runs a trial as ``trial_run.main`` does."""
     job = msgspec.json.decode(payload, type=RankJob)
-    steps = []
+    steps, note = [], {"server": os.getppid(), "order": os.environ.get("CUDA_DEVICE_ORDER"),
+                       "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def step(self, batch):
         before = counted()
@@ -64,9 +66,18 @@ def main(payload):
         steps.append({name: number - before[name] for name, number in counted().items()})
         return report
 
+    def prove(stepper, model, batches, world, report_check):
+        generator = torch.cuda.get_rng_state(world.device)
+        prove_undone(stepper, model, batches, world, report_check)
+        group = dist.distributed_c10d._get_default_group()._get_backend(world.device)
+        note.update(
+            warmup_steps=len(batches), timeout_s=group.options._timeout.total_seconds(),
+            generator_kept=torch.equal(generator, torch.cuda.get_rng_state(world.device)),
+            fused=[group.get("fused") for group in getattr(
+                getattr(stepper, "optimizer", None), "param_groups", [])])
+
     take_step, trial_run.Observer.step = trial_run.Observer.step, step
+    prove_undone, warmup.prove_undone = warmup.prove_undone, prove
     status = trial_run.main(payload)
-    note = {"steps": steps, "server": os.getppid(), "visible": os.environ.get(
-        "CUDA_VISIBLE_DEVICES")}
-    Path(f"{job.events}.rank{os.environ['RANK']}").write_text(json.dumps(note))
+    Path(f"{job.events}.rank{os.environ['RANK']}").write_text(json.dumps(note | {"steps": steps}))
     return status

@@ -1,10 +1,12 @@
 """Runs trials in a process of its own, which may see the stand-in GPU; prints how they ended.
 
-Arguments: a folder, the device, and a JSON list of trials: selector, ranks, and GPUs or null.
+Arguments: a folder, the device, and a JSON list of trials: selector, ranks, GPUs or null, and the
+time limit in seconds.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -22,16 +24,18 @@ from bench_apts.suites import data
 PROGRAMS = {"cuda": "fake_gpu_rank:main", "cpu": TRAINING}
 
 
-def run(launcher, folder, prepared, plan, gpus):
+def run(launcher, folder, prepared, plan, gpus, limit_s):
     (trial,) = plan.reporting([])
     events = folder / f"{trial.run_id}.jsonl"
     store.append(events, Header(trial.run_id, store.now(), trial, {}))
+    began = time.monotonic()
     outcome = launcher.run(RankJob(
         trial, str(prepared.folder), str(events), program=PROGRAMS[trial.device],
-        gpus=tuple(gpus or ())), 300)
+        gpus=tuple(gpus or ())), limit_s)
+    seconds = time.monotonic() - began
     notes = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{events.name}.rank*"))]
     return {"status": outcome.status, "reason": outcome.reason, "ranks": notes,
-            "record": msgspec.to_builtins(store.read_trial(events))}
+            "seconds": seconds, "record": msgspec.to_builtins(store.read_trial(events))}
 
 
 def main():
@@ -41,11 +45,11 @@ def main():
         "suite.budget.samples=640", "suite.evaluation.every_samples=320"))
     plans = [(Plan(Study(
         suites=(suite,), entries=(parse_selector(selector),), ranks=(ranks,), trials=0, seeds=1,
-        base_seed=0, device=device, twins=False), {"digits": prepared}), gpus)
-        for selector, ranks, gpus in wanted]
-    packages = sorted({name for plan, _ in plans for name in plan.packages()})
+        base_seed=0, device=device, twins=False), {"digits": prepared}), gpus, limit_s)
+        for selector, ranks, gpus, limit_s in wanted]
+    packages = sorted({name for plan, *_ in plans for name in plan.packages()})
     with Launcher(packages, device) as launcher:
-        print(json.dumps([run(launcher, folder, prepared, plan, gpus) for plan, gpus in plans]))
+        print(json.dumps([run(launcher, folder, prepared, *planned) for planned in plans]))
 
 
 if __name__ == "__main__":
