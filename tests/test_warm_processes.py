@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -27,7 +28,9 @@ def both(code, tmp_path, environment, session=True):
     for popen in (warm_processes.WarmPopen, subprocess.Popen):
         with popen([sys.executable, "-P", "-c", code, "a", "b c"], cwd=tmp_path, env=environment,
                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                   text=True, start_new_session=session) as process:
+                   text=True, start_new_session=session,
+                   # A shell that runs the tests in the background has them ignore Ctrl-C.
+                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
             out, err = process.communicate("given", timeout=200)
         told.append((out, err.splitlines()[-1:], process.returncode))
     return told
