@@ -38,19 +38,20 @@ class Trials:
 
     def __init__(self, folder, device, wanted, environ):
         folder.mkdir()
+        self._found = folder / "found.json"
         self._wanted = [{"ranks": 1, "gpus": None, "limit_s": 300} | each for each in wanted]
         given = [[each[key] for key in ("name", "ranks", "gpus", "limit_s")]
                  for each in self._wanted]
         self._process = subprocess.Popen(
             [sys.executable, HERE / "fake_gpu_trials.py", folder, device, json.dumps(given)],
-            env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def ended(self):
         """Returns how they ended, by name and ranks; of a file's backend its selector's stem."""
-        out, errors = self._process.communicate(timeout=1700)
+        _, errors = self._process.communicate(timeout=1700)
         assert self._process.returncode == 0, errors
         return {(Path(each["name"]).name, each["ranks"]): found for each, found in zip(
-            self._wanted, json.loads(out), strict=True)}
+            self._wanted, json.loads(self._found.read_text()), strict=True)}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Runs trials in a process of its own, which may see the stand-in GPU; prints how they ended.
+"""Runs trials in a process of its own, which may see the stand-in GPU; writes how they ended.
 
 Arguments: a folder, the device, and a JSON list of trials: selector, ranks, GPUs or null, and the
 time limit in seconds.
@@ -49,7 +49,8 @@ def main():
         for selector, ranks, gpus, limit_s in wanted]
     packages = sorted({name for plan, *_ in plans for name in plan.packages()})
     with Launcher(packages, device) as launcher:
-        print(json.dumps([run(launcher, folder, prepared, *planned) for planned in plans]))
+        found = [run(launcher, folder, prepared, *planned) for planned in plans]
+    (folder / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
