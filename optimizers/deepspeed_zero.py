@@ -151,4 +151,5 @@ plus_plus = replace(
     rank_invariant=False,
     traffic=None,
     saves_communication=True,
-    gpu_only="DeepSpeed's kernels of quantisation are CUDA's alone")
+    gpu_only="DeepSpeed's kernels of quantisation are CUDA's alone",
+    nvcc=True)

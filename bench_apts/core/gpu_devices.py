@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import lru_cache
@@ -78,6 +79,13 @@ def selectors() -> list[str]:
 def driver() -> str | None:
     """Return the version of the driver; None without a visible GPU, or where it is not known."""
     return _machine()[1] if visible() else None
+
+
+def cuda_compiler() -> str | None:
+    """Return nvcc's path, where torch looks for it when it builds extensions; None without it."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return shutil.which("nvcc", path=f"{home}/bin") if home else (
+        shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench_apts.core.configuration import Hyperparameter, coerce
 from bench_apts.core.errors import UserError, unknown
-from bench_apts.core.gpu_devices import gpu_count
+from bench_apts.core.gpu_devices import cuda_compiler, gpu_count
 from bench_apts.plugins import backend_checks
 from bench_apts.plugins.optimizer_contract import Build, Sampling, TrafficFormula
 
@@ -46,6 +46,7 @@ class Backend:
             ``"bench-apts[rivals]"``, several with a space between them; names of modules are not
             those of distributions.
         gpu_only: Why it runs on GPUs alone; "" where it runs on CPUs too.
+        nvcc: Whether CUDA's compiler builds kernels of it when it is first used.
         min_ranks: The smallest world it makes sense in.
         batch_size: Given the suite's global batch, the hyperparameters and N, the global batch
             this optimizer wants; None for the suite's.
@@ -85,6 +86,7 @@ class Backend:
     requires: tuple[str, ...] = ()
     install: str = ""
     gpu_only: str = ""
+    nvcc: bool = False
     min_ranks: int = 1
     batch_size: Callable[[int, Mapping[str, Any], int], int] | None = None
     sampling: Callable[[Mapping[str, Any]], Sampling] | None = None
@@ -107,8 +109,8 @@ class Backend:
                             "for a file; leave out .py")
         where = self.name
         for name, kind in {"summary": str, "install": str, "gpu_only": str, "follows": str,
-                           "family": str, "tuning_free": bool, "moves_weights": bool,
-                           "rank_invariant": bool,
+                           "family": str, "nvcc": bool, "tuning_free": bool,
+                           "moves_weights": bool, "rank_invariant": bool,
                            "saves_communication": bool, "space_version": int,
                            "min_ranks": int}.items():
             backend_checks.require_type(f"{where}: {name}", getattr(self, name), kind)
@@ -176,6 +178,9 @@ class Backend:
                            + (f": pip install {names}" if names else ""))
         if self.gpu_only and not gpu_count():
             reasons.append(f"needs GPUs: {self.gpu_only}")
+        if self.nvcc and not cuda_compiler():
+            reasons.append("needs nvcc, which builds its kernels: install CUDA's toolkit, or set "
+                           "CUDA_HOME to where it lies")
         return "; ".join(reasons) or None
 
     def searched(

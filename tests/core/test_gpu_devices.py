@@ -96,6 +96,20 @@ def test_gpus_without_a_known_uuid_go_by_their_numbers(monkeypatch):
     assert gpu_devices.selectors() == ["1", "0"]
 
 
+def test_the_compiler_is_looked_for_where_torch_does(monkeypatch, tmp_path):
+    found = tmp_path / "bin" / "nvcc"
+    found.parent.mkdir()
+    found.touch(mode=0o755)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(found.parent))
+    assert gpu_devices.cuda_compiler() == str(found)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "elsewhere"))
+    assert gpu_devices.cuda_compiler() is None
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert gpu_devices.cuda_compiler() == str(found)
+
+
 def test_no_torch_is_imported():
     code = ("import sys; from bench_apts.core import gpu_devices; gpu_devices.gpu_count(); "
             "sys.exit('torch' in sys.modules)")

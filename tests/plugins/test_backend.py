@@ -160,6 +160,15 @@ def test_what_needs_gpus_says_why_where_there_are_none(monkeypatch):
         assert only.unavailable() == reason
 
 
+def test_what_nvcc_builds_says_so_where_there_is_none(monkeypatch, tmp_path):
+    built = backend(nvcc=True)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert "needs nvcc" in built.unavailable()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").touch(mode=0o755)
+    assert built.unavailable() is None
+
+
 def test_what_is_installed_is_available():
     assert backend(requires=("json", "os.path")).unavailable() is None
 
