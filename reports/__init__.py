@@ -63,14 +63,14 @@ def build(folder: Path, formats: Sequence[str] = STANDARD, *, out: Path | None =
         # Drawing libraries take a second to import: not before there is something to draw.
         from bench_apts.reports import report_formats
         from bench_apts.reports.report_page import compose_report
-        from bench_apts.reports.workers import draw_side_by_side
+        from bench_apts.reports.workers import start_workers
 
-        output = compose_report(gathered, past)
-        if {"html", "svg", "pdf"}.intersection(formats):
-            draw_side_by_side(output.figures)
-        return _write(out or folder, "report", formats, output.page, output.files | {
-            "report.json": lambda: report_formats.report_document(output),
-            "report.md": lambda: report_formats.summary_markdown(output).encode()})
+        with start_workers(bool({"html", "svg", "pdf"}.intersection(formats))) as workers:
+            output = compose_report(gathered, past, workers.draw)
+            return _write(out or folder, "report", formats, output.page, output.files | {
+                "report.json": lambda: report_formats.report_document(output),
+                "report.md": lambda: report_formats.summary_markdown(output).encode()},
+                workers.finish)
 
 
 def compare(first: Path, second: Path, formats: Sequence[str] = STANDARD, *,
@@ -128,11 +128,23 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _write(folder: Path, stem: str, formats: Sequence[str], page: Callable[[], str],
-           files: Mapping[str, Callable[[], bytes]]) -> Path:
-    """Write what was asked for; the page comes last, when all that it names is there."""
-    # Nothing else is drawn or rendered: figures take most of a report's time.
-    chosen = {name: make() for name, make in files.items()
-              if name.rpartition(".")[2] in formats}
+           files: Mapping[str, Callable[[], bytes]],
+           drawn: Callable[[], None] = lambda: None) -> Path:
+    """Write what was asked for; the page comes last, when all that it names is there.
+
+    Args:
+        folder: Where.
+        stem: Name of the page without its ending.
+        formats: What was asked for. Nothing else is made: figures take most of a report's time.
+        page: Makes the page.
+        files: Makes each file.
+        drawn: Waits for figures that are being drawn. All else is made before.
+    """
+    wanted = [name for name in files if name.rpartition(".")[2] in formats]
+    pictures = [name for name in wanted if name.endswith((".svg", ".png"))]
+    chosen = {name: files[name]() for name in wanted if name not in pictures}
+    drawn()
+    chosen |= {name: files[name]() for name in pictures}
     html = page().encode() if {"html", "pdf"}.intersection(formats) else b""
     if "pdf" in formats:
         from bench_apts.reports.report_formats import print_pdf

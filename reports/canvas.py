@@ -76,7 +76,7 @@ class Figure:
                     f"{72 * width:.2f} {72 * height:.2f}")
             return _svg(drawing, self.slug, facecolor="white", bbox_inches=bounds), view
 
-    @property
+    @cached_property
     def inline(self) -> str:
         """The ``<svg>`` element for the page, without legend and ground."""
         svg, view = self.rendered

@@ -147,8 +147,17 @@ class ReportCell:
         return (*(self.checks if self.search_owner else self.tune), *self.seeds)
 
     @cached_property
+    def _recorded(self) -> list[dict[float, TargetOutcome]]:
+        return [outcomes(record) for record in self.draws]
+
+    @property
+    def recorded(self) -> list[TargetOutcome]:
+        """What ``draws`` cost to the full target, as each was recorded."""
+        return [each[1.0] for each in self._recorded]
+
+    @cached_property
     def _outcomes(self) -> dict[float, list[TargetOutcome]]:
-        found = [outcomes(record) for record in self.draws]
+        found = self._recorded
         if self.search_owner:
             price = shared_search.sample_price(self.own)
             found = [{level: shared_search.reprice_for_follower(one, price)

@@ -8,6 +8,7 @@ before, and numbers of the last judged step.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from bench_apts.stats.learning_curves import thinned_points, thinning_stride
 from bench_apts.stats.trial_costs import costs_along, hit_bracket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench_apts.core.currencies import Currency
     from bench_apts.reports.cells import CellGroup
@@ -71,27 +72,41 @@ class CurveBand:
 
 def curve_frame(groups: tuple[CellGroup, ...]) -> pd.DataFrame:
     """Return every evaluation of every seed, one row each: the data of all curves."""
-    rows: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {
+        name: [] for name in (*_COLUMNS, *(axis.column for axis in AXES))}
     for group in groups:
+        metric = group.suite.target.metric
         for cell in group.cells:
             for record in cell.seeds:
-                found = hit_bracket(record)
-                spent = {axis.column: costs_along(record, axis.currency) for axis in AXES}
-                for index, event in enumerate(record.evals):
-                    rows.append({
-                        **{column: costs[index] for column, costs in spent.items()},
-                        "suite": group.suite.name, "ranks": group.ranks,
-                        "optimizer": cell.label, "seed": record.trial.repetition,
-                        "run_id": record.header.run_id, "evaluation": index, "step": event.step,
-                        "samples": event.samples, "forwards": event.forwards,
-                        "backwards": event.backwards, "train_loss": event.train_loss,
-                        "validation": event.validation.get(group.suite.target.metric),
-                        "hit": found is not None and found[1] == index,
-                        "radius": event.diagnostics.get("radius"),
-                        "accepted": event.diagnostics.get("accepted"),
-                    })
-    return pd.DataFrame(
-        rows, columns=list(dict.fromkeys((*_COLUMNS, *(axis.column for axis in AXES)))))
+                events, found = record.evals, hit_bracket(record)
+                _add(columns, len(events), {
+                    **{axis.column: costs_along(record, axis.currency) for axis in AXES},
+                    "suite": group.suite.name, "ranks": group.ranks, "optimizer": cell.label,
+                    "seed": record.trial.repetition, "run_id": record.header.run_id,
+                    "evaluation": range(len(events)), "step": [e.step for e in events],
+                    "samples": [e.samples for e in events],
+                    "forwards": [e.forwards for e in events],
+                    "backwards": [e.backwards for e in events],
+                    "train_loss": [e.train_loss for e in events],
+                    "validation": [e.validation.get(metric) for e in events],
+                    "hit": [found is not None and found[1] == index
+                            for index in range(len(events))],
+                    "radius": [e.diagnostics.get("radius") for e in events],
+                    "accepted": [e.diagnostics.get("accepted") for e in events]})
+    return _frame(columns)
+
+
+def _add(columns: Mapping[str, list[Any]], count: int, values: Mapping[str, Any]) -> None:
+    """Add a trial's rows to columns; a single number or text is that of each of its rows."""
+    for name, value in values.items():
+        columns[name] += [value] * count if isinstance(value, str | int) else value
+
+
+def _frame(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
+    # Texts as they are: pandas' own strings are made anew whenever they are read.
+    return pd.DataFrame({
+        name: pd.Series(values, dtype=object) if name in ("suite", "optimizer", "run_id")
+        else values for name, values in columns.items()})
 
 
 def curve_bands(data: pd.DataFrame, labels: Iterable[str], metric: str,
@@ -174,21 +189,22 @@ def step_frame(group: CellGroup) -> pd.DataFrame:
     ``evaluation``, ``samples``, ``steps`` since the evaluation before, and ``passes`` of both
     kinds so far, those of the busiest rank.
     """
-    rows = []
+    columns: dict[str, list[Any]] = {name: [] for name in (
+        "optimizer", "run_id", "evaluation", "samples", "steps", "passes", *STEP_NUMBERS)}
     for cell in group.cells:
         if not any("accepted" in event.diagnostics for r in cell.seeds for event in r.evals):
             continue
         for record in cell.seeds:
-            before = 0
-            for index, event in enumerate(record.evals):
-                rows.append({
-                    "optimizer": cell.label, "run_id": record.header.run_id,
-                    "evaluation": index, "samples": event.samples,
-                    "steps": event.step - before, "passes": event.forwards + event.backwards,
-                    **{name: event.diagnostics.get(name, math.nan) for name in STEP_NUMBERS}})
-                before = event.step
-    return pd.DataFrame(rows, columns=[
-        "optimizer", "run_id", "evaluation", "samples", "steps", "passes", *STEP_NUMBERS])
+            events = record.evals
+            steps = [0, *(event.step for event in events)]
+            _add(columns, len(events), {
+                "optimizer": cell.label, "run_id": record.header.run_id,
+                "evaluation": range(len(events)), "samples": [e.samples for e in events],
+                "steps": [now - before for before, now in itertools.pairwise(steps)],
+                "passes": [e.forwards + e.backwards for e in events],
+                **{name: [e.diagnostics.get(name, math.nan) for e in events]
+                   for name in STEP_NUMBERS}})
+    return _frame(columns)
 
 
 def tally_steps(rows: pd.DataFrame) -> StepTally:

@@ -182,17 +182,20 @@ class ReportOutput:
     warnings: list[str]
 
 
-def compose_report(gathered: Gathered, found: History | None = None) -> ReportOutput:
+def compose_report(gathered: Gathered, found: History | None = None,
+                   draw: Callable[[Iterable[Figure]], None] = lambda _: None) -> ReportOutput:
     """Fill all tables; figures are drawn, and page and files written, on demand.
 
     Args:
         gathered: The study.
         found: Numbers over commits to show with it, if any.
+        draw: Gets figures as soon as they are known, to draw them at the same time.
     """
     labels = [entry.label for entry in gathered.file.study.entries]
     look = looks(labels)
     contexts = _contexts(gathered, look)
-    chapters, overall, failures = _build(section_parts.StudyContext(tuple(contexts), found))
+    chapters, overall, failures = _build(
+        section_parts.StudyContext(tuple(contexts), found), draw)
     parts = [*(part for chapter in chapters for part in (chapter.decision, *chapter.parts)),
              *overall]
     drawn = [figure for part in parts for figure in part.figures]
@@ -216,13 +219,15 @@ def compose_report(gathered: Gathered, found: History | None = None) -> ReportOu
                         notes, origin, drawn, warnings)
 
 
-def _build(study: section_parts.StudyContext
+def _build(study: section_parts.StudyContext, draw: Callable[[Iterable[Figure]], None]
            ) -> tuple[tuple[Chapter, ...], tuple[Part, ...], list[str]]:
     """Build all sections: the chapters, the parts about the whole study, and what failed."""
     found, failures = find_sections()
     decisions = [decision_boxes.part(context) for context in study.suites]
+    draw(figure for part in decisions for figure in part.figures)
     built: dict[str, list[Part | None]] = {}
-    for module in found:
+    # The evidence first: little work with many figures, which are drawn while the rest is built.
+    for module in sorted(found, key=lambda each: not each.section.evidence):
         section = module.section
         try:
             built[section.anchor] = [module.build(context) for context in (
@@ -231,6 +236,8 @@ def _build(study: section_parts.StudyContext
             if not module.source:  # of bench-apts: a file of the study is corrupt
                 raise
             failures.append(str(error))
+        else:
+            draw(figure for part in built[section.anchor] if part for figure in part.figures)
     order = [each.section for each in found if each.section.anchor in built]
     chapters = [Chapter(context.suite, f"s{index}", decision, tuple(
         add_uncertainty(part, decision) if section.compares else part for section in order

@@ -151,15 +151,14 @@ def read_trial(path: Path) -> TrialRecord | None:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
             continue
-        where = f"{path}, line {number}"
         try:
             event = _event_decoder.decode(line)
         except UNREADABLE as error:
             # A line may be torn inside a number, which is then valid but for its value.
+            torn = f"{path}, line {number}: {error}"
             if _is_json(line):
                 _refuse_newer(path, line)
-                raise broken(f"{where}: {error}") from error
-            torn = f"{where}: {error}"
+                raise broken(torn) from error
             if record:
                 record.torn.append(number)
             continue
@@ -173,7 +172,7 @@ def read_trial(path: Path) -> TrialRecord | None:
             _refuse_newer(path, line)
             record = _attempt(event, record, path)
         elif record is None:
-            raise broken(f"{where}: an event before any header")
+            raise broken(f"{path}, line {number}: an event before any header")
         elif isinstance(event, Start):
             record.start = event
         elif isinstance(event, Eval):

@@ -34,17 +34,18 @@ def check_bills(spent: Sequence[float], cost: Sequence[float]) -> None:
     """
     if len(spent) != len(cost):
         raise ValueError(f"{len(spent)} bills but {len(cost)} costs")
-    for index, bill in enumerate(spent):
-        if not math.isfinite(bill):
-            raise ValueError(f"the bill of trial {index} is {bill}, so that no sum is known")
+    if not all(map(math.isfinite, spent)):
+        index, bill = next((index, bill) for index, bill in enumerate(spent)
+                           if not math.isfinite(bill))
+        raise ValueError(f"the bill of trial {index} is {bill}, so that no sum is known")
     check_known(cost)
 
 
 def check_known(cost: Sequence[float]) -> None:
     """Refuse costs that are unknown (NaN) with a ValueError; infinite ones are misses."""
-    for index, value in enumerate(cost):
-        if math.isnan(value):
-            raise ValueError(f"the cost of trial {index} is unknown (NaN), which is no miss")
+    if any(map(math.isnan, cost)):
+        index = next(index for index, value in enumerate(cost) if math.isnan(value))
+        raise ValueError(f"the cost of trial {index} is unknown (NaN), which is no miss")
 
 
 class Ert(NamedTuple):

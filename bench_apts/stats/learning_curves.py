@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import operator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -54,11 +54,11 @@ def make_curve(steps: tuple[int, ...], values: tuple[float, ...], costs: tuple[f
     """
     if not len(steps) == len(values) == len(costs):
         raise ValueError("steps, values and costs differ in length")
-    if any(a >= b for a, b in itertools.pairwise(steps)):
+    if not all(map(operator.lt, steps, steps[1:])):
         raise ValueError("steps must increase")
     bills = (*costs, spent) if hit is None else costs
-    if (any(not math.isfinite(bill) for bill in (*bills, spent))
-            or any(a > b for a, b in itertools.pairwise(bills))):
+    if (not all(map(math.isfinite, (*bills, spent)))
+            or any(map(operator.gt, bills, bills[1:]))):
         raise ValueError("costs must be known and must not decrease")
     if hit is not None and (not 0 <= hit < len(steps) or spent != costs[hit]):
         raise ValueError("a hit must be an evaluation, at which the bill ends")
@@ -80,7 +80,7 @@ def curve(record: TrialRecord, currency: Currency, level: float = 1.0) -> Curve:
     found = hit_bracket(record, level, values)
     costs = tuple(costs_along(record, currency))
     hit = found[1] if found else None
-    spent = cost_recorded(record)[currency] if hit is None else costs[hit]
+    spent = cost_recorded(record, (currency,))[currency] if hit is None else costs[hit]
     return make_curve(tuple(event.samples for event in record.evals),
                       tuple(values), costs, hit, spent)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -117,6 +117,7 @@ def _read(where: Path) -> dict[str, Fabric]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def collective_seconds(collective: str, payload: float, ranks: int, network: Interconnect,
                        algorithm: Algorithm = Algorithm.best) -> float:
     """Return the modelled seconds of one collective among all ranks.

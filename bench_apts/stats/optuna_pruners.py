@@ -46,7 +46,7 @@ def make_pruner(pruner: Pruner, evaluations: int) -> BasePruner:
 
 def count_evaluations(curves: Sequence[Curve]) -> int:
     """Return how many evaluations the longest trial has, the untrained model's left out."""
-    return max((sum(step > 0 for step in curve.steps) for curve in curves), default=0)
+    return max((len(curve.steps) - bisect_right(curve.steps, 0) for curve in curves), default=0)
 
 
 class Arrivals:
@@ -97,27 +97,33 @@ class _Median:
 
     def __init__(self, maximised: bool) -> None:
         self._maximised = maximised
-        self._completed = 0
-        self._values: list[list[float]] = []  # of completed trials by evaluation, known, ascending
+        self._completed: list[Sequence[float]] = []
+        self._medians: dict[int, float] = {}  # of the completed, by evaluation
 
     def follow(self, values: Sequence[float]) -> int | None:
-        if self._completed >= _STARTUP:
-            best = math.nan
+        if len(self._completed) >= _STARTUP:
+            maximised, isnan = self._maximised, math.isnan
+            best: float | None = None
             for index, value in enumerate(values):
-                if math.isnan(best) or (value > best if self._maximised else value < best):
-                    best = value
-                if math.isnan(best):
+                if not isnan(value):
+                    if best is None or (value > best if maximised else value < best):
+                        best = value
+                elif best is None:
                     return index
-                if index < len(self._values):
-                    middle = _median(self._values[index])
-                    if best < middle if self._maximised else best > middle:
-                        return index
-        self._completed += 1
-        self._values += [[] for _ in range(len(values) - len(self._values))]
-        for known, value in zip(self._values, values, strict=False):
-            if not math.isnan(value):
-                insort(known, value)
+                middle = self._median(index)
+                if best < middle if maximised else best > middle:
+                    return index
+        self._completed.append(values)
+        self._medians.clear()
         return None
+
+    def _median(self, index: int) -> float:
+        # When it is asked for: most searches hit before any trial is judged.
+        if index not in self._medians:
+            self._medians[index] = _median(sorted(
+                values[index] for values in self._completed
+                if index < len(values) and not math.isnan(values[index])))
+        return self._medians[index]
 
 
 class _Halving:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench_apts.core.currencies import CURRENCIES, Currency
@@ -99,36 +99,58 @@ def hit_bracket(record: TrialRecord, level: float = 1.0,
 
 def cost_at(record: TrialRecord, index: int) -> Cost:
     """Return the cost from the first training step up to evaluation ``index``."""
-    event, ranks = record.evals[index], record.trial.ranks
-    return {currency: row.at(event, ranks) if row.measured(record) else math.nan
-            for currency, row in CURRENCIES.items()}
+    return _Costs(record).at(index)
 
 
 def costs_along(record: TrialRecord, currency: Currency) -> list[float]:
     """Return the cost up to each evaluation, in one currency."""
-    row = CURRENCIES[currency]
+    row, ranks = CURRENCIES[currency], record.trial.ranks
     if not row.measured(record):
         return [math.nan] * len(record.evals)
-    return [row.at(event, record.trial.ranks) for event in record.evals]
+    return [row.at(event, ranks) for event in record.evals]
 
 
-def cost_recorded(record: TrialRecord) -> Cost:
+def cost_recorded(record: TrialRecord, currencies: Iterable[Currency] = CURRENCIES) -> Cost:
     """Return all that a trial recorded as spent, whatever its end.
 
     The last evaluation and the end event may each know more than the other: the end has no
     passes and no operations, and a killed trial has no end. The larger number of both is
     billed. A trial with neither is billed zero.
     """
-    end = record.end
-    cost = cost_at(record, -1) if record.evals else dict.fromkeys(CURRENCIES, 0.0)
-    if end is None:
+    return _Costs(record, currencies).recorded
+
+
+class _Costs:
+    """The costs of one trial, each of which is read once."""
+
+    def __init__(self, record: TrialRecord, currencies: Iterable[Currency] = CURRENCIES) -> None:
+        self._record, self._ranks = record, record.trial.ranks
+        self._rows = [(currency, row, row.measured(record)) for currency in currencies
+                      for row in [CURRENCIES[currency]]]
+        self._found: dict[int, Cost] = {}
+
+    def at(self, index: int) -> Cost:
+        """Return the cost up to evaluation ``index``."""
+        if index not in self._found:
+            event, ranks = self._record.evals[index], self._ranks
+            self._found[index] = {currency: row.at(event, ranks) if known else math.nan
+                                  for currency, row, known in self._rows}
+        return self._found[index]
+
+    @cached_property
+    def recorded(self) -> Cost:
+        """See ``cost_recorded``."""
+        end = self._record.end
+        cost = (dict(self.at(-1)) if self._record.evals
+                else dict.fromkeys((currency for currency, _, _ in self._rows), 0.0))
+        if end is None:
+            return cost
+        for currency, row, known in self._rows:
+            if not known:
+                cost[currency] = math.nan
+            elif row.read_end is not None:
+                cost[currency] = max(cost[currency], row.read_end(end, self._ranks))
         return cost
-    for currency, row in CURRENCIES.items():
-        if not row.measured(record):
-            cost[currency] = math.nan
-        elif row.read_end is not None:
-            cost[currency] = max(cost[currency], row.read_end(end, record.trial.ranks))
-    return cost
 
 
 def outcome(record: TrialRecord, level: float = 1.0) -> TargetOutcome:
@@ -137,24 +159,23 @@ def outcome(record: TrialRecord, level: float = 1.0) -> TargetOutcome:
     A trial that hit is billed up to its first hit, since drawing would stop there, even if it
     trained on or failed later.
     """
-    return _target_outcome(record, hit_bracket(record, level))
+    return _target_outcome(_Costs(record), hit_bracket(record, level))
 
 
 def outcomes(record: TrialRecord) -> dict[float, TargetOutcome]:
     """Return the outcome at each of the target's levels, the full target among them."""
-    values = metric_values(record)
-    return {level: _target_outcome(record, hit_bracket(record, level, values))
+    values, costs = metric_values(record), _Costs(record)
+    return {level: _target_outcome(costs, hit_bracket(record, level, values))
             for level in record.trial.suite.target.every_level}
 
 
-def _target_outcome(record: TrialRecord, found: tuple[int | None, int] | None) -> TargetOutcome:
+def _target_outcome(costs: _Costs, found: tuple[int | None, int] | None) -> TargetOutcome:
     if found is None:
-        return TargetOutcome(False, dict.fromkeys(CURRENCIES, math.inf), None,
-                             cost_recorded(record))
+        return TargetOutcome(False, dict.fromkeys(CURRENCIES, math.inf), None, costs.recorded)
     last_miss, first_hit = found
-    cost = cost_at(record, first_hit)
+    cost = costs.at(first_hit)
     before: Cost = (dict.fromkeys(CURRENCIES, 0.0) if last_miss is None
-                    else cost_at(record, last_miss))
+                    else costs.at(last_miss))
     return TargetOutcome(True, cost, before, cost)
 
 

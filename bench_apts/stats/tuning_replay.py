@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -187,8 +187,15 @@ def shuffled(curves: Sequence[Curve], *, orders: int = ORDERS,
     count = len(curves) if limit is None else limit
     if orders < 1 or not 1 <= count <= len(curves):
         raise ValueError(f"cannot draw {orders} orders of {count} out of {len(curves)} trials")
+    return [[curves[place] for place in order]
+            for order in _places(len(curves), count, orders)]
+
+
+@lru_cache(maxsize=64)
+def _places(trials: int, count: int, orders: int) -> list[list[int]]:
+    """Draw arrival orders of the places of trials: the same for all pools of one size."""
     generator = random.Random(_SEED)
-    return [generator.sample(list(curves), count) for _ in range(orders)]
+    return [generator.sample(range(trials), count) for _ in range(orders)]
 
 
 def listed(groups: Mapping[str, Sequence[Curve]], *, ordered: bool,

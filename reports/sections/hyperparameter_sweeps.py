@@ -10,7 +10,6 @@ from bench_apts.core.currencies import headline
 from bench_apts.reports.table import Table, Value, grouped_table, mono, name, words
 from bench_apts.reports.tuning_pools import CostView, Pool, read_pool
 from bench_apts.stats.range_sensitivity import widest
-from bench_apts.stats.trial_costs import outcome
 from bench_apts.stats.world_sizes import transfer_regret
 
 if TYPE_CHECKING:
@@ -115,8 +114,7 @@ def _by_hand(cells: Sequence[ReportCell]) -> Sweep | None:
 
 def _sweep_points(cell: ReportCell, name: str) -> list[SweepPoint]:
     points = []
-    for record in cell.draws:
-        result = outcome(record)
+    for record, result in zip(cell.draws, cell.recorded, strict=True):
         value = record.trial.hyperparameters.get(name)
         # A value of 0 mostly means that the optimizer finds its own, and no log axis has it.
         if isinstance(value, bool | str) or value is None or value <= 0:

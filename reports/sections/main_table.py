@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,13 +16,14 @@ from bench_apts.reports.section_parts import Section, tables
 from bench_apts.stats.trial_costs import all_known, best_metric, final_metric, outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bench_apts.core.currencies import Currency
     from bench_apts.core.records import TrialRecord
     from bench_apts.reports.cells import CellGroup, ReportCell
     from bench_apts.reports.section_parts import Context, Part
     from bench_apts.reports.table import Plain
+    from bench_apts.stats.trial_costs import TargetOutcome
 
 SECTION = Section("main", "Main table", order=10, compares=True, evidence=True)
 
@@ -70,13 +71,21 @@ def tuning_trials_table(groups: Sequence[CellGroup], device: str) -> table.Table
         (("Optimizer", ""), ("N", "ranks"), ("Trial", ""), ("Settings", ""), ("Ended", ""),
          ("Cost", "to target"), ("Cost", "billed"),
          ("Best", f"validation {units.metric_title(groups[0].suite.target.metric)}")),
-        ([_tuning_row(cell, record, device) for record in mine]
-         for group in groups for cell in group.cells
+        (_tuning_rows(cell, mine, device) for group in groups for cell in group.cells
          if (mine := cell.checks if cell.search_owner else cell.tune)))
 
 
-def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[table.Value, ...]:
-    trial, result = record.trial, outcome(record)
+def _tuning_rows(cell: ReportCell, mine: Sequence[TrialRecord],
+                 device: str) -> list[tuple[table.Value, ...]]:
+    results = map(outcome, mine) if cell.search_owner else cell.recorded
+    settled = _settled(cell)
+    return [_tuning_row(cell, record, result, settled, device)
+            for record, result in zip(mine, results, strict=True)]
+
+
+def _tuning_row(cell: ReportCell, record: TrialRecord, result: TargetOutcome,
+                settled: Mapping[str, Any], device: str) -> tuple[table.Value, ...]:
+    trial = record.trial
     status, target = record.end.status if record.end else "unfinished", trial.suite.target
     best = best_metric(record) * (1 if target.direction == "max" else -1)
     currency = headline(device)
@@ -95,7 +104,7 @@ def _tuning_row(cell: ReportCell, record: TrialRecord, device: str) -> tuple[tab
         table.number(str(trial.repetition), repetition=trial.repetition,
                      frozen=record is cell.frozen, best=record is cell.best,
                      run_id=record.header.run_id),
-        table.mono(_varied(cell, record), hyperparameters=msgspec.json.encode(
+        table.mono(_varied(record, settled), hyperparameters=msgspec.json.encode(
             trial.hyperparameters, order="sorted").decode()),
         table.words(STATUS.get(status, status), status=status,
                     reason=record.end.reason if record.end else None),
@@ -113,13 +122,19 @@ def _chosen(cell: ReportCell, record: TrialRecord) -> str:
             else "frozen: best" if record is cell.best else "")
 
 
-def _varied(cell: ReportCell, record: TrialRecord) -> str:
-    """Return a trial's settings that are not the same in all of the optimizer's tuning trials."""
-    tried = [other.trial.hyperparameters for other in cell.tune]
+def _settled(cell: ReportCell) -> dict[str, Any]:
+    """Return the settings that are the same in all of an optimizer's tuning trials."""
+    first, *others = (record.trial.hyperparameters for record in cell.tune)
+    return {key: value for key, value in first.items()
+            if all(key in other and other[key] == value for other in others)}
+
+
+def _varied(record: TrialRecord, settled: Mapping[str, Any]) -> str:
+    """Return a trial's settings that are not ``settled``."""
     return ", ".join(
         f"{key}={f'{value:.4g}' if isinstance(value, float) else value}"
         for key, value in sorted(record.trial.hyperparameters.items())
-        if any(key not in other or other[key] != value for other in tried)) or "defaults"
+        if key not in settled or settled[key] != value) or "defaults"
 
 
 def frozen_table(groups: Sequence[CellGroup]) -> table.Table:
@@ -156,7 +171,7 @@ def _frozen_row(cell: ReportCell, role: str, chosen: TrialRecord,
         table.name(cell.label, badge=cell.badge, suite=cell.suite.name),
         table.number(str(cell.ranks), ranks=cell.ranks),
         table.words(role, role=role, tuning_trial=chosen.trial.repetition),
-        table.mono(_varied(cell, chosen), configuration=chosen.trial.configuration),
+        table.mono(_varied(chosen, _settled(cell)), configuration=chosen.trial.configuration),
         _spread(cell, "validation", ended), _spread(cell, "test", tested),
         table.number(str(len(seeds)) if seeds else "not rerun", seeds=len(seeds)))
 

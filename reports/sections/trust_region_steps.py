@@ -174,13 +174,16 @@ def _basis(context: Context, rows: pd.DataFrame) -> str:
 
 def _figure_table(context: Context, group: CellGroup, rows: pd.DataFrame) -> Table:
     # Plain numbers: a data frame's own are of types that JSON does not have.
+    # The page shows the first rows alone: of every optimizer, then.
+    ordered = rows.sort_values("evaluation", kind="stable")
     numbers = [{
-        "optimizer": row["optimizer"], "suite": context.suite.name, "ranks": group.ranks,
-        "run_id": row["run_id"], "evaluation": row["evaluation"], "samples": row["samples"],
-        **{column: row[column] if math.isfinite(row[column]) else None for column in _TABLED}}
-        # The page shows the first rows alone: of every optimizer, then.
-        for row in rows.sort_values("evaluation", kind="stable")[
-            ["optimizer", "run_id", "evaluation", "samples", *_TABLED]].to_dict("records")]
+        "optimizer": label, "suite": context.suite.name, "ranks": group.ranks, "run_id": run,
+        "evaluation": evaluation, "samples": samples,
+        **{column: value if math.isfinite(value) else None
+           for column, value in zip(_TABLED, values, strict=True)}}
+        for label, run, evaluation, samples, *values in zip(*(
+            ordered[column].tolist() for column in (
+                "optimizer", "run_id", "evaluation", "samples", *_TABLED)), strict=True)]
     return Table(
         "trust-region-course", f"Course of the trust region at N = {group.ranks}",
         "What was reported at each evaluation: shares are of the steps since the one before, "

@@ -38,7 +38,10 @@ class Slow(canvas.Figure):
 
 main = os.getpid()
 environment.cores = lambda: 2
-workers.draw_side_by_side([Slow(None, str(index), "", "", {}) for index in range(9)])
+with workers.start_workers() as drawing:
+    for _ in range(2):
+        drawing.draw([Slow(None, str(index), "", "", {}) for index in range(9)])
+    drawing.finish()
 """
 
 
@@ -103,7 +106,8 @@ def test_no_worker_outlives_the_report(environment, processes, how):
             [sys.executable, "-c", REPORT], env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as report:
-        drawing = [psutil.Process(int(report.stdout.readline())) for _ in range(2)]
+        # One beside the report, and one for each core in the end.
+        drawing = [psutil.Process(int(report.stdout.readline())) for _ in range(3)]
         assert {worker.ppid() for worker in drawing} == {report.pid}
         report.send_signal(how)
         assert report.wait(PATIENCE_S) != 0
