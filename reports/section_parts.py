@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SENTENCE_ENDS = re.compile(r"(?<=[.?!]) (?=[A-Z])")
 _EXPLANATIONS = (
-    "A search", "All tuning", "At the lower", "At the top", "Band", "Bars", "Dashed", "Each",
+    "A search", "All tuning", "At the lower", "At the top edge", "Band", "Bars", "Dashed", "Each",
     "Filled", "Large", "Marks", "Memory is", "Not drawn", "Open:", "Recorded", "Replayed",
     "Ringed", "Rings", "Samples")
 """How the sentences of captions begin that say how to read a figure, and nothing of the data."""

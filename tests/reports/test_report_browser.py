@@ -11,6 +11,7 @@ import pytest
 import report_fixture as fixture
 
 from bench_apts import reports
+from bench_apts.reports.study_gallery import build_gallery
 
 pytestmark = browser.NEEDED
 
@@ -26,11 +27,12 @@ STATES = {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A report and a comparison of it with itself, by name."""
+    """A report, a comparison of it with itself, and a gallery of it, by name."""
     folder = fixture.populate(tmp_path_factory.mktemp("results") / "study")
     names = ("<b>before</b>", "after")
     return {"report": reports.build(folder, ("html",)).as_uri(),
-            "compared": reports.compare(folder, folder, ("html",), names=names).as_uri()}
+            "compared": reports.compare(folder, folder, ("html",), names=names).as_uri(),
+            "gallery": build_gallery([folder], tmp_path_factory.mktemp("site")).as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def load(chromium, pages, name, state):
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("name", ["report", "compared"])
+@pytest.mark.parametrize("name", ["report", "compared", "gallery"])
 def test_it_loads_without_complaint_request_or_overflow(chromium, pages, pictures, name, state):
     tab = load(chromium, pages, name, state)
     tab.screenshot(pictures / f"{name}-{state}.png")
@@ -238,7 +240,7 @@ def axe(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["light", "dark", "phone"])
-@pytest.mark.parametrize("name", ["report", "compared"])
+@pytest.mark.parametrize("name", ["report", "compared", "gallery"])
 def test_axe_finds_no_serious_violation(chromium, pages, axe, name, state):
     tab = load(chromium, pages, name, state)
     # What is folded is checked too.
