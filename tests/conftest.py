@@ -359,4 +359,4 @@ def undrawn(monkeypatch):
 
     empty = '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
     monkeypatch.setattr(canvas.Figure, "rendered", (empty, "0 0 1 1"))
-    monkeypatch.setattr(workers, "draw_side_by_side", lambda figures: None)
+    monkeypatch.setattr(workers, "_WORTH_A_WORKER", sys.maxsize)

@@ -18,7 +18,7 @@ import pytest
 from bench_apts.core import environment
 from bench_apts.reports.gather import gather
 from bench_apts.reports.report_page import compose_report
-from bench_apts.reports.workers import draw_side_by_side
+from bench_apts.reports.workers import start_workers
 
 pytestmark = pytest.mark.slow
 
@@ -97,9 +97,10 @@ def test_figures_over_the_cores_beside_one_after_the_other(benchmark, tmp_path):
             for how, times in taken.items():
                 figures = compose_report(gathered, None).figures
                 began = time.monotonic()
-                if how == "over the cores":
-                    draw_side_by_side(figures)
-                drawn[how] = [figure.rendered for figure in figures]
+                with start_workers(how == "over the cores") as workers:
+                    workers.draw(figures)
+                    workers.finish()
+                    drawn[how] = [figure.rendered for figure in figures]
                 times.append(time.monotonic() - began)
 
     benchmark.pedantic(run, rounds=1, iterations=1)
