@@ -5,7 +5,6 @@ Also what a step may depend on: states as plain values, and those of random numb
 
 from __future__ import annotations
 
-import marshal
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
     from bench_apts.plugins.optimizer_contract import Batch, Stepper, World
 
-_WITHOUT_REFERENCES = 2
-"""Version of marshal's format in which equal values have equal bytes."""
-
 _SCALARS = (bool, int, float, str)
 
 _CLOSE = 0.01
@@ -34,7 +30,7 @@ _CLOSE = 0.01
 def rehearse(
     stepper: Stepper, batches: Sequence[Batch], world: World, report_check: ReportCheck,
     after_first: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Any], tuple[bytes, int | bytes] | None]:
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, int | bytes] | None]:
     """Take a step on each batch and undo them all; all ranks call this together.
 
     Random number generators are restored as well.
@@ -157,7 +153,7 @@ class _StateBits:
     def __init__(self, state: dict[str, Any]) -> None:
         self._state, self._tensors = state, replicas.Weights([])
 
-    def __call__(self) -> tuple[bytes, int | bytes] | None:
+    def __call__(self) -> tuple[str, int | bytes] | None:
         """Return what is equal for equal states; None where one holds what no checkpoint could."""
         tensors: list[torch.Tensor] = []
         try:
@@ -166,7 +162,7 @@ class _StateBits:
             return None
         if not self._tensors.are(tensors):
             self._tensors = replicas.Weights(tensors)
-        return marshal.dumps(rest, _WITHOUT_REFERENCES), self._tensors.bits()
+        return repr(rest), self._tensors.bits()
 
 
 def _copies(model: torch.nn.Module) -> list[torch.Tensor]:
