@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import tempfile
 import threading
 from typing import IO, TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from bench_apts.core import environment
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _WORTH_A_WORKER = 8
 """Fewer figures are drawn sooner than another process starts."""
+
+_Drawn = tuple[tuple[str, str], str]
+"""A figure's ``rendered`` and ``inline``."""
 
 
 class _Worker(NamedTuple):
@@ -93,7 +97,8 @@ class Workers:
         self._running.remove(worker)
         if worker.process.exitcode == 0:
             worker.results.seek(0)
-            for figure, drawn in zip(worker.figures, pickle.load(worker.results), strict=True):
+            results = msgspec.msgpack.decode(worker.results.read(), type=list[_Drawn])
+            for figure, drawn in zip(worker.figures, results, strict=True):
                 figure.__dict__["rendered"], figure.__dict__["inline"] = drawn
 
     def end(self) -> None:
@@ -125,7 +130,8 @@ def _draw(figures: Sequence[Figure], results: IO[bytes], reader: Connection,
           writer: Connection) -> None:
     _end_with_report(reader, writer)
     try:
-        pickle.dump([(figure.rendered, figure.inline) for figure in figures], results)
+        results.write(msgspec.msgpack.encode(
+            [(figure.rendered, figure.inline) for figure in figures]))
         results.flush()
     except Exception:  # the report meets it again, and says what it is
         os._exit(1)
