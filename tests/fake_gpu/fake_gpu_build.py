@@ -45,7 +45,8 @@ def build(folder):
     _compile(driver, HERE / "fake_driver.c",
              _DRIVER.findall(_undefined([place / "libcaffe2_nvrtc.so"])), headers)
     shutil.copy(driver, folder / "libnvidia-ml.so.1")
-    return {"LD_PRELOAD": str(runtime), "LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return {"LD_PRELOAD": str(runtime), "LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1",
+            "CUBLAS_WORKSPACE_CONFIG": ":0:0", "CUBLASLT_WORKSPACE_SIZE": "0"}
 
 
 def _undefined(libraries):
