@@ -45,7 +45,7 @@ def check_known(cost: Sequence[float]) -> None:
     """Refuse costs that are unknown (NaN) with a ValueError; infinite ones are misses."""
     if any(map(math.isnan, cost)):
         index = next(index for index, value in enumerate(cost) if math.isnan(value))
-        raise ValueError(f"the cost of trial {index} is unknown (NaN), which is no miss")
+        raise ValueError(f"the cost of trial {index} is unknown (NaN); a miss costs infinity")
 
 
 class Ert(NamedTuple):

@@ -86,17 +86,17 @@ def _ledger_row(cell: ReportCell, ends: Sequence[End], parts: Sequence[str]) -> 
 
 
 def _gpu_table(groups: Sequence[CellGroup]) -> Table | None:
-    """Return what the sensors of the GPUs said; None without any."""
+    """Return the readings of the GPUs' sensors; None without any."""
     rows = [[row for cell in group.cells if (row := _gpu_row(cell))] for group in groups]
     return grouped_table(
         "gpus", "GPUs in training",
-        "By the driver's sensors, over all ranks of an optimizer's seeds (of its tuning trials "
-        "where there is no seed): mean power and clock, the highest temperature, the share of the "
-        "readings in which heat or a limit of power held clocks down. Memory: the largest peak of "
-        "a GPU, as torch's allocator gave it out, and as the driver counts it, CUDA's own and "
-        "other programs' among it.",
+        "Readings of the driver's sensors on all ranks, in an optimizer's final trainings, or in "
+        "its tuning trials if it has no final training. Power and clock: mean. Temperature: "
+        "maximum. Throttled: share of readings with a clock reduced by heat or by a power limit. "
+        "Memory: largest peak of one GPU, as allocated by torch, and as counted by the driver, "
+        "which includes CUDA's own memory and that of other programs.",
         (("Optimizer", ""), ("N", "ranks"), ("Power", "mean"), ("Temperature", "highest"),
-         ("Clock", "mean"), ("Held down", "of readings"), ("Memory", "of the allocator"),
+         ("Clock", "mean"), ("Throttled", "of readings"), ("Memory", "of the allocator"),
          ("Memory", "of the driver"), ("Trials", "read")),
         filter(None, rows)) if any(rows) else None
 
